@@ -1,0 +1,48 @@
+"""MM: multimodal encoder-fusion-decoder models for Hugging Face Transformers.
+
+`import mm` registers every class with the Auto classes, so `AutoModel.from_pretrained("org/mm-base")` finds them.
+"""
+
+from importlib.metadata import version
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor
+
+from .configuration.conv import MMConvConfig
+from .configuration.mm import MMConfig
+from .configuration.text import MMTextConfig
+from .configuration.vision import MMVisionConfig
+from .modeling_mm.cache import MMCache
+from .modeling_mm.conv import MMConvModel
+from .modeling_mm.generation import MMForConditionalGeneration
+from .modeling_mm.model import MMModel
+from .modeling_mm.outputs import MMCausalLMOutput, MMContextOutput, MMModelOutput
+from .modeling_mm.text import MMTextModel
+from .modeling_mm.vision import MMVisionModel
+
+__version__ = version("mm-transformers")
+
+for _config, _model in (
+    (MMConfig, MMModel),
+    (MMVisionConfig, MMVisionModel),
+    (MMConvConfig, MMConvModel),
+    (MMTextConfig, MMTextModel),
+):
+    AutoConfig.register(_config.model_type, _config)
+    AutoModel.register(_config, _model)
+AutoModelForImageTextToText.register(MMConfig, MMForConditionalGeneration)
+
+__all__ = [
+    "MMCache",
+    "MMCausalLMOutput",
+    "MMConfig",
+    "MMContextOutput",
+    "MMConvConfig",
+    "MMConvModel",
+    "MMForConditionalGeneration",
+    "MMModel",
+    "MMModelOutput",
+    "MMTextConfig",
+    "MMTextModel",
+    "MMVisionConfig",
+    "MMVisionModel",
+]

@@ -1,0 +1,153 @@
+"""What every MM configuration shares: checking once, in words, and the fields of one stack of layers."""
+
+import difflib
+import math
+from functools import wraps
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
+from transformers import GenerationConfig
+from transformers.activations import ACT2FN
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+# What Transformers itself hands to a config beyond its fields.
+_TRANSFORMERS_KEYS = {
+    "name_or_path", "torch_dtype", "attn_implementation", "experts_implementation", "output_attentions", "num_labels",
+    "transformers_version", "model_type", "auto_map", "custom_pipelines", "quantization_config", "per_layer_config",
+    "rope_scaling", "rope_theta", "use_return_dict",
+}  # fmt: skip
+
+
+class ConfigFaults(ValueError):
+    """Everything wrong with one configuration, in one error; `faults` holds the sentences."""
+
+    def __init__(self, owner: str, faults: list[str]):
+        self.faults = faults
+        super().__init__(f"{owner} has {len(faults)} fault(s):\n" + "\n".join(f"  - {fault}" for fault in faults))
+
+
+def checked(cls):
+    """`@strict`, with its faults raised as the ValueError or TypeError they are.
+
+    huggingface_hub's strict dataclasses raise an exception of their own that is neither; users catch ValueError.
+    """
+    cls = strict(cls)
+    for name in ("__init__", "__setattr__", "validate"):
+        setattr(cls, name, _unwrapping(getattr(cls, name)))
+    return cls
+
+
+def _unwrapping(method):
+    @wraps(method)
+    def unwrapped(self, *args, **kwargs):
+        try:
+            return method(self, *args, **kwargs)
+        except StrictDataclassClassValidationError as error:
+            raise error.__cause__ or ValueError(str(error)) from None
+        except StrictDataclassFieldValidationError as error:
+            kind = TypeError if isinstance(error.__cause__, TypeError) else ValueError
+            raise kind(f"{type(self).__name__}: {error}") from None
+
+    return unwrapped
+
+
+def nearest(name: str, known) -> str:
+    """` (did you mean 'x'?)`, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def positive(config, *names: str) -> list[str]:
+    """One fault for each named field that is not a positive, finite number; None passes."""
+    faults = []
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            faults.append(f"{name}={value} must be positive")
+    return faults
+
+
+def shares(config, *names: str) -> list[str]:
+    """One fault for each named field outside 0 <= x < 1."""
+    return [f"{n}={getattr(config, n)} must be in [0, 1)" for n in names if not 0 <= getattr(config, n) < 1]
+
+
+class MMBaseConfig(PreTrainedConfig):
+    """A configuration that names its unknown keys and lists all its faults at once."""
+
+    def __post_init__(self, **kwargs: Any):
+        self._warn_of_unknown(kwargs)
+        super().__post_init__(**kwargs)
+
+    def _warn_of_unknown(self, kwargs: dict[str, Any]) -> None:
+        known = {*self.__dataclass_fields__, *self.attribute_map}
+        generation = GenerationConfig._get_default_generation_params()
+        for key in kwargs:
+            if key in known or key in _TRANSFORMERS_KEYS or key in generation or key.startswith("_"):
+                continue
+            logger.warning(f"{type(self).__name__} has no field {key!r}{nearest(key, known)}; it changes nothing.")
+
+    def faults(self) -> list[str]:
+        """Every broken rule, as a sentence that names the setting to change."""
+        return []
+
+    def validate_architecture(self):
+        faults = self.faults()
+        if faults:
+            raise ConfigFaults(type(self).__name__, faults)
+
+
+class MMStackConfig(MMBaseConfig):
+    """The fields of one stack of layers: a vision tower, a text encoder or a decoder.
+
+    A layer is a list of residual sublayers out of {self, cross, mlp}; these fields say how each is built.
+    """
+
+    attribute_map = {"rms_norm_eps": "layer_norm_eps"}
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12  # all layers, [cross, mlp] layers too
+    num_attention_heads: int = 12
+    num_key_value_heads: int | None = None  # None: num_attention_heads
+    head_dim: int | None = None  # None: hidden_size // num_attention_heads
+    hidden_act: str = "gelu"  # a name of transformers.activations.ACT2FN
+    gated_mlp: bool = False  # down(act(gate(x)) * up(x)) instead of down(act(up(x)))
+    mlp_bias: bool = True
+    attention_bias: bool | str = True  # or the letters of q, k, v, o that carry one: "qvo" is Whisper's
+    qk_norm: Literal["none", "rms_norm", "layer_norm"] = "none"  # per head, before the keys are cached
+    norm_type: Literal["layer_norm", "rms_norm"] = "layer_norm"
+    norm_position: Literal["pre", "post"] = "pre"
+    layer_norm_eps: float = 1e-12
+    embedding_norm: bool = False
+    final_norm: Literal["all", "pooled", "none"] = "all"  # "pooled": only what the pooler reads
+    position_embedding_type: Literal["absolute", "none"] = "absolute"
+    attention_scale: float | None = None  # None: head_dim ** -0.5
+    attention_dropout: float | int = 0.0
+    hidden_dropout: float | int = 0.0
+    initializer_range: float = 0.02  # standard deviation of the initial weights
+    pooler: Literal["none", "cls", "cls_tanh", "eos", "last", "mean"] = "cls"  # by mask: the first or last real token
+
+    def __post_init__(self, **kwargs: Any):
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.head_dim is None and self.num_attention_heads > 0:
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        super().__post_init__(**kwargs)
+
+    def faults(self) -> list[str]:
+        sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+        faults = positive(self, *sizes, "head_dim", "layer_norm_eps", "attention_scale", "initializer_range")
+        faults += shares(self, "attention_dropout", "hidden_dropout")
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads or 1
+        if heads > 0 and kv_heads > 0 and heads % kv_heads:
+            faults.append(f"num_attention_heads={heads} is not a multiple of num_key_value_heads={kv_heads}")
+        if self.hidden_act not in ACT2FN:
+            faults.append(f"hidden_act={self.hidden_act!r} is not an activation{nearest(self.hidden_act, ACT2FN)}")
+        if isinstance(self.attention_bias, str) and not set(self.attention_bias) <= set("qkvo"):
+            faults.append(f"attention_bias={self.attention_bias!r} must be a bool or letters out of 'qkvo'")
+        return faults

@@ -1,0 +1,133 @@
+"""Multi-head attention, self and cross, through Transformers' attention registry.
+
+R rows, B contexts, k rows per context, T text tokens, S context tokens, H / Hkv heads, D head width.
+"""
+
+import torch
+from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ..configuration.stack import MMStackConfig
+from .cache import MMCache
+from .rows import MMRows
+
+NORMS = {"layer_norm": nn.LayerNorm, "rms_norm": nn.RMSNorm}
+
+
+def build_norm(norm_type: str, size: int, eps: float) -> nn.Module:
+    """A norm over the last dimension; "none" is the identity."""
+    return nn.Identity() if norm_type == "none" else NORMS[norm_type](size, eps=eps)
+
+
+def eager_attention_forward(
+    module: "MMAttention",
+    query: torch.Tensor,  # (B, H, Q, D)
+    key: torch.Tensor,  # (B, Hkv, S, D)
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,  # float, added to the scores; masked entries are the dtype's minimum
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """softmax(Q K^T * scaling + mask) V, in the open. Returns (B, Q, H, D) and the weights (B, H, Q, S).
+
+    A query without a key gives exactly zero, as in SDPA and flex attention; a softmax over a row of equal minima
+    alone would give the mean of all values instead.
+    """
+    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
+    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
+    if attention_mask is not None:
+        has_key = attention_mask.amax(dim=-1, keepdim=True) > torch.finfo(attention_mask.dtype).min / 2
+        weights = weights * has_key
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class MMAttention(nn.Module):
+    """Self-attention, or with `memory_size` cross-attention to a context of that width.
+
+    Args:
+        layer_idx: number of this sublayer among those of its kind (self and cross are counted apart), for the cache.
+        memory_size: width of the context tokens; None makes it self-attention.
+    """
+
+    def __init__(self, config: MMStackConfig, layer_idx: int, memory_size: int | None = None):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.is_cross_attention = memory_size is not None
+        self.is_causal = False  # causality is always passed, never taken from the module
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
+        self.dropout = float(config.attention_dropout)
+
+        width, source = config.hidden_size, memory_size or config.hidden_size
+        inner, inner_kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+        bias = config.attention_bias
+        biased = bias if isinstance(bias, str) else "qkvo" * bias
+        self.q_proj = nn.Linear(width, inner, bias="q" in biased)
+        self.k_proj = nn.Linear(source, inner_kv, bias="k" in biased)
+        self.v_proj = nn.Linear(source, inner_kv, bias="v" in biased)
+        self.o_proj = nn.Linear(inner, width, bias="o" in biased)
+        qk_norm = config.cross_attention_qk_norm if self.is_cross_attention else config.qk_norm
+        self.q_norm = build_norm(qk_norm, config.head_dim, config.layer_norm_eps)
+        self.k_norm = build_norm(qk_norm, config.head_dim, config.layer_norm_eps)
+        if self.is_cross_attention:
+            memory_norm = config.norm_type if config.cross_attention_memory_norm else "none"
+            self.memory_norm = build_norm(memory_norm, source, config.layer_norm_eps)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,  # (R, T, width)
+        memory: torch.Tensor | None = None,  # (B, S, memory_size), cross only; unread once the cache holds it
+        attention_mask=None,  # of the implementation's kind: (R or B, 1, Q, S) or a BlockMask
+        rows: MMRows | None = None,  # cross only
+        past_key_values: MMCache | None = None,
+        is_causal: bool = False,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        length = hidden_states.shape[1]
+        query = self.q_norm(self._split(self.q_proj(hidden_states)))  # (R, H, T, D)
+        if self.is_cross_attention:
+            query = rows.fold(query)  # (B, H, k*T, D)
+            key, value = self._context_states(memory, past_key_values)
+        else:
+            key, value = self._key_value(hidden_states)
+            if past_key_values is not None:
+                key, value = past_key_values.self_attention_cache.update(key, value, self.layer_idx)
+
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        output, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.dropout if self.training else 0.0,
+            scaling=self.scaling,
+            is_causal=is_causal and not self.is_cross_attention,
+            **kwargs,
+        )
+        if self.is_cross_attention:
+            output = rows.unfold(output, length)  # (B, k*T, H, D) -> (R, T, H, D)
+            if weights is not None and weights.ndim == 4:  # flex returns its log-sum-exp here
+                weights = rows.unfold(weights.transpose(1, 2), length).transpose(1, 2)  # (R, H, T, S)
+        return self.o_proj(output.reshape(*hidden_states.shape[:2], -1)), weights
+
+    def _split(self, states: torch.Tensor) -> torch.Tensor:
+        """(n, T, H*D) -> (n, H, T, D)."""
+        return states.view(*states.shape[:2], -1, self.head_dim).transpose(1, 2)
+
+    def _key_value(self, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.k_norm(self._split(self.k_proj(source))), self._split(self.v_proj(source))
+
+    def _context_states(self, memory: torch.Tensor | None, cache: MMCache | None):
+        def project():
+            return self._key_value(self.memory_norm(memory))
+
+        return project() if cache is None else cache.context_states(self.layer_idx, project)

@@ -1,0 +1,66 @@
+"""MMPreTrainedModel: what every MM class shares (flags, initial weights, strict loading), and forward's guard."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import TransformersKwargs
+
+from ..configuration.mm import MMConfig
+from ..configuration.stack import nearest
+from .loading import check_loaded
+
+_ALLOWED_KWARGS = {*TransformersKwargs.__annotations__, "return_dict"}
+
+
+def reject_unknown(kwargs: dict[str, Any], accepted: Iterable[str]) -> None:
+    """Raises TypeError for a keyword that neither forward nor Transformers knows, with the nearest name."""
+    for name in kwargs:
+        if name not in _ALLOWED_KWARGS:
+            raise TypeError(f"forward() has no argument {name!r}{nearest(name, accepted)}")
+
+
+class MMPreTrainedModel(PreTrainedModel):
+    """Base of all MM models and towers."""
+
+    config: MMConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["MMLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    # Transformers' flash path drops query rows under padded cross-attention keys, so it is not offered.
+    _supports_flash_attn = False
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        for name in ("cls_token", "register_tokens"):
+            token = module._parameters.get(name)
+            if token is not None:
+                init.normal_(token, std=self.config.initializer_range)
+        for name in ("cross_attn_gate", "mlp_gate"):  # a closed gate leaves a pretrained decoder as it was
+            gate = module._parameters.get(name)
+            if gate is not None:
+                init.zeros_(gate)
+
+    def pooled_only(self) -> list[nn.Module]:
+        """The parts of a tower that pooler_output depends on and last_hidden_state does not."""
+        return []
+
+    @classmethod
+    def from_pretrained(
+        cls, *args, ignore_mismatched_sizes: bool = False, output_loading_info: bool = False, **kwargs
+    ):
+        """As in Transformers, and strict: see `check_loaded` for what raises and what is only reported."""
+        model, info = super().from_pretrained(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
+        check_loaded(model, info, ignore_mismatched_sizes)
+        return (model, info) if output_loading_info else model

@@ -1,0 +1,90 @@
+"""MMCache: self-attention per row, cross-attention per context, written once and never reordered."""
+
+from collections.abc import Callable
+
+import torch
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, StaticCache
+
+from ..configuration.text import MMTextConfig
+from .rows import MMRows
+
+
+class MMCache(EncoderDecoderCache):
+    """The states of one generation: all that a decode step needs.
+
+    self_attention_cache: any Transformers cache, (R, Hkv, T, D) per self-attention sublayer.
+    cross_attention_cache: (B, Hkv, S, D) per cross-attention sublayer, after the key norm. Beams, returned sequences
+    and questions of one context all read the same entry, so reordering, repeating, selecting and cropping rows never
+    touch it.
+    rows: the plan that maps rows to contexts, made at the prefill.
+    context_lengths: int64 (B,), real tokens per context (the first ones); None: no padding.
+    fingerprint: what generate() encoded, so that another picture with the same cache is refused.
+    """
+
+    def __init__(self, *caches: Cache):
+        super().__init__(*caches)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.rows: MMRows | None = None
+        self.context_lengths: torch.Tensor | None = None
+        self.fingerprint: tuple | None = None
+
+    @classmethod
+    def wrap(cls, cache: Cache) -> "MMCache":
+        """MMCache as it is; the halves of an EncoderDecoderCache; any other cache as the self-attention half."""
+        if isinstance(cache, cls):
+            return cache
+        if isinstance(cache, EncoderDecoderCache):
+            return cls(cache.self_attention_cache, cache.cross_attention_cache)
+        if not isinstance(cache, Cache):
+            raise TypeError(f"past_key_values must be a transformers Cache; got {type(cache).__name__}")
+        return cls(cache, DynamicCache())
+
+    @classmethod
+    def for_generation(cls, cache: Cache, config: MMTextConfig, context_length: int) -> "MMCache":
+        """As `wrap`; a static self-attention cache gets a static cross-attention half of `context_length` tokens."""
+        if isinstance(cache, StaticCache) and context_length > 0:
+            return cls(cache, StaticCache(config=config, max_cache_len=context_length))
+        return cls.wrap(cache)
+
+    @property
+    def holds_context(self) -> bool:
+        """Whether the cross-attention states have been written."""
+        return any(self.is_updated.values())
+
+    def context_states(
+        self, layer: int, project: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (B, Hkv, S, D) of one cross sublayer; `project` computes them, at the first call only."""
+        if self.is_updated.get(layer, False):
+            held = self.cross_attention_cache.layers[layer]
+            return held.keys, held.values
+        states = self.cross_attention_cache.update(*project(), layer)
+        self.is_updated[layer] = True
+        return states
+
+    def reset(self) -> None:
+        super().reset()
+        self._forget()
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        self.self_attention_cache.reorder_cache(beam_idx)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        self.self_attention_cache.crop(tokens_to_remove)
+
+    def activate_past_recording(self) -> None:
+        self.self_attention_cache.activate_past_recording()
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self.self_attention_cache.batch_repeat_interleave(repeats)
+        if self.rows is not None:
+            index = self.rows.per_row(torch.arange(self.rows.num_contexts)).repeat_interleave(repeats)
+            self.rows = MMRows(len(index), self.rows.num_contexts, index)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self.self_attention_cache.batch_select_indices(indices)
+        if self.rows is not None:
+            index = self.rows.per_row(torch.arange(self.rows.num_contexts, device=indices.device))[indices]
+            self.rows = MMRows(len(index), self.rows.num_contexts, index)

@@ -1,0 +1,228 @@
+"""MMForConditionalGeneration: captions, answers and any text about a context; generate() encodes a context once.
+
+B contexts, R rows, k rows per context, T text tokens, V vocabulary, D hidden_size.
+"""
+
+from collections import OrderedDict
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils import can_return_tuple
+
+from ..configuration.mm import MMConfig
+from ..configuration.text import MMTextConfig
+from .attention import build_norm
+from .base import MMPreTrainedModel, reject_unknown
+from .cache import MMCache
+from .inputs import check_labels
+from .losses import causal_lm_loss
+from .model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
+from .outputs import MMCausalLMOutput, MMContextOutput
+
+
+def build_head_transform(config: MMTextConfig) -> nn.Module:
+    """BERT's prediction head before the vocabulary: dense, activation, norm."""
+    dense = nn.Linear(config.hidden_size, config.hidden_size)
+    norm = build_norm(config.norm_type, config.hidden_size, config.layer_norm_eps)
+    return nn.Sequential(OrderedDict(dense=dense, act=ACT2FN[config.hidden_act], norm=norm))
+
+
+_PER_CONTEXT = ("pixel_values", "visual_embeds", "pixel_values_videos", "input_features", "context_input_ids")
+
+
+def fingerprint(media: dict, ready) -> tuple | None:
+    """Shapes and sums of what is looked at, to tell two contexts apart; None if nothing is given."""
+    if ready is not None:
+        media = {"encoder_outputs": ready if torch.is_tensor(ready) else ready[0]}
+    tensors = {name: value for name, value in media.items() if torch.is_tensor(value)}
+    return tuple((n, tuple(v.shape), float(v.double().sum())) for n, v in sorted(tensors.items())) or None
+
+
+def trimmed(context: MMContextOutput) -> MMContextOutput:
+    """The context without columns that are padding everywhere; at least one column stays."""
+    if context.attention_mask is None:
+        return context
+    length = max(int(context.attention_mask.sum(1).max()), 1)
+    return MMContextOutput(context.last_hidden_state[:, :length], context.attention_mask[:, :length])
+
+
+class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
+    """The base model with a language-modelling head."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: MMConfig):
+        super().__init__(config)
+        text = config.text_config
+        if not text.is_causal:
+            raise ValueError("MMForConditionalGeneration needs a causal decoder; set text_config.is_causal=True")
+        self.model = MMModel(config)
+        self.lm_head_transform = build_head_transform(text) if config.lm_head_transform else nn.Identity()
+        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=config.lm_head_bias)
+        self.post_init()
+        self._freeze_unread()
+
+    def _freeze_unread(self) -> None:
+        """What only a pooled vector needs is kept, so that AutoModel finds it, and not trained here."""
+        for tower in (self.model.vision_tower, self.model.language_model):
+            for part in tower.pooled_only():
+                part.requires_grad_(False)
+
+    def encode_context(self, *args, **kwargs) -> MMContextOutput | None:
+        """See `MMModel.encode_context`; the result may be passed as encoder_outputs, as often as wanted."""
+        return self.model.encode_context(*args, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        visual_embeds: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_attention_mask: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        input_features_mask: torch.Tensor | None = None,
+        context_input_ids: torch.Tensor | None = None,
+        context_attention_mask: torch.Tensor | None = None,
+        media_index: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        context_index: torch.Tensor | None = None,
+        encoder_outputs=None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        labels: torch.Tensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs,
+    ) -> MMCausalLMOutput:
+        """Predicts the next token of each row. Inputs as in `MMModel.forward`, and:
+
+        Args:
+            labels: int64 (R, T), the rows' own ids, -100 where ignored; shifted inside. Gives `loss`.
+            logits_to_keep: the last that many positions (0: all), or an index tensor; not together with labels.
+        """
+        reject_unknown(kwargs, (*MEDIA_INPUTS, *TEXT_INPUTS, "labels", "logits_to_keep"))
+        num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        if input_ids is None and inputs_embeds is None:
+            raise ValueError("text is needed to predict text: pass input_ids or inputs_embeds (generate() needs none)")
+        self._check_labels(labels, input_ids, inputs_embeds, logits_to_keep)
+        output = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            token_type_ids=token_type_ids,
+            pixel_values=pixel_values,
+            pixel_attention_mask=pixel_attention_mask,
+            visual_embeds=visual_embeds,
+            pixel_values_videos=pixel_values_videos,
+            video_attention_mask=video_attention_mask,
+            input_features=input_features,
+            input_features_mask=input_features_mask,
+            context_input_ids=context_input_ids,
+            context_attention_mask=context_attention_mask,
+            media_index=media_index,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            context_index=context_index,
+            encoder_outputs=encoder_outputs,
+            encoder_attention_mask=encoder_attention_mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        kept = slice_logits_to_keep(output.last_hidden_state, logits_to_keep)
+        logits = self.lm_head(self.lm_head_transform(kept))
+        loss = None
+        if labels is not None:
+            loss = causal_lm_loss(logits, labels, num_items_in_batch, self.config.label_smoothing)
+        return MMCausalLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=output.past_key_values,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+            cross_attentions=output.cross_attentions,
+            context_hidden_states=output.context_hidden_states,
+            context_attention_mask=output.context_attention_mask,
+        )
+
+    def _check_labels(self, labels, input_ids, inputs_embeds, logits_to_keep) -> None:
+        if labels is None:
+            return
+        if not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
+            raise ValueError("labels need the logits of every position; leave logits_to_keep at 0")
+        check_labels(self.config, labels, (input_ids if inputs_embeds is None else inputs_embeds).shape[:2])
+
+    # ---- generate(): the context is encoded once and never expanded; everything with rows is -----------------------
+
+    def _maybe_initialize_input_ids_for_generation(self, inputs, bos_token_id, model_kwargs):
+        """Without a prompt every context gets one row, which starts from bos."""
+        if inputs is not None or "inputs_embeds" in model_kwargs:
+            return super()._maybe_initialize_input_ids_for_generation(inputs, bos_token_id, model_kwargs)
+        rows = self._rows_without_prompt(model_kwargs)
+        if rows is None:
+            return super()._maybe_initialize_input_ids_for_generation(inputs, bos_token_id, model_kwargs)
+        if bos_token_id is None:
+            raise ValueError("without input_ids generation starts from bos; set generation_config.bos_token_id")
+        return torch.full((rows, 1), int(bos_token_id), dtype=torch.long, device=self.device)
+
+    @staticmethod
+    def _rows_without_prompt(model_kwargs) -> int | None:
+        """One row per entry of context_index, or per context."""
+        context = model_kwargs.get("encoder_outputs")
+        if context is not None and not torch.is_tensor(context):
+            context = context[0]
+        for rows in (model_kwargs.get("context_index"), context, *(model_kwargs.get(name) for name in _PER_CONTEXT)):
+            if rows is not None:
+                return rows.shape[0]
+        return None
+
+    def _maybe_prepare_encoder_kwargs_for_generation(
+        self, inputs_tensor, model_kwargs, model_input_name, generation_config
+    ):
+        """Encodes the context here, before the rows are expanded, and takes every per-context input out."""
+        media = {name: model_kwargs.pop(name) for name in MEDIA_INPUTS if name in model_kwargs}
+        ready = model_kwargs.pop("encoder_outputs", None)
+        mask = model_kwargs.pop("encoder_attention_mask", None)
+        cache = model_kwargs.get("past_key_values")
+        seen = fingerprint(media, ready)
+        if isinstance(cache, MMCache) and cache.holds_context:
+            if seen is not None and seen != cache.fingerprint:
+                raise ValueError(
+                    "past_key_values holds the keys and values of another context; call past_key_values.reset() first"
+                )
+            return model_kwargs
+        context = self.model.context_of(ready, mask, **media)
+        if context is not None:
+            context = MMContextOutput(context.last_hidden_state, context.attention_mask)
+            if generation_config.cache_implementation != "static":
+                context = trimmed(context)
+            context.fingerprint = seen
+            model_kwargs["encoder_outputs"] = context
+        return model_kwargs
+
+    def _prepare_cache_for_generation(
+        self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+    ) -> None:
+        super()._prepare_cache_for_generation(
+            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+        )
+        cache = model_kwargs.get("past_key_values")
+        if cache is None:
+            return
+        context = model_kwargs.get("encoder_outputs")
+        length = 0 if context is None else context.last_hidden_state.shape[1]
+        wrapped = MMCache.for_generation(cache, self.config.text_config, length)
+        if context is not None:
+            wrapped.fingerprint = context.fingerprint
+        model_kwargs["past_key_values"] = wrapped

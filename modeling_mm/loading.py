@@ -1,0 +1,49 @@
+"""Strict loading: no weight that a checkpoint should hold is filled in silently, no stray key is dropped silently."""
+
+from collections.abc import Iterable, Mapping
+
+# The modules that a class owns beside the base model, by class name. A key is a head key if its first part is here.
+HEADS: dict[str, tuple[str, ...]] = {
+    "MMModel": (),
+    "MMForConditionalGeneration": ("lm_head", "lm_head_transform"),
+}
+_ALL_HEADS = {part for parts in HEADS.values() for part in parts}
+
+
+def check_loaded(model, info: Mapping[str, Iterable], ignore_mismatched_sizes: bool) -> None:
+    """Raises ValueError unless every weight that the checkpoint's own class has was loaded as it was saved.
+
+    Args:
+        model: the loaded model; `config.architectures` names the class that wrote the checkpoint.
+        info: `missing_keys`, `unexpected_keys`, `mismatched_keys` of Transformers' loading.
+        ignore_mismatched_sizes: the caller asked for weights of another shape to be made anew.
+
+    What may differ: a head key under a class without that head, and a new head over a checkpoint without it. Both are
+    in Transformers' load report and in `output_loading_info`.
+    """
+    written_by = (model.config.architectures or [type(model).__name__])[0]
+    base = f"{model.base_model_prefix}."
+    missing = [key for key in sorted(info["missing_keys"]) if _owned(key, written_by, type(model).__name__, base)]
+    faults = [f"missing: {key}" for key in missing]
+    if not ignore_mismatched_sizes:
+        faults += [f"shape: {key} is {found}, expected {wanted}" for key, found, wanted in info["mismatched_keys"]]
+    faults += [f"unknown: {key}" for key in sorted(info["unexpected_keys"]) if _first(key, base) not in _ALL_HEADS]
+    if faults:
+        shown = "\n".join(f"  - {fault}" for fault in faults[:20])
+        more = f"\n  ... and {len(faults) - 20} more" if len(faults) > 20 else ""
+        raise ValueError(
+            f"The checkpoint written by {written_by} does not fit {type(model).__name__}; nothing was filled in "
+            f"silently:\n{shown}{more}"
+        )
+
+
+def _first(key: str, base: str) -> str:
+    return key.removeprefix(base).split(".")[0]
+
+
+def _owned(key: str, written_by: str, loaded_as: str, base: str) -> bool:
+    """Whether the class that wrote the checkpoint should have written `key`."""
+    if written_by == loaded_as or written_by not in HEADS:
+        return True
+    first = _first(key, base)
+    return first not in _ALL_HEADS or first in HEADS[written_by]

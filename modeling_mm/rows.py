@@ -1,0 +1,88 @@
+"""MMRows: which text row reads which context, and how rows of one context become query positions.
+
+Cross-attention is not causal, so the k rows of a context are just more queries against the same keys:
+
+    (R, H, T, D) --fold--> (B, H, k*T, D)   attends to keys (B, Hkv, S, D)   --unfold--> (R, T, H, D)
+
+Keys and values are never copied per row. R rows, B contexts, k rows per context, H heads, T tokens, D head width.
+"""
+
+import torch
+
+
+class MMRows:
+    """The plan that maps R rows to B contexts; made once per forward and kept by the cache.
+
+    Args:
+        num_rows: R.
+        num_contexts: B.
+        context_index: int64 (R,), row -> context, any order. None: R = k*B, row r reads context r // k.
+
+    Contiguous equal counts fold by a view. Otherwise rows are gathered into k = (largest count) places per context;
+    the spare places repeat row 0 and are dropped on unfold.
+
+    Raises: ValueError if R is not a multiple of B without an index, or an index is out of range or misshapen.
+    """
+
+    def __init__(self, num_rows: int, num_contexts: int, context_index: torch.Tensor | None = None):
+        self.num_rows, self.num_contexts = num_rows, num_contexts
+        self.context_index: torch.Tensor | None = None
+        self.place: torch.Tensor | None = None
+        self.row_at: torch.Tensor | None = None
+        if context_index is None:
+            if num_contexts == 0 or num_rows % num_contexts:
+                raise ValueError(
+                    f"{num_rows} text rows and {num_contexts} contexts: without context_index the rows must be a "
+                    "multiple of the contexts; pass context_index (R,) to say which row reads which context"
+                )
+            self.rows_per_context = num_rows // num_contexts
+        else:
+            self._plan(self._checked(context_index))
+
+    def _checked(self, index: torch.Tensor) -> torch.Tensor:
+        if index.ndim != 1 or index.shape[0] != self.num_rows or index.is_floating_point():
+            raise ValueError(
+                f"context_index must be int64 ({self.num_rows},), one context per text row; "
+                f"got {index.dtype} {tuple(index.shape)}"
+            )
+        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < self.num_contexts:
+            raise ValueError(
+                f"context_index must be in 0..{self.num_contexts - 1}; got {int(index.min())}..{int(index.max())}"
+            )
+        return index.long()
+
+    def _plan(self, index: torch.Tensor) -> None:
+        rows = torch.arange(self.num_rows, device=index.device)
+        if self.num_contexts and self.num_rows % self.num_contexts == 0:
+            self.rows_per_context = self.num_rows // self.num_contexts
+            if torch.equal(index, rows // max(self.rows_per_context, 1)):
+                return  # the index says what no index says: fold by a view
+        counts = torch.bincount(index, minlength=self.num_contexts)
+        self.rows_per_context = int(counts.max())  # the one read on the host
+        order = torch.argsort(index, stable=True)
+        first = counts.cumsum(0) - counts
+        place = torch.empty_like(index)
+        place[order] = rows - first[index[order]]
+        row_at = index.new_zeros(self.num_contexts, self.rows_per_context)
+        row_at[index, place] = rows
+        self.context_index, self.place, self.row_at = index, place, row_at
+
+    def fold(self, states: torch.Tensor) -> torch.Tensor:
+        """(R, H, T, D) -> (B, H, k*T, D)."""
+        _, heads, length, width = states.shape
+        if self.row_at is None:
+            states = states.view(self.num_contexts, self.rows_per_context, heads, length, width)
+        else:
+            states = states[self.row_at]
+        return states.transpose(1, 2).reshape(self.num_contexts, heads, self.rows_per_context * length, width)
+
+    def unfold(self, states: torch.Tensor, length: int) -> torch.Tensor:
+        """(B, k*T, ...) -> (R, T, ...)."""
+        states = states.reshape(self.num_contexts, self.rows_per_context, length, *states.shape[2:])
+        return states.flatten(0, 1) if self.place is None else states[self.context_index, self.place]
+
+    def per_row(self, values: torch.Tensor) -> torch.Tensor:
+        """(B, ...) of the contexts -> (R, ...) of the rows that read them."""
+        if self.context_index is None:
+            return values.repeat_interleave(self.rows_per_context, 0)
+        return values[self.context_index]

@@ -1,0 +1,187 @@
+"""MMTextModel: the text decoder or encoder, with cross-attention to contexts.
+
+R rows, B contexts, k rows per context, T text tokens, S context tokens, D hidden_size, Dc width of the context.
+"""
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from ..configuration.text import MMTextConfig
+from .attention import MMAttention, build_norm
+from .base import MMPreTrainedModel, reject_unknown
+from .cache import MMCache
+from .inputs import check_positions
+from .layers import MMLayer
+from .outputs import MMModelOutput
+from .pooling import MMPooler
+from .rows import MMRows
+
+_FORWARD = (
+    "input_ids", "attention_mask", "position_ids", "inputs_embeds", "token_type_ids", "past_key_values", "use_cache",
+    "encoder_hidden_states", "encoder_attention_mask", "rows", "is_causal",
+)  # fmt: skip
+
+
+class MMTextModel(MMPreTrainedModel):
+    """Embeddings, layers out of {self, cross, mlp}, a final norm and a pooler."""
+
+    config: MMTextConfig
+    input_modalities = ("text",)
+    _can_record_outputs = {
+        "hidden_states": MMLayer,
+        "attentions": OutputRecorder(MMAttention, index=1, layer_name="self_attn"),
+        "cross_attentions": OutputRecorder(MMAttention, index=1, layer_name="cross_attn"),
+    }
+
+    def __init__(self, config: MMTextConfig):
+        super().__init__(config)
+        width, eps = config.hidden_size, config.layer_norm_eps
+        self.embed_tokens = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
+        absolute = config.position_embedding_type == "absolute"
+        self.embed_positions = nn.Embedding(config.max_position_embeddings, width) if absolute else None
+        types = config.type_vocab_size
+        self.embed_token_types = nn.Embedding(types, width) if types else None
+        self.embed_norm = build_norm(config.norm_type if config.embedding_norm else "none", width, eps)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.layers = nn.ModuleList(self._build_layers())
+        self.norm = build_norm("none" if config.final_norm == "none" else config.norm_type, width, eps)
+        self.pooler = MMPooler(config, config.eos_token_id)
+        self.post_init()
+
+    def _build_layers(self) -> list[MMLayer]:
+        """Attention sublayers are numbered per kind: the caches of self and cross are dense lists of their own."""
+        layers, self_idx, cross_idx = [], 0, 0
+        for i in range(self.config.num_hidden_layers):
+            sublayers = self.config.sublayers(i)
+            layers.append(MMLayer(self.config, sublayers, self_idx, cross_idx))
+            self_idx += "self" in sublayers
+            cross_idx += "cross" in sublayers
+        return layers
+
+    def pooled_only(self) -> list[nn.Module]:
+        return [self.pooler, self.norm] if self.config.final_norm == "pooled" else [self.pooler]
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        rows: MMRows | None = None,
+        is_causal: bool | None = None,
+        **kwargs,
+    ) -> MMModelOutput:
+        """Runs the stack.
+
+        Args:
+            input_ids, token_type_ids, position_ids: int64 (R, T); inputs_embeds: (R, T, D) instead of input_ids.
+            attention_mask: (R, past + T), 1 = real, or a ready 4-D mask; None: no padding.
+            encoder_hidden_states: (B, S, Dc), the context; unread once the cache holds its keys and values.
+            encoder_attention_mask: bool (B, S), **real tokens first**; None: all real.
+            rows: which row reads which context; None: R = k*B, contiguous.
+        Returns: last_hidden_state (R, T, D), pooler_output (R, D), past_key_values when use_cache.
+        """
+        reject_unknown(kwargs, _FORWARD)
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        num_rows, length = inputs_embeds.shape[:2]
+        cache = self._cache(past_key_values, use_cache)
+        past = 0 if cache is None else cache.get_seq_length()
+        if position_ids is None:
+            position_ids = self._default_positions(attention_mask, past, length, inputs_embeds.device)
+
+        rows, lengths = self._context_plan(cache, rows, num_rows, encoder_hidden_states, encoder_attention_mask)
+        mask = create_causal_mask(
+            config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=cache
+        )
+        context_mask = self._context_mask(cache, rows, lengths, inputs_embeds, encoder_hidden_states)
+        has_context = None if lengths is None else rows.per_row(lengths > 0)[:, None, None]
+
+        hidden_states = self._embed(inputs_embeds, position_ids, token_type_ids)
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                encoder_hidden_states,
+                attention_mask=mask,
+                context_mask=context_mask,
+                rows=rows,
+                has_context=has_context,
+                past_key_values=cache,
+                is_causal=is_causal,
+                **kwargs,
+            )
+        normed = self.norm(hidden_states)
+        text_mask = None if attention_mask is None or attention_mask.ndim != 2 else attention_mask[:, -length:]
+        return MMModelOutput(
+            last_hidden_state=hidden_states if self.config.final_norm == "pooled" else normed,
+            pooler_output=self.pooler(normed, text_mask, input_ids),
+            past_key_values=cache if use_cache else None,
+        )
+
+    def _embed(self, inputs_embeds, position_ids, token_type_ids) -> torch.Tensor:
+        hidden_states = inputs_embeds
+        if self.embed_positions is not None:
+            check_positions(position_ids, self.config)
+            hidden_states = hidden_states + self.embed_positions(position_ids)
+        if self.embed_token_types is not None:
+            if token_type_ids is None:
+                token_type_ids = torch.zeros(hidden_states.shape[:2], dtype=torch.long, device=hidden_states.device)
+            hidden_states = hidden_states + self.embed_token_types(token_type_ids)
+        return self.dropout(self.embed_norm(hidden_states))
+
+    def _cache(self, past_key_values: Cache | None, use_cache: bool | None) -> MMCache | None:
+        if past_key_values is not None:
+            return MMCache.wrap(past_key_values)
+        return MMCache(DynamicCache(config=self.config), DynamicCache()) if use_cache else None
+
+    @staticmethod
+    def _default_positions(attention_mask, past, length: int, device: torch.device) -> torch.Tensor:
+        """(R or 1, T): a token's number among the real tokens of its row, so padding on either side moves nothing."""
+        if attention_mask is None or attention_mask.ndim != 2:
+            return torch.arange(length, device=device)[None] + past
+        return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
+
+    def _context_plan(self, cache, rows, num_rows: int, encoder_hidden_states, encoder_attention_mask):
+        """The row plan and the context lengths (B,): the cache's once it holds the context, new ones before."""
+        if cache is not None and cache.holds_context:
+            if cache.rows.num_rows != num_rows:
+                raise ValueError(
+                    f"past_key_values holds {cache.rows.num_rows} rows, but {num_rows} were given; "
+                    "use the same rows, or call past_key_values.reset()"
+                )
+            return cache.rows, cache.context_lengths
+        if encoder_hidden_states is None:
+            return None, None
+        if rows is None:
+            rows = MMRows(num_rows, encoder_hidden_states.shape[0])
+        lengths = None if encoder_attention_mask is None else encoder_attention_mask.sum(-1)
+        if cache is not None:
+            cache.rows, cache.context_lengths = rows, lengths
+        return rows, lengths
+
+    def _context_mask(self, cache, rows, lengths, inputs_embeds, encoder_hidden_states):
+        """The mask of the implementation's kind over (B, 1, k*T, S); None when no context is padded."""
+        if lengths is None:
+            return None
+        held = cache is not None and cache.holds_context
+        size = cache.cross_attention_cache.layers[0].keys.shape[2] if held else encoder_hidden_states.shape[1]
+        real = torch.arange(size, device=lengths.device) < lengths[:, None]  # (B, S)
+        length = rows.rows_per_context * inputs_embeds.shape[1]
+        queries = inputs_embeds.new_empty(()).expand(rows.num_contexts, length, 1)
+        return create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=queries,
+            attention_mask=real,
+            encoder_hidden_states=inputs_embeds.new_empty(()).expand(*real.shape, 1),
+        )

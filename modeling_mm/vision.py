@@ -1,0 +1,119 @@
+"""MMVisionModel: a ViT. n pictures, S tokens (CLS, registers, patches in row-major order), D hidden_size."""
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from ..configuration.vision import MMVisionConfig
+from .attention import MMAttention, build_norm
+from .base import MMPreTrainedModel, reject_unknown
+from .layers import MMLayer
+from .pooling import MMPooler
+
+_FORWARD = ("pixel_values", "interpolate_pos_encoding")
+
+
+class MMVisionModel(MMPreTrainedModel):
+    """Patches to tokens, learned positions, layers of [self, mlp], a final norm and a pooler.
+
+    Source: Dosovitskiy et al. 2021 (arXiv:2010.11929) §3.1.
+    """
+
+    config: MMVisionConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _can_record_outputs = {
+        "hidden_states": MMLayer,
+        "attentions": OutputRecorder(MMAttention, index=1, layer_name="self_attn"),
+    }
+
+    def __init__(self, config: MMVisionConfig):
+        super().__init__(config)
+        width, patch = config.hidden_size, config.patch_size
+        self.patch_embedding = nn.Conv2d(config.num_channels, width, patch, stride=patch, bias=config.patch_bias)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.use_cls_token else None
+        registers = config.num_register_tokens
+        self.register_tokens = nn.Parameter(torch.zeros(1, registers, width)) if registers else None
+        self.embed_positions = None
+        if config.position_embedding_type == "absolute":
+            self.embed_positions = nn.Embedding(config.use_cls_token + config.grid_size**2, width)
+        self.embed_norm = build_norm(
+            config.norm_type if config.embedding_norm else "none", width, config.layer_norm_eps
+        )
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.layers = nn.ModuleList([MMLayer(config, self_idx=i) for i in range(config.num_hidden_layers)])
+        final_norm = "none" if config.final_norm == "none" else config.norm_type
+        self.norm = build_norm(final_norm, width, config.layer_norm_eps)
+        self.pooler = MMPooler(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.patch_embedding
+
+    def pooled_only(self) -> list[nn.Module]:
+        return [self.pooler, self.norm] if self.config.final_norm == "pooled" else [self.pooler]
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False, **kwargs
+    ) -> BaseModelOutputWithPooling:
+        """Encodes pictures.
+
+        Args:
+            pixel_values: float (n, C, height, width), normalised as the processor does; cast to the weights' dtype.
+            interpolate_pos_encoding: accept another size than image_size (multiples of patch_size) by resampling
+                the learned positions bicubically.
+        Returns: last_hidden_state (n, S, D) and pooler_output (n, D).
+        Raises: ValueError for another shape or size; TypeError for an unknown argument.
+        """
+        reject_unknown(kwargs, _FORWARD)
+        hidden_states = self._embed(pixel_values, interpolate_pos_encoding)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **kwargs)
+        if self.config.final_norm == "pooled":
+            return BaseModelOutputWithPooling(hidden_states, self.pooler(self.norm(hidden_states)))
+        hidden_states = self.norm(hidden_states)
+        return BaseModelOutputWithPooling(hidden_states, self.pooler(hidden_states))
+
+    def _embed(self, pixel_values: torch.Tensor, interpolate: bool) -> torch.Tensor:
+        """(n, C, height, width) -> (n, S, D)."""
+        self._check_size(pixel_values, interpolate)
+        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
+        grid = patches.shape[-2:]
+        tokens = patches.flatten(2).transpose(1, 2)  # (n, D, rows, columns) -> (n, rows*columns, D)
+        if self.cls_token is not None:
+            tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        if self.embed_positions is not None:
+            tokens = tokens + self._positions(tuple(grid))
+        if self.register_tokens is not None:
+            lead = self.config.use_cls_token
+            registers = self.register_tokens.expand(len(tokens), -1, -1)
+            tokens = torch.cat([tokens[:, :lead], registers, tokens[:, lead:]], dim=1)
+        return self.dropout(self.embed_norm(tokens))
+
+    def _check_size(self, pixel_values: torch.Tensor, interpolate: bool) -> None:
+        config = self.config
+        wanted = f"float (n, {config.num_channels}, {config.image_size}, {config.image_size})"
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != config.num_channels:
+            raise ValueError(f"pixel_values must be {wanted}; got {tuple(pixel_values.shape)}")
+        height, width = pixel_values.shape[-2:]
+        if interpolate and height % config.patch_size == 0 and width % config.patch_size == 0 and height and width:
+            return
+        if (height, width) != (config.image_size, config.image_size):
+            raise ValueError(
+                f"pixel_values are {height}x{width}, but image_size={config.image_size}; resize them, or pass "
+                f"interpolate_pos_encoding=True with sides that are multiples of {config.patch_size}"
+            )
+
+    def _positions(self, grid: tuple[int, int]) -> torch.Tensor:
+        """(CLS + rows*columns, D), resampled when the picture's grid is not the trained one."""
+        table, side = self.embed_positions.weight, self.config.grid_size
+        if grid == (side, side):
+            return table
+        lead = self.config.use_cls_token
+        patches = table[lead:].T.reshape(1, -1, side, side).float()
+        patches = nn.functional.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
+        return torch.cat([table[:lead], patches.flatten(2)[0].T.to(table.dtype)])
