@@ -57,7 +57,7 @@ class MMConvConfig(MMBaseConfig):
     def __post_init__(self, **kwargs: Any):
         derived = [name for name in _DERIVED if name in kwargs]
         if derived:
-            raise ValueError(f"{', '.join(derived)} follow from stem, stages and head_channels; set those instead")
+            raise ValueError(f"{derived[0]} cannot be set: it follows from stem, stages and head_channels")
         if self.stages is None:
             self.stem = RESNET50_STEM if self.stem is None else self.stem
             self.stages = RESNET50_STAGES

@@ -23,18 +23,35 @@ def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-class MMFrozenBatchNorm(nn.BatchNorm2d):
+class MMFrozenBatchNorm(nn.Module):
     """Batch normalisation by fixed statistics, in training too: a scale and a shift per channel.
 
-    A subclass, so that state dicts are those of BatchNorm2d and freezing is a matter of the config alone.
+    All its tensors are buffers, so no optimizer, `requires_grad_` or loading thaws them. Their names are those of
+    nn.BatchNorm2d (the counter too): freezing is a matter of the config, the checkpoint is the same.
     """
 
+    weight: torch.Tensor
+    bias: torch.Tensor
     running_mean: torch.Tensor
     running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
 
-    def __init__(self, num_features: int, eps: float):
-        super().__init__(num_features, eps)
-        self.requires_grad_(False)
+    def __init__(self, channels: int, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def reset(self) -> None:
+        """The identity, but for eps; tensors that a checkpoint filled stay."""
+        init.ones_(self.weight)
+        init.zeros_(self.bias)
+        init.zeros_(self.running_mean)
+        init.ones_(self.running_var)
+        init.zeros_(self.num_batches_tracked)
 
     def scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Each (channels,), at least fp32: norm(x) = x * scale + shift."""
@@ -263,9 +280,11 @@ class MMConvModel(MMPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, nn.Conv2d):  # keeps the variance through a rectifier, depthwise ones included
+        if isinstance(module, nn.Conv2d):  # He et al. 2015: gradients keep their size through a rectifier
             fan_out = module.weight.shape[0] // module.groups * module.weight[0, 0].numel()
             init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+        elif isinstance(module, MMFrozenBatchNorm):
+            module.reset()
         elif isinstance(module, MMGridPositions):
             init.normal_(module.row, std=self.config.initializer_range)
             init.normal_(module.column, std=self.config.initializer_range)
