@@ -18,6 +18,10 @@ from .modeling_mm.model import MMModel
 from .modeling_mm.outputs import MMCausalLMOutput, MMContextOutput, MMModelOutput
 from .modeling_mm.text import MMTextModel
 from .modeling_mm.vision import MMVisionModel
+from .processing.collate import MMDataCollator
+from .processing.image import MMImageProcessorPil
+from .processing.media import MediaDecodeError
+from .processing.mm import MMProcessor
 
 __version__ = version("mm-transformers")
 
@@ -27,9 +31,11 @@ for _config, _model in (
     (MMConvConfig, MMConvModel),
     (MMTextConfig, MMTextModel),
 ):
-    AutoConfig.register(_config.model_type, _config)
-    AutoModel.register(_config, _model)
-AutoModelForImageTextToText.register(MMConfig, MMForConditionalGeneration)
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+    AutoModel.register(_config, _model, exist_ok=True)
+AutoModelForImageTextToText.register(MMConfig, MMForConditionalGeneration, exist_ok=True)
+AutoImageProcessor.register(MMConfig, image_processor_classes={"pil": MMImageProcessorPil}, exist_ok=True)
+AutoProcessor.register(MMConfig, MMProcessor, exist_ok=True)
 
 __all__ = [
     "MMCache",
@@ -38,11 +44,15 @@ __all__ = [
     "MMContextOutput",
     "MMConvConfig",
     "MMConvModel",
+    "MMDataCollator",
     "MMForConditionalGeneration",
+    "MMImageProcessorPil",
     "MMModel",
     "MMModelOutput",
+    "MMProcessor",
     "MMTextConfig",
     "MMTextModel",
     "MMVisionConfig",
     "MMVisionModel",
+    "MediaDecodeError",
 ]

@@ -1,0 +1,319 @@
+"""From samples to a batch for Trainer, or for a loop of one's own.
+
+    {image, text, suffix} ×R ── read, augment, share ── MMProcessor ─┐
+                                                                     ├─ dict of tensors, input_ids first
+    {input_ids, labels, visual_embeds, …} ×R ── pad, stack ──────────┘
+
+A sample is a row of text; samples with the same picture may share one context, which is then encoded once.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .media import MediaDecodeError
+from .mm import MMProcessor, check_choice
+from .rows import IGNORED_LABEL, pad_id, pad_rows
+
+SAMPLE_COLUMNS = ("image", "images", "text", "suffix", "label")
+# What a sample that went through the processor or a tower may hold, without batch dim: rows are padded, media stacked.
+ROW_COLUMNS = ("input_ids", "attention_mask", "labels")
+MEDIA_COLUMNS = ("pixel_values", "pixel_attention_mask", "visual_embeds")
+
+
+class MMDataCollator:
+    """Makes batches of samples.
+
+    A sample is a dict with any of the columns
+        image, images: one picture or a list of them, of any kind that `load_image` reads; None or [] for none;
+        text, suffix: the prompt and what the model is to write; a list under text makes several rows;
+        label: for classification, a number per sample or a vector;
+        id: names the sample for augmentation, a whole number or a string;
+    others are left aside. Or it holds the processor's output without batch dim: input_ids (T,), attention_mask (T,),
+    labels (T,) or a label, pixel_values, pixel_attention_mask, visual_embeds (S, Dv), which are padded and stacked.
+
+    Args:
+        processor: an MMProcessor.
+        max_length, pad_to_multiple_of: as in `MMProcessor.__call__`. padding_side: of training rows.
+        blank_media: a batch without any picture gets one masked blank picture, so that every batch runs through the
+            same modules (as gradient synchronisation between processes wants it).
+        share_media: samples with the same picture (equal path, equal bytes, or the same object) share a context.
+        augment: callable(image, rng) -> image on upright RGB images, in mode "train" only; rng is a numpy Generator
+            made of (seed, epoch, sample id). Without an id column the position in the batch stands for it. A shared
+            picture is augmented once, for the first of its samples.
+        seed: first part of that rng.
+        on_error: for unreadable pictures: "raise", "skip" (the sample is left out) or "placeholder" (the picture is).
+        return_loss: add return_loss=True to the batch, for models whose loss needs no labels.
+        mode: "train", or "generate": prompts alone, padded at the left, without labels, ready for generate().
+    """
+
+    def __init__(
+        self,
+        processor: MMProcessor,
+        *,
+        max_length: int | None = None,
+        padding_side: str = "right",
+        pad_to_multiple_of: int | None = None,
+        blank_media: bool = True,
+        share_media: bool = True,
+        augment: Callable[[Image.Image, np.random.Generator], Image.Image] | None = None,
+        seed: int = 0,
+        on_error: str = "raise",
+        return_loss: bool = False,
+        mode: str = "train",
+    ):
+        check_choice("padding_side", padding_side, ("left", "right"))
+        check_choice("on_error", on_error, ("raise", "skip", "placeholder"))
+        check_choice("mode", mode, ("train", "generate"))
+        self.processor = processor
+        self.max_length = max_length
+        self.padding_side = padding_side
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self.blank_media = blank_media
+        self.share_media = share_media
+        self.augment = augment
+        self.seed = seed
+        self.on_error = on_error
+        self.return_loss = return_loss
+        self.mode = mode
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Number of the epoch, for augmentation. Workers of a DataLoader take it over when they start."""
+        self.epoch = epoch
+
+    def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """One batch: a dict of tensors as `MMProcessor.__call__` describes them, input_ids first.
+
+        Raises ValueError or TypeError for samples that hold nothing to read or do not fit together, and what the
+        processor raises.
+        """
+        if not samples:
+            raise ValueError("no samples to make a batch of")
+        columns = set().union(*samples)
+        if columns & {"input_ids", *MEDIA_COLUMNS}:
+            batch = self._stack(samples)
+        elif columns & set(SAMPLE_COLUMNS):
+            batch = self._process(samples)
+        else:
+            raise ValueError(
+                f"the samples hold the columns {sorted(columns)}, none of {SAMPLE_COLUMNS}; under Trainer set "
+                f"remove_unused_columns=False, since it drops columns that the model's forward does not name"
+            )
+        if self.return_loss:
+            batch["return_loss"] = True
+        return batch
+
+    def _process(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """A batch of raw samples."""
+        sources = [_sources(index, sample) for index, sample in enumerate(samples)]
+        prompts, suffixes, labels = _texts(samples, "text"), _texts(samples, "suffix"), _column(samples, "label")
+        if prompts is None and suffixes is not None:
+            prompts = [[""] * len(rows) for rows in suffixes]
+        if labels is not None and suffixes is not None:
+            raise ValueError("the samples have both suffix and label, and both make labels: drop one")
+        keys = [index if prompts is None else self._context_key(index, found) for index, found in enumerate(sources)]
+        pictures = self._read(samples, sources, keys)
+        kept = [index for index, key in enumerate(keys) if self.on_error != "skip" or None not in pictures[key]]
+        if not kept:
+            raise MediaDecodeError("none of the samples has images that can be read; the log names each")
+        counts = [1 if prompts is None else len(prompts[index]) for index in kept]
+        contexts = list(dict.fromkeys(keys[index] for index in kept))
+
+        batch = {} if prompts is None else self._rows(prompts, suffixes, kept)
+        if labels is not None and self.mode == "train":
+            batch["labels"] = _label_tensor([labels[index] for index in kept], counts)
+        media = self._media([pictures[key] for key in contexts], rows=prompts is not None)
+        if prompts is not None and media:
+            held = len(media["pixel_values"])
+            place = {key: number for number, key in enumerate(contexts)}
+            index = np.repeat([place[keys[index]] for index in kept], counts)
+            if held < len(contexts):  # the blank stands for all
+                index[:] = 0
+            if not np.array_equal(index, np.arange(held)):
+                media["context_index"] = torch.from_numpy(index)
+        return batch | media
+
+    def _context_key(self, index: int, sources: list) -> Any:
+        """What samples that share a context have in common: the same pictures, or none at all."""
+        if not self.share_media:
+            return index
+        return tuple(_picture_key(source) for source in sources)
+
+    def _read(self, samples: Sequence[Mapping[str, Any]], sources: list[list], keys: list) -> dict[Any, list]:
+        """The pictures of each context, read and augmented once, for the first of its samples."""
+        firsts = {key: index for index, key in reversed(list(enumerate(keys)))}
+        wanted = [
+            found if firsts[key] == index else [] for index, (found, key) in enumerate(zip(sources, keys, strict=True))
+        ]
+        read = self.processor.read_pictures(wanted, self.on_error)
+        if self.augment is not None and self.mode == "train":
+            for index in firsts.values():
+                rng = sample_rng(self.seed, self.epoch, samples[index].get("id", index))
+                read[index] = [picture and _augmented(self.augment, picture, rng) for picture in read[index]]
+        return {key: read[index] for key, index in firsts.items()}
+
+    def _rows(self, prompts: list[list[str]], suffixes: list[list[str]] | None, kept: list[int]) -> dict[str, Any]:
+        """input_ids, attention_mask and, in training with suffixes, labels."""
+        train = self.mode == "train"
+        return dict(
+            self.processor(
+                text=[prompts[index] for index in kept],
+                suffix=[suffixes[index] for index in kept] if train and suffixes is not None else None,
+                max_length=self.max_length,
+                padding_side=self.padding_side if train else "left",
+                pad_to_multiple_of=self.pad_to_multiple_of,
+                add_eos_token=None if train else False,
+                return_tensors="pt",
+            )
+        )
+
+    def _media(self, pictures: list[list[Image.Image | None]], rows: bool) -> dict[str, torch.Tensor]:
+        """pixel_values and pixel_attention_mask; of one masked blank picture where rows have none and want it."""
+        if any(picture is not None for context in pictures for picture in context):
+            return self.processor.picture_tensors(pictures)
+        if not rows:
+            raise ValueError("the samples hold neither texts nor images that can be read")
+        if not self.blank_media or self.processor.image_processor is None:
+            return {}
+        blank = self.processor.picture_tensors([[Image.new("RGB", (16, 16))]])["pixel_values"]
+        return {
+            "pixel_values": torch.zeros_like(blank)[None],
+            "pixel_attention_mask": torch.zeros(1, 1, dtype=torch.bool),
+        }
+
+    def _stack(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """A batch of samples that went through the processor, or through a tower, before."""
+        names = [name for name in (*ROW_COLUMNS, *MEDIA_COLUMNS, "label") if name in samples[0]]
+        for index, sample in enumerate(samples):
+            if set(sample) - {"id"} != set(names):
+                raise ValueError(
+                    f"sample {index} holds the columns {sorted(sample)}; ready samples hold the same ones throughout, "
+                    f"of {(*ROW_COLUMNS, *MEDIA_COLUMNS, 'label')}"
+                )
+        columns = {name: [torch.as_tensor(sample[name]) for sample in samples] for name in names}
+        batch = self._padded_rows(columns) if "input_ids" in columns else {}
+        given = columns.get("label") or columns.get("labels")
+        if given and "labels" not in batch and self.mode == "train":
+            batch["labels"] = _label_tensor([label.numpy() for label in given], [1] * len(given))
+        return batch | {name: _stacked(name, columns[name]) for name in MEDIA_COLUMNS if name in columns}
+
+    def _padded_rows(self, columns: dict[str, list[torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """input_ids, attention_mask and, where each token has a label, labels at one length."""
+        ids = columns["input_ids"]
+        if any(row.ndim != 1 for row in ids):
+            raise ValueError(f"input_ids of a ready sample are (T,), without batch dim; got {tuple(ids[0].shape)}")
+        rows = {
+            "input_ids": ids,
+            "attention_mask": columns.get("attention_mask") or [torch.ones_like(row) for row in ids],
+        }
+        labels = columns.get("labels")
+        if labels and all(
+            label.shape == row.shape and not label.is_floating_point() for label, row in zip(labels, ids, strict=True)
+        ):
+            rows["labels"] = labels
+        if self.mode == "generate" and "labels" in rows:
+            prompts = [label == IGNORED_LABEL for label in rows.pop("labels")]
+            rows = {
+                name: [row[keep] for row, keep in zip(values, prompts, strict=True)] for name, values in rows.items()
+            }
+
+        longest = max(len(row) for row in rows["input_ids"])
+        if self.max_length is not None and longest > self.max_length:
+            raise ValueError(
+                f"a ready sample has {longest} tokens, more than max_length={self.max_length}: cut it before"
+            )
+        length = longest + -longest % (self.pad_to_multiple_of or 1)
+        side = self.padding_side if self.mode == "train" else "left"
+        ragged = any(len(row) < length for row in rows["input_ids"])
+        fills = {
+            "input_ids": pad_id(self.processor.tokenizer) if ragged else 0,
+            "attention_mask": 0,
+            "labels": IGNORED_LABEL,
+        }
+        return {
+            name: torch.tensor(pad_rows([row.tolist() for row in values], length, fills[name], side))
+            for name, values in rows.items()
+        }
+
+
+def sample_rng(seed: int, epoch: int, sample_id: Any) -> np.random.Generator:
+    """Random numbers that depend on (seed, epoch, sample id) alone, the same on every machine and in every order."""
+    digest = hashlib.sha256(f"{seed}/{epoch}/{sample_id}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
+
+
+def _augmented(augment: Callable, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    changed = augment(picture, rng)
+    if not isinstance(changed, Image.Image):
+        raise TypeError(f"augment takes a PIL image and an rng and returns a PIL image; got {type(changed).__name__}")
+    return changed
+
+
+def _sources(index: int, sample: Mapping[str, Any]) -> list:
+    """The pictures of a sample."""
+    one, several = sample.get("image"), sample.get("images")
+    if one is not None and several is not None:
+        raise ValueError(f"sample {index} has both image and images; give one of them")
+    if several is None:
+        return [] if one is None else [one]
+    if not isinstance(several, (list, tuple)):
+        raise TypeError(
+            f"images of sample {index} is a list; got {type(several).__name__} (one picture goes to image)"
+        )
+    return list(several)
+
+
+def _picture_key(source: Any) -> tuple:
+    if isinstance(source, (str, os.PathLike)):
+        return "path", os.fspath(source)
+    if isinstance(source, (bytes, bytearray)):
+        return "bytes", hashlib.blake2b(source).digest()
+    return "object", id(source)
+
+
+def _column(samples: Sequence[Mapping[str, Any]], name: str) -> list | None:
+    """A column that all samples have or none; None where none has it."""
+    values = [sample.get(name) for sample in samples]
+    missing = [index for index, value in enumerate(values) if value is None]
+    if len(missing) == len(values):
+        return None
+    if missing:
+        raise ValueError(
+            f"{name} is missing from {len(missing)} of {len(values)} samples, first from sample {missing[0]}"
+        )
+    return values
+
+
+def _texts(samples: Sequence[Mapping[str, Any]], name: str) -> list[list[str]] | None:
+    """A column of texts as lists: each sample has one text or several."""
+    values = _column(samples, name)
+    return values and [list(value) if isinstance(value, (list, tuple)) else [value] for value in values]
+
+
+def _label_tensor(labels: list, counts: list[int]) -> torch.Tensor:
+    """Labels of R rows: int64 (R,) of whole numbers, float32 (R,) or (R, L) of others. `counts`: rows per sample."""
+    rows = []
+    for index, (label, count) in enumerate(zip(labels, counts, strict=True)):
+        if count > 1 and np.shape(label)[:1] != (count,):
+            raise ValueError(f"label of sample {index} is a list of {count}, one for each of its texts; got {label!r}")
+        rows += list(label) if count > 1 else [label]
+    shapes = {np.shape(row) for row in rows}
+    if len(shapes) > 1:
+        raise ValueError(f"label has one shape throughout; got {sorted(shapes)}")
+    values = np.asarray(rows)
+    whole = values.ndim == 1 and values.dtype.kind in "iub"
+    return torch.from_numpy(values.astype(np.int64 if whole else np.float32))
+
+
+def _stacked(name: str, values: list[torch.Tensor]) -> torch.Tensor:
+    shapes = {tuple(value.shape) for value in values}
+    if len(shapes) > 1:
+        raise ValueError(f"{name} of ready samples has one shape; got {sorted(shapes)}")
+    stacked = torch.stack(values)
+    return stacked.float() if stacked.is_floating_point() else stacked

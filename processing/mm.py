@@ -1,0 +1,290 @@
+"""Pictures and texts to model inputs.
+
+    images, text, suffix ── paired by sample ─┬─ pictures ── image processor ── pixel_values [, pixel_attention_mask]
+                                              └─ texts ── tokenizer ── input_ids, attention_mask [, labels]
+                                                 rows of one sample share its pictures: context_index
+
+B samples (contexts), R texts (rows), N pictures per sample, T tokens.
+"""
+
+import logging
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoTokenizer
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+
+from .image import MMImageProcessorPil
+from .media import MediaDecodeError, load_image
+from .pairing import Samples, pair_samples
+from .rows import RowOptions, encode_rows
+
+logger = logging.getLogger(__name__)
+
+# The types of error by which a picture may be refused, the narrower ones first.
+PICTURE_FAULTS = (MediaDecodeError, FileNotFoundError, TypeError, ValueError)
+PARTS = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
+
+
+class _OwnParts:
+    """`get_attributes` of ProcessorMixin: of the class every part there can be, of a processor those it has."""
+
+    def __get__(self, processor, owner):
+        names = [name for name in PARTS if processor is None or getattr(processor, name) is not None]
+        return lambda: names
+
+
+class MMProcessor(ProcessorMixin):
+    """One image processor and one tokenizer, either of which may be absent.
+
+    Args:
+        image_processor: an MMImageProcessorPil, or any Transformers image processor that gives pixel_values
+            (n, C, H, W). None: pictures are refused.
+        tokenizer: any Transformers tokenizer. None: texts are refused.
+        chat_template: Jinja template for `apply_chat_template` and for chats in pipelines.
+        add_eos_token: close plain texts with eos; saved with checkpoints that read whole texts (retrieval,
+            classification) rather than go on with them.
+        fixed_length: pad rows to this many tokens, pads attended, as checkpoints like SigLIP's were trained.
+    """
+
+    get_attributes = _OwnParts()  # pyright: ignore[reportAssignmentType]: called alike, on class and instance
+    image_processor = None
+    tokenizer = None
+
+    def __init__(
+        self, image_processor=None, tokenizer=None, chat_template=None, add_eos_token=False, fixed_length=None
+    ):
+        self.image_processor = image_processor
+        self.tokenizer = tokenizer
+        parts = {name: getattr(self, name) for name in self.get_attributes()}
+        if not parts:
+            raise ValueError("MMProcessor needs an image_processor, a tokenizer, or both")
+        super().__init__(**parts, chat_template=chat_template)
+        self.add_eos_token = add_eos_token
+        self.fixed_length = fixed_length
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | list[str] | list[list[str]] | None = None,
+        videos: Any = None,
+        audio: Any = None,
+        *,
+        suffix: str | list[str] | list[list[str]] | None = None,
+        context_text: Any = None,
+        return_tensors: str | None = None,
+        padding: bool | str = True,
+        padding_side: str | None = None,
+        max_length: int | None = None,
+        truncation: bool = True,
+        pad_to_multiple_of: int | None = None,
+        add_eos_token: bool | None = None,
+        add_special_tokens: bool = True,
+        sanitize_control_tokens: bool = False,
+        on_error: str = "raise",
+        allow_urls: bool = False,
+        **image_options: Any,
+    ) -> BatchFeature:
+        """Model inputs for B samples.
+
+        Args:
+            images: with one text: its picture, a flat list of its pictures, or [[...]]. With a list of texts: a list
+                of the same length whose entries are a picture, a list of pictures, or None or [] for none. Without
+                text: a picture, or a list of such entries. What a picture may be: `mm.processing.media.load_image`.
+            text: one string (one sample), a list (one row per sample), or lists of lists (rows per sample). Without
+                it, and with a suffix, the prompts are empty.
+            suffix: what the model is to write, nested like text. Gives labels.
+            videos, audio, context_text: refused in words, this processor has nothing that reads them.
+            return_tensors: "pt", "np", or None (lists for texts, arrays for pictures).
+            padding: True or "longest", "max_length", False. padding_side: None is "right" for rows that are closed or
+                have a suffix and "left" for open prompts; no result depends on it.
+            max_length: most tokens in a row; None takes the tokenizer's own limit. truncation: cut longer rows with a
+                logged warning; False raises. pad_to_multiple_of: round the padded length up.
+            add_eos_token: None takes the processor's. add_special_tokens: False leaves away bos and the eos
+                of closed texts.
+            sanitize_control_tokens: set by `apply_chat_template`: the text comes from a template, and its special
+                tokens count but for those marked as the user's.
+            on_error: for pictures that are missing or broken: "raise", "skip" (their samples are left out, with a
+                logged warning) or "placeholder" (their slots are masked, with a logged warning).
+            allow_urls: True raises: URLs are not fetched in this version.
+            image_options: options of the image processor, for this call.
+
+        Returns:
+            input_ids, attention_mask int64 (R, T); labels int64 (R, T) with a suffix, -100 on prompt and padding;
+            pixel_values float32, (B, C, H, W) where each sample has one picture, else (B, N, C, H, W) with
+            pixel_attention_mask bool (B, N), True where there is one; context_index int64 (R,), the sample of each
+            row, unless that is 0..B-1. Keys of texts are absent without texts, those of pictures without pictures.
+
+        Raises:
+            ValueError, TypeError: inputs that do not pair, or arguments that are not accepted.
+            MediaDecodeError (a ValueError), FileNotFoundError: pictures, under on_error="raise".
+        """
+        for name, value in {"videos": videos, "audio": audio, "context_text": context_text}.items():
+            if value is not None:
+                raise ValueError(f"{name}: this processor has nothing that reads it; it takes images, text and suffix")
+        check_choice("on_error", on_error, ("raise", "skip", "placeholder"))
+        check_choice("return_tensors", return_tensors, (None, "pt", "np"))
+        if allow_urls:
+            raise ValueError("allow_urls=True: this version fetches no URLs; give a path or the bytes")
+        self._check_image_options(image_options)
+        row_options = RowOptions(
+            padding=padding,
+            padding_side=padding_side,
+            max_length=max_length,
+            truncation=truncation,
+            pad_to_multiple_of=pad_to_multiple_of,
+            fixed_length=self.fixed_length,
+            closed=self.add_eos_token if add_eos_token is None else add_eos_token,
+            add_special_tokens=add_special_tokens,
+            is_chat=sanitize_control_tokens,
+        )
+        samples = self._read_samples(pair_samples(images, text, suffix), on_error, image_options)
+        data = self._rows(samples, row_options)
+        if samples.pictures is not None:
+            data |= self.picture_tensors(samples.pictures, **image_options)
+        if samples.prompts is not None and samples.pictures is not None:
+            index = [sample for sample, rows in enumerate(samples.prompts) for _ in rows]
+            data |= {} if index == list(range(len(samples.pictures))) else {"context_index": index}
+        return BatchFeature({name: _converted(name, values, return_tensors) for name, values in data.items()})
+
+    def read_pictures(
+        self, sources: list[list], on_error: str = "raise", **image_options: Any
+    ) -> list[list[Image.Image | None]]:
+        """Pictures nested by sample, read as the image processor reads them: upright RGB.
+
+        One that is missing or broken raises, naming its place images[sample][number]; under another on_error than
+        "raise" it is None, and a warning is logged. Errors as `load_image` raises.
+        """
+        return [
+            [
+                self._read_picture(source, f"images[{sample}][{number}]", on_error, image_options)
+                for number, source in enumerate(sample_sources)
+            ]
+            for sample, sample_sources in enumerate(sources)
+        ]
+
+    def picture_tensors(
+        self, pictures: list[list[Image.Image | None]], **image_options: Any
+    ) -> dict[str, torch.Tensor]:
+        """Pictures nested by sample as pixel_values (B, C, H, W), float32, where each sample has just one; else as
+        pixel_values (B, N, C, H, W) and pixel_attention_mask (B, N), bool, False where None stands or none is left.
+        """
+        present = [picture for sample in pictures for picture in sample if picture is not None]
+        options = {name: value for name, value in image_options.items() if name != "input_data_format"}
+        pixels = self.image_processor(present, return_tensors="pt", **options)["pixel_values"].float()
+        if pixels.ndim != 4 or len(pixels) != len(present):
+            raise ValueError(
+                f"{type(self.image_processor).__name__} makes pixel_values of shape {tuple(pixels.shape)} from "
+                f"{len(present)} images; MMProcessor works with (images, channels, height, width)"
+            )
+        if all(len(sample) == 1 for sample in pictures) and len(present) == len(pictures):
+            return {"pixel_values": pixels}
+        slots = max(len(sample) for sample in pictures)
+        mask = [[picture is not None for picture in sample] + [False] * (slots - len(sample)) for sample in pictures]
+        mask = torch.tensor(mask, dtype=torch.bool)
+        slotted = pixels.new_zeros(*mask.shape, *pixels.shape[1:])
+        slotted[mask] = pixels
+        return {"pixel_values": slotted, "pixel_attention_mask": mask}
+
+    def apply_chat_template(
+        self,
+        conversation: Any,
+        chat_template: str | None = None,
+        *,
+        tokenize: bool = False,
+        sanitize_control_tokens: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """ProcessorMixin's, but special tokens that stand in the messages stay text: only the template's own count.
+
+        sanitize_control_tokens: None does so wherever ids are made (tokenize=True).
+        """
+        sanitize = tokenize if sanitize_control_tokens is None else sanitize_control_tokens
+        return super().apply_chat_template(
+            conversation, chat_template, tokenize=tokenize, sanitize_control_tokens=sanitize, **kwargs
+        )
+
+    @property
+    def unused_input_names(self) -> list[str]:
+        return ["token_type_ids"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is saved: the settings and the image processor; null for a part that is absent."""
+        absent = {name: None for name in PARTS if getattr(self, name) is None}
+        return super().to_dict() | absent
+
+    @classmethod
+    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
+        saved = processor_dict or {}
+        return [
+            None
+            if name in saved and saved[name] is None
+            else auto_class.from_pretrained(pretrained_model_name_or_path, **kwargs)
+            for name, auto_class in PARTS.items()
+        ]
+
+    def _check_image_options(self, options: dict[str, Any]) -> None:
+        known = set() if self.image_processor is None else set(self.image_processor.valid_kwargs.__annotations__)
+        unknown = sorted(set(options) - known)
+        if unknown:
+            raise TypeError(
+                f"MMProcessor got unknown arguments {unknown}; beside its own it takes the options of its image "
+                f"processor: {sorted(known)}"
+            )
+
+    def _read_samples(self, samples: Samples, on_error: str, image_options: dict[str, Any]) -> Samples:
+        """`samples` with their pictures read (None where one is unreadable), less those that on_error skips."""
+        if samples.pictures is None:
+            return samples
+        pictures = self.read_pictures(samples.pictures, on_error, **image_options)
+        kept = [index for index, read in enumerate(pictures) if on_error != "skip" or None not in read]
+        seen = any(picture is not None for index in kept for picture in pictures[index])
+        if not seen and not (kept and samples.prompts):
+            raise MediaDecodeError("none of the images can be read; the log names each")
+        return replace(samples, pictures=pictures if seen else None).keep(kept)
+
+    def _read_picture(self, source: Any, place: str, on_error: str, options: dict[str, Any]) -> Image.Image | None:
+        if self.image_processor is None:
+            raise ValueError("images were given, but this processor has no image_processor")
+        try:
+            if isinstance(self.image_processor, MMImageProcessorPil):
+                return self.image_processor.load(source, **options)
+            return load_image(source, input_data_format=options.get("input_data_format"))
+        except PICTURE_FAULTS as fault:
+            kind = next(kind for kind in PICTURE_FAULTS if isinstance(fault, kind))
+            located = kind(f"{place}: {fault}")
+            if on_error == "raise" or kind not in (MediaDecodeError, FileNotFoundError):
+                raise located from fault
+            logger.warning("%s (on_error=%r)", located, on_error)
+            return None
+
+    def _rows(self, samples: Samples, options: RowOptions) -> dict[str, Any]:
+        """input_ids, attention_mask and, with suffixes, labels: lists of R rows."""
+        if samples.prompts is None:
+            return {}
+        if self.tokenizer is None:
+            raise ValueError("text was given, but this processor has no tokenizer")
+        suffixes = None if samples.suffixes is None else list(chain(*samples.suffixes))
+        return encode_rows(self.tokenizer, list(chain(*samples.prompts)), suffixes, options)
+
+
+def check_choice(name: str, value: Any, accepted: tuple) -> None:
+    """Raises ValueError unless `value` is one of those accepted."""
+    if value not in accepted:
+        raise ValueError(f"{name}={value!r}; accepted are {', '.join(map(repr, accepted))}")
+
+
+def _converted(name: str, values: Any, kind: str | None) -> Any:
+    """Lists or a tensor as "pt" tensor, "np" array, or (None) as plain lists for texts and an array for pictures."""
+    if isinstance(values, torch.Tensor):
+        return values if kind == "pt" else values.numpy()
+    if kind is None:
+        return values
+    if isinstance(values[0], list) and len({len(row) for row in values}) > 1:
+        raise ValueError(f"{name} has rows of unequal length, which make no tensor; pass padding=True")
+    return torch.tensor(values) if kind == "pt" else np.array(values)

@@ -1,0 +1,191 @@
+"""From texts to rows of token ids.
+
+    row    =  bos  prompt …  [suffix …  eos]        prompt and suffix are tokenised apart
+    labels = -100   -100 …    suffix …  eos         shifted inside the model
+
+User text never becomes a special token: "[SEP]" in a question is five characters, not an end of text.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+IGNORED_LABEL = -100
+# Tokenizers without a limit of their own report about 1e30 tokens.
+NO_LIMIT = 10**12
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """How rows are made; the meaning of each is told in `MMProcessor.__call__`."""
+
+    padding: bool | str = True
+    padding_side: str | None = None
+    max_length: int | None = None
+    truncation: bool = True
+    pad_to_multiple_of: int | None = None
+    fixed_length: int | None = None
+    closed: bool = False
+    add_special_tokens: bool = True
+    is_chat: bool = False
+
+    def __post_init__(self):
+        if self.padding not in (True, False, "longest", "max_length", "do_not_pad"):
+            raise ValueError(
+                f"padding={self.padding!r}; accepted are True or 'longest', 'max_length', False or 'do_not_pad'"
+            )
+        if self.padding_side not in (None, "left", "right"):
+            raise ValueError(f"padding_side={self.padding_side!r}; accepted are 'left', 'right' or None")
+        if not isinstance(self.truncation, bool):
+            raise ValueError(f"truncation={self.truncation!r}; accepted are True or False")
+        for name in ("max_length", "pad_to_multiple_of", "fixed_length"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name}={value!r}; accepted are whole numbers from 1, or None")
+        if self.fixed_length is not None and self.padding_side == "left":
+            raise ValueError("padding_side='left' with fixed_length: its pads are attended and stand at the right")
+
+
+def encode_rows(
+    tokenizer: Any, prompts: list[str], suffixes: list[str] | None, options: RowOptions
+) -> dict[str, list[list[int]]]:
+    """Rows of ids for R prompts, and for as many suffixes where there are some.
+
+    A row that is too long loses the end of its prompt first (its start where the tokenizer truncates at the left),
+    then the end of its suffix: bos stays, and a suffix that was cut has no eos, since the text does not end there.
+
+    Returns:
+        input_ids, attention_mask and, with suffixes, labels: R lists each, of one length T unless padding is off.
+
+    Raises:
+        ValueError: the tokenizer lacks a token that is needed, or a row is too long and truncation is off.
+    """
+    bos, eos = row_ends(tokenizer)
+    if eos is None and (suffixes is not None or options.closed):
+        raise ValueError("the tokenizer has neither an eos nor a sep token, and rows with a suffix or closed need one")
+    if options.fixed_length is not None and suffixes is None and not options.closed:
+        raise ValueError("fixed_length with open prompts: its pads are attended; pass add_eos_token=True")
+    prompt_ids, suffix_ids = _token_ids(tokenizer, prompts, suffixes, options.is_chat)
+    closes = options.closed and options.add_special_tokens
+
+    limit = _limit(tokenizer, options)
+    rows, labels, lengths = [], [], []
+    for index, prompt in enumerate(prompt_ids):
+        starts = options.add_special_tokens and bos is not None and prompt[:1] != [bos]
+        head = [bos] if starts else []
+        tail = [*suffix_ids[index], eos] if suffixes is not None else [eos] * closes
+        if not head + prompt + tail:
+            raise ValueError(f"text {index} is empty, and the tokenizer has no bos or cls token to start a row with")
+        lengths.append(len(head) + len(prompt) + len(tail))
+        prompt = _shortened(prompt, limit - len(head) - len(tail), tokenizer.truncation_side)
+        tail = tail[: max(0, limit - len(head) - len(prompt))]
+        rows.append(head + prompt + tail)
+        labels.append([IGNORED_LABEL] * (len(head) + len(prompt)) + tail)
+    if max(lengths) > limit:
+        if not options.truncation:
+            raise ValueError(f"a text makes {max(lengths)} tokens, more than {limit}; shorten it or allow truncation")
+        cut = sum(length > limit for length in lengths)
+        logger.warning("%d of %d texts were cut to %d tokens; the longest had %d", cut, len(rows), limit, max(lengths))
+    return _padded(tokenizer, rows, labels if suffixes is not None else None, limit, options)
+
+
+def row_ends(tokenizer: Any) -> tuple[int | None, int | None]:
+    """The ids that open and close a row: bos or else cls, eos or else sep; None where the tokenizer has neither."""
+    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
+    eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    return bos, eos
+
+
+def pad_id(tokenizer: Any) -> int:
+    """The tokenizer's pad id. Raises ValueError where it has none."""
+    if tokenizer.pad_token_id is None:
+        raise ValueError("rows of unequal length need a pad token: set tokenizer.pad_token (eos_token will do)")
+    return tokenizer.pad_token_id
+
+
+def pad_rows(rows: list[list[int]], length: int, fill: int, side: str) -> list[list[int]]:
+    """Each row filled up with `fill` to `length`, at its "left" or "right" side."""
+    if side == "left":
+        return [[fill] * (length - len(row)) + row for row in rows]
+    return [row + [fill] * (length - len(row)) for row in rows]
+
+
+def clean_text(text: str) -> str:
+    """`text` as valid Unicode: surrogate pairs are joined, lone surrogates become U+FFFD."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _token_ids(
+    tokenizer: Any, prompts: list[str], suffixes: list[str] | None, is_chat: bool
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Ids of prompts and suffixes without any special token, but for those that a chat template wrote."""
+    if is_chat:
+        plain = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+        chats = [clean_text(prompt) for prompt in prompts]
+        prompt_ids = list(tokenizer(chats, sanitize_control_tokens=True, **plain)["input_ids"])
+        return prompt_ids, _user_ids(tokenizer, suffixes or [])
+    ids = _user_ids(tokenizer, [*prompts, *(suffixes or [])])
+    return ids[: len(prompts)], ids[len(prompts) :]
+
+
+def _user_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    encoded = tokenizer(
+        [clean_text(text) for text in texts],
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )
+    # split_special_tokens keeps added tokens apart from the text; a vocabulary may still hold one as a plain word
+    unknown = tokenizer.unk_token_id
+    ends = {*row_ends(tokenizer), tokenizer.pad_token_id}
+    specials = set(tokenizer.all_special_ids) - {unknown}
+    replacement = [] if unknown is None or unknown in ends else [unknown]
+    rows = []
+    for ids in encoded["input_ids"]:
+        if not specials.isdisjoint(ids):
+            ids = [kept for token in ids for kept in (replacement if token in specials else [token])]
+        rows.append(list(ids))
+    return rows
+
+
+def _limit(tokenizer: Any, options: RowOptions) -> int:
+    """The most tokens that a row may have."""
+    own = options.max_length if options.max_length is not None else tokenizer.model_max_length
+    return min(own, options.fixed_length or NO_LIMIT, NO_LIMIT)
+
+
+def _shortened(ids: list[int], length: int, side: str) -> list[int]:
+    """The first `length` ids, or the last ones where the tokenizer cuts at the left; none below 0."""
+    length = min(max(0, length), len(ids))
+    return ids[len(ids) - length :] if side == "left" else ids[:length]
+
+
+def _padded(
+    tokenizer: Any, rows: list[list[int]], labels: list[list[int]] | None, limit: int, options: RowOptions
+) -> dict[str, list[list[int]]]:
+    """Rows, their mask and their labels at one length. Pads up to a fixed_length are attended, others are masked."""
+    masks = [[1] * len(row) for row in rows]
+    if options.padding not in (False, "do_not_pad"):
+        length = max(len(row) for row in rows)
+        if options.padding == "max_length" or options.fixed_length is not None:
+            if limit == NO_LIMIT:
+                raise ValueError("padding='max_length' needs max_length: the tokenizer has no limit of its own")
+            length = limit
+        if options.pad_to_multiple_of is not None:
+            length += -length % options.pad_to_multiple_of
+        side = options.padding_side or ("right" if labels is not None or options.closed else "left")
+        if any(len(row) < length for row in rows):
+            rows = pad_rows(rows, length, pad_id(tokenizer), side)
+            masks = pad_rows(masks, length, int(options.fixed_length is not None), side)
+            labels = labels and pad_rows(labels, length, IGNORED_LABEL, side)
+    data = {"input_ids": rows, "attention_mask": masks}
+    return data if labels is None else data | {"labels": labels}
