@@ -1,0 +1,91 @@
+# `make caption` and `make test` are all that a newcomer needs; `make help` lists the rest.
+# Every target first makes the environment that it needs in .venv; nothing is installed twice.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+PYTHON ?= python3
+IMAGES ?= $(sort $(wildcard examples/pictures/*.png))
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
+
+# $(call install,WHAT): the large downloads are named on stderr as they come; the whole log is shown if it fails.
+define install
+	$(PIP) --editable $(1) 2>&1 | tee $(VENV)/install.log \
+	    | { grep --line-buffered -oE 'Downloading [^ ]+ \([0-9.]+ [MG]B\)|Installing collected packages' >&2 || true; } \
+	    || { cat $(VENV)/install.log >&2; false; }
+endef
+
+# -- environments: a stamp file each, renewed when setup.py or constraints.txt change ---------------------------------
+
+BASE := $(VENV)/.installed-base
+DEV  := $(VENV)/.installed-dev
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	    f"MM needs Python 3.11 or newer, this is {sys.version.split()[0]}: make PYTHON=python3.12 ...")'
+	@echo "making $(VENV) with $$($(PYTHON) --version)" >&2
+	@$(PYTHON) -m venv $(VENV)
+
+$(BASE): setup.py constraints.txt | $(BIN)/python
+	@echo "installing MM with torch and transformers (once, some minutes on a slow line)" >&2
+	@$(call install,.)
+	@touch $@
+
+$(DEV): setup.py constraints.txt | $(BIN)/python
+	@echo "installing MM with torch, transformers and the tools for development (once, some minutes on a slow line)" >&2
+	@$(call install,'.[dev]')
+	@touch $(BASE) $@
+
+.PHONY: help caption test test-slow test-full lint format data train benchmark clean
+
+help:  ## this list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+# -- use --------------------------------------------------------------------------------------------------------------
+
+caption: $(BASE)  ## caption the sample pictures, or IMAGES="a.png b.jpg"; a line each on stdout
+	@$(BIN)/mm caption $(IMAGES)
+
+# -- check ------------------------------------------------------------------------------------------------------------
+
+# Two worker processes of one thread each are faster than one process of two threads.
+test test-slow: export OMP_NUM_THREADS := 1
+
+test: $(DEV)  ## the fast tests (5 minutes at most)
+	@$(BIN)/pytest -q -n 2
+
+test-slow: $(DEV)
+	@$(BIN)/pytest -q -n 2 -m slow
+
+test-full: test test-slow  ## every test (25 minutes at most)
+
+lint: $(DEV)  ## ruff and basedpyright, both without a finding
+	@mkdir -p build/typing && ln -sfn ../.. build/typing/mm
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/basedpyright
+
+format: $(DEV)  ## let ruff put the code in order
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+# -- make again what is shipped ---------------------------------------------------------------------------------------
+
+data: $(DEV)  ## fetch and check the training pictures and the pretrained weights into .data
+	@$(BIN)/python -m mm.training.sources
+
+train: data  ## train mm-tiny again and pack it into checkpoints/mm-tiny (half an hour)
+	@$(BIN)/python -m mm.training.emoji_captions --output runs/mm-tiny
+	@$(BIN)/python -m mm.training.package runs/mm-tiny/model checkpoints/mm-tiny
+
+benchmark: $(DEV)  ## generate() beside transformers' BLIP, the same weights in both
+	@$(BIN)/python benchmarks/beam_search_vs_blip.py
+
+clean:  ## remove what was built (not .venv, not .data)
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +

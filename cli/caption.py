@@ -1,0 +1,180 @@
+"""`mm caption`: pictures in, one line of text each out, through the Auto classes as any user would do it.
+
+B pictures in a batch, T tokens of prompt and caption.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import torch
+from PIL import Image
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature
+from transformers.utils import logging
+
+from ..processing.media import FORMATS, MediaDecodeError, load_image
+
+PACKAGED_MODEL = Path(__file__).resolve().parents[1] / "checkpoints" / "mm-tiny"
+# What of a folder is a picture: .png, .jpg and so on. A file named itself may have any suffix.
+PICTURE_SUFFIXES = sorted(suffix for suffix, name in Image.EXTENSION.items() if name in FORMATS)
+
+
+class Caption(NamedTuple):
+    """One captioned picture."""
+
+    path: Path
+    caption: str
+    score: float | None
+    """Mean log-probability of the caption's tokens, end token included; None unless asked for."""
+
+
+def list_pictures(paths: Iterable[str | Path]) -> list[Path]:
+    """The files in `paths`, each folder replaced by the pictures directly in it, sorted by name.
+
+    Raises:
+        FileNotFoundError: a path that is neither a file nor a folder.
+        ValueError: a folder without pictures, or no paths.
+    """
+    pictures = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in PICTURE_SUFFIXES)
+            if not inside:
+                raise ValueError(f"no pictures in the folder {path}: looked for {' '.join(PICTURE_SUFFIXES)}")
+            pictures.extend(inside)
+        elif path.exists():
+            pictures.append(path)
+        else:
+            raise FileNotFoundError(f"no file or folder {str(path)!r}")
+    if not pictures:
+        raise ValueError("no pictures given")
+    return pictures
+
+
+def load_model(directory: str | Path | None = None) -> tuple:
+    """(model, processor) of a folder written by save_pretrained, the model in eval mode, on the GPU if there is one.
+
+    Args:
+        directory: None takes the model in the package.
+
+    Raises:
+        ValueError: no such folder, or none with a captioning model and its processor.
+    """
+    directory = PACKAGED_MODEL if directory is None else Path(directory)
+    if not (directory / "config.json").is_file():
+        raise ValueError(f"no saved model in {str(directory)!r}: a folder with a config.json is wanted")
+    processor = AutoProcessor.from_pretrained(directory)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = cast(nn.Module, AutoModelForImageTextToText.from_pretrained(directory))
+    return model.to(device).eval(), processor
+
+
+def caption(
+    paths: Iterable[str | Path],
+    model: str | Path | None = None,
+    *,
+    num_beams: int | None = None,
+    max_new_tokens: int | None = None,
+    prompt: str = "",
+    batch_size: int = 8,
+    with_scores: bool = False,
+    on_bad_picture: Callable[[MediaDecodeError], None] | None = None,
+) -> Iterator[Caption]:
+    """Caption pictures, in their order, `batch_size` at a time.
+
+    Args:
+        paths: pictures, or folders of them (see `list_pictures`).
+        model: folder of a saved model. None takes the one in the package.
+        num_beams, max_new_tokens: of generate(). None leaves it to the model's generation_config.
+        prompt: words that every caption starts with; they are part of the caption returned.
+        with_scores: fill in `Caption.score`.
+        on_bad_picture: called with the error for each file that holds no picture, which is then left out. None raises.
+
+    Raises:
+        FileNotFoundError, ValueError: as `list_pictures` and `load_model`, before anything is captioned.
+        MediaDecodeError (a ValueError): a file that holds no picture.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} is not a number of pictures; use 1 or more")
+    pictures = list_pictures(paths)
+    loaded, processor = load_model(model)
+    given = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
+    settings = {name: value for name, value in given.items() if value is not None}
+    for start in range(0, len(pictures), batch_size):
+        batch = pictures[start : start + batch_size]
+        batch, inputs = _read(batch, processor, prompt, on_bad_picture)
+        if inputs is not None:
+            yield from _caption_batch(batch, inputs.to(loaded.device), loaded, processor, settings, with_scores)
+
+
+def _read(batch: list[Path], processor, prompt: str, on_bad_picture) -> tuple[list[Path], BatchFeature | None]:
+    """The files of `batch` that hold a picture, and the model's inputs for them; None for no files."""
+    text = [prompt] * len(batch) if prompt else None
+    try:
+        return batch, processor(images=batch, text=text, return_tensors="pt") if batch else None
+    except MediaDecodeError:  # which file it was, and whether more are bad, is found out now only
+        if on_bad_picture is None:
+            raise
+    good = [path for path in batch if _is_picture(path, on_bad_picture)]
+    return _read(good, processor, prompt, None)
+
+
+def _is_picture(path: Path, on_bad_picture: Callable[[MediaDecodeError], None]) -> bool:
+    try:
+        load_image(path)
+    except MediaDecodeError as error:
+        on_bad_picture(error)
+        return False
+    return True
+
+
+def _caption_batch(batch, inputs, model, processor, settings: dict, with_scores: bool) -> Iterator[Caption]:
+    output = model.generate(**inputs, **settings, return_dict_in_generate=True, output_scores=with_scores)
+    captions = processor.batch_decode(output.sequences, skip_special_tokens=True)
+    scores = _mean_log_probabilities(model, output) if with_scores else [None] * len(batch)
+    for path, words, score in zip(batch, captions, scores, strict=True):
+        yield Caption(path, " ".join(words.split()), score)
+
+
+def _mean_log_probabilities(model, output) -> list[float]:
+    """Per row, the mean log-probability of the new tokens up to and with the end token."""
+    per_token = model.compute_transition_scores(
+        output.sequences, output.scores, output.get("beam_indices"), normalize_logits=True
+    )  # (B, new tokens)
+    new = output.sequences[:, -per_token.shape[1] :]
+    ends = model.generation_config.eos_token_id
+    is_end = torch.isin(new, torch.tensor([] if ends is None else ends, dtype=new.dtype, device=new.device))
+    is_real = is_end.cumsum(1) - is_end.long() == 0
+    return ((per_token * is_real).sum(1) / is_real.sum(1)).tolist()
+
+
+def print_captions(paths: Sequence[str | Path], *, json_lines: bool = False, **options) -> bool:
+    """Print a line per picture, "file name<TAB>caption" or JSON with path, caption and score, as the captions come.
+
+    A file that holds no picture is reported on stderr, and the others are captioned all the same.
+
+    Args:
+        options: of `caption`.
+
+    Returns: whether every file was a picture.
+    """
+    logging.disable_progress_bar()  # Transformers' bar over the weights; ours follows
+    bad = []
+
+    def report(error: MediaDecodeError) -> None:
+        bad.append(error)
+        tqdm.write(f"mm: {error}", file=sys.stderr)
+
+    pictures = list_pictures(paths)
+    captions = caption(pictures, with_scores=json_lines, on_bad_picture=report, **options)
+    for found in tqdm(captions, total=len(pictures), unit=" pictures", disable=None):  # None: only on a terminal
+        tqdm.write(_json_line(found) if json_lines else f"{found.path.name}\t{found.caption}", file=sys.stdout)
+    return not bad
+
+
+def _json_line(found: Caption) -> str:
+    return json.dumps({"path": str(found.path), "caption": found.caption, "score": found.score}, ensure_ascii=False)

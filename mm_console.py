@@ -1,0 +1,104 @@
+"""The `mm` command line: what there is to type, and nothing else.
+
+Only typer is imported here, so that `mm --help` answers at once; each command imports `mm` (and with it torch) when it
+runs. The work is done by the functions of `mm.cli`, one file a command.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+BAD_INPUT = 2  # exit code of a wrong option too, so a script needs to know one number
+
+app = typer.Typer(
+    name="mm",
+    help="MM: captions for pictures, with multimodal encoder-fusion-decoder models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mm {version('mm-transformers')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options that stand before the command."""
+
+
+@contextmanager
+def _errors_in_words() -> Iterator[None]:
+    """Turn the errors that mean bad input into one line on stderr and exit code 2; the rest keep their traceback."""
+    try:
+        yield
+    except BrokenPipeError:  # the reader of our output went away (`mm caption … | head -1`): not a fault of the input
+        raise
+    except (ValueError, TypeError, OSError) as error:
+        typer.echo(f"mm: {error}", err=True)
+        raise typer.Exit(BAD_INPUT) from None
+
+
+@app.command()
+def caption(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH", exists=True, help="Pictures, or folders of pictures.")
+    ],
+    model: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of a saved MM model. Default: the one in the package.")
+    ] = None,
+    num_beams: Annotated[
+        int | None, typer.Option(min=1, help="Beams of the search. Default: the model's own.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest caption. Default: the model's own.")
+    ] = None,
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="Words that every caption starts with.")] = "",
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures captioned at a time.")] = 8,
+    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line, with the score.")] = False,
+) -> None:
+    """Caption pictures: one line each, file name, tab, caption."""
+    with _errors_in_words():
+        from mm.cli.caption import print_captions
+
+        all_read = print_captions(
+            paths,
+            model=model,
+            num_beams=num_beams,
+            max_new_tokens=max_new_tokens,
+            prompt=prompt,
+            batch_size=batch_size,
+            json_lines=json_lines,
+        )
+    if not all_read:
+        raise typer.Exit(BAD_INPUT)
+
+
+@app.command()
+def env() -> None:
+    """Show the versions and the hardware that MM runs on (for a report of a fault)."""
+    from mm.cli.env import environment
+
+    for name, value in environment().items():
+        typer.echo(f"{name}\t{value}")
+
+
+def main() -> None:
+    """The entry point `mm`."""
+    app(prog_name="mm")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""What must be set before anything else is imported, then the fixtures that several files share."""
+
+import os
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a Triton kernel is defined
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported: no test needs the network
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported: workers run side by side
+
+from collections.abc import Callable  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from mm import MMConfig, MMForConditionalGeneration  # noqa: E402
+
+torch.set_num_threads(1)
+
+VISIONS = {
+    "vit": {
+        "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16,
+        "patch_size": 8, "num_register_tokens": 1, "initializer_range": 0.3,
+    },
+    "conv": {
+        "model_type": "mm_conv", "image_size": 16, "stem": {"channels": 8, "kernel_size": 3, "stride": 2},
+        "stages": [
+            {"block": "inverted", "depth": 2, "channels": 8, "stride": 2, "expansion": 2},
+            {"block": "inverted", "depth": 1, "channels": 12, "stride": 2, "expansion": 3},
+        ],
+        "head_channels": 20, "hidden_act": "relu6", "initializer_range": 0.3,
+    },
+}  # fmt: skip
+
+_TEXT = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50,
+    "max_position_embeddings": 32, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "initializer_range": 0.3,
+}  # fmt: skip
+# The decoder's shapes: BERT's (post-norm, cross inside), Flamingo's (gated [cross, mlp] layers of their own, the first
+# layer too) and a Llama-like one (pre-norm RMSNorm, gated MLP, grouped queries, query and key norms).
+TEXTS = {
+    "inside": {**_TEXT, "type_vocab_size": 2},
+    "own": {
+        **_TEXT, "num_hidden_layers": 4, "cross_attention_layers": [0, 2], "cross_attention_placement": "own",
+        "cross_attention_gate": "tanh", "norm_position": "pre", "embedding_norm": False, "final_norm": "all",
+    },
+    "llama": {
+        **_TEXT, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "norm_type": "rms_norm",
+        "norm_position": "pre", "final_norm": "all", "embedding_norm": False, "gated_mlp": True, "mlp_bias": False,
+        "hidden_act": "silu", "attention_bias": "qv", "qk_norm": "rms_norm", "cross_attention_qk_norm": "layer_norm",
+        "cross_attention_memory_norm": True, "cross_attention_gate": "tanh_vector", "cross_attention_hidden_size": 28,
+        "cross_attention_layers": [1],
+    },
+}  # fmt: skip
+
+
+def build_config(vision: str = "vit", text: str = "inside", **fields) -> MMConfig:
+    """A tiny MMConfig; `vision_config` and `text_config` among the fields change single settings of those."""
+    vision_config = {**VISIONS[vision], **fields.pop("vision_config", {})}
+    text_config = {**TEXTS[text], **fields.pop("text_config", {})}
+    return MMConfig(**{"initializer_range": 0.5, **fields, "vision_config": vision_config, "text_config": text_config})
+
+
+def make_visible(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Moves every vector (biases, norms, closed gates, running statistics) off its neutral initial value, and makes
+    pictures count for more, so that no fault hides behind a small weight."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        if value.ndim == 1 and value.is_floating_point():
+            noise = torch.rand(value.shape, generator=generator).to(value) - 0.5
+            value.data = value.data + (noise if name.endswith("running_var") else 1.2 * noise)
+        elif "patch_embedding" in name or "cross_attn" in name:
+            value.data = 2.5 * value.data
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Callable[..., MMConfig]:
+    """`tiny_config(vision, text, **fields)`; see build_config."""
+    return build_config
+
+
+@pytest.fixture(scope="session")
+def visible() -> Callable[..., torch.nn.Module]:
+    """`visible(model)`: see make_visible."""
+    return make_visible
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[..., torch.nn.Module]:
+    """`tiny_model(vision, text, cls=..., dtype=..., attention=..., **fields)`: a new model in eval mode."""
+
+    def build(
+        vision="vit", text="inside", cls=MMForConditionalGeneration, dtype=torch.float64, attention=None, **fields
+    ):
+        torch.manual_seed(0)
+        model = cls._from_config(build_config(vision, text, **fields), attn_implementation=attention)
+        return make_visible(model).to(dtype).eval()
+
+    return build

@@ -1,0 +1,123 @@
+"""What a user feels before any model runs: how long `mm --help` and `import mm` take, and what they need."""
+
+import json
+import subprocess
+import sys
+import sysconfig
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+MM = str(Path(sysconfig.get_path("scripts")) / "mm")
+ATTEMPTS = 8  # a busy machine makes single timings long, never short: the best counts
+
+
+def run(*command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def run_python(code: str) -> str:
+    done = run(sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_help_takes_less_than_half_a_second():
+    best = float("inf")
+    for _ in range(ATTEMPTS):
+        start = time.perf_counter()
+        done = run(MM, "--help")
+        best = min(best, time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+        if best < 0.5:
+            break
+    assert best < 0.5
+
+
+def test_the_console_imports_neither_mm_nor_torch():
+    code = "import sys, mm_console; print(sorted({'mm', 'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    assert run_python(code).strip() == "[]"
+
+
+IMPORT_MM = """
+import json, sys, time
+from transformers import PreTrainedModel, GenerationMixin, ProcessorMixin, AutoModel
+start = time.perf_counter()
+import mm
+seconds = time.perf_counter() - start
+missing = [name for name in mm.__all__ if not hasattr(mm, name)]
+print(json.dumps({"seconds": seconds, "modules": sorted(sys.modules), "names": mm.__all__, "missing": missing}))
+"""
+
+
+@pytest.fixture(scope="module")
+def imported() -> subprocess.CompletedProcess:
+    """A fresh process that imported Transformers' base classes, then mm, and told what came of it."""
+    return run(sys.executable, "-c", IMPORT_MM)
+
+
+def test_importing_mm_adds_less_than_a_third_of_a_second_to_transformers(imported):
+    best = json.loads(imported.stdout)["seconds"]
+    for _ in range(ATTEMPTS):
+        if best < 0.3:
+            break
+        best = min(best, json.loads(run_python(IMPORT_MM))["seconds"])
+    assert best < 0.3
+
+
+def test_importing_mm_says_nothing(imported):
+    assert (imported.returncode, imported.stderr, imported.stdout.count("\n")) == (0, "", 1)
+
+
+def test_importing_mm_imports_no_package_of_an_extra(imported):
+    extras = {"torchvision", "sacrebleu", "resvg_py"}  # torch and Transformers import triton and accelerate
+    assert extras.isdisjoint(json.loads(imported.stdout)["modules"])
+
+
+def test_every_public_name_is_there_and_listed_in_order(imported):
+    told = json.loads(imported.stdout)
+    assert told["missing"] == []
+    assert told["names"] == sorted(told["names"])
+
+
+def test_mm_imports_and_answers_without_optional_packages():
+    code = """
+import sys
+sys.modules.update(dict.fromkeys(("torchvision", "triton", "accelerate")))  # None: an import of them fails
+import mm
+import mm.cli.caption, mm.cli.env
+print(len(mm.cli.env.environment()))
+"""
+    assert int(run_python(code)) >= 10
+
+
+def test_version_is_that_of_the_distribution():
+    assert run(MM, "--version").stdout.strip() == f"mm {version('mm-transformers')}"
+
+
+def test_env_names_the_versions_and_the_hardware():
+    done = run(MM, "env")
+    assert done.returncode == 0, done.stderr
+    shown = dict(line.split("\t") for line in done.stdout.splitlines())
+    assert {"mm", "python", "torch", "transformers", "pillow", "triton", "cpu", "gpu", "attention"} <= set(shown)
+    assert shown["attention"] in {"sdpa", "mm_triton"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["no/such/picture.png"], "no/such/picture.png"),
+        ([], "PATH"),
+        (["--num-beams", "0", "."], "num-beams"),
+        (["--batch-size", "many", "."], "batch-size"),
+        (["--colour", "."], "--colour"),
+    ],
+)
+def test_a_wrong_command_line_is_answered_in_words_with_exit_code_2(arguments, words):
+    done = run(MM, "caption", *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""

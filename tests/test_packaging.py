@@ -1,0 +1,56 @@
+"""What `pip install` puts where: setup.py names every folder of the package, the wheel holds them and no more."""
+
+import ast
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE_DATA = "checkpoints"
+
+
+def folders_of_setup() -> list[str]:
+    """FOLDERS of setup.py, without running it."""
+    for node in ast.parse((ROOT / "setup.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FOLDERS":
+            return ast.literal_eval(node.value)
+    raise AssertionError("setup.py has no FOLDERS")
+
+
+def package_files() -> set[str]:
+    """What a wheel must hold beside its metadata: the modules of each folder, the root's two, and the checkpoint."""
+    modules = {
+        f"mm/{path.relative_to(ROOT)}" for folder in folders_of_setup() for path in (ROOT / folder).glob("*.py")
+    }
+    checkpoint = {f"mm/{path.relative_to(ROOT)}" for path in (ROOT / PACKAGE_DATA).glob("mm-tiny/*")}
+    assert checkpoint
+    return {"mm/__init__.py", "mm_console.py"} | modules | checkpoint
+
+
+def test_setup_lists_every_folder_of_the_package():
+    outside = {"tests", "benchmarks", "examples", "docs", "tools", "build", "dist", "runs"}
+    folders = {path.parent.name for path in ROOT.glob("[!.]*/*.py")} - outside
+    assert sorted(folders_of_setup()) == sorted(folders)
+
+
+def test_the_package_folders_have_no_folders_inside():
+    nested = [str(path.relative_to(ROOT)) for folder in folders_of_setup() for path in (ROOT / folder).glob("*/*.py")]
+    assert nested == [], "setup.py lists the folders one by one; name these there, and here"
+
+
+def test_the_wheel_made_from_the_sdist_holds_the_package_and_nothing_else(tmp_path):
+    source = tmp_path / "source"
+    skipped = shutil.ignore_patterns(".*", "build", "dist", "runs", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, source, ignore=skipped)
+    built = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(source)],
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {name for name in names if ".dist-info/" not in name} == package_files()
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
