@@ -2,37 +2,16 @@
 
 from typing import Any, Literal
 
-from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.configuration_utils import SubConfigSpec
 
 from .conv import MMConvConfig
+from .presets import PRESETS
 from .stack import ConfigFaults, MMBaseConfig, checked, nearest, positive, shares
 from .text import MMTextConfig
 from .vision import MMVisionConfig
 
 MODALITIES = ("image",)
 VISION_CONFIGS = {config.model_type: config for config in (MMVisionConfig, MMConvConfig)}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "mm-tiny": {
-        "vision_config": {"model_type": "mm_conv", "image_size": 128},
-        "text_config": {
-            "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 3, "num_attention_heads": 4,
-            "max_position_embeddings": 64, "vocab_size": 1600, "bos_token_id": 1, "eos_token_id": 2,
-        },
-    },
-    "mm-small": {
-        "vision_config": {"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 6},
-        "text_config": {
-            "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 6,
-        },
-    },
-    "mm-base": {},
-    "mm-large": {
-        "vision_config": {
-            "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-        },
-    },
-}  # fmt: skip
 
 
 class VisionConfigSpec(SubConfigSpec):
@@ -62,17 +41,15 @@ class MMConfig(MMBaseConfig):
     """
 
     model_type = "mm"
-    sub_configs_defaults = {"vision_config": VisionConfigSpec(), "text_config": MMTextConfig}
+    sub_configs_defaults = {"vision_config": VisionConfigSpec(), "text_config": SubConfigSpec(MMTextConfig)}
     keys_to_ignore_at_inference = [
         "past_key_values", "hidden_states", "attentions", "cross_attentions", "context_hidden_states",
         "context_attention_mask", "modality_embeds",
     ]  # fmt: skip
 
     modalities: list[str] | None = None  # media accepted; None: ["image"]. Others are refused by name
-    vision_config: dict | PreTrainedConfig | None = (
-        None  # None: MMVisionConfig(); a dict without model_type is mm_vision
-    )
-    text_config: dict | PreTrainedConfig | None = None  # None: MMTextConfig()
+    vision_config: Any = None  # MMVisionConfig, MMConvConfig or a dict (mm_vision unless it names its model_type)
+    text_config: Any = None  # MMTextConfig or a dict
     projector_type: Literal["linear", "none", "linear_norm", "mlp"] = "linear"  # tower width -> the reader's width
     projector_norm_eps: float = 1e-5
     max_images: int = 0  # learned vector per picture number; 0: the pictures of a context have no order
@@ -109,7 +86,7 @@ class MMConfig(MMBaseConfig):
             except (ValueError, TypeError) as error:
                 faults.append(f"{key}: {error}")
         if faults:
-            raise ConfigFaults(type(self).__name__, faults)
+            raise ConfigFaults(type(self).__name__, self._own_faults() + faults)
 
     @classmethod
     def preset(cls, name: str, **overrides) -> "MMConfig":
@@ -127,13 +104,20 @@ class MMConfig(MMBaseConfig):
         """Width of the vision tower's tokens."""
         return self.vision_config.hidden_size
 
-    def faults(self) -> list[str]:
+    def _own_faults(self) -> list[str]:
+        """What is wrong with the fields of this config alone."""
         faults = positive(self, "projector_norm_eps", "initializer_range") + shares(self, "label_smoothing")
-        unknown = [m for m in self.modalities if m not in MODALITIES]
-        if unknown or not self.modalities:
-            faults.append(f"modalities={self.modalities} must name one or more of {list(MODALITIES)}")
+        modalities = self.modalities or []
+        if not modalities or not set(modalities) <= set(MODALITIES):
+            faults.append(f"modalities={modalities} must name one or more of {list(MODALITIES)}")
+        if len(set(modalities)) != len(modalities):
+            faults.append(f"modalities={modalities} names one twice")
         if self.max_images < 0:
             faults.append(f"max_images={self.max_images} must not be negative")
+        return faults
+
+    def faults(self) -> list[str]:
+        faults = self._own_faults()
         if not isinstance(self.text_config, MMTextConfig):
             faults.append(f"text_config is a {type(self.text_config).__name__}; MM's decoder wants MMTextConfig")
             return faults
@@ -143,6 +127,9 @@ class MMConfig(MMBaseConfig):
                 f"{', '.join(c.__name__ for c in VISION_CONFIGS.values())}"
             )
             return faults
+        # Again, for a sub-config was filled in above, or changed since it was made.
+        for key in ("vision_config", "text_config"):
+            faults += [f"{key}: {fault}" for fault in getattr(self, key).faults()]
         return faults + self._fusion_faults(self.text_config)
 
     def _fusion_faults(self, text: MMTextConfig) -> list[str]:

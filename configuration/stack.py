@@ -50,7 +50,7 @@ def _unwrapping(method):
             raise error.__cause__ or ValueError(str(error)) from None
         except StrictDataclassFieldValidationError as error:
             kind = TypeError if isinstance(error.__cause__, TypeError) else ValueError
-            raise kind(f"{type(self).__name__}: {error}") from None
+            raise kind(f"{type(self).__name__}: {error.__cause__ or error}") from None
 
     return unwrapped
 
@@ -80,6 +80,11 @@ class MMBaseConfig(PreTrainedConfig):
     """A configuration that names its unknown keys and lists all its faults at once."""
 
     def __post_init__(self, **kwargs: Any):
+        model_type = kwargs.get("model_type", self.model_type)
+        if model_type != self.model_type:
+            raise ConfigFaults(
+                type(self).__name__, [f"model_type={model_type!r} is another model's; expected {self.model_type!r}"]
+            )
         self._warn_of_unknown(kwargs)
         super().__post_init__(**kwargs)
 
@@ -135,8 +140,9 @@ class MMStackConfig(MMBaseConfig):
     def __post_init__(self, **kwargs: Any):
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
-        if self.head_dim is None and self.num_attention_heads > 0:
-            self.head_dim = self.hidden_size // self.num_attention_heads
+        heads = self.num_attention_heads
+        if self.head_dim is None and heads > 0 and self.hidden_size % heads == 0:
+            self.head_dim = self.hidden_size // heads  # otherwise it stays None, which is a fault
         super().__post_init__(**kwargs)
 
     def faults(self) -> list[str]:
@@ -144,6 +150,11 @@ class MMStackConfig(MMBaseConfig):
         faults = positive(self, *sizes, "head_dim", "layer_norm_eps", "attention_scale", "initializer_range")
         faults += shares(self, "attention_dropout", "hidden_dropout")
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads or 1
+        if self.head_dim is None and heads > 0 and self.hidden_size > 0:
+            faults.append(
+                f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={heads}; change one, or set "
+                "head_dim"
+            )
         if heads > 0 and kv_heads > 0 and heads % kv_heads:
             faults.append(f"num_attention_heads={heads} is not a multiple of num_key_value_heads={kv_heads}")
         if self.hidden_act not in ACT2FN:

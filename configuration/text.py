@@ -25,7 +25,6 @@ class MMTextConfig(MMStackConfig):
     bos_token_id: int | None = 101
     eos_token_id: int | list[int] | None = 102
     pad_token_id: int | None = 0
-    tie_word_embeddings: bool = True
 
     cross_attention_layers: list[int] | None = None  # None: MMConfig fills in every layer; standalone: no layer
     cross_attention_placement: Literal["inside", "own"] = "inside"  # (self, cross, mlp) or a layer (cross, mlp)
@@ -48,7 +47,10 @@ class MMTextConfig(MMStackConfig):
     def faults(self) -> list[str]:
         faults = super().faults()
         faults += positive(self, "vocab_size", "max_position_embeddings", "cross_attention_hidden_size")
-        faults += self._token_faults()
+        if self.vocab_size > 0:
+            faults += self._token_faults()
+        if self.pooler == "eos" and self.eos_token_id in (None, []):
+            faults.append("pooler='eos' reads the eos token, but there is none; set eos_token_id")
         layers = self.cross_attention_layers or []
         outside = [i for i in layers if not 0 <= i < self.num_hidden_layers]
         if outside:

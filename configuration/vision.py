@@ -1,6 +1,5 @@
 """Vision towers: MMVisionConfig, a ViT, and MMConvConfig, a convolutional network."""
 
-
 from .stack import MMStackConfig, checked, positive
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import initialization as init
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import TransformersKwargs
 
@@ -21,6 +22,15 @@ def reject_unknown(kwargs: dict[str, Any], accepted: Iterable[str]) -> None:
     for name in kwargs:
         if name not in _ALLOWED_KWARGS:
             raise TypeError(f"forward() has no argument {name!r}{nearest(name, accepted)}")
+
+
+def check_attentions_wanted(config: PreTrainedConfig, kwargs: dict[str, Any]) -> None:
+    """Raises ValueError for output_attentions under an implementation that computes no weights."""
+    if kwargs.get("output_attentions") and config._attn_implementation != "eager":
+        raise ValueError(
+            "output_attentions=True needs attention weights, which only attn_implementation='eager' computes; "
+            f"this model uses {config._attn_implementation!r}"
+        )
 
 
 class MMPreTrainedModel(PreTrainedModel):
@@ -59,7 +69,7 @@ class MMPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(
         cls, *args, ignore_mismatched_sizes: bool = False, output_loading_info: bool = False, **kwargs
-    ):
+    ) -> Any:
         """As in Transformers, and strict: see `check_loaded` for what raises and what is only reported."""
         model, info = super().from_pretrained(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
         check_loaded(model, info, ignore_mismatched_sizes)

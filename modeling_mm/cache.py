@@ -9,6 +9,11 @@ from ..configuration.text import MMTextConfig
 from .rows import MMRows
 
 
+def check_cache(cache) -> None:
+    if not isinstance(cache, Cache):
+        raise TypeError(f"past_key_values must be a transformers Cache; got {type(cache).__name__}")
+
+
 class MMCache(EncoderDecoderCache):
     """The states of one generation: all that a decode step needs.
 
@@ -35,11 +40,16 @@ class MMCache(EncoderDecoderCache):
         """MMCache as it is; the halves of an EncoderDecoderCache; any other cache as the self-attention half."""
         if isinstance(cache, cls):
             return cache
-        if isinstance(cache, EncoderDecoderCache):
-            return cls(cache.self_attention_cache, cache.cross_attention_cache)
-        if not isinstance(cache, Cache):
-            raise TypeError(f"past_key_values must be a transformers Cache; got {type(cache).__name__}")
-        return cls(cache, DynamicCache())
+        check_cache(cache)
+        if not isinstance(cache, EncoderDecoderCache):
+            return cls(cache, DynamicCache())
+        wrapped = cls(cache.self_attention_cache, cache.cross_attention_cache)
+        if wrapped.holds_context:
+            raise ValueError(
+                "past_key_values is an EncoderDecoderCache that already holds a context, but not which row reads "
+                "which; go on with the past_key_values that the model returned"
+            )
+        return wrapped
 
     @classmethod
     def for_generation(cls, cache: Cache, config: MMTextConfig, context_length: int) -> "MMCache":
@@ -52,6 +62,37 @@ class MMCache(EncoderDecoderCache):
     def holds_context(self) -> bool:
         """Whether the cross-attention states have been written."""
         return any(self.is_updated.values())
+
+    @property
+    def num_rows(self) -> int | None:
+        """How many rows it holds; None while that is open."""
+        if self.rows is not None:
+            return self.rows.num_rows
+        layers = self.self_attention_cache.layers
+        keys = layers[0].keys if layers else None
+        return keys.shape[0] if keys is not None and keys.ndim == 4 else None
+
+    def check_rows(self, num_rows: int) -> None:
+        """Raises ValueError if another number of rows goes on with this cache."""
+        if self.num_rows not in (None, num_rows):
+            raise ValueError(
+                f"past_key_values holds {self.num_rows} rows, but {num_rows} were given; "
+                "use the same rows, or call past_key_values.reset()"
+            )
+
+    def check_context(self, num_contexts: int | None, context_index: torch.Tensor | None) -> None:
+        """Raises ValueError if the rows are said to read anything but what this cache holds."""
+        held = self.rows.num_contexts
+        if num_contexts not in (None, held):
+            raise ValueError(
+                f"past_key_values holds {held} contexts, but encoder_outputs has {num_contexts}; "
+                "call past_key_values.reset() for others"
+            )
+        if context_index is not None and not self.rows.agrees_with(context_index):
+            raise ValueError(
+                "past_key_values was filled with another context_index; pass the same or none, or call "
+                "past_key_values.reset()"
+            )
 
     def context_states(
         self, layer: int, project: Callable[[], tuple[torch.Tensor, torch.Tensor]]
@@ -80,11 +121,11 @@ class MMCache(EncoderDecoderCache):
     def batch_repeat_interleave(self, repeats: int) -> None:
         self.self_attention_cache.batch_repeat_interleave(repeats)
         if self.rows is not None:
-            index = self.rows.per_row(torch.arange(self.rows.num_contexts)).repeat_interleave(repeats)
+            index = self.rows.index().repeat_interleave(repeats)
             self.rows = MMRows(len(index), self.rows.num_contexts, index)
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         self.self_attention_cache.batch_select_indices(indices)
         if self.rows is not None:
-            index = self.rows.per_row(torch.arange(self.rows.num_contexts, device=indices.device))[indices]
+            index = self.rows.index(indices.device)[indices]
             self.rows = MMRows(len(index), self.rows.num_contexts, index)

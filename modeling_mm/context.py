@@ -16,6 +16,7 @@ from ..configuration.mm import MMConfig
 from ..configuration.vision import MMVisionConfig
 from .base import MMPreTrainedModel
 from .conv import MMConvModel
+from .inputs import check_memory, check_tensors
 from .outputs import MMContextOutput
 from .vision import MMVisionModel
 
@@ -124,23 +125,21 @@ def as_context(encoder_outputs, encoder_attention_mask: torch.Tensor | None, wid
     if isinstance(encoder_outputs, MMContextOutput):
         if encoder_attention_mask is not None:
             raise ValueError("encoder_outputs holds its own attention_mask; do not pass encoder_attention_mask too")
+        check_memory(encoder_outputs.last_hidden_state, encoder_outputs.attention_mask, width, "encoder_outputs")
         return encoder_outputs
-    if isinstance(encoder_outputs, BaseModelOutput | BaseModelOutputWithPooling | tuple | list):
+    if isinstance(encoder_outputs, BaseModelOutput | BaseModelOutputWithPooling):
+        encoder_outputs = encoder_outputs.last_hidden_state
+    elif isinstance(encoder_outputs, tuple | list) and encoder_outputs:
         encoder_outputs = encoder_outputs[0]
     if not torch.is_tensor(encoder_outputs):
         raise TypeError(
             "encoder_outputs must be what encode_context() returns, a BaseModelOutput, a tuple or a tensor; "
             f"got {type(encoder_outputs).__name__}"
         )
-    if encoder_outputs.ndim != 3 or encoder_outputs.shape[-1] != width:
-        raise ValueError(f"encoder_outputs must be (B, S, {width}); got {tuple(encoder_outputs.shape)}")
+    check_tensors(encoder_attention_mask=encoder_attention_mask)
+    check_memory(encoder_outputs, encoder_attention_mask, width, "encoder_outputs")
     if encoder_attention_mask is None:
         return MMContextOutput(last_hidden_state=encoder_outputs)
-    if encoder_attention_mask.shape != encoder_outputs.shape[:2]:
-        raise ValueError(
-            f"encoder_attention_mask must be {tuple(encoder_outputs.shape[:2])}; "
-            f"got {tuple(encoder_attention_mask.shape)}"
-        )
     sources = encoder_outputs.new_zeros(*encoder_outputs.shape[:2], 3, dtype=torch.long)
     sources[..., 2] = torch.arange(encoder_outputs.shape[1], device=sources.device)
     tokens, sources, mask = pack(encoder_outputs, sources, encoder_attention_mask.bool())

@@ -17,8 +17,8 @@ from ..configuration.mm import MMConfig
 from ..configuration.text import MMTextConfig
 from .attention import build_norm
 from .base import MMPreTrainedModel, reject_unknown
-from .cache import MMCache
-from .inputs import check_labels
+from .cache import MMCache, check_cache
+from .inputs import check_labels, check_logits_to_keep, check_prompt_ends, check_tensors, check_text
 from .losses import causal_lm_loss
 from .model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
 from .outputs import MMCausalLMOutput, MMContextOutput
@@ -35,11 +35,19 @@ _PER_CONTEXT = ("pixel_values", "visual_embeds", "pixel_values_videos", "input_f
 
 
 def fingerprint(media: dict, ready) -> tuple | None:
-    """Shapes and sums of what is looked at, to tell two contexts apart; None if nothing is given."""
+    """Shapes and weighted sums of what is looked at, to tell two contexts apart; None if nothing is given.
+
+    One sum per context, with a weight per place: the same pictures in another order, or mirrored, are others.
+    """
     if ready is not None:
         media = {"encoder_outputs": ready if torch.is_tensor(ready) else ready[0]}
-    tensors = {name: value for name, value in media.items() if torch.is_tensor(value)}
-    return tuple((n, tuple(v.shape), float(v.double().sum())) for n, v in sorted(tensors.items())) or None
+    tensors = sorted((name, value) for name, value in media.items() if torch.is_tensor(value))
+    return tuple((name, tuple(value.shape), *_weighted_sums(value)) for name, value in tensors) or None
+
+
+def _weighted_sums(values: torch.Tensor) -> list[float]:
+    flat = values.detach().reshape(len(values), -1).float()
+    return (flat @ torch.linspace(1, 2, flat.shape[1], device=flat.device)).tolist()
 
 
 def trimmed(context: MMContextOutput) -> MMContextOutput:
@@ -138,8 +146,10 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
             encoder_attention_mask=encoder_attention_mask,
             past_key_values=past_key_values,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
+        check_logits_to_keep(logits_to_keep)
         kept = slice_logits_to_keep(output.last_hidden_state, logits_to_keep)
         logits = self.lm_head(self.lm_head_transform(kept))
         loss = None
@@ -161,9 +171,28 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
             return
         if not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
             raise ValueError("labels need the logits of every position; leave logits_to_keep at 0")
+        check_tensors(input_ids=input_ids, inputs_embeds=inputs_embeds)
         check_labels(self.config, labels, (input_ids if inputs_embeds is None else inputs_embeds).shape[:2])
 
     # ---- generate(): the context is encoded once and never expanded; everything with rows is -----------------------
+
+    def _prepare_model_inputs(self, inputs, bos_token_id, model_kwargs):
+        """The first step of generate() that sees the prompt: it is checked here, once and in words."""
+        cache = model_kwargs.get("past_key_values")
+        if cache is not None:
+            check_cache(cache)
+        names = ["attention_mask"] if cache is not None else ["attention_mask", "position_ids", "token_type_ids"]
+        given = {name: model_kwargs.get(name) for name in names}  # beside a cache they may cover what it holds
+        mask = given["attention_mask"]
+        if "encoder_outputs" in model_kwargs and torch.is_tensor(mask) and mask.shape[1:] == (1,):
+            given["attention_mask"] = None  # assisted decoding's, for its assistant: one column, whatever the prompt
+        embeds = model_kwargs.get("inputs_embeds")
+        ids = model_kwargs.get("input_ids") if inputs is None else inputs
+        ids = ids if embeds is None else None  # embeddings are the prompt; ids may stand beside them
+        if ids is not None or embeds is not None:
+            has_past, read_values = cache is not None, self.config.check_inputs
+            check_text(self.config.text_config, ids, embeds, **given, has_past=has_past, read_values=read_values)
+        return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
 
     def _maybe_initialize_input_ids_for_generation(self, inputs, bos_token_id, model_kwargs):
         """Without a prompt every context gets one row, which starts from bos."""
@@ -191,12 +220,13 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
         self, inputs_tensor, model_kwargs, model_input_name, generation_config
     ):
         """Encodes the context here, before the rows are expanded, and takes every per-context input out."""
+        check_prompt_ends(model_kwargs.get("attention_mask"))
         media = {name: model_kwargs.pop(name) for name in MEDIA_INPUTS if name in model_kwargs}
         ready = model_kwargs.pop("encoder_outputs", None)
         mask = model_kwargs.pop("encoder_attention_mask", None)
         cache = model_kwargs.get("past_key_values")
-        seen = fingerprint(media, ready)
         if isinstance(cache, MMCache) and cache.holds_context:
+            seen = fingerprint(media, ready)
             if seen is not None and seen != cache.fingerprint:
                 raise ValueError(
                     "past_key_values holds the keys and values of another context; call past_key_values.reset() first"
@@ -204,6 +234,7 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
             return model_kwargs
         context = self.model.context_of(ready, mask, **media)
         if context is not None:
+            seen = fingerprint(media, ready)
             context = MMContextOutput(context.last_hidden_state, context.attention_mask)
             if generation_config.cache_implementation != "static":
                 context = trimmed(context)

@@ -21,13 +21,7 @@ from .context import (
     place,
     run_present,
 )
-from .inputs import (
-    check_pixels,
-    check_text,
-    check_visual_embeds,
-    picture_mask,
-    refuse_absent,
-)
+from .inputs import check_pixels, check_tensors, check_text, check_visual_embeds, picture_mask, refuse_absent
 from .outputs import MMContextOutput, MMModelOutput
 from .rows import MMRows
 from .text import MMTextModel
@@ -187,15 +181,16 @@ class MMModel(MMPreTrainedModel):
             "context_attention_mask": context_attention_mask,
             "media_index": media_index,
         }
+        text = {
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "token_type_ids": token_type_ids,
+        }
+        self._check_held(past_key_values, encoder_outputs, context_index, media)
         context = self.context_of(encoder_outputs, encoder_attention_mask, interpolate_pos_encoding, **media)
         if input_ids is None and inputs_embeds is None:
-            return self._context_alone(context)
-        check_text(self.config, input_ids, inputs_embeds, attention_mask, read_values=past_key_values is None)
-        if kwargs.get("output_attentions") and self.config.text_config._attn_implementation != "eager":
-            raise ValueError(
-                "output_attentions=True needs attention weights, which only attn_implementation='eager' computes; "
-                f"this model uses {self.config.text_config._attn_implementation!r}"
-            )
+            return self._context_alone(context, {**text, "context_index": context_index})
+        self._check_text(input_ids, inputs_embeds, past_key_values, **text)
         if use_cache is None:
             use_cache = self.config.text_config.use_cache and not self.training
         states = None if context is None else context.last_hidden_state
@@ -203,15 +198,14 @@ class MMModel(MMPreTrainedModel):
         num_rows = (input_ids if inputs_embeds is None else inputs_embeds).shape[0]
         output = self.language_model(
             input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
             inputs_embeds=inputs_embeds,
-            token_type_ids=token_type_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
             encoder_hidden_states=states,
             encoder_attention_mask=mask,
             rows=self._rows(num_rows, states, context_index, past_key_values),
+            return_dict=True,
+            **text,
             **kwargs,
         )
         output.context_hidden_states, output.context_attention_mask = states, mask
@@ -241,10 +235,37 @@ class MMModel(MMPreTrainedModel):
             return None
         return MMRows(num_rows, states.shape[0], context_index)
 
+    def _check_text(self, input_ids, inputs_embeds, past_key_values, **text) -> None:
+        """Values are read on the CPU, else in calls without a cache alone (generate() checks its prompt itself)."""
+        check_tensors(input_ids=input_ids, inputs_embeds=inputs_embeds)
+        device = (input_ids if inputs_embeds is None else inputs_embeds).device
+        has_past = past_key_values is not None
+        read_values = self.config.check_inputs and (not has_past or device.type == "cpu")
+        check_text(
+            self.config.text_config, input_ids, inputs_embeds, **text, has_past=has_past, read_values=read_values
+        )
+
     @staticmethod
-    def _context_alone(context: MMContextOutput | None) -> MMModelOutput:
+    def _check_held(cache, encoder_outputs, context_index, media: dict) -> None:
+        """A cache that holds a context reads nothing else, so nothing else may be given beside it."""
+        if not isinstance(cache, MMCache) or not cache.holds_context:
+            return
+        given = [name for name, value in media.items() if value is not None]
+        if given:
+            raise ValueError(
+                f"past_key_values already holds a context, so {', '.join(given)} would not be read; leave that out, "
+                "or call past_key_values.reset() for another context"
+            )
+        context = encoder_outputs if torch.is_tensor(encoder_outputs) or not encoder_outputs else encoder_outputs[0]
+        cache.check_context(None if context is None else context.shape[0], context_index)
+
+    @staticmethod
+    def _context_alone(context: MMContextOutput | None, text: dict) -> MMModelOutput:
         if context is None:
             raise ValueError("nothing to run on: pass input_ids or inputs_embeds, pixel_values, or both")
+        given = [name for name, value in text.items() if value is not None]
+        if given:
+            raise ValueError(f"{', '.join(given)} was given without a text; pass input_ids or inputs_embeds too")
         return MMModelOutput(
             last_hidden_state=context.last_hidden_state,
             pooler_output=context.pooler_output,

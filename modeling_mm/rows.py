@@ -9,6 +9,8 @@ Keys and values are never copied per row. R rows, B contexts, k rows per context
 
 import torch
 
+from .inputs import INTEGERS, check_tensors
+
 
 class MMRows:
     """The plan that maps R rows to B contexts; made once per forward and kept by the cache.
@@ -26,6 +28,7 @@ class MMRows:
 
     def __init__(self, num_rows: int, num_contexts: int, context_index: torch.Tensor | None = None):
         self.num_rows, self.num_contexts = num_rows, num_contexts
+        self.given = context_index
         self.context_index: torch.Tensor | None = None
         self.place: torch.Tensor | None = None
         self.row_at: torch.Tensor | None = None
@@ -40,7 +43,8 @@ class MMRows:
             self._plan(self._checked(context_index))
 
     def _checked(self, index: torch.Tensor) -> torch.Tensor:
-        if index.ndim != 1 or index.shape[0] != self.num_rows or index.is_floating_point():
+        check_tensors(context_index=index)
+        if index.ndim != 1 or index.shape[0] != self.num_rows or index.dtype not in INTEGERS:
             raise ValueError(
                 f"context_index must be int64 ({self.num_rows},), one context per text row; "
                 f"got {index.dtype} {tuple(index.shape)}"
@@ -80,6 +84,18 @@ class MMRows:
         """(B, k*T, ...) -> (R, T, ...)."""
         states = states.reshape(self.num_contexts, self.rows_per_context, length, *states.shape[2:])
         return states.flatten(0, 1) if self.place is None else states[self.context_index, self.place]
+
+    def index(self, device: torch.device | str | None = None) -> torch.Tensor:
+        """int64 (R,), the context of each row."""
+        if self.context_index is not None:
+            return self.context_index.to(device)
+        return torch.arange(self.num_rows, device=device) // self.rows_per_context
+
+    def agrees_with(self, context_index: torch.Tensor) -> bool:
+        """Whether an index says what this plan says. The plan's own tensor is not read: generate() passes it again."""
+        if context_index is self.given:
+            return True
+        return torch.equal(self.index(context_index.device), context_index.long())
 
     def per_row(self, values: torch.Tensor) -> torch.Tensor:
         """(B, ...) of the contexts -> (R, ...) of the rows that read them."""

@@ -12,9 +12,9 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.text import MMTextConfig
 from .attention import MMAttention, build_norm
-from .base import MMPreTrainedModel, reject_unknown
+from .base import MMPreTrainedModel, check_attentions_wanted, reject_unknown
 from .cache import MMCache
-from .inputs import check_positions
+from .inputs import check_memory, check_positions, check_text
 from .layers import MMLayer
 from .outputs import MMModelOutput
 from .pooling import MMPooler
@@ -93,10 +93,21 @@ class MMTextModel(MMPreTrainedModel):
         Returns: last_hidden_state (R, T, D), pooler_output (R, D), past_key_values when use_cache.
         """
         reject_unknown(kwargs, _FORWARD)
+        check_attentions_wanted(self.config, kwargs)
+        check_text(
+            self.config,
+            input_ids,
+            inputs_embeds,
+            attention_mask,
+            position_ids,
+            token_type_ids,
+            has_past=past_key_values is not None,
+            read_values=False,
+        )
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         num_rows, length = inputs_embeds.shape[:2]
-        cache = self._cache(past_key_values, use_cache)
+        cache = self._cache(past_key_values, use_cache, num_rows)
         past = 0 if cache is None else cache.get_seq_length()
         if position_ids is None:
             position_ids = self._default_positions(attention_mask, past, length, inputs_embeds.device)
@@ -140,10 +151,12 @@ class MMTextModel(MMPreTrainedModel):
             hidden_states = hidden_states + self.embed_token_types(token_type_ids)
         return self.dropout(self.embed_norm(hidden_states))
 
-    def _cache(self, past_key_values: Cache | None, use_cache: bool | None) -> MMCache | None:
-        if past_key_values is not None:
-            return MMCache.wrap(past_key_values)
-        return MMCache(DynamicCache(config=self.config), DynamicCache()) if use_cache else None
+    def _cache(self, past_key_values: Cache | None, use_cache: bool | None, num_rows: int) -> MMCache | None:
+        if past_key_values is None:
+            return MMCache(DynamicCache(config=self.config), DynamicCache()) if use_cache else None
+        cache = MMCache.wrap(past_key_values)
+        cache.check_rows(num_rows)
+        return cache
 
     @staticmethod
     def _default_positions(attention_mask, past, length: int, device: torch.device) -> torch.Tensor:
@@ -154,15 +167,13 @@ class MMTextModel(MMPreTrainedModel):
 
     def _context_plan(self, cache, rows, num_rows: int, encoder_hidden_states, encoder_attention_mask):
         """The row plan and the context lengths (B,): the cache's once it holds the context, new ones before."""
+        if encoder_hidden_states is not None and not self.config.cross_attention_layers:
+            raise ValueError("encoder_hidden_states was given, but cross_attention_layers names no layer to read it")
         if cache is not None and cache.holds_context:
-            if cache.rows.num_rows != num_rows:
-                raise ValueError(
-                    f"past_key_values holds {cache.rows.num_rows} rows, but {num_rows} were given; "
-                    "use the same rows, or call past_key_values.reset()"
-                )
             return cache.rows, cache.context_lengths
         if encoder_hidden_states is None:
             return None, None
+        check_memory(encoder_hidden_states, encoder_attention_mask, self.config.memory_size, "encoder_hidden_states")
         if rows is None:
             rows = MMRows(num_rows, encoder_hidden_states.shape[0])
         lengths = None if encoder_attention_mask is None else encoder_attention_mask.sum(-1)

@@ -8,7 +8,8 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.vision import MMVisionConfig
 from .attention import MMAttention, build_norm
-from .base import MMPreTrainedModel, reject_unknown
+from .base import MMPreTrainedModel, check_attentions_wanted, reject_unknown
+from .inputs import check_tensors
 from .layers import MMLayer
 from .pooling import MMPooler
 
@@ -70,6 +71,7 @@ class MMVisionModel(MMPreTrainedModel):
         Raises: ValueError for another shape or size; TypeError for an unknown argument.
         """
         reject_unknown(kwargs, _FORWARD)
+        check_attentions_wanted(self.config, kwargs)
         hidden_states = self._embed(pixel_values, interpolate_pos_encoding)
         for layer in self.layers:
             hidden_states = layer(hidden_states, **kwargs)
@@ -96,9 +98,11 @@ class MMVisionModel(MMPreTrainedModel):
 
     def _check_size(self, pixel_values: torch.Tensor, interpolate: bool) -> None:
         config = self.config
-        wanted = f"float (n, {config.num_channels}, {config.image_size}, {config.image_size})"
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != config.num_channels:
-            raise ValueError(f"pixel_values must be {wanted}; got {tuple(pixel_values.shape)}")
+        check_tensors(pixel_values=pixel_values)
+        wanted = f"float (n, {config.num_channels}, {config.image_size}, {config.image_size}), n at least 1"
+        shape = tuple(pixel_values.shape)
+        if len(shape) != 4 or shape[1] != config.num_channels or not shape[0] or not pixel_values.is_floating_point():
+            raise ValueError(f"pixel_values must be {wanted}; got {pixel_values.dtype} {shape}")
         height, width = pixel_values.shape[-2:]
         if interpolate and height % config.patch_size == 0 and width % config.patch_size == 0 and height and width:
             return
@@ -114,6 +118,6 @@ class MMVisionModel(MMPreTrainedModel):
         if grid == (side, side):
             return table
         lead = self.config.use_cls_token
-        patches = table[lead:].T.reshape(1, -1, side, side).float()
+        patches = table[lead:].T.reshape(1, -1, side, side).to(torch.promote_types(table.dtype, torch.float32))
         patches = nn.functional.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
         return torch.cat([table[:lead], patches.flatten(2)[0].T.to(table.dtype)])

@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 VISIONS = {
     "vit": {
         "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16,
-        "patch_size": 8, "num_register_tokens": 1, "initializer_range": 0.3,
+        "patch_size": 8, "num_register_tokens": 1, "initializer_range": 0.1,
     },
     "conv": {
         "model_type": "mm_conv", "image_size": 16, "stem": {"channels": 8, "kernel_size": 3, "stride": 2},
@@ -26,13 +26,13 @@ VISIONS = {
             {"block": "inverted", "depth": 2, "channels": 8, "stride": 2, "expansion": 2},
             {"block": "inverted", "depth": 1, "channels": 12, "stride": 2, "expansion": 3},
         ],
-        "head_channels": 20, "hidden_act": "relu6", "initializer_range": 0.3,
+        "head_channels": 20, "hidden_act": "relu6", "initializer_range": 0.1,
     },
 }  # fmt: skip
 
 _TEXT = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50,
-    "max_position_embeddings": 32, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "initializer_range": 0.3,
+    "max_position_embeddings": 32, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "initializer_range": 0.15,
 }  # fmt: skip
 # The decoder's shapes: BERT's (post-norm, cross inside), Flamingo's (gated [cross, mlp] layers of their own, the first
 # layer too) and a Llama-like one (pre-norm RMSNorm, gated MLP, grouped queries, query and key norms).
@@ -56,7 +56,7 @@ def build_config(vision: str = "vit", text: str = "inside", **fields) -> MMConfi
     """A tiny MMConfig; `vision_config` and `text_config` among the fields change single settings of those."""
     vision_config = {**VISIONS[vision], **fields.pop("vision_config", {})}
     text_config = {**TEXTS[text], **fields.pop("text_config", {})}
-    return MMConfig(**{"initializer_range": 0.5, **fields, "vision_config": vision_config, "text_config": text_config})
+    return MMConfig(**{"initializer_range": 0.3, **fields, "vision_config": vision_config, "text_config": text_config})
 
 
 def make_visible(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -66,9 +66,12 @@ def make_visible(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         if value.ndim == 1 and value.is_floating_point():
             noise = torch.rand(value.shape, generator=generator).to(value) - 0.5
-            value.data = value.data + (noise if name.endswith("running_var") else 1.2 * noise)
-        elif "patch_embedding" in name or "cross_attn" in name:
-            value.data = 2.5 * value.data
+            value.data = value.data + noise * (1.0 if name.endswith("running_var") else 0.6)
+            value.data = value.data + (0.7 if name.endswith("_gate") else 0.0)
+        elif "patch_embedding" in name:
+            value.data = 1.5 * value.data
+        elif "cross_attn" in name:
+            value.data = 2.0 * value.data
     return model
 
 

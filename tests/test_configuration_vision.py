@@ -1,0 +1,69 @@
+"""MMVisionConfig: the settings of the ViT and their rules."""
+
+import logging
+
+import pytest
+from transformers import AutoConfig
+
+from mm import MMVisionConfig
+
+
+def test_the_defaults_are_vit_base_with_patches_of_16_at_224_pixels():
+    config = MMVisionConfig()
+    assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (768, 12, 12)
+    assert (config.image_size, config.patch_size, config.grid_size, config.num_channels) == (224, 16, 14, 3)
+    assert (config.norm_position, config.final_norm, config.embedding_norm, config.pooler) == (
+        "pre", "all", False, "cls",
+    )  # fmt: skip
+    assert (config.use_cls_token, config.num_register_tokens, config.layer_norm_eps) == (True, 0, 1e-12)
+
+
+FAULTS = [
+    ({"image_size": 0}, "image_size=0 must be positive"),
+    ({"patch_size": -16}, "patch_size=-16 must be positive"),
+    ({"num_channels": 0}, "num_channels=0 must be positive"),
+    ({"image_size": 230}, "image_size=230 is not a multiple of patch_size=16; use 224"),
+    ({"image_size": 8}, "image_size=8 is not a multiple of patch_size=16; use 16"),
+    ({"num_register_tokens": -1}, "num_register_tokens=-1 must not be negative"),
+    ({"use_cls_token": False}, "pooler='cls' reads the CLS token, but use_cls_token=False; use pooler='mean'"),
+    ({"use_cls_token": False, "pooler": "cls_tanh"}, "pooler='cls_tanh' reads the CLS token"),
+    ({"pooler": "last"}, "pooler='last' is for text; use 'cls', 'cls_tanh', 'mean' or 'none'"),
+    ({"pooler": "eos"}, "pooler='eos' is for text"),
+    ({"num_attention_heads": 5}, "hidden_size=768 is not a multiple of num_attention_heads=5"),
+    ({"hidden_act": "relu7"}, "hidden_act='relu7' is not an activation"),
+    ({"model_type": "vit"}, "model_type='vit' is another model's; expected 'mm_vision'"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), FAULTS, ids=[str(fields)[:60] for fields, _ in FAULTS])
+def test_a_broken_rule_is_named_with_the_setting_to_change(fields, message):
+    with pytest.raises(ValueError, match=message):
+        MMVisionConfig(**fields)
+
+
+def test_all_faults_come_in_one_error():
+    with pytest.raises(ValueError, match=r"MMVisionConfig has 3 fault\(s\)") as caught:
+        MMVisionConfig(image_size=230, num_register_tokens=-1, pooler="eos")
+    for part in ("image_size=230", "num_register_tokens=-1", "pooler='eos'"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("fields", [{"image_size": "224"}, {"patch_size": 16.0}, {"use_cls_token": 1}], ids=str)
+def test_a_wrong_type_raises_a_type_error_that_names_the_field(fields):
+    with pytest.raises(TypeError, match=next(iter(fields))):
+        MMVisionConfig(**fields)
+
+
+def test_an_unknown_key_warns_with_the_nearest_name(caplog):
+    with caplog.at_level(logging.WARNING):
+        MMVisionConfig(imagesize=3)
+    assert "MMVisionConfig has no field 'imagesize' (did you mean 'image_size'?)" in caplog.text
+
+
+def test_json_round_trips_to_an_equal_config(tiny_config, tmp_path, caplog):
+    config = tiny_config("vit").vision_config
+    with caplog.at_level(logging.WARNING):
+        config.save_pretrained(tmp_path)
+        for loaded in (MMVisionConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+            assert isinstance(loaded, MMVisionConfig) and loaded.to_json_string() == config.to_json_string()
+    assert not caplog.records

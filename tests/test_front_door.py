@@ -1,0 +1,91 @@
+"""`import mm` in a fresh process: what it registers, what it needs, and that a saved directory is enough."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import BertTokenizer
+
+import mm
+
+OPTIONAL = ("torchvision", "triton", "accelerate")
+WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *(f"w{number}" for number in range(45))]
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_model, tmp_path_factory):
+    """(directory with model and processor, picture file, the caption's token ids)."""
+    directory = tmp_path_factory.mktemp("saved")
+    model = tiny_model("conv", "llama", dtype=torch.float32)
+    model.generation_config.max_new_tokens = 5
+    model.save_pretrained(directory)
+    tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(WORDS)})
+    processor = mm.MMProcessor(mm.MMImageProcessorPil(size={"height": 16, "width": 16}), tokenizer)
+    processor.save_pretrained(directory)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(directory / "picture.png")
+    batch = processor(images=Image.fromarray(pixels), text="w3 w4", return_tensors="pt")
+    return directory, directory / "picture.png", model.generate(**batch)[0].tolist()
+
+
+def run(code: str, *arguments) -> str:
+    """Runs `code` in a fresh interpreter and returns what it printed; warnings go to stderr."""
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+AUTO = """
+import sys
+BLOCKED
+import mm
+from transformers import (
+    AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor, pipeline
+)
+from PIL import Image
+directory, picture = sys.argv[1:]
+found = [
+    auto.from_pretrained(directory)
+    for auto in (AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, AutoImageProcessor)
+]
+print([type(one).__name__ for one in found])
+model, processor = found[2], found[3]
+batch = processor(images=Image.open(picture), text="w3 w4", return_tensors="pt")
+print(model.generate(**batch)[0].tolist())
+pipe = pipeline("image-text-to-text", model=directory)
+print(pipe(picture, text="w3 w4", return_full_text=False)[0]["generated_text"])
+"""
+
+
+@pytest.mark.parametrize("blocked", [(), OPTIONAL], ids=["as installed", "without optional packages"])
+def test_the_auto_classes_and_the_pipeline_work_on_a_saved_directory(saved, blocked):
+    directory, picture, expected = saved
+    block = f"sys.modules.update(dict.fromkeys({blocked!r}))"  # None: an import of it fails
+    classes, ids, caption = run(AUTO.replace("BLOCKED", block), directory, picture).split("\n")
+    names = ["MMConfig", "MMModel", "MMForConditionalGeneration", "MMProcessor", "MMImageProcessorPil"]
+    assert classes == str(names) and ids == str(expected)
+    words = [WORDS[number] for number in expected[3:] if number > 3]
+    assert caption.split() == words
+
+
+def test_a_saved_directory_holds_no_code(saved):
+    directory, *_ = saved
+    assert not list(directory.rglob("*.py")) and "auto_map" not in (directory / "config.json").read_text()
+
+
+def test_every_public_name_is_there_and_the_version_is_the_package_s():
+    assert sorted(mm.__all__) == mm.__all__ and all(hasattr(mm, name) for name in mm.__all__)
+    assert mm.__version__ == version("mm-transformers")
+
+
+@pytest.mark.slow
+def test_import_adds_less_than_three_tenths_of_a_second():
+    code = (
+        "from transformers import AutoModel, GenerationMixin, PreTrainedModel, ProcessorMixin\n"
+        "import time; start = time.process_time(); import mm; print(time.process_time() - start)"
+    )
+    assert min(float(run(code)) for _ in range(3)) < 0.3

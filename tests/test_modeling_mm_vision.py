@@ -1,0 +1,148 @@
+"""MMVisionModel: the ViT written out once more, positions, pooling, and what it refuses."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from mm import MMVisionModel
+
+
+@pytest.fixture
+def tower(tiny_config, visible):
+    """`tower(**fields)`: a ViT of two layers in fp64."""
+
+    def build(**fields) -> MMVisionModel:
+        torch.manual_seed(0)
+        config = tiny_config("vit", vision_config=fields).vision_config
+        return visible(MMVisionModel._from_config(config, attn_implementation="eager")).double().eval()
+
+    return build
+
+
+@pytest.fixture
+def pixels():
+    return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def patches_of(model, pixels):
+    """(n, rows*columns, D), patch by patch in row-major order, each a linear map of its pixels."""
+    size, weight = model.config.patch_size, model.patch_embedding.weight.flatten(1)
+    rows, columns = pixels.shape[2] // size, pixels.shape[3] // size
+    cut = [
+        pixels[:, :, size * r : size * (r + 1), size * c : size * (c + 1)].flatten(1)
+        for r in range(rows)
+        for c in range(columns)
+    ]
+    bias = 0 if model.patch_embedding.bias is None else model.patch_embedding.bias
+    return torch.stack(cut, 1) @ weight.T + bias
+
+
+SHAPES = [
+    ({}, 6),  # CLS, one register, four patches
+    ({"num_register_tokens": 0}, 5),
+    ({"use_cls_token": False, "pooler": "mean", "num_register_tokens": 2}, 6),
+    ({"patch_bias": False, "position_embedding_type": "none", "embedding_norm": True, "num_register_tokens": 0}, 5),
+]
+
+
+@pytest.mark.parametrize(("fields", "length"), SHAPES)
+def test_tokens_are_cls_then_registers_then_patches_with_positions(tower, pixels, fields, length):
+    model = tower(**fields)
+    tokens = patches_of(model, pixels)
+    if model.cls_token is not None:
+        tokens = torch.cat([model.cls_token.expand(2, -1, -1), tokens], 1)
+    if model.embed_positions is not None:
+        tokens = tokens + model.embed_positions.weight
+    if model.register_tokens is not None:
+        lead = int(model.config.use_cls_token)
+        tokens = torch.cat([tokens[:, :lead], model.register_tokens.expand(2, -1, -1), tokens[:, lead:]], 1)
+    tokens = model.embed_norm(tokens)
+    for layer in model.layers:
+        tokens = tokens + layer.self_attn(layer.self_attn_norm(tokens))[0]
+        tokens = tokens + layer.mlp(layer.mlp_norm(tokens))
+    output = model(pixels)
+    assert output.last_hidden_state.shape == (2, length, 24)
+    torch.testing.assert_close(output.last_hidden_state, model.norm(tokens), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("pooler", ["cls", "cls_tanh", "mean", "none"])
+def test_the_pooled_vector_is_of_the_kind_asked_for(tower, pixels, pooler):
+    model = tower(pooler=pooler)
+    output = model(pixels)
+    states, expected = output.last_hidden_state, None
+    if pooler == "cls":
+        expected = states[:, 0]
+    elif pooler == "cls_tanh":
+        expected = torch.tanh(model.pooler.dense(states[:, 0]))
+    elif pooler == "mean":
+        expected = states.mean(1)
+    assert (output.pooler_output is None) if expected is None else torch.equal(output.pooler_output, expected)
+
+
+@pytest.mark.parametrize("final_norm", ["all", "pooled", "none"])
+def test_the_final_norm_reaches_what_the_config_says(tower, pixels, final_norm):
+    model = tower(final_norm=final_norm)
+    output = model(pixels, output_hidden_states=True)
+    bare = tower(final_norm="none")(pixels).last_hidden_state
+    norm = torch.nn.LayerNorm(24, eps=1e-12).double()
+    if final_norm != "none":
+        norm.load_state_dict(model.norm.state_dict())
+    assert torch.equal(output.last_hidden_state, norm(bare) if final_norm == "all" else bare)
+    assert torch.equal(output.pooler_output, bare[:, 0] if final_norm == "none" else norm(bare)[:, 0])
+    assert len(output.hidden_states) == 3
+
+
+def test_positions_are_resampled_for_another_size_only_when_asked(tower):
+    model = tower()
+    larger = torch.randn(2, 3, 24, 32, dtype=torch.float64)
+    with pytest.raises(ValueError, match="24x32, but image_size=16; resize them, or pass interpolate_pos_encoding"):
+        model(larger)
+    assert model(larger, interpolate_pos_encoding=True).last_hidden_state.shape == (2, 2 + 3 * 4, 24)
+    table = model.embed_positions.weight
+    grid = table[1:].T.reshape(1, 24, 2, 2)
+    expected = functional.interpolate(grid, size=(3, 4), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(model._positions((3, 4))[1:], expected[0].flatten(1).T, rtol=0, atol=1e-12)
+    assert torch.equal(model._positions((3, 4))[0], table[0])
+
+
+def test_resampling_leaves_the_trained_size_as_it_is(tower, pixels):
+    model = tower()
+    assert torch.equal(model(pixels, interpolate_pos_encoding=True).last_hidden_state, model(pixels).last_hidden_state)
+
+
+def test_a_picture_does_not_depend_on_its_batch(tower, pixels):
+    model = tower()
+    together = model(pixels).last_hidden_state
+    for number in range(2):
+        alone = model(pixels[number : number + 1]).last_hidden_state
+        torch.testing.assert_close(together[number : number + 1], alone, rtol=0, atol=1e-12)
+
+
+def test_pixels_are_cast_to_the_weights(tower, pixels):
+    assert tower().to(torch.bfloat16)(pixels).last_hidden_state.dtype == torch.bfloat16
+
+
+REFUSED = [
+    (torch.ones(2, 4, 16, 16), ValueError, r"must be float \(n, 3, 16, 16\), n at least 1; got .* \(2, 4, 16, 16\)"),
+    (torch.ones(3, 16, 16), ValueError, r"got torch.float32 \(3, 16, 16\)"),
+    (torch.ones(0, 3, 16, 16), ValueError, "n at least 1"),
+    (torch.ones(2, 3, 16, 16, dtype=torch.uint8), ValueError, "must be float .* got torch.uint8"),
+    ([[1.0]], TypeError, "pixel_values must be a tensor; got list"),
+    (torch.ones(2, 3, 16, 24), ValueError, "16x24, but image_size=16"),
+]
+
+
+@pytest.mark.parametrize(("given", "error", "message"), REFUSED, ids=[message for *_, message in REFUSED])
+def test_bad_pictures_are_refused_in_words(tower, given, error, message):
+    with pytest.raises(error, match=message):
+        tower()(given)
+
+
+def test_sides_that_are_no_multiple_of_the_patch_are_refused_when_resampling_too(tower):
+    with pytest.raises(ValueError, match="20x24.* multiples of 8"):
+        tower()(torch.ones(1, 3, 20, 24), interpolate_pos_encoding=True)
+
+
+def test_an_unknown_argument_is_refused_with_the_nearest_name(tower, pixels):
+    with pytest.raises(TypeError, match="'interpolate_pos_encodin' .did you mean 'interpolate_pos_encoding'"):
+        tower()(pixels, interpolate_pos_encodin=True)
