@@ -29,7 +29,7 @@ def build_processor(tokenizer, image_size: int) -> MMProcessor:
     return MMProcessor(image_processor, tokenizer)
 
 
-def package(run: Path, output: Path, num_beams: int = 3) -> int:
+def package(run: Path, output: Path, num_beams: int = 1) -> int:
     """Writes the folder and returns its size in bytes.
 
     Parameters are stored in fp16 and config.json says float32, so loading gives an fp32 model of the rounded weights.
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--num-beams", type=int, default=3)
+    parser.add_argument("--num-beams", type=int, default=1)
     options = parser.parse_args(arguments)
     print(f"{package(options.run, options.output, options.num_beams):,} bytes in {options.output}")
 
