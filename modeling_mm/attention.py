@@ -3,6 +3,9 @@
 R rows, B contexts, k rows per context, T text tokens, S context tokens, H / Hkv heads, D head width.
 """
 
+# MMStackConfig fills head_dim and num_key_value_heads in; cross-attention always comes with its row plan.
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportOptionalMemberAccess=false, reportOptionalOperand=false
+
 import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import TransformersKwargs
+from transformers.utils.generic import TransformersKwargs
 
 from ..configuration.mm import MMConfig
 from ..configuration.stack import nearest
@@ -39,7 +39,7 @@ class MMPreTrainedModel(PreTrainedModel):
     config: MMConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["MMLayer"]
     _skip_keys_device_placement = ["past_key_values"]
@@ -71,6 +71,7 @@ class MMPreTrainedModel(PreTrainedModel):
         cls, *args, ignore_mismatched_sizes: bool = False, output_loading_info: bool = False, **kwargs
     ) -> Any:
         """As in Transformers, and strict: see `check_loaded` for what raises and what is only reported."""
-        model, info = super().from_pretrained(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
+        model, info = loaded
         check_loaded(model, info, ignore_mismatched_sizes)
         return (model, info) if output_loading_info else model

@@ -1,11 +1,15 @@
 """MMCache: self-attention per row, cross-attention per context, written once and never reordered."""
 
+# A cache that holds a context has its rows, and its layers are plain key-value layers.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportReturnType=false
+
 from collections.abc import Callable
 
 import torch
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, StaticCache
 
 from ..configuration.text import MMTextConfig
+from .inputs import may_read_values
 from .rows import MMRows
 
 
@@ -88,7 +92,7 @@ class MMCache(EncoderDecoderCache):
                 f"past_key_values holds {held} contexts, but encoder_outputs has {num_contexts}; "
                 "call past_key_values.reset() for others"
             )
-        if context_index is not None and not self.rows.agrees_with(context_index):
+        if context_index is not None and may_read_values() and not self.rows.agrees_with(context_index):
             raise ValueError(
                 "past_key_values was filled with another context_index; pass the same or none, or call "
                 "past_key_values.reset()"

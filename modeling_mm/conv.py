@@ -260,7 +260,7 @@ class MMConvModel(MMPreTrainedModel):
 
     config: MMConvConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     _no_split_modules = ["MMPlainBlock", "MMResidualBlock", "MMBottleneckBlock", "MMInvertedBlock"]
 
     def __init__(self, config: MMConvConfig):

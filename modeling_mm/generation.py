@@ -3,21 +3,25 @@
 B contexts, R rows, k rows per context, T text tokens, V vocabulary, D hidden_size.
 """
 
+# Transformers types GenerationMixin's methods for a class of its own; its model_kwargs hold more than tensors.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalSubscript=false
+
 from collections import OrderedDict
 
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
-from transformers.generation import GenerationMixin
+from transformers.generation.utils import GenerationMixin
 from transformers.modeling_utils import slice_logits_to_keep
-from transformers.utils import can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
 from ..configuration.mm import MMConfig
 from ..configuration.text import MMTextConfig
 from .attention import build_norm
 from .base import MMPreTrainedModel, reject_unknown
 from .cache import MMCache, check_cache
+from .context import as_context
 from .inputs import check_labels, check_logits_to_keep, check_prompt_ends, check_tensors, check_text
 from .losses import causal_lm_loss
 from .model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
@@ -40,7 +44,7 @@ def fingerprint(media: dict, ready) -> tuple | None:
     One sum per context, with a weight per place: the same pictures in another order, or mirrored, are others.
     """
     if ready is not None:
-        media = {"encoder_outputs": ready if torch.is_tensor(ready) else ready[0]}
+        media = {"encoder_outputs": ready.last_hidden_state}
     tensors = sorted((name, value) for name, value in media.items() if torch.is_tensor(value))
     return tuple((name, tuple(value.shape), *_weighted_sums(value)) for name, value in tensors) or None
 
@@ -181,10 +185,14 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
         cache = model_kwargs.get("past_key_values")
         if cache is not None:
             check_cache(cache)
+        ready = model_kwargs.get("encoder_outputs")
+        if ready is not None:
+            real = model_kwargs.pop("encoder_attention_mask", None)
+            model_kwargs["encoder_outputs"] = as_context(ready, real, self.config.text_config.memory_size)
         names = ["attention_mask"] if cache is not None else ["attention_mask", "position_ids", "token_type_ids"]
         given = {name: model_kwargs.get(name) for name in names}  # beside a cache they may cover what it holds
         mask = given["attention_mask"]
-        if "encoder_outputs" in model_kwargs and torch.is_tensor(mask) and mask.shape[1:] == (1,):
+        if ready is not None and torch.is_tensor(mask) and mask.shape[1:] == (1,):
             given["attention_mask"] = None  # assisted decoding's, for its assistant: one column, whatever the prompt
         embeds = model_kwargs.get("inputs_embeds")
         ids = model_kwargs.get("input_ids") if inputs is None else inputs
@@ -208,13 +216,11 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
     @staticmethod
     def _rows_without_prompt(model_kwargs) -> int | None:
         """One row per entry of context_index, or per context."""
+        given = {name: model_kwargs.get(name) for name in ("context_index", *_PER_CONTEXT)}
         context = model_kwargs.get("encoder_outputs")
-        if context is not None and not torch.is_tensor(context):
-            context = context[0]
-        for rows in (model_kwargs.get("context_index"), context, *(model_kwargs.get(name) for name in _PER_CONTEXT)):
-            if rows is not None:
-                return rows.shape[0]
-        return None
+        given["encoder_outputs"] = None if context is None else context.last_hidden_state
+        check_tensors(**given)
+        return next((len(value) for value in given.values() if value is not None), None)
 
     def _maybe_prepare_encoder_kwargs_for_generation(
         self, inputs_tensor, model_kwargs, model_input_name, generation_config
@@ -223,7 +229,7 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
         check_prompt_ends(model_kwargs.get("attention_mask"))
         media = {name: model_kwargs.pop(name) for name in MEDIA_INPUTS if name in model_kwargs}
         ready = model_kwargs.pop("encoder_outputs", None)
-        mask = model_kwargs.pop("encoder_attention_mask", None)
+        lonely_mask = model_kwargs.pop("encoder_attention_mask", None)
         cache = model_kwargs.get("past_key_values")
         if isinstance(cache, MMCache) and cache.holds_context:
             seen = fingerprint(media, ready)
@@ -232,7 +238,7 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
                     "past_key_values holds the keys and values of another context; call past_key_values.reset() first"
                 )
             return model_kwargs
-        context = self.model.context_of(ready, mask, **media)
+        context = self.model.context_of(ready, lonely_mask, **media)
         if context is not None:
             seen = fingerprint(media, ready)
             context = MMContextOutput(context.last_hidden_state, context.attention_mask)

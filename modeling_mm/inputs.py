@@ -3,6 +3,9 @@
 B contexts, N pictures per context, R rows, T text tokens, S tokens, Dv vision tower width.
 """
 
+# torch does not export is_tracing; which of two tensors is there is the check that stands before.
+# pyright: reportArgumentType=false, reportPrivateImportUsage=false
+
 import torch
 from torch.nn.attention.flex_attention import BlockMask
 from transformers.utils.import_utils import is_torchdynamo_compiling
@@ -152,8 +155,7 @@ def _check_ids(
 def check_pixels(config: MMConfig, pixel_values: torch.Tensor) -> None:
     """Pixels of one or several pictures per context: float, (B, C, H, W) or (B, N, C, H, W), finite."""
     channels = config.vision_config.num_channels
-    if not torch.is_tensor(pixel_values):
-        raise TypeError(f"pixel_values must be a float tensor; got {type(pixel_values).__name__}")
+    check_tensors(pixel_values=pixel_values)
     if pixel_values.ndim not in (4, 5) or pixel_values.shape[-3] != channels:
         raise ValueError(
             f"pixel_values must be (B, {channels}, height, width) or (B, N, {channels}, height, width); "

@@ -4,10 +4,13 @@ B contexts, N pictures per context, R rows, T text tokens, S context tokens; Dv,
 context and the text.
 """
 
+# Of input_ids and inputs_embeds, and of pixels and embeddings, one is there: checked in words before.
+# pyright: reportArgumentType=false, reportOptionalMemberAccess=false
+
 import torch
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
 from ..configuration.mm import MMConfig
 from .base import MMPreTrainedModel, reject_unknown

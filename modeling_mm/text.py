@@ -3,6 +3,9 @@
 R rows, B contexts, k rows per context, T text tokens, S context tokens, D hidden_size, Dc width of the context.
 """
 
+# Of input_ids and inputs_embeds one is there, and rows come with the context: checked in words before.
+# pyright: reportArgumentType=false, reportOptionalMemberAccess=false
+
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache
@@ -30,7 +33,7 @@ class MMTextModel(MMPreTrainedModel):
     """Embeddings, layers out of {self, cross, mlp}, a final norm and a pooler."""
 
     config: MMTextConfig
-    input_modalities = ("text",)
+    input_modalities = ["text"]
     _can_record_outputs = {
         "hidden_states": MMLayer,
         "attentions": OutputRecorder(MMAttention, index=1, layer_name="self_attn"),

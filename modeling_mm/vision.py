@@ -1,5 +1,8 @@
 """MMVisionModel: a ViT. n pictures, S tokens (CLS, registers, patches in row-major order), D hidden_size."""
 
+# The positions are there wherever they are asked for: __init__ decides.
+# pyright: reportOptionalMemberAccess=false
+
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -24,7 +27,7 @@ class MMVisionModel(MMPreTrainedModel):
 
     config: MMVisionConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     _can_record_outputs = {
         "hidden_states": MMLayer,
         "attentions": OutputRecorder(MMAttention, index=1, layer_name="self_attn"),

@@ -6,11 +6,14 @@ without absent ones, no index, no padding anywhere. Logits agree to 1e-12 in fp6
 max(1, |logit|).
 """
 
+# Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+
 from functools import cache
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import CompileConfig, DynamicCache
 
 from mm import MMCache
 
@@ -261,6 +264,19 @@ def test_going_on_from_a_cache_equals_starting_again(model_of, kind):
         batch["input_ids"] = torch.cat([output.sequences, more], 1)
         batch["attention_mask"] = torch.nn.functional.pad(batch["attention_mask"], (0, 4), value=1)
     assert held.get_seq_length() == 4 + 2 + 2 * 4 - 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_compiled_decode_is_one_graph_and_equals_the_plain_one(model_of, text):
+    model, batch = model_of("vit", text), whole_batch()
+    compiling = CompileConfig(backend="eager", fullgraph=True, dynamic=False)
+    compiling._compile_all_devices = True  # generate() compiles on accelerators alone unless told
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    expected = model.generate(**batch, **MODES["static cache"])
+    assert torch.equal(model.generate(**batch, **MODES["static cache"], compile_config=compiling), expected)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 @pytest.mark.slow

@@ -1,5 +1,8 @@
 """MMAttention: the formula, and every implementation of it."""
 
+# Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
+# pyright: reportArgumentType=false, reportOptionalSubscript=false
+
 import pytest
 import torch
 from transformers.masking_utils import create_bidirectional_mask
@@ -89,6 +92,27 @@ def test_cross_attention_is_the_formula_for_each_row_and_its_context(tiny_config
         expected, expected_weights = by_the_formula(module, states[row], memory[context], allowed)
         torch.testing.assert_close(output[row], expected, rtol=0, atol=1e-12)
         torch.testing.assert_close(weights[row], expected_weights, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["eager", "sdpa"])
+def test_attention_dropout_acts_on_the_weights_and_only_in_training(tiny_config, visible, name):
+    module = built(tiny_config, visible, "inside", cross=False, attention_dropout=0.5)
+    module.config._attn_implementation = name
+    states = torch.randn(2, 5, 32, dtype=torch.float64)
+    assert torch.equal(module(states)[0], module(states)[0])
+    module.train()
+    assert not torch.equal(module(states)[0], module(states)[0])
+    kept = [module(states)[0] for _ in range(2000)]
+    module.eval()
+    torch.testing.assert_close(torch.stack(kept).mean(0), module(states)[0], rtol=0, atol=0.1)  # right on average
+
+
+def test_cross_attention_is_never_causal(tiny_config, visible):
+    module = built(tiny_config, visible, "inside", cross=True)
+    module.config._attn_implementation = "sdpa"
+    states, memory = torch.randn(1, 5, 32, dtype=torch.float64), torch.randn(1, 5, 32, dtype=torch.float64)
+    both = [module(states, memory, rows=MMRows(1, 1), is_causal=causal)[0] for causal in (False, True)]
+    assert torch.equal(*both)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ MEDIA = {
     ),
     "NaN": ({"pixel_values": PIXELS * float("nan")}, ValueError, "pixel_values hold NaN or infinite values"),
     "infinite": ({"pixel_values": PIXELS / 0}, ValueError, "pixel_values hold NaN or infinite values"),
-    "list": ({"pixel_values": [PIXELS]}, TypeError, "pixel_values must be a float tensor; got list"),
+    "list": ({"pixel_values": [PIXELS]}, TypeError, "pixel_values must be a tensor; got list"),
     "no picture": (
         {"pixel_values": torch.ones(2, 0, 3, 16, 16)},
         ValueError,
@@ -250,6 +250,15 @@ def test_generate_refuses(model, name):
     refused(
         lambda **inputs: model.generate(**{"max_new_tokens": 2, **inputs}), *(MEDIA | CONTEXTS | TEXT | GENERATE)[name]
     )
+
+
+@pytest.mark.parametrize("name", [name for name in MEDIA | CONTEXTS if "texts" not in name])
+def test_generate_without_a_prompt_refuses(model, name):
+    def generate(input_ids, attention_mask, **media):
+        model.generate(**media, max_new_tokens=2)
+
+    if name != "index length":  # without a prompt the index says how many rows there are
+        refused(generate, *(MEDIA | CONTEXTS)[name])
 
 
 @pytest.mark.parametrize("name", MEDIA)

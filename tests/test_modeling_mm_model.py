@@ -1,5 +1,8 @@
 """MMModel: any subset of its inputs, and contexts that are right whatever else is in the batch."""
 
+# Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
+# pyright: reportOptionalSubscript=false
+
 import pytest
 import torch
 
