@@ -6,6 +6,7 @@ from setuptools import setup
 
 FOLDERS = [
     "configuration",
+    "kernels",
     "processing",
     "modeling_mm",
     "conversion_scripts",

@@ -145,6 +145,15 @@ def test_asking_for_everything_gives_everything_per_row(tiny_model, pixels):
     assert output.attentions[0][0].shape == (4, 2, 4, 4)
 
 
+@pytest.mark.parametrize(("settings", "length"), [({}, 6), ({"cache_implementation": "static"}, 12)])
+def test_columns_that_are_padding_everywhere_are_cut_unless_shapes_must_stay(tiny_model, pixels, settings, length):
+    model, present = tiny_model(), torch.tensor([[True, False], [False, True]])
+    slots = {"pixel_values": pixels[:, None].expand(-1, 2, -1, -1, -1), "pixel_attention_mask": present}
+    output = model.generate(**slots, **settings, max_new_tokens=3, return_dict_in_generate=True)
+    held = output.past_key_values.cross_attention_cache.layers[0]
+    assert held.keys.shape == held.values.shape == (2, 2, length, 16)
+
+
 def test_the_vocabulary_can_grow(tiny_model, pixels):
     model = tiny_model()
     before = model(input_ids=IDS, pixel_values=pixels).logits

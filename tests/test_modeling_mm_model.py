@@ -205,6 +205,8 @@ def test_outputs_come_as_tuples_when_asked(tiny_model, pixels):
     output = model(input_ids=IDS, pixel_values=pixels[:2, 0], use_cache=False)
     plain = model(input_ids=IDS, pixel_values=pixels[:2, 0], use_cache=False, return_dict=False)
     assert isinstance(plain, tuple) and torch.equal(plain[0], output.last_hidden_state)
+    model.config.text_config.return_dict = False
+    assert torch.equal(model(input_ids=IDS, pixel_values=pixels[:2, 0])[0], output.last_hidden_state)
     model.config.return_dict = False
     assert isinstance(model(input_ids=IDS), tuple)
 

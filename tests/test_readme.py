@@ -1,0 +1,48 @@
+"""The README says what is so: its Python runs as written, its captions are the captions, its commands exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture()
+def folder(tmp_path):
+    """A working directory that looks like the checkout; what the code writes stays here."""
+    for name in ("checkpoints", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_the_python_of_the_readme_runs_as_written(folder, number):
+    run = subprocess.run(
+        [sys.executable, "-c", BLOCKS[number]], cwd=folder, capture_output=True, text=True, timeout=240
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    if "trainer.save_model" in BLOCKS[number]:
+        assert "rocket" in run.stdout
+        assert (folder / "runs" / "mine" / "processor_config.json").exists()
+
+
+def test_the_captions_of_the_readme_are_those_of_the_command(folder):
+    command = Path(sys.executable).with_name("mm")
+    pictures = sorted(str(path) for path in (folder / "examples" / "pictures").glob("*.png"))
+    run = subprocess.run([command, "caption", *pictures], cwd=folder, capture_output=True, text=True, check=True)
+    shown = [re.split(r"\s{1,}", line, maxsplit=1) for line in README.splitlines() if re.match(r"\S+\.png +\S", line)]
+    assert [line.split("\t") for line in run.stdout.splitlines()] == shown
+
+
+def test_every_make_target_that_the_documents_name_exists():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    documents = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"(?:`|^    )make ([a-z][a-z-]+)", documents, re.MULTILINE))
+    assert {"caption", "test"} <= named
+    targets = set(" ".join(re.findall(r"^([a-z][a-z -]*):(?!=)", makefile, re.MULTILINE)).split())
+    assert not named - targets
