@@ -87,5 +87,5 @@ benchmark: $(DEV)  ## generate() beside transformers' BLIP, the same weights in 
 	@$(BIN)/python benchmarks/beam_search_vs_blip.py
 
 clean:  ## remove what was built (not .venv, not .data)
-	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache
 	@find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +

@@ -50,7 +50,6 @@ setup(
             *DATA,
             "pytest",
             "pytest-xdist",
-            "hypothesis",
             "ruff",
             "basedpyright",
             "build",
