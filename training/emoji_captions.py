@@ -99,7 +99,8 @@ def captions(model, tokenizer, items: list[EmojiItem], num_beams: int = 1, batch
 class DevScore(TrainerCallback):
     """Writes exact match on every fourth picture of the development set, and the CPU minutes of training so far.
 
-    Minutes count this process and those that it resumed, preparation included and these evaluations excluded.
+    Minutes count this process and those that it resumed: features and training, and the drawing of pictures where
+    they are not drawn yet; not these evaluations.
     """
 
     def __init__(self, tokenizer, items: list[EmojiItem], log: Path, phase: str, every: int):
