@@ -18,6 +18,8 @@ FOLDERS = [
 TRAIN = ["accelerate>=1.10"]
 DATA = ["resvg-py>=0.5"]
 EVAL = ["sacrebleu>=2.5"]
+# CUDA builds of torch bring the Triton they were built with; this is for reading, testing and tuning the kernels.
+TRITON = ["triton>=3.7.1; platform_system == 'Linux'"]
 
 setup(
     name="mm-transformers",
@@ -44,10 +46,12 @@ setup(
         "train": TRAIN,
         "eval": EVAL,
         "examples": DATA,
+        "triton": TRITON,
         "dev": [
             *TRAIN,
             *EVAL,
             *DATA,
+            *TRITON,
             "pytest",
             "pytest-xdist",
             "ruff",

@@ -4,18 +4,21 @@ B contexts · H query heads · Hkv key heads (H a multiple of it) · M queries �
 Rows of a context are just more queries, so M counts the rows times their tokens.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
 class Attended(NamedTuple):
-    """output (B, H, M, D); lse (B, H, M), log of the sum of exp(score); mass (B, H, N), what each key was given."""
+    """output (B, H, M, D); lse (B, H, M), log of the sum of exp(score); mass (B, H, N), what each key was given.
+
+    From flash_cross_attention lse and mass are None unless they were asked for.
+    """
 
     output: Tensor
-    lse: Tensor
-    mass: Tensor
+    lse: Any
+    mass: Any
 
 
 def reference_attention(
@@ -51,6 +54,8 @@ def reference_attention(
             ranges = None if row_ranges is None else row_ranges[:, first:last]
             allowed = _allowed(key[one], last - first, _of(key_lengths, one), _of(key_mask, one), ranges)
             parts.append(_attend(query[:, :, first:last], key[one], value[one], allowed, scale))
+        if not parts:
+            return Attended(torch.zeros_like(query), query.new_zeros(query.shape[:3]), key.new_zeros(key.shape[:3]))
         outputs, lses, masses = zip(*parts, strict=True)
         return Attended(torch.cat(outputs, 2), torch.cat(lses, 2), torch.cat(masses, 0))
     return _attend(query, key, value, _allowed(key, query.shape[2], key_lengths, key_mask, row_ranges), scale)
@@ -84,3 +89,59 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor, scale: f
     weights = torch.softmax(scores.masked_fill(~sees[..., None], 0.0), dim=-1) * sees[..., None]
     lse = torch.logsumexp(scores.masked_fill(~sees[..., None], 0.0), dim=-1).masked_fill(~sees, float("-inf"))
     return Attended(weights @ value, lse, weights.sum(2))
+
+
+def reference_backward(
+    grad: Tensor,
+    grad_lse: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    *,
+    key_lengths: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    row_ranges: Tensor | None = None,
+    cu_rows: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of query, key and value, from those of output and lse (None: not used), by the formulas.
+
+    P = exp(S - lse), dS = P (dO V^T - rowsum(dO O) + dlse), dV = P^T dO, dQ = scale dS K, dK = scale dS^T Q.
+    Source: Dao et al. 2022 (arXiv:2205.14135), algorithm 4.
+    """
+    rest = (key_lengths, key_mask, row_ranges)
+    if cu_rows is None:
+        allowed = _allowed(key, query.shape[2], *rest)
+        return _gradients(grad, grad_lse, query, key, value, output, lse, allowed, scale)
+    bounds = cu_rows.tolist()
+    parts = []
+    for context, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        one, rows = slice(context, context + 1), slice(first, last)
+        ranges = None if row_ranges is None else row_ranges[:, rows]
+        allowed = _allowed(key[one], last - first, _of(key_lengths, one), _of(key_mask, one), ranges)
+        lse_rows = None if grad_lse is None else grad_lse[:, :, rows]
+        of_rows = (query[:, :, rows], key[one], value[one], output[:, :, rows], lse[:, :, rows])
+        parts.append(_gradients(grad[:, :, rows], lse_rows, *of_rows, allowed, scale))
+    if not parts:
+        return torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
+    of_query, of_key, of_value = zip(*parts, strict=True)
+    return torch.cat(of_query, 2), torch.cat(of_key, 0), torch.cat(of_value, 0)
+
+
+def _gradients(grad, grad_lse, query, key, value, output, lse, allowed: Tensor, scale: float | None):
+    kv_heads, groups = key.shape[1], query.shape[1] // key.shape[1]
+    scale = query.shape[3] ** -0.5 if scale is None else scale
+    keys, values = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = query @ keys.transpose(2, 3) * scale
+    weights = torch.exp(scores - lse[..., None]).masked_fill(~allowed[:, None], 0.0)
+    delta = (grad * output).sum(-1) - (0.0 if grad_lse is None else grad_lse)
+    of_scores = (weights * (grad @ values.transpose(2, 3) - delta[..., None])).masked_fill(~allowed[:, None], 0.0)
+    of_keys = of_scores.transpose(2, 3) @ query * scale
+    of_values = weights.transpose(2, 3) @ grad
+    return (
+        of_scores @ keys * scale,
+        of_keys.unflatten(1, (kv_heads, groups)).sum(2),
+        of_values.unflatten(1, (kv_heads, groups)).sum(2),
+    )

@@ -1,0 +1,266 @@
+"""flash_cross_attention: the public function, over custom ops that compile, export and differentiate.
+
+B contexts · H query heads · Hkv key heads (H a multiple of it) · M queries · N keys · D head width.
+On CUDA the ops run the Triton kernels; everywhere else, and for float64, the plain-torch reference. With
+TRITON_INTERPRET=1 set before Triton is imported, CPU tensors run the kernels through Triton's interpreter.
+"""
+
+import importlib.util
+import os
+
+import torch
+from torch import Tensor
+
+from .checks import MAX_HEAD_DIM, check_inputs, check_values
+from .reference import Attended, reference_attention, reference_backward
+
+__all__ = ["MAX_HEAD_DIM", "attend", "flash_cross_attention", "runs_kernels"]
+
+KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+HAS_TRITON = importlib.util.find_spec("triton") is not None  # found, not imported
+IS_INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it as kernels are defined
+
+
+def runs_kernels(tensor: Tensor) -> bool:
+    """Whether the Triton kernels compute this tensor's attention; otherwise the reference does.
+
+    They want an NVIDIA GPU of compute capability 8.0 or later and float16, bfloat16 or float32.
+    """
+    if tensor.dtype not in KERNEL_DTYPES:
+        return False
+    if tensor.device.type == "cuda":
+        capable = torch.version.hip is None and torch.cuda.get_device_capability(tensor.device) >= (8, 0)
+        return capable and HAS_TRITON
+    return tensor.device.type == "cpu" and IS_INTERPRETED
+
+
+def flash_cross_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    key_lengths: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    row_ranges: Tensor | None = None,
+    cu_rows: Tensor | None = None,
+    scale: float | None = None,
+    return_lse: bool = False,
+    return_mass: bool = False,
+) -> Tensor | Attended:
+    """softmax(query key^T * scale) value, where all queries of a context read the same keys, never copied.
+
+    Rows of a context (beams, questions) are more queries: fold (k, T) into M = k*T, or pack ragged rows one context
+    after another with cu_rows. A query that may see no key gives output exactly 0, lse -inf and no gradient.
+
+    Args:
+        query: float (B, H, M, D), D of 1..256; with cu_rows (1, H, M, D), the queries of all contexts.
+        key, value: (B, Hkv, N, D), of query's dtype and device. Any strides; the last one 1 saves a copy.
+        key_lengths: int (B,), 0..N, only the first that many keys of a context are real. Reading them to check them
+            waits for the device; nothing is read while compiling, exporting or capturing a CUDA graph.
+        key_mask: bool (B, N), True = may be seen. Padding at the end is cheaper as key_lengths.
+        row_ranges: int (B, M, 2), with cu_rows (1, M, 2): query m sees the keys low <= n < high alone, in 0..N.
+        cu_rows: int (B + 1,), from 0 to M: context b has the queries cu_rows[b] to cu_rows[b + 1].
+        scale: a positive number; None is D ** -0.5.
+        return_lse, return_mass: also lse float32 (B, H, M), the natural log of the sum of exp(score), and mass
+            float32 (B, H, N), what each key was given by all queries (both float64 for float64 input).
+    Returns: output (B, H, M, D), laid out as (B, M, H, D); with a flag Attended(output, lse, mass), None where not
+        asked for. Gradients flow through output and lse; a backward through mass raises RuntimeError.
+    Raises: ValueError or TypeError that names the argument and what is accepted, before anything is launched.
+    Sources: Dao 2023 (arXiv:2307.08691); shared keys of several heads: Ainslie et al. 2023 (arXiv:2305.13245).
+    """
+    scale = check_inputs(query, key, value, key_lengths, key_mask, row_ranges, cu_rows, scale)
+    check_values(query, key, key_lengths, row_ranges, cu_rows)
+    lengths, ranges, cu_rows = map(_int32, (key_lengths, row_ranges, cu_rows))
+    if key_mask is not None:
+        key_mask = key_mask.to(torch.uint8).contiguous()
+    rest = (lengths, key_mask, ranges, cu_rows, scale)
+    output, lse = torch.ops.mm.cross_attention_forward(query, key, value, *rest)
+    if not return_lse and not return_mass:
+        return output
+    mass = None
+    if return_mass:
+        mass = torch.ops.mm.cross_attention_mass(query, key, lse, *rest)
+    return Attended(output, lse if return_lse else None, mass)
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_lengths: Tensor | None = None,
+    row_ranges: Tensor | None = None,
+    cu_rows: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """`flash_cross_attention` of a caller that made the lengths itself: shapes are checked, numbers are not read.
+
+    A model calls this at every decode step, where waiting for the device would cost more than the attention.
+    """
+    scale = check_inputs(query, key, value, key_lengths, None, row_ranges, cu_rows, scale)
+    lengths, ranges, cu_rows = map(_int32, (key_lengths, row_ranges, cu_rows))
+    return torch.ops.mm.cross_attention_forward(query, key, value, lengths, None, ranges, cu_rows, scale)[0]
+
+
+def _int32(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.to(torch.int32).contiguous()
+
+
+# -- ops: what torch.compile, export and autograd see -----------------------------------------------------------------
+
+
+@torch.library.custom_op("mm::cross_attention_forward", mutates_args=())
+def _forward(
+    query: Tensor, key: Tensor, value: Tensor, key_lengths: Tensor | None, key_mask: Tensor | None,
+    row_ranges: Tensor | None, cu_rows: Tensor | None, scale: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """output and lse. key_lengths, row_ranges, cu_rows int32, key_mask uint8, all contiguous."""
+    if runs_kernels(query):
+        from . import launch
+
+        visible = launch.Visible(key_lengths, key_mask, row_ranges, cu_rows)
+        with _on(query):
+            return launch.forward(query, key, value, visible, scale)
+    truth = reference_attention(
+        *_widened(query, key, value), key_lengths=key_lengths, key_mask=key_mask, row_ranges=row_ranges,
+        cu_rows=cu_rows, scale=scale,
+    )  # fmt: skip
+    return _as_states(truth.output, query.dtype), truth.lse.contiguous()
+
+
+@torch.library.custom_op("mm::cross_attention_backward", mutates_args=())
+def _backward(
+    grad: Tensor, grad_lse: Tensor | None, query: Tensor, key: Tensor, value: Tensor, output: Tensor, lse: Tensor,
+    key_lengths: Tensor | None, key_mask: Tensor | None, row_ranges: Tensor | None, cu_rows: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The gradients of query, key and value."""
+    if runs_kernels(query):
+        from . import launch
+
+        visible = launch.Visible(key_lengths, key_mask, row_ranges, cu_rows)
+        with _on(query):
+            return launch.backward(grad, grad_lse, query, key, value, output, lse, visible, scale)
+    grad, wide_query, key, value, output = _widened(grad, query, key, value, output)
+    grads = reference_backward(
+        grad, grad_lse, wide_query, key, value, output, lse, key_lengths=key_lengths, key_mask=key_mask,
+        row_ranges=row_ranges, cu_rows=cu_rows, scale=scale,
+    )  # fmt: skip
+    dq, dk, dv = (_as_states(tensor, query.dtype) for tensor in grads)
+    return dq, dk, dv
+
+
+@torch.library.custom_op("mm::cross_attention_mass", mutates_args=())
+def _mass(
+    query: Tensor, key: Tensor, lse: Tensor, key_lengths: Tensor | None, key_mask: Tensor | None,
+    row_ranges: Tensor | None, cu_rows: Tensor | None, scale: float,
+) -> Tensor:  # fmt: skip
+    """What each key was given by all queries."""
+    if runs_kernels(query):
+        from . import launch
+
+        visible = launch.Visible(key_lengths, key_mask, row_ranges, cu_rows)
+        with _on(query):
+            return launch.mass(query, key, lse, visible, scale)
+    query, key = _widened(query, key)
+    truth = reference_attention(
+        query, key, key, key_lengths=key_lengths, key_mask=key_mask, row_ranges=row_ranges, cu_rows=cu_rows,
+        scale=scale,
+    )  # fmt: skip
+    return truth.mass.contiguous()
+
+
+def _on(tensor: Tensor):
+    """Launches go to the tensor's GPU, not to the current one."""
+    return torch.cuda.device(tensor.device if tensor.is_cuda else -1)
+
+
+def _widened(*tensors: Tensor) -> list[Tensor]:
+    """16-bit tensors in float32, where the reference computes, as the kernels accumulate."""
+    return [tensor.to(_wide(tensor.dtype)) for tensor in tensors]
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _as_states(states: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, heads, n, D) in dtype, laid out as (B, n, heads, D): the layout that every path returns."""
+    return states.to(dtype).transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def _fake_states(like: Tensor) -> Tensor:
+    batch, heads, length, width = like.shape
+    return like.new_empty(batch, length, heads, width).transpose(1, 2)
+
+
+@_forward.register_fake
+def _(query, key, value, key_lengths, key_mask, row_ranges, cu_rows, scale):
+    return _fake_states(query), query.new_empty(query.shape[:3], dtype=_wide(query.dtype))
+
+
+@_backward.register_fake
+def _(grad, grad_lse, query, key, value, output, lse, key_lengths, key_mask, row_ranges, cu_rows, scale):
+    return _fake_states(query), _fake_states(key), _fake_states(value)
+
+
+@_mass.register_fake
+def _(query, key, lse, key_lengths, key_mask, row_ranges, cu_rows, scale):
+    return query.new_empty(key.shape[0], query.shape[1], key.shape[2], dtype=_wide(query.dtype))
+
+
+# -- autograd ---------------------------------------------------------------------------------------------------------
+
+
+def _save_forward(ctx, inputs, output) -> None:
+    *tensors, ctx.scale = inputs
+    ctx.save_for_backward(*tensors, *output)
+    ctx.set_materialize_grads(False)  # a lse that nobody used has no gradient, not one of zeros
+
+
+def _backward_of_forward(ctx, grad, grad_lse):
+    query, key, value, *visible, output, lse = ctx.saved_tensors
+    if grad is None:
+        grad = torch.zeros_like(output)
+    grads = torch.ops.mm.cross_attention_backward(
+        grad, grad_lse, query, key, value, output, lse, *visible, ctx.scale
+    )  # fmt: skip
+    return *grads, None, None, None, None, None
+
+
+def _refuse_backward(message: str):
+    def refuse(ctx, *grads):
+        raise RuntimeError(message)
+
+    return refuse
+
+
+_forward.register_autograd(_backward_of_forward, setup_context=_save_forward)
+_backward.register_autograd(
+    _refuse_backward(
+        "flash_cross_attention has no second derivative; use attn_implementation='eager' or kernels.reference"
+    )
+)
+_mass.register_autograd(
+    _refuse_backward(
+        "the per-key mass of flash_cross_attention is not differentiable; detach() it, or use "
+        "kernels.reference.reference_attention"
+    )
+)
+
+
+# -- autocast: as for torch's own attention, the inputs are cast to the autocast dtype --------------------------------
+
+
+def _autocast(device: str):
+    def cast_forward(query, key, value, *rest):
+        dtype = torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False):
+            states = (tensor.to(dtype) if tensor.dtype != torch.float64 else tensor for tensor in (query, key, value))
+            return torch.ops.mm.cross_attention_forward(*states, *rest)
+
+    return cast_forward
+
+
+_library = torch.library.Library("mm", "FRAGMENT")
+for _device in ("cuda", "cpu"):
+    _library.impl("cross_attention_forward", _autocast(_device), f"Autocast{_device.upper()}")
