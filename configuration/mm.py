@@ -43,7 +43,7 @@ class MMConfig(MMBaseConfig):
     }
     keys_to_ignore_at_inference = [
         "past_key_values", "hidden_states", "attentions", "cross_attentions", "context_hidden_states",
-        "context_attention_mask", "modality_embeds",
+        "context_attention_mask", "modality_embeds", "modality_logits", "fusion_weights",
     ]  # fmt: skip
 
     # What there is to look at. None: ["image"]; media of other kinds are refused by name.

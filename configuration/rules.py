@@ -154,24 +154,19 @@ def _tower_faults(config: Any) -> Iterator[str]:
 
 def _cross_attention_faults(config: Any) -> Iterator[str]:
     """A text stack has cross-attention if, and only if, there is something for it to read, of the right width."""
-    decoder, encoder, fusion = config.text_config, config.text_encoder_config, config.fusion_type
-    what = "a text encoder" if config.has_text_encoder else f"fusion_type={fusion!r}"
-    if config.decoder_crosses and not decoder.cross_attention_layers:
-        yield (
-            f"{what} needs a decoder that cross-attends, but text_config.cross_attention_layers=[]; list a layer, or "
-            "None for all"
-        )
-    if not config.decoder_crosses and decoder.cross_attention_layers:
-        yield f"text_config.cross_attention_layers has nothing to read under fusion_type={fusion!r}; set it to []"
-    if encoder is not None and config.media_cross and not encoder.cross_attention_layers:
-        yield (
-            "fusion_type='cross_attention' needs a text encoder that cross-attends, but "
-            "text_encoder_config.cross_attention_layers=[]; list a layer, or None for all"
-        )
-    if encoder is not None and not config.media_cross and encoder.cross_attention_layers:
-        yield (
-            f"text_encoder_config.cross_attention_layers has nothing to read under fusion_type={fusion!r}; set it to []"
-        )
+    decoder, encoder, fusion = config.text_config, config.text_encoder_config, f"fusion_type={config.fusion_type!r}"
+    stacks = [("text_config", "a decoder", decoder, config.decoder_crosses)]
+    if encoder is not None:
+        stacks.append(("text_encoder_config", "a text encoder", encoder, config.media_cross))
+    for setting, what, stack, crosses in stacks:
+        layers = f"{setting}.cross_attention_layers"
+        if crosses and not stack.cross_attention_layers:
+            why = "the text encoder" if setting == "text_config" and config.has_text_encoder else fusion
+            yield f"{why} needs {what} that cross-attends, but {layers}=[]; list a layer, or None for all"
+        if not crosses and stack.cross_attention_layers:
+            yield f"{layers} has nothing to read under {fusion}; set it to []"
+        if not crosses and stack.cross_attention_hidden_size is not None:
+            yield f"{setting}.cross_attention_hidden_size has nothing to read under {fusion}; leave it out"
     if config.has_text_encoder and decoder.memory_size != config.context_width:
         yield (
             f"the decoder reads {decoder.memory_size}, but the text encoder and its fusion give "

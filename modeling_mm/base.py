@@ -53,11 +53,12 @@ class MMPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        for name in ("cls_token", "register_tokens"):
+        for name in ("cls_token", "register_tokens", "mask_token", "probe", "latents"):
             token = module._parameters.get(name)
             if token is not None:
                 init.normal_(token, std=self.config.initializer_range)
-        for name in ("cross_attn_gate", "mlp_gate"):  # a closed gate leaves a pretrained decoder as it was
+        # A closed gate leaves a pretrained decoder as it was; a gated fusion starts from equal shares.
+        for name in ("cross_attn_gate", "mlp_gate", "gate_weight", "gate_bias"):
             gate = module._parameters.get(name)
             if gate is not None:
                 init.zeros_(gate)
