@@ -37,8 +37,9 @@ def random_vectors(*shape: int, seed: int = 0) -> torch.Tensor:
 def randomised(module: torch.nn.Module) -> torch.nn.Module:
     """In fp64, with no weight at a neutral value."""
     generator = torch.Generator().manual_seed(1)
-    for parameter in module.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.3
+    for name, parameter in module.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        parameter.data = 0.3 * noise + float(name.endswith("norm.weight"))
     return module.double().eval()
 
 
