@@ -130,12 +130,12 @@ class MMStackConfig(MMBaseConfig):
     layer_norm_eps: float = 1e-12
     embedding_norm: bool = False
     final_norm: Literal["all", "pooled", "none"] = "all"  # "pooled": only what the pooler reads
-    position_embedding_type: Literal["absolute", "none"] = "absolute"
+    position_embedding_type: Literal["absolute", "rope", "none"] = "absolute"  # the one switch; "rope": text alone
     attention_scale: float | None = None  # None: head_dim ** -0.5
     attention_dropout: float | int = 0.0
     hidden_dropout: float | int = 0.0
     initializer_range: float = 0.02  # standard deviation of the initial weights
-    pooler: Literal["none", "cls", "cls_tanh", "eos", "last", "mean"] = "cls"  # by mask: the first or last real token
+    pooler: Literal["none", "cls", "cls_tanh", "eos", "last", "before_last", "mean", "attention"] = "cls"  # by mask
 
     def __post_init__(self, **kwargs: Any):
         if self.num_key_value_heads is None:

@@ -9,6 +9,7 @@ from ..configuration.stack import MMStackConfig
 from .attention import MMAttention, build_norm
 from .cache import MMCache
 from .rows import MMRows
+from .segments import MMSegments
 
 
 class MMMLP(nn.Module):
@@ -39,6 +40,7 @@ class MMLayer(GradientCheckpointingLayer):
     Args:
         sublayers: for instance ("self", "mlp"), ("self", "cross", "mlp") or ("cross", "mlp").
         self_idx, cross_idx: numbers of the attention sublayers among those of their kind in the stack.
+    A layer with cross-attention needs the settings of MMTextConfig; a layer of its own is built by its `cross_stack()`.
     """
 
     def __init__(
@@ -54,17 +56,21 @@ class MMLayer(GradientCheckpointingLayer):
         self.is_post_norm = config.norm_position == "post"
         self.dropout = nn.Dropout(config.hidden_dropout)
 
+        settings = config.cross_stack() if self.is_cross_only else config
+
         def norm() -> nn.Module:
-            return build_norm(config.norm_type, config.hidden_size, config.layer_norm_eps)
+            return build_norm(settings.norm_type, settings.hidden_size, settings.layer_norm_eps)
 
         if "self" in sublayers:
             self.self_attn = MMAttention(config, self_idx)
             self.self_attn_norm = norm()
         if "cross" in sublayers:
-            self.cross_attn = MMAttention(config, cross_idx, config.memory_size)
+            self.cross_attn = MMAttention(
+                config, cross_idx, config.memory_size, config.cross_stack(), config.cross_attention_memory_norm
+            )
             self.cross_attn_norm = norm()
             self.cross_attn_gate = build_gate(config.cross_attention_gate, config.hidden_size)
-        self.mlp = MMMLP(config)
+        self.mlp = MMMLP(settings)
         self.mlp_norm = norm()
         self.mlp_gate = build_gate(config.cross_attention_gate, config.hidden_size) if self.is_cross_only else None
 
@@ -78,6 +84,8 @@ class MMLayer(GradientCheckpointingLayer):
         has_context: torch.Tensor | None = None,  # bool (R, 1, 1), rows whose context is not empty; None: all
         past_key_values: MMCache | None = None,
         is_causal: bool = False,
+        rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
+        segments: MMSegments | None = None,
         **kwargs,
     ) -> torch.Tensor:
         if self.is_cross_only and rows is None:
@@ -91,6 +99,8 @@ class MMLayer(GradientCheckpointingLayer):
                     attention_mask=attention_mask,
                     past_key_values=past_key_values,
                     is_causal=is_causal,
+                    rotary=rotary,
+                    segments=segments,
                     **kwargs,
                 )
                 hidden_states = self._add(hidden_states, attended, self.self_attn_norm)

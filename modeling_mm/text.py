@@ -21,7 +21,9 @@ from .inputs import check_memory, check_positions, check_text
 from .layers import MMLayer
 from .outputs import MMModelOutput
 from .pooling import MMPooler
+from .rope import MMRotaryEmbedding
 from .rows import MMRows
+from .segments import MMSegments
 
 _FORWARD = (
     "input_ids", "attention_mask", "position_ids", "inputs_embeds", "token_type_ids", "past_key_values", "use_cache",
@@ -46,6 +48,7 @@ class MMTextModel(MMPreTrainedModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
         absolute = config.position_embedding_type == "absolute"
         self.embed_positions = nn.Embedding(config.max_position_embeddings, width) if absolute else None
+        self.rotary = MMRotaryEmbedding(config) if config.position_embedding_type == "rope" else None
         types = config.type_vocab_size
         self.embed_token_types = nn.Embedding(types, width) if types else None
         self.embed_norm = build_norm(config.norm_type if config.embedding_norm else "none", width, eps)
@@ -93,6 +96,8 @@ class MMTextModel(MMPreTrainedModel):
             encoder_hidden_states: (B, S, Dc), the context; unread once the cache holds its keys and values.
             encoder_attention_mask: bool (B, S), **real tokens first**; None: all real.
             rows: which row reads which context; None: R = k*B, contiguous.
+            is_causal: False lets every token see every other for this call; None: the config's.
+        With segment_length a longer text attends in segments, without a cache.
         Returns: last_hidden_state (R, T, D), pooler_output (R, D), past_key_values when use_cache.
         """
         reject_unknown(kwargs, _FORWARD)
@@ -110,19 +115,21 @@ class MMTextModel(MMPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         num_rows, length = inputs_embeds.shape[:2]
+        is_causal = self.config.is_causal if is_causal is None else is_causal
+        use_cache = use_cache and self.config.segment_length is None
         cache = self._cache(past_key_values, use_cache, num_rows)
         past = 0 if cache is None else cache.get_seq_length()
         if position_ids is None:
             position_ids = self._default_positions(attention_mask, past, length, inputs_embeds.device)
 
         rows, lengths = self._context_plan(cache, rows, num_rows, encoder_hidden_states, encoder_attention_mask)
-        mask = create_causal_mask(
-            config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=cache
-        )
+        segments = self._segments((num_rows, length), attention_mask)
+        mask = self._self_mask(cache, segments, inputs_embeds, attention_mask)
         context_mask = self._context_mask(cache, rows, lengths, inputs_embeds, encoder_hidden_states)
         has_context = None if lengths is None else rows.per_row(lengths > 0)[:, None, None]
 
-        hidden_states = self._embed(inputs_embeds, position_ids, token_type_ids)
+        hidden_states = self._embed(inputs_embeds, position_ids, token_type_ids, cache is not None)
+        rotary = None if self.rotary is None else self.rotary(position_ids, hidden_states.dtype)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
@@ -133,6 +140,8 @@ class MMTextModel(MMPreTrainedModel):
                 has_context=has_context,
                 past_key_values=cache,
                 is_causal=is_causal,
+                rotary=rotary,
+                segments=segments,
                 **kwargs,
             )
         normed = self.norm(hidden_states)
@@ -143,20 +152,67 @@ class MMTextModel(MMPreTrainedModel):
             past_key_values=cache if use_cache else None,
         )
 
-    def _embed(self, inputs_embeds, position_ids, token_type_ids) -> torch.Tensor:
+    def _embed(self, inputs_embeds, position_ids, token_type_ids, has_cache: bool) -> torch.Tensor:
         hidden_states = inputs_embeds
         if self.embed_positions is not None:
-            check_positions(position_ids, self.config)
-            hidden_states = hidden_states + self.embed_positions(position_ids)
+            if self.config.interpolate_positions and not has_cache:
+                hidden_states = hidden_states + self._stretched_positions(position_ids)
+            else:  # states in a cache could not move when the text grows
+                check_positions(position_ids, self.config)
+                hidden_states = hidden_states + self.embed_positions(position_ids)
         if self.embed_token_types is not None:
             if token_type_ids is None:
                 token_type_ids = torch.zeros(hidden_states.shape[:2], dtype=torch.long, device=hidden_states.device)
             hidden_states = hidden_states + self.embed_token_types(token_type_ids)
         return self.dropout(self.embed_norm(hidden_states))
 
+    def _stretched_positions(self, position_ids: torch.Tensor) -> torch.Tensor:
+        """(R or 1, T) -> (R or 1, T, D): a row longer than the table spreads over it, between two vectors linearly.
+
+        A row that fits gets its own positions exactly, whatever else is in the batch.
+        """
+        table = self.embed_positions.weight
+        last = len(table) - 1
+        check_positions(position_ids.clamp(max=last), self.config)  # none is negative
+        longest = position_ids.amax(dim=1, keepdim=True).clamp(min=max(last, 1))
+        places = position_ids * (last / longest.to(torch.promote_types(table.dtype, torch.float32)))
+        before = places.floor().long()
+        share = (places - before)[..., None].to(table.dtype)
+        return torch.lerp(table[before], table[(before + 1).clamp(max=last)], share)
+
+    def _segments(self, shape: tuple[int, int], attention_mask: torch.Tensor | None) -> MMSegments | None:
+        """The plan of a text longer than one segment; None where the text attends as a whole."""
+        config = self.config
+        if config.segment_length is None or shape[1] <= config.segment_length:
+            return None
+        if attention_mask is not None and attention_mask.ndim != 2:
+            raise ValueError(
+                f"attention_mask is a ready mask {tuple(attention_mask.shape)}, but a text longer than "
+                f"segment_length={config.segment_length} attends in segments; pass the mask as (R, T)"
+            )
+        return MMSegments(shape, config.segment_length, config.memory_length, attention_mask)
+
+    def _self_mask(self, cache, segments: MMSegments | None, inputs_embeds, attention_mask):
+        """Who sees whom in self-attention, of the implementation's kind; None where is_causal says it all.
+
+        While forward runs, `config.is_causal` is the call's own (merge_with_config_defaults).
+        """
+        if segments is not None:
+            cache, attention_mask = segments, segments.key_mask(inputs_embeds.device)
+            length = segments.segment_length
+            inputs_embeds = inputs_embeds.new_empty(()).expand(len(attention_mask), length, 1)
+        return create_causal_mask(
+            config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=cache
+        )
+
     def _cache(self, past_key_values: Cache | None, use_cache: bool | None, num_rows: int) -> MMCache | None:
         if past_key_values is None:
             return MMCache(DynamicCache(config=self.config), DynamicCache()) if use_cache else None
+        if self.config.segment_length is not None:
+            raise ValueError(
+                f"segment_length={self.config.segment_length} carries states from segment to segment and uses no "
+                "cache; leave past_key_values out, or set segment_length=None for a decoder"
+            )
         cache = MMCache.wrap(past_key_values)
         cache.check_rows(num_rows)
         return cache
