@@ -27,6 +27,7 @@ class MMCache(EncoderDecoderCache):
     touch it.
     rows: the plan that maps rows to contexts, made at the prefill.
     context_lengths: int64 (B,), real tokens per context (the first ones); None: no padding.
+    prefix_mask: bool (R, S), merged fusion: which of the first S places of the self-attention cache are real media.
     fingerprint: what generate() encoded, so that another picture with the same cache is refused.
     """
 
@@ -37,6 +38,7 @@ class MMCache(EncoderDecoderCache):
     def _forget(self) -> None:
         self.rows: MMRows | None = None
         self.context_lengths: torch.Tensor | None = None
+        self.prefix_mask: torch.Tensor | None = None
         self.fingerprint: tuple | None = None
 
     @classmethod

@@ -14,9 +14,10 @@ row does not have adds nothing to that row; one that a call does not have is Non
 """
 
 # The text stack fills in its head_dim; a fused call has at least one modality.
-# pyright: reportReturnType=false
+# pyright: reportReturnType=false, reportOptionalMemberAccess=false
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -70,12 +71,34 @@ def split(merged: torch.Tensor, num_media: int, order: str) -> tuple[torch.Tenso
     return merged[:, merged.shape[1] - num_media :], merged[:, : merged.shape[1] - num_media]
 
 
-def merged_attention_mask(
+@dataclass
+class MMPrefix:
+    """Media tokens that join the text's own sequence.
+
+    states: (R, S, D), the context of each row; mask: bool (R, S), True = real; None: all.
+    mask_kind, order, embedding_norm: fusion_mask, fusion_order and fusion_embedding_norm of the config.
+    """
+
+    states: torch.Tensor
+    mask: torch.Tensor | None = None
+    mask_kind: str = "prefix"
+    order: str = "media_first"
+    embedding_norm: bool = False
+
+    @property
+    def length(self) -> int:
+        return self.states.shape[1]
+
+    def real(self) -> torch.Tensor:
+        """bool (R, S)."""
+        return self.states.new_ones(self.states.shape[:2], dtype=torch.bool) if self.mask is None else self.mask.bool()
+
+
+def merged_mask(
     config: MMTextConfig,
-    states: torch.Tensor,  # (R, S + T, D), the queries: all of the sequence, or its newest tokens beside a cache
-    real: torch.Tensor | None,  # (R, past + S + T), 1 = real; None: all
-    num_media: int,
-    kind: str,
+    states: torch.Tensor,  # (R, S + T, D), the queries
+    prefix: MMPrefix,
+    text_mask: torch.Tensor | None,  # (R, T), 1 = real; None: all
     cache: MMCache | None = None,
 ):
     """Who sees whom in the merged sequence, of the attention implementation's kind.
@@ -85,13 +108,17 @@ def merged_attention_mask(
     causal          earlier media      all media, earlier text     (media first)
     bidirectional   everything         everything                  (VisualBERT; in either order)
     """
-    if kind == "bidirectional":
+    real = None
+    if prefix.mask is not None or text_mask is not None:
+        if text_mask is None:
+            text_mask = prefix.mask.new_ones(states.shape[0], states.shape[1] - prefix.length)
+        real = merge(prefix.real(), text_mask.bool(), prefix.order)
+    if prefix.mask_kind == "bidirectional":
         return create_bidirectional_mask(config=config, inputs_embeds=states, attention_mask=real)
     block = None
-    past = 0 if cache is None else cache.get_seq_length()
-    if kind == "prefix" and past == 0:  # later queries are text, which is causal
+    if prefix.mask_kind == "prefix":  # the media are one block that sees itself both ways
         columns = torch.arange(states.shape[1], device=states.device)
-        block = torch.where(columns < num_media, 0, -1).expand(states.shape[0], -1)
+        block = torch.where(columns < prefix.length, 0, -1).expand(states.shape[0], -1)
     return create_causal_mask(
         config=config, inputs_embeds=states, attention_mask=real, past_key_values=cache, block_sequence_ids=block
     )

@@ -17,6 +17,7 @@ from ..configuration.text import MMTextConfig
 from .attention import MMAttention, build_norm
 from .base import MMPreTrainedModel, check_attentions_wanted, reject_unknown
 from .cache import MMCache
+from .fusion import MMPrefix, merge, merged_mask, split
 from .inputs import check_memory, check_positions, check_text
 from .layers import MMLayer
 from .outputs import MMModelOutput
@@ -27,7 +28,7 @@ from .segments import MMSegments
 
 _FORWARD = (
     "input_ids", "attention_mask", "position_ids", "inputs_embeds", "token_type_ids", "past_key_values", "use_cache",
-    "encoder_hidden_states", "encoder_attention_mask", "rows", "is_causal",
+    "encoder_hidden_states", "encoder_attention_mask", "rows", "prefix", "is_causal",
 )  # fmt: skip
 
 
@@ -85,6 +86,7 @@ class MMTextModel(MMPreTrainedModel):
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         rows: MMRows | None = None,
+        prefix: MMPrefix | None = None,
         is_causal: bool | None = None,
         **kwargs,
     ) -> MMModelOutput:
@@ -96,9 +98,11 @@ class MMTextModel(MMPreTrainedModel):
             encoder_hidden_states: (B, S, Dc), the context; unread once the cache holds its keys and values.
             encoder_attention_mask: bool (B, S), **real tokens first**; None: all real.
             rows: which row reads which context; None: R = k*B, contiguous.
+            prefix: media tokens (R, S, D) that join the text's sequence; unread once the cache holds their states.
             is_causal: False lets every token see every other for this call; None: the config's.
         With segment_length a longer text attends in segments, without a cache.
-        Returns: last_hidden_state (R, T, D), pooler_output (R, D), past_key_values when use_cache.
+        Returns: last_hidden_state (R, T, D), pooler_output (R, D), past_key_values when use_cache, and with a prefix
+            its states (R, S, D) as context_hidden_states. Masks and positions are of the text alone.
         """
         reject_unknown(kwargs, _FORWARD)
         check_attentions_wanted(self.config, kwargs)
@@ -119,16 +123,23 @@ class MMTextModel(MMPreTrainedModel):
         use_cache = use_cache and self.config.segment_length is None
         cache = self._cache(past_key_values, use_cache, num_rows)
         past = 0 if cache is None else cache.get_seq_length()
+        held = None if cache is None else cache.prefix_mask  # (R, S) of the media whose states the cache holds
+        prefix = prefix if held is None else None
         if position_ids is None:
-            position_ids = self._default_positions(attention_mask, past, length, inputs_embeds.device)
+            past_text = past if held is None else past - held.shape[1]
+            position_ids = self._default_positions(attention_mask, past_text, length, inputs_embeds.device)
 
         rows, lengths = self._context_plan(cache, rows, num_rows, encoder_hidden_states, encoder_attention_mask)
         segments = self._segments((num_rows, length), attention_mask)
-        mask = self._self_mask(cache, segments, inputs_embeds, attention_mask)
+        seen = attention_mask if held is None else self._with_held(held, attention_mask, past + length)
+        mask = self._self_mask(cache, segments, inputs_embeds, seen) if prefix is None else None
         context_mask = self._context_mask(cache, rows, lengths, inputs_embeds, encoder_hidden_states)
         has_context = None if lengths is None else rows.per_row(lengths > 0)[:, None, None]
 
         hidden_states = self._embed(inputs_embeds, position_ids, token_type_ids, cache is not None)
+        if prefix is not None:
+            hidden_states, position_ids = self._join(prefix, hidden_states, position_ids, past, segments)
+            mask = self._merged_mask(prefix, hidden_states, attention_mask, cache)
         rotary = None if self.rotary is None else self.rotary(position_ids, hidden_states.dtype)
         for layer in self.layers:
             hidden_states = layer(
@@ -144,12 +155,17 @@ class MMTextModel(MMPreTrainedModel):
                 segments=segments,
                 **kwargs,
             )
-        normed = self.norm(hidden_states)
+        normed, media = self.norm(hidden_states), None
+        if prefix is not None:
+            unread, hidden_states = split(hidden_states, prefix.length, prefix.order)
+            media, normed = split(normed, prefix.length, prefix.order)
+            media = unread if self.config.final_norm == "pooled" else media
         text_mask = None if attention_mask is None or attention_mask.ndim != 2 else attention_mask[:, -length:]
         return MMModelOutput(
             last_hidden_state=hidden_states if self.config.final_norm == "pooled" else normed,
             pooler_output=self.pooler(normed, text_mask, input_ids),
             past_key_values=cache if use_cache else None,
+            context_hidden_states=media,
         )
 
     def _embed(self, inputs_embeds, position_ids, token_type_ids, has_cache: bool) -> torch.Tensor:
@@ -165,6 +181,38 @@ class MMTextModel(MMPreTrainedModel):
                 token_type_ids = torch.zeros(hidden_states.shape[:2], dtype=torch.long, device=hidden_states.device)
             hidden_states = hidden_states + self.embed_token_types(token_type_ids)
         return self.dropout(self.embed_norm(hidden_states))
+
+    def _join(self, prefix: MMPrefix, hidden_states, position_ids, past, segments):
+        """The merged sequence (R, S + T, D) and its positions; media stand at 0, where RoPE turns nothing."""
+        check_memory(prefix.states, prefix.mask, self.config.hidden_size, "prefix")
+        if past:
+            raise ValueError("past_key_values holds text already; media cannot be put before it")
+        if segments is not None:
+            raise ValueError(
+                f"a text longer than segment_length={self.config.segment_length} attends in segments, which media "
+                "tokens cannot join; set segment_length=None or another fusion_type"
+            )
+        media = prefix.states
+        if prefix.embedding_norm:
+            media = self.dropout(self.embed_norm(media))
+        at_zero = position_ids.new_zeros(len(position_ids), prefix.length)
+        return merge(media, hidden_states, prefix.order), merge(at_zero, position_ids, prefix.order)
+
+    def _merged_mask(self, prefix: MMPrefix, hidden_states, attention_mask, cache: MMCache | None):
+        if cache is not None:
+            cache.prefix_mask = prefix.real()
+        if attention_mask is not None and attention_mask.ndim != 2:
+            return attention_mask  # ready made, for the whole sequence
+        return merged_mask(self.config, hidden_states, prefix, attention_mask, cache)
+
+    @staticmethod
+    def _with_held(held: torch.Tensor, attention_mask, length):
+        """The mask (R, S + past + T) over the media and the text that a cache holds, and the new text."""
+        if attention_mask is None:
+            attention_mask = held.new_ones(len(held), length - held.shape[1])
+        elif attention_mask.ndim != 2:
+            return attention_mask
+        return torch.cat([held, attention_mask.bool()], dim=1)
 
     def _stretched_positions(self, position_ids: torch.Tensor) -> torch.Tensor:
         """(R or 1, T) -> (R or 1, T, D): a row longer than the table spreads over it, between two vectors linearly.

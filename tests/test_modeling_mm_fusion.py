@@ -17,8 +17,9 @@ from mm.modeling_mm.fusion import (
     MMDecisionFusion,
     MMGatedFusion,
     MMSumFusion,
+    MMPrefix,
     merge,
-    merged_attention_mask,
+    merged_mask,
     modality_vectors,
     split,
 )
@@ -174,7 +175,8 @@ def test_merged_masks(kind, attention, padded):
     config = text_config(is_causal=kind != "bidirectional")
     config._attn_implementation = attention
     real = torch.tensor([[1, 0, 1, 1], [1, 1, 1, 1]]) if padded else None
-    mask = merged_attention_mask(config, torch.zeros(2, 4, 16), real, 2, kind)
+    prefix = MMPrefix(torch.zeros(2, 2, 16), None if real is None else real[:, :2].bool(), kind)
+    mask = merged_mask(config, torch.zeros(2, 4, 16), prefix, None if real is None else real[:, 2:])
     expected = torch.tensor([[mark == "x" for mark in line] for line in SEEN[kind]]).expand(2, 4, 4)
     if real is not None:
         expected = expected & real.bool()[:, None]
