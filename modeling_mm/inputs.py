@@ -226,3 +226,19 @@ def refuse_absent(config: MMConfig, **given: torch.Tensor | None) -> None:
         if name.startswith("context_") or name == "media_index":
             raise ValueError(f"{name} was given, but this model has no text encoder")
         raise ValueError(f"{name} was given, but this model accepts modalities={config.modalities}")
+
+
+def check_patch_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> None:
+    """A mask of patches (n, rows, columns): in each picture one rectangle at the top left, at least one patch."""
+    check_tensors(pixel_attention_mask=mask)
+    if tuple(mask.shape) != shape:
+        raise ValueError(f"pixel_attention_mask must be {shape}, one per patch; got {tuple(mask.shape)}")
+    if not may_read_values():
+        return
+    _check_mask_values("pixel_attention_mask", mask)
+    real = mask.bool()
+    rectangle = real.any(2)[:, :, None] & real.any(1)[:, None]
+    if not bool((real == rectangle).all() & real[:, 0, 0].all()) or bool((real[:, :, 1:] > real[:, :, :-1]).any()):
+        raise ValueError("pixel_attention_mask must be True in one rectangle at the top left of each picture")
+    if bool((real[:, 1:] > real[:, :-1]).any()):
+        raise ValueError("pixel_attention_mask must be True in one rectangle at the top left of each picture")

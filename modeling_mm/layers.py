@@ -40,7 +40,7 @@ class MMLayer(GradientCheckpointingLayer):
     Args:
         sublayers: for instance ("self", "mlp"), ("self", "cross", "mlp") or ("cross", "mlp").
         self_idx, cross_idx: numbers of the attention sublayers among those of their kind in the stack.
-    A layer with cross-attention needs the settings of MMTextConfig; a layer of its own is built by its `cross_stack()`.
+    A layer with cross-attention needs MMTextConfig's settings; one of its own is built by `cross_stack()`.
     """
 
     def __init__(
