@@ -113,6 +113,9 @@ class MMStackConfig(MMBaseConfig):
     """
 
     attribute_map = {"rms_norm_eps": "layer_norm_eps"}
+    # Fields of MMResamplerConfig alone, which every layer reads.
+    residual = True
+    append_latents = False
 
     hidden_size: int = 768
     intermediate_size: int = 3072
@@ -145,8 +148,13 @@ class MMStackConfig(MMBaseConfig):
             self.head_dim = self.hidden_size // heads  # otherwise it stays None, which is a fault
         super().__post_init__(**kwargs)
 
+    @property
+    def mlp_sizes(self) -> tuple[str, ...]:
+        """The sizes of the MLP, if there is one."""
+        return ("intermediate_size",)
+
     def faults(self) -> list[str]:
-        sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+        sizes = ("hidden_size", *self.mlp_sizes, "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
         faults = positive(self, *sizes, "head_dim", "layer_norm_eps", "attention_scale", "initializer_range")
         faults += shares(self, "attention_dropout", "hidden_dropout")
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads or 1

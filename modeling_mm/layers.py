@@ -40,6 +40,7 @@ class MMLayer(GradientCheckpointingLayer):
     Args:
         sublayers: for instance ("self", "mlp"), ("self", "cross", "mlp") or ("cross", "mlp").
         self_idx, cross_idx: numbers of the attention sublayers among those of their kind in the stack.
+        memory_size: width of what cross-attention reads; None: the config's.
     A layer with cross-attention needs MMTextConfig's settings; one of its own is built by `cross_stack()`.
     """
 
@@ -49,11 +50,13 @@ class MMLayer(GradientCheckpointingLayer):
         sublayers: tuple[str, ...] = ("self", "mlp"),
         self_idx: int = 0,
         cross_idx: int = 0,
+        memory_size: int | None = None,
     ):
         super().__init__()
         self.sublayers = sublayers
         self.is_cross_only = "self" not in sublayers
         self.is_post_norm = config.norm_position == "post"
+        self.keeps_query = config.residual
         self.dropout = nn.Dropout(config.hidden_dropout)
 
         settings = config.cross_stack() if self.is_cross_only else config
@@ -66,13 +69,19 @@ class MMLayer(GradientCheckpointingLayer):
             self.self_attn_norm = norm()
         if "cross" in sublayers:
             self.cross_attn = MMAttention(
-                config, cross_idx, config.memory_size, config.cross_stack(), config.cross_attention_memory_norm
+                config,
+                cross_idx,
+                config.memory_size if memory_size is None else memory_size,
+                config.cross_stack(),
+                config.cross_attention_memory_norm,
+                config.append_latents,
             )
             self.cross_attn_norm = norm()
             self.cross_attn_gate = build_gate(config.cross_attention_gate, config.hidden_size)
-        self.mlp = MMMLP(settings)
-        self.mlp_norm = norm()
-        self.mlp_gate = build_gate(config.cross_attention_gate, config.hidden_size) if self.is_cross_only else None
+        if "mlp" in sublayers:
+            self.mlp = MMMLP(settings)
+            self.mlp_norm = norm()
+            self.mlp_gate = build_gate(config.cross_attention_gate, config.hidden_size) if self.is_cross_only else None
 
     def forward(
         self,
@@ -109,7 +118,8 @@ class MMLayer(GradientCheckpointingLayer):
                 attended, _ = self.cross_attn(
                     attended, memory, attention_mask=context_mask, rows=rows, past_key_values=past_key_values, **kwargs
                 )
-                crossed = self._add(hidden_states, attended, self.cross_attn_norm, self.cross_attn_gate)
+                kept = hidden_states if self.keeps_query else torch.zeros_like(hidden_states)
+                crossed = self._add(kept, attended, self.cross_attn_norm, self.cross_attn_gate)
                 hidden_states = self._where(has_context, crossed, hidden_states)
             elif sublayer == "mlp":
                 fed = self.mlp(self._around(hidden_states, self.mlp_norm))

@@ -125,8 +125,8 @@ def _masked(tower: Any, values: torch.Tensor, mask: torch.Tensor | None, inputs:
         real, whole = (tower._get_feat_extract_output_lengths(m.sum(-1)) for m in (mask.long(), torch.ones_like(mask)))
         return torch.arange(int(whole.max()), device=mask.device) < real[:, None]
     raise ValueError(
-        f"a mask {tuple(mask.shape)} inside each item was given, but {type(tower).__name__} cannot leave out a part of "
-        "one; give one value per item"
+        f"a mask {tuple(mask.shape)} inside each item was given, but {type(tower).__name__} cannot leave out a part "
+        "of one; give one value per item"
     )
 
 
