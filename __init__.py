@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelFor
 
 from .configuration.conv import MMConvConfig
 from .configuration.mm import MMConfig
+from .configuration.resampler import MMResamplerConfig
 from .configuration.text import MMTextConfig
 from .configuration.vision import MMVisionConfig
 from .modeling_mm.cache import MMCache
@@ -33,6 +34,7 @@ for _config, _model in (
 ):
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModel.register(_config, _model, exist_ok=True)
+AutoConfig.register(MMResamplerConfig.model_type, MMResamplerConfig, exist_ok=True)
 AutoModelForImageTextToText.register(MMConfig, MMForConditionalGeneration, exist_ok=True)
 AutoImageProcessor.register(MMConfig, image_processor_classes={"pil": MMImageProcessorPil}, exist_ok=True)
 AutoProcessor.register(MMConfig, MMProcessor, exist_ok=True)
@@ -50,6 +52,7 @@ __all__ = [
     "MMModel",
     "MMModelOutput",
     "MMProcessor",
+    "MMResamplerConfig",
     "MMTextConfig",
     "MMTextModel",
     "MMVisionConfig",

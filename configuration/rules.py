@@ -107,7 +107,7 @@ def config_faults(config: Any) -> list[str]:
         if hasattr(part, "faults"):  # a foreign config has checked itself
             faults += [f"{key}: {fault}" for fault in part.faults()]
     faults += [*_tower_faults(config), *_cross_attention_faults(config), *_projector_faults(config)]
-    return faults + _mask_faults(config)
+    return faults + _mask_faults(config) + list(_reader_faults(config))
 
 
 def _kind_faults(config: Any) -> Iterator[str]:
@@ -218,6 +218,19 @@ def _mask_faults(config: Any) -> list[str]:
             "a text encoder (text_encoder_config or share_text_encoder)"
         )
     return faults
+
+
+def _reader_faults(config: Any) -> Iterator[str]:
+    """What a fusion asks of the text stack that media are joined with."""
+    reader, fusion = config.reader, f"fusion_type={config.fusion_type!r}"
+    setting = "text_config" if reader is config.text_config else "text_encoder_config"
+    if config.fusion_type == "merged" and reader.segment_length is not None:
+        yield (
+            f"{fusion} puts media and text into one sequence, which {setting}.segment_length={reader.segment_length} "
+            "would cut; set it to None"
+        )
+    if config.fusion_type in (*REPRESENTATION_FUSIONS, "decision") and reader.pooler == "none":
+        yield f"{fusion} reads one vector of the text, but {setting}.pooler='none'; use 'cls', 'last' or 'mean'"
 
 
 def generation_faults(config: Any) -> list[str]:

@@ -27,6 +27,7 @@ class MMCache(EncoderDecoderCache):
     touch it.
     rows: the plan that maps rows to contexts, made at the prefill.
     context_lengths: int64 (B,), real tokens per context (the first ones); None: no padding.
+    context_ranges: int64 (R, n, 2), the packed context tokens that each text column may see; None: all.
     prefix_mask: bool (R, S), merged fusion: which of the first S places of the self-attention cache are real media.
     fingerprint: what generate() encoded, so that another picture with the same cache is refused.
     """
@@ -38,6 +39,7 @@ class MMCache(EncoderDecoderCache):
     def _forget(self) -> None:
         self.rows: MMRows | None = None
         self.context_lengths: torch.Tensor | None = None
+        self.context_ranges: torch.Tensor | None = None
         self.prefix_mask: torch.Tensor | None = None
         self.fingerprint: tuple | None = None
 
@@ -66,8 +68,8 @@ class MMCache(EncoderDecoderCache):
 
     @property
     def holds_context(self) -> bool:
-        """Whether the cross-attention states have been written."""
-        return any(self.is_updated.values())
+        """Whether the states of a context have been written: in the cross-attention part, or before the text's."""
+        return self.prefix_mask is not None or any(self.is_updated.values())
 
     @property
     def num_rows(self) -> int | None:
@@ -116,6 +118,7 @@ class MMCache(EncoderDecoderCache):
         self._forget()
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """A beam only ever takes the place of one of the same prompt, so what is said of its context stays."""
         self.self_attention_cache.reorder_cache(beam_idx)
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -126,12 +129,17 @@ class MMCache(EncoderDecoderCache):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         self.self_attention_cache.batch_repeat_interleave(repeats)
-        if self.rows is not None:
-            index = self.rows.index().repeat_interleave(repeats)
-            self.rows = MMRows(len(index), self.rows.num_contexts, index)
+        self._take(lambda values: values.repeat_interleave(repeats, 0))
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         self.self_attention_cache.batch_select_indices(indices)
+        self._take(lambda values: values[indices.to(values.device)])
+
+    def _take(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Changes all that is held per row; what is held per context stays."""
         if self.rows is not None:
-            index = self.rows.index(indices.device)[indices]
+            index = change(self.rows.index())
             self.rows = MMRows(len(index), self.rows.num_contexts, index)
+        for name in ("context_ranges", "prefix_mask"):
+            held = getattr(self, name)
+            setattr(self, name, None if held is None else change(held))

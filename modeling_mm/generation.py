@@ -13,15 +13,17 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.generation.utils import GenerationMixin
+from transformers.masking_utils import create_masks_for_generate
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.mm import MMConfig
+from ..configuration.rules import REPRESENTATION_FUSIONS
 from ..configuration.text import MMTextConfig
 from .attention import build_norm
 from .base import MMPreTrainedModel, reject_unknown
 from .cache import MMCache, check_cache
-from .context import as_context
+from .context import as_context, trimmed
 from .inputs import check_labels, check_logits_to_keep, check_prompt_ends, check_tensors, check_text
 from .losses import causal_lm_loss
 from .model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
@@ -54,14 +56,6 @@ def _weighted_sums(values: torch.Tensor) -> list[float]:
     return (flat @ torch.linspace(1, 2, flat.shape[1], device=flat.device)).tolist()
 
 
-def trimmed(context: MMContextOutput) -> MMContextOutput:
-    """The context without columns that are padding everywhere; at least one column stays."""
-    if context.attention_mask is None:
-        return context
-    length = max(int(context.attention_mask.sum(1).max()), 1)
-    return MMContextOutput(context.last_hidden_state[:, :length], context.attention_mask[:, :length])
-
-
 class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
     """The base model with a language-modelling head."""
 
@@ -70,9 +64,9 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
 
     def __init__(self, config: MMConfig):
         super().__init__(config)
-        text = config.text_config
-        if not text.is_causal:
-            raise ValueError("MMForConditionalGeneration needs a causal decoder; set text_config.is_causal=True")
+        text, faults = config.text_config, config.generation_faults()
+        if faults:
+            raise ValueError(f"MMForConditionalGeneration cannot write with this configuration: {'; '.join(faults)}")
         self.model = MMModel(config)
         self.lm_head_transform = build_head_transform(text) if config.lm_head_transform else nn.Identity()
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=config.lm_head_bias)
@@ -80,10 +74,10 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
         self._freeze_unread()
 
     def _freeze_unread(self) -> None:
-        """What only a pooled vector needs is kept, so that AutoModel finds it, and not trained here."""
-        for tower in (self.model.vision_tower, self.model.language_model):
-            for part in tower.pooled_only():
-                part.requires_grad_(False)
+        """Only a text encoder whose one vector is fused is read by its pooler here."""
+        reads_vector = self.config.fusion_type in REPRESENTATION_FUSIONS
+        reader = "language_model" if self.config.share_text_encoder else "text_encoder"
+        self.model.freeze_pooled(keep=(reader,) if reads_vector else ())
 
     def encode_context(self, *args, **kwargs) -> MMContextOutput | None:
         """See `MMModel.encode_context`; the result may be passed as encoder_outputs, as often as wanted."""
@@ -109,6 +103,7 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
         media_index: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         context_index: torch.Tensor | None = None,
+        context_ranges: torch.Tensor | None = None,
         encoder_outputs=None,
         encoder_attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -146,6 +141,7 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
             media_index=media_index,
             interpolate_pos_encoding=interpolate_pos_encoding,
             context_index=context_index,
+            context_ranges=context_ranges,
             encoder_outputs=encoder_outputs,
             encoder_attention_mask=encoder_attention_mask,
             past_key_values=past_key_values,
@@ -188,7 +184,7 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
         ready = model_kwargs.get("encoder_outputs")
         if ready is not None:
             real = model_kwargs.pop("encoder_attention_mask", None)
-            model_kwargs["encoder_outputs"] = as_context(ready, real, self.config.text_config.memory_size)
+            model_kwargs["encoder_outputs"] = as_context(ready, real, self.config.context_width)
         names = ["attention_mask"] if cache is not None else ["attention_mask", "position_ids", "token_type_ids"]
         given = {name: model_kwargs.get(name) for name in names}  # beside a cache they may cover what it holds
         mask = given["attention_mask"]
@@ -240,17 +236,19 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
             return model_kwargs
         context = self.model.context_of(ready, lonely_mask, **media)
         if context is not None:
-            seen = fingerprint(media, ready)
-            context = MMContextOutput(context.last_hidden_state, context.attention_mask)
-            if generation_config.cache_implementation != "static":
-                context = trimmed(context)
-            context.fingerprint = seen
+            if ready is None:
+                self.model.check_memory_made(media)
+            context = trimmed(context, keep_length=generation_config.cache_implementation == "static")
+            context.fingerprint = fingerprint(media, ready)
             model_kwargs["encoder_outputs"] = context
         return model_kwargs
 
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
     ) -> None:
+        ready = model_kwargs.get("encoder_outputs")
+        if self._is_merged and ready is not None:
+            max_cache_length += ready.last_hidden_state.shape[1]
         super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
@@ -258,8 +256,19 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
         if cache is None:
             return
         context = model_kwargs.get("encoder_outputs")
-        length = 0 if context is None else context.last_hidden_state.shape[1]
+        length = 0 if context is None or self._is_merged else context.last_hidden_state.shape[1]
         wrapped = MMCache.for_generation(cache, self.config.text_config, length)
         if context is not None:
             wrapped.fingerprint = context.fingerprint
         model_kwargs["past_key_values"] = wrapped
+
+    @property
+    def _is_merged(self) -> bool:
+        """Whether the context stands in the decoder's own sequence."""
+        return self.config.fusion_type == "merged" and not self.config.has_text_encoder
+
+    def create_masks_for_generate(self, *, attention_mask=None, past_key_values=None, **kwargs):
+        """Masks made ahead for a static cache; text behind media is masked in forward, which knows them."""
+        if self._is_merged:
+            return attention_mask
+        return create_masks_for_generate(attention_mask=attention_mask, past_key_values=past_key_values, **kwargs)

@@ -28,7 +28,7 @@ from .segments import MMSegments
 
 _FORWARD = (
     "input_ids", "attention_mask", "position_ids", "inputs_embeds", "token_type_ids", "past_key_values", "use_cache",
-    "encoder_hidden_states", "encoder_attention_mask", "rows", "prefix", "is_causal",
+    "encoder_hidden_states", "encoder_attention_mask", "rows", "context_ranges", "prefix", "is_causal",
 )  # fmt: skip
 
 
@@ -86,6 +86,7 @@ class MMTextModel(MMPreTrainedModel):
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         rows: MMRows | None = None,
+        context_ranges: torch.Tensor | None = None,
         prefix: MMPrefix | None = None,
         is_causal: bool | None = None,
         **kwargs,
@@ -98,6 +99,8 @@ class MMTextModel(MMPreTrainedModel):
             encoder_hidden_states: (B, S, Dc), the context; unread once the cache holds its keys and values.
             encoder_attention_mask: bool (B, S), **real tokens first**; None: all real.
             rows: which row reads which context; None: R = k*B, contiguous.
+            context_ranges: int64 (R, n, 2), the half-open range of context tokens that each text column may see, the
+                n-th column's for all behind it; unread once the cache holds them. None: all.
             prefix: media tokens (R, S, D) that join the text's sequence; unread once the cache holds their states.
             is_causal: False lets every token see every other for this call; None: the config's.
         With segment_length a longer text attends in segments, without a cache.
@@ -133,7 +136,8 @@ class MMTextModel(MMPreTrainedModel):
         segments = self._segments((num_rows, length), attention_mask)
         seen = attention_mask if held is None else self._with_held(held, attention_mask, past + length)
         mask = self._self_mask(cache, segments, inputs_embeds, seen) if prefix is None else None
-        context_mask = self._context_mask(cache, rows, lengths, inputs_embeds, encoder_hidden_states)
+        ranges = self._column_ranges(cache, rows, context_ranges, past, length)
+        context_mask = self._context_mask(cache, rows, lengths, ranges, inputs_embeds, encoder_hidden_states)
         has_context = None if lengths is None else rows.per_row(lengths > 0)[:, None, None]
 
         hidden_states = self._embed(inputs_embeds, position_ids, token_type_ids, cache is not None)
@@ -288,18 +292,47 @@ class MMTextModel(MMPreTrainedModel):
             cache.rows, cache.context_lengths = rows, lengths
         return rows, lengths
 
-    def _context_mask(self, cache, rows, lengths, inputs_embeds, encoder_hidden_states):
-        """The mask of the implementation's kind over (B, 1, k*T, S); None when no context is padded."""
-        if lengths is None:
+    @staticmethod
+    def _column_ranges(cache, rows: MMRows | None, context_ranges, past, length: int) -> torch.Tensor | None:
+        """int64 (B, k*T, 2), the first and the last + 1 context token that each query may see; None: all."""
+        if rows is None:
+            return None
+        if cache is not None:
+            if cache.context_ranges is None and not cache.holds_context:
+                cache.context_ranges = context_ranges
+            context_ranges = cache.context_ranges
+        if context_ranges is None:
+            return None
+        columns = (torch.arange(length, device=context_ranges.device) + past).clamp(max=context_ranges.shape[1] - 1)
+        return rows.fold(context_ranges[:, None, columns])[:, 0]
+
+    def _context_mask(self, cache, rows, lengths, ranges, inputs_embeds, encoder_hidden_states):
+        """The mask of the implementation's kind over (B, 1, k*T, S); None when every query sees every token.
+
+        An implementation that takes `lengths` and `ranges` as they are needs none of this.
+        """
+        if rows is None or (lengths is None and ranges is None):
             return None
         held = cache is not None and cache.holds_context
         size = cache.cross_attention_cache.layers[0].keys.shape[2] if held else encoder_hidden_states.shape[1]
-        real = torch.arange(size, device=lengths.device) < lengths[:, None]  # (B, S)
+        tokens = torch.arange(size, device=inputs_embeds.device)
+        real = tokens.expand(rows.num_contexts, -1) < (size if lengths is None else lengths[:, None])  # (B, S)
         length = rows.rows_per_context * inputs_embeds.shape[1]
         queries = inputs_embeds.new_empty(()).expand(rows.num_contexts, length, 1)
+        within = None
+        if ranges is not None:
+            first, end = ranges.unbind(-1)  # (B, k*T)
+            if self.config._attn_implementation == "flex_attention":  # whose vmap cannot look ranges up
+                seen = (tokens >= first[..., None]) & (tokens < end[..., None]) & real[:, None]
+                return seen[:, None]
+
+            def within(batch, head, query, token):
+                return (token >= first[batch, query]) & (token < end[batch, query])
+
         return create_bidirectional_mask(
             config=self.config,
             inputs_embeds=queries,
             attention_mask=real,
             encoder_hidden_states=inputs_embeds.new_empty(()).expand(*real.shape, 1),
+            and_mask_function=within,
         )

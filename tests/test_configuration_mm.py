@@ -113,6 +113,11 @@ FAULTS = [
         "sees both ways; set fusion_mask='bidirectional'",
     ),
     ({"fusion_type": "sum"}, "fusion_type='sum' reads the whole text at once; set text_config.is_causal=False"),
+    ({"fusion_type": "merged", "text_config": {"segment_length": 8}}, "text_config.segment_length=8 .*set it to None"),
+    (
+        {"fusion_type": "sum", "text_config": {"is_causal": False, "pooler": "none"}},
+        "fusion_type='sum' reads one vector of the text, but text_config.pooler='none'",
+    ),
     ({"fusion_size": 3}, "fusion_size=3 is read for fusion_type 'concat' or 'sum' or 'gated' alone"),
     ({"fusion_num_layers": 0}, "fusion_num_layers=0 must be positive"),
     ({"fusion_order": "text_first"}, "fusion_order='text_first' is read for fusion_type 'merged' alone"),
