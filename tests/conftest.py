@@ -64,7 +64,7 @@ def make_visible(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     pictures count for more, so that no fault hides behind a small weight."""
     generator = torch.Generator().manual_seed(seed)
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        if value.ndim == 1 and value.is_floating_point():
+        if value.ndim == 1 and value.is_floating_point() and not name.endswith("inv_freq"):
             noise = torch.rand(value.shape, generator=generator).to(value) - 0.5
             value.data = value.data + noise * (1.0 if name.endswith("running_var") else 0.6)
             value.data = value.data + (0.7 if name.endswith("_gate") else 0.0)
