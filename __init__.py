@@ -5,7 +5,15 @@
 
 from importlib.metadata import version
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
+    AutoProcessor,
+)
 
 from .configuration.conv import MMConvConfig
 from .configuration.mm import MMConfig
@@ -13,10 +21,11 @@ from .configuration.resampler import MMResamplerConfig
 from .configuration.text import MMTextConfig
 from .configuration.vision import MMVisionConfig
 from .modeling_mm.cache import MMCache
+from .modeling_mm.classification import MMForSequenceClassification
 from .modeling_mm.conv import MMConvModel
 from .modeling_mm.generation import MMForConditionalGeneration
 from .modeling_mm.model import MMModel
-from .modeling_mm.outputs import MMCausalLMOutput, MMContextOutput, MMModelOutput
+from .modeling_mm.outputs import MMCausalLMOutput, MMClassifierOutput, MMContextOutput, MMModelOutput
 from .modeling_mm.text import MMTextModel
 from .modeling_mm.vision import MMVisionModel
 from .processing.collate import MMDataCollator
@@ -36,18 +45,22 @@ for _config, _model in (
     AutoModel.register(_config, _model, exist_ok=True)
 AutoConfig.register(MMResamplerConfig.model_type, MMResamplerConfig, exist_ok=True)
 AutoModelForImageTextToText.register(MMConfig, MMForConditionalGeneration, exist_ok=True)
+AutoModelForSequenceClassification.register(MMConfig, MMForSequenceClassification, exist_ok=True)
+AutoModelForImageClassification.register(MMConfig, MMForSequenceClassification, exist_ok=True)
 AutoImageProcessor.register(MMConfig, image_processor_classes={"pil": MMImageProcessorPil}, exist_ok=True)
 AutoProcessor.register(MMConfig, MMProcessor, exist_ok=True)
 
 __all__ = [
     "MMCache",
     "MMCausalLMOutput",
+    "MMClassifierOutput",
     "MMConfig",
     "MMContextOutput",
     "MMConvConfig",
     "MMConvModel",
     "MMDataCollator",
     "MMForConditionalGeneration",
+    "MMForSequenceClassification",
     "MMImageProcessorPil",
     "MMModel",
     "MMModelOutput",

@@ -6,7 +6,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from .presets import PRESETS
 from .resampler import MMResamplerConfig
-from .rules import config_faults, generation_faults, own_faults
+from .rules import classification_faults, config_faults, generation_faults, own_faults
 from .stack import ConfigFaults, MMBaseConfig, checked, nearest
 from .text import MMTextConfig
 from .towers import VISION_CONFIGS, TowerSpec, tower_width
@@ -177,3 +177,7 @@ class MMConfig(MMBaseConfig):
     def generation_faults(self) -> list[str]:
         """What keeps this model from writing text, though it is a sound configuration for other heads."""
         return generation_faults(self)
+
+    def classification_faults(self) -> list[str]:
+        """What keeps this model from classifying."""
+        return classification_faults(self)

@@ -244,3 +244,19 @@ def generation_faults(config: Any) -> list[str]:
             "'merged', or let a text encoder read the text that is fused (text_encoder_config, share_text_encoder)"
         )
     return faults
+
+
+def classification_faults(config: Any) -> list[str]:
+    """What a model that classifies needs beyond a sound configuration."""
+    faults, loss, problem = [], config.classification_loss, config.problem_type
+    if config.text_config.pooler == "none":
+        faults.append(
+            "text_config.pooler='none' leaves no vector of the text to classify; set it, for instance to 'mean'"
+        )
+    fitting = {"bce": "multi_label_classification", "mse": "regression"}.get(loss, "single_label_classification")
+    if loss != "auto" and problem not in (None, fitting):
+        faults.append(
+            f"classification_loss={loss!r} is not a loss of problem_type={problem!r}; set problem_type={fitting!r}, "
+            "or classification_loss='auto'"
+        )
+    return faults

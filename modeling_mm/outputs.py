@@ -77,3 +77,21 @@ class MMCausalLMOutput(ModelOutput):
     cross_attentions: tuple[torch.Tensor, ...] | None = None
     context_hidden_states: torch.Tensor | None = None
     context_attention_mask: torch.Tensor | None = None
+
+
+@dataclass
+class MMClassifierOutput(ModelOutput):
+    """The classifier's output. L labels, M modalities, the text among them.
+
+    loss when labels were given; logits (R, L). Under fusion_type="decision" also modality_logits {name: (R, L)}, what
+    each modality answers alone, and fusion_weights (M,), in the order of "text" and the config's modalities.
+    hidden_states, attentions, cross_attentions: of the text stack, as in MMModelOutput.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    modality_logits: dict[str, torch.Tensor] | None = None
+    fusion_weights: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
