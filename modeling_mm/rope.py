@@ -35,10 +35,19 @@ class MMRotaryEmbedding(nn.Module):
         size = int((config.head_dim or 0) * parameters.get("partial_rotary_factor", 1.0))
         return 1.0 / parameters["rope_theta"] ** (torch.arange(0, size, 2, dtype=torch.float) / size), 1.0
 
+    def _apply(self, fn, recurse: bool = True):
+        """Goes where the model goes and stays fp32: far positions need frequencies that half precision cannot hold."""
+
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            there = fn(tensor)
+            return there if there.dtype == tensor.dtype else tensor.to(there.device)
+
+        return super()._apply(moved, recurse)
+
     @torch.no_grad()
     def forward(self, position_ids: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """(R or 1, T) -> cosines and sines (R or 1, 1, T, Dr); angles are computed in fp32 whatever the dtype."""
-        angles = position_ids[:, None, :, None].float() * self.inv_freq.float().to(position_ids.device)
+        angles = position_ids[:, None, :, None].float() * self.inv_freq.to(position_ids.device)
         angles = torch.cat([angles, angles], dim=-1)
         return (angles.cos() * self.attention_scaling).to(dtype), (angles.sin() * self.attention_scaling).to(dtype)
 

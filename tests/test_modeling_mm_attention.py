@@ -218,14 +218,14 @@ def test_an_unknown_implementation_is_refused(tiny_model):
 
 
 @pytest.mark.parametrize(
-    ("text", "layers", "heads", "own", "cross"),
-    [("inside", 2, 2, 2, 2), ("own", 4, 2, 2, 2), ("llama", 2, 4, 2, 1)],
+    ("text", "layers", "heads", "cross_heads", "own", "cross"),
+    [("inside", 2, 2, 2, 2, 2), ("own", 4, 2, 2, 2, 2), ("llama", 2, 4, 2, 2, 1)],
 )
-def test_attention_weights_are_per_row_and_sum_to_one(tiny_model, batch, text, layers, heads, own, cross):
+def test_attention_weights_are_per_row_and_sum_to_one(tiny_model, batch, text, layers, heads, cross_heads, own, cross):
     model = tiny_model("vit", text, attention="eager")
     output = model(**batch, output_attentions=True, output_hidden_states=True)
     assert [tuple(a.shape) for a in output.attentions] == [(4, heads, 4, 4)] * own
-    assert [tuple(a.shape) for a in output.cross_attentions] == [(4, heads, 4, 12)] * cross
+    assert [tuple(a.shape) for a in output.cross_attentions] == [(4, cross_heads, 4, 12)] * cross
     assert [tuple(h.shape) for h in output.hidden_states] == [(4, 4, 32)] * (layers + 1)
     for weights in output.cross_attentions:
         assert (weights[[0, 2], :, :, 6:] == 0).all()  # one picture of six tokens, packed to the front
