@@ -213,7 +213,7 @@ def test_checkpointing_changes_no_gradient(build, media, name, attention):
     for checkpointed in (False, True):
         model = build(CLASSIFY, name, None, attention=attention).train()
         if checkpointed:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         model(**batch).loss.backward()
         found.append([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
     assert len(found[0]) == len(found[1])
