@@ -42,6 +42,10 @@ def build_tower(config: PreTrainedConfig, layer: int = -1) -> nn.Module:
     """
     if type(config) in _OWN:
         tower = _OWN[type(config)]._from_config(config)
+        if layer != -1 and isinstance(config, MMConvConfig):
+            raise ValueError(
+                f"layer={layer} names a hidden state, but a convolutional tower gives its last map; use -1"
+            )
         if layer != -1:
             for part in (*tower.layers[layer if layer >= 0 else layer + len(tower.layers) + 1 :], tower.norm):
                 part.requires_grad_(False)

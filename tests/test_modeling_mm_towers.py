@@ -184,3 +184,8 @@ def test_a_patch_mask_becomes_a_mask_of_tokens():
     assert features.mask.tolist() == [[True] * 6, [True, True, True, False, True, False]]
     dropped = tower_features(tower, torch.randn(2, 3, 16, 16), mask, strategy="default")
     assert torch.equal(dropped.mask, features.mask[:, 1:])
+
+
+def test_a_convolutional_tower_has_no_other_layer():
+    with pytest.raises(ValueError, match="layer=-2 names a hidden state, but a convolutional tower"):
+        build_tower(OWN["mm_conv"], layer=-2)

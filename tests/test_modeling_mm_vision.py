@@ -1,5 +1,8 @@
 """MMVisionModel: the ViT written out once more, positions, pooling, and what it refuses."""
 
+# A model under test has the positions that its config asks for.
+# pyright: reportOptionalSubscript=false
+
 import pytest
 import torch
 from torch.nn import functional
