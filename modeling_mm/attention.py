@@ -124,6 +124,7 @@ class MMAttention(nn.Module):
                 query, key, value = segments.fold(query), *segments.fold_keys((key, value), carried)
             if past_key_values is not None:
                 key, value = past_key_values.self_attention_cache.update(key, value, self.layer_idx)
+                key, value = past_key_values.behind_prefix(self.layer_idx, key, value)
 
         implementation = self.config._attn_implementation
         if implementation == "flex_attention" and torch.is_tensor(attention_mask):

@@ -10,11 +10,11 @@
     decision          late             weighted mean of the logits that each modality gives alone
 
 B contexts, R rows (texts), T text tokens, S media tokens, D their width, F fusion_size, L labels. A modality that a
-row does not have adds nothing to that row; one that a call does not have is None.
+row does not have adds nothing to that row; one that a call does not have is None. joining.py calls what stands here.
 """
 
-# The text stack fills in its head_dim; a fused call has at least one modality.
-# pyright: reportReturnType=false, reportOptionalMemberAccess=false
+# A config is filled in when it is made, and a fused call has at least one modality: checked in words before.
+# pyright: reportArgumentType=false, reportOptionalIterable=false, reportOptionalMemberAccess=false, reportReturnType=false
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,6 @@ from transformers.masking_utils import create_bidirectional_mask, create_causal_
 
 from ..configuration.mm import MMConfig
 from ..configuration.text import MMTextConfig
-from .cache import MMCache
 from .layers import MMLayer
 from .outputs import MMContextOutput
 from .rows import MMRows
@@ -99,7 +98,6 @@ def merged_mask(
     states: torch.Tensor,  # (R, S + T, D), the queries
     prefix: MMPrefix,
     text_mask: torch.Tensor | None,  # (R, T), 1 = real; None: all
-    cache: MMCache | None = None,
 ):
     """Who sees whom in the merged sequence, of the attention implementation's kind.
 
@@ -120,7 +118,7 @@ def merged_mask(
         columns = torch.arange(states.shape[1], device=states.device)
         block = torch.where(columns < prefix.length, 0, -1).expand(states.shape[0], -1)
     return create_causal_mask(
-        config=config, inputs_embeds=states, attention_mask=real, past_key_values=cache, block_sequence_ids=block
+        config=config, inputs_embeds=states, attention_mask=real, past_key_values=None, block_sequence_ids=block
     )
 
 
@@ -132,14 +130,18 @@ class MMCoAttentionFusion(nn.Module):
 
     Both streams are layers (self, cross, mlp) of the text's own settings: with `cross_attention_gate="tanh"` each
     starts as if it were alone. The text stream runs without media too; a row without media skips its cross sublayers.
+    Streams of pre-norm layers end in a norm, that of the media if they are read on (behind a text encoder).
     """
 
-    def __init__(self, config: MMTextConfig, num_layers: int):
+    def __init__(self, config: MMTextConfig, num_layers: int, reads_media: bool = True):
         super().__init__()
         self.config = config
         kind = ("self", "cross", "mlp")
         self.media_layers = nn.ModuleList(MMLayer(config, kind, i, i) for i in range(num_layers))
         self.text_layers = nn.ModuleList(MMLayer(config, kind, i, i) for i in range(num_layers))
+        norm = config.norm_type if config.norm_position == "pre" else "none"
+        self.text_norm = build_norm(norm, config.hidden_size, config.layer_norm_eps)
+        self.media_norm = build_norm(norm if reads_media else "none", config.hidden_size, config.layer_norm_eps)
 
     def forward(
         self,
@@ -154,7 +156,7 @@ class MMCoAttentionFusion(nn.Module):
         if media is None:
             for layer in self.text_layers:
                 text = layer(text, attention_mask=text_sees_text, **kwargs)
-            return text, None
+            return self.text_norm(text), None
         rows = MMRows(text.shape[0], text.shape[0])
         has_media = None if media_mask is None else media_mask.bool().any(1)[:, None, None]
         text_sees_media = self._mask(text, media, media_mask)
@@ -173,7 +175,7 @@ class MMCoAttentionFusion(nn.Module):
                 has_context=has_media,
                 **kwargs,
             )
-        return text, media
+        return self.text_norm(text), self.media_norm(media)
 
     def _mask(self, queries: torch.Tensor, keys: torch.Tensor, real: torch.Tensor | None):
         return create_bidirectional_mask(
@@ -294,7 +296,7 @@ REPRESENTATION = {"concat": MMConcatFusion, "sum": MMSumFusion, "gated": MMGated
 def build_fusion(config: MMConfig) -> nn.Module | None:
     """The fusion's own module; None where the text's layers do the work (cross_attention, merged)."""
     if config.fusion_type == "co_attention":
-        return MMCoAttentionFusion(config.reader, config.fusion_num_layers)
+        return MMCoAttentionFusion(config.reader, config.fusion_num_layers, reads_media=config.has_text_encoder)
     if config.fusion_type == "decision":
         return MMDecisionFusion(["text", *config.modalities], config.fusion_weights)
     if config.fusion_type in REPRESENTATION:

@@ -37,7 +37,7 @@ def build_head_transform(config: MMTextConfig) -> nn.Module:
     return nn.Sequential(OrderedDict(dense=dense, act=ACT2FN[config.hidden_act], norm=norm))
 
 
-_PER_CONTEXT = ("pixel_values", "visual_embeds", "pixel_values_videos", "input_features", "context_input_ids")
+_PER_CONTEXT = ("context_input_ids", "pixel_values", "visual_embeds", "pixel_values_videos", "input_features")
 
 
 def fingerprint(media: dict, ready) -> tuple | None:
@@ -246,9 +246,6 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
     ) -> None:
-        ready = model_kwargs.get("encoder_outputs")
-        if self._is_merged and ready is not None:
-            max_cache_length += ready.last_hidden_state.shape[1]
         super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
@@ -256,19 +253,16 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
         if cache is None:
             return
         context = model_kwargs.get("encoder_outputs")
-        length = 0 if context is None or self._is_merged else context.last_hidden_state.shape[1]
+        length = 0 if context is None else context.last_hidden_state.shape[1]
         wrapped = MMCache.for_generation(cache, self.config.text_config, length)
         if context is not None:
             wrapped.fingerprint = context.fingerprint
         model_kwargs["past_key_values"] = wrapped
 
-    @property
-    def _is_merged(self) -> bool:
-        """Whether the context stands in the decoder's own sequence."""
-        return self.config.fusion_type == "merged" and not self.config.has_text_encoder
-
     def create_masks_for_generate(self, *, attention_mask=None, past_key_values=None, **kwargs):
-        """Masks made ahead for a static cache; text behind media is masked in forward, which knows them."""
-        if self._is_merged:
-            return attention_mask
+        """Masks made ahead for a static cache, over media before the text too; forward makes the first of those."""
+        if self.config.fusion_type == "merged" and not self.config.has_text_encoder:
+            if attention_mask is None or not past_key_values.holds_context:
+                return attention_mask
+            attention_mask = past_key_values.with_prefix_mask(attention_mask, 1)
         return create_masks_for_generate(attention_mask=attention_mask, past_key_values=past_key_values, **kwargs)

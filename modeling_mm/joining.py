@@ -9,13 +9,15 @@ context and the text.
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalCall=false
 
 import torch
+from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..configuration.mm import MMConfig
 from ..configuration.rules import REPRESENTATION_FUSIONS
 from .base import MMPreTrainedModel
+from .cache import MMCache
 from .context import text_context
-from .fusion import MMPrefix, build_fusion, modality_vectors
+from .fusion import MMPrefix, build_fusion, merged_mask, modality_vectors
 from .inputs import check_text
 from .media import MMMediaModel
 from .media_inputs import refuse_absent, refuse_lonely
@@ -134,7 +136,7 @@ class MMJoiningModel(MMMediaModel):
             return stack(rows=rows, **text)
         text.pop("context_ranges", None)
         if fusion == "merged":
-            return stack(prefix=None if context is None else self._prefix(context, rows), **text)
+            return self._merged(stack, context, rows, text)
         output = stack(**text)
         if fusion == "co_attention":
             return self._co_attend(stack, output, context, rows, text)
@@ -143,12 +145,38 @@ class MMJoiningModel(MMMediaModel):
             output.pooler_output = self.fusion(output.modality_embeds)
         return output
 
-    def _prefix(self, context: MMContextOutput, rows: MMRows) -> MMPrefix:
-        """The context of each row, to stand before (or behind) its text."""
-        config = self.config
-        mask = None if context.attention_mask is None else rows.per_row(context.attention_mask)
-        states = rows.per_row(context.last_hidden_state)
-        return MMPrefix(states, mask, config.fusion_mask, config.fusion_order, config.fusion_embedding_norm)
+    def _merged(self, stack: MMTextModel, context: MMContextOutput | None, rows, text: dict) -> MMModelOutput:
+        """Media and text in one sequence; with a cache the media run once per context, and the text behind them."""
+        if context is None:
+            return stack(**text)
+        states, mask = context.last_hidden_state, context.attention_mask
+        settings = (self.config.fusion_mask, self.config.fusion_order, self.config.fusion_embedding_norm)
+        cache = text.get("past_key_values")
+        if cache is None and not text.get("use_cache"):
+            mask = None if mask is None else rows.per_row(mask)
+            return stack(prefix=MMPrefix(rows.per_row(states), mask, *settings), **text)
+        cache = MMCache(DynamicCache(config=stack.config), DynamicCache()) if cache is None else MMCache.wrap(cache)
+        self._remember(stack, MMPrefix(states, mask, *settings), rows, cache)
+        return stack(**{**text, "past_key_values": cache})
+
+    @staticmethod
+    def _remember(stack: MMTextModel, prefix: MMPrefix, rows: MMRows, cache: MMCache) -> None:
+        """Runs media (B, S, D) alone, as they see no text, and keeps their keys and values in the cache.
+
+        Raises: ValueError where media see the text, or where the cache holds text already.
+        """
+        if prefix.mask_kind == "bidirectional":
+            raise ValueError("fusion_mask='bidirectional' lets media see the text, so no cache can hold them")
+        if cache.get_seq_length():
+            raise ValueError("past_key_values holds text already; media cannot be put before it")
+        states = stack.dropout(stack.embed_norm(prefix.states)) if prefix.embedding_norm else prefix.states
+        mask = merged_mask(stack.config, states, prefix, None)
+        places = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
+        rotary = None if stack.rotary is None else stack.rotary(places, states.dtype)
+        kept = MMCache(cache.cross_attention_cache, DynamicCache())
+        for layer in stack.layers:
+            states = layer(states, attention_mask=mask, past_key_values=kept, is_causal=True, rotary=rotary)
+        cache.hold_prefix(prefix.length, None if prefix.mask is None else prefix.mask.sum(-1), rows)
 
     def _co_attend(self, stack: MMTextModel, output: MMModelOutput, context, rows, text: dict) -> MMModelOutput:
         """Text states and media, each reading the other; a text without media runs through its own layers alone."""

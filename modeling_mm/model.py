@@ -125,10 +125,8 @@ class MMModel(MMJoiningModel):
         )
         if rows is not None and isinstance(output.past_key_values, MMCache):
             output.past_key_values.rows = rows
-        if context is not None:
-            if output.context_hidden_states is None:
-                output.context_hidden_states = context.last_hidden_state
-            output.context_attention_mask = context.attention_mask
+        output.context_hidden_states = None if context is None else context.last_hidden_state
+        output.context_attention_mask = None if context is None else context.attention_mask
         return output
 
     def context_of(

@@ -101,7 +101,8 @@ class MMTextModel(MMPreTrainedModel):
             rows: which row reads which context; None: R = k*B, contiguous.
             context_ranges: int64 (R, n, 2), the half-open range of context tokens that each text column may see, the
                 n-th column's for all behind it; unread once the cache holds them. None: all.
-            prefix: media tokens (R, S, D) that join the text's sequence; unread once the cache holds their states.
+            prefix: media tokens (R, S, D) that join the text's sequence, in a call without a cache; with one the cache
+                holds their keys and values, once per context (`MMJoiningModel`).
             is_causal: False lets every token see every other for this call; None: the config's.
         With segment_length a longer text attends in segments, without a cache.
         Returns: last_hidden_state (R, T, D), pooler_output (R, D), past_key_values when use_cache, and with a prefix
@@ -123,18 +124,15 @@ class MMTextModel(MMPreTrainedModel):
             inputs_embeds = self.embed_tokens(input_ids)
         num_rows, length = inputs_embeds.shape[:2]
         is_causal = self.config.is_causal if is_causal is None else is_causal
-        use_cache = use_cache and self.config.segment_length is None
+        use_cache = use_cache and self.config.segment_length is None and prefix is None
         cache = self._cache(past_key_values, use_cache, num_rows)
         past = 0 if cache is None else cache.get_seq_length()
-        held = None if cache is None else cache.prefix_mask  # (R, S) of the media whose states the cache holds
-        prefix = prefix if held is None else None
         if position_ids is None:
-            past_text = past if held is None else past - held.shape[1]
-            position_ids = self._default_positions(attention_mask, past_text, length, inputs_embeds.device)
+            position_ids = self._default_positions(attention_mask, past, length, inputs_embeds.device)
 
         rows, lengths = self._context_plan(cache, rows, num_rows, encoder_hidden_states, encoder_attention_mask)
         segments = self._segments((num_rows, length), attention_mask)
-        seen = attention_mask if held is None else self._with_held(held, attention_mask, past + length)
+        seen = attention_mask if cache is None else cache.with_prefix_mask(attention_mask, length)
         mask = self._self_mask(cache, segments, inputs_embeds, seen) if prefix is None else None
         ranges = self._column_ranges(cache, rows, context_ranges, past, length)
         context_mask = self._context_mask(cache, rows, lengths, ranges, inputs_embeds, encoder_hidden_states)
@@ -142,8 +140,8 @@ class MMTextModel(MMPreTrainedModel):
 
         hidden_states = self._embed(inputs_embeds, position_ids, token_type_ids, cache is not None)
         if prefix is not None:
-            hidden_states, position_ids = self._join(prefix, hidden_states, position_ids, past, segments)
-            mask = self._merged_mask(prefix, hidden_states, attention_mask, cache)
+            hidden_states, position_ids = self._join(prefix, hidden_states, position_ids, cache, segments)
+            mask = self._merged_mask(prefix, hidden_states, attention_mask)
         rotary = None if self.rotary is None else self.rotary(position_ids, hidden_states.dtype)
         for layer in self.layers:
             hidden_states = layer(
@@ -186,11 +184,11 @@ class MMTextModel(MMPreTrainedModel):
             hidden_states = hidden_states + self.embed_token_types(token_type_ids)
         return self.dropout(self.embed_norm(hidden_states))
 
-    def _join(self, prefix: MMPrefix, hidden_states, position_ids, past, segments):
+    def _join(self, prefix: MMPrefix, hidden_states, position_ids, cache, segments):
         """The merged sequence (R, S + T, D) and its positions; media stand at 0, where RoPE turns nothing."""
         check_memory(prefix.states, prefix.mask, self.config.hidden_size, "prefix")
-        if past:
-            raise ValueError("past_key_values holds text already; media cannot be put before it")
+        if cache is not None:
+            raise ValueError("past_key_values was given beside a prefix, whose states it would have to hold already")
         if segments is not None:
             raise ValueError(
                 f"a text longer than segment_length={self.config.segment_length} attends in segments, which media "
@@ -202,21 +200,10 @@ class MMTextModel(MMPreTrainedModel):
         at_zero = position_ids.new_zeros(len(position_ids), prefix.length)
         return merge(media, hidden_states, prefix.order), merge(at_zero, position_ids, prefix.order)
 
-    def _merged_mask(self, prefix: MMPrefix, hidden_states, attention_mask, cache: MMCache | None):
-        if cache is not None:
-            cache.prefix_mask = prefix.real()
+    def _merged_mask(self, prefix: MMPrefix, hidden_states, attention_mask):
         if attention_mask is not None and attention_mask.ndim != 2:
             return attention_mask  # ready made, for the whole sequence
-        return merged_mask(self.config, hidden_states, prefix, attention_mask, cache)
-
-    @staticmethod
-    def _with_held(held: torch.Tensor, attention_mask, length):
-        """The mask (R, S + past + T) over the media and the text that a cache holds, and the new text."""
-        if attention_mask is None:
-            attention_mask = held.new_ones(len(held), length - held.shape[1])
-        elif attention_mask.ndim != 2:
-            return attention_mask
-        return torch.cat([held, attention_mask.bool()], dim=1)
+        return merged_mask(self.config, hidden_states, prefix, attention_mask)
 
     def _stretched_positions(self, position_ids: torch.Tensor) -> torch.Tensor:
         """(R or 1, T) -> (R or 1, T, D): a row longer than the table spreads over it, between two vectors linearly.
@@ -280,6 +267,8 @@ class MMTextModel(MMPreTrainedModel):
         """The row plan and the context lengths (B,): the cache's once it holds the context, new ones before."""
         if encoder_hidden_states is not None and not self.config.cross_attention_layers:
             raise ValueError("encoder_hidden_states was given, but cross_attention_layers names no layer to read it")
+        if cache is not None and cache.prefix_length:
+            return None, None  # self-attention reads it
         if cache is not None and cache.holds_context:
             return cache.rows, cache.context_lengths
         if encoder_hidden_states is None:
