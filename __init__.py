@@ -5,17 +5,27 @@
 
 from importlib.metadata import version
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
+    AutoProcessor,
+)
 
 from .configuration.conv import MMConvConfig
 from .configuration.mm import MMConfig
+from .configuration.resampler import MMResamplerConfig
 from .configuration.text import MMTextConfig
 from .configuration.vision import MMVisionConfig
 from .modeling_mm.cache import MMCache
+from .modeling_mm.classification import MMForSequenceClassification
 from .modeling_mm.conv import MMConvModel
 from .modeling_mm.generation import MMForConditionalGeneration
 from .modeling_mm.model import MMModel
-from .modeling_mm.outputs import MMCausalLMOutput, MMContextOutput, MMModelOutput
+from .modeling_mm.outputs import MMCausalLMOutput, MMClassifierOutput, MMContextOutput, MMModelOutput
 from .modeling_mm.text import MMTextModel
 from .modeling_mm.vision import MMVisionModel
 from .processing.collate import MMDataCollator
@@ -33,23 +43,29 @@ for _config, _model in (
 ):
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModel.register(_config, _model, exist_ok=True)
+AutoConfig.register(MMResamplerConfig.model_type, MMResamplerConfig, exist_ok=True)
 AutoModelForImageTextToText.register(MMConfig, MMForConditionalGeneration, exist_ok=True)
+AutoModelForSequenceClassification.register(MMConfig, MMForSequenceClassification, exist_ok=True)
+AutoModelForImageClassification.register(MMConfig, MMForSequenceClassification, exist_ok=True)
 AutoImageProcessor.register(MMConfig, image_processor_classes={"pil": MMImageProcessorPil}, exist_ok=True)
 AutoProcessor.register(MMConfig, MMProcessor, exist_ok=True)
 
 __all__ = [
     "MMCache",
     "MMCausalLMOutput",
+    "MMClassifierOutput",
     "MMConfig",
     "MMContextOutput",
     "MMConvConfig",
     "MMConvModel",
     "MMDataCollator",
     "MMForConditionalGeneration",
+    "MMForSequenceClassification",
     "MMImageProcessorPil",
     "MMModel",
     "MMModelOutput",
     "MMProcessor",
+    "MMResamplerConfig",
     "MMTextConfig",
     "MMTextModel",
     "MMVisionConfig",

@@ -1,75 +1,100 @@
-"""MMConfig: how the towers, the fusion and the head of one model fit together."""
+"""MMConfig: how the towers, the text stacks, the fusion and the head of one model fit together."""
 
 from typing import Any, Literal
 
 from transformers.configuration_utils import SubConfigSpec
 
-from .conv import MMConvConfig
 from .presets import PRESETS
-from .stack import ConfigFaults, MMBaseConfig, checked, nearest, positive, shares
+from .resampler import MMResamplerConfig
+from .rules import classification_faults, config_faults, generation_faults, own_faults
+from .stack import ConfigFaults, MMBaseConfig, checked, nearest
 from .text import MMTextConfig
-from .vision import MMVisionConfig
-
-MODALITIES = ("image",)
-VISION_CONFIGS = {config.model_type: config for config in (MMVisionConfig, MMConvConfig)}
+from .towers import VISION_CONFIGS, TowerSpec, tower_width
 
 
-class VisionConfigSpec(SubConfigSpec):
-    """Resolves MM's own vision configs by `model_type` without the registry, so remote code needs none."""
+class TextEncoderSpec(SubConfigSpec):
+    """An encoder sees both ways unless it is told not to."""
 
-    def __init__(self):
-        super().__init__(MMVisionConfig, optional=True)
-
-    def create_subconfig(self, key, subconfig=None, **kwargs):
-        if not isinstance(subconfig, dict):
-            return super().create_subconfig(key, subconfig, **kwargs)
-        model_type = subconfig.get("model_type", MMVisionConfig.model_type)
-        if model_type not in VISION_CONFIGS:
-            raise ValueError(
-                f"model_type={model_type!r} is not a vision tower of this version; accepted: "
-                f"{', '.join(VISION_CONFIGS)}{nearest(model_type, VISION_CONFIGS)}"
-            )
-        return VISION_CONFIGS[model_type](**subconfig), kwargs
+    def create_subconfig(self, key: str, subconfig: Any = None, **kwargs):
+        if isinstance(subconfig, dict):
+            subconfig = {"is_causal": False, **subconfig}
+        return super().create_subconfig(key, subconfig, **kwargs)
 
 
 @checked
 class MMConfig(MMBaseConfig):
-    """One multimodal model: media towers, a projector, a fusion, a text decoder and its head.
+    """One multimodal model: media towers, projectors, perhaps a text encoder, a fusion, a text decoder and its head.
 
     The defaults are mm-base (224.3 M parameters): ViT-B/16 at 224 pixels, a linear projector, and 12 post-norm layers
     (self, cross, mlp) with BERT's vocabulary and its tied, biased head. `MMConfig.preset(name)` gives other sizes.
+
+    Two words of the rules: the **reader** is the text stack that media are joined with, the text encoder if there is
+    one, else the decoder; the **memory** is what the decoder's cross-attention reads.
     """
 
     model_type = "mm"
-    sub_configs_defaults = {"vision_config": VisionConfigSpec(), "text_config": SubConfigSpec(MMTextConfig)}
+    sub_configs_defaults = {
+        "vision_config": TowerSpec(VISION_CONFIGS, "mm_vision", example="siglip_vision_model"),
+        "audio_config": TowerSpec({}, None, example="audio-spectrogram-transformer"),
+        "text_config": SubConfigSpec(MMTextConfig),
+        "text_encoder_config": TextEncoderSpec(MMTextConfig, optional=True),
+        "vision_resampler_config": SubConfigSpec(MMResamplerConfig, optional=True),
+        "audio_resampler_config": SubConfigSpec(MMResamplerConfig, optional=True),
+    }
     keys_to_ignore_at_inference = [
         "past_key_values", "hidden_states", "attentions", "cross_attentions", "context_hidden_states",
-        "context_attention_mask", "modality_embeds",
+        "context_attention_mask", "modality_embeds", "modality_logits", "fusion_weights",
     ]  # fmt: skip
 
-    modalities: list[str] | None = None  # media accepted; None: ["image"]. Others are refused by name
-    vision_config: Any = None  # MMVisionConfig, MMConvConfig or a dict (mm_vision unless it names its model_type)
-    text_config: Any = None  # MMTextConfig or a dict
-    projector_type: Literal["linear", "none", "linear_norm", "mlp"] = "linear"  # tower width -> the reader's width
+    # What there is to look at. None: ["image"]; media of other kinds are refused by name.
+    modalities: list[str] | None = None
+    vision_config: Any = None  # MMVisionConfig, MMConvConfig, any Transformers vision config, or a dict of one
+    audio_config: Any = None  # any Transformers audio config, or a dict that names its model_type
+    vision_resampler_config: Any = None  # MMResamplerConfig or a dict, between tower and projector
+    audio_resampler_config: Any = None
+    vision_feature_layer: int = -1  # which hidden state of the vision tower is read; -1: its last_hidden_state
+    vision_feature_select_strategy: Literal["full", "default"] = "full"  # "default" drops the first token
+    max_images: int = 0  # a learned vector per picture number; 0: the pictures of a context have no order
+    max_frames: int = 0  # per frame number of a video
+    max_clips: int = 0  # per number of an audio clip
+    video_pooling: Literal["none", "space", "time"] = "none"  # F*S tokens of a video become F, or S
+    modality_embeddings: bool = False  # one learned vector per modality, added behind the projector
+    projector_type: Literal["linear", "none", "linear_norm", "mlp"] = "linear"  # tower width -> media_width
     projector_norm_eps: float = 1e-5
-    max_images: int = 0  # learned vector per picture number; 0: the pictures of a context have no order
-    fusion_type: Literal["cross_attention"] = "cross_attention"
+
+    # The text, and how media join it.
+    text_config: Any = None  # the decoder: MMTextConfig or a dict
+    text_encoder_config: Any = None  # MMTextConfig or a dict, is_causal=False unless it says otherwise
+    share_text_encoder: bool = False  # the decoder's weights are the text encoder too, seeing both ways (as in BLIP)
+    fusion_type: Literal["cross_attention", "co_attention", "merged", "concat", "sum", "gated", "decision"] = (
+        "cross_attention"
+    )
+    fusion_num_layers: int = 2  # co_attention
+    fusion_size: int | None = None  # concat, sum, gated: width of the fused vector; None: the reader's
+    fusion_mask: Literal["prefix", "causal", "bidirectional"] = "prefix"  # merged: who sees whom
+    fusion_order: Literal["media_first", "text_first"] = "media_first"  # merged
+    fusion_embedding_norm: bool = False  # merged: the text's embedding norm over the media tokens too (VisualBERT)
+    fusion_weights: dict[str, float] | None = None  # decision: fixed, of "text" and the modalities; None: learned
+
+    # Heads.
     lm_head_transform: bool = True  # BERT's head: dense, activation, norm before the vocabulary
     lm_head_bias: bool = True
     tie_word_embeddings: bool = True
     label_smoothing: float | int = 0.0
+    classifier_dropout: float | int | None = None  # None: none
+    classification_loss: Literal["auto", "bce", "kl", "mse", "ordinal"] = "auto"
     check_inputs: bool = True  # NaN pixels and ids outside the vocabulary raise (never inside compile and export)
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any):
         if self.modalities is None:
             self.modalities = ["image"]
-        if self.vision_config is None and "image" in self.modalities:
+        if self.vision_config is None and {"image", "video"} & set(self.modalities):
             self.vision_config = {}
         self._build_sub_configs()
-        text = self.text_config
-        if isinstance(text, MMTextConfig) and text.cross_attention_layers is None:
-            text.cross_attention_layers = list(range(text.num_hidden_layers))
+        for text, crosses in ((self.text_config, self.decoder_crosses), (self.text_encoder_config, self.media_cross)):
+            if isinstance(text, MMTextConfig) and text.cross_attention_layers is None:
+                text.cross_attention_layers = list(range(text.num_hidden_layers)) if crosses else []
         super().__post_init__(**kwargs)
 
     def _build_sub_configs(self) -> None:
@@ -86,7 +111,7 @@ class MMConfig(MMBaseConfig):
             except (ValueError, TypeError) as error:
                 faults.append(f"{key}: {error}")
         if faults:
-            raise ConfigFaults(type(self).__name__, self._own_faults() + faults)
+            raise ConfigFaults(type(self).__name__, own_faults(self) + faults)
 
     @classmethod
     def preset(cls, name: str, **overrides) -> "MMConfig":
@@ -100,49 +125,59 @@ class MMConfig(MMBaseConfig):
         return cls(**fields)
 
     @property
+    def has_text_encoder(self) -> bool:
+        """Whether context text is read by an encoder, of its own or with the decoder's weights."""
+        return self.share_text_encoder or self.text_encoder_config is not None
+
+    @property
+    def reader(self) -> MMTextConfig:
+        """The text stack that media are joined with."""
+        return self.text_encoder_config if self.text_encoder_config is not None else self.text_config
+
+    @property
+    def media_cross(self) -> bool:
+        """Whether the reader looks at media by cross-attention."""
+        return self.fusion_type == "cross_attention"
+
+    @property
+    def decoder_crosses(self) -> bool:
+        """Whether the decoder has a memory to cross-attend to."""
+        return self.has_text_encoder or self.media_cross
+
+    @property
     def vision_size(self) -> int:
         """Width of the vision tower's tokens."""
-        return self.vision_config.hidden_size
+        return tower_width(self.vision_config)
 
-    def _own_faults(self) -> list[str]:
-        """What is wrong with the fields of this config alone."""
-        faults = positive(self, "projector_norm_eps", "initializer_range") + shares(self, "label_smoothing")
-        modalities = self.modalities or []
-        if not modalities or not set(modalities) <= set(MODALITIES):
-            faults.append(f"modalities={modalities} must name one or more of {list(MODALITIES)}")
-        if len(set(modalities)) != len(modalities):
-            faults.append(f"modalities={modalities} names one twice")
-        if self.max_images < 0:
-            faults.append(f"max_images={self.max_images} must not be negative")
-        return faults
+    @property
+    def audio_size(self) -> int:
+        """Width of the audio tower's tokens."""
+        return tower_width(self.audio_config)
+
+    @property
+    def media_width(self) -> int:
+        """Width that the projectors give: what the reader's cross-attention, or the reader itself, takes in."""
+        return self.reader.memory_size if self.media_cross else self.reader.hidden_size
+
+    @property
+    def fusion_width(self) -> int:
+        """Width of the vector that concat, sum and gated make."""
+        return self.fusion_size or self.reader.hidden_size
+
+    @property
+    def context_width(self) -> int:
+        """Width of the context: fused text where a text encoder reads it, else the projected media."""
+        if not self.has_text_encoder:
+            return self.media_width
+        return self.fusion_width if self.fusion_type in ("concat", "sum", "gated") else self.reader.hidden_size
 
     def faults(self) -> list[str]:
-        faults = self._own_faults()
-        if not isinstance(self.text_config, MMTextConfig):
-            faults.append(f"text_config is a {type(self.text_config).__name__}; MM's decoder wants MMTextConfig")
-            return faults
-        if type(self.vision_config) not in VISION_CONFIGS.values():
-            faults.append(
-                f"vision_config is a {type(self.vision_config).__name__}; accepted: "
-                f"{', '.join(c.__name__ for c in VISION_CONFIGS.values())}"
-            )
-            return faults
-        # Again, for a sub-config was filled in above, or changed since it was made.
-        for key in ("vision_config", "text_config"):
-            faults += [f"{key}: {fault}" for fault in getattr(self, key).faults()]
-        return faults + self._fusion_faults(self.text_config)
+        return config_faults(self)
 
-    def _fusion_faults(self, text: MMTextConfig) -> list[str]:
-        faults = []
-        if not text.cross_attention_layers:
-            faults.append(
-                "fusion_type='cross_attention' needs a decoder that cross-attends, but "
-                "text_config.cross_attention_layers=[]; list a layer, or None for all"
-            )
-        if self.projector_type == "none" and self.vision_size != text.memory_size:
-            faults.append(
-                f"projector_type='none' needs equal widths, but the vision tower gives {self.vision_size} and the "
-                f"decoder reads {text.memory_size}; set projector_type='linear' or "
-                f"text_config.cross_attention_hidden_size={self.vision_size}"
-            )
-        return faults
+    def generation_faults(self) -> list[str]:
+        """What keeps this model from writing text, though it is a sound configuration for other heads."""
+        return generation_faults(self)
+
+    def classification_faults(self) -> list[str]:
+        """What keeps this model from classifying."""
+        return classification_faults(self)

@@ -113,6 +113,9 @@ class MMStackConfig(MMBaseConfig):
     """
 
     attribute_map = {"rms_norm_eps": "layer_norm_eps"}
+    # Fields of MMResamplerConfig alone, which every layer reads.
+    residual = True
+    append_latents = False
 
     hidden_size: int = 768
     intermediate_size: int = 3072
@@ -130,12 +133,12 @@ class MMStackConfig(MMBaseConfig):
     layer_norm_eps: float = 1e-12
     embedding_norm: bool = False
     final_norm: Literal["all", "pooled", "none"] = "all"  # "pooled": only what the pooler reads
-    position_embedding_type: Literal["absolute", "none"] = "absolute"
+    position_embedding_type: Literal["absolute", "rope", "none"] = "absolute"  # the one switch; "rope": text alone
     attention_scale: float | None = None  # None: head_dim ** -0.5
     attention_dropout: float | int = 0.0
     hidden_dropout: float | int = 0.0
     initializer_range: float = 0.02  # standard deviation of the initial weights
-    pooler: Literal["none", "cls", "cls_tanh", "eos", "last", "mean"] = "cls"  # by mask: the first or last real token
+    pooler: Literal["none", "cls", "cls_tanh", "eos", "last", "before_last", "mean", "attention"] = "cls"  # by mask
 
     def __post_init__(self, **kwargs: Any):
         if self.num_key_value_heads is None:
@@ -145,8 +148,13 @@ class MMStackConfig(MMBaseConfig):
             self.head_dim = self.hidden_size // heads  # otherwise it stays None, which is a fault
         super().__post_init__(**kwargs)
 
+    @property
+    def mlp_sizes(self) -> tuple[str, ...]:
+        """The sizes of the MLP, if there is one."""
+        return ("intermediate_size",)
+
     def faults(self) -> list[str]:
-        sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+        sizes = ("hidden_size", *self.mlp_sizes, "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
         faults = positive(self, *sizes, "head_dim", "layer_norm_eps", "attention_scale", "initializer_range")
         faults += shares(self, "attention_dropout", "hidden_dropout")
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads or 1

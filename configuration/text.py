@@ -1,8 +1,15 @@
 """MMTextConfig: the text decoder or encoder."""
 
-from typing import Literal
+import copy
+from typing import Any, Literal
 
-from .stack import MMStackConfig, checked, positive
+from .stack import MMStackConfig, checked, nearest, positive
+
+# Transformers' kinds of rope parameters, but for those whose angles depend on the longest row of a batch.
+ROPE_TYPES = ("default", "linear", "llama3", "yarn", "proportional")
+_BATCH_ROPE_TYPES = ("dynamic", "longrope")
+_ATTENTION_OVERRIDES = ("num_attention_heads", "num_key_value_heads", "head_dim", "attention_bias")
+_OWN_OVERRIDES = ("norm_type", "layer_norm_eps", "hidden_act", "gated_mlp", "intermediate_size", "mlp_bias")
 
 
 @checked
@@ -12,16 +19,34 @@ class MMTextConfig(MMStackConfig):
     model_type = "mm_text"
     base_config_key = "text_config"
     keys_to_ignore_at_inference = ["past_key_values"]
+    ignore_keys_at_rope_validation = {"partial_rotary_factor"}
+    base_model_tp_plan = {
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.cross_attn.q_proj": "colwise",
+        "layers.*.cross_attn.k_proj": "colwise",
+        "layers.*.cross_attn.v_proj": "colwise",
+        "layers.*.cross_attn.o_proj": "rowwise",
+        "layers.*.mlp.gate_proj": "colwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+    }
 
     norm_position: Literal["pre", "post"] = "post"
     embedding_norm: bool = True
     final_norm: Literal["all", "pooled", "none"] = "none"
-    pooler: Literal["none", "cls", "cls_tanh", "eos", "last", "mean"] = "last"
+    pooler: Literal["none", "cls", "cls_tanh", "eos", "last", "before_last", "mean", "attention"] = "last"
     vocab_size: int = 30522
     max_position_embeddings: int = 512
+    interpolate_positions: bool = False  # a text longer than the learned positions spreads over them
+    rope_parameters: dict | None = None  # Transformers' (rope_type, rope_theta, ...); None with "rope": theta 10000
     type_vocab_size: int = 0  # 0: token_type_ids are ignored
     is_causal: bool = True
     use_cache: bool = True
+    segment_length: int | None = None  # a text encoder's: longer texts attend in segments of so many tokens,
+    memory_length: int = 0  # each to so many before it too, their gradient stopped (Transformer-XL)
     bos_token_id: int | None = 101
     eos_token_id: int | list[int] | None = 102
     pad_token_id: int | None = 0
@@ -32,6 +57,14 @@ class MMTextConfig(MMStackConfig):
     cross_attention_gate: Literal["none", "tanh", "tanh_vector"] = "none"  # starts at 0; own layers gate their mlp too
     cross_attention_memory_norm: bool = False
     cross_attention_qk_norm: Literal["none", "rms_norm", "layer_norm"] = "none"
+    cross_attention_overrides: dict | None = None  # heads, head_dim and biases of cross; own layers: norm and mlp too
+
+    def __post_init__(self, **kwargs: Any):
+        given = self.rope_parameters is not None or any(kwargs.get(key) for key in ("rope_theta", "rope_scaling"))
+        self.rope_parameters = None if self.rope_parameters is None else dict(self.rope_parameters)
+        super().__post_init__(**kwargs)
+        if not given and self.position_embedding_type != "rope":
+            self.rope_parameters = None  # Transformers fills in a default whether there is a use for it or not
 
     def sublayers(self, layer: int) -> tuple[str, ...]:
         """The residual sublayers of one layer, in order: the only reader of the placement settings."""
@@ -39,18 +72,104 @@ class MMTextConfig(MMStackConfig):
             return ("self", "mlp")
         return ("self", "cross", "mlp") if self.cross_attention_placement == "inside" else ("cross", "mlp")
 
+    def cross_stack(self) -> "MMTextConfig":
+        """The settings that cross-attention, and a layer of its own, are built by: these with the overrides.
+
+        A new number of heads brings its own head_dim and num_key_value_heads unless those are named too.
+        """
+        settings = copy.copy(self)
+        changes = dict(self.cross_attention_overrides or {})
+        if "num_attention_heads" in changes:
+            changes.setdefault("num_key_value_heads", changes["num_attention_heads"])
+            changes.setdefault("head_dim", self.hidden_size // changes["num_attention_heads"])
+        for name, value in {**changes, "qk_norm": self.cross_attention_qk_norm}.items():
+            object.__setattr__(settings, name, value)
+        return settings
+
     @property
     def memory_size(self) -> int:
         """Width of the context tokens that the cross-attention reads."""
         return self.cross_attention_hidden_size or self.hidden_size
 
+    def validate_rope(self) -> None:
+        """Transformers' own check stops at its first fault; `faults` asks it."""
+
     def faults(self) -> list[str]:
         faults = super().faults()
-        faults += positive(self, "vocab_size", "max_position_embeddings", "cross_attention_hidden_size")
+        faults += positive(
+            self, "vocab_size", "max_position_embeddings", "segment_length", "cross_attention_hidden_size"
+        )
         if self.vocab_size > 0:
             faults += self._token_faults()
         if self.pooler == "eos" and self.eos_token_id in (None, []):
             faults.append("pooler='eos' reads the eos token, but there is none; set eos_token_id")
+        if self.type_vocab_size < 0:
+            faults.append(f"type_vocab_size={self.type_vocab_size} must not be negative")
+        if self.memory_length < 0:
+            faults.append(f"memory_length={self.memory_length} must not be negative")
+        if self.memory_length > 0 and self.segment_length is None:
+            faults.append(f"memory_length={self.memory_length} is carried from segment to segment; set segment_length")
+        return faults + self._position_faults() + self._cross_faults()
+
+    def _token_faults(self) -> list[str]:
+        eos = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
+        ids = [("bos_token_id", self.bos_token_id), ("pad_token_id", self.pad_token_id)]
+        ids += [("eos_token_id", token) for token in eos]
+        return [
+            f"{name}={token} is outside the vocabulary 0..{self.vocab_size - 1}; set {name} or vocab_size"
+            for name, token in ids
+            if token is not None and not 0 <= token < self.vocab_size
+        ]
+
+    def _position_faults(self) -> list[str]:
+        kind, faults = self.position_embedding_type, []
+        if self.interpolate_positions and kind != "absolute":
+            faults.append(
+                f"interpolate_positions=True stretches learned positions, but position_embedding_type={kind!r} has "
+                "none; set position_embedding_type='absolute', or rope_parameters={'rope_type': 'linear', ...}"
+            )
+        if kind == "rope":
+            return faults + self._rope_faults()
+        if self.rope_parameters is not None:
+            faults.append(
+                f"rope_parameters are read by position_embedding_type='rope' alone, but it is {kind!r}; set "
+                "position_embedding_type='rope' or leave rope_parameters out"
+            )
+        return faults
+
+    def _rope_faults(self) -> list[str]:
+        parameters: dict[str, Any] = self.rope_parameters or {}
+        kind = parameters.get("rope_type", "default")
+        if kind in _BATCH_ROPE_TYPES:
+            return [
+                f"rope_parameters: rope_type={kind!r} turns a row by angles that depend on the longest row of its "
+                f"batch; accepted: {', '.join(ROPE_TYPES)}"
+            ]
+        if kind not in ROPE_TYPES:
+            accepted = f"{', '.join(ROPE_TYPES)}{nearest(str(kind), ROPE_TYPES)}"
+            return [f"rope_parameters: rope_type={kind!r} is not a kind of RoPE; accepted: {accepted}"]
+        faults = []
+        for name in ("rope_theta", "factor", "partial_rotary_factor", "original_max_position_embeddings"):
+            value = parameters.get(name, 1)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+                faults.append(f"rope_parameters: {name}={value!r} must be a positive number")
+        if faults:
+            return faults
+        rotated = int((self.head_dim or 0) * parameters.get("partial_rotary_factor", 1.0))
+        if self.head_dim and (rotated % 2 or not 0 < rotated <= self.head_dim):
+            faults.append(
+                f"RoPE turns pairs of dimensions, but of head_dim={self.head_dim} it would turn {rotated}; change "
+                "head_dim, or partial_rotary_factor in rope_parameters"
+            )
+            return faults
+        try:
+            super().validate_rope()
+        except (KeyError, ValueError, TypeError) as error:
+            faults.append(f"rope_parameters: {error.args[0] if error.args else error}")
+        return faults
+
+    def _cross_faults(self) -> list[str]:
+        faults = []
         layers = self.cross_attention_layers or []
         outside = [i for i in layers if not 0 <= i < self.num_hidden_layers]
         if outside:
@@ -65,16 +184,41 @@ class MMTextConfig(MMStackConfig):
                 "cross_attention_placement='own' turns every listed layer into (cross, mlp) and leaves none with "
                 "self-attention; list fewer cross_attention_layers"
             )
-        if self.type_vocab_size < 0:
-            faults.append(f"type_vocab_size={self.type_vocab_size} must not be negative")
+        return faults + self._override_faults()
+
+    def _override_faults(self) -> list[str]:
+        """Overrides name settings that may differ, with values that the settings themselves would accept."""
+        overrides, where = self.cross_attention_overrides or {}, "cross_attention_overrides"
+        accepted = _ATTENTION_OVERRIDES
+        if self.cross_attention_placement == "own":
+            accepted += _OWN_OVERRIDES
+        faults = []
+        for key in overrides:
+            if key in accepted:
+                continue
+            if key in _OWN_OVERRIDES:
+                faults.append(f"{where}: {key} may differ in layers of their own; set cross_attention_placement='own'")
+            else:
+                known = f"{nearest(str(key), accepted)}; accepted: {', '.join(accepted)}"
+                faults.append(f"{where} has an unknown key {key!r}{known}")
+        if overrides and not faults and self.hidden_size > 0:
+            faults = [f"{where}: {fault}" for fault in self._overridden_faults(overrides)]
         return faults
 
-    def _token_faults(self) -> list[str]:
-        eos = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
-        ids = [("bos_token_id", self.bos_token_id), ("pad_token_id", self.pad_token_id)]
-        ids += [("eos_token_id", token) for token in eos]
-        return [
-            f"{name}={token} is outside the vocabulary 0..{self.vocab_size - 1}; set {name} or vocab_size"
-            for name, token in ids
-            if token is not None and not 0 <= token < self.vocab_size
-        ]
+    def _overridden_faults(self, overrides: dict) -> list[str]:
+        fields = {name: getattr(self, name) for name in _ATTENTION_OVERRIDES + _OWN_OVERRIDES}
+        if "num_attention_heads" in overrides:
+            fields["num_key_value_heads"] = fields["head_dim"] = None
+        try:
+            _MMCrossConfig(**{**fields, **overrides, "hidden_size": self.hidden_size})
+        except TypeError as error:
+            return [str(error)]
+        except ValueError as error:
+            mine = super().faults()  # said once already
+            return [fault for fault in getattr(error, "faults", [str(error)]) if fault not in mine]
+        return []
+
+
+@checked
+class _MMCrossConfig(MMStackConfig):
+    """A stack with the overrides in place, to be checked by the rules of every stack."""

@@ -1,5 +1,7 @@
 """Vision towers: MMVisionConfig, a ViT, and MMConvConfig, a convolutional network."""
 
+from typing import Literal
+
 from .stack import MMStackConfig, checked, positive
 
 
@@ -19,6 +21,8 @@ class MMVisionConfig(MMStackConfig):
     patch_bias: bool = True
     use_cls_token: bool = True
     num_register_tokens: int = 0  # learned tokens without a position, placed after CLS
+    use_mask_token: bool = False  # a learned vector instead of the patches that bool_masked_pos names
+    position_embedding_type: Literal["absolute", "none"] = "absolute"
 
     @property
     def grid_size(self) -> int:
@@ -35,6 +39,6 @@ class MMVisionConfig(MMStackConfig):
             faults.append(f"num_register_tokens={self.num_register_tokens} must not be negative")
         if self.pooler in ("cls", "cls_tanh") and not self.use_cls_token:
             faults.append(f"pooler={self.pooler!r} reads the CLS token, but use_cls_token=False; use pooler='mean'")
-        if self.pooler in ("eos", "last"):
-            faults.append(f"pooler={self.pooler!r} is for text; use 'cls', 'cls_tanh', 'mean' or 'none'")
+        if self.pooler in ("eos", "last", "before_last"):
+            faults.append(f"pooler={self.pooler!r} is for text; use 'cls', 'cls_tanh', 'mean', 'attention' or 'none'")
         return faults

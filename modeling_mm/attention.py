@@ -12,7 +12,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..configuration.stack import MMStackConfig
 from .cache import MMCache
+from .rope import rotate
 from .rows import MMRows
+from .segments import MMSegments
 
 NORMS = {"layer_norm": nn.LayerNorm, "rms_norm": nn.RMSNorm}
 
@@ -54,35 +56,48 @@ class MMAttention(nn.Module):
     """Self-attention, or with `memory_size` cross-attention to a context of that width.
 
     Args:
+        config: the stack's; it holds the attention implementation.
         layer_idx: number of this sublayer among those of its kind (self and cross are counted apart), for the cache.
         memory_size: width of the context tokens; None makes it self-attention.
+        settings: what it is built by, where that is not the stack's own config (`cross_stack()`).
+        memory_norm: norm the context tokens first.
+        append_queries: the queries are keys too, before those of the context (a perceiver's latents).
     """
 
-    def __init__(self, config: MMStackConfig, layer_idx: int, memory_size: int | None = None):
+    def __init__(
+        self,
+        config: MMStackConfig,
+        layer_idx: int,
+        memory_size: int | None = None,
+        settings: MMStackConfig | None = None,
+        memory_norm: bool = False,
+        append_queries: bool = False,
+    ):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
         self.is_cross_attention = memory_size is not None
         self.is_causal = False  # causality is always passed, never taken from the module
-        self.head_dim = config.head_dim
-        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
-        self.scaling = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
-        self.dropout = float(config.attention_dropout)
+        self.append_queries = append_queries
+        settings = config if settings is None else settings
+        self.head_dim = settings.head_dim
+        self.num_key_value_groups = settings.num_attention_heads // settings.num_key_value_heads
+        self.scaling = self.head_dim**-0.5 if settings.attention_scale is None else settings.attention_scale
+        self.dropout = float(settings.attention_dropout)
 
-        width, source = config.hidden_size, memory_size or config.hidden_size
-        inner, inner_kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-        bias = config.attention_bias
+        width, source = settings.hidden_size, memory_size or settings.hidden_size
+        inner, inner_kv = settings.num_attention_heads * self.head_dim, settings.num_key_value_heads * self.head_dim
+        bias = settings.attention_bias
         biased = bias if isinstance(bias, str) else "qkvo" * bias
         self.q_proj = nn.Linear(width, inner, bias="q" in biased)
         self.k_proj = nn.Linear(source, inner_kv, bias="k" in biased)
         self.v_proj = nn.Linear(source, inner_kv, bias="v" in biased)
         self.o_proj = nn.Linear(inner, width, bias="o" in biased)
-        qk_norm = config.cross_attention_qk_norm if self.is_cross_attention else config.qk_norm
-        self.q_norm = build_norm(qk_norm, config.head_dim, config.layer_norm_eps)
-        self.k_norm = build_norm(qk_norm, config.head_dim, config.layer_norm_eps)
+        eps = settings.layer_norm_eps
+        self.q_norm = build_norm(settings.qk_norm, self.head_dim, eps)
+        self.k_norm = build_norm(settings.qk_norm, self.head_dim, eps)
         if self.is_cross_attention:
-            memory_norm = config.norm_type if config.cross_attention_memory_norm else "none"
-            self.memory_norm = build_norm(memory_norm, source, config.layer_norm_eps)
+            self.memory_norm = build_norm(settings.norm_type if memory_norm else "none", source, eps)
 
     def forward(
         self,
@@ -92,19 +107,29 @@ class MMAttention(nn.Module):
         rows: MMRows | None = None,  # cross only
         past_key_values: MMCache | None = None,
         is_causal: bool = False,
+        rotary: tuple[torch.Tensor, torch.Tensor] | None = None,  # self only: cosines and sines (R or 1, 1, T, D)
+        segments: MMSegments | None = None,  # self only: a long text attends within its segments
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         length = hidden_states.shape[1]
         query = self.q_norm(self._split(self.q_proj(hidden_states)))  # (R, H, T, D)
         if self.is_cross_attention:
             query = rows.fold(query)  # (B, H, k*T, D)
-            key, value = self._context_states(memory, past_key_values)
+            key, value = self._context_states(hidden_states, memory, past_key_values)
         else:
-            key, value = self._key_value(hidden_states)
+            query = query if rotary is None else rotate(query, rotary)
+            key, value = self._key_value(hidden_states, rotary)
+            if segments is not None:
+                carried = self._key_value(hidden_states.detach(), rotary) if torch.is_grad_enabled() else (key, value)
+                query, key, value = segments.fold(query), *segments.fold_keys((key, value), carried)
             if past_key_values is not None:
                 key, value = past_key_values.self_attention_cache.update(key, value, self.layer_idx)
+                key, value = past_key_values.behind_prefix(self.layer_idx, key, value)
 
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        implementation = self.config._attn_implementation
+        if implementation == "flex_attention" and torch.is_tensor(attention_mask):
+            implementation = "sdpa"  # a range per query is a plain mask, which flex attention does not take
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         output, weights = attend(
             self,
             query,
@@ -120,17 +145,21 @@ class MMAttention(nn.Module):
             output = rows.unfold(output, length)  # (B, k*T, H, D) -> (R, T, H, D)
             if weights is not None and weights.ndim == 4:  # flex returns its log-sum-exp here
                 weights = rows.unfold(weights.transpose(1, 2), length).transpose(1, 2)  # (R, H, T, S)
+        elif segments is not None:
+            output, weights = segments.unfold(output), segments.unfold_weights(weights)
         return self.o_proj(output.reshape(*hidden_states.shape[:2], -1)), weights
 
     def _split(self, states: torch.Tensor) -> torch.Tensor:
         """(n, T, H*D) -> (n, H, T, D)."""
         return states.view(*states.shape[:2], -1, self.head_dim).transpose(1, 2)
 
-    def _key_value(self, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.k_norm(self._split(self.k_proj(source))), self._split(self.v_proj(source))
+    def _key_value(self, source: torch.Tensor, rotary=None) -> tuple[torch.Tensor, torch.Tensor]:
+        key = self.k_norm(self._split(self.k_proj(source)))
+        return key if rotary is None else rotate(key, rotary), self._split(self.v_proj(source))
 
-    def _context_states(self, memory: torch.Tensor | None, cache: MMCache | None):
+    def _context_states(self, hidden_states: torch.Tensor, memory: torch.Tensor | None, cache: MMCache | None):
         def project():
-            return self._key_value(self.memory_norm(memory))
+            source = self.memory_norm(memory)
+            return self._key_value(torch.cat([hidden_states, source], dim=1) if self.append_queries else source)
 
         return project() if cache is None else cache.context_states(self.layer_idx, project)

@@ -1,7 +1,7 @@
 """MMPreTrainedModel: what every MM class shares (flags, initial weights, strict loading), and forward's guard."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from transformers.utils.generic import TransformersKwargs
 
 from ..configuration.mm import MMConfig
 from ..configuration.stack import nearest
+from .freezing import named_parts
 from .loading import check_loaded
 
 _ALLOWED_KWARGS = {*TransformersKwargs.__annotations__, "return_dict"}
@@ -53,11 +54,12 @@ class MMPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        for name in ("cls_token", "register_tokens"):
+        for name in ("cls_token", "register_tokens", "mask_token", "probe", "latents"):
             token = module._parameters.get(name)
             if token is not None:
                 init.normal_(token, std=self.config.initializer_range)
-        for name in ("cross_attn_gate", "mlp_gate"):  # a closed gate leaves a pretrained decoder as it was
+        # A closed gate leaves a pretrained decoder as it was; a gated fusion starts from equal shares.
+        for name in ("cross_attn_gate", "mlp_gate", "gate_weight", "gate_bias"):
             gate = module._parameters.get(name)
             if gate is not None:
                 init.zeros_(gate)
@@ -65,6 +67,25 @@ class MMPreTrainedModel(PreTrainedModel):
     def pooled_only(self) -> list[nn.Module]:
         """The parts of a tower that pooler_output depends on and last_hidden_state does not."""
         return []
+
+    def freeze(self, *parts: str) -> Self:
+        """Stops the training of the named parts: vision, audio, text (the decoder), text_encoder, projector (with the
+        item numbers and the modality embedding), resampler, cross_attention (of the text stacks, and whole layers of
+        [cross, mlp]), fusion, embeddings, lm_head, or a glob over the names of parameters. Returns the model.
+
+        A tied lm_head.weight is the decoder's embedding, and goes by that name.
+        """
+        for _, parameter, is_named in named_parts(self, parts):
+            if is_named:
+                parameter.requires_grad_(False)
+        return self
+
+    def freeze_except(self, *parts: str) -> Self:
+        """Stops the training of everything but the named parts; what is frozen already stays so. Returns the model."""
+        for _, parameter, is_named in named_parts(self, parts):
+            if not is_named:
+                parameter.requires_grad_(False)
+        return self
 
     @classmethod
     def from_pretrained(

@@ -27,6 +27,9 @@ class MMCache(EncoderDecoderCache):
     touch it.
     rows: the plan that maps rows to contexts, made at the prefill.
     context_lengths: int64 (B,), real tokens per context (the first ones); None: no padding.
+    context_ranges: int64 (R, n, 2), the packed context tokens that each text column may see; None: all.
+    prefix_length: merged fusion: S media tokens stand before the text in self-attention, whose keys and values are in
+        the cross-attention half, once per context too; 0: none. Text alone counts for lengths and positions.
     fingerprint: what generate() encoded, so that another picture with the same cache is refused.
     """
 
@@ -37,6 +40,8 @@ class MMCache(EncoderDecoderCache):
     def _forget(self) -> None:
         self.rows: MMRows | None = None
         self.context_lengths: torch.Tensor | None = None
+        self.context_ranges: torch.Tensor | None = None
+        self.prefix_length = 0
         self.fingerprint: tuple | None = None
 
     @classmethod
@@ -64,7 +69,7 @@ class MMCache(EncoderDecoderCache):
 
     @property
     def holds_context(self) -> bool:
-        """Whether the cross-attention states have been written."""
+        """Whether the states of a context have been written."""
         return any(self.is_updated.values())
 
     @property
@@ -109,11 +114,54 @@ class MMCache(EncoderDecoderCache):
         self.is_updated[layer] = True
         return states
 
+    # ---- media before the text (merged fusion) ----------------------------------------------------------------------
+
+    def hold_prefix(self, length: int, lengths: torch.Tensor | None, rows: MMRows) -> None:
+        """Says that the cross-attention half now holds `length` media tokens per context, `lengths` (B,) of them real.
+
+        Every self-attention sublayer puts them before the text's.
+        """
+        self.prefix_length, self.context_lengths, self.rows = length, lengths, rows
+        self.is_updated = dict.fromkeys(range(len(self.cross_attention_cache.layers)), True)
+
+    def behind_prefix(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of the text (R, Hkv, T, D), those of its context before them."""
+        if not self.prefix_length:
+            return key, value
+        held = self.cross_attention_cache.layers[layer]
+        before = [self.rows.per_row(states[:, :, : self.prefix_length]) for states in (held.keys, held.values)]
+        return torch.cat([before[0], key], dim=2), torch.cat([before[1], value], dim=2)
+
+    def with_prefix_mask(self, attention_mask: torch.Tensor | None, query_length: int) -> torch.Tensor | None:
+        """The mask (R, S + past + T) over media and text; None without padding; a ready mask stays."""
+        if not self.prefix_length or (attention_mask is not None and attention_mask.ndim != 2):
+            return attention_mask
+        if self.context_lengths is None and attention_mask is None:
+            return None
+        places = torch.arange(self.prefix_length, device=self.cross_attention_cache.layers[0].keys.device)
+        whole = places.new_full((self.rows.num_contexts, 1), self.prefix_length)
+        real = places < (whole if self.context_lengths is None else self.context_lengths[:, None])  # (B, S)
+        if attention_mask is None:
+            attention_mask = real.new_ones(
+                self.rows.num_rows, self.self_attention_cache.get_mask_sizes(query_length, 0)[0]
+            )
+        return torch.cat([self.rows.per_row(real), attention_mask.bool()], dim=1)
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """For mask functions: the number of keys before the first query."""
+        return super().get_query_offset(layer_idx) + self.prefix_length
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """For mask functions: how many keys there will be, and the number of the first."""
+        length, offset = super().get_mask_sizes(query_length, layer_idx)
+        return length + self.prefix_length, offset
+
     def reset(self) -> None:
         super().reset()
         self._forget()
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """A beam only ever takes the place of one of the same prompt, so what is said of its context stays."""
         self.self_attention_cache.reorder_cache(beam_idx)
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -124,12 +172,16 @@ class MMCache(EncoderDecoderCache):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         self.self_attention_cache.batch_repeat_interleave(repeats)
-        if self.rows is not None:
-            index = self.rows.index().repeat_interleave(repeats)
-            self.rows = MMRows(len(index), self.rows.num_contexts, index)
+        self._take(lambda values: values.repeat_interleave(repeats, 0))
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         self.self_attention_cache.batch_select_indices(indices)
+        self._take(lambda values: values[indices.to(values.device)])
+
+    def _take(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Changes all that is held per row; what is held per context stays."""
         if self.rows is not None:
-            index = self.rows.index(indices.device)[indices]
+            index = change(self.rows.index())
             self.rows = MMRows(len(index), self.rows.num_contexts, index)
+        if self.context_ranges is not None:
+            self.context_ranges = change(self.context_ranges)

@@ -1,123 +1,162 @@
-"""The context: what the text may look at, made of tower outputs, packed once, shared by all its rows.
+"""The context: what the text may look at, joined of the items of every modality, packed once, shared by all its rows.
 
-B contexts, N pictures per context, S tokens (of a picture in the towers, of a context when packed), Dv tower width,
-Dc context width. This is the one file where pictures become the context that the text attends to.
+B contexts, N items per context, S tokens (of an item, or of a context when joined), R rows, Dc context width.
 """
 
-# A BaseModelOutput with no last_hidden_state is refused by check_memory.
-# pyright: reportArgumentType=false
+# A BaseModelOutput with no last_hidden_state is refused by check_memory; a context that stands here has its states.
+# pyright: reportArgumentType=false, reportOptionalMemberAccess=false
 
-from collections import OrderedDict
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
-from ..configuration.conv import MMConvConfig
-from ..configuration.mm import MMConfig
-from ..configuration.vision import MMVisionConfig
-from .base import MMPreTrainedModel
-from .conv import MMConvModel
-from .inputs import check_memory, check_tensors
+from .inputs import INTEGERS, check_memory, check_tensors, may_read_values
 from .outputs import MMContextOutput
-from .vision import MMVisionModel
+from .rows import MMRows
 
-IMAGE = 0  # the first column of token_sources
-
-
-def build_tower(config: MMVisionConfig | MMConvConfig) -> MMPreTrainedModel:
-    """The vision tower that a config describes."""
-    tower_class = MMVisionModel if isinstance(config, MMVisionConfig) else MMConvModel
-    return tower_class._from_config(config)
+KINDS = ("image", "video", "audio", "text")  # the first column of token_sources
+OUTPUTS = dict(zip(KINDS, ("vision_output", "video_output", "audio_output", "text_output"), strict=True))
 
 
-def build_projector(config: MMConfig) -> nn.Module:
-    """Tower width -> the width that the text's cross-attention reads."""
-    inputs, outputs = config.vision_size, config.text_config.memory_size
-    if config.projector_type == "none":
-        return nn.Identity()
-    if config.projector_type == "linear":
-        return nn.Linear(inputs, outputs)
-    if config.projector_type == "linear_norm":
-        norm = nn.LayerNorm(outputs, eps=config.projector_norm_eps)
-        return nn.Sequential(OrderedDict(dense=nn.Linear(inputs, outputs), norm=norm))
-    layers = {"up_proj": nn.Linear(inputs, outputs), "act": nn.GELU(), "down_proj": nn.Linear(outputs, outputs)}
-    return nn.Sequential(OrderedDict(layers))
+class Items(NamedTuple):
+    """What one modality gives. tokens (B, N, S, D); mask bool (B, N, S), None: all real; pooled (B, N, Dv) of the
+    tower, None: it has none; present bool (B, N), None: all are; output: the tower's own."""
+
+    kind: str
+    tokens: torch.Tensor
+    mask: torch.Tensor | None = None
+    pooled: torch.Tensor | None = None
+    present: torch.Tensor | None = None
+    output: Any = None
 
 
-def run_present(tower: nn.Module, pixel_values: torch.Tensor, mask: torch.Tensor | None, **kwargs):
-    """Runs the tower on the pictures that are there. (B, N, C, H, W) -> outputs of n pictures, bool (B*N,) or None.
+def join(parts: list[Items]) -> MMContextOutput:
+    """The items of all modalities, one after the other and packed: (B, S, Dc), S the sum of all N*S."""
+    batches = {part.tokens.shape[0] for part in parts}
+    if len(batches) > 1:
+        given = ", ".join(f"{len(part.tokens)} of {part.kind}" for part in parts)
+        raise ValueError(f"every modality must come for the same contexts; got {given} (absent items are masked)")
+    tokens = torch.cat([part.tokens.flatten(1, 2) for part in parts], dim=1)
+    sources = torch.cat([_sources(part) for part in parts], dim=1)
+    mask = offsets = None
+    if any(part.mask is not None for part in parts):
+        masks = [part.tokens.new_ones(part.tokens.shape[:3], dtype=torch.bool) for part in parts]
+        masks = [full if part.mask is None else part.mask for part, full in zip(parts, masks, strict=True)]
+        mask = torch.cat([of_items.flatten(1) for of_items in masks], dim=1)
+        tokens, sources, mask, offsets = pack(tokens, sources, mask)
+    outputs = {OUTPUTS[part.kind]: part.output for part in parts}
+    return MMContextOutput(
+        last_hidden_state=tokens,
+        attention_mask=mask,
+        token_sources=sources,
+        pooler_output=_pooled(parts),
+        packed_offsets=offsets,
+        **outputs,
+    )
 
-    A batch with no picture at all runs one blank one, which `place` puts nowhere: so every rank of a distributed run
-    uses the same parameters, with zero gradients.
-    """
-    flat = pixel_values.flatten(0, 1)
-    if mask is None:
-        return tower(pixel_values=flat, **kwargs), None
-    present = mask.flatten()
-    chosen = flat[present]
-    if not len(chosen):
-        chosen = torch.zeros_like(flat[:1])
-    return tower(pixel_values=chosen, **kwargs), present
+
+def text_context(
+    states: torch.Tensor,  # (Bc, T, D)
+    mask: torch.Tensor | None,  # (Bc, T), 1 = real
+    output: Any,
+    media: MMContextOutput | None,
+    rows: MMRows | None,
+) -> MMContextOutput:
+    """The states of a text encoder as a context, behind those of the media where the fusion gives them too."""
+    mask = None if mask is None else mask.bool()
+    pooled = None if output.pooler_output is None else output.pooler_output[:, None]
+    text = Items("text", states[:, None], None if mask is None else mask[:, None], pooled, output=output)
+    if output.context_hidden_states is None:
+        context = join([text])
+    else:
+        fused, seen = output.context_hidden_states, media.attention_mask
+        sources = torch.cat([rows.per_row(media.token_sources), _sources(text)], dim=1)
+        tokens, offsets, real = torch.cat([fused, states], dim=1), None, None
+        if seen is not None or mask is not None:
+            seen = fused.new_ones(fused.shape[:2], dtype=torch.bool) if seen is None else rows.per_row(seen)
+            mask = states.new_ones(states.shape[:2], dtype=torch.bool) if mask is None else mask
+            tokens, sources, real, offsets = pack(tokens, sources, torch.cat([seen, mask], dim=1))
+        context = MMContextOutput(tokens, real, sources, output.pooler_output, packed_offsets=offsets)
+        context.text_output = output
+    if media is not None:
+        for name in ("vision_output", "video_output", "audio_output"):
+            context[name] = getattr(media, name)
+    return context
 
 
-def place(values: torch.Tensor, present: torch.Tensor | None) -> torch.Tensor:
-    """(n, ...) of the present pictures -> (B*N, ...), zeros where there is none; a blank lands nowhere."""
+def _sources(part: Items) -> torch.Tensor:
+    """int64 (B, N*S, 3): modality, item, position within the item."""
+    batch, slots, length = part.tokens.shape[:3]
+    device = part.tokens.device
+    item, position = torch.meshgrid(
+        torch.arange(slots, device=device), torch.arange(length, device=device), indexing="ij"
+    )
+    sources = torch.stack([torch.full_like(item, KINDS.index(part.kind)), item, position], dim=-1)
+    return sources.flatten(0, 1).expand(batch, -1, -1)
+
+
+def _pooled(parts: list[Items]) -> torch.Tensor | None:
+    """(B, Dv), the mean over the items of the first tower that gave any; text has its own vector alone."""
+    towers = [[part for part in parts if part.kind in kinds] for kinds in (("text",), ("image", "video"), ("audio",))]
+    chosen = next(group for group in towers if group)
+    if any(part.pooled is None for part in chosen):
+        return None
+    pooled = torch.cat([part.pooled for part in chosen], dim=1)
+    if all(part.present is None for part in chosen):
+        return pooled.mean(1)
+    present = [
+        p.pooled.new_ones(p.pooled.shape[:2], dtype=torch.bool) if p.present is None else p.present for p in chosen
+    ]
+    return mean_present(pooled, torch.cat(present, dim=1))
+
+
+def mean_present(pooled: torch.Tensor | None, present: torch.Tensor | None, dim: int = 1) -> torch.Tensor | None:
+    """The mean along `dim` over the items present; zeros where there is none. present has the dimensions up to it."""
+    if pooled is None:
+        return None
     if present is None:
-        return values
-    placed = values.new_zeros(len(present), *values.shape[1:])
-    placed[present] = values
-    return placed
+        return pooled.mean(dim)
+    present = present.reshape(*present.shape, *[1] * (pooled.ndim - present.ndim))
+    return pooled.masked_fill(~present, 0).sum(dim) / present.sum(dim).clamp(min=1)
 
 
 def pack(tokens: torch.Tensor, sources: torch.Tensor, mask: torch.Tensor):
     """Moves the real tokens of each context to the front, order kept: lengths then say all that a mask says.
 
-    Exact, as cross-attention has no positions. tokens (B, S, Dc), sources (B, S, 3), mask bool (B, S).
+    Exact, as cross-attention has no positions. tokens (B, S, Dc), sources (B, S, 3), mask bool (B, S); the last of
+    what is returned, int64 (B, S + 1), says how many real tokens stood before each place.
     """
     order = torch.argsort((~mask).to(torch.uint8), dim=1, stable=True)
+    offsets = torch.nn.functional.pad(mask.long().cumsum(1), (1, 0))
     mask = mask.gather(1, order)
     tokens = tokens.gather(1, order[..., None].expand_as(tokens))
     sources = sources.gather(1, order[..., None].expand_as(sources))
-    return tokens, sources.masked_fill(~mask[..., None], -1), mask
+    return tokens, sources.masked_fill(~mask[..., None], -1), mask, offsets
 
 
-def image_context(
-    tokens: torch.Tensor,  # (B, N, S, Dc), projected
-    pooled: torch.Tensor | None,  # (B, N, Dv)
-    mask: torch.Tensor | None,  # bool (B, N)
-    vision_output: Any = None,
-) -> MMContextOutput:
-    """Tokens of N picture slots per context -> the packed context (B, N*S, Dc)."""
-    batch, slots, length, _ = tokens.shape
-    device = tokens.device
-    item, position = torch.meshgrid(
-        torch.arange(slots, device=device), torch.arange(length, device=device), indexing="ij"
-    )
-    sources = torch.stack([torch.full_like(item, IMAGE), item, position], dim=-1)  # (N, S, 3)
-    sources = sources.flatten(0, 1).expand(batch, -1, -1)
-    tokens = tokens.flatten(1, 2)
-    token_mask = None
-    if mask is not None:
-        tokens, sources, token_mask = pack(tokens, sources, mask.repeat_interleave(length, dim=1))
-    return MMContextOutput(
-        last_hidden_state=tokens,
-        attention_mask=token_mask,
-        token_sources=sources,
-        pooler_output=mean_present(pooled, mask),
-        vision_output=vision_output,
-    )
+def packed_ranges(ranges: torch.Tensor, context: MMContextOutput, rows: MMRows) -> torch.Tensor:
+    """Half-open ranges (R, n, 2) over the tokens as they were given -> over the tokens as they are packed.
 
-
-def mean_present(pooled: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor | None:
-    """(B, N, Dv) -> (B, Dv), the mean over the pictures present; zeros where there is none."""
-    if pooled is None:
-        return None
-    if mask is None:
-        return pooled.mean(1)
-    weights = mask[..., None].to(pooled.dtype)
-    return (pooled * weights).sum(1) / weights.sum(1).clamp(min=1)
+    Raises: ValueError for another shape, or a range outside the context.
+    """
+    check_tensors(context_ranges=ranges)
+    offsets = context.packed_offsets
+    size = context.last_hidden_state.shape[1] if offsets is None else offsets.shape[1] - 1
+    if ranges.ndim != 3 or ranges.shape[0] != rows.num_rows or ranges.shape[2] != 2 or ranges.dtype not in INTEGERS:
+        raise ValueError(
+            f"context_ranges must be int64 ({rows.num_rows}, n, 2), the first and the last + 1 context token of each "
+            f"text column; got {ranges.dtype} {tuple(ranges.shape)}"
+        )
+    first, end = ranges.unbind(-1)
+    if may_read_values() and (int(ranges.min()) < 0 or int(ranges.max()) > size or bool((first > end).any())):
+        raise ValueError(
+            f"context_ranges must be 0 <= first <= end <= {size}, the tokens of a context; got "
+            f"{int(ranges.min())}..{int(ranges.max())}"
+        )
+    if offsets is None:
+        return ranges.long()
+    return rows.per_row(offsets).gather(1, ranges.long().flatten(1)).view_as(ranges)
 
 
 def as_context(encoder_outputs, encoder_attention_mask: torch.Tensor | None, width: int) -> MMContextOutput:
@@ -145,5 +184,19 @@ def as_context(encoder_outputs, encoder_attention_mask: torch.Tensor | None, wid
         return MMContextOutput(last_hidden_state=encoder_outputs)
     sources = encoder_outputs.new_zeros(*encoder_outputs.shape[:2], 3, dtype=torch.long)
     sources[..., 2] = torch.arange(encoder_outputs.shape[1], device=sources.device)
-    tokens, sources, mask = pack(encoder_outputs, sources, encoder_attention_mask.bool())
-    return MMContextOutput(last_hidden_state=tokens, attention_mask=mask, token_sources=sources)
+    tokens, sources, mask, offsets = pack(encoder_outputs, sources, encoder_attention_mask.bool())
+    return MMContextOutput(
+        last_hidden_state=tokens, attention_mask=mask, token_sources=sources, packed_offsets=offsets
+    )
+
+
+def trimmed(context: MMContextOutput, keep_length: bool = False) -> MMContextOutput:
+    """What a decoder needs of a context, without columns that are padding everywhere; at least one stays.
+
+    keep_length: keep those too, where a static cache wants one length for every context.
+    """
+    states, mask, offsets = context.last_hidden_state, context.attention_mask, context.packed_offsets
+    if mask is not None and not keep_length:
+        length = max(int(mask.sum(1).max()), 1)
+        states, mask = states[:, :length], mask[:, :length]
+    return MMContextOutput(last_hidden_state=states, attention_mask=mask, packed_offsets=offsets)

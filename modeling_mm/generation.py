@@ -13,15 +13,17 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.generation.utils import GenerationMixin
+from transformers.masking_utils import create_masks_for_generate
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.mm import MMConfig
+from ..configuration.rules import REPRESENTATION_FUSIONS
 from ..configuration.text import MMTextConfig
 from .attention import build_norm
 from .base import MMPreTrainedModel, reject_unknown
 from .cache import MMCache, check_cache
-from .context import as_context
+from .context import as_context, trimmed
 from .inputs import check_labels, check_logits_to_keep, check_prompt_ends, check_tensors, check_text
 from .losses import causal_lm_loss
 from .model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
@@ -35,7 +37,7 @@ def build_head_transform(config: MMTextConfig) -> nn.Module:
     return nn.Sequential(OrderedDict(dense=dense, act=ACT2FN[config.hidden_act], norm=norm))
 
 
-_PER_CONTEXT = ("pixel_values", "visual_embeds", "pixel_values_videos", "input_features", "context_input_ids")
+_PER_CONTEXT = ("context_input_ids", "pixel_values", "visual_embeds", "pixel_values_videos", "input_features")
 
 
 def fingerprint(media: dict, ready) -> tuple | None:
@@ -54,14 +56,6 @@ def _weighted_sums(values: torch.Tensor) -> list[float]:
     return (flat @ torch.linspace(1, 2, flat.shape[1], device=flat.device)).tolist()
 
 
-def trimmed(context: MMContextOutput) -> MMContextOutput:
-    """The context without columns that are padding everywhere; at least one column stays."""
-    if context.attention_mask is None:
-        return context
-    length = max(int(context.attention_mask.sum(1).max()), 1)
-    return MMContextOutput(context.last_hidden_state[:, :length], context.attention_mask[:, :length])
-
-
 class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
     """The base model with a language-modelling head."""
 
@@ -70,9 +64,9 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
 
     def __init__(self, config: MMConfig):
         super().__init__(config)
-        text = config.text_config
-        if not text.is_causal:
-            raise ValueError("MMForConditionalGeneration needs a causal decoder; set text_config.is_causal=True")
+        text, faults = config.text_config, config.generation_faults()
+        if faults:
+            raise ValueError(f"MMForConditionalGeneration cannot write with this configuration: {'; '.join(faults)}")
         self.model = MMModel(config)
         self.lm_head_transform = build_head_transform(text) if config.lm_head_transform else nn.Identity()
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=config.lm_head_bias)
@@ -80,10 +74,10 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
         self._freeze_unread()
 
     def _freeze_unread(self) -> None:
-        """What only a pooled vector needs is kept, so that AutoModel finds it, and not trained here."""
-        for tower in (self.model.vision_tower, self.model.language_model):
-            for part in tower.pooled_only():
-                part.requires_grad_(False)
+        """Only a text encoder whose one vector is fused is read by its pooler here."""
+        reads_vector = self.config.fusion_type in REPRESENTATION_FUSIONS
+        reader = "language_model" if self.config.share_text_encoder else "text_encoder"
+        self.model.freeze_pooled(keep=(reader,) if reads_vector else ())
 
     def encode_context(self, *args, **kwargs) -> MMContextOutput | None:
         """See `MMModel.encode_context`; the result may be passed as encoder_outputs, as often as wanted."""
@@ -109,6 +103,7 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
         media_index: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         context_index: torch.Tensor | None = None,
+        context_ranges: torch.Tensor | None = None,
         encoder_outputs=None,
         encoder_attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -146,6 +141,7 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
             media_index=media_index,
             interpolate_pos_encoding=interpolate_pos_encoding,
             context_index=context_index,
+            context_ranges=context_ranges,
             encoder_outputs=encoder_outputs,
             encoder_attention_mask=encoder_attention_mask,
             past_key_values=past_key_values,
@@ -188,7 +184,7 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
         ready = model_kwargs.get("encoder_outputs")
         if ready is not None:
             real = model_kwargs.pop("encoder_attention_mask", None)
-            model_kwargs["encoder_outputs"] = as_context(ready, real, self.config.text_config.memory_size)
+            model_kwargs["encoder_outputs"] = as_context(ready, real, self.config.context_width)
         names = ["attention_mask"] if cache is not None else ["attention_mask", "position_ids", "token_type_ids"]
         given = {name: model_kwargs.get(name) for name in names}  # beside a cache they may cover what it holds
         mask = given["attention_mask"]
@@ -240,11 +236,10 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
             return model_kwargs
         context = self.model.context_of(ready, lonely_mask, **media)
         if context is not None:
-            seen = fingerprint(media, ready)
-            context = MMContextOutput(context.last_hidden_state, context.attention_mask)
-            if generation_config.cache_implementation != "static":
-                context = trimmed(context)
-            context.fingerprint = seen
+            if ready is None:
+                self.model.check_memory_made(media)
+            context = trimmed(context, keep_length=generation_config.cache_implementation == "static")
+            context.fingerprint = fingerprint(media, ready)
             model_kwargs["encoder_outputs"] = context
         return model_kwargs
 
@@ -263,3 +258,11 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
         if context is not None:
             wrapped.fingerprint = context.fingerprint
         model_kwargs["past_key_values"] = wrapped
+
+    def create_masks_for_generate(self, *, attention_mask=None, past_key_values=None, **kwargs):
+        """Masks made ahead for a static cache, over media before the text too; forward makes the first of those."""
+        if self.config.fusion_type == "merged" and not self.config.has_text_encoder:
+            if attention_mask is None or not past_key_values.holds_context:
+                return attention_mask
+            attention_mask = past_key_values.with_prefix_mask(attention_mask, 1)
+        return create_masks_for_generate(attention_mask=attention_mask, past_key_values=past_key_values, **kwargs)

@@ -30,7 +30,7 @@ def check_tensors(**given) -> None:
 
 def check_positions(position_ids: torch.Tensor, config: MMTextConfig) -> None:
     """Positions inside the table. On an accelerator single decode steps are trusted, to spare a sync per token."""
-    if not may_read_values() or not position_ids.numel():
+    if not may_read_values() or position_ids.is_meta or not position_ids.numel():
         return
     if position_ids.device.type != "cpu" and position_ids.shape[-1] == 1:
         return
@@ -53,25 +53,28 @@ def check_text(
     token_type_ids: torch.Tensor | None = None,
     has_past: bool = False,
     read_values: bool = True,
+    prefix: str = "",
 ) -> None:
     """The text side: exactly one of input_ids and inputs_embeds, and what goes with it, by shape, dtype and range.
 
     Args:
         has_past: a cache may hold earlier tokens, so the mask may be longer than the text.
         read_values: look at ids and masks, not at shapes alone; never while tracing.
+        prefix: of the names of input_ids and attention_mask, "context_" for the text encoder's.
     """
-    check_tensors(input_ids=input_ids, inputs_embeds=inputs_embeds, position_ids=position_ids)
+    check_tensors(**{f"{prefix}input_ids": input_ids}, inputs_embeds=inputs_embeds, position_ids=position_ids)
     if (input_ids is None) == (inputs_embeds is None):
         given = "neither" if input_ids is None else "both"
         raise ValueError(f"pass exactly one of input_ids and inputs_embeds; got {given}")
     read_values = read_values and may_read_values()
     if input_ids is not None:
-        _check_ids("input_ids", input_ids, config.vocab_size, read_values)
+        limit = "text_encoder_config.vocab_size" if prefix else "text_config.vocab_size"
+        _check_ids(f"{prefix}input_ids", input_ids, config.vocab_size, read_values, limit=limit)
         shape = tuple(input_ids.shape)
     else:
         shape = _check_embeds(inputs_embeds, config.hidden_size)
     if attention_mask is not None and not isinstance(attention_mask, BlockMask):
-        _check_attention_mask(attention_mask, shape, has_past, read_values)
+        _check_attention_mask(f"{prefix}attention_mask", attention_mask, shape, has_past, read_values)
     if position_ids is not None:
         rows, length = shape
         if tuple(position_ids.shape) not in ((rows, length), (1, length)) or position_ids.dtype not in INTEGERS:
@@ -98,19 +101,21 @@ def _check_embeds(inputs_embeds: torch.Tensor, width: int) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _check_attention_mask(mask: torch.Tensor, shape: tuple[int, int], has_past: bool, read_values: bool) -> None:
-    check_tensors(attention_mask=mask)
+def _check_attention_mask(
+    name: str, mask: torch.Tensor, shape: tuple[int, int], has_past: bool, read_values: bool
+) -> None:
+    check_tensors(**{name: mask})
     if mask.ndim == 4:  # ready made, of the attention implementation's kind
         return
     rows, length = shape
     if mask.ndim != 2 or mask.shape[0] != rows or mask.shape[1] < length or (mask.shape[1] > length and not has_past):
         wanted = "(R, past + T)" if has_past else "(R, T)"
-        raise ValueError(f"attention_mask must be {wanted} for text {shape}; got {tuple(mask.shape)}")
+        raise ValueError(f"{name} must be {wanted} for text {shape}; got {tuple(mask.shape)}")
     if read_values:
-        _check_mask_values("attention_mask", mask)
+        check_mask_values(name, mask)
 
 
-def _check_mask_values(name: str, mask: torch.Tensor) -> None:
+def check_mask_values(name: str, mask: torch.Tensor) -> None:
     if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
         raise ValueError(f"{name} must hold 0 and 1 alone (1 = real); got {float(mask.min())}..{float(mask.max())}")
 
@@ -152,54 +157,6 @@ def _check_ids(
         raise ValueError(f"{name} must be in 0..{size - 1} ({limit}); got {low}..{high}")
 
 
-def check_pixels(config: MMConfig, pixel_values: torch.Tensor) -> None:
-    """Pixels of one or several pictures per context: float, (B, C, H, W) or (B, N, C, H, W), finite."""
-    channels = config.vision_config.num_channels
-    check_tensors(pixel_values=pixel_values)
-    if pixel_values.ndim not in (4, 5) or pixel_values.shape[-3] != channels:
-        raise ValueError(
-            f"pixel_values must be (B, {channels}, height, width) or (B, N, {channels}, height, width); "
-            f"got {tuple(pixel_values.shape)}"
-        )
-    if not pixel_values.is_floating_point():
-        raise ValueError(
-            f"pixel_values are {pixel_values.dtype}; expected normalised floats, as the processor gives them"
-        )
-    _check_filled(config, "pixel_values", pixel_values)
-
-
-def check_visual_embeds(config: MMConfig, visual_embeds: torch.Tensor) -> None:
-    """Ready tower output: float (B, S, Dv) or (B, N, S, Dv), finite."""
-    check_tensors(visual_embeds=visual_embeds)
-    width = config.vision_size
-    if visual_embeds.ndim not in (3, 4) or visual_embeds.shape[-1] != width or not visual_embeds.is_floating_point():
-        raise ValueError(
-            f"visual_embeds must be float (B, S, {width}) or (B, N, S, {width}), the vision tower's width last; "
-            f"got {visual_embeds.dtype} {tuple(visual_embeds.shape)}"
-        )
-    _check_filled(config, "visual_embeds", visual_embeds)
-
-
-def _check_filled(config: MMConfig, name: str, values: torch.Tensor) -> None:
-    if not values.numel():
-        raise ValueError(f"{name} holds no picture: {tuple(values.shape)}; leave {name} out for text alone")
-    if config.check_inputs and may_read_values() and not bool(torch.isfinite(values).all()):
-        raise ValueError(f"{name} hold NaN or infinite values")
-
-
-def picture_mask(mask: torch.Tensor | None, items: torch.Tensor, name: str) -> torch.Tensor | None:
-    """The presence mask as bool (B, N) beside items (B, N, ...); None stays None."""
-    if mask is None:
-        return None
-    check_tensors(**{name: mask})
-    expected = tuple(items.shape[:2])
-    if tuple(mask.shape) != expected and (*mask.shape, 1) != expected:
-        raise ValueError(f"{name} must be {expected}, True for each picture present; got {tuple(mask.shape)}")
-    if may_read_values():
-        _check_mask_values(name, mask)
-    return mask.reshape(expected).to(device=items.device, dtype=torch.bool)
-
-
 def check_memory(states: torch.Tensor, mask: torch.Tensor | None, width: int, name: str) -> None:
     """A ready context: float (B, S, width), B and S at least 1, with a mask (B, S) or none."""
     if states.ndim != 3 or states.shape[-1] != width or not states.is_floating_point() or not states.numel():
@@ -218,11 +175,16 @@ def check_logits_to_keep(logits_to_keep: int | torch.Tensor) -> None:
         raise ValueError(f"logits_to_keep={logits_to_keep} must not be negative; 0 keeps all positions")
 
 
-def refuse_absent(config: MMConfig, **given: torch.Tensor | None) -> None:
-    """Inputs of a modality or part that this model was built without."""
-    for name, value in given.items():
-        if value is None:
-            continue
-        if name.startswith("context_") or name == "media_index":
-            raise ValueError(f"{name} was given, but this model has no text encoder")
-        raise ValueError(f"{name} was given, but this model accepts modalities={config.modalities}")
+def check_patch_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> None:
+    """A mask of patches (n, rows, columns): in each picture one rectangle at the top left, at least one patch."""
+    check_tensors(pixel_attention_mask=mask)
+    if tuple(mask.shape) != shape:
+        raise ValueError(f"pixel_attention_mask must be {shape}, one per patch; got {tuple(mask.shape)}")
+    if not may_read_values():
+        return
+    check_mask_values("pixel_attention_mask", mask)
+    real = mask.bool()
+    rows = torch.arange(shape[1], device=mask.device) < real.any(2).sum(1, keepdim=True)
+    columns = torch.arange(shape[2], device=mask.device) < real.any(1).sum(1, keepdim=True)
+    if not torch.equal(real, rows[:, :, None] & columns[:, None]) or not bool(real[:, 0, 0].all()):
+        raise ValueError("pixel_attention_mask must be True in one rectangle at the top left of each picture")

@@ -9,6 +9,7 @@ from ..configuration.stack import MMStackConfig
 from .attention import MMAttention, build_norm
 from .cache import MMCache
 from .rows import MMRows
+from .segments import MMSegments
 
 
 class MMMLP(nn.Module):
@@ -39,6 +40,8 @@ class MMLayer(GradientCheckpointingLayer):
     Args:
         sublayers: for instance ("self", "mlp"), ("self", "cross", "mlp") or ("cross", "mlp").
         self_idx, cross_idx: numbers of the attention sublayers among those of their kind in the stack.
+        memory_size: width of what cross-attention reads; None: the config's.
+    A layer with cross-attention needs MMTextConfig's settings; one of its own is built by `cross_stack()`.
     """
 
     def __init__(
@@ -47,26 +50,38 @@ class MMLayer(GradientCheckpointingLayer):
         sublayers: tuple[str, ...] = ("self", "mlp"),
         self_idx: int = 0,
         cross_idx: int = 0,
+        memory_size: int | None = None,
     ):
         super().__init__()
         self.sublayers = sublayers
         self.is_cross_only = "self" not in sublayers
         self.is_post_norm = config.norm_position == "post"
+        self.keeps_query = config.residual
         self.dropout = nn.Dropout(config.hidden_dropout)
 
+        settings = config.cross_stack() if self.is_cross_only else config
+
         def norm() -> nn.Module:
-            return build_norm(config.norm_type, config.hidden_size, config.layer_norm_eps)
+            return build_norm(settings.norm_type, settings.hidden_size, settings.layer_norm_eps)
 
         if "self" in sublayers:
             self.self_attn = MMAttention(config, self_idx)
             self.self_attn_norm = norm()
         if "cross" in sublayers:
-            self.cross_attn = MMAttention(config, cross_idx, config.memory_size)
+            self.cross_attn = MMAttention(
+                config,
+                cross_idx,
+                config.memory_size if memory_size is None else memory_size,
+                config.cross_stack(),
+                config.cross_attention_memory_norm,
+                config.append_latents,
+            )
             self.cross_attn_norm = norm()
             self.cross_attn_gate = build_gate(config.cross_attention_gate, config.hidden_size)
-        self.mlp = MMMLP(config)
-        self.mlp_norm = norm()
-        self.mlp_gate = build_gate(config.cross_attention_gate, config.hidden_size) if self.is_cross_only else None
+        if "mlp" in sublayers:
+            self.mlp = MMMLP(settings)
+            self.mlp_norm = norm()
+            self.mlp_gate = build_gate(config.cross_attention_gate, config.hidden_size) if self.is_cross_only else None
 
     def forward(
         self,
@@ -78,6 +93,8 @@ class MMLayer(GradientCheckpointingLayer):
         has_context: torch.Tensor | None = None,  # bool (R, 1, 1), rows whose context is not empty; None: all
         past_key_values: MMCache | None = None,
         is_causal: bool = False,
+        rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
+        segments: MMSegments | None = None,
         **kwargs,
     ) -> torch.Tensor:
         if self.is_cross_only and rows is None:
@@ -91,6 +108,8 @@ class MMLayer(GradientCheckpointingLayer):
                     attention_mask=attention_mask,
                     past_key_values=past_key_values,
                     is_causal=is_causal,
+                    rotary=rotary,
+                    segments=segments,
                     **kwargs,
                 )
                 hidden_states = self._add(hidden_states, attended, self.self_attn_norm)
@@ -99,7 +118,8 @@ class MMLayer(GradientCheckpointingLayer):
                 attended, _ = self.cross_attn(
                     attended, memory, attention_mask=context_mask, rows=rows, past_key_values=past_key_values, **kwargs
                 )
-                crossed = self._add(hidden_states, attended, self.cross_attn_norm, self.cross_attn_gate)
+                kept = hidden_states if self.keeps_query else torch.zeros_like(hidden_states)
+                crossed = self._add(kept, attended, self.cross_attn_norm, self.cross_attn_gate)
                 hidden_states = self._where(has_context, crossed, hidden_states)
             elif sublayer == "mlp":
                 fed = self.mlp(self._around(hidden_states, self.mlp_norm))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 HEADS: dict[str, tuple[str, ...]] = {
     "MMModel": (),
     "MMForConditionalGeneration": ("lm_head", "lm_head_transform"),
+    "MMForSequenceClassification": ("classifier", "classifiers"),
 }
 _ALL_HEADS = {part for parts in HEADS.values() for part in parts}
 

@@ -1,33 +1,23 @@
-"""MMModel: towers, context and text stack; the base of every head.
+"""MMModel: runs text over a context of media and text, or either alone; the base of every head.
 
-B contexts, N pictures per context, R rows, T text tokens, S context tokens; Dv, Dc, Dt: widths of the tower, the
-context and the text.
+B contexts, R rows, T text tokens, S context tokens; Dc, Dt: widths of the context and the text.
 """
 
-# Of input_ids and inputs_embeds, and of pixels and embeddings, one is there: checked in words before.
+# Of input_ids and inputs_embeds one is there: checked in words before.
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false
 
 import torch
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.mm import MMConfig
-from .base import MMPreTrainedModel, reject_unknown
+from .base import reject_unknown
 from .cache import MMCache
-from .context import (
-    as_context,
-    build_projector,
-    build_tower,
-    image_context,
-    mean_present,
-    place,
-    run_present,
-)
-from .inputs import check_pixels, check_tensors, check_text, check_visual_embeds, picture_mask, refuse_absent
+from .context import as_context, packed_ranges
+from .inputs import check_tensors, check_text
+from .joining import MMJoiningModel
 from .outputs import MMContextOutput, MMModelOutput
 from .rows import MMRows
-from .text import MMTextModel
 
 MEDIA_INPUTS = (
     "pixel_values", "pixel_attention_mask", "visual_embeds", "pixel_values_videos", "video_attention_mask",
@@ -36,103 +26,16 @@ MEDIA_INPUTS = (
 )  # fmt: skip
 TEXT_INPUTS = (
     "input_ids", "attention_mask", "position_ids", "inputs_embeds", "token_type_ids", "context_index",
-    "encoder_outputs", "encoder_attention_mask", "past_key_values", "use_cache",
+    "context_ranges", "encoder_outputs", "encoder_attention_mask", "past_key_values", "use_cache",
 )  # fmt: skip
 
 
-class MMModel(MMPreTrainedModel):
-    """Encodes media into a context and runs text over it; works on media alone, text alone, or both."""
-
-    config: MMConfig
+class MMModel(MMJoiningModel):
+    """Encodes media and context text into a context and runs text over it; works on any subset of its inputs."""
 
     def __init__(self, config: MMConfig):
         super().__init__(config)
-        self.vision_tower = build_tower(config.vision_config)
-        self.vision_projector = build_projector(config)
-        slots = config.max_images
-        self.image_slots = torch.nn.Embedding(slots, config.vision_size) if slots else None
-        self.language_model = MMTextModel._from_config(config.text_config)
         self.post_init()
-
-    def encode_context(
-        self,
-        pixel_values: torch.Tensor | None = None,
-        pixel_attention_mask: torch.Tensor | None = None,
-        visual_embeds: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
-        video_attention_mask: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-        input_features_mask: torch.Tensor | None = None,
-        context_input_ids: torch.Tensor | None = None,
-        context_attention_mask: torch.Tensor | None = None,
-        media_index: torch.Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
-    ) -> MMContextOutput | None:
-        """Encodes everything the rows may look at, once. None if nothing is given.
-
-        Args:
-            pixel_values: float (B, C, H, W), one picture each, or (B, N, C, H, W) in slots.
-            pixel_attention_mask: bool (B,) or (B, N), True for each picture present; None: all are.
-            visual_embeds: float (B, S, Dv) or (B, N, S, Dv), ready tower output instead of pixel_values.
-            interpolate_pos_encoding: accept pictures of another size than image_size.
-            The rest are refused by name unless the model was built with the modality or a text encoder.
-        """
-        refuse_absent(
-            self.config,
-            pixel_values_videos=pixel_values_videos,
-            video_attention_mask=video_attention_mask,
-            input_features=input_features,
-            input_features_mask=input_features_mask,
-            context_input_ids=context_input_ids,
-            context_attention_mask=context_attention_mask,
-            media_index=media_index,
-        )
-        if pixel_values is None and visual_embeds is None:
-            if pixel_attention_mask is not None:
-                raise ValueError("pixel_attention_mask was given without pixel_values or visual_embeds")
-            return None
-        if pixel_values is not None and visual_embeds is not None:
-            raise ValueError("pass pixel_values or visual_embeds (ready tower output), not both")
-        if visual_embeds is not None:
-            check_visual_embeds(self.config, visual_embeds)
-            tokens = visual_embeds[:, None] if visual_embeds.ndim == 3 else visual_embeds  # (B, N, S, Dv)
-            mask = picture_mask(pixel_attention_mask, tokens, "pixel_attention_mask")
-            pooled, output = tokens.mean(2), None
-        else:
-            tokens, pooled, mask, output = self._see(pixel_values, pixel_attention_mask, interpolate_pos_encoding)
-        if self.image_slots is not None:
-            tokens = tokens + self._slot_vectors(tokens.shape[1])
-        tokens = self.vision_projector(tokens.to(self.dtype))
-        return image_context(tokens, pooled, mask, output)
-
-    def _see(self, pixel_values: torch.Tensor, mask: torch.Tensor | None, interpolate_pos_encoding: bool):
-        """Runs the tower: tokens (B, N, S, Dv), pooled (B, N, Dv), mask bool (B, N) or None, the tower's output."""
-        check_pixels(self.config, pixel_values)
-        pictures = pixel_values[:, None] if pixel_values.ndim == 4 else pixel_values
-        mask = picture_mask(mask, pictures, "pixel_attention_mask")
-        output, present = run_present(
-            self.vision_tower, pictures, mask, interpolate_pos_encoding=interpolate_pos_encoding
-        )
-        grid = pictures.shape[:2]
-        tokens = place(output.last_hidden_state, present).unflatten(0, grid)
-        pooled = output.pooler_output
-        return tokens, None if pooled is None else place(pooled, present).unflatten(0, grid), mask, output
-
-    def _slot_vectors(self, slots: int) -> torch.Tensor:
-        """(N, 1, Dv), one learned vector per picture number."""
-        if slots > self.config.max_images:
-            raise ValueError(f"{slots} pictures per context were given, but max_images={self.config.max_images}")
-        return self.image_slots.weight[:slots, None]
-
-    def get_image_features(
-        self,
-        pixel_values: torch.Tensor,
-        pixel_attention_mask: torch.Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
-    ) -> BaseModelOutputWithPooling:
-        """What the vision tower gives: last_hidden_state (B, N*S, Dv), pooler_output (B, Dv), absent pictures 0."""
-        tokens, pooled, mask, _ = self._see(pixel_values, pixel_attention_mask, interpolate_pos_encoding)
-        return BaseModelOutputWithPooling(tokens.flatten(1, 2), mean_present(pooled, mask))
 
     @can_return_tuple
     def forward(
@@ -154,6 +57,7 @@ class MMModel(MMPreTrainedModel):
         media_index: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         context_index: torch.Tensor | None = None,
+        context_ranges: torch.Tensor | None = None,
         encoder_outputs=None,
         encoder_attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -166,6 +70,8 @@ class MMModel(MMPreTrainedModel):
             input_ids, attention_mask, position_ids, token_type_ids: (R, T); inputs_embeds: (R, T, Dt) instead of ids.
             pixel_values ... interpolate_pos_encoding: as in `encode_context`.
             context_index: int64 (R,), row -> context; None: R = k*B, row r reads context r // k.
+            context_ranges: int64 (R, n, 2), the half-open range of context tokens, as they are before packing, that
+                text column t may see; columns behind the n-th see what the n-th sees. None: the whole context.
             encoder_outputs: a context made before, instead of media; unread once past_key_values holds it.
             encoder_attention_mask: (B, S), with encoder_outputs that bring no mask of their own.
             past_key_values: MMCache or any Transformers cache; use_cache None: config.use_cache, False in training.
@@ -192,26 +98,35 @@ class MMModel(MMPreTrainedModel):
         self._check_held(past_key_values, encoder_outputs, context_index, media)
         context = self.context_of(encoder_outputs, encoder_attention_mask, interpolate_pos_encoding, **media)
         if input_ids is None and inputs_embeds is None:
-            return self._context_alone(context, {**text, "context_index": context_index})
+            return self._context_alone(
+                context, {**text, "context_index": context_index, "context_ranges": context_ranges}
+            )
         self._check_text(input_ids, inputs_embeds, past_key_values, **text)
+        if context is not None and encoder_outputs is None:
+            self.check_memory_made(media)
+        decoder = self.config.text_config
         if use_cache is None:
-            use_cache = self.config.text_config.use_cache and not self.training
-        states = None if context is None else context.last_hidden_state
-        mask = None if context is None else context.attention_mask
+            use_cache = decoder.use_cache and decoder.is_causal and not self.training
         num_rows = (input_ids if inputs_embeds is None else inputs_embeds).shape[0]
-        output = self.language_model(
+        rows = self._rows(num_rows, context, context_index, past_key_values)
+        output = self._joined(
+            self.language_model,
+            "cross_attention" if self.config.has_text_encoder else self.config.fusion_type,
+            context if rows is not None else None,
+            rows,
             input_ids=input_ids,
             inputs_embeds=inputs_embeds,
             past_key_values=past_key_values,
             use_cache=use_cache,
-            encoder_hidden_states=states,
-            encoder_attention_mask=mask,
-            rows=self._rows(num_rows, states, context_index, past_key_values),
+            context_ranges=self._ranges(context_ranges, context, rows, past_key_values),
             return_dict=True,
             **text,
             **kwargs,
         )
-        output.context_hidden_states, output.context_attention_mask = states, mask
+        if rows is not None and isinstance(output.past_key_values, MMCache):
+            output.past_key_values.rows = rows
+        output.context_hidden_states = None if context is None else context.last_hidden_state
+        output.context_attention_mask = None if context is None else context.attention_mask
         return output
 
     def context_of(
@@ -225,18 +140,39 @@ class MMModel(MMPreTrainedModel):
         given = [name for name, value in media.items() if value is not None]
         if given:
             raise ValueError(f"encoder_outputs is a ready context, so {', '.join(given)} cannot be given beside it")
-        return as_context(encoder_outputs, encoder_attention_mask, self.config.text_config.memory_size)
+        return as_context(encoder_outputs, encoder_attention_mask, self.config.context_width)
+
+    def check_memory_made(self, media: dict) -> None:
+        """Behind a text encoder the decoder reads text joined with media; media alone are not what it reads."""
+        if self.config.has_text_encoder and media.get("context_input_ids") is None:
+            given = [name for name, value in media.items() if value is not None]
+            raise ValueError(
+                f"{', '.join(given)} was given without context_input_ids: this model's decoder reads what its text "
+                "encoder makes of a text and media; pass the question or passage as context_input_ids"
+            )
 
     @staticmethod
-    def _rows(num_rows: int, states, context_index, past_key_values) -> MMRows | None:
+    def _rows(num_rows: int, context: MMContextOutput | None, context_index, past_key_values) -> MMRows | None:
         """The row plan; None where there is no context or the cache holds the plan already."""
         if isinstance(past_key_values, MMCache) and past_key_values.holds_context:
             return None
-        if states is None:
+        if context is None:
             if context_index is not None:
                 raise ValueError("context_index was given, but there is no context for the rows to read")
             return None
-        return MMRows(num_rows, states.shape[0], context_index)
+        return MMRows(num_rows, context.last_hidden_state.shape[0], context_index)
+
+    def _ranges(self, context_ranges, context: MMContextOutput | None, rows: MMRows | None, past_key_values):
+        """context_ranges over the packed context; None where there are none or the cache holds them."""
+        if context_ranges is None or (isinstance(past_key_values, MMCache) and past_key_values.holds_context):
+            return None
+        if not self.config.decoder_crosses:
+            raise ValueError(
+                f"context_ranges are for cross-attention; fusion_type={self.config.fusion_type!r} does without"
+            )
+        if context is None:
+            raise ValueError("context_ranges was given, but there is no context for the rows to read")
+        return packed_ranges(context_ranges, context, rows)
 
     def _check_text(self, input_ids, inputs_embeds, past_key_values, **text) -> None:
         """Values are read on the CPU, else in calls without a cache alone (generate() checks its prompt itself)."""

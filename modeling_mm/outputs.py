@@ -16,11 +16,17 @@ from transformers.utils.generic import ModelOutput
 class MMContextOutput(ModelOutput):
     """Everything the rows may look at, encoded once per context.
 
-    last_hidden_state: (B, S, Dc), the pictures' tokens at the width that the cross-attention reads.
+    last_hidden_state: (B, S, Dc), tokens at the width that the text's attention reads: of pictures, videos and clips,
+        then of text; behind a text encoder under cross_attention the text's alone.
     attention_mask: bool (B, S), True = real, **real tokens first**; None: all are real.
-    token_sources: int64 (B, S, 3): modality (0 image), item number, position within the item; padding is -1.
-    pooler_output: (B, Dv), the tower's pooled vector averaged over the pictures present; zeros where there is none.
-    vision_output: the tower's own output for the pictures present; generate() drops it.
+    token_sources: int64 (B, S, 3): modality (0 image, 1 video, 2 audio, 3 text), item number, position within the
+        item; padding is -1.
+    pooler_output: (B, Dv), the tower's pooled vector averaged over the items present (zeros where there is none), or
+        the text encoder's vector.
+    vision_output, video_output, audio_output, text_output: the towers' own outputs for the items present; generate()
+        drops them.
+    packed_offsets: int64 (B, S + 1), how many real tokens stood before each place when padding was between them; None:
+        nothing was moved.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -28,6 +34,10 @@ class MMContextOutput(ModelOutput):
     token_sources: torch.Tensor | None = None
     pooler_output: torch.Tensor | None = None
     vision_output: BaseModelOutputWithPooling | None = None
+    video_output: BaseModelOutputWithPooling | None = None
+    audio_output: BaseModelOutputWithPooling | None = None
+    text_output: ModelOutput | None = None
+    packed_offsets: torch.Tensor | None = None
 
 
 @dataclass
@@ -35,9 +45,12 @@ class MMModelOutput(ModelOutput):
     """The base model's output. Of text alone: decoder states; of media alone: the context; of both: fused states.
 
     last_hidden_state: (R, T, Dt), or (B, S, Dc) from media alone.
-    pooler_output: (R, Dt) by the text pooler, or (B, Dv) from media alone.
+    pooler_output: (R, Dt) by the text pooler, (R, fusion_size) under concat, sum and gated, or (B, Dv) from media
+        alone.
     hidden_states, attentions: of the text stack; cross_attentions: per cross layer (R, H, T, S), S in packed order
     (token_sources of the context says what each key is).
+    modality_embeds: {"text" or a modality: (R, width)}, what concat, sum, gated and decision join, and
+    modality_present: {name: bool (R,)}, which rows have it.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -48,6 +61,8 @@ class MMModelOutput(ModelOutput):
     cross_attentions: tuple[torch.Tensor, ...] | None = None
     context_hidden_states: torch.Tensor | None = None
     context_attention_mask: torch.Tensor | None = None
+    modality_embeds: dict[str, torch.Tensor] | None = None
+    modality_present: dict[str, torch.Tensor] | None = None
 
 
 @dataclass
@@ -62,3 +77,21 @@ class MMCausalLMOutput(ModelOutput):
     cross_attentions: tuple[torch.Tensor, ...] | None = None
     context_hidden_states: torch.Tensor | None = None
     context_attention_mask: torch.Tensor | None = None
+
+
+@dataclass
+class MMClassifierOutput(ModelOutput):
+    """The classifier's output. L labels, M modalities, the text among them.
+
+    loss when labels were given; logits (R, L). Under fusion_type="decision" also modality_logits {name: (R, L)}, what
+    each modality answers alone, and fusion_weights (M,), in the order of "text" and the config's modalities.
+    hidden_states, attentions, cross_attentions: of the text stack, as in MMModelOutput.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    modality_logits: dict[str, torch.Tensor] | None = None
+    fusion_weights: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None

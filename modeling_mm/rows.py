@@ -19,6 +19,7 @@ class MMRows:
         num_rows: R.
         num_contexts: B.
         context_index: int64 (R,), row -> context, any order. None: R = k*B, row r reads context r // k.
+        name: of the index, for errors.
 
     Contiguous equal counts fold by a view. Otherwise rows are gathered into k = (largest count) places per context;
     the spare places repeat row 0 and are dropped on unfold.
@@ -26,7 +27,13 @@ class MMRows:
     Raises: ValueError if R is not a multiple of B without an index, or an index is out of range or misshapen.
     """
 
-    def __init__(self, num_rows: int, num_contexts: int, context_index: torch.Tensor | None = None):
+    def __init__(
+        self,
+        num_rows: int,
+        num_contexts: int,
+        context_index: torch.Tensor | None = None,
+        name: str = "context_index",
+    ):
         self.num_rows, self.num_contexts = num_rows, num_contexts
         self.given = context_index
         self.context_index: torch.Tensor | None = None
@@ -35,23 +42,23 @@ class MMRows:
         if context_index is None:
             if num_contexts == 0 or num_rows % num_contexts:
                 raise ValueError(
-                    f"{num_rows} text rows and {num_contexts} contexts: without context_index the rows must be a "
-                    "multiple of the contexts; pass context_index (R,) to say which row reads which context"
+                    f"{num_rows} text rows and {num_contexts} contexts: without {name} the rows must be a "
+                    f"multiple of the contexts; pass {name} ({num_rows},) to say which row reads which context"
                 )
             self.rows_per_context = num_rows // num_contexts
         else:
-            self._plan(self._checked(context_index))
+            self._plan(self._checked(context_index, name))
 
-    def _checked(self, index: torch.Tensor) -> torch.Tensor:
-        check_tensors(context_index=index)
+    def _checked(self, index: torch.Tensor, name: str) -> torch.Tensor:
+        check_tensors(**{name: index})
         if index.ndim != 1 or index.shape[0] != self.num_rows or index.dtype not in INTEGERS:
             raise ValueError(
-                f"context_index must be int64 ({self.num_rows},), one context per text row; "
+                f"{name} must be int64 ({self.num_rows},), one context per text row; "
                 f"got {index.dtype} {tuple(index.shape)}"
             )
         if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < self.num_contexts:
             raise ValueError(
-                f"context_index must be in 0..{self.num_contexts - 1}; got {int(index.min())}..{int(index.max())}"
+                f"{name} must be in 0..{self.num_contexts - 1}; got {int(index.min())}..{int(index.max())}"
             )
         return index.long()
 

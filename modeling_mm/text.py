@@ -17,15 +17,18 @@ from ..configuration.text import MMTextConfig
 from .attention import MMAttention, build_norm
 from .base import MMPreTrainedModel, check_attentions_wanted, reject_unknown
 from .cache import MMCache
+from .fusion import MMPrefix, merge, merged_mask, split
 from .inputs import check_memory, check_positions, check_text
 from .layers import MMLayer
 from .outputs import MMModelOutput
 from .pooling import MMPooler
+from .rope import MMRotaryEmbedding
 from .rows import MMRows
+from .segments import MMSegments
 
 _FORWARD = (
     "input_ids", "attention_mask", "position_ids", "inputs_embeds", "token_type_ids", "past_key_values", "use_cache",
-    "encoder_hidden_states", "encoder_attention_mask", "rows", "is_causal",
+    "encoder_hidden_states", "encoder_attention_mask", "rows", "context_ranges", "prefix", "is_causal",
 )  # fmt: skip
 
 
@@ -46,6 +49,7 @@ class MMTextModel(MMPreTrainedModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
         absolute = config.position_embedding_type == "absolute"
         self.embed_positions = nn.Embedding(config.max_position_embeddings, width) if absolute else None
+        self.rotary = MMRotaryEmbedding(config) if config.position_embedding_type == "rope" else None
         types = config.type_vocab_size
         self.embed_token_types = nn.Embedding(types, width) if types else None
         self.embed_norm = build_norm(config.norm_type if config.embedding_norm else "none", width, eps)
@@ -82,6 +86,8 @@ class MMTextModel(MMPreTrainedModel):
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         rows: MMRows | None = None,
+        context_ranges: torch.Tensor | None = None,
+        prefix: MMPrefix | None = None,
         is_causal: bool | None = None,
         **kwargs,
     ) -> MMModelOutput:
@@ -93,7 +99,14 @@ class MMTextModel(MMPreTrainedModel):
             encoder_hidden_states: (B, S, Dc), the context; unread once the cache holds its keys and values.
             encoder_attention_mask: bool (B, S), **real tokens first**; None: all real.
             rows: which row reads which context; None: R = k*B, contiguous.
-        Returns: last_hidden_state (R, T, D), pooler_output (R, D), past_key_values when use_cache.
+            context_ranges: int64 (R, n, 2), the half-open range of context tokens that each text column may see, the
+                n-th column's for all behind it; unread once the cache holds them. None: all.
+            prefix: media tokens (R, S, D) that join the text's sequence, in a call without a cache; with one the cache
+                holds their keys and values, once per context (`MMJoiningModel`).
+            is_causal: False lets every token see every other for this call; None: the config's.
+        With segment_length a longer text attends in segments, without a cache.
+        Returns: last_hidden_state (R, T, D), pooler_output (R, D), past_key_values when use_cache, and with a prefix
+            its states (R, S, D) as context_hidden_states. Masks and positions are of the text alone.
         """
         reject_unknown(kwargs, _FORWARD)
         check_attentions_wanted(self.config, kwargs)
@@ -110,19 +123,26 @@ class MMTextModel(MMPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         num_rows, length = inputs_embeds.shape[:2]
+        is_causal = self.config.is_causal if is_causal is None else is_causal
+        use_cache = use_cache and self.config.segment_length is None and prefix is None
         cache = self._cache(past_key_values, use_cache, num_rows)
         past = 0 if cache is None else cache.get_seq_length()
         if position_ids is None:
             position_ids = self._default_positions(attention_mask, past, length, inputs_embeds.device)
 
         rows, lengths = self._context_plan(cache, rows, num_rows, encoder_hidden_states, encoder_attention_mask)
-        mask = create_causal_mask(
-            config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=cache
-        )
-        context_mask = self._context_mask(cache, rows, lengths, inputs_embeds, encoder_hidden_states)
+        segments = self._segments((num_rows, length), attention_mask)
+        seen = attention_mask if cache is None else cache.with_prefix_mask(attention_mask, length)
+        mask = self._self_mask(cache, segments, inputs_embeds, seen) if prefix is None else None
+        ranges = self._column_ranges(cache, rows, context_ranges, past, length)
+        context_mask = self._context_mask(cache, rows, lengths, ranges, inputs_embeds, encoder_hidden_states)
         has_context = None if lengths is None else rows.per_row(lengths > 0)[:, None, None]
 
-        hidden_states = self._embed(inputs_embeds, position_ids, token_type_ids)
+        hidden_states = self._embed(inputs_embeds, position_ids, token_type_ids, cache is not None)
+        if prefix is not None:
+            hidden_states, position_ids = self._join(prefix, hidden_states, position_ids, cache, segments)
+            mask = self._merged_mask(prefix, hidden_states, attention_mask)
+        rotary = None if self.rotary is None else self.rotary(position_ids, hidden_states.dtype)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
@@ -133,30 +153,105 @@ class MMTextModel(MMPreTrainedModel):
                 has_context=has_context,
                 past_key_values=cache,
                 is_causal=is_causal,
+                rotary=rotary,
+                segments=segments,
                 **kwargs,
             )
-        normed = self.norm(hidden_states)
+        normed, media = self.norm(hidden_states), None
+        if prefix is not None:
+            unread, hidden_states = split(hidden_states, prefix.length, prefix.order)
+            media, normed = split(normed, prefix.length, prefix.order)
+            media = unread if self.config.final_norm == "pooled" else media
         text_mask = None if attention_mask is None or attention_mask.ndim != 2 else attention_mask[:, -length:]
         return MMModelOutput(
             last_hidden_state=hidden_states if self.config.final_norm == "pooled" else normed,
             pooler_output=self.pooler(normed, text_mask, input_ids),
             past_key_values=cache if use_cache else None,
+            context_hidden_states=media,
         )
 
-    def _embed(self, inputs_embeds, position_ids, token_type_ids) -> torch.Tensor:
+    def _embed(self, inputs_embeds, position_ids, token_type_ids, has_cache: bool) -> torch.Tensor:
         hidden_states = inputs_embeds
         if self.embed_positions is not None:
-            check_positions(position_ids, self.config)
-            hidden_states = hidden_states + self.embed_positions(position_ids)
+            if self.config.interpolate_positions and not has_cache:
+                hidden_states = hidden_states + self._stretched_positions(position_ids)
+            else:  # states in a cache could not move when the text grows
+                check_positions(position_ids, self.config)
+                hidden_states = hidden_states + self.embed_positions(position_ids)
         if self.embed_token_types is not None:
             if token_type_ids is None:
                 token_type_ids = torch.zeros(hidden_states.shape[:2], dtype=torch.long, device=hidden_states.device)
             hidden_states = hidden_states + self.embed_token_types(token_type_ids)
         return self.dropout(self.embed_norm(hidden_states))
 
+    def _join(self, prefix: MMPrefix, hidden_states, position_ids, cache, segments):
+        """The merged sequence (R, S + T, D) and its positions; media stand at 0, where RoPE turns nothing."""
+        check_memory(prefix.states, prefix.mask, self.config.hidden_size, "prefix")
+        if cache is not None:
+            raise ValueError("past_key_values was given beside a prefix, whose states it would have to hold already")
+        if segments is not None:
+            raise ValueError(
+                f"a text longer than segment_length={self.config.segment_length} attends in segments, which media "
+                "tokens cannot join; set segment_length=None or another fusion_type"
+            )
+        media = prefix.states
+        if prefix.embedding_norm:
+            media = self.dropout(self.embed_norm(media))
+        at_zero = position_ids.new_zeros(len(position_ids), prefix.length)
+        return merge(media, hidden_states, prefix.order), merge(at_zero, position_ids, prefix.order)
+
+    def _merged_mask(self, prefix: MMPrefix, hidden_states, attention_mask):
+        if attention_mask is not None and attention_mask.ndim != 2:
+            return attention_mask  # ready made, for the whole sequence
+        return merged_mask(self.config, hidden_states, prefix, attention_mask)
+
+    def _stretched_positions(self, position_ids: torch.Tensor) -> torch.Tensor:
+        """(R or 1, T) -> (R or 1, T, D): a row longer than the table spreads over it, between two vectors linearly.
+
+        A row that fits gets its own positions exactly, whatever else is in the batch.
+        """
+        table = self.embed_positions.weight
+        last = len(table) - 1
+        check_positions(position_ids.clamp(max=last), self.config)  # none is negative
+        longest = position_ids.amax(dim=1, keepdim=True).clamp(min=max(last, 1))
+        places = position_ids * (last / longest.to(torch.promote_types(table.dtype, torch.float32)))
+        before = places.floor().long()
+        share = (places - before)[..., None].to(table.dtype)
+        return torch.lerp(table[before], table[(before + 1).clamp(max=last)], share)
+
+    def _segments(self, shape: tuple[int, int], attention_mask: torch.Tensor | None) -> MMSegments | None:
+        """The plan of a text longer than one segment; None where the text attends as a whole."""
+        config = self.config
+        if config.segment_length is None or shape[1] <= config.segment_length:
+            return None
+        if attention_mask is not None and attention_mask.ndim != 2:
+            raise ValueError(
+                f"attention_mask is a ready mask {tuple(attention_mask.shape)}, but a text longer than "
+                f"segment_length={config.segment_length} attends in segments; pass the mask as (R, T)"
+            )
+        return MMSegments(shape, config.segment_length, config.memory_length, attention_mask)
+
+    def _self_mask(self, cache, segments: MMSegments | None, inputs_embeds, attention_mask):
+        """Who sees whom in self-attention, of the implementation's kind; None where is_causal says it all.
+
+        While forward runs, `config.is_causal` is the call's own (merge_with_config_defaults).
+        """
+        if segments is not None:
+            cache, attention_mask = segments, segments.key_mask(inputs_embeds.device)
+            length = segments.segment_length
+            inputs_embeds = inputs_embeds.new_empty(()).expand(len(attention_mask), length, 1)
+        return create_causal_mask(
+            config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=cache
+        )
+
     def _cache(self, past_key_values: Cache | None, use_cache: bool | None, num_rows: int) -> MMCache | None:
         if past_key_values is None:
             return MMCache(DynamicCache(config=self.config), DynamicCache()) if use_cache else None
+        if self.config.segment_length is not None:
+            raise ValueError(
+                f"segment_length={self.config.segment_length} carries states from segment to segment and uses no "
+                "cache; leave past_key_values out, or set segment_length=None for a decoder"
+            )
         cache = MMCache.wrap(past_key_values)
         cache.check_rows(num_rows)
         return cache
@@ -172,6 +267,8 @@ class MMTextModel(MMPreTrainedModel):
         """The row plan and the context lengths (B,): the cache's once it holds the context, new ones before."""
         if encoder_hidden_states is not None and not self.config.cross_attention_layers:
             raise ValueError("encoder_hidden_states was given, but cross_attention_layers names no layer to read it")
+        if cache is not None and cache.prefix_length:
+            return None, None  # self-attention reads it
         if cache is not None and cache.holds_context:
             return cache.rows, cache.context_lengths
         if encoder_hidden_states is None:
@@ -184,18 +281,47 @@ class MMTextModel(MMPreTrainedModel):
             cache.rows, cache.context_lengths = rows, lengths
         return rows, lengths
 
-    def _context_mask(self, cache, rows, lengths, inputs_embeds, encoder_hidden_states):
-        """The mask of the implementation's kind over (B, 1, k*T, S); None when no context is padded."""
-        if lengths is None:
+    @staticmethod
+    def _column_ranges(cache, rows: MMRows | None, context_ranges, past, length: int) -> torch.Tensor | None:
+        """int64 (B, k*T, 2), the first and the last + 1 context token that each query may see; None: all."""
+        if rows is None:
+            return None
+        if cache is not None:
+            if cache.context_ranges is None and not cache.holds_context:
+                cache.context_ranges = context_ranges
+            context_ranges = cache.context_ranges
+        if context_ranges is None:
+            return None
+        columns = (torch.arange(length, device=context_ranges.device) + past).clamp(max=context_ranges.shape[1] - 1)
+        return rows.fold(context_ranges[:, None, columns])[:, 0]
+
+    def _context_mask(self, cache, rows, lengths, ranges, inputs_embeds, encoder_hidden_states):
+        """The mask of the implementation's kind over (B, 1, k*T, S); None when every query sees every token.
+
+        An implementation that takes `lengths` and `ranges` as they are needs none of this.
+        """
+        if rows is None or (lengths is None and ranges is None):
             return None
         held = cache is not None and cache.holds_context
         size = cache.cross_attention_cache.layers[0].keys.shape[2] if held else encoder_hidden_states.shape[1]
-        real = torch.arange(size, device=lengths.device) < lengths[:, None]  # (B, S)
+        tokens = torch.arange(size, device=inputs_embeds.device)
+        real = tokens.expand(rows.num_contexts, -1) < (size if lengths is None else lengths[:, None])  # (B, S)
         length = rows.rows_per_context * inputs_embeds.shape[1]
         queries = inputs_embeds.new_empty(()).expand(rows.num_contexts, length, 1)
+        within = None
+        if ranges is not None:
+            first, end = ranges.unbind(-1)  # (B, k*T)
+            if self.config._attn_implementation == "flex_attention":  # whose vmap cannot look ranges up
+                seen = (tokens >= first[..., None]) & (tokens < end[..., None]) & real[:, None]
+                return seen[:, None]
+
+            def within(batch, head, query, token):
+                return (token >= first[batch, query]) & (token < end[batch, query])
+
         return create_bidirectional_mask(
             config=self.config,
             inputs_embeds=queries,
             attention_mask=real,
             encoder_hidden_states=inputs_embeds.new_empty(()).expand(*real.shape, 1),
+            and_mask_function=within,
         )

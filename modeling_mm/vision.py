@@ -5,6 +5,8 @@
 
 import torch
 from torch import nn
+from torch.nn import functional
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
@@ -12,11 +14,11 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ..configuration.vision import MMVisionConfig
 from .attention import MMAttention, build_norm
 from .base import MMPreTrainedModel, check_attentions_wanted, reject_unknown
-from .inputs import check_tensors
+from .inputs import check_patch_mask, check_tensors, may_read_values
 from .layers import MMLayer
 from .pooling import MMPooler
 
-_FORWARD = ("pixel_values", "interpolate_pos_encoding")
+_FORWARD = ("pixel_values", "interpolate_pos_encoding", "pixel_attention_mask", "bool_masked_pos")
 
 
 class MMVisionModel(MMPreTrainedModel):
@@ -38,6 +40,7 @@ class MMVisionModel(MMPreTrainedModel):
         width, patch = config.hidden_size, config.patch_size
         self.patch_embedding = nn.Conv2d(config.num_channels, width, patch, stride=patch, bias=config.patch_bias)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.use_cls_token else None
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width)) if config.use_mask_token else None
         registers = config.num_register_tokens
         self.register_tokens = nn.Parameter(torch.zeros(1, registers, width)) if registers else None
         self.embed_positions = None
@@ -62,7 +65,12 @@ class MMVisionModel(MMPreTrainedModel):
     @merge_with_config_defaults
     @capture_outputs
     def forward(
-        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False, **kwargs
+        self,
+        pixel_values: torch.Tensor,
+        interpolate_pos_encoding: bool = False,
+        pixel_attention_mask: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Encodes pictures.
 
@@ -70,34 +78,64 @@ class MMVisionModel(MMPreTrainedModel):
             pixel_values: float (n, C, height, width), normalised as the processor does; cast to the weights' dtype.
             interpolate_pos_encoding: accept another size than image_size (multiples of patch_size) by resampling
                 the learned positions bicubically.
+            pixel_attention_mask: bool (n, height/p, width/p) of patches of p pixels, True in a rectangle at the top
+                left: pictures of several sizes on one canvas of any size. Each picture gets the positions of its own
+                rectangle, and what lies outside changes nothing; the states of such tokens mean nothing.
+            bool_masked_pos: bool (n, height/p * width/p), True for each patch that the mask token replaces.
         Returns: last_hidden_state (n, S, D) and pooler_output (n, D).
         Raises: ValueError for another shape or size; TypeError for an unknown argument.
         """
         reject_unknown(kwargs, _FORWARD)
         check_attentions_wanted(self.config, kwargs)
-        hidden_states = self._embed(pixel_values, interpolate_pos_encoding)
+        self._check_size(pixel_values, interpolate_pos_encoding or pixel_attention_mask is not None)
+        hidden_states = self._embed(pixel_values, pixel_attention_mask, bool_masked_pos)
+        real, mask = None, None
+        if pixel_attention_mask is not None:
+            real = self.token_mask(pixel_attention_mask)
+            mask = create_bidirectional_mask(self.config, hidden_states, real)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, **kwargs)
+            hidden_states = layer(hidden_states, attention_mask=mask, **kwargs)
         if self.config.final_norm == "pooled":
-            return BaseModelOutputWithPooling(hidden_states, self.pooler(self.norm(hidden_states)))
+            return BaseModelOutputWithPooling(hidden_states, self.pooler(self.norm(hidden_states), real))
         hidden_states = self.norm(hidden_states)
-        return BaseModelOutputWithPooling(hidden_states, self.pooler(hidden_states))
+        return BaseModelOutputWithPooling(hidden_states, self.pooler(hidden_states, real))
 
-    def _embed(self, pixel_values: torch.Tensor, interpolate: bool) -> torch.Tensor:
+    def token_mask(self, pixel_attention_mask: torch.Tensor) -> torch.Tensor:
+        """bool (n, rows, columns) of patches -> bool (n, S) of tokens; CLS and registers are always real."""
+        patches = pixel_attention_mask.bool().flatten(1)
+        lead = self.config.use_cls_token + self.config.num_register_tokens
+        return torch.cat([patches.new_ones(len(patches), lead), patches], dim=1)
+
+    def _embed(self, pixel_values: torch.Tensor, mask: torch.Tensor | None, replaced: torch.Tensor | None):
         """(n, C, height, width) -> (n, S, D)."""
-        self._check_size(pixel_values, interpolate)
         patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
-        grid = patches.shape[-2:]
+        grid = tuple(patches.shape[-2:])
         tokens = patches.flatten(2).transpose(1, 2)  # (n, D, rows, columns) -> (n, rows*columns, D)
+        if replaced is not None:
+            tokens = self._with_mask_token(tokens, replaced)
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        if mask is not None:
+            check_patch_mask(mask, (len(tokens), *grid))
         if self.embed_positions is not None:
-            tokens = tokens + self._positions(tuple(grid))
+            tokens = tokens + (self._positions(grid) if mask is None else self._positions_of_each(mask))
         if self.register_tokens is not None:
             lead = self.config.use_cls_token
             registers = self.register_tokens.expand(len(tokens), -1, -1)
             tokens = torch.cat([tokens[:, :lead], registers, tokens[:, lead:]], dim=1)
         return self.dropout(self.embed_norm(tokens))
+
+    def _with_mask_token(self, patches: torch.Tensor, replaced: torch.Tensor) -> torch.Tensor:
+        """(n, L, D), the mask token where `replaced` (n, L) is True."""
+        if self.mask_token is None:
+            raise ValueError("bool_masked_pos was given, but this tower has no mask token; set use_mask_token=True")
+        check_tensors(bool_masked_pos=replaced)
+        if replaced.shape != patches.shape[:2] or replaced.dtype != torch.bool:
+            raise ValueError(
+                f"bool_masked_pos must be bool {tuple(patches.shape[:2])}, one per patch; got {replaced.dtype} "
+                f"{tuple(replaced.shape)}"
+            )
+        return torch.where(replaced[..., None], self.mask_token, patches)
 
     def _check_size(self, pixel_values: torch.Tensor, interpolate: bool) -> None:
         config = self.config
@@ -115,6 +153,29 @@ class MMVisionModel(MMPreTrainedModel):
                 f"interpolate_pos_encoding=True with sides that are multiples of {config.patch_size}"
             )
 
+    def _positions_of_each(self, mask: torch.Tensor) -> torch.Tensor:
+        """(n, CLS + rows*columns, D): the positions of each picture's own rectangle, zeros outside it.
+
+        Reads the rectangles' sizes on the host, as resampling needs them.
+        """
+        if not may_read_values():
+            raise ValueError(
+                "pixel_attention_mask reads the size of each picture, which cannot be traced; leave it out"
+            )
+        lead, (count, rows, columns) = int(self.config.use_cls_token), mask.shape
+        sizes = torch.stack([mask.bool().any(2).sum(1), mask.bool().any(1).sum(1)], dim=1).tolist()
+        table = self.embed_positions.weight
+        placed = table.new_zeros(count, rows, columns, table.shape[1])
+        first = table.new_zeros(lead, table.shape[1])
+        for height, width in {tuple(size) for size in sizes}:
+            positions = self._positions((height, width))
+            of_size = torch.tensor([size == [height, width] for size in sizes], device=table.device)
+            patches = functional.pad(
+                positions[lead:].unflatten(0, (height, width)), (0, 0, 0, columns - width, 0, rows - height)
+            )
+            placed, first = torch.where(of_size[:, None, None, None], patches, placed), positions[:lead]
+        return torch.cat([first.expand(count, -1, -1), placed.flatten(1, 2)], dim=1)
+
     def _positions(self, grid: tuple[int, int]) -> torch.Tensor:
         """(CLS + rows*columns, D), resampled when the picture's grid is not the trained one."""
         table, side = self.embed_positions.weight, self.config.grid_size
@@ -122,5 +183,5 @@ class MMVisionModel(MMPreTrainedModel):
             return table
         lead = self.config.use_cls_token
         patches = table[lead:].T.reshape(1, -1, side, side).to(torch.promote_types(table.dtype, torch.float32))
-        patches = nn.functional.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
+        patches = functional.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
         return torch.cat([table[:lead], patches.flatten(2)[0].T.to(table.dtype)])

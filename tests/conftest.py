@@ -35,7 +35,8 @@ _TEXT = {
     "max_position_embeddings": 32, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "initializer_range": 0.15,
 }  # fmt: skip
 # The decoder's shapes: BERT's (post-norm, cross inside), Flamingo's (gated [cross, mlp] layers of their own, the first
-# layer too) and a Llama-like one (pre-norm RMSNorm, gated MLP, grouped queries, query and key norms).
+# layer too) and a Llama-like one (pre-norm RMSNorm, RoPE, gated MLP, grouped queries, query and key norms, other heads
+# in cross-attention).
 TEXTS = {
     "inside": {**_TEXT, "type_vocab_size": 2},
     "own": {
@@ -47,15 +48,39 @@ TEXTS = {
         "norm_position": "pre", "final_norm": "all", "embedding_norm": False, "gated_mlp": True, "mlp_bias": False,
         "hidden_act": "silu", "attention_bias": "qv", "qk_norm": "rms_norm", "cross_attention_qk_norm": "layer_norm",
         "cross_attention_memory_norm": True, "cross_attention_gate": "tanh_vector", "cross_attention_hidden_size": 28,
-        "cross_attention_layers": [1],
+        "cross_attention_layers": [1], "position_embedding_type": "rope",
+        "cross_attention_overrides": {"num_attention_heads": 2, "num_key_value_heads": 1, "attention_bias": "qo"},
+    },
+}  # fmt: skip
+
+# A text encoder of the decoder's width, and audio towers of Transformers; what they take is in the `clips` fixture.
+ENCODER = {**_TEXT, "num_hidden_layers": 1, "max_position_embeddings": 16}
+AUDIOS = {
+    "ast": {
+        "model_type": "audio-spectrogram-transformer", "hidden_size": 20, "intermediate_size": 24,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 4, "frequency_stride": 4, "time_stride": 4,
+        "max_length": 12, "num_mel_bins": 8, "initializer_range": 0.1,
+    },
+    "whisper": {
+        "model_type": "whisper", "d_model": 20, "encoder_layers": 1, "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 24, "num_mel_bins": 12, "max_source_positions": 4, "decoder_layers": 1,
+        "decoder_attention_heads": 2, "decoder_ffn_dim": 24, "vocab_size": 20, "pad_token_id": 0, "bos_token_id": 1,
+        "eos_token_id": 2, "decoder_start_token_id": 1,
     },
 }  # fmt: skip
 
 
 def build_config(vision: str = "vit", text: str = "inside", **fields) -> MMConfig:
-    """A tiny MMConfig; `vision_config` and `text_config` among the fields change single settings of those."""
+    """A tiny MMConfig; `vision_config` and `text_config` among the fields change single settings of those, and
+    `audio_config` may be a name of AUDIOS, `text_encoder_config` "tiny"."""
     vision_config = {**VISIONS[vision], **fields.pop("vision_config", {})}
     text_config = {**TEXTS[text], **fields.pop("text_config", {})}
+    if isinstance(fields.get("audio_config"), str):
+        fields["audio_config"] = AUDIOS[fields["audio_config"]]
+    if isinstance(fields.get("text_encoder_config"), str):
+        fields["text_encoder_config"] = ENCODER
+    if not {"image", "video"} & set(fields.get("modalities", ["image"])):
+        return MMConfig(**{"initializer_range": 0.3, **fields, "text_config": text_config})
     return MMConfig(**{"initializer_range": 0.3, **fields, "vision_config": vision_config, "text_config": text_config})
 
 
@@ -64,7 +89,7 @@ def make_visible(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     pictures count for more, so that no fault hides behind a small weight."""
     generator = torch.Generator().manual_seed(seed)
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        if value.ndim == 1 and value.is_floating_point():
+        if value.ndim == 1 and value.is_floating_point() and not name.endswith("inv_freq"):
             noise = torch.rand(value.shape, generator=generator).to(value) - 0.5
             value.data = value.data + noise * (1.0 if name.endswith("running_var") else 0.6)
             value.data = value.data + (0.7 if name.endswith("_gate") else 0.0)
@@ -99,3 +124,25 @@ def tiny_model() -> Callable[..., torch.nn.Module]:
         return make_visible(model).to(dtype).eval()
 
     return build
+
+
+def _random(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.fixture
+def pictures() -> torch.Tensor:
+    """Three contexts of two pictures each."""
+    return _random(3, 2, 3, 16, 16, seed=0)
+
+
+@pytest.fixture
+def videos() -> torch.Tensor:
+    """Three contexts of two videos of three frames each."""
+    return _random(3, 2, 3, 3, 16, 16, seed=1)
+
+
+@pytest.fixture
+def clips() -> Callable[[str], torch.Tensor]:
+    """Three contexts of two clips each, as the named audio tower of AUDIOS takes them."""
+    return lambda tower: _random(3, 2, *{"ast": (12, 8), "whisper": (12, 8)}[tower], seed=2)

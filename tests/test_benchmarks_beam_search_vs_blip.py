@@ -68,8 +68,8 @@ def test_keys_that_are_gathered_or_projected_again_are_noticed(benchmark, contes
     cross = contest.model.model.language_model.layers[-1].cross_attn
     stored = cross._context_states
 
-    def made_again(memory, cache):
-        keys, values = stored(memory, cache)
+    def made_again(states, memory, cache):
+        keys, values = stored(states, memory, cache)
         cross.v_proj(memory)
         return keys[torch.arange(len(keys))], values
 

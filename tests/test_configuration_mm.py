@@ -8,7 +8,7 @@ import logging
 
 import pytest
 import torch
-from transformers import AutoConfig, BertConfig, ViTConfig
+from transformers import ASTConfig, AutoConfig, BertConfig, CLIPConfig, ViTConfig, WhisperConfig
 
 from mm import MMConfig, MMConvConfig, MMForConditionalGeneration, MMTextConfig, MMVisionConfig
 
@@ -45,6 +45,8 @@ def test_an_unknown_preset_names_the_nearest():
         MMConfig.preset("mm-bass")
 
 
+AST = {"model_type": "audio-spectrogram-transformer"}
+
 FAULTS = [
     ({"projector_norm_eps": 0.0}, "projector_norm_eps=0.0 must be positive"),
     ({"projector_norm_eps": float("nan")}, "projector_norm_eps=nan must be positive"),
@@ -55,11 +57,12 @@ FAULTS = [
     ({"modalities": []}, "modalities=.* must name one or more of"),
     ({"modalities": ["image", "image"]}, "modalities=.* names one twice"),
     ({"vision_config": {"image_size": 30}}, "vision_config: image_size=30 is not a multiple of patch_size=16; use 16"),
-    ({"vision_config": {"model_type": "vit"}}, "vision_config: model_type='vit' is not a vision tower.*mm_vision"),
-    ({"vision_config": {"model_type": "mm_visio"}}, "did you mean 'mm_vision'"),
+    ({"vision_config": {"model_type": "mm_visio"}}, "neither one of MM's towers .*did you mean 'mm_vision'"),
+    ({"vision_config": {"model_type": "mm_text"}}, "vision_config: model_type='mm_text' is neither one of MM's"),
     ({"vision_config": {"image_size": "30"}}, "vision_config: .*image_size.*expected int, got str"),
-    ({"vision_config": ViTConfig()}, "vision_config is a ViTConfig; accepted: MMVisionConfig, MMConvConfig"),
-    ({"vision_config": MMTextConfig()}, "vision_config is a MMTextConfig"),
+    ({"vision_config": CLIPConfig()}, "vision_config: CLIPConfig has no width .*pass its vision_config"),
+    ({"vision_config": MMTextConfig()}, "vision_config is a MMTextConfig; accepted: MMVisionConfig, MMConvConfig"),
+    ({"vision_resampler_config": ViTConfig()}, "vision_resampler_config is a ViTConfig"),
     ({"text_config": {"vocab_size": 0}}, "text_config: vocab_size=0 must be positive"),
     ({"text_config": {"model_type": "bert"}}, "text_config: model_type='bert' is another model's.*'mm_text'"),
     ({"text_config": BertConfig()}, "text_config is a BertConfig; MM's decoder wants MMTextConfig"),
@@ -68,6 +71,70 @@ FAULTS = [
         {"text_config": {"cross_attention_placement": "own"}},
         "text_config: cross_attention_placement='own' .* list fewer cross_attention_layers",
     ),
+    ({"modalities": ["audio"]}, "no audio tower; set audio_config"),
+    ({"modalities": ["audio"], "audio_config": {}}, "audio_config: a dict must name its model_type"),
+    ({"audio_config": AST}, "audio_config is read for modalities 'audio' alone; leave it out, or change modalities"),
+    (
+        {"vision_config": {}, "modalities": ["audio"], "audio_config": AST},
+        "vision_config is read .* 'image' or 'video'",
+    ),
+    ({"max_frames": 2}, "max_frames=2 is read for modalities 'video' alone"),
+    ({"max_clips": -2}, "max_clips=-2 must not be negative"),
+    ({"video_pooling": "time"}, "video_pooling='time' is read for modalities 'video' alone"),
+    ({"vision_feature_layer": 13}, "vision_feature_layer=13 is outside the 13 hidden states .* use -13..12"),
+    ({"vision_feature_layer": -2, "vision_config": {"model_type": "mm_conv"}}, "vision_feature_layer=-2 .* use -1"),
+    (
+        {"vision_feature_select_strategy": "default", "vision_config": {"use_cls_token": False, "pooler": "mean"}},
+        "vision_feature_select_strategy='default' drops a CLS token, but vision_config has none",
+    ),
+    ({"share_text_encoder": True, "text_encoder_config": {}}, "share_text_encoder=True and text_encoder_config name"),
+    (
+        {"text_encoder_config": {"cross_attention_layers": []}},
+        r"needs a text encoder that cross-attends, but text_encoder_config.cross_attention_layers=\[\]",
+    ),
+    (
+        {"text_encoder_config": {"hidden_size": 384}},
+        "decoder reads 768, but the text encoder and its fusion give 384; set text_config.cross_attention_hidden_size",
+    ),
+    ({"text_encoder_config": {}, "fusion_type": "concat", "fusion_size": 64}, "reads 768, .* give 64"),
+    ({"text_encoder_config": {}, "fusion_type": "decision"}, "fusion_type='decision' gives logits and no tokens"),
+    (
+        {"text_encoder_config": {"cross_attention_layers": [1]}, "fusion_type": "co_attention"},
+        "text_encoder_config.cross_attention_layers has nothing to read under fusion_type='co_attention'",
+    ),
+    (
+        {"text_config": {"cross_attention_layers": [1]}, "fusion_type": "merged"},
+        "text_config.cross_attention_layers has nothing to read under fusion_type='merged'",
+    ),
+    ({"fusion_type": "merged", "fusion_order": "text_first"}, "'text_first' needs fusion_mask='bidirectional'"),
+    ({"fusion_type": "merged", "fusion_mask": "bidirectional"}, "needs text_config.is_causal=False"),
+    (
+        {"fusion_type": "merged", "text_config": {"is_causal": False}},
+        "sees both ways; set fusion_mask='bidirectional'",
+    ),
+    ({"fusion_type": "sum"}, "fusion_type='sum' reads the whole text at once; set text_config.is_causal=False"),
+    ({"fusion_type": "merged", "text_config": {"segment_length": 8}}, "text_config.segment_length=8 .*set it to None"),
+    (
+        {"fusion_type": "sum", "text_config": {"is_causal": False, "pooler": "none"}},
+        "fusion_type='sum' reads one vector of the text, but text_config.pooler='none'",
+    ),
+    ({"fusion_size": 3}, "fusion_size=3 is read for fusion_type 'concat' or 'sum' or 'gated' alone"),
+    ({"fusion_num_layers": 0}, "fusion_num_layers=0 must be positive"),
+    ({"fusion_order": "text_first"}, "fusion_order='text_first' is read for fusion_type 'merged' alone"),
+    ({"fusion_weights": {"text": 1.0}}, "fusion_weights is read for fusion_type 'decision' alone"),
+    (
+        {"fusion_type": "decision", "fusion_weights": {"text": 1.0}, "text_config": {"is_causal": False}},
+        r"fusion_weights has the keys \['text'\]; one weight for each of \['text', 'image'\]",
+    ),
+    (
+        {
+            "fusion_type": "decision",
+            "fusion_weights": {"text": 1.0, "image": 1.0},
+            "text_config": {"is_causal": False},
+        },
+        "must be shares of 1; they sum to 2",
+    ),
+    ({"classifier_dropout": 1.0}, r"classifier_dropout=1.0 must be in \[0, 1\)"),
     (
         {"projector_type": "none", "vision_config": {"hidden_size": 384, "num_attention_heads": 6}},
         "projector_type='none' needs equal widths.* gives 384 .* reads 768.*cross_attention_hidden_size=384",
@@ -97,6 +164,8 @@ def test_all_faults_come_in_one_error_across_all_parts():
 
 
 TYPES = [
+    {"max_frames": "3"}, {"fusion_size": 1.5}, {"fusion_weights": [0.5, 0.5]}, {"share_text_encoder": 1},
+    {"audio_config": 3}, {"classification_loss": "hinge"},
     {"max_images": "3"}, {"max_images": True}, {"projector_norm_eps": "small"}, {"modalities": "image"},
     {"vision_config": 3}, {"text_config": ["a"]}, {"fusion_type": "telepathy"}, {"projector_type": None},
     {"check_inputs": 1},
@@ -169,3 +238,60 @@ def test_the_text_config_is_what_generation_reads(tiny_config):
     config = tiny_config()
     assert config.get_text_config(decoder=True) is config.text_config
     assert config.is_encoder_decoder is False
+
+
+def test_a_text_encoder_sees_both_ways_and_the_decoder_reads_it(tiny_config):
+    config = tiny_config(text_encoder_config=TINY_ENCODER)
+    assert config.text_encoder_config.is_causal is False and config.text_config.is_causal
+    assert config.reader is config.text_encoder_config and config.context_width == 32
+    assert config.text_encoder_config.cross_attention_layers == [0, 1]
+    assert MMConfig(text_encoder_config={"is_causal": True}).text_encoder_config.is_causal  # CLIP's text tower is
+    assert config.get_text_config(decoder=True) is config.text_config
+    shared = tiny_config(share_text_encoder=True)
+    assert shared.reader is shared.text_config and shared.has_text_encoder
+
+
+TINY_ENCODER = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "vocab_size": 50, **{
+    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}}  # fmt: skip
+
+
+@pytest.mark.parametrize("fusion", ["co_attention", "merged", "concat", "sum", "gated", "decision"])
+def test_a_text_that_only_one_vector_or_the_same_tokens_join_has_no_cross_attention(fusion):
+    mask = {"fusion_mask": "bidirectional"} if fusion == "merged" else {}
+    config = MMConfig(fusion_type=fusion, text_config={"is_causal": False}, **mask)
+    assert config.text_config.cross_attention_layers == [] and config.media_width == 768
+    assert "it needs a causal decoder" in config.generation_faults()[0]
+    if fusion != "decision":
+        mixed = MMConfig(fusion_type=fusion, share_text_encoder=True, **mask)
+        assert mixed.text_config.cross_attention_layers == list(range(12)) and not mixed.generation_faults()
+
+
+def test_only_a_fusion_that_yields_tokens_can_write_text():
+    assert MMConfig().generation_faults() == [] == MMConfig(fusion_type="merged").generation_faults()
+    faults = MMConfig(fusion_type="gated", text_config={"is_causal": False}).generation_faults()
+    assert "fusion_type='gated' gives the decoder no tokens to read" in faults[1]
+
+
+@pytest.mark.parametrize(
+    ("vision", "width"),
+    [
+        ({"model_type": "vit", "hidden_size": 36, "num_attention_heads": 2}, 36),
+        ({"model_type": "siglip_vision_model", "hidden_size": 24, "num_attention_heads": 2}, 24),
+        ({"model_type": "resnet", "hidden_sizes": [8, 16], "depths": [1, 1]}, 16),
+    ],
+)
+def test_a_tower_of_transformers_is_nested_by_its_model_type(vision, width, tmp_path):
+    config = MMConfig(modalities=["image", "audio"], vision_config=vision, audio_config={"model_type": "whisper"})
+    assert (config.vision_size, config.audio_size) == (width, WhisperConfig().d_model)
+    config.save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert type(loaded.vision_config) is type(config.vision_config)
+    assert loaded.to_json_string() == config.to_json_string()
+    assert MMConfig(vision_config=ViTConfig()).vision_size == 768
+    assert MMConfig(modalities=["audio"], audio_config=ASTConfig()).vision_config is None
+
+
+def test_a_resampler_changes_the_width_that_the_projector_takes():
+    config = MMConfig(projector_type="none", vision_config={"hidden_size": 384, "num_attention_heads": 6},
+                      vision_resampler_config={"hidden_size": 768, "append_latents": False})  # fmt: skip
+    assert config.media_width == 768

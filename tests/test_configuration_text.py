@@ -1,7 +1,7 @@
 """MMTextConfig: the settings of a text stack, its rules, and which layer holds which sublayers."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalSubscript=false
 
 import logging
 
@@ -44,6 +44,13 @@ def test_the_memory_is_as_wide_as_the_text_unless_told():
     assert MMTextConfig(cross_attention_hidden_size=1024).memory_size == 1024
 
 
+ROPE = {"position_embedding_type": "rope"}
+
+
+def _overrides(**fields):
+    return {"cross_attention_overrides": fields}
+
+
 FAULTS = [
     ({"hidden_size": -4}, "hidden_size=-4 must be positive"),
     ({"hidden_size": 0}, "hidden_size=0 must be positive"),
@@ -75,6 +82,36 @@ FAULTS = [
     (
         {"cross_attention_layers": [0, 1], "num_hidden_layers": 2, "cross_attention_placement": "own"},
         "leaves none with self-attention; list fewer cross_attention_layers",
+    ),
+    ({"memory_length": -1}, "memory_length=-1 must not be negative"),
+    ({"memory_length": 4}, "memory_length=4 is carried from segment to segment; set segment_length"),
+    ({"segment_length": 0}, "segment_length=0 must be positive"),
+    (
+        {"interpolate_positions": True, "position_embedding_type": "none"},
+        "position_embedding_type='none' has none; set",
+    ),
+    ({"interpolate_positions": True, **ROPE}, "'rope' has none; set .* rope_parameters={'rope_type': 'linear'"),
+    ({"rope_parameters": {"rope_theta": 5.0}}, "it is 'absolute'; set position_embedding_type='rope' or leave"),
+    ({**ROPE, "head_dim": 15}, "RoPE turns pairs of dimensions, but of head_dim=15 it would turn 15; change head_dim"),
+    ({**ROPE, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "depend on the longest row of its batch"),
+    ({**ROPE, "rope_parameters": {"rope_type": "linea"}}, "'linea' is not a kind of RoPE.*did you mean 'linear'"),
+    ({**ROPE, "rope_parameters": {"rope_type": "linear"}}, "rope_parameters: Missing required keys.*factor"),
+    ({**ROPE, "rope_parameters": {"rope_type": "linear", "factor": 0}}, "factor=0 must be a positive number"),
+    ({**ROPE, "rope_parameters": {"rope_theta": "big"}}, "rope_theta='big' must be a positive number"),
+    ({**ROPE, "rope_parameters": {"partial_rotary_factor": 3.0}}, "of head_dim=64 it would turn 192"),
+    (_overrides(heads=4), "has an unknown key 'heads'; accepted: num_attention_heads"),
+    (_overrides(hiden_act="silu"), "has an unknown key 'hiden_act'"),
+    (
+        _overrides(hidden_act="silu"),
+        "hidden_act may differ in layers of their own; set cross_attention_placement='own'",
+    ),
+    (_overrides(num_attention_heads=5), "cross_attention_overrides: hidden_size=768 is not a multiple of num_att.*=5"),
+    (_overrides(num_attention_heads=8, num_key_value_heads=3), "cross_attention_overrides: num_attention_heads=8 is"),
+    (_overrides(attention_bias="z"), "cross_attention_overrides: attention_bias='z' must be"),
+    (_overrides(num_attention_heads="8"), "cross_attention_overrides: .*'num_attention_heads' expected int"),
+    (
+        {**_overrides(hidden_act="nope"), "cross_attention_placement": "own", "cross_attention_layers": [0]},
+        "cross_attention_overrides: hidden_act='nope' is not an activation",
     ),
     ({"model_type": "mm_vision"}, "model_type='mm_vision' is another model's; expected 'mm_text'"),
 ]
@@ -114,6 +151,33 @@ def test_an_unknown_key_warns_with_the_nearest_name(field, nearest, caplog):
     with caplog.at_level(logging.WARNING):
         MMTextConfig(**{field: 3})
     assert f"MMTextConfig has no field {field!r} (did you mean {nearest!r}?); it changes nothing." in caplog.text
+
+
+def test_a_fault_that_the_overrides_share_with_the_stack_is_said_once():
+    with pytest.raises(ValueError, match=r"MMTextConfig has 1 fault\(s\)"):
+        MMTextConfig(hidden_dropout=2.0, **_overrides(head_dim=16))
+
+
+def test_rope_parameters_are_filled_in_under_rope_alone():
+    assert MMTextConfig().rope_parameters is None
+    assert MMTextConfig(**ROPE).rope_parameters == {"rope_type": "default", "rope_theta": 10000.0}
+    assert MMTextConfig(**ROPE, rope_theta=5e5).rope_parameters["rope_theta"] == 5e5
+    given = {"rope_type": "linear", "factor": 2.0}
+    config = MMTextConfig(**ROPE, rope_parameters=given)
+    assert config.rope_parameters["factor"] == 2.0 and given == {"rope_type": "linear", "factor": 2.0}
+
+
+def test_the_overrides_make_the_settings_of_cross_attention():
+    base = {"num_key_value_heads": 4, "qk_norm": "rms_norm", "attention_bias": True}
+    plain = MMTextConfig(**base).cross_stack()
+    assert (plain.num_attention_heads, plain.num_key_value_heads, plain.head_dim) == (12, 4, 64)
+    assert plain.qk_norm == "none" and plain.attention_bias is True
+    heads = MMTextConfig(**base, **_overrides(num_attention_heads=8)).cross_stack()
+    assert (heads.num_attention_heads, heads.num_key_value_heads, heads.head_dim) == (8, 8, 96)
+    flamingo = {"num_attention_heads": 8, "head_dim": 64, "attention_bias": False}
+    config = MMTextConfig(**base, **_overrides(**flamingo))
+    assert (config.cross_stack().num_attention_heads, config.cross_stack().head_dim) == (8, 64)
+    assert config.num_attention_heads == 12 and config.attention_bias is True and config.qk_norm == "rms_norm"
 
 
 def test_rms_norm_eps_is_another_name_of_layer_norm_eps():

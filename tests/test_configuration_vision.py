@@ -30,7 +30,7 @@ FAULTS = [
     ({"num_register_tokens": -1}, "num_register_tokens=-1 must not be negative"),
     ({"use_cls_token": False}, "pooler='cls' reads the CLS token, but use_cls_token=False; use pooler='mean'"),
     ({"use_cls_token": False, "pooler": "cls_tanh"}, "pooler='cls_tanh' reads the CLS token"),
-    ({"pooler": "last"}, "pooler='last' is for text; use 'cls', 'cls_tanh', 'mean' or 'none'"),
+    ({"pooler": "last"}, "pooler='last' is for text; use 'cls', 'cls_tanh', 'mean', 'attention' or 'none'"),
     ({"pooler": "eos"}, "pooler='eos' is for text"),
     ({"num_attention_heads": 5}, "hidden_size=768 is not a multiple of num_attention_heads=5"),
     ({"hidden_act": "relu7"}, "hidden_act='relu7' is not an activation"),

@@ -7,8 +7,18 @@ import pytest
 import torch
 from transformers.masking_utils import create_bidirectional_mask
 
-from mm import MMConvModel, MMForConditionalGeneration, MMModel, MMTextModel, MMVisionModel
+from mm import (
+    MMConvModel,
+    MMForConditionalGeneration,
+    MMModel,
+    MMTextConfig,
+    MMTextModel,
+    MMVisionConfig,
+    MMVisionModel,
+)
+from mm.configuration.resampler import MMResamplerConfig
 from mm.modeling_mm.attention import MMAttention
+from mm.modeling_mm.resampler import MMResampler
 from mm.modeling_mm.rows import MMRows
 
 TEXTS = ["inside", "own", "llama"]
@@ -218,14 +228,14 @@ def test_an_unknown_implementation_is_refused(tiny_model):
 
 
 @pytest.mark.parametrize(
-    ("text", "layers", "heads", "own", "cross"),
-    [("inside", 2, 2, 2, 2), ("own", 4, 2, 2, 2), ("llama", 2, 4, 2, 1)],
+    ("text", "layers", "heads", "cross_heads", "own", "cross"),
+    [("inside", 2, 2, 2, 2, 2), ("own", 4, 2, 2, 2, 2), ("llama", 2, 4, 2, 2, 1)],
 )
-def test_attention_weights_are_per_row_and_sum_to_one(tiny_model, batch, text, layers, heads, own, cross):
+def test_attention_weights_are_per_row_and_sum_to_one(tiny_model, batch, text, layers, heads, cross_heads, own, cross):
     model = tiny_model("vit", text, attention="eager")
     output = model(**batch, output_attentions=True, output_hidden_states=True)
     assert [tuple(a.shape) for a in output.attentions] == [(4, heads, 4, 4)] * own
-    assert [tuple(a.shape) for a in output.cross_attentions] == [(4, heads, 4, 12)] * cross
+    assert [tuple(a.shape) for a in output.cross_attentions] == [(4, cross_heads, 4, 12)] * cross
     assert [tuple(h.shape) for h in output.hidden_states] == [(4, 4, 32)] * (layers + 1)
     for weights in output.cross_attentions:
         assert (weights[[0, 2], :, :, 6:] == 0).all()  # one picture of six tokens, packed to the front
@@ -249,3 +259,36 @@ def test_weights_under_sdpa_are_refused(tiny_model, batch, part):
     asked = {"whole": model, "text": model.model.language_model, "vision": model.model.vision_tower}[part]
     with pytest.raises(ValueError, match="output_attentions=True needs .* attn_implementation='eager'.*'sdpa'"):
         asked(**inputs, output_attentions=True)
+
+
+def stacks():
+    """Each stack with a mask of its own kind: (model, inputs, which tokens are real)."""
+    words = {"vocab_size": 50, "max_position_embeddings": 32, "bos_token_id": 1, "eos_token_id": 2}
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ids, mask = torch.arange(3, 37).view(2, 17), torch.ones(2, 17, dtype=torch.long)
+    mask[0, :4] = mask[1, 15:] = 0
+    text = {"input_ids": ids, "attention_mask": mask}
+    for is_causal in (True, False):
+        segmented = {"segment_length": 5, "memory_length": 3, "is_causal": is_causal, "pooler": "attention"}
+        yield MMTextModel(MMTextConfig(**sizes, **words, **segmented)), text, mask.bool()
+    patches = torch.zeros(2, 4, 4, dtype=torch.bool)
+    patches[0, :2, :3] = patches[1] = True
+    tower = MMVisionModel(MMVisionConfig(**sizes, image_size=32, patch_size=8, pooler="attention"))
+    pixels = torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
+    yield tower, {"pixel_values": pixels, "pixel_attention_mask": patches}, tower.token_mask(patches)
+    resampler = MMResampler(MMResamplerConfig(**sizes, head_dim=16, num_latents=5), 32)
+    yield resampler, {"hidden_states": torch.randn(2, 16, 32), "attention_mask": patches.flatten(1)}, slice(None)
+
+
+@pytest.mark.parametrize("name", ["sdpa", "flex_attention"])
+def test_every_stack_gives_what_it_gives_under_eager_attention(name, visible, no_compiler):
+    torch.manual_seed(0)
+    for model, inputs, real in stacks():
+        model, results = visible(model).eval(), []
+        for implementation in ("eager", name):
+            model.set_attn_implementation(implementation)
+            with torch.no_grad():
+                output = model(**inputs)
+            results.append([output[0][real], *([] if output[1] is None else [output[1]])])
+        for found, expected in zip(*results, strict=True):
+            assert ((found - expected).abs() <= 1e-5 * expected.abs().clamp(min=1)).all()

@@ -76,6 +76,26 @@ def test_a_row_without_context_skips_cross_whole_and_an_own_layer_as_a_whole(
         assert torch.equal(alone, STATES)
 
 
+def test_flamingos_layer_stands_in_another_stack_by_overrides(tiny_config, visible):
+    llama = {"norm_type": "rms_norm", "norm_position": "pre", "gated_mlp": True, "hidden_act": "silu"}
+    flamingo = {
+        "num_attention_heads": 4, "head_dim": 6, "attention_bias": False, "norm_type": "layer_norm",
+        "layer_norm_eps": 1e-5, "hidden_act": "gelu", "gated_mlp": False, "intermediate_size": 20, "mlp_bias": False,
+    }  # fmt: skip
+    fields = {
+        **llama, "cross_attention_overrides": flamingo, "cross_attention_placement": "own",
+        "cross_attention_layers": [1], "cross_attention_gate": "tanh",
+    }  # fmt: skip
+    own = built(tiny_config, visible, "cross mlp", **fields)
+    assert own.cross_attn.q_proj.weight.shape == (24, 32) and own.cross_attn.q_proj.bias is None
+    assert own.mlp.up_proj.weight.shape == (20, 32) and own.mlp.gate_proj is None and own.mlp.up_proj.bias is None
+    assert isinstance(own.mlp_norm, torch.nn.LayerNorm) and own.mlp_norm.eps == 1e-5
+    torch.testing.assert_close(own(STATES, MEMORY, rows=MMRows(2, 2)), written_out(own, STATES, "pre"))
+    plain = built(tiny_config, visible, "self mlp", **fields)
+    assert isinstance(plain.mlp_norm, torch.nn.RMSNorm) and plain.mlp.gate_proj is not None
+    assert plain.self_attn.q_proj.weight.shape == (32, 32)
+
+
 def test_the_mlp_is_plain_or_gated(tiny_config, visible):
     for gated in (False, True):
         config = tiny_config("vit", "inside", text_config={"gated_mlp": gated, "hidden_act": "silu"}).text_config

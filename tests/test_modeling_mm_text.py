@@ -31,14 +31,18 @@ def memory_of(model, contexts=2):
 def test_the_stack_is_embeddings_then_layers_then_norm(stack, text):
     model = stack(text, attention="eager")
     memory, length = memory_of(model), IDS.shape[1]
-    states = model.embed_tokens(IDS) + model.embed_positions.weight[:length]
+    states, rotary = model.embed_tokens(IDS), None
+    if model.embed_positions is not None:
+        states = states + model.embed_positions.weight[:length]
+    if model.rotary is not None:
+        rotary = model.rotary(torch.arange(length)[None], states.dtype)
     if model.embed_token_types is not None:
         states = states + model.embed_token_types.weight[0]
     states = model.embed_norm(states)
     future = torch.ones(length, length).triu(1).bool()
     mask = torch.zeros(1, 1, length, length, dtype=torch.float64).masked_fill(future, torch.finfo(torch.float64).min)
     for layer in model.layers:
-        states = layer(states, memory, attention_mask=mask, rows=MMRows(2, 2), is_causal=True)
+        states = layer(states, memory, attention_mask=mask, rows=MMRows(2, 2), is_causal=True, rotary=rotary)
     output = model(IDS, encoder_hidden_states=memory)
     torch.testing.assert_close(output.last_hidden_state, model.norm(states), rtol=0, atol=1e-12)
     assert (model.norm(states) == states).all() == (model.config.final_norm == "none")
@@ -71,6 +75,20 @@ def test_a_causal_stack_does_not_see_the_future_and_a_bidirectional_one_does(sta
     assert (both_ways[0] - both_ways[1]).abs().max() > 1e-3
     encoder = stack(text, is_causal=False)
     assert torch.equal(encoder(IDS).last_hidden_state[:, :-1], both_ways[0])
+    assert torch.equal(encoder(IDS, is_causal=True).last_hidden_state[:, :-1], causal[0])
+    assert torch.equal(encoder(IDS, is_causal=None).last_hidden_state[:, :-1], both_ways[0])
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_causal_stack_called_both_ways_is_the_encoder_under_padding_and_context_too(stack, text, attention):
+    decoder, encoder = stack(text, attention), stack(text, attention, is_causal=False)
+    inputs = {"attention_mask": torch.tensor([[0, 1, 1, 1], [1, 1, 1, 0]]), "use_cache": False}
+    for context in ({}, {"encoder_hidden_states": memory_of(decoder)}):
+        called = decoder(IDS, is_causal=False, **inputs, **context).last_hidden_state
+        assert torch.equal(called, encoder(IDS, **inputs, **context).last_hidden_state)
+        assert not torch.allclose(called, decoder(IDS, **inputs, **context).last_hidden_state)
+    assert decoder.config.is_causal  # as before the calls
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -119,14 +137,14 @@ def test_without_positions_the_order_shows_through_the_causal_mask_alone(stack):
     torch.testing.assert_close(swapped[:, [1, 0, 2, 3]], model(IDS).last_hidden_state, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("pooler", ["cls", "cls_tanh", "last", "eos", "mean", "none"])
+@pytest.mark.parametrize("pooler", ["cls", "cls_tanh", "last", "before_last", "eos", "mean", "none"])
 def test_pooling_reads_the_real_tokens_alone(stack, pooler):
     model = stack(pooler=pooler)
     ids = torch.tensor([[4, 4, 1, 5, 2, 4], [1, 7, 2, 4, 4, 4]])  # 2 is eos
     mask = torch.tensor([[0, 0, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0]])
     output = model(ids, attention_mask=mask)
     states = output.last_hidden_state
-    at = {"cls": [2, 0], "cls_tanh": [2, 0], "last": [4, 3], "eos": [4, 2]}
+    at = {"cls": [2, 0], "cls_tanh": [2, 0], "last": [4, 3], "before_last": [3, 2], "eos": [4, 2]}
     if pooler == "none":
         assert output.pooler_output is None
     elif pooler == "mean":
@@ -136,6 +154,32 @@ def test_pooling_reads_the_real_tokens_alone(stack, pooler):
         expected = states[torch.arange(2), at[pooler]]
         expected = torch.tanh(model.pooler.dense(expected)) if pooler == "cls_tanh" else expected
         assert torch.equal(output.pooler_output, expected)
+
+
+def test_the_token_before_the_last_is_found_across_gaps_and_is_the_first_of_a_single_one(stack):
+    model = stack(pooler="before_last")
+    ids, mask = torch.full((3, 5), 4), torch.tensor([[0, 1, 0, 1, 0], [0, 0, 1, 0, 0], [1, 1, 1, 1, 1]])
+    output = model(ids, attention_mask=mask)
+    assert torch.equal(output.pooler_output, output.last_hidden_state[torch.arange(3), [1, 2, 3]])
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_learned_query_pools_what_it_finds_in_the_real_tokens(stack, attention):
+    model = stack("own", attention, pooler="attention")
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    output = model(IDS, attention_mask=mask)
+    head, attn = model.pooler.head, model.pooler.head.attention
+    for row in range(2):
+        states = output.last_hidden_state[row, mask[row].bool()]
+        query, key, value = (
+            proj(x).unflatten(-1, (2, 16)).transpose(0, 1)
+            for proj, x in ((attn.q_proj, head.probe[0]), (attn.k_proj, states), (attn.v_proj, states))
+        )
+        weights = (query @ key.transpose(1, 2) / 4).softmax(-1)
+        pooled = attn.o_proj((weights @ value).transpose(0, 1).flatten(1))
+        expected = pooled + head.mlp(head.norm(pooled))
+        torch.testing.assert_close(output.pooler_output[row], expected[0], rtol=0, atol=1e-12)
+    assert head.probe.abs().max() > 0
 
 
 def test_pooling_at_eos_takes_the_first_of_several_and_any_of_the_ids(stack):

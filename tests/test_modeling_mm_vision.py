@@ -1,5 +1,8 @@
 """MMVisionModel: the ViT written out once more, positions, pooling, and what it refuses."""
 
+# A model under test has the positions that its config asks for.
+# pyright: reportOptionalSubscript=false
+
 import pytest
 import torch
 from torch.nn import functional
@@ -146,3 +149,94 @@ def test_sides_that_are_no_multiple_of_the_patch_are_refused_when_resampling_too
 def test_an_unknown_argument_is_refused_with_the_nearest_name(tower, pixels):
     with pytest.raises(TypeError, match="'interpolate_pos_encodin' .did you mean 'interpolate_pos_encoding'"):
         tower()(pixels, interpolate_pos_encodin=True)
+
+
+def masked_canvas(sizes, side=5, fill=7.0):
+    """Pictures of (rows, columns) patches on a canvas, `fill` outside, with the mask of their patches."""
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.full((len(sizes), 3, 8 * side, 8 * side), fill, dtype=torch.float64)
+    mask, pictures = torch.zeros(len(sizes), side, side, dtype=torch.bool), []
+    for number, (rows, columns) in enumerate(sizes):
+        pictures.append(torch.randn(1, 3, 8 * rows, 8 * columns, generator=generator, dtype=torch.float64))
+        pixels[number, :, : 8 * rows, : 8 * columns] = pictures[-1][0]
+        mask[number, :rows, :columns] = True
+    return pixels, mask, pictures
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {}, {"pooler": "mean"}, {"pooler": "attention", "final_norm": "pooled"},
+        {"use_cls_token": False, "pooler": "mean", "position_embedding_type": "none"}, {"embedding_norm": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_pictures_of_several_sizes_on_one_canvas_equal_each_alone(tower, fields, attention):
+    model = tower(**fields)
+    model.set_attn_implementation(attention)
+    sizes = [(2, 2), (5, 1), (3, 4), (2, 2), (5, 5)]
+    pixels, mask, pictures = masked_canvas(sizes)
+    together = model(pixels, pixel_attention_mask=mask)
+    real = model.token_mask(mask)
+    for number, picture in enumerate(pictures):
+        alone = model(picture, interpolate_pos_encoding=True)
+        states = together.last_hidden_state[number][real[number]]
+        torch.testing.assert_close(states, alone.last_hidden_state[0], rtol=0, atol=1e-12)
+        torch.testing.assert_close(together.pooler_output[number], alone.pooler_output[0], rtol=0, atol=1e-12)
+
+
+def test_patches_outside_the_rectangle_change_nothing_and_get_no_gradient(tower):
+    model = tower(pooler="attention")
+    pixels, mask, _ = masked_canvas([(2, 3), (4, 1)])
+    pixels.requires_grad_()
+    model(pixels, pixel_attention_mask=mask).pooler_output.sum().backward()
+    inside = mask.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None].expand_as(pixels)
+    assert pixels.grad[~inside].abs().max() == 0 and pixels.grad[inside].abs().min() > 0
+    assert model.embed_positions.weight.grad.abs().min() > 0
+
+
+BAD_MASKS = [
+    (torch.ones(1, 4, 5), r"must be \(1, 5, 5\), one per patch; got \(1, 4, 5\)"),
+    (torch.zeros(1, 5, 5), "one rectangle at the top left"),
+    (torch.ones(1, 5, 5).triu(), "one rectangle at the top left"),
+    (torch.ones(1, 5, 5).flip(2).cumsum(2).gt(2), "one rectangle at the top left"),
+    (torch.ones(1, 5, 5).cumsum(1).gt(2), "one rectangle at the top left"),
+    (torch.eye(5)[None] + torch.eye(5).flip(0)[None], "must hold 0 and 1 alone|one rectangle at the top left"),
+    (torch.ones(1, 5, 5) * 2, "must hold 0 and 1 alone"),
+]
+
+
+@pytest.mark.parametrize(("mask", "message"), BAD_MASKS)
+def test_a_patch_mask_that_is_no_rectangle_is_refused(tower, mask, message):
+    with pytest.raises(ValueError, match=message):
+        tower()(torch.ones(1, 3, 40, 40, dtype=torch.float64), pixel_attention_mask=mask)
+
+
+def test_the_mask_token_stands_for_the_patches_that_are_named(tower, pixels):
+    model = tower(use_mask_token=True)
+    replaced = torch.tensor([[False, True, False, False], [True, True, True, True]])
+    tokens = patches_of(model, pixels)
+    tokens[replaced] = model.mask_token[0, 0]
+    model_tokens = model._with_mask_token(patches_of(model, pixels), replaced)
+    assert torch.equal(model_tokens, tokens)
+    changed = pixels.clone()
+    changed[1] = 3.0
+    changed[0, :, :8, 8:] = -2.0
+    outputs = [model(each, bool_masked_pos=replaced).last_hidden_state for each in (pixels, changed)]
+    assert torch.equal(*outputs)
+    none = torch.zeros_like(replaced)
+    assert torch.equal(model(pixels, bool_masked_pos=none).last_hidden_state, model(pixels).last_hidden_state)
+
+
+@pytest.mark.parametrize(
+    ("fields", "given", "message"),
+    [
+        ({}, torch.ones(2, 4, dtype=torch.bool), "no mask token; set use_mask_token=True"),
+        ({"use_mask_token": True}, torch.ones(2, 3, dtype=torch.bool), r"bool \(2, 4\), one per patch.*\(2, 3\)"),
+        ({"use_mask_token": True}, torch.ones(2, 4), r"must be bool \(2, 4\).*got torch.float32"),
+    ],
+)
+def test_masked_positions_are_refused_in_words(tower, pixels, fields, given, message):
+    with pytest.raises(ValueError, match=message):
+        tower(**fields)(pixels, bool_masked_pos=given)

@@ -1,0 +1,305 @@
+"""Fusion: where media and text are joined. One module or function per `fusion_type`.
+
+    fusion_type       level            what is computed
+    cross_attention   attention        text attends to media inside its own layers: MMLayer's "cross" sublayer
+    co_attention      attention        media attend to text, then text to media, fusion_num_layers times
+    merged            early            one sequence of media and text tokens through the text's own layers
+    concat            representation   concat(T, V) W on one vector per modality
+    sum               representation   T W_t + V W_v
+    gated             representation   T W_t + tanh(g(T, V)) * V W_v, g closed at the start
+    decision          late             weighted mean of the logits that each modality gives alone
+
+B contexts, R rows (texts), T text tokens, S media tokens, D their width, F fusion_size, L labels. A modality that a
+row does not have adds nothing to that row; one that a call does not have is None. joining.py calls what stands here.
+"""
+
+# A config is filled in when it is made, and a fused call has at least one modality: checked in words before.
+# pyright: reportArgumentType=false, reportOptionalIterable=false, reportOptionalMemberAccess=false, reportReturnType=false
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+
+from ..configuration.mm import MMConfig
+from ..configuration.text import MMTextConfig
+from .layers import MMLayer
+from .outputs import MMContextOutput
+from .rows import MMRows
+
+Vectors = Mapping[str, torch.Tensor | None]  # modality -> (R, D), zeros where the row has none; None: no row has it
+
+
+def modality_vectors(context: MMContextOutput, modalities: list[str]) -> tuple[dict, dict]:
+    """One vector per modality of a context: the mean of its real tokens, zeros where it has none.
+
+    Returns ({name: (B, D)}, {name: bool (B,), whether it is there}). `modalities` are the names of token_sources' ids;
+    a context without sources is all of the first.
+    """
+    tokens = context.last_hidden_state
+    names = ("image", "video", "audio")
+    kinds = tokens.new_full(tokens.shape[:2], names.index(modalities[0]), dtype=torch.long)
+    if context.token_sources is not None:
+        kinds = context.token_sources[..., 0]
+    if context.attention_mask is not None:
+        kinds = kinds.masked_fill(~context.attention_mask.bool(), -1)
+    vectors, present = {}, {}
+    for name in modalities:
+        real = kinds == names.index(name)  # (B, S)
+        count = real.sum(1)
+        # a padding token may hold anything, so it is left out and not multiplied by zero
+        total = tokens.masked_fill(~real[..., None], 0).sum(1)
+        vectors[name], present[name] = total / count.clamp(min=1)[:, None], count > 0
+    return vectors, present
+
+
+# ---- early: one sequence -------------------------------------------------------------------------------------------
+
+
+def merge(media: torch.Tensor, text: torch.Tensor, order: str) -> torch.Tensor:
+    """(R, S, ...) and (R, T, ...) -> (R, S + T, ...), media or text first."""
+    return torch.cat([media, text] if order == "media_first" else [text, media], dim=1)
+
+
+def split(merged: torch.Tensor, num_media: int, order: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The inverse of `merge`: (media, text)."""
+    if order == "media_first":
+        return merged[:, :num_media], merged[:, num_media:]
+    return merged[:, merged.shape[1] - num_media :], merged[:, : merged.shape[1] - num_media]
+
+
+@dataclass
+class MMPrefix:
+    """Media tokens that join the text's own sequence.
+
+    states: (R, S, D), the context of each row; mask: bool (R, S), True = real; None: all.
+    mask_kind, order, embedding_norm: fusion_mask, fusion_order and fusion_embedding_norm of the config.
+    """
+
+    states: torch.Tensor
+    mask: torch.Tensor | None = None
+    mask_kind: str = "prefix"
+    order: str = "media_first"
+    embedding_norm: bool = False
+
+    @property
+    def length(self) -> int:
+        return self.states.shape[1]
+
+    def real(self) -> torch.Tensor:
+        """bool (R, S)."""
+        return self.states.new_ones(self.states.shape[:2], dtype=torch.bool) if self.mask is None else self.mask.bool()
+
+
+def merged_mask(
+    config: MMTextConfig,
+    states: torch.Tensor,  # (R, S + T, D), the queries
+    prefix: MMPrefix,
+    text_mask: torch.Tensor | None,  # (R, T), 1 = real; None: all
+):
+    """Who sees whom in the merged sequence, of the attention implementation's kind.
+
+                    media see          text sees
+    prefix          all media          all media, earlier text     (GIT; media first)
+    causal          earlier media      all media, earlier text     (media first)
+    bidirectional   everything         everything                  (VisualBERT; in either order)
+    """
+    real = None
+    if prefix.mask is not None or text_mask is not None:
+        if text_mask is None:
+            text_mask = prefix.mask.new_ones(states.shape[0], states.shape[1] - prefix.length)
+        real = merge(prefix.real(), text_mask.bool(), prefix.order)
+    if prefix.mask_kind == "bidirectional":
+        return create_bidirectional_mask(config=config, inputs_embeds=states, attention_mask=real)
+    block = None
+    if prefix.mask_kind == "prefix":  # the media are one block that sees itself both ways
+        columns = torch.arange(states.shape[1], device=states.device)
+        block = torch.where(columns < prefix.length, 0, -1).expand(states.shape[0], -1)
+    return create_causal_mask(
+        config=config, inputs_embeds=states, attention_mask=real, past_key_values=None, block_sequence_ids=block
+    )
+
+
+# ---- attention, both ways ------------------------------------------------------------------------------------------
+
+
+class MMCoAttentionFusion(nn.Module):
+    """Alternating co-attention: in each of `fusion_num_layers` steps media read the text, then text the new media.
+
+    Both streams are layers (self, cross, mlp) of the text's own settings: with `cross_attention_gate="tanh"` each
+    starts as if it were alone. The text stream runs without media too; a row without media skips its cross sublayers.
+    Streams of pre-norm layers end in a norm, that of the media if they are read on (behind a text encoder).
+    """
+
+    def __init__(self, config: MMTextConfig, num_layers: int, reads_media: bool = True):
+        super().__init__()
+        self.config = config
+        kind = ("self", "cross", "mlp")
+        self.media_layers = nn.ModuleList(MMLayer(config, kind, i, i) for i in range(num_layers))
+        self.text_layers = nn.ModuleList(MMLayer(config, kind, i, i) for i in range(num_layers))
+        norm = config.norm_type if config.norm_position == "pre" else "none"
+        self.text_norm = build_norm(norm, config.hidden_size, config.layer_norm_eps)
+        self.media_norm = build_norm(norm if reads_media else "none", config.hidden_size, config.layer_norm_eps)
+
+    def forward(
+        self,
+        text: torch.Tensor,  # (R, T, D)
+        text_mask: torch.Tensor | None,  # (R, T), 1 = real; None: all
+        media: torch.Tensor | None = None,  # (R, S, D), the context of each row; None: there is none
+        media_mask: torch.Tensor | None = None,  # (R, S)
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The fused text (R, T, D) and media (R, S, D)."""
+        text_sees_text = self._mask(text, text, text_mask)
+        if media is None:
+            for layer in self.text_layers:
+                text = layer(text, attention_mask=text_sees_text, **kwargs)
+            return self.text_norm(text), None
+        rows = MMRows(text.shape[0], text.shape[0])
+        has_media = None if media_mask is None else media_mask.bool().any(1)[:, None, None]
+        text_sees_media = self._mask(text, media, media_mask)
+        media_sees_media = self._mask(media, media, media_mask)
+        media_sees_text = self._mask(media, text, text_mask)
+        for media_layer, text_layer in zip(self.media_layers, self.text_layers, strict=True):
+            media = media_layer(
+                media, text, attention_mask=media_sees_media, context_mask=media_sees_text, rows=rows, **kwargs
+            )
+            text = text_layer(
+                text,
+                media,
+                attention_mask=text_sees_text,
+                context_mask=text_sees_media,
+                rows=rows,
+                has_context=has_media,
+                **kwargs,
+            )
+        return self.text_norm(text), self.media_norm(media)
+
+    def _mask(self, queries: torch.Tensor, keys: torch.Tensor, real: torch.Tensor | None):
+        return create_bidirectional_mask(
+            config=self.config, inputs_embeds=queries, attention_mask=real, encoder_hidden_states=keys
+        )
+
+
+# ---- representation: one vector per modality -----------------------------------------------------------------------
+
+
+class MMConcatFusion(nn.Module):
+    """CrossModalFusion(T, V) = concat(T, V) W."""
+
+    def __init__(self, widths: Mapping[str, int], size: int):
+        super().__init__()
+        self.widths = dict(widths)
+        self.dense = nn.Linear(sum(widths.values()), size, bias=False)
+
+    def forward(self, vectors: Vectors) -> torch.Tensor:
+        """{modality: (R, D)} -> (R, F)."""
+        return self.dense(torch.cat(filled(vectors, self.widths), dim=-1))
+
+
+class MMSumFusion(nn.Module):
+    """T W_t + V W_v + ..., one matrix per modality."""
+
+    def __init__(self, widths: Mapping[str, int], size: int):
+        super().__init__()
+        self.dense = nn.ModuleDict({name: nn.Linear(width, size, bias=False) for name, width in widths.items()})
+
+    def forward(self, vectors: Vectors) -> torch.Tensor:
+        """{modality: (R, D)} -> (R, F)."""
+        return sum(dense(vectors[name]) for name, dense in self.dense.items() if vectors.get(name) is not None)
+
+
+class MMGatedFusion(nn.Module):
+    """T W_t + tanh(gate(T, V)) * V W_v, summed over the media; gate(T, V) = concat(T, V) G + g.
+
+    G and g start at zero, so a new fusion gives the answer of the text alone. Without any text nothing is gated.
+    """
+
+    def __init__(self, widths: Mapping[str, int], size: int):
+        super().__init__()
+        self.dense = nn.ModuleDict({name: nn.Linear(width, size, bias=False) for name, width in widths.items()})
+        gated = {name: widths["text"] + width for name, width in widths.items() if name != "text"}
+        self.gates = nn.ModuleDict({name: MMGate(width, size) for name, width in gated.items()})
+
+    def forward(self, vectors: Vectors) -> torch.Tensor:
+        """{modality: (R, D)} -> (R, F)."""
+        text = vectors.get("text")
+        fused = 0 if text is None else self.dense["text"](text)
+        for name, gate in self.gates.items():
+            vector = vectors.get(name)
+            if vector is not None:
+                opened = 1 if text is None else torch.tanh(gate(torch.cat([text, vector], dim=-1)))
+                fused = fused + opened * self.dense[name](vector)
+        return fused
+
+
+class MMGate(nn.Module):
+    """A linear map that starts at zero."""
+
+    def __init__(self, width: int, size: int):
+        super().__init__()
+        self.gate_weight = nn.Parameter(torch.zeros(size, width))
+        self.gate_bias = nn.Parameter(torch.zeros(size))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(states, self.gate_weight, self.gate_bias)
+
+
+def filled(vectors: Vectors, widths: Mapping[str, int]) -> list[torch.Tensor]:
+    """The vectors in the order of `widths`, zeros for those that are not given."""
+    given = next(vector for vector in vectors.values() if vector is not None)
+    values = [(vectors.get(name), width) for name, width in widths.items()]
+    return [given.new_zeros(len(given), width) if vector is None else vector for vector, width in values]
+
+
+# ---- late: one answer per modality ---------------------------------------------------------------------------------
+
+
+class MMDecisionFusion(nn.Module):
+    """The weighted mean of what each modality answers, over the modalities that the row has.
+
+    Args:
+        names: "text" and the media.
+        fixed: a weight per name, summing to 1; None: learned, softmax of `gate_bias`, equal at the start.
+    """
+
+    def __init__(self, names: list[str], fixed: Mapping[str, float] | None = None):
+        super().__init__()
+        self.names = names
+        self.fixed = None if fixed is None else [float(fixed[name]) for name in names]
+        self.gate_bias = nn.Parameter(torch.zeros(len(names))) if fixed is None else None
+
+    def weights(self, like: torch.Tensor) -> torch.Tensor:
+        """(M,), in the order of the names, summing to 1."""
+        return like.new_tensor(self.fixed) if self.gate_bias is None else torch.softmax(self.gate_bias, dim=0)
+
+    def forward(self, logits: Vectors, present: Mapping[str, torch.Tensor | None]) -> torch.Tensor:
+        """{modality: (R, L)}, {modality: bool (R,), None: in every row} -> (R, L); zeros where a row has nothing."""
+        weighted = total = 0
+        for name, weight in zip(
+            self.names, self.weights(next(v for v in logits.values() if v is not None)), strict=True
+        ):
+            answer, here = logits.get(name), present.get(name)
+            if answer is None:
+                continue
+            share = weight.expand(len(answer)) if here is None else weight * here.to(weight.dtype)  # (R,)
+            weighted = weighted + share[:, None] * answer
+            total = total + share
+        return weighted / torch.where(total > 0, total, 1)[:, None]
+
+
+REPRESENTATION = {"concat": MMConcatFusion, "sum": MMSumFusion, "gated": MMGatedFusion}
+
+
+def build_fusion(config: MMConfig) -> nn.Module | None:
+    """The fusion's own module; None where the text's layers do the work (cross_attention, merged)."""
+    if config.fusion_type == "co_attention":
+        return MMCoAttentionFusion(config.reader, config.fusion_num_layers, reads_media=config.has_text_encoder)
+    if config.fusion_type == "decision":
+        return MMDecisionFusion(["text", *config.modalities], config.fusion_weights)
+    if config.fusion_type in REPRESENTATION:
+        widths = dict.fromkeys(["text", *config.modalities], config.reader.hidden_size)
+        return REPRESENTATION[config.fusion_type](widths, config.fusion_width)
+    return None

@@ -1,0 +1,213 @@
+"""MMJoiningModel: the text encoder, the fusion and the decoder; here a text and its context are joined (`_joined`).
+
+Behind a text encoder it is joined with the media, and the decoder with what it makes of them; else the decoder is
+joined with the media. B contexts, R rows, T text tokens, S context tokens; Dv, Dc, Dt: widths of the tower, the
+context and the text.
+"""
+
+# A context has its states, and rows come with it.
+# pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalCall=false
+
+import torch
+from transformers.cache_utils import DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from ..configuration.mm import MMConfig
+from ..configuration.rules import REPRESENTATION_FUSIONS
+from .base import MMPreTrainedModel
+from .cache import MMCache
+from .context import text_context
+from .fusion import MMPrefix, build_fusion, merged_mask, modality_vectors
+from .inputs import check_text
+from .media import MMMediaModel
+from .media_inputs import refuse_absent, refuse_lonely
+from .outputs import MMContextOutput, MMModelOutput
+from .rows import MMRows
+from .text import MMTextModel
+
+
+class MMJoiningModel(MMMediaModel):
+    """The side of MMModel where text is read."""
+
+    def __init__(self, config: MMConfig):
+        super().__init__(config)
+        encoder = config.text_encoder_config
+        self.text_encoder = None if encoder is None else MMTextModel._from_config(encoder)
+        self.fusion = build_fusion(config)
+        self.language_model = MMTextModel._from_config(config.text_config)
+
+    # ---- the context ------------------------------------------------------------------------------------------------
+
+    def encode_context(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        visual_embeds: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_attention_mask: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        input_features_mask: torch.Tensor | None = None,
+        context_input_ids: torch.Tensor | None = None,
+        context_attention_mask: torch.Tensor | None = None,
+        media_index: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+    ) -> MMContextOutput | None:
+        """Encodes everything the rows may look at, once. None if nothing is given.
+
+        Args:
+            pixel_values: float (B, C, H, W), one picture each, or (B, N, C, H, W) in slots.
+            pixel_attention_mask: bool per picture (B[, N]), True for each one present, or per patch (B[, N], rows,
+                columns), real patches a rectangle at the top left; None: all are real.
+            visual_embeds: float (B[, N], S, Dv), ready tower output instead of pixel_values; a mask may be per token.
+            pixel_values_videos: float (B[, N], F, C, H, W); video_attention_mask: bool (B[, N], F), the real frames.
+            input_features: float (B, A, ...), A clips and then what the audio tower takes; input_features_mask: bool
+                (B, A), or (B, A, frames) where the tower can leave out frames.
+            context_input_ids: int64 (Bc, Tc), a question or passage for the text encoder; the context is then its
+                states, joined with the media, and every B is Bc for the decoder.
+            context_attention_mask: (Bc, Tc), 1 = real.
+            media_index: int64 (Bc,), context text -> row of the media; None: Bc = k*B, contiguous.
+            interpolate_pos_encoding: accept pictures of another size than image_size.
+        Raises: ValueError or TypeError in words; inputs of a modality that the model has not are refused by name.
+        """
+        media = {
+            "pixel_values": pixel_values,
+            "pixel_attention_mask": pixel_attention_mask,
+            "visual_embeds": visual_embeds,
+            "pixel_values_videos": pixel_values_videos,
+            "video_attention_mask": video_attention_mask,
+            "input_features": input_features,
+            "input_features_mask": input_features_mask,
+        }
+        texts = {
+            "context_input_ids": context_input_ids,
+            "context_attention_mask": context_attention_mask,
+            "media_index": media_index,
+        }
+        refuse_absent(self.config, **media, **texts)
+        refuse_lonely(**media, **texts)
+        context = self.media_context(**media, interpolate_pos_encoding=interpolate_pos_encoding)
+        return context if context_input_ids is None else self._read(context, **texts)
+
+    def _read(self, media: MMContextOutput | None, context_input_ids, context_attention_mask, media_index):
+        """Context text (Bc, Tc), joined with the media in the text encoder -> the context of the decoder."""
+        stack, ids, mask = self._encoder(), context_input_ids, context_attention_mask
+        check_text(stack.config, ids, None, mask, read_values=self.config.check_inputs, prefix="context_")
+        rows = None
+        if media is not None:
+            rows = MMRows(len(ids), len(media.last_hidden_state), media_index, name="media_index")
+        elif media_index is not None:
+            raise ValueError("media_index was given, but there are no media for the context text to read")
+        is_causal = False if self.config.share_text_encoder else None  # the decoder's weights, seeing both ways
+        text = {"input_ids": ids, "attention_mask": mask, "use_cache": False, "is_causal": is_causal}
+        output = self._joined(stack, self.config.fusion_type, media, rows, **text)
+        if self.config.fusion_type in REPRESENTATION_FUSIONS:  # one token, the seed formula literally
+            states, mask = output.pooler_output[:, None], None
+        else:
+            states = output.last_hidden_state
+        return text_context(states, mask, output, media, rows)
+
+    def _encoder(self) -> MMTextModel:
+        """The stack that reads context text: the text encoder, or the decoder in its place."""
+        return self.language_model if self.text_encoder is None else self.text_encoder
+
+    def get_text_features(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """A text alone, as the text encoder reads it (or, without one, the decoder): (R, T, Dt) and (R, Dt)."""
+        stack, is_causal = self._encoder(), False if self.config.share_text_encoder else None
+        check_text(stack.config, input_ids, None, attention_mask, read_values=self.config.check_inputs)
+        output = stack(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, is_causal=is_causal)
+        return BaseModelOutputWithPooling(output.last_hidden_state, output.pooler_output)
+
+    # ---- a text and its context, joined -----------------------------------------------------------------------------
+
+    def _joined(
+        self, stack: MMTextModel, fusion: str, context: MMContextOutput | None, rows: MMRows | None, **text
+    ) -> MMModelOutput:
+        """Runs a text stack joined with a context; None: the text alone, or a cache that holds the context.
+
+        Returns the text's states (under co_attention and merged the context's, as context_hidden_states, too) and, as
+        pooler_output, the text's own vector or that of a representation fusion.
+        """
+        if fusion == "cross_attention":
+            if context is not None:
+                text["encoder_hidden_states"] = context.last_hidden_state
+                text["encoder_attention_mask"] = context.attention_mask
+            return stack(rows=rows, **text)
+        text.pop("context_ranges", None)
+        if fusion == "merged":
+            return self._merged(stack, context, rows, text)
+        output = stack(**text)
+        if fusion == "co_attention":
+            return self._co_attend(stack, output, context, rows, text)
+        output.modality_embeds, output.modality_present = self.modality_vectors(output.pooler_output, context, rows)
+        if fusion in REPRESENTATION_FUSIONS:
+            output.pooler_output = self.fusion(output.modality_embeds)
+        return output
+
+    def _merged(self, stack: MMTextModel, context: MMContextOutput | None, rows, text: dict) -> MMModelOutput:
+        """Media and text in one sequence; with a cache the media run once per context, and the text behind them."""
+        if context is None:
+            return stack(**text)
+        states, mask = context.last_hidden_state, context.attention_mask
+        settings = (self.config.fusion_mask, self.config.fusion_order, self.config.fusion_embedding_norm)
+        cache = text.get("past_key_values")
+        if cache is None and not text.get("use_cache"):
+            mask = None if mask is None else rows.per_row(mask)
+            return stack(prefix=MMPrefix(rows.per_row(states), mask, *settings), **text)
+        cache = MMCache(DynamicCache(config=stack.config), DynamicCache()) if cache is None else MMCache.wrap(cache)
+        self._remember(stack, MMPrefix(states, mask, *settings), rows, cache)
+        return stack(**{**text, "past_key_values": cache})
+
+    @staticmethod
+    def _remember(stack: MMTextModel, prefix: MMPrefix, rows: MMRows, cache: MMCache) -> None:
+        """Runs media (B, S, D) alone, as they see no text, and keeps their keys and values in the cache.
+
+        Raises: ValueError where media see the text, or where the cache holds text already.
+        """
+        if prefix.mask_kind == "bidirectional":
+            raise ValueError("fusion_mask='bidirectional' lets media see the text, so no cache can hold them")
+        if cache.get_seq_length():
+            raise ValueError("past_key_values holds text already; media cannot be put before it")
+        states = stack.dropout(stack.embed_norm(prefix.states)) if prefix.embedding_norm else prefix.states
+        mask = merged_mask(stack.config, states, prefix, None)
+        places = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
+        rotary = None if stack.rotary is None else stack.rotary(places, states.dtype)
+        kept = MMCache(cache.cross_attention_cache, DynamicCache())
+        for layer in stack.layers:
+            states = layer(states, attention_mask=mask, past_key_values=kept, is_causal=True, rotary=rotary)
+        cache.hold_prefix(prefix.length, None if prefix.mask is None else prefix.mask.sum(-1), rows)
+
+    def _co_attend(self, stack: MMTextModel, output: MMModelOutput, context, rows, text: dict) -> MMModelOutput:
+        """Text states and media, each reading the other; a text without media runs through its own layers alone."""
+        media = media_mask = None
+        if context is not None:
+            media = rows.per_row(context.last_hidden_state)
+            media_mask = None if context.attention_mask is None else rows.per_row(context.attention_mask)
+        mask = text.get("attention_mask")
+        states, media = self.fusion(output.last_hidden_state, mask, media, media_mask)
+        output.last_hidden_state, output.context_hidden_states = states, media
+        output.pooler_output = stack.pooler(states, mask, text.get("input_ids"))
+        return output
+
+    def modality_vectors(
+        self, text: torch.Tensor | None, context: MMContextOutput | None, rows: MMRows | None
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """One vector (R, width) per modality that is given, and bool (R,), which rows have it."""
+        vectors, present = {}, {}
+        if text is not None:
+            vectors["text"], present["text"] = text, text.new_ones(len(text), dtype=torch.bool)
+        if context is not None:
+            media, there = modality_vectors(context, self.config.modalities)
+            for name, vector in media.items():
+                vectors[name] = vector if rows is None else rows.per_row(vector)
+                present[name] = there[name] if rows is None else rows.per_row(there[name])
+        return vectors, present
+
+    def freeze_pooled(self, keep: tuple[str, ...] = ()) -> None:
+        """Freezes what only a pooled vector needs, of every part but those named: kept, so that AutoModel finds it."""
+        parts = {"vision_tower", "audio_tower", "text_encoder", "language_model"} - set(keep)
+        for part in (getattr(self, name) for name in parts):
+            if isinstance(part, MMPreTrainedModel):  # a foreign tower is frozen as it is built
+                for unread in part.pooled_only():
+                    unread.requires_grad_(False)

@@ -1,0 +1,62 @@
+"""Rotary positions by Transformers' rope parameters.
+
+R rows, T tokens, D head width, Dr <= D turned dimensions.
+"""
+
+import torch
+from torch import nn
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from ..configuration.text import MMTextConfig
+
+
+class MMRotaryEmbedding(nn.Module):
+    """Positions to the cosines and sines of their angles. Source: Su et al. 2021 (arXiv:2104.09864).
+
+    Names and halves are those of Transformers, whose `_init_weights` fills the buffers again after loading.
+    """
+
+    inv_freq: torch.Tensor
+    original_inv_freq: torch.Tensor
+
+    def __init__(self, config: MMTextConfig):
+        super().__init__()
+        self.config = config
+        self.rope_type = (config.rope_parameters or {})["rope_type"]
+        scheme = {**ROPE_INIT_FUNCTIONS, "default": self.compute_default_rope_parameters}
+        frequencies, self.attention_scaling = scheme[self.rope_type](config)
+        self.register_buffer("inv_freq", frequencies, persistent=False)
+        self.register_buffer("original_inv_freq", frequencies.clone(), persistent=False)
+
+    @staticmethod
+    def compute_default_rope_parameters(config: MMTextConfig, *args, **kwargs) -> tuple[torch.Tensor, float]:
+        """theta ** (-2 i / Dr) for each pair i, and the scale of cosines and sines, 1."""
+        parameters = config.rope_parameters or {}
+        size = int((config.head_dim or 0) * parameters.get("partial_rotary_factor", 1.0))
+        return 1.0 / parameters["rope_theta"] ** (torch.arange(0, size, 2, dtype=torch.float) / size), 1.0
+
+    def _apply(self, fn, recurse: bool = True):
+        """Goes where the model goes and stays fp32: far positions need frequencies that half precision cannot hold."""
+
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            there = fn(tensor)
+            return there if there.dtype == tensor.dtype else tensor.to(there.device)
+
+        return super()._apply(moved, recurse)
+
+    @torch.no_grad()
+    def forward(self, position_ids: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """(R or 1, T) -> cosines and sines (R or 1, 1, T, Dr); angles are computed in fp32 whatever the dtype."""
+        angles = position_ids[:, None, :, None].float() * self.inv_freq.to(position_ids.device)
+        angles = torch.cat([angles, angles], dim=-1)
+        return (angles.cos() * self.attention_scaling).to(dtype), (angles.sin() * self.attention_scaling).to(dtype)
+
+
+def rotate(states: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Turns the first Dr dimensions of (R, H, T, D), each pair (i, i + Dr/2) by its angle."""
+    cosines, sines = rotary
+    size = cosines.shape[-1]
+    turned, rest = states[..., :size], states[..., size:]
+    first, second = turned.chunk(2, dim=-1)
+    turned = turned * cosines + torch.cat([-second, first], dim=-1) * sines
+    return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
