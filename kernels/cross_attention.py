@@ -185,12 +185,12 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 def _as_states(states: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, heads, n, D) in dtype, laid out as (B, n, heads, D): the layout that every path returns."""
-    return states.to(dtype).transpose(1, 2).contiguous().transpose(1, 2)
+    return _fake_states(states, dtype).copy_(states)
 
 
-def _fake_states(like: Tensor) -> Tensor:
+def _fake_states(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     batch, heads, length, width = like.shape
-    return like.new_empty(batch, length, heads, width).transpose(1, 2)
+    return like.new_empty(batch, length, heads, width, dtype=dtype).transpose(1, 2)
 
 
 @_forward.register_fake
@@ -227,40 +227,57 @@ def _backward_of_forward(ctx, grad, grad_lse):
     return *grads, None, None, None, None, None
 
 
-def _refuse_backward(message: str):
-    def refuse(ctx, *grads):
-        raise RuntimeError(message)
+def _refuse_second_derivative(ctx, *grads):
+    raise RuntimeError(
+        "flash_cross_attention has no second derivative; use attn_implementation='eager' or kernels.reference"
+    )
 
-    return refuse
+
+@torch.library.custom_op("mm::cross_attention_mass_backward", mutates_args=())
+def _mass_backward(grad: Tensor, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Zeros where nothing flowed back; an op of its own, as a compiler traces the backward of a mass nobody uses."""
+    if grad.any():
+        raise RuntimeError(
+            "the per-key mass of flash_cross_attention is not differentiable; detach() it, or use "
+            "kernels.reference.reference_attention"
+        )
+    return torch.zeros_like(query), torch.zeros_like(key)
+
+
+@_mass_backward.register_fake
+def _(grad, query, key):
+    return torch.empty_like(query), torch.empty_like(key)
+
+
+def _save_mass(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _backward_of_mass(ctx, grad):
+    return *torch.ops.mm.cross_attention_mass_backward(grad, *ctx.saved_tensors), *[None] * 6
 
 
 _forward.register_autograd(_backward_of_forward, setup_context=_save_forward)
-_backward.register_autograd(
-    _refuse_backward(
-        "flash_cross_attention has no second derivative; use attn_implementation='eager' or kernels.reference"
-    )
-)
-_mass.register_autograd(
-    _refuse_backward(
-        "the per-key mass of flash_cross_attention is not differentiable; detach() it, or use "
-        "kernels.reference.reference_attention"
-    )
-)
+_backward.register_autograd(_refuse_second_derivative)
+_mass.register_autograd(_backward_of_mass, setup_context=_save_mass)
 
 
 # -- autocast: as for torch's own attention, the inputs are cast to the autocast dtype --------------------------------
 
 
-def _autocast(device: str):
-    def cast_forward(query, key, value, *rest):
+def _autocast(op, states: int, device: str):
+    """The rule of one op, whose first so many arguments are the states."""
+
+    def cast(*args):
         dtype = torch.get_autocast_dtype(device)
         with torch.autocast(device, enabled=False):
-            states = (tensor.to(dtype) if tensor.dtype != torch.float64 else tensor for tensor in (query, key, value))
-            return torch.ops.mm.cross_attention_forward(*states, *rest)
+            given = (tensor.to(dtype) if tensor.dtype != torch.float64 else tensor for tensor in args[:states])
+            return op(*given, *args[states:])
 
-    return cast_forward
+    return cast
 
 
 _library = torch.library.Library("mm", "FRAGMENT")
 for _device in ("cuda", "cpu"):
-    _library.impl("cross_attention_forward", _autocast(_device), f"Autocast{_device.upper()}")
+    for _op, _states in ((_forward, 3), (_mass, 2)):
+        _library.impl(_op._name, _autocast(_op, _states, _device), f"Autocast{_device.upper()}")

@@ -11,6 +11,7 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..configuration.stack import MMStackConfig
+from . import mm_triton  # noqa: F401  registers the implementation
 from .cache import MMCache
 from .rope import rotate
 from .rows import MMRows
@@ -109,12 +110,15 @@ class MMAttention(nn.Module):
         is_causal: bool = False,
         rotary: tuple[torch.Tensor, torch.Tensor] | None = None,  # self only: cosines and sines (R or 1, 1, T, D)
         segments: MMSegments | None = None,  # self only: a long text attends within its segments
+        key_lengths: torch.Tensor | None = None,  # cross only, where no mask says it: int32 (B,)
+        row_ranges: torch.Tensor | None = None,  # int32 (B, k*T, 2), packed (1, R*T, 2)
+        cu_rows: torch.Tensor | None = None,  # int32 (B + 1,): ragged rows are packed, not folded
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         length = hidden_states.shape[1]
         query = self.q_norm(self._split(self.q_proj(hidden_states)))  # (R, H, T, D)
         if self.is_cross_attention:
-            query = rows.fold(query)  # (B, H, k*T, D)
+            query = rows.fold(query) if cu_rows is None else rows.pack(query)  # (B, H, k*T, D), (1, H, R*T, D)
             key, value = self._context_states(hidden_states, memory, past_key_values)
         else:
             query = query if rotary is None else rotate(query, rotary)
@@ -139,10 +143,13 @@ class MMAttention(nn.Module):
             dropout=self.dropout if self.training else 0.0,
             scaling=self.scaling,
             is_causal=is_causal and not self.is_cross_attention,
+            key_lengths=key_lengths,
+            row_ranges=row_ranges,
+            cu_rows=cu_rows,
             **kwargs,
         )
         if self.is_cross_attention:
-            output = rows.unfold(output, length)  # (B, k*T, H, D) -> (R, T, H, D)
+            output = rows.unfold(output, length) if cu_rows is None else rows.unpack(output, length)  # (R, T, H, D)
             if weights is not None and weights.ndim == 4:  # flex returns its log-sum-exp here
                 weights = rows.unfold(weights.transpose(1, 2), length).transpose(1, 2)  # (R, H, T, S)
         elif segments is not None:

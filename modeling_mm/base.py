@@ -14,6 +14,7 @@ from ..configuration.mm import MMConfig
 from ..configuration.stack import nearest
 from .freezing import named_parts
 from .loading import check_loaded
+from .mm_triton import default_implementation
 
 _ALLOWED_KWARGS = {*TransformersKwargs.__annotations__, "return_dict"}
 
@@ -63,6 +64,12 @@ class MMPreTrainedModel(PreTrainedModel):
             gate = module._parameters.get(name)
             if gate is not None:
                 init.zeros_(gate)
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
+        """As in Transformers; where none is asked for, mm_triton on a machine with an NVIDIA GPU and Triton."""
+        if requested_attention is None:
+            requested_attention = default_implementation()
+        return super().get_correct_attn_implementation(requested_attention, is_init_check)
 
     def pooled_only(self) -> list[nn.Module]:
         """The parts of a tower that pooler_output depends on and last_hidden_state does not."""

@@ -95,6 +95,7 @@ class MMLayer(GradientCheckpointingLayer):
         is_causal: bool = False,
         rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
         segments: MMSegments | None = None,
+        context_keys: dict[str, torch.Tensor | None] | None = None,  # lengths and ranges, instead of context_mask
         **kwargs,
     ) -> torch.Tensor:
         if self.is_cross_only and rows is None:
@@ -116,7 +117,13 @@ class MMLayer(GradientCheckpointingLayer):
             elif sublayer == "cross" and rows is not None:
                 attended = self._around(hidden_states, self.cross_attn_norm)
                 attended, _ = self.cross_attn(
-                    attended, memory, attention_mask=context_mask, rows=rows, past_key_values=past_key_values, **kwargs
+                    attended,
+                    memory,
+                    attention_mask=context_mask,
+                    rows=rows,
+                    past_key_values=past_key_values,
+                    **(context_keys or {}),
+                    **kwargs,
                 )
                 kept = hidden_states if self.keeps_query else torch.zeros_like(hidden_states)
                 crossed = self._add(kept, attended, self.cross_attn_norm, self.cross_attn_gate)

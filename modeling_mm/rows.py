@@ -7,6 +7,9 @@ Cross-attention is not causal, so the k rows of a context are just more queries 
 Keys and values are never copied per row. R rows, B contexts, k rows per context, H heads, T tokens, D head width.
 """
 
+# A plan is asked for bounds only where it is ragged.
+# pyright: reportOptionalOperand=false
+
 import torch
 
 from .inputs import INTEGERS, check_tensors
@@ -39,6 +42,8 @@ class MMRows:
         self.context_index: torch.Tensor | None = None
         self.place: torch.Tensor | None = None
         self.row_at: torch.Tensor | None = None
+        self.order: torch.Tensor | None = None
+        self.bounds: torch.Tensor | None = None
         if context_index is None:
             if num_contexts == 0 or num_rows % num_contexts:
                 raise ValueError(
@@ -77,6 +82,8 @@ class MMRows:
         row_at = index.new_zeros(self.num_contexts, self.rows_per_context)
         row_at[index, place] = rows
         self.context_index, self.place, self.row_at = index, place, row_at
+        self.order = None if torch.equal(order, rows) else order
+        self.bounds = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
 
     def fold(self, states: torch.Tensor) -> torch.Tensor:
         """(R, H, T, D) -> (B, H, k*T, D)."""
@@ -91,6 +98,25 @@ class MMRows:
         """(B, k*T, ...) -> (R, T, ...)."""
         states = states.reshape(self.num_contexts, self.rows_per_context, length, *states.shape[2:])
         return states.flatten(0, 1) if self.place is None else states[self.context_index, self.place]
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether contexts have different numbers of rows: folding then leaves spare places, packing none."""
+        return self.num_rows != self.num_contexts * self.rows_per_context
+
+    def pack(self, states: torch.Tensor) -> torch.Tensor:
+        """(R, H, T, D) -> (1, H, R*T, D), the rows of context 0, then those of context 1 and so on."""
+        states = states if self.order is None else states[self.order]
+        return states.transpose(0, 1).flatten(1, 2)[None]
+
+    def unpack(self, states: torch.Tensor, length: int) -> torch.Tensor:
+        """(1, R*T, ...) -> (R, T, ...)."""
+        states = states.unflatten(1, (self.num_rows, length))[0]
+        return states if self.order is None else states[torch.argsort(self.order)]
+
+    def cu_rows(self, length: int) -> torch.Tensor:
+        """int32 (B + 1,), where the queries of each context begin in `pack`, and their number."""
+        return (self.bounds * length).to(torch.int32)
 
     def index(self, device: torch.device | str | None = None) -> torch.Tensor:
         """int64 (R,), the context of each row."""

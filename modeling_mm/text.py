@@ -20,6 +20,7 @@ from .cache import MMCache
 from .fusion import MMPrefix, merge, merged_mask, split
 from .inputs import check_memory, check_positions, check_text
 from .layers import MMLayer
+from .mm_triton import takes_lengths
 from .outputs import MMModelOutput
 from .pooling import MMPooler
 from .rope import MMRotaryEmbedding
@@ -55,6 +56,7 @@ class MMTextModel(MMPreTrainedModel):
         self.embed_norm = build_norm(config.norm_type if config.embedding_norm else "none", width, eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(self._build_layers())
+        self.cross_head_dim = config.cross_stack().head_dim
         self.norm = build_norm("none" if config.final_norm == "none" else config.norm_type, width, eps)
         self.pooler = MMPooler(config, config.eos_token_id)
         self.post_init()
@@ -135,7 +137,10 @@ class MMTextModel(MMPreTrainedModel):
         seen = attention_mask if cache is None else cache.with_prefix_mask(attention_mask, length)
         mask = self._self_mask(cache, segments, inputs_embeds, seen) if prefix is None else None
         ranges = self._column_ranges(cache, rows, context_ranges, past, length)
-        context_mask = self._context_mask(cache, rows, lengths, ranges, inputs_embeds, encoder_hidden_states)
+        context_keys = self._context_keys(rows, lengths, ranges, inputs_embeds)
+        context_mask = None
+        if context_keys is None:
+            context_mask = self._context_mask(cache, rows, lengths, ranges, inputs_embeds, encoder_hidden_states)
         has_context = None if lengths is None else rows.per_row(lengths > 0)[:, None, None]
 
         hidden_states = self._embed(inputs_embeds, position_ids, token_type_ids, cache is not None)
@@ -149,6 +154,7 @@ class MMTextModel(MMPreTrainedModel):
                 encoder_hidden_states,
                 attention_mask=mask,
                 context_mask=context_mask,
+                context_keys=context_keys,
                 rows=rows,
                 has_context=has_context,
                 past_key_values=cache,
@@ -283,7 +289,7 @@ class MMTextModel(MMPreTrainedModel):
 
     @staticmethod
     def _column_ranges(cache, rows: MMRows | None, context_ranges, past, length: int) -> torch.Tensor | None:
-        """int64 (B, k*T, 2), the first and the last + 1 context token that each query may see; None: all."""
+        """int64 (R, T, 2), the first and the last + 1 context token that each text column may see; None: all."""
         if rows is None:
             return None
         if cache is not None:
@@ -293,7 +299,21 @@ class MMTextModel(MMPreTrainedModel):
         if context_ranges is None:
             return None
         columns = (torch.arange(length, device=context_ranges.device) + past).clamp(max=context_ranges.shape[1] - 1)
-        return rows.fold(context_ranges[:, None, columns])[:, 0]
+        return context_ranges[:, columns]
+
+    def _context_keys(self, rows, lengths, ranges, inputs_embeds) -> dict[str, torch.Tensor | None] | None:
+        """What the kernels read instead of a mask: lengths, ranges and where ragged rows begin; None: a mask it is."""
+        if rows is None:
+            return None
+        dropout = float(self.config.attention_dropout) if self.training else 0.0
+        if not takes_lengths(self.config._attn_implementation, inputs_embeds, self.cross_head_dim, dropout):
+            return None
+        place = rows.pack if rows.is_ragged else rows.fold
+        return {
+            "key_lengths": None if lengths is None else lengths.to(torch.int32),
+            "row_ranges": None if ranges is None else place(ranges[:, None])[:, 0].to(torch.int32),
+            "cu_rows": rows.cu_rows(inputs_embeds.shape[1]) if rows.is_ragged else None,
+        }
 
     def _context_mask(self, cache, rows, lengths, ranges, inputs_embeds, encoder_hidden_states):
         """The mask of the implementation's kind over (B, 1, k*T, S); None when every query sees every token.
@@ -310,7 +330,7 @@ class MMTextModel(MMPreTrainedModel):
         queries = inputs_embeds.new_empty(()).expand(rows.num_contexts, length, 1)
         within = None
         if ranges is not None:
-            first, end = ranges.unbind(-1)  # (B, k*T)
+            first, end = rows.fold(ranges[:, None])[:, 0].unbind(-1)  # (B, k*T)
             if self.config._attn_implementation == "flex_attention":  # whose vmap cannot look ranges up
                 seen = (tokens >= first[..., None]) & (tokens < end[..., None]) & real[:, None]
                 return seen[:, None]
