@@ -25,6 +25,7 @@ from transformers.masking_utils import create_bidirectional_mask, create_causal_
 
 from ..configuration.mm import MMConfig
 from ..configuration.text import MMTextConfig
+from .attention import build_norm
 from .layers import MMLayer
 from .outputs import MMContextOutput
 from .rows import MMRows
