@@ -175,11 +175,18 @@ def _cross_attention_faults(config: Any) -> Iterator[str]:
 
 
 def _projector_faults(config: Any) -> Iterator[str]:
-    if config.projector_type != "none":
-        return
+    """Widths from a tower, through its resampler and projector, to the reader."""
     for name in ("vision", "audio"):
         tower, resampler = getattr(config, f"{name}_config"), getattr(config, f"{name}_resampler_config")
         if tower is None:
+            continue
+        if resampler is not None and resampler.append_latents and resampler.hidden_size != tower_width(tower):
+            yield (
+                f"{name}_resampler_config: append_latents=True makes the latents keys beside the tokens, but they are "
+                f"{resampler.hidden_size} and {tower_width(tower)} wide; set {name}_resampler_config.hidden_size="
+                f"{tower_width(tower)} or append_latents=False"
+            )
+        if config.projector_type != "none":
             continue
         width = tower_width(tower) if resampler is None else resampler.hidden_size
         if width == config.media_width:

@@ -1,5 +1,6 @@
 """Parts inside MMConfig: MM's own configs, or those of any Transformers tower, found by `model_type`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
@@ -22,11 +23,13 @@ class TowerSpec(SubConfigSpec):
         example: a foreign model_type, for the error.
     """
 
-    def __init__(self, own: dict[str, type[PreTrainedConfig]], default: str | None, example: str):
+    def __init__(self, own: Mapping[str, type[PreTrainedConfig]], default: str | None, example: str):
         self.own, self.default, self.example = own, default, example
-        super().__init__(own[default] if default else PreTrainedConfig, model_type=default or example, optional=True)
+        config_class = PreTrainedConfig if default is None else own[default]
+        super().__init__(config_class, model_type=default or example, optional=True)
 
     def get_config_class(self, model_type: str | None = None):
+        model_type = str(model_type)
         if model_type in self.own:
             return self.own[model_type]
         if model_type in CONFIG_MAPPING and not model_type.startswith("mm_"):
@@ -34,7 +37,7 @@ class TowerSpec(SubConfigSpec):
         known = [*self.own, *CONFIG_MAPPING]
         raise ValueError(
             f"model_type={model_type!r} is neither one of MM's towers {list(self.own)} nor a model of Transformers "
-            f"such as {self.example!r}{nearest(str(model_type), known)}"
+            f"such as {self.example!r}{nearest(model_type, known)}"
         )
 
     def create_subconfig(self, key: str, subconfig: Any = None, **kwargs):

@@ -41,7 +41,7 @@ class MMPreTrainedModel(PreTrainedModel):
     config: MMConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ["image", "text"]
+    input_modalities = ["image", "video", "audio", "text"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["MMLayer"]
     _skip_keys_device_placement = ["past_key_values"]

@@ -2,6 +2,7 @@
 
 # A cache that holds a context has its rows, and its layers are plain key-value layers.
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportReturnType=false
+# pyright: reportOptionalSubscript=false
 
 from collections.abc import Callable
 

@@ -3,8 +3,9 @@
 B contexts, R rows (texts; contexts where there is no text), T text tokens, S context tokens, L labels.
 """
 
-# Of input_ids and inputs_embeds one is there, and logits with them: checked in words before.
-# pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportReturnType=false
+# What is there is a matter of the fusion, which __init__ decides; a text or a context is checked in words before.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalCall=false, reportOptionalIterable=false
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportReturnType=false
 
 import torch
 from torch import nn
@@ -73,6 +74,7 @@ class MMForSequenceClassification(MMPreTrainedModel):
         media_index: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         context_index: torch.Tensor | None = None,
+        context_ranges: torch.Tensor | None = None,
         encoder_outputs=None,
         encoder_attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
@@ -84,7 +86,7 @@ class MMForSequenceClassification(MMPreTrainedModel):
             labels: int64 (R,), or float (R, L) for soft targets and several labels, or float (R,) for one number;
                 `classification_loss` of the config says what is made of them ("auto": as in Transformers).
         """
-        reject_unknown(kwargs, (*MEDIA_INPUTS, *TEXT_INPUTS, "labels"))
+        reject_unknown(kwargs, {*MEDIA_INPUTS, *TEXT_INPUTS, "labels"} - {"past_key_values", "use_cache"})
         media = {
             "pixel_values": pixel_values,
             "pixel_attention_mask": pixel_attention_mask,
@@ -104,6 +106,7 @@ class MMForSequenceClassification(MMPreTrainedModel):
             "inputs_embeds": inputs_embeds,
             "token_type_ids": token_type_ids,
             "context_index": context_index,
+            "context_ranges": context_ranges,
         }
         context = self.model.context_of(encoder_outputs, encoder_attention_mask, interpolate_pos_encoding, **media)
         if encoder_outputs is None and context is not None:

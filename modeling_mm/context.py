@@ -4,7 +4,7 @@ B contexts, N items per context, S tokens (of an item, or of a context when join
 """
 
 # A BaseModelOutput with no last_hidden_state is refused by check_memory; a context that stands here has its states.
-# pyright: reportArgumentType=false, reportOptionalMemberAccess=false
+# pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
 
 from typing import Any, NamedTuple
 

@@ -25,6 +25,7 @@ from transformers.masking_utils import create_bidirectional_mask, create_causal_
 
 from ..configuration.mm import MMConfig
 from ..configuration.text import MMTextConfig
+from .attention import build_norm
 from .layers import MMLayer
 from .outputs import MMContextOutput
 from .rows import MMRows
@@ -277,17 +278,14 @@ class MMDecisionFusion(nn.Module):
 
     def forward(self, logits: Vectors, present: Mapping[str, torch.Tensor | None]) -> torch.Tensor:
         """{modality: (R, L)}, {modality: bool (R,), None: in every row} -> (R, L); zeros where a row has nothing."""
-        weighted = total = 0
-        for name, weight in zip(
-            self.names, self.weights(next(v for v in logits.values() if v is not None)), strict=True
-        ):
+        like = next(answer for answer in logits.values() if answer is not None)
+        weighted, total = torch.zeros_like(like), like.new_zeros(len(like))
+        for name, weight in zip(self.names, self.weights(like), strict=True):
             answer, here = logits.get(name), present.get(name)
-            if answer is None:
-                continue
-            share = weight.expand(len(answer)) if here is None else weight * here.to(weight.dtype)  # (R,)
-            weighted = weighted + share[:, None] * answer
-            total = total + share
-        return weighted / torch.where(total > 0, total, 1)[:, None]
+            if answer is not None:
+                share = weight.expand_as(total) if here is None else weight * here.to(total.dtype)  # (R,)
+                weighted, total = weighted + share[:, None] * answer, total + share
+        return weighted / torch.where(total > 0, total, torch.ones_like(total))[:, None]
 
 
 REPRESENTATION = {"concat": MMConcatFusion, "sum": MMSumFusion, "gated": MMGatedFusion}

@@ -7,6 +7,7 @@ context and the text.
 
 # A context has its states, and rows come with it.
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalCall=false
+# pyright: reportOptionalSubscript=false
 
 import torch
 from transformers.cache_utils import DynamicCache

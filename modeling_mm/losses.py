@@ -42,9 +42,9 @@ def classification_kind(kind: str, problem_type: str | None, num_labels: int, la
         return kind
     if problem_type is None and num_labels > 1:
         return "bce" if labels.is_floating_point() else "cross_entropy"
-    return {"multi_label_classification": "bce", "single_label_classification": "cross_entropy"}.get(
-        problem_type, "mse"
-    )
+    if problem_type == "single_label_classification":
+        return "cross_entropy"
+    return "bce" if problem_type == "multi_label_classification" else "mse"
 
 
 def classification_loss(logits: torch.Tensor, labels: torch.Tensor, kind: str) -> torch.Tensor:

@@ -5,10 +5,9 @@ the audio tower and the context.
 """
 
 # A tower is there for every modality that passes refuse_absent.
-# pyright: reportArgumentType=false, reportOptionalMemberAccess=false
+# pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
 
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -77,6 +76,13 @@ class MMMediaModel(MMPreTrainedModel):
     """The media side of MMModel."""
 
     config: MMConfig
+    # Modules, or None where the config has none.
+    vision_tower: Any
+    vision_resampler: Any
+    vision_projector: Any
+    audio_tower: Any
+    audio_resampler: Any
+    audio_projector: Any
 
     def __init__(self, config: MMConfig):
         super().__init__(config)
@@ -247,7 +253,7 @@ class MMMediaModel(MMPreTrainedModel):
         """Tokens at tower width -> (B, N, S, Dc), resampled where there is a resampler."""
         audio = seen.kind == "audio"
         resampler = self.audio_resampler if audio else self.vision_resampler
-        projector: Callable = self.audio_projector if audio else self.vision_projector
+        projector = self.audio_projector if audio else self.vision_projector
         grid, tokens, pooled, mask = seen.tokens.shape[:2], seen.tokens.to(self.dtype), seen.pooled, seen.mask
         if resampler is None:
             tokens = projector(tokens)

@@ -137,7 +137,7 @@ def refuse_absent(config: MMConfig, **given: torch.Tensor | None) -> None:
             continue
         if name not in owners and not config.has_text_encoder:
             raise ValueError(f"{name} was given, but this model has no text encoder")
-        if name in owners and owners[name] not in config.modalities:
+        if name in owners and owners[name] not in (config.modalities or []):
             raise ValueError(f"{name} was given, but this model accepts modalities={config.modalities}")
 
 

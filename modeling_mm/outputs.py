@@ -48,7 +48,8 @@ class MMModelOutput(ModelOutput):
     pooler_output: (R, Dt) by the text pooler, (R, fusion_size) under concat, sum and gated, or (B, Dv) from media
         alone.
     hidden_states, attentions: of the text stack; cross_attentions: per cross layer (R, H, T, S), S in packed order
-    (token_sources of the context says what each key is).
+    (token_sources of the context says what each key is). Under merged without a cache they are of the whole sequence,
+    media and text; with one, of the text.
     modality_embeds: {"text" or a modality: (R, width)}, what concat, sum, gated and decision join, and
     modality_present: {name: bool (R,)}, which rows have it.
     """

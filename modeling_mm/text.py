@@ -6,6 +6,8 @@ R rows, B contexts, k rows per context, T text tokens, S context tokens, D hidde
 # Of input_ids and inputs_embeds one is there, and rows come with the context: checked in words before.
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache
@@ -31,6 +33,15 @@ _FORWARD = (
     "input_ids", "attention_mask", "position_ids", "inputs_embeds", "token_type_ids", "past_key_values", "use_cache",
     "encoder_hidden_states", "encoder_attention_mask", "rows", "context_ranges", "prefix", "is_causal",
 )  # fmt: skip
+
+
+def _within(first: torch.Tensor, end: torch.Tensor) -> Callable:
+    """A mask function of Transformers: the range of each query, (B, Q) and (B, Q)."""
+
+    def within(batch, head, query, token):
+        return (token >= first[batch, query]) & (token < end[batch, query])
+
+    return within
 
 
 class MMTextModel(MMPreTrainedModel):
@@ -334,10 +345,7 @@ class MMTextModel(MMPreTrainedModel):
             if self.config._attn_implementation == "flex_attention":  # whose vmap cannot look ranges up
                 seen = (tokens >= first[..., None]) & (tokens < end[..., None]) & real[:, None]
                 return seen[:, None]
-
-            def within(batch, head, query, token):
-                return (token >= first[batch, query]) & (token < end[batch, query])
-
+            within = _within(first, end)
         return create_bidirectional_mask(
             config=self.config,
             inputs_embeds=queries,

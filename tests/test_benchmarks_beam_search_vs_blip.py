@@ -66,11 +66,12 @@ def test_another_weight_is_noticed(benchmark, contest):
 
 def test_keys_that_are_gathered_or_projected_again_are_noticed(benchmark, contest, monkeypatch):
     cross = contest.model.model.language_model.layers[-1].cross_attn
-    stored = cross._context_states
+    stored, read = cross._context_states, []
 
     def made_again(states, memory, cache):
         keys, values = stored(states, memory, cache)
-        cross.v_proj(memory)
+        read.append(read[-1] if memory is None else memory)  # a decode step brings none
+        cross.v_proj(read[-1])
         return keys[torch.arange(len(keys))], values
 
     monkeypatch.setattr(cross, "_context_states", made_again)

@@ -118,6 +118,10 @@ FAULTS = [
         {"fusion_type": "sum", "text_config": {"is_causal": False, "pooler": "none"}},
         "fusion_type='sum' reads one vector of the text, but text_config.pooler='none'",
     ),
+    (
+        {"vision_resampler_config": {"hidden_size": 64}},
+        "append_latents=True .* 64 and 768 wide; set vision_resampler_config.hidden_size=768 or append_latents=False",
+    ),
     ({"fusion_size": 3}, "fusion_size=3 is read for fusion_type 'concat' or 'sum' or 'gated' alone"),
     ({"fusion_num_layers": 0}, "fusion_num_layers=0 must be positive"),
     ({"fusion_order": "text_first"}, "fusion_order='text_first' is read for fusion_type 'merged' alone"),

@@ -3,6 +3,9 @@
 R rows, T text tokens, S media tokens, D width.
 """
 
+# Modules are reached by name, which pyright cannot follow, and a stand-in is attended for.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalMemberAccess=false, reportReturnType=false
+
 import math
 
 import pytest
@@ -16,8 +19,8 @@ from mm.modeling_mm.fusion import (
     MMConcatFusion,
     MMDecisionFusion,
     MMGatedFusion,
-    MMSumFusion,
     MMPrefix,
+    MMSumFusion,
     merge,
     merged_mask,
     modality_vectors,

@@ -216,6 +216,9 @@ def test_transformers_finds_the_parts_by_its_own_names(tiny_model):
     assert model.get_input_embeddings() is model.language_model.embed_tokens
     assert model.get_encoder("image") is model.vision_tower and model.get_decoder() is model.language_model
     assert model.vision_tower.get_input_embeddings() is model.vision_tower.patch_embedding
+    whole = tiny_model(cls=MMModel, modalities=["image", "audio"], audio_config="ast", text_encoder_config="tiny")
+    assert whole.get_encoder("audio") is whole.audio_tower and whole.get_encoder() is whole.text_encoder
+    assert whole.get_decoder() is whole.language_model
 
 
 ALONE = {"attention_mask": IDS, "position_ids": IDS, "token_type_ids": IDS, "context_index": IDS[0]}
