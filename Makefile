@@ -41,10 +41,10 @@ $(DEV): setup.py constraints.txt | $(BIN)/python
 	@$(call install,'.[dev]')
 	@touch $(BASE) $@
 
-.PHONY: help caption test test-slow test-full lint format data train benchmark clean
+.PHONY: help caption test test-slow test-kernels test-full kernel-static kernel-newer-triton lint format data train benchmark clean
 
 help:  ## this list
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 
 # -- use --------------------------------------------------------------------------------------------------------------
 
@@ -54,7 +54,7 @@ caption: $(BASE)  ## caption the sample pictures, or IMAGES="a.png b.jpg"; a lin
 # -- check ------------------------------------------------------------------------------------------------------------
 
 # Two worker processes of one thread each are faster than one process of two threads.
-test test-slow: export OMP_NUM_THREADS := 1
+test test-slow test-kernels kernel-newer-triton: export OMP_NUM_THREADS := 1
 
 test: $(DEV)  ## the fast tests (5 minutes at most)
 	@$(BIN)/pytest -q -n 2
@@ -62,7 +62,23 @@ test: $(DEV)  ## the fast tests (5 minutes at most)
 test-slow: $(DEV)
 	@$(BIN)/pytest -q -n 2 -m slow
 
-test-full: test test-slow  ## every test (25 minutes at most)
+test-kernels: $(DEV)
+	@$(BIN)/pytest -q -n 2 -m kernel_full
+
+test-full: test test-slow test-kernels kernel-static  ## every test and the kernels' static gate (25 minutes at most)
+
+kernel-static: $(DEV)  ## compile every kernel for sm_80, sm_90 and sm_100 and check its machine code; no GPU needed
+	@$(BIN)/python benchmarks/kernel_static.py --check benchmarks/kernel_static.json
+
+# The machine code of the anchors in benchmarks/kernel_static.py was counted with this newer Triton.
+NEWER := build/triton-3.9.0
+
+$(NEWER): | $(DEV)
+	@$(BIN)/python -m pip --disable-pip-version-check install -q --target $@ --no-deps triton==3.9.0
+
+kernel-newer-triton: $(NEWER)  ## the same gate and the kernels' tests with Triton 3.9.0
+	@PYTHONPATH=$(NEWER) $(BIN)/python benchmarks/kernel_static.py --check benchmarks/kernel_static.json
+	@PYTHONPATH=$(NEWER) $(BIN)/pytest -q -n 2 -m 'not slow and not gpu' tests/kernels tests/test_modeling_mm_triton.py
 
 lint: $(DEV)  ## ruff and basedpyright, both without a finding
 	@mkdir -p build/typing && ln -sfn ../.. build/typing/mm

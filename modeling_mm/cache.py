@@ -157,6 +157,12 @@ class MMCache(EncoderDecoderCache):
         length, offset = super().get_mask_sizes(query_length, layer_idx)
         return length + self.prefix_length, offset
 
+    def keep_ranges(self, ranges: torch.Tensor | None) -> torch.Tensor | None:
+        """The context ranges of this generation: those given with the context, whatever a later call brings."""
+        if self.context_ranges is None and not self.holds_context:
+            self.context_ranges = ranges
+        return self.context_ranges
+
     def reset(self) -> None:
         super().reset()
         self._forget()

@@ -6,12 +6,10 @@ R rows, B contexts, k rows per context, T text tokens, S context tokens, D hidde
 # Of input_ids and inputs_embeds one is there, and rows come with the context: checked in words before.
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.masking_utils import create_causal_mask
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -25,6 +23,7 @@ from .layers import MMLayer
 from .mm_triton import takes_lengths
 from .outputs import MMModelOutput
 from .pooling import MMPooler
+from .reading import MMReading, as_keys, as_mask, columns_of, context_size
 from .rope import MMRotaryEmbedding
 from .rows import MMRows
 from .segments import MMSegments
@@ -33,15 +32,6 @@ _FORWARD = (
     "input_ids", "attention_mask", "position_ids", "inputs_embeds", "token_type_ids", "past_key_values", "use_cache",
     "encoder_hidden_states", "encoder_attention_mask", "rows", "context_ranges", "prefix", "is_causal",
 )  # fmt: skip
-
-
-def _within(first: torch.Tensor, end: torch.Tensor) -> Callable:
-    """A mask function of Transformers: the range of each query, (B, Q) and (B, Q)."""
-
-    def within(batch, head, query, token):
-        return (token >= first[batch, query]) & (token < end[batch, query])
-
-    return within
 
 
 class MMTextModel(MMPreTrainedModel):
@@ -143,16 +133,12 @@ class MMTextModel(MMPreTrainedModel):
         if position_ids is None:
             position_ids = self._default_positions(attention_mask, past, length, inputs_embeds.device)
 
-        rows, lengths = self._context_plan(cache, rows, num_rows, encoder_hidden_states, encoder_attention_mask)
         segments = self._segments((num_rows, length), attention_mask)
         seen = attention_mask if cache is None else cache.with_prefix_mask(attention_mask, length)
         mask = self._self_mask(cache, segments, inputs_embeds, seen) if prefix is None else None
-        ranges = self._column_ranges(cache, rows, context_ranges, past, length)
-        context_keys = self._context_keys(rows, lengths, ranges, inputs_embeds)
-        context_mask = None
-        if context_keys is None:
-            context_mask = self._context_mask(cache, rows, lengths, ranges, inputs_embeds, encoder_hidden_states)
-        has_context = None if lengths is None else rows.per_row(lengths > 0)[:, None, None]
+        rows, lengths = self._context_plan(cache, rows, num_rows, encoder_hidden_states, encoder_attention_mask)
+        context_ranges = context_ranges if cache is None else cache.keep_ranges(context_ranges)
+        reading = self._reading(cache, rows, lengths, context_ranges, past, inputs_embeds, encoder_hidden_states)
 
         hidden_states = self._embed(inputs_embeds, position_ids, token_type_ids, cache is not None)
         if prefix is not None:
@@ -164,10 +150,10 @@ class MMTextModel(MMPreTrainedModel):
                 hidden_states,
                 encoder_hidden_states,
                 attention_mask=mask,
-                context_mask=context_mask,
-                context_keys=context_keys,
-                rows=rows,
-                has_context=has_context,
+                context_mask=reading.mask,
+                context_keys=reading.keys,
+                rows=reading.rows,
+                has_context=reading.has_context,
                 past_key_values=cache,
                 is_causal=is_causal,
                 rotary=rotary,
@@ -298,58 +284,15 @@ class MMTextModel(MMPreTrainedModel):
             cache.rows, cache.context_lengths = rows, lengths
         return rows, lengths
 
-    @staticmethod
-    def _column_ranges(cache, rows: MMRows | None, context_ranges, past, length: int) -> torch.Tensor | None:
-        """int64 (R, T, 2), the first and the last + 1 context token that each text column may see; None: all."""
+    def _reading(self, cache, rows, lengths, ranges, past, inputs_embeds, encoder_hidden_states) -> MMReading:
+        """What each row may read of its context."""
         if rows is None:
-            return None
-        if cache is not None:
-            if cache.context_ranges is None and not cache.holds_context:
-                cache.context_ranges = context_ranges
-            context_ranges = cache.context_ranges
-        if context_ranges is None:
-            return None
-        columns = (torch.arange(length, device=context_ranges.device) + past).clamp(max=context_ranges.shape[1] - 1)
-        return context_ranges[:, columns]
-
-    def _context_keys(self, rows, lengths, ranges, inputs_embeds) -> dict[str, torch.Tensor | None] | None:
-        """What the kernels read instead of a mask: lengths, ranges and where ragged rows begin; None: a mask it is."""
-        if rows is None:
-            return None
+            return MMReading()
+        length = inputs_embeds.shape[1]
+        ranges = None if ranges is None else columns_of(ranges, past, length)
+        has_context = None if lengths is None else rows.per_row(lengths > 0)[:, None, None]
         dropout = float(self.config.attention_dropout) if self.training else 0.0
-        if not takes_lengths(self.config._attn_implementation, inputs_embeds, self.cross_head_dim, dropout):
-            return None
-        place = rows.pack if rows.is_ragged else rows.fold
-        return {
-            "key_lengths": None if lengths is None else lengths.to(torch.int32),
-            "row_ranges": None if ranges is None else place(ranges[:, None])[:, 0].to(torch.int32),
-            "cu_rows": rows.cu_rows(inputs_embeds.shape[1]) if rows.is_ragged else None,
-        }
-
-    def _context_mask(self, cache, rows, lengths, ranges, inputs_embeds, encoder_hidden_states):
-        """The mask of the implementation's kind over (B, 1, k*T, S); None when every query sees every token.
-
-        An implementation that takes `lengths` and `ranges` as they are needs none of this.
-        """
-        if rows is None or (lengths is None and ranges is None):
-            return None
-        held = cache is not None and cache.holds_context
-        size = cache.cross_attention_cache.layers[0].keys.shape[2] if held else encoder_hidden_states.shape[1]
-        tokens = torch.arange(size, device=inputs_embeds.device)
-        real = tokens.expand(rows.num_contexts, -1) < (size if lengths is None else lengths[:, None])  # (B, S)
-        length = rows.rows_per_context * inputs_embeds.shape[1]
-        queries = inputs_embeds.new_empty(()).expand(rows.num_contexts, length, 1)
-        within = None
-        if ranges is not None:
-            first, end = rows.fold(ranges[:, None])[:, 0].unbind(-1)  # (B, k*T)
-            if self.config._attn_implementation == "flex_attention":  # whose vmap cannot look ranges up
-                seen = (tokens >= first[..., None]) & (tokens < end[..., None]) & real[:, None]
-                return seen[:, None]
-            within = _within(first, end)
-        return create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=queries,
-            attention_mask=real,
-            encoder_hidden_states=inputs_embeds.new_empty(()).expand(*real.shape, 1),
-            and_mask_function=within,
-        )
+        if takes_lengths(self.config._attn_implementation, inputs_embeds, self.cross_head_dim, dropout):
+            return MMReading(rows, has_context, keys=as_keys(rows, lengths, ranges, length))
+        size = context_size(cache, encoder_hidden_states)
+        return MMReading(rows, has_context, mask=as_mask(self.config, rows, lengths, ranges, size, inputs_embeds))

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from mm import MMModel
+from mm.modeling_mm.reading import MMReading
+from mm.modeling_mm.rows import MMRows
 
 IDS = torch.tensor([[1, 5, 6, 7], [1, 7, 8, 9], [1, 3, 9, 4], [1, 8, 8, 8]])
 READS = torch.tensor([1, 0, 1, 2])
@@ -33,9 +35,10 @@ def by_hand(model, pictures, row: int) -> torch.Tensor:
         seen[column] = (place >= first) & (place < end) & there
     mask = torch.zeros(4, 12, dtype=torch.float64).masked_fill(~seen, torch.finfo(torch.float64).min)[None, None]
     stack = model.language_model
-    stack._context_mask = lambda *args: mask
+    rows = MMRows(1, 1)
+    stack._reading = lambda *args: MMReading(rows, mask=mask)
     states = stack(input_ids=IDS[row : row + 1], encoder_hidden_states=tokens, use_cache=False).last_hidden_state
-    del stack._context_mask
+    del stack._reading
     return states[0]
 
 
