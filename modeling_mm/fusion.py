@@ -26,6 +26,7 @@ from transformers.masking_utils import create_bidirectional_mask, create_causal_
 from ..configuration.mm import MMConfig
 from ..configuration.text import MMTextConfig
 from .attention import build_norm
+from .context import KINDS
 from .layers import MMLayer
 from .outputs import MMContextOutput
 from .rows import MMRows
@@ -36,19 +37,18 @@ Vectors = Mapping[str, torch.Tensor | None]  # modality -> (R, D), zeros where t
 def modality_vectors(context: MMContextOutput, modalities: list[str]) -> tuple[dict, dict]:
     """One vector per modality of a context: the mean of its real tokens, zeros where it has none.
 
-    Returns ({name: (B, D)}, {name: bool (B,), whether it is there}). `modalities` are the names of token_sources' ids;
-    a context without sources is all of the first.
+    Returns ({name: (B, D)}, {name: bool (B,), whether it is there}) for the names of `modalities`; a context without
+    sources is all of the first.
     """
     tokens = context.last_hidden_state
-    names = ("image", "video", "audio")
-    kinds = tokens.new_full(tokens.shape[:2], names.index(modalities[0]), dtype=torch.long)
+    kinds = tokens.new_full(tokens.shape[:2], KINDS.index(modalities[0]), dtype=torch.long)
     if context.token_sources is not None:
         kinds = context.token_sources[..., 0]
     if context.attention_mask is not None:
         kinds = kinds.masked_fill(~context.attention_mask.bool(), -1)
     vectors, present = {}, {}
     for name in modalities:
-        real = kinds == names.index(name)  # (B, S)
+        real = kinds == KINDS.index(name)  # (B, S)
         count = real.sum(1)
         # a padding token may hold anything, so it is left out and not multiplied by zero
         total = tokens.masked_fill(~real[..., None], 0).sum(1)

@@ -210,14 +210,36 @@ def test_eager_is_sdpa(build, media, cls, name, encoder):
     close(eager[real], sdpa[real])
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.fixture
+def no_compiler():
+    """Flex attention in its own plain version: the masks are the same, and no compiler runs."""
+    torch.compiler.set_stance("force_eager")
+    yield
+    torch.compiler.set_stance("default")
+
+
+@pytest.mark.parametrize("name", JOINS)
+def test_flex_attention_infers_what_eager_does(build, media, name, no_compiler):
+    batch = batch_of({kind: values.float() for kind, values in media.items()}, None, ("image", "video"))
+    wide = {"hidden_size": 32}  # flex attention wants head widths of 16
+    model = build(CLASSIFY, name, None, dtype=torch.float32, vision_config=wide)
+    found = {}
+    for kind in ("eager", "flex_attention"):
+        model.set_attn_implementation({"vision_config": kind, "text_config": kind})
+        with torch.no_grad():
+            found[kind] = model(**batch).logits
+    bound = 1e-5 * found["eager"].abs().clamp(min=1)
+    assert ((found["flex_attention"] - found["eager"]).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("name", [name for name in JOINS if "decision" not in name])
-def test_checkpointing_changes_no_gradient(build, media, name, attention):
+def test_checkpointing_changes_no_gradient(build, media, name, reentrant):
     batch, found = {**batch_of(media, None), "labels": torch.tensor([0, 2, 1, 1])}, []
     for checkpointed in (False, True):
-        model = build(CLASSIFY, name, None, attention=attention).train()
+        model = build(CLASSIFY, name, None).train()
         if checkpointed:
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": reentrant})
         model(**batch).loss.backward()
         found.append([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
     assert len(found[0]) == len(found[1])
