@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from .forward import LOG2E, key_span, load_tile
-from .rows import context_rows, row_tile
+from .rows import context_rows, row_offsets, row_tile
 
 
 @triton.jit
@@ -53,17 +53,17 @@ def query_gradient_block(
     MASK_KEYS: tl.constexpr, MASK_SCORES: tl.constexpr, MASK_HEAD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Adds dS K of one block of keys; the arguments are those of forward.attend_block."""
-    k = load_tile(key_pointers, there[None, :], in_head[:, None], MASK_KEYS, MASK_HEAD)  # (D, BLOCK_N)
-    v = load_tile(value_pointers, there[None, :], in_head[:, None], MASK_KEYS, MASK_HEAD)  # (D, BLOCK_N)
-    s = tl.dot(q, k, input_precision=PRECISION)
+    k = load_tile(key_pointers, there[:, None], in_head[None, :], MASK_KEYS, MASK_HEAD)  # (BLOCK_N, D)
+    v = load_tile(value_pointers, there[:, None], in_head[None, :], MASK_KEYS, MASK_HEAD)  # (BLOCK_N, D)
+    s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
     p = tl.math.exp2(s * scale - lse[:, None])
     if MASK_SCORES:
         p = tl.where(allowed, p, 0.0)
     elif MASK_KEYS:
         p = tl.where(there[None, :], p, 0.0)
-    dp = tl.dot(grad, v, input_precision=PRECISION)
+    dp = tl.dot(grad, tl.trans(v), input_precision=PRECISION)
     ds = p * (dp - delta[:, None])
-    return tl.dot(ds.to(k.dtype), tl.trans(k), dq, input_precision=PRECISION)
+    return tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
 
 
 @triton.jit
@@ -82,25 +82,23 @@ def query_gradient_kernel(
     MASK_HEAD: tl.constexpr = D != BLOCK_D
     i = start + tl.arange(0, BLOCK_M)
     live = i < rows
-    query = (first + i // GROUP).to(tl.int64)
-    head = (h * GROUP + i % GROUP).to(tl.int64)
     row_b = b.to(tl.int64) if CuRows is None else tl.full([], 0, tl.int64)
     b = b.to(tl.int64)
     h = h.to(tl.int64)
     d = tl.arange(0, BLOCK_D)
     in_head = d < D
-    q_at = (row_b * q_b + head * q_h + query * q_m)[:, None] + d[None, :]
-    grad_at = (row_b * grad_b + head * grad_h + query * grad_m)[:, None] + d[None, :]
-    q = load_tile(Q + q_at, live[:, None], in_head[None, :], True, MASK_HEAD)
-    grad = load_tile(GradOut + grad_at, live[:, None], in_head[None, :], True, MASK_HEAD)
-    row = (row_b * num_kv_heads * GROUP + head) * num_queries + query
+    q_at = Q + row_b * q_b + h * GROUP * q_h + first * q_m + row_offsets(i, q_h, q_m, GROUP)
+    q = load_tile(q_at[:, None] + d[None, :], live[:, None], in_head[None, :], True, MASK_HEAD)
+    grad_at = GradOut + row_b * grad_b + h * GROUP * grad_h + first * grad_m + row_offsets(i, grad_h, grad_m, GROUP)
+    grad = load_tile(grad_at[:, None] + d[None, :], live[:, None], in_head[None, :], True, MASK_HEAD)
+    row = (row_b * num_kv_heads + h) * GROUP * num_queries + first + row_offsets(i, num_queries, 1, GROUP)
     lse = tl.load(Lse2 + row, mask=live, other=float("inf"))
     delta = tl.load(Delta + row, mask=live, other=0.0)
 
     low = 0
     high = key_span(Lengths, b, num_keys)
     if Ranges is not None:
-        at = Ranges + (row_b * num_queries + query) * 2
+        at = Ranges + (row_b * num_queries + first) * 2 + i // GROUP * 2
         row_low = tl.load(at, mask=live, other=num_keys)
         row_high = tl.minimum(tl.load(at + 1, mask=live, other=0), high)
         low = tl.minimum(tl.maximum(tl.min(row_low, 0), 0), high)
@@ -109,8 +107,10 @@ def query_gradient_kernel(
     n = tl.arange(0, BLOCK_N)
     scale_log2 = scale * LOG2E
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    key_pointers = K + b * k_b + h * k_h + (low + n)[None, :].to(tl.int64) * k_n + d[:, None]
-    value_pointers = V + b * v_b + h * v_h + (low + n)[None, :].to(tl.int64) * v_n + d[:, None]
+    keys = K + b * k_b + h * k_h
+    values = V + b * v_b + h * v_h
+    key_pointers = keys + ((low + n).to(tl.int64) * k_n)[:, None] + d[None, :]
+    value_pointers = values + ((low + n).to(tl.int64) * v_n)[:, None] + d[None, :]
     if Mask is None and Ranges is None:
         full = low + (high - low) // BLOCK_N * BLOCK_N
         for _ in range(low, full, BLOCK_N):
@@ -121,6 +121,9 @@ def query_gradient_kernel(
             key_pointers += key_step
             value_pointers += value_step
         if full < high:
+            # The pointers again, not those of the loop: kept beside the next block's, they cost registers.
+            key_pointers = keys + ((full + n).to(tl.int64) * k_n)[:, None] + d[None, :]
+            value_pointers = values + ((full + n).to(tl.int64) * v_n)[:, None] + d[None, :]
             dq = query_gradient_block(
                 dq, q, grad, lse, delta, key_pointers, value_pointers, full + n < high, n, in_head, scale_log2,
                 True, False, MASK_HEAD, PRECISION,
@@ -140,8 +143,36 @@ def query_gradient_kernel(
             )  # fmt: skip
             key_pointers += key_step
             value_pointers += value_step
-    dq_at = (row_b * dq_b + head * dq_h + query * dq_m)[:, None] + d[None, :]
-    tl.store(GradQ + dq_at, (dq * scale).to(GradQ.dtype.element_ty), mask=live[:, None] & in_head[None, :])
+    # The rows again, as at the end of forward_kernel: fewer registers in the loop.
+    i = start + tl.minimum(high, 0) + tl.arange(0, BLOCK_M)
+    live = i < rows
+    dq_at = GradQ + row_b * dq_b + h * GROUP * dq_h + first * dq_m + row_offsets(i, dq_h, dq_m, GROUP)
+    to = live[:, None] & in_head[None, :]
+    tl.store(dq_at[:, None] + d[None, :], (dq * scale).to(GradQ.dtype.element_ty), mask=to)
+
+
+@triton.jit
+def key_value_gradient_block(
+    dk, dv, k, v, query_pointers, grad_pointers, lse_pointers, delta_pointers, range_pointers, n, live, in_head, scale,
+    MASK_ROWS: tl.constexpr, RANGES: tl.constexpr, MASK_HEAD: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Adds P^T dO and dS^T Q of one block of packed rows; live (BLOCK_M,): rows that exist (unread without MASK_ROWS),
+    range_pointers: unread without RANGES."""
+    q = load_tile(query_pointers, live[:, None], in_head[None, :], MASK_ROWS, MASK_HEAD)  # (BLOCK_M, D)
+    grad = load_tile(grad_pointers, live[:, None], in_head[None, :], MASK_ROWS, MASK_HEAD)  # (BLOCK_M, D)
+    lse = tl.load(lse_pointers, mask=live, other=float("inf")) if MASK_ROWS else tl.load(lse_pointers)
+    delta = tl.load(delta_pointers, mask=live, other=0.0) if MASK_ROWS else tl.load(delta_pointers)
+    s = tl.dot(k, tl.trans(q), input_precision=PRECISION)  # (BLOCK_N, BLOCK_M)
+    p = tl.math.exp2(s * scale - lse[None, :])
+    if RANGES:
+        low = tl.load(range_pointers, mask=live, other=0) if MASK_ROWS else tl.load(range_pointers)
+        high = tl.load(range_pointers + 1, mask=live, other=0) if MASK_ROWS else tl.load(range_pointers + 1)
+        p = tl.where((n[:, None] >= low[None, :]) & (n[:, None] < high[None, :]), p, 0.0)
+    dv = tl.dot(p.to(grad.dtype), grad, dv, input_precision=PRECISION)
+    dp = tl.dot(v, tl.trans(grad), input_precision=PRECISION)
+    ds = p * (dp - delta[None, :])
+    dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
+    return dk, dv
 
 
 @triton.jit
@@ -152,70 +183,81 @@ def key_value_gradient_kernel(
     D: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Grid (key blocks * B * Hkv,): dK and dV of a block of keys, summed over all packed rows of the context.
+    """Grid (key blocks * B * Hkv,): dK and dV of a block of keys, summed over all rows of the context.
 
     A column of P belongs to one key alone, so keys that do not count are left out once, at the end; only ranges,
-    which differ by row, are masked in the loop.
+    which differ by row, are masked in the loop. PACK heads of the GROUP are packed, the largest power of two that
+    divides it, so that a tile ends on a query and pointers move by constant steps.
     """
+    PACK: tl.constexpr = (GROUP & -GROUP) if (GROUP & -GROUP) < BLOCK_M else BLOCK_M
+    STEP: tl.constexpr = BLOCK_M // PACK  # queries of a tile
+    MASK_HEAD: tl.constexpr = D != BLOCK_D
     blocks = tl.cdiv(num_keys, BLOCK_N)
     b = (tl.program_id(0) // blocks // num_kv_heads).to(tl.int64)
     h = (tl.program_id(0) // blocks % num_kv_heads).to(tl.int64)
-    first, rows = context_rows(CuRows, b, num_queries, GROUP)
+    first, rows = context_rows(CuRows, b, num_queries, PACK)
     row_b = b if CuRows is None else tl.full([], 0, tl.int64)
-    MASK_HEAD: tl.constexpr = D != BLOCK_D
     d = tl.arange(0, BLOCK_D)
     in_head = d < D
     n = tl.program_id(0) % blocks * BLOCK_N + tl.arange(0, BLOCK_N)
-    seen = n < key_span(Lengths, b, num_keys)
-    if Mask is not None:
-        seen = seen & (tl.load(Mask + b * mask_b + n, mask=seen, other=0) != 0)
-    place = n.to(tl.int64)
-    k = load_tile(
-        K + b * k_b + h * k_h + (place * k_n)[:, None] + d[None, :], seen[:, None], in_head[None, :], True, MASK_HEAD
-    )
-    v = load_tile(
-        V + b * v_b + h * v_h + (place * v_n)[:, None] + d[None, :], seen[:, None], in_head[None, :], True, MASK_HEAD
-    )
+    span = key_span(Lengths, b, num_keys)
+    seen = n < span
+    k_at = K + b * k_b + h * k_h + n.to(tl.int64) * k_n
+    k = load_tile(k_at[:, None] + d[None, :], seen[:, None], in_head[None, :], True, MASK_HEAD)
+    v_at = V + b * v_b + h * v_h + n.to(tl.int64) * v_n
+    v = load_tile(v_at[:, None] + d[None, :], seen[:, None], in_head[None, :], True, MASK_HEAD)
     scale_log2 = scale * LOG2E
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    queries = Q + row_b * q_b + h * GROUP * q_h
-    grads = GradOut + row_b * grad_b + h * GROUP * grad_h
-    row_base = (row_b * num_kv_heads + h) * GROUP * num_queries
-    for start in range(0, rows, BLOCK_M):
-        i = start + tl.arange(0, BLOCK_M)
-        live = i < rows
-        query = (first + i // GROUP).to(tl.int64)
-        head = (i % GROUP).to(tl.int64)
-        row = row_base + head * num_queries + query
-        q = load_tile(
-            queries + (head * q_h + query * q_m)[None, :] + d[:, None],
-            live[None, :],
-            in_head[:, None],
-            True,
-            MASK_HEAD,
-        )  # (D, BLOCK_M)
-        grad = load_tile(
-            grads + (head * grad_h + query * grad_m)[:, None] + d[None, :],
-            live[:, None], in_head[None, :], True, MASK_HEAD,
-        )  # fmt: skip
-        lse = tl.load(Lse2 + row, mask=live, other=float("inf"))
-        delta = tl.load(Delta + row, mask=live, other=0.0)
-        s = tl.dot(k, q, input_precision=PRECISION)  # (BLOCK_N, BLOCK_M)
-        p = tl.math.exp2(s * scale_log2 - lse[None, :])
+    i = tl.arange(0, BLOCK_M)
+    full = rows // BLOCK_M * BLOCK_M
+    query_step = tl.full([], STEP, tl.int64) * q_m
+    grad_step = tl.full([], STEP, tl.int64) * grad_m
+    for g in range(0, GROUP // PACK):
+        head = h * GROUP + g * PACK + i % PACK
+        query = (first + i // PACK).to(tl.int64)
+        row = (row_b * num_kv_heads * GROUP + head) * num_queries + query
+        query_pointers = Q + row_b * q_b + (head * q_h + query * q_m)[:, None] + d[None, :]
+        grad_pointers = GradOut + row_b * grad_b + (head * grad_h + query * grad_m)[:, None] + d[None, :]
+        lse_pointers = Lse2 + row
+        delta_pointers = Delta + row
+        range_pointers = lse_pointers
         if Ranges is not None:
-            at = Ranges + (row_b * num_queries + query) * 2
-            row_low = tl.load(at, mask=live, other=0)
-            row_high = tl.load(at + 1, mask=live, other=0)
-            p = tl.where((n[:, None] >= row_low[None, :]) & (n[:, None] < row_high[None, :]), p, 0.0)
-        dv = tl.dot(p.to(grad.dtype), grad, dv, input_precision=PRECISION)
-        dp = tl.dot(v, tl.trans(grad), input_precision=PRECISION)
-        ds = p * (dp - delta[None, :])
-        dk = tl.dot(ds.to(q.dtype), tl.trans(q), dk, input_precision=PRECISION)
+            range_pointers = Ranges + (row_b * num_queries + query) * 2
+        for _ in range(0, full, BLOCK_M):
+            dk, dv = key_value_gradient_block(
+                dk, dv, k, v, query_pointers, grad_pointers, lse_pointers, delta_pointers, range_pointers, n, i,
+                in_head, scale_log2, False, Ranges is not None, MASK_HEAD, PRECISION,
+            )  # fmt: skip
+            query_pointers += query_step
+            grad_pointers += grad_step
+            lse_pointers += STEP
+            delta_pointers += STEP
+            if Ranges is not None:
+                range_pointers += STEP * 2
+        if full < rows:
+            # The pointers again, not those of the loop: kept beside the next block's, they cost registers.
+            query += full // PACK
+            row += full // PACK
+            query_pointers = Q + row_b * q_b + (head * q_h + query * q_m)[:, None] + d[None, :]
+            grad_pointers = GradOut + row_b * grad_b + (head * grad_h + query * grad_m)[:, None] + d[None, :]
+            if Ranges is not None:
+                range_pointers = Ranges + (row_b * num_queries + query) * 2
+            dk, dv = key_value_gradient_block(
+                dk, dv, k, v, query_pointers, grad_pointers, Lse2 + row, Delta + row, range_pointers, n,
+                full + i < rows, in_head, scale_log2, True, Ranges is not None, MASK_HEAD, PRECISION,
+            )  # fmt: skip
+
+    # The keys again, in a form that the compiler cannot match with the first (span is never negative, which it does
+    # not know), for the same reason.
+    n = tl.program_id(0) % blocks * BLOCK_N + tl.minimum(span, 0) + tl.arange(0, BLOCK_N)
+    seen = n < span
+    if Mask is not None:
+        seen = seen & (tl.load(Mask + b * mask_b + n, mask=seen, other=0) != 0)
     dk = tl.where(seen[:, None], dk * scale, 0.0)
     dv = tl.where(seen[:, None], dv, 0.0)
     to = (n < num_keys)[:, None] & in_head[None, :]
-    dk_at = b * dk_b + h * dk_h + place * dk_n
-    dv_at = b * dv_b + h * dv_h + place * dv_n
-    tl.store(GradK + dk_at[:, None] + d[None, :], dk.to(GradK.dtype.element_ty), mask=to)
-    tl.store(GradV + dv_at[:, None] + d[None, :], dv.to(GradV.dtype.element_ty), mask=to)
+    dk_at = GradK + b * dk_b + h * dk_h + n.to(tl.int64) * dk_n
+    dv_at = GradV + b * dv_b + h * dv_h + n.to(tl.int64) * dv_n
+    tl.store(dk_at[:, None] + d[None, :], dk.to(GradK.dtype.element_ty), mask=to)
+    tl.store(dv_at[:, None] + d[None, :], dv.to(GradV.dtype.element_ty), mask=to)

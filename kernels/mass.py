@@ -17,6 +17,25 @@ from .rows import context_rows
 
 
 @triton.jit
+def mass_block(
+    mass, k, query_pointers, lse_pointers, range_pointers, n, live, in_head, scale,
+    MASK_ROWS: tl.constexpr, RANGES: tl.constexpr, MASK_HEAD: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Adds the weights of one block of rows; live (BLOCK_M,): rows that exist (unread without MASK_ROWS),
+    range_pointers: unread without RANGES."""
+    q = load_tile(query_pointers, live[:, None], in_head[None, :], MASK_ROWS, MASK_HEAD)  # (BLOCK_M, D)
+    lse = tl.load(lse_pointers, mask=live, other=float("-inf")) if MASK_ROWS else tl.load(lse_pointers)
+    lse = tl.where(lse == float("-inf"), float("inf"), lse * LOG2E)
+    s = tl.dot(k, tl.trans(q), input_precision=PRECISION)  # (BLOCK_N, BLOCK_M)
+    p = tl.math.exp2(s * scale - lse[None, :])
+    if RANGES:
+        low = tl.load(range_pointers, mask=live, other=0) if MASK_ROWS else tl.load(range_pointers)
+        high = tl.load(range_pointers + 1, mask=live, other=0) if MASK_ROWS else tl.load(range_pointers + 1)
+        p = tl.where((n[:, None] >= low[None, :]) & (n[:, None] < high[None, :]), p, 0.0)
+    return mass + tl.sum(p, 1)
+
+
+@triton.jit
 def mass_kernel(
     Q, K, Lse, Mass, Lengths, Mask, Ranges, CuRows, scale, num_queries, num_keys, num_heads,
     q_b, q_h, q_m, k_b, k_h, k_n, mask_b,
@@ -24,37 +43,45 @@ def mass_kernel(
     BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Grid (key blocks * B * H,). Lse (B, H, M) natural, Mass (B, H, N) fp32; keys that do not count get 0."""
+    MASK_HEAD: tl.constexpr = D != BLOCK_D
     blocks = tl.cdiv(num_keys, BLOCK_N)
     b = (tl.program_id(0) // blocks // num_heads).to(tl.int64)
     head = (tl.program_id(0) // blocks % num_heads).to(tl.int64)
     first, rows = context_rows(CuRows, b, num_queries, 1)
     row_b = b if CuRows is None else tl.full([], 0, tl.int64)
-    MASK_HEAD: tl.constexpr = D != BLOCK_D
     d = tl.arange(0, BLOCK_D)
     in_head = d < D
     n = tl.program_id(0) % blocks * BLOCK_N + tl.arange(0, BLOCK_N)
     seen = n < key_span(Lengths, b, num_keys)
-    if Mask is not None:
-        seen = seen & (tl.load(Mask + b * mask_b + n, mask=seen, other=0) != 0)
-    keys = K + b * k_b + (head // GROUP) * k_h + (n.to(tl.int64) * k_n)[:, None] + d[None, :]
-    k = load_tile(keys, seen[:, None], in_head[None, :], True, MASK_HEAD)
+    k_at = K + b * k_b + (head // GROUP) * k_h + n.to(tl.int64) * k_n
+    k = load_tile(k_at[:, None] + d[None, :], seen[:, None], in_head[None, :], True, MASK_HEAD)
     scale_log2 = scale * LOG2E
     mass = tl.zeros([BLOCK_N], tl.float32)
-    for start in range(0, rows, BLOCK_M):
-        i = start + tl.arange(0, BLOCK_M)
-        live = i < rows
-        query = (first + i).to(tl.int64)
-        q_at = row_b * q_b + head * q_h + query * q_m
-        q = load_tile(Q + q_at[None, :] + d[:, None], live[None, :], in_head[:, None], True, MASK_HEAD)
-        lse = tl.load(Lse + (row_b * num_heads + head) * num_queries + query, mask=live, other=float("-inf"))
-        lse = tl.where(lse == float("-inf"), float("inf"), lse * LOG2E)
-        s = tl.dot(k, q, input_precision=PRECISION)
-        p = tl.math.exp2(s * scale_log2 - lse[None, :])
+    i = tl.arange(0, BLOCK_M)
+    full = rows // BLOCK_M * BLOCK_M
+    query_step = tl.full([], BLOCK_M, tl.int64) * q_m
+    queries = Q + row_b * q_b + head * q_h
+    query = (first + i).to(tl.int64)
+    query_pointers = queries + (query * q_m)[:, None] + d[None, :]
+    lse_pointers = Lse + (row_b * num_heads + head) * num_queries + query
+    range_pointers = lse_pointers
+    if Ranges is not None:
+        range_pointers = Ranges + (row_b * num_queries + query) * 2
+    for _ in range(0, full, BLOCK_M):
+        mass = mass_block(
+            mass, k, query_pointers, lse_pointers, range_pointers, n, i, in_head, scale_log2,
+            False, Ranges is not None, MASK_HEAD, PRECISION,
+        )  # fmt: skip
+        query_pointers += query_step
+        lse_pointers += BLOCK_M
         if Ranges is not None:
-            at = Ranges + (row_b * num_queries + query) * 2
-            row_low = tl.load(at, mask=live, other=0)
-            row_high = tl.load(at + 1, mask=live, other=0)
-            p = tl.where((n[:, None] >= row_low[None, :]) & (n[:, None] < row_high[None, :]), p, 0.0)
-        mass += tl.sum(p, 1)
+            range_pointers += BLOCK_M * 2
+    if full < rows:
+        mass = mass_block(
+            mass, k, query_pointers, lse_pointers, range_pointers, n, full + i < rows, in_head, scale_log2,
+            True, Ranges is not None, MASK_HEAD, PRECISION,
+        )  # fmt: skip
+    if Mask is not None:
+        seen = seen & (tl.load(Mask + b * mask_b + n, mask=seen, other=0) != 0)
     to = Mass + (b * num_heads + head) * num_keys + n
     tl.store(to, tl.where(seen, mass, 0.0), mask=n < num_keys)

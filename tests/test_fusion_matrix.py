@@ -215,10 +215,10 @@ def test_mm_triton_is_eager(build, media, cls, name, encoder):
     """In fp32, where the kernels run through Triton's interpreter, against eager in fp64 on the same weights: in fp32
     some of these models carry eager's own rounding to nearly the bound."""
     model = build(cls, name, encoder, dtype=torch.float32, attention="mm_triton")
-    given = batch_of({kind: values.float() for kind, values in media.items()}, encoder, ("image", "video"))
-    mine = model(**given).logits
+    media, kinds = {kind: values.float() for kind, values in media.items()}, ("image", "video")
+    mine = model(**batch_of(media, encoder, kinds)).logits
     model.double().set_attn_implementation("eager")
-    truth = model(**batch_of(media, encoder, ("image", "video"))).logits
+    truth = model(**batch_of({kind: values.double() for kind, values in media.items()}, encoder, kinds)).logits
     real = slice(None) if truth.ndim == 2 else MASK.bool()
     assert ((mine[real] - truth[real]).abs() <= 1e-5 * truth[real].abs().clamp(min=1)).all()
 
