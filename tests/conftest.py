@@ -1,8 +1,10 @@
 """What must be set before anything else is imported, then the fixtures that several files share."""
 
 import os
+import sys
 
-os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a Triton kernel is defined
+# Read when a Triton kernel is defined: tests run the kernels on the CPU, those that `-m gpu` asks for on a GPU.
+os.environ.setdefault("TRITON_INTERPRET", "0" if "gpu" in sys.argv else "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported: no test needs the network
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported: workers run side by side
 

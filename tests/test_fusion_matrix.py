@@ -212,15 +212,19 @@ def test_eager_is_sdpa(build, media, cls, name, encoder):
 
 @every_case
 def test_mm_triton_is_eager(build, media, cls, name, encoder):
-    """In fp32, where the kernels run through Triton's interpreter, against eager in fp64 on the same weights: in fp32
-    some of these models carry eager's own rounding to nearly the bound."""
-    model = build(cls, name, encoder, dtype=torch.float32, attention="mm_triton")
+    """In fp32, where the kernels run through Triton's interpreter, against eager in fp64 on the same weights: off by
+    1e-5 at most, or by twice what eager in fp32 is off in the few models that carry its rounding to nearly that."""
+    model = build(cls, name, encoder, dtype=torch.float32)
     media, kinds = {kind: values.float() for kind, values in media.items()}, ("image", "video")
-    mine = model(**batch_of(media, encoder, kinds)).logits
+    found = {}
+    for kind in ("eager", "mm_triton"):
+        model.set_attn_implementation(kind)
+        found[kind] = model(**batch_of(media, encoder, kinds)).logits
     model.double().set_attn_implementation("eager")
     truth = model(**batch_of({kind: values.double() for kind, values in media.items()}, encoder, kinds)).logits
     real = slice(None) if truth.ndim == 2 else MASK.bool()
-    assert ((mine[real] - truth[real]).abs() <= 1e-5 * truth[real].abs().clamp(min=1)).all()
+    eager, mine = ((found[kind][real] - truth[real]).abs() for kind in ("eager", "mm_triton"))
+    assert (mine <= (1e-5 * truth[real].abs().clamp(min=1)).clamp(min=2 * float(eager.max()))).all()
 
 
 @pytest.fixture
