@@ -44,7 +44,7 @@ SYSTEMS = {
     "picture alone, attended": ("cross_attention", True, False),
     **{fusion: (fusion, True, True) for fusion in FUSIONS},
 }
-SPLITS = {"seen names": "seen", "new names": "unseen_dev"}
+SPLITS = {"seen names": ("seen", 1301), "new names": ("unseen_dev", 153)}  # scored in this order
 SEEDS, EPOCHS, BATCH, VIEWS, RATE = (0, 1), 10, 64, 2, 5e-4
 KEPT, EXCHANGED = 0.3, 0.4  # a tag is kept with this share, and a kept one is another emoji's with that
 PAD, BOS, UNKNOWN = 0, 1, 2
@@ -92,7 +92,9 @@ class Data:
         self.classes, self.names = groups()
         self.train = [item for item in load_items(TRAIN_VENDORS) if split_of(item.concept) == "seen"]
         twemoji = load_items([DEV_VENDOR])
-        self.dev = [item for name in SPLITS.values() for item in twemoji if split_of(item.concept) == name]
+        self.dev = [item for name, _ in SPLITS.values() for item in twemoji if split_of(item.concept) == name]
+        if len(self.dev) != sum(number for _, number in SPLITS.values()):
+            raise ValueError(f"the dev set has {len(self.dev)} drawings; expected {SPLITS}")
         self.words = Words(self.train)
         tower = load_efficientnet_lite0(efficientnet_lite0_file(), SIZE).eval()
         drawings = Drawings(self.train, torch.zeros(len(self.train), 1), first_view=VIEWS)
@@ -109,9 +111,6 @@ class Data:
 
     def labels(self, items: list[EmojiItem]) -> torch.Tensor:
         return torch.tensor([self.classes[item.concept] for item in items])
-
-    def in_split(self, name: str) -> np.ndarray:
-        return np.array([split_of(item.concept) == SPLITS[name] for item in self.dev])
 
 
 def build(fusion: str, vocabulary: int, classes: int, seed: int) -> MMForSequenceClassification:
@@ -185,7 +184,7 @@ def run(data: Data, log: Path) -> None:
                 "right": right(system, model, data),
             }  # fmt: skip
             if SYSTEMS[system][0] == "decision":
-                line["weights"] = [round(float(w), 3) for w in model.model.fusion.weights(torch.zeros(1))]
+                line["weights"] = [round(float(w), 3) for w in model.model.fusion.weights(torch.zeros(1)).detach()]
             with log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             print({**line, "right": round(line["right"].count("1") / len(line["right"]), 4)}, flush=True)
@@ -201,18 +200,24 @@ def score(value: np.ndarray, signed: bool = False) -> str:
     return f"{value.mean():{form}} [{low:{form}}, {high:{form}}]"
 
 
-def table(lines: list[dict[str, Any]], splits: dict[str, np.ndarray]) -> Iterator[str]:
+def table(lines: list[dict[str, Any]]) -> Iterator[str]:
     """Accuracy, the mean over the seeds of each drawing; the difference to the better of text and picture alone."""
     hits = {name: np.mean([[int(mark) for mark in line["right"]] for line in lines if line["system"] == name], axis=0)
             for name in SYSTEMS}  # fmt: skip
     minutes = {name: np.mean([line["cpu_minutes"] for line in lines if line["system"] == name]) for name in SYSTEMS}
-    for split, chosen in splits.items():
-        alone = max((name for name in SYSTEMS if "alone" in name), key=lambda name: hits[name][chosen].mean())
-        yield f"{split}: {int(chosen.sum())} drawings"
+    end = 0
+    for split, (_, number) in SPLITS.items():
+        start, end = end, end + number
+        scores = {name: hits[name][start:end] for name in SYSTEMS}
+        alone = max((name for name in SYSTEMS if "alone" in name), key=lambda name: scores[name].mean())
+        yield f"{split}: {number} drawings"
         yield f"  {'':<26}{'accuracy, 95 %':<24}{'minus ' + alone:<34}CPU min"
         for name in SYSTEMS:
-            gain = "" if "alone" in name else score(hits[name][chosen] - hits[alone][chosen], signed=True)
-            yield f"  {name:<26}{score(hits[name][chosen]):<24}{gain:<34}{minutes[name]:.1f}"
+            gain = "" if "alone" in name else score(scores[name] - scores[alone], signed=True)
+            yield f"  {name:<26}{score(scores[name]):<24}{gain:<34}{minutes[name]:.1f}"
+        best, *others = sorted(FUSIONS, key=lambda name: -scores[name].mean())
+        for other in (others[0], others[-1]):
+            yield f"  {best} minus {other}: {score(scores[best] - scores[other], signed=True)}"
 
 
 def main() -> None:
@@ -225,14 +230,12 @@ def main() -> None:
     if not options.table:
         options.folder.mkdir(parents=True, exist_ok=True)
         run(Data(options.folder), options.log)
-    splits = [name for name in SPLITS.values() for item in load_items([DEV_VENDOR]) if split_of(item.concept) == name]
-    chosen = {name: np.array([split == of for of in splits]) for name, split in SPLITS.items()}
     print(
         f"9 groups; tags kept {KEPT}, exchanged {EXCHANGED}; {len(SEEDS)} seeds of {EPOCHS} epochs\n"
         f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, "
         "one thread\n"
     )
-    print(*table(read(options.log), chosen), sep="\n")
+    print(*table(read(options.log)), sep="\n")
 
 
 if __name__ == "__main__":
