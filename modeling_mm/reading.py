@@ -4,8 +4,8 @@ R rows, B contexts, k rows per context, T text tokens, S context tokens. Context
 padding; ranges narrow single text columns. The Triton kernels take both as they are, everything else takes a mask.
 """
 
-# Rows come with the context, and a mask is only built where one is there: decided before.
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false
+# Rows come with the context, and layers of a filled cross-attention cache hold keys: decided before.
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportAttributeAccessIssue=false
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
