@@ -16,7 +16,8 @@ With P = exp(S - lse), S = scale Q K^T, and the gradients dO of the output and d
 import triton
 import triton.language as tl
 
-from .forward import LOG2E, key_span, load_tile
+from .chunks import add_dot, chunk_width, dot_rows, is_peeled, load_chunks, store_chunks, zero_chunks
+from .forward import LOG2E, key_span
 from .rows import context_rows, row_offsets, row_tile
 
 
@@ -49,21 +50,21 @@ def delta_kernel(
 
 @triton.jit
 def query_gradient_block(
-    dq, q, grad, lse, delta, key_pointers, value_pointers, there, allowed, in_head, scale,
-    MASK_KEYS: tl.constexpr, MASK_SCORES: tl.constexpr, MASK_HEAD: tl.constexpr, PRECISION: tl.constexpr,
+    dq, q, grad, lse, delta, key_pointers, value_pointers, there, allowed, scale,
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    MASK_KEYS: tl.constexpr, MASK_SCORES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Adds dS K of one block of keys; the arguments are those of forward.attend_block."""
-    k = load_tile(key_pointers, there[:, None], in_head[None, :], MASK_KEYS, MASK_HEAD)  # (BLOCK_N, D)
-    v = load_tile(value_pointers, there[:, None], in_head[None, :], MASK_KEYS, MASK_HEAD)  # (BLOCK_N, D)
-    s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    """Adds dS K of one block of keys; there, allowed, scale: as in forward.attend_block."""
+    k = load_chunks(key_pointers, there, MASK_KEYS, D, BLOCK_D)
+    v = load_chunks(value_pointers, there, MASK_KEYS, D, BLOCK_D)
+    s = dot_rows(q, k, PRECISION)  # (BLOCK_M, BLOCK_N)
     p = tl.math.exp2(s * scale - lse[:, None])
     if MASK_SCORES:
         p = tl.where(allowed, p, 0.0)
     elif MASK_KEYS:
         p = tl.where(there[None, :], p, 0.0)
-    dp = tl.dot(grad, tl.trans(v), input_precision=PRECISION)
-    ds = p * (dp - delta[:, None])
-    return tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
+    ds = p * (dot_rows(grad, v, PRECISION) - delta[:, None])
+    return add_dot(dq, ds, k, PRECISION)
 
 
 @triton.jit
@@ -79,18 +80,17 @@ def query_gradient_kernel(
     b, h, first, rows, start = row_tile(
         tl.program_id(0), CuRows, num_queries, num_contexts, num_kv_heads, GROUP, BLOCK_M, CONTEXTS
     )
-    MASK_HEAD: tl.constexpr = D != BLOCK_D
     i = start + tl.arange(0, BLOCK_M)
     live = i < rows
     row_b = b.to(tl.int64) if CuRows is None else tl.full([], 0, tl.int64)
     b = b.to(tl.int64)
     h = h.to(tl.int64)
-    d = tl.arange(0, BLOCK_D)
-    in_head = d < D
+    CHUNK: tl.constexpr = chunk_width(BLOCK_D, Q.dtype.element_ty.primitive_bitwidth)
+    d = tl.arange(0, CHUNK)
     q_at = Q + row_b * q_b + h * GROUP * q_h + first * q_m + row_offsets(i, q_h, q_m, GROUP)
-    q = load_tile(q_at[:, None] + d[None, :], live[:, None], in_head[None, :], True, MASK_HEAD)
+    q = load_chunks(q_at[:, None] + d[None, :], live, True, D, BLOCK_D)
     grad_at = GradOut + row_b * grad_b + h * GROUP * grad_h + first * grad_m + row_offsets(i, grad_h, grad_m, GROUP)
-    grad = load_tile(grad_at[:, None] + d[None, :], live[:, None], in_head[None, :], True, MASK_HEAD)
+    grad = load_chunks(grad_at[:, None] + d[None, :], live, True, D, BLOCK_D)
     row = (row_b * num_kv_heads + h) * GROUP * num_queries + first + row_offsets(i, num_queries, 1, GROUP)
     lse = tl.load(Lse2 + row, mask=live, other=float("inf"))
     delta = tl.load(Delta + row, mask=live, other=0.0)
@@ -106,17 +106,17 @@ def query_gradient_kernel(
 
     n = tl.arange(0, BLOCK_N)
     scale_log2 = scale * LOG2E
-    dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    dq = zero_chunks(BLOCK_M, CHUNK, BLOCK_D)
     keys = K + b * k_b + h * k_h
     values = V + b * v_b + h * v_h
     key_pointers = keys + ((low + n).to(tl.int64) * k_n)[:, None] + d[None, :]
     value_pointers = values + ((low + n).to(tl.int64) * v_n)[:, None] + d[None, :]
-    if Mask is None and Ranges is None:
+    if Mask is None and Ranges is None and is_peeled(Q.dtype.element_ty.primitive_bitwidth):
         full = low + (high - low) // BLOCK_N * BLOCK_N
         for _ in range(low, full, BLOCK_N):
             dq = query_gradient_block(
-                dq, q, grad, lse, delta, key_pointers, value_pointers, n, n, in_head, scale_log2,
-                False, False, MASK_HEAD, PRECISION,
+                dq, q, grad, lse, delta, key_pointers, value_pointers, n, n, scale_log2,
+                D, BLOCK_D, False, False, PRECISION,
             )  # fmt: skip
             key_pointers += key_step
             value_pointers += value_step
@@ -125,8 +125,8 @@ def query_gradient_kernel(
             key_pointers = keys + ((full + n).to(tl.int64) * k_n)[:, None] + d[None, :]
             value_pointers = values + ((full + n).to(tl.int64) * v_n)[:, None] + d[None, :]
             dq = query_gradient_block(
-                dq, q, grad, lse, delta, key_pointers, value_pointers, full + n < high, n, in_head, scale_log2,
-                True, False, MASK_HEAD, PRECISION,
+                dq, q, grad, lse, delta, key_pointers, value_pointers, full + n < high, n, scale_log2,
+                D, BLOCK_D, True, False, PRECISION,
             )  # fmt: skip
     else:
         for at_key in range(low, high, BLOCK_N):
@@ -138,41 +138,37 @@ def query_gradient_kernel(
             if Ranges is not None:
                 visible = visible & (place[None, :] >= row_low[:, None]) & (place[None, :] < row_high[:, None])
             dq = query_gradient_block(
-                dq, q, grad, lse, delta, key_pointers, value_pointers, seen, visible, in_head, scale_log2,
-                True, True, MASK_HEAD, PRECISION,
+                dq, q, grad, lse, delta, key_pointers, value_pointers, seen, visible, scale_log2,
+                D, BLOCK_D, True, True, PRECISION,
             )  # fmt: skip
             key_pointers += key_step
             value_pointers += value_step
     # The rows again, as at the end of forward_kernel: fewer registers in the loop.
     i = start + tl.minimum(high, 0) + tl.arange(0, BLOCK_M)
-    live = i < rows
     dq_at = GradQ + row_b * dq_b + h * GROUP * dq_h + first * dq_m + row_offsets(i, dq_h, dq_m, GROUP)
-    to = live[:, None] & in_head[None, :]
-    tl.store(dq_at[:, None] + d[None, :], (dq * scale).to(GradQ.dtype.element_ty), mask=to)
+    store_chunks(dq_at[:, None] + d[None, :], dq, i < rows, i < rows, scale, D)
 
 
 @triton.jit
 def key_value_gradient_block(
-    dk, dv, k, v, query_pointers, grad_pointers, lse_pointers, delta_pointers, range_pointers, n, live, in_head, scale,
-    MASK_ROWS: tl.constexpr, RANGES: tl.constexpr, MASK_HEAD: tl.constexpr, PRECISION: tl.constexpr,
+    dk, dv, k, v, query_pointers, grad_pointers, lse_pointers, delta_pointers, range_pointers, n, live, scale,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, MASK_ROWS: tl.constexpr, RANGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Adds P^T dO and dS^T Q of one block of packed rows; live (BLOCK_M,): rows that exist (unread without MASK_ROWS),
     range_pointers: unread without RANGES."""
-    q = load_tile(query_pointers, live[:, None], in_head[None, :], MASK_ROWS, MASK_HEAD)  # (BLOCK_M, D)
-    grad = load_tile(grad_pointers, live[:, None], in_head[None, :], MASK_ROWS, MASK_HEAD)  # (BLOCK_M, D)
+    q = load_chunks(query_pointers, live, MASK_ROWS, D, BLOCK_D)
+    grad = load_chunks(grad_pointers, live, MASK_ROWS, D, BLOCK_D)
     lse = tl.load(lse_pointers, mask=live, other=float("inf")) if MASK_ROWS else tl.load(lse_pointers)
     delta = tl.load(delta_pointers, mask=live, other=0.0) if MASK_ROWS else tl.load(delta_pointers)
-    s = tl.dot(k, tl.trans(q), input_precision=PRECISION)  # (BLOCK_N, BLOCK_M)
+    s = dot_rows(k, q, PRECISION)  # (BLOCK_N, BLOCK_M)
     p = tl.math.exp2(s * scale - lse[None, :])
     if RANGES:
         low = tl.load(range_pointers, mask=live, other=0) if MASK_ROWS else tl.load(range_pointers)
         high = tl.load(range_pointers + 1, mask=live, other=0) if MASK_ROWS else tl.load(range_pointers + 1)
         p = tl.where((n[:, None] >= low[None, :]) & (n[:, None] < high[None, :]), p, 0.0)
-    dv = tl.dot(p.to(grad.dtype), grad, dv, input_precision=PRECISION)
-    dp = tl.dot(v, tl.trans(grad), input_precision=PRECISION)
-    ds = p * (dp - delta[None, :])
-    dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
-    return dk, dv
+    dv = add_dot(dv, p, grad, PRECISION)
+    ds = p * (dot_rows(v, grad, PRECISION) - delta[None, :])
+    return add_dot(dk, ds, q, PRECISION), dv
 
 
 @triton.jit
@@ -191,26 +187,26 @@ def key_value_gradient_kernel(
     """
     PACK: tl.constexpr = (GROUP & -GROUP) if (GROUP & -GROUP) < BLOCK_M else BLOCK_M
     STEP: tl.constexpr = BLOCK_M // PACK  # queries of a tile
-    MASK_HEAD: tl.constexpr = D != BLOCK_D
+    CHUNK: tl.constexpr = chunk_width(BLOCK_D, Q.dtype.element_ty.primitive_bitwidth)
     blocks = tl.cdiv(num_keys, BLOCK_N)
     b = (tl.program_id(0) // blocks // num_kv_heads).to(tl.int64)
     h = (tl.program_id(0) // blocks % num_kv_heads).to(tl.int64)
     first, rows = context_rows(CuRows, b, num_queries, PACK)
     row_b = b if CuRows is None else tl.full([], 0, tl.int64)
-    d = tl.arange(0, BLOCK_D)
-    in_head = d < D
+    d = tl.arange(0, CHUNK)
     n = tl.program_id(0) % blocks * BLOCK_N + tl.arange(0, BLOCK_N)
     span = key_span(Lengths, b, num_keys)
     seen = n < span
     k_at = K + b * k_b + h * k_h + n.to(tl.int64) * k_n
-    k = load_tile(k_at[:, None] + d[None, :], seen[:, None], in_head[None, :], True, MASK_HEAD)
+    k = load_chunks(k_at[:, None] + d[None, :], seen, True, D, BLOCK_D)
     v_at = V + b * v_b + h * v_h + n.to(tl.int64) * v_n
-    v = load_tile(v_at[:, None] + d[None, :], seen[:, None], in_head[None, :], True, MASK_HEAD)
+    v = load_chunks(v_at[:, None] + d[None, :], seen, True, D, BLOCK_D)
     scale_log2 = scale * LOG2E
-    dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    dk = zero_chunks(BLOCK_N, CHUNK, BLOCK_D)
+    dv = zero_chunks(BLOCK_N, CHUNK, BLOCK_D)
     i = tl.arange(0, BLOCK_M)
-    full = rows // BLOCK_M * BLOCK_M
+    PEEL: tl.constexpr = is_peeled(Q.dtype.element_ty.primitive_bitwidth)
+    full = rows // BLOCK_M * BLOCK_M if PEEL else rows
     query_step = tl.full([], STEP, tl.int64) * q_m
     grad_step = tl.full([], STEP, tl.int64) * grad_m
     for g in range(0, GROUP // PACK):
@@ -224,10 +220,10 @@ def key_value_gradient_kernel(
         range_pointers = lse_pointers
         if Ranges is not None:
             range_pointers = Ranges + (row_b * num_queries + query) * 2
-        for _ in range(0, full, BLOCK_M):
+        for start in range(0, full, BLOCK_M):
             dk, dv = key_value_gradient_block(
-                dk, dv, k, v, query_pointers, grad_pointers, lse_pointers, delta_pointers, range_pointers, n, i,
-                in_head, scale_log2, False, Ranges is not None, MASK_HEAD, PRECISION,
+                dk, dv, k, v, query_pointers, grad_pointers, lse_pointers, delta_pointers, range_pointers, n,
+                start + i < rows, scale_log2, D, BLOCK_D, not PEEL, Ranges is not None, PRECISION,
             )  # fmt: skip
             query_pointers += query_step
             grad_pointers += grad_step
@@ -235,7 +231,7 @@ def key_value_gradient_kernel(
             delta_pointers += STEP
             if Ranges is not None:
                 range_pointers += STEP * 2
-        if full < rows:
+        if PEEL and full < rows:
             # The pointers again, not those of the loop: kept beside the next block's, they cost registers.
             query += full // PACK
             row += full // PACK
@@ -245,7 +241,7 @@ def key_value_gradient_kernel(
                 range_pointers = Ranges + (row_b * num_queries + query) * 2
             dk, dv = key_value_gradient_block(
                 dk, dv, k, v, query_pointers, grad_pointers, Lse2 + row, Delta + row, range_pointers, n,
-                full + i < rows, in_head, scale_log2, True, Ranges is not None, MASK_HEAD, PRECISION,
+                full + i < rows, scale_log2, D, BLOCK_D, True, Ranges is not None, PRECISION,
             )  # fmt: skip
 
     # The keys again, in a form that the compiler cannot match with the first (span is never negative, which it does
@@ -254,10 +250,7 @@ def key_value_gradient_kernel(
     seen = n < span
     if Mask is not None:
         seen = seen & (tl.load(Mask + b * mask_b + n, mask=seen, other=0) != 0)
-    dk = tl.where(seen[:, None], dk * scale, 0.0)
-    dv = tl.where(seen[:, None], dv, 0.0)
-    to = (n < num_keys)[:, None] & in_head[None, :]
     dk_at = GradK + b * dk_b + h * dk_h + n.to(tl.int64) * dk_n
     dv_at = GradV + b * dv_b + h * dv_h + n.to(tl.int64) * dv_n
-    tl.store(dk_at[:, None] + d[None, :], dk.to(GradK.dtype.element_ty), mask=to)
-    tl.store(dv_at[:, None] + d[None, :], dv.to(GradV.dtype.element_ty), mask=to)
+    store_chunks(dk_at[:, None] + d[None, :], dk, n < num_keys, seen, scale, D)
+    store_chunks(dv_at[:, None] + d[None, :], dv, n < num_keys, seen, 1.0, D)

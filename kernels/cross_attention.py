@@ -7,6 +7,7 @@ TRITON_INTERPRET=1 set before Triton is imported, CPU tensors run the kernels th
 
 import importlib.util
 import os
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -32,6 +33,22 @@ def runs_kernels(tensor: Tensor) -> bool:
         capable = torch.version.hip is None and torch.cuda.get_device_capability(tensor.device) >= (8, 0)
         return capable and HAS_TRITON
     return tensor.device.type == "cpu" and IS_INTERPRETED
+
+
+@overload
+def flash_cross_attention(
+    query: Tensor, key: Tensor, value: Tensor, *, key_lengths: Tensor | None = None, key_mask: Tensor | None = None,
+    row_ranges: Tensor | None = None, cu_rows: Tensor | None = None, scale: float | None = None,
+    return_lse: Literal[False] = False, return_mass: Literal[False] = False,
+) -> Tensor: ...  # fmt: skip
+
+
+@overload
+def flash_cross_attention(
+    query: Tensor, key: Tensor, value: Tensor, *, key_lengths: Tensor | None = None, key_mask: Tensor | None = None,
+    row_ranges: Tensor | None = None, cu_rows: Tensor | None = None, scale: float | None = None,
+    return_lse: bool = False, return_mass: bool = False,
+) -> Attended: ...  # fmt: skip
 
 
 def flash_cross_attention(

@@ -3,8 +3,8 @@
 Legend: B contexts · H query heads · Hkv key heads, GROUP = H / Hkv · M queries · N keys · D head width.
 The keys of a program are cut into blocks; the running maximum m, the running sum total and the unnormalised output acc
 are rescaled from block to block (Milakov & Gimelshein 2018, arXiv:1805.02867; Dao 2023, arXiv:2307.08691).
-Blocks inside the key length are read without masks; the last one is peeled off and masked. A key mask or row ranges
-mask every block. With few rows the keys are split over programs, see decode.py.
+Blocks inside the key length are read without masks; the last one is peeled off and masked. A key mask, row ranges or
+fp32 mask every block. With few rows the keys are split over programs, see decode.py.
 """
 
 # Inside a jit function everything is a Triton value, and pointers may be None.
@@ -115,7 +115,8 @@ def forward_kernel(
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     key_pointers = K + b * k_b + h * k_h + (low + n)[None, :].to(tl.int64) * k_n + d[:, None]
     value_pointers = V + b * v_b + h * v_h + (low + n)[:, None].to(tl.int64) * v_n + d[None, :]
-    if Mask is None and Ranges is None:
+    # fp32 is not peeled: what loop and last block share is kept in two parts for both, and spills.
+    if Mask is None and Ranges is None and Q.dtype.element_ty.primitive_bitwidth <= 16:
         full = low + (high - low) // BLOCK_N * BLOCK_N
         for _ in range(low, full, BLOCK_N):
             acc, total, m = attend_block(

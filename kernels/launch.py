@@ -86,7 +86,8 @@ def sizes(query: Tensor, key: Tensor, visible: Visible) -> Sizes:
 
 def precision(tensor: Tensor) -> str:
     """How a dot product of fp32 uses the tensor cores: as three TF32 products, unless TF32 was asked for."""
-    return "tf32" if tensor.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+    wants_tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"  # also where the older allow_tf32 was set
+    return "tf32" if tensor.dtype == torch.float32 and wants_tf32 else "tf32x3"
 
 
 def by_row(tensor: Tensor) -> Tensor:

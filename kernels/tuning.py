@@ -67,9 +67,9 @@ TABLE: dict[str, dict[tuple[int, int], dict[int, dict[int, Tile]]]] = {
         (80, 4): {
             16: _rows(Tile(16, 32, 2, 2), Tile(64, 32, 4, 2)),
             32: _rows(Tile(16, 32, 2, 2), Tile(64, 32, 4, 2)),
-            64: _rows(Tile(16, 32, 2, 2), Tile(64, 32, 8, 2)),
-            128: _rows(Tile(16, 32, 4, 2), Tile(32, 16, 4, 2)),
-            256: _rows(Tile(16, 16, 4, 2)),
+            64: _rows(Tile(16, 32, 2, 2), Tile(64, 16, 4, 2)),
+            128: _rows(Tile(16, 32, 8, 2), Tile(32, 16, 4, 2)),
+            256: _rows(Tile(16, 16, 8, 2)),
         },
     },
     "dq": {
@@ -79,6 +79,9 @@ TABLE: dict[str, dict[tuple[int, int], dict[int, dict[int, Tile]]]] = {
             64: _rows(Tile(128, 32, 4, 3)),
             128: _rows(Tile(128, 32, 8, 2)),
             256: _rows(Tile(64, 32, 8, 1)),
+        },
+        (90, 2): {
+            256: _rows(Tile(32, 32, 8, 1)),
         },
         (80, 4): {
             16: _rows(Tile(64, 32, 4, 2)),
@@ -96,10 +99,13 @@ TABLE: dict[str, dict[tuple[int, int], dict[int, dict[int, Tile]]]] = {
             128: _rows(Tile(16, 128, 8, 2)),
             256: _rows(Tile(16, 64, 8, 1)),
         },
+        (90, 2): {
+            256: _rows(Tile(32, 32, 8, 1)),
+        },
         (80, 4): {
             16: _rows(Tile(16, 64, 4, 2)),
             32: _rows(Tile(16, 64, 4, 2)),
-            64: _rows(Tile(16, 64, 8, 2)),
+            64: _rows(Tile(32, 32, 4, 2)),
             128: _rows(Tile(16, 32, 8, 1)),
             256: _rows(Tile(16, 16, 8, 1)),
         },
@@ -116,7 +122,7 @@ TABLE: dict[str, dict[tuple[int, int], dict[int, dict[int, Tile]]]] = {
             16: _rows(Tile(32, 64, 4, 2)),
             32: _rows(Tile(32, 64, 4, 2)),
             64: _rows(Tile(32, 64, 4, 2)),
-            128: _rows(Tile(32, 32, 4, 2)),
+            128: _rows(Tile(16, 32, 4, 2)),
             256: _rows(Tile(16, 16, 4, 2)),
         },
     },
