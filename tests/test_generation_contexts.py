@@ -1,15 +1,15 @@
 """generate() over every kind of context: a row is written as if it were alone, whatever the cache and the search."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 
 import copy
 
 import pytest
 import torch
-from transformers import DynamicCache, StaticCache
+from transformers import CompileConfig, DynamicCache, StaticCache
 
-from mm import MMCache
+from mm import MMCache, MMModel
 
 ALL = {"modalities": ["image", "video", "audio"], "audio_config": "ast", "max_frames": 3, "modality_embeddings": True}
 MERGED = {"fusion_type": "merged"}
@@ -216,9 +216,26 @@ def test_without_a_prompt_each_question_gets_an_answer(tiny_model, pictures):
 
 
 def test_media_that_see_the_text_cannot_be_cached(tiny_config, tiny_model, pictures):
-    from mm import MMModel
-
     model = tiny_model(cls=MMModel, **BOTH_WAYS, text_config={"is_causal": False})
     model(input_ids=PROMPTS[[1, 3, 1]], pixel_values=pictures)
     with pytest.raises(ValueError, match="fusion_mask='bidirectional' lets media see the text"):
         model(input_ids=PROMPTS[[1, 3, 1]], pixel_values=pictures, use_cache=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["merged prefix", "merged causal rope", "encoder own", "encoder merged", "ranges"])
+def test_a_compiled_decode_is_one_graph_and_writes_the_same(tiny_model, pictures, videos, clips, name):
+    text, fields = copy.deepcopy(MODELS.get(name, MODELS["cross own"]))
+    model = without_end(tiny_model("vit", text, **ALL, **fields))
+    media = context_inputs(name, pictures, videos, clips)
+    if name == "ranges":
+        media["context_ranges"] = torch.tensor([[[0, 3]], [[6, 40]], [[0, 0]]])
+    inputs = {"input_ids": PROMPTS[:3], "attention_mask": PROMPTS[:3].ne(0).long(), **media}
+    settings = {"max_new_tokens": 6, "do_sample": False, "cache_implementation": "static"}
+    compiling = CompileConfig(backend="eager", fullgraph=True, dynamic=False)
+    compiling._compile_all_devices = True  # generate() compiles on accelerators alone unless told
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    expected = model.generate(**inputs, **settings)
+    assert torch.equal(model.generate(**inputs, **settings, compile_config=compiling), expected)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
