@@ -1,0 +1,92 @@
+"""Losses of pictures against texts: InfoNCE (CLIP, arXiv:2103.00020) and sigmoid (SigLIP, arXiv:2303.15343).
+
+B pictures and R texts of this process, N and M of all, P their width, W processes, s the scale.
+
+Every process works out its own share and counts it W times. So the mean of the losses over the processes, and what DDP
+or FSDP makes of their gradients, are those of one process that holds the whole batch.
+"""
+
+import torch
+from torch.nn.functional import logsigmoid
+
+from .pairs import Pairs
+
+
+class _Clamp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value, high):
+        ctx.save_for_backward(value > high)
+        return value.clamp(max=high)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (above,) = ctx.saved_tensors
+        return grads[0].masked_fill(above & (grads[0] < 0), 0), None
+
+
+def logit_scale(log_scale: torch.Tensor, high: float) -> torch.Tensor:
+    """exp(min(log_scale, high)), fp32 at least.
+
+    Above `high` a step of descent may lead down but not up, so a scale that went too far is not stuck there.
+    """
+    log_scale = log_scale.to(torch.promote_types(log_scale.dtype, torch.float32))
+    return _Clamp.apply(log_scale, high).exp()
+
+
+def similarities(left: torch.Tensor, right: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
+    """s * left @ right.T, fp32 at least, also under autocast: a scale of 100 leaves half precision no digit."""
+    dtype = torch.promote_types(left.dtype, torch.float32)
+    with torch.autocast(left.device.type, enabled=False):
+        return scale * (left.to(dtype) @ right.to(dtype).T)
+
+
+def info_nce_loss(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    pairs: Pairs,
+    scale: torch.Tensor | float,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Mean of both directions: -sum_j q_ij log softmax_j(s x_i.y_j), q_i spread evenly over the positives of i.
+
+    Args:
+        image_embeds: (B, P), normalised, of this process.
+        text_embeds: (R, P), normalised, of this process.
+        pairs: what belongs together; a picture without a text is a negative for the texts and has no loss itself.
+        scale: s.
+        label_smoothing: share of q that is spread evenly over all.
+    """
+    all_images = pairs.gathered(image_embeds, pairs.image_sizes)
+    all_texts = pairs.gathered(text_embeds, pairs.text_sizes)
+    of_images = similarities(image_embeds, all_texts, scale), pairs.positives(images=pairs.images)
+    of_texts = similarities(text_embeds, all_images, scale), pairs.positives(texts=pairs.texts).T
+    share = _nll(*of_images, label_smoothing) / pairs.count_images().clamp(min=1)
+    share = share + _nll(*of_texts, label_smoothing) / sum(pairs.text_sizes)
+    return share * pairs.world_size / 2
+
+
+def _nll(logits: torch.Tensor, positives: torch.Tensor, label_smoothing: float) -> torch.Tensor:
+    """Sum over the rows of logits (n, m) that have a positive; a row without gives 0."""
+    shares = positives.to(logits.dtype)
+    shares = shares / shares.sum(1, keepdim=True).clamp(min=1)
+    if label_smoothing:
+        shares = (1 - label_smoothing) * shares + label_smoothing / logits.shape[1] * positives.any(1, keepdim=True)
+    return -(shares * logits.log_softmax(1)).sum()
+
+
+def sigmoid_loss(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    pairs: Pairs,
+    scale: torch.Tensor | float,
+    bias: torch.Tensor | float | None = None,
+) -> torch.Tensor:
+    """-sum_ij log sigmoid(z_ij (s x_i.y_j + b)) / M, z = 1 for what belongs together, else -1.
+
+    Arguments as in `info_nce_loss`, and bias: b, None for 0. The texts of all processes are gathered; see
+    `neighbours.py` for the exchange that needs one share of them at a time.
+    """
+    all_texts = pairs.gathered(text_embeds, pairs.text_sizes)
+    logits = similarities(image_embeds, all_texts, scale) + (0 if bias is None else bias)
+    signs = pairs.positives(images=pairs.images).to(logits.dtype) * 2 - 1
+    return -logsigmoid(signs * logits).sum() / sum(pairs.text_sizes) * pairs.world_size
