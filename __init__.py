@@ -25,7 +25,14 @@ from .modeling_mm.classification import MMForSequenceClassification
 from .modeling_mm.conv import MMConvModel
 from .modeling_mm.generation import MMForConditionalGeneration
 from .modeling_mm.model import MMModel
-from .modeling_mm.outputs import MMCausalLMOutput, MMClassifierOutput, MMContextOutput, MMModelOutput
+from .modeling_mm.outputs import (
+    MMCausalLMOutput,
+    MMClassifierOutput,
+    MMContextOutput,
+    MMModelOutput,
+    MMRankOutput,
+    MMScoreOutput,
+)
 from .modeling_mm.text import MMTextModel
 from .modeling_mm.vision import MMVisionModel
 from .processing.collate import MMDataCollator
@@ -65,7 +72,9 @@ __all__ = [
     "MMModel",
     "MMModelOutput",
     "MMProcessor",
+    "MMRankOutput",
     "MMResamplerConfig",
+    "MMScoreOutput",
     "MMTextConfig",
     "MMTextModel",
     "MMVisionConfig",

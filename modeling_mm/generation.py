@@ -29,6 +29,7 @@ from .inputs import check_labels, check_logits_to_keep, check_prompt_ends, check
 from .losses import causal_lm_loss
 from .model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
 from .outputs import MMCausalLMOutput, MMContextOutput
+from .ranking import MMRanking
 
 
 def build_head_transform(config: MMTextConfig) -> nn.Module:
@@ -57,8 +58,8 @@ def _weighted_sums(values: torch.Tensor) -> list[float]:
     return (flat @ torch.linspace(1, 2, flat.shape[1], device=flat.device)).tolist()
 
 
-class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
-    """The base model with a language-modelling head."""
+class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, GenerationMixin):
+    """The base model with a language-modelling head: generate(), and rank_answers() and score() of given texts."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}

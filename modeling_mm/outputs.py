@@ -81,6 +81,33 @@ class MMCausalLMOutput(ModelOutput):
 
 
 @dataclass
+class MMRankOutput(ModelOutput):
+    """What `rank_answers` returns. C candidates, Ta tokens of a candidate.
+
+    scores: (R, C), log-likelihoods in the candidates' order, summed or per token; -inf: left out by top_k.
+    indices: int64 (R, C), the candidates best first; under top_k the (R, top_k) that were scored.
+    token_scores: (R, C, Ta), of each token in its own column, 0 on padding; of those left out the first token's alone.
+    """
+
+    scores: torch.Tensor | None = None
+    indices: torch.Tensor | None = None
+    token_scores: torch.Tensor | None = None
+
+
+@dataclass
+class MMScoreOutput(ModelOutput):
+    """What `score` returns.
+
+    token_scores: (R, T - 1), the log-likelihood of tokens 1..T - 1, 0 where nothing is scored.
+    scores: (R,), their sums; lengths: int64 (R,), how many they are.
+    """
+
+    token_scores: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
+    lengths: torch.Tensor | None = None
+
+
+@dataclass
 class MMClassifierOutput(ModelOutput):
     """The classifier's output. L labels, M modalities, the text among them.
 
