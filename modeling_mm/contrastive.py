@@ -69,8 +69,8 @@ def _nll(logits: torch.Tensor, positives: torch.Tensor, label_smoothing: float) 
     """Sum over the rows of logits (n, m) that have a positive; a row without gives 0."""
     shares = positives.to(logits.dtype)
     shares = shares / shares.sum(1, keepdim=True).clamp(min=1)
-    if label_smoothing:
-        shares = (1 - label_smoothing) * shares + label_smoothing / logits.shape[1] * positives.any(1, keepdim=True)
+    evenly = positives.any(1, keepdim=True).to(logits.dtype) / logits.shape[1]
+    shares = (1 - label_smoothing) * shares + label_smoothing * evenly
     return -(shares * logits.log_softmax(1)).sum()
 
 

@@ -52,9 +52,9 @@ class Pairs:
             gather_sizes(sizes, device, group) if gather else [[size] for size in sizes]
         )
         numbers = torch.arange(num_images, device=device) + self.images.start
-        image_ids = numbers if image_ids is None else image_ids.to(device)
-        self.image_numbers = self.gathered(image_ids, self.image_sizes)  # (N,)
-        self.text_numbers = self.gathered(image_ids[index], self.text_sizes)  # (M,), of the picture of each text
+        numbers = numbers if image_ids is None else image_ids.to(device)
+        self.image_numbers = self.gathered(numbers, self.image_sizes)  # (N,)
+        self.text_numbers = self.gathered(numbers[index], self.text_sizes)  # (M,), of the picture of each text
         self._table = None
         if text_ids is not None:
             self._count_duplicates(self.gathered(text_ids.to(device), self.text_sizes))
