@@ -135,13 +135,13 @@ class MMRanking:
 
         places = torch.argsort((~real).to(torch.uint8), dim=1, stable=True)  # real tokens first, order kept
         answers, real = candidate_ids.gather(1, places), real.gather(1, places)
-        tokens = scored = None
-        for rows, part, index in self._blocks(len(input_ids), context, context_index, batch_size):
-            found, chosen = self._answer(input_ids[rows], seen[rows], part, index, (answers, real), top_k, batch_size)
-            if tokens is None:
-                tokens = found.new_zeros(len(input_ids), *answers.shape)  # (R, C, Ta)
-                scored = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-            tokens[rows], scored[rows] = found, chosen
+        blocks = [
+            (rows, *self._answer(input_ids[rows], seen[rows], part, index, (answers, real), top_k, batch_size))
+            for rows, part, index in self._blocks(len(input_ids), context, context_index, batch_size)
+        ]
+        order, tokens, scored = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+        order = torch.argsort(order)
+        tokens, scored = tokens[order], scored[order]  # (R, C, Ta), (R, C)
         scores = tokens.sum(-1) / (real.sum(1) if normalize == "mean" else 1)
         scores = scores.masked_fill(~scored, -torch.inf)
         order = scores.argsort(dim=1, descending=True, stable=True)[:, :top_k]

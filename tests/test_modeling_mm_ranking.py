@@ -2,6 +2,7 @@
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalSubscript=false
 
 import pytest
 import torch
