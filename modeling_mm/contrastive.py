@@ -60,8 +60,8 @@ def info_nce_loss(
     all_texts = pairs.gathered(text_embeds, pairs.text_sizes)
     of_images = similarities(image_embeds, all_texts, scale), pairs.positives(images=pairs.images)
     of_texts = similarities(text_embeds, all_images, scale), pairs.positives(texts=pairs.texts).T
-    share = _nll(*of_images, label_smoothing) / pairs.count_images().clamp(min=1)
-    share = share + _nll(*of_texts, label_smoothing) / sum(pairs.text_sizes)
+    share = _nll(*of_images, label_smoothing) / pairs.count_images()
+    share = share + _nll(*of_texts, label_smoothing) / pairs.count_texts()
     return share * pairs.world_size / 2
 
 
@@ -89,4 +89,4 @@ def sigmoid_loss(
     all_texts = pairs.gathered(text_embeds, pairs.text_sizes)
     logits = similarities(image_embeds, all_texts, scale) + (0 if bias is None else bias)
     signs = pairs.positives(images=pairs.images).to(logits.dtype) * 2 - 1
-    return -logsigmoid(signs * logits).sum() / sum(pairs.text_sizes) * pairs.world_size
+    return -logsigmoid(signs * logits).sum() / pairs.count_texts() * pairs.world_size

@@ -48,6 +48,8 @@ def gather_rows(rows: torch.Tensor, sizes: list[int] | None = None, group: Group
     if world_size(group) == 1:
         return rows
     sizes = gather_sizes([len(rows)], rows.device, group)[0] if sizes is None else sizes
+    if not sum(sizes):
+        return rows  # nowhere is there a row to move
     if torch.is_grad_enabled() and rows.requires_grad:
         return _GatherRows.apply(rows, sizes, group)
     return _gather(rows, sizes, group)

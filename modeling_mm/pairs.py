@@ -19,7 +19,7 @@ class Pairs:
     its duplicates (the same text id) belongs to.
 
     Args:
-        num_images, num_texts: B, R of this process.
+        num_images, num_texts: B, R of this process; a process may have none.
         context_index: int64 (R,), text -> picture of this process. None: R = k*B, text r belongs to picture r // k.
         image_ids: int64 (B,), equal for equal pictures, on every process. None: all are different.
         text_ids: int64 (R,), equal for equal texts, as `row_ids` makes them. None: all are different.
@@ -45,7 +45,9 @@ class Pairs:
         _check_ids("text_ids", text_ids, num_texts)
         given = next((x for x in (context_index, image_ids, text_ids) if x is not None), None)
         device = torch.device(device or ("cpu" if given is None else given.device))
-        index = MMRows(num_texts, num_images, context_index).index(device)
+        index = (
+            MMRows(num_texts, num_images, context_index).index(device) if num_texts else _none(context_index, device)
+        )
         self.gather, self.group = gather, group
         sizes = [num_images, num_texts]
         self.image_sizes, self.text_sizes = (
@@ -94,8 +96,12 @@ class Pairs:
         return self._table[self._image_classes[images]][:, self._text_classes[texts]]
 
     def count_images(self) -> torch.Tensor:
-        """int64 (), how many of the N pictures have a text."""
-        return torch.isin(self.image_numbers, self.text_numbers).sum()
+        """int64 (), how many of the N pictures have a text, to divide by: at least 1."""
+        return torch.isin(self.image_numbers, self.text_numbers).sum().clamp(min=1)
+
+    def count_texts(self) -> int:
+        """M, to divide by: at least 1."""
+        return max(sum(self.text_sizes), 1)
 
 
 def row_ids(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -106,6 +112,12 @@ def row_ids(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None)
     place = (real.cumsum(1) - 1).clamp(min=0)
     mixed = (ids + 1) * _PRIME
     return ((mixed ^ (mixed >> 29)) * powers[place] * real).sum(1)
+
+
+def _none(context_index: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+    """The index of no text."""
+    _check_ids("context_index", context_index, 0)
+    return torch.empty(0, dtype=torch.long, device=device)
 
 
 def _check_ids(name: str, ids: torch.Tensor | None, count: int) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mm.modeling_mm.contrastive import info_nce_loss, logit_scale, sigmoid_loss
+from mm.modeling_mm.neighbours import neighbour_sigmoid_loss
 from mm.modeling_mm.pairs import Pairs, row_ids
 
 # name -> (pictures, texts, context_index, positives as {picture: texts})
@@ -81,7 +82,7 @@ def test_the_sigmoid_loss_judges_every_pair_by_itself(name):
     torch.testing.assert_close(sigmoid_loss(images, texts, pairs, 7.0), without, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("loss", [info_nce_loss, sigmoid_loss])
+@pytest.mark.parametrize("loss", [info_nce_loss, sigmoid_loss, neighbour_sigmoid_loss])
 @pytest.mark.parametrize("name", BATCHES)
 def test_gradients_are_those_of_finite_differences(name, loss):
     images, texts, pairs, _ = batch(name)
@@ -135,6 +136,29 @@ def test_half_precision_embeddings_are_compared_in_fp32_also_under_autocast(loss
     with torch.autocast("cpu", dtype=torch.bfloat16):
         given = loss(images, texts, pairs, 100.0)
     assert given.dtype == torch.float32 and torch.equal(given, expected)
+
+
+@pytest.mark.parametrize("loss", [info_nce_loss, sigmoid_loss, neighbour_sigmoid_loss])
+@pytest.mark.parametrize("pictures", [0, 2])
+def test_a_batch_without_a_text_costs_nothing_and_stays_in_the_graph(loss, pictures):
+    images, texts = embeds(pictures), embeds(0)
+    pairs = Pairs(pictures, 0, torch.empty(0, dtype=torch.long))
+    value = loss(images, texts, pairs, 7.0)
+    of_images, of_texts = torch.autograd.grad(value, (images, texts))
+    assert value.item() == 0 and pairs.positives().shape == (pictures, 0)
+    assert torch.equal(of_images, torch.zeros_like(images)) and of_texts.shape == (0, 6)
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_one_process_has_no_neighbours_to_ask(name):
+    values = []
+    for loss in (sigmoid_loss, neighbour_sigmoid_loss):
+        images, texts, pairs, _ = batch(name)
+        numbers = [torch.tensor(number, dtype=torch.float64, requires_grad=True) for number in (7.0, -3.0)]
+        value = loss(images, texts, pairs, *numbers)
+        values.append([value, *torch.autograd.grad(3 * value, (images, texts, *numbers))])
+    for given, expected in zip(*values, strict=True):
+        torch.testing.assert_close(given, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("given", [{"image_ids": torch.zeros(3)}, {"text_ids": torch.zeros(2, dtype=torch.long)}])
