@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForImageTextToText,
     AutoModelForSequenceClassification,
+    AutoModelForZeroShotImageClassification,
     AutoProcessor,
 )
 
@@ -30,9 +31,13 @@ from .modeling_mm.outputs import (
     MMClassifierOutput,
     MMContextOutput,
     MMModelOutput,
+    MMPreTrainingOutput,
     MMRankOutput,
+    MMRetrievalOutput,
     MMScoreOutput,
+    MMSearchOutput,
 )
+from .modeling_mm.retrieval import MMForImageTextRetrieval
 from .modeling_mm.text import MMTextModel
 from .modeling_mm.vision import MMVisionModel
 from .processing.collate import MMDataCollator
@@ -54,6 +59,7 @@ AutoConfig.register(MMResamplerConfig.model_type, MMResamplerConfig, exist_ok=Tr
 AutoModelForImageTextToText.register(MMConfig, MMForConditionalGeneration, exist_ok=True)
 AutoModelForSequenceClassification.register(MMConfig, MMForSequenceClassification, exist_ok=True)
 AutoModelForImageClassification.register(MMConfig, MMForSequenceClassification, exist_ok=True)
+AutoModelForZeroShotImageClassification.register(MMConfig, MMForImageTextRetrieval, exist_ok=True)
 AutoImageProcessor.register(MMConfig, image_processor_classes={"pil": MMImageProcessorPil}, exist_ok=True)
 AutoProcessor.register(MMConfig, MMProcessor, exist_ok=True)
 
@@ -67,14 +73,18 @@ __all__ = [
     "MMConvModel",
     "MMDataCollator",
     "MMForConditionalGeneration",
+    "MMForImageTextRetrieval",
     "MMForSequenceClassification",
     "MMImageProcessorPil",
     "MMModel",
     "MMModelOutput",
+    "MMPreTrainingOutput",
     "MMProcessor",
     "MMRankOutput",
     "MMResamplerConfig",
+    "MMRetrievalOutput",
     "MMScoreOutput",
+    "MMSearchOutput",
     "MMTextConfig",
     "MMTextModel",
     "MMVisionConfig",

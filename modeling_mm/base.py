@@ -59,6 +59,10 @@ class MMPreTrainedModel(PreTrainedModel):
             token = module._parameters.get(name)
             if token is not None:
                 init.normal_(token, std=self.config.initializer_range)
+        for name in ("logit_scale", "logit_bias"):
+            number = module._parameters.get(name)
+            if number is not None:
+                init.constant_(number, getattr(self.config, f"{name}_init_value"))
         # A closed gate leaves a pretrained decoder as it was; a gated fusion starts from equal shares.
         for name in ("cross_attn_gate", "mlp_gate", "gate_weight", "gate_bias"):
             gate = module._parameters.get(name)

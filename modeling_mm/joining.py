@@ -91,16 +91,14 @@ class MMJoiningModel(MMMediaModel):
 
     def _read(self, media: MMContextOutput | None, context_input_ids, context_attention_mask, media_index):
         """Context text (Bc, Tc), joined with the media in the text encoder -> the context of the decoder."""
-        stack, ids, mask = self._encoder(), context_input_ids, context_attention_mask
-        check_text(stack.config, ids, None, mask, read_values=self.config.check_inputs, prefix="context_")
+        ids, mask = context_input_ids, context_attention_mask
+        check_text(self._encoder().config, ids, None, mask, read_values=self.config.check_inputs, prefix="context_")
         rows = None
         if media is not None:
             rows = MMRows(len(ids), len(media.last_hidden_state), media_index, name="media_index")
         elif media_index is not None:
             raise ValueError("media_index was given, but there are no media for the context text to read")
-        is_causal = False if self.config.share_text_encoder else None  # the decoder's weights, seeing both ways
-        text = {"input_ids": ids, "attention_mask": mask, "use_cache": False, "is_causal": is_causal}
-        output = self._joined(stack, self.config.fusion_type, media, rows, **text)
+        output = self.read(media, rows, input_ids=ids, attention_mask=mask)
         if self.config.fusion_type in REPRESENTATION_FUSIONS:  # one token, the seed formula literally
             states, mask = output.pooler_output[:, None], None
         else:
@@ -115,10 +113,22 @@ class MMJoiningModel(MMMediaModel):
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> BaseModelOutputWithPooling:
         """A text alone, as the text encoder reads it (or, without one, the decoder): (R, T, Dt) and (R, Dt)."""
-        stack, is_causal = self._encoder(), False if self.config.share_text_encoder else None
-        check_text(stack.config, input_ids, None, attention_mask, read_values=self.config.check_inputs)
-        output = stack(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, is_causal=is_causal)
+        output = self.read_alone(input_ids=input_ids, attention_mask=attention_mask)
         return BaseModelOutputWithPooling(output.last_hidden_state, output.pooler_output)
+
+    def read(self, media: MMContextOutput | None, rows: MMRows | None, **text) -> MMModelOutput:
+        """A text joined with media by the stack that `get_text_features` reads with; None: without any."""
+        return self._joined(self._encoder(), self.config.fusion_type, media, rows, **self._both_ways(text))
+
+    def read_alone(self, **text) -> MMModelOutput:
+        """A text by that stack, past every fusion."""
+        stack = self._encoder()
+        check_text(stack.config, inputs_embeds=None, read_values=self.config.check_inputs, **text)
+        return stack(**self._both_ways(text))
+
+    def _both_ways(self, text: dict) -> dict:
+        """The decoder's weights see both ways where they are the text encoder's."""
+        return {"use_cache": False, "is_causal": False if self.config.share_text_encoder else None, **text}
 
     # ---- a text and its context, joined -----------------------------------------------------------------------------
 

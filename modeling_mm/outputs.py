@@ -27,6 +27,7 @@ class MMContextOutput(ModelOutput):
         drops them.
     packed_offsets: int64 (B, S + 1), how many real tokens stood before each place when padding was between them; None:
         nothing was moved.
+    pooler_outputs: {"vision": (B, Dv), "audio": (B, Da)} where both towers gave something; None otherwise.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -38,6 +39,7 @@ class MMContextOutput(ModelOutput):
     audio_output: BaseModelOutputWithPooling | None = None
     text_output: ModelOutput | None = None
     packed_offsets: torch.Tensor | None = None
+    pooler_outputs: dict[str, torch.Tensor] | None = None
 
 
 @dataclass
@@ -123,3 +125,55 @@ class MMClassifierOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     cross_attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class MMRetrievalOutput(ModelOutput):
+    """Pictures against texts. P projection_dim; a context of videos or clips stands where a picture does.
+
+    loss and its parts loss_itc, loss_itm, each without its weight; logits_per_image (B, R) and logits_per_text (R, B),
+    scaled similarities within the call; itm_logits (R, 2), of each text with its own context, with a loss;
+    image_embeds (B, P), zeros for a context without any media, and text_embeds (R, P), of length 1.
+    """
+
+    loss: torch.Tensor | None = None
+    loss_itc: torch.Tensor | None = None
+    loss_itm: torch.Tensor | None = None
+    logits_per_image: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    itm_logits: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+
+
+@dataclass
+class MMSearchOutput(ModelOutput):
+    """What `retrieve` finds, best first. Q queries, k of the index for each.
+
+    indices: int64 (Q, k); scores: (Q, k), cosine similarities; itm_scores: (Q, k), log-odds of a match, by which the k
+    are then ordered.
+    """
+
+    indices: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
+    itm_scores: torch.Tensor | None = None
+
+
+@dataclass
+class MMPreTrainingOutput(ModelOutput):
+    """Each loss of `pretraining_losses` by name, without its weight, and loss, their weighted sum.
+
+    logits (R, T, V) of "lm", mlm_logits (R, T, V), itm_logits (R, 2), image_embeds (B, P), text_embeds (R, P).
+    """
+
+    loss: torch.Tensor | None = None
+    loss_itc: torch.Tensor | None = None
+    loss_itm: torch.Tensor | None = None
+    loss_lm: torch.Tensor | None = None
+    loss_mlm: torch.Tensor | None = None
+    loss_mim: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    mlm_logits: torch.Tensor | None = None
+    itm_logits: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
