@@ -11,6 +11,7 @@ Only z and p of one chunk exist at a time. The loss is a number, so its gradient
 """
 
 import torch
+from torch import nn
 
 from .losses import IGNORED, mean_over_items
 
@@ -49,6 +50,26 @@ def chunked_cross_entropy(
     grad = torch.is_grad_enabled()
     total = _ChunkedCrossEntropy.apply(rows, weight, bias, of_rows, label_smoothing, chunk_rows, grad)
     return mean_over_items(total, targets, num_items_in_batch)
+
+
+def loss_without_logits(
+    head: nn.Module,
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """`token_loss(head(hidden), targets, ...)` of a plain linear head (D -> V); hidden (..., D), targets int64 (...).
+
+    Raises: ValueError for a head that is more than its weight (an adapter's, a quantised one), or whose weight is
+    spread over processes: it would not be asked.
+    """
+    if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter:
+        kind = type(head).__name__ if type(head) is not nn.Linear else type(head.weight).__name__
+        raise ValueError(
+            f"a loss without logits needs a plain nn.Linear as head; got {kind}. Leave return_logits True"
+        )
+    return chunked_cross_entropy(hidden, head.weight, targets, head.bias, num_items_in_batch, label_smoothing)
 
 
 def _check(hidden, weight, targets, bias, chunk_rows) -> None:

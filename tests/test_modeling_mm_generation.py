@@ -59,6 +59,32 @@ def test_a_loss_needs_no_picture(tiny_model):
     assert torch.isfinite(tiny_model()(input_ids=IDS, labels=IDS).loss)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_loss_without_logits_is_the_same_loss(tiny_model, pixels, tied):
+    model = tiny_model(label_smoothing=0.1, tie_word_embeddings=tied, lm_head_transform=True, lm_head_bias=True)
+    inputs = {"input_ids": IDS, "pixel_values": pixels, "labels": IDS.masked_fill(IDS == 7, -100)}
+    results = []
+    for return_logits in (True, False):
+        model.zero_grad()
+        output = model(**inputs, num_items_in_batch=5, return_logits=return_logits)
+        assert ("logits" in output) is return_logits
+        output.loss.backward()
+        results.append((output.loss, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}))
+    (loss, grads), (without, their_grads) = results
+    torch.testing.assert_close(without, loss, rtol=0, atol=1e-12)
+    for name, grad in grads.items():
+        torch.testing.assert_close(their_grads[name], grad, rtol=0, atol=1e-12)
+
+
+def test_a_loss_without_logits_needs_labels_and_a_plain_head(tiny_model, pixels):
+    model = tiny_model()
+    with pytest.raises(ValueError, match="a loss needs labels"):
+        model(input_ids=IDS, pixel_values=pixels, return_logits=False)
+    model.lm_head = torch.nn.Sequential(model.lm_head)
+    with pytest.raises(ValueError, match="plain nn.Linear as head; got Sequential"):
+        model(input_ids=IDS, pixel_values=pixels, labels=IDS, return_logits=False)
+
+
 def test_trainer_finds_the_labels_and_sends_the_number_of_items(tiny_model, pixels, tmp_path):
     """Two accumulated batches of unequal length weigh their tokens alike: the gradient of one large batch."""
     assert find_labels(MMForConditionalGeneration) == ["labels"]
