@@ -58,20 +58,29 @@ def info_nce_loss(
     """
     all_images = pairs.gathered(image_embeds, pairs.image_sizes)
     all_texts = pairs.gathered(text_embeds, pairs.text_sizes)
-    of_images = similarities(image_embeds, all_texts, scale), pairs.positives(images=pairs.images)
-    of_texts = similarities(text_embeds, all_images, scale), pairs.positives(texts=pairs.texts).T
-    share = _nll(*of_images, label_smoothing) / pairs.count_images()
-    share = share + _nll(*of_texts, label_smoothing) / pairs.count_texts()
-    return share * pairs.world_size / 2
+    to_texts, to_images = similarities(image_embeds, all_texts, scale), similarities(text_embeds, all_images, scale)
+    images_own = even_shares(pairs.positives(images=pairs.images), to_texts.dtype, label_smoothing)
+    texts_own = even_shares(pairs.positives(texts=pairs.texts).T, to_images.dtype, label_smoothing)
+    return mean_of_directions(soft_nll(to_texts, images_own), soft_nll(to_images, texts_own), pairs)
 
 
-def _nll(logits: torch.Tensor, positives: torch.Tensor, label_smoothing: float) -> torch.Tensor:
-    """Sum over the rows of logits (n, m) that have a positive; a row without gives 0."""
-    shares = positives.to(logits.dtype)
+def even_shares(positives: torch.Tensor, dtype: torch.dtype, label_smoothing: float = 0.0) -> torch.Tensor:
+    """bool (n, m) -> q (n, m), each row spread evenly over its positives, smoothed over all; 0 without a positive."""
+    shares = positives.to(dtype)
     shares = shares / shares.sum(1, keepdim=True).clamp(min=1)
-    evenly = positives.any(1, keepdim=True).to(logits.dtype) / logits.shape[1]
-    shares = (1 - label_smoothing) * shares + label_smoothing * evenly
-    return -(shares * logits.log_softmax(1)).sum()
+    evenly = positives.any(1, keepdim=True).to(dtype) / positives.shape[1]
+    return (1 - label_smoothing) * shares + label_smoothing * evenly
+
+
+def soft_nll(logits: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """-sum_ij q_ij log softmax_j(logits) of (n, m); a logit of -inf stands for nothing."""
+    logs = logits.log_softmax(1)
+    return -(shares * logs.masked_fill(logs == -torch.inf, 0)).sum()
+
+
+def mean_of_directions(of_images: torch.Tensor, of_texts: torch.Tensor, pairs: Pairs) -> torch.Tensor:
+    """Sums over the pictures and the texts of this process -> its share of the mean of both directions."""
+    return (of_images / pairs.count_images() + of_texts / pairs.count_texts()) * pairs.world_size / 2
 
 
 def sigmoid_loss(

@@ -53,6 +53,7 @@ class Pairs:
         self.image_sizes, self.text_sizes = (
             gather_sizes(sizes, device, group) if gather else [[size] for size in sizes]
         )
+        self.has_image_ids = image_ids is not None
         numbers = torch.arange(num_images, device=device) + self.images.start
         numbers = numbers if image_ids is None else image_ids.to(device)
         self.image_numbers = self.gathered(numbers, self.image_sizes)  # (N,)
