@@ -74,16 +74,10 @@ class _GatherRows(torch.autograd.Function):
     def backward(ctx, *grads):
         total = grads[0].contiguous().clone()  # all_reduce writes into what it is given
         dist.all_reduce(total, group=ctx.group)
-        return own_rows(total, ctx.sizes, ctx.group), None, None
+        return total[own_slice(ctx.sizes, rank_of(ctx.group))], None, None
 
 
-def own_slice(sizes: list[int], group: Group = None) -> slice:
-    """Where the rows of this process stand among all."""
-    rank = rank_of(group)
+def own_slice(sizes: list[int], rank: int) -> slice:
+    """Where the rows of a process stand among all."""
     first = sum(sizes[:rank])
     return slice(first, first + sizes[rank])
-
-
-def own_rows(rows: torch.Tensor, sizes: list[int], group: Group = None) -> torch.Tensor:
-    """The inverse of `gather_rows`."""
-    return rows[own_slice(sizes, group)]

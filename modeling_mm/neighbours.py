@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.functional import logsigmoid, pad
 
-from .gather import Group, rank_of
+from .gather import Group, own_slice
 from .pairs import Pairs
 
 
@@ -62,9 +62,8 @@ class _Ring(torch.autograd.Function):
 
 def _guests_of(guests: torch.Tensor, pairs: Pairs, step: int) -> tuple[torch.Tensor, slice]:
     """The texts (beside their gradients) that are here at a step, and where they stand among all."""
-    owner = (rank_of(pairs.group) - step) % pairs.world_size
-    first, count = sum(pairs.text_sizes[:owner]), pairs.text_sizes[owner]
-    return guests[:count], slice(first, first + count)
+    owner = (pairs.rank - step) % pairs.world_size
+    return guests[: pairs.text_sizes[owner]], own_slice(pairs.text_sizes, owner)
 
 
 def _share(images, guests, scale, bias, positives, wanted: bool, grads: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -5,7 +5,7 @@ B pictures and R texts of this process, N and M of all processes.
 
 import torch
 
-from .gather import Group, gather_rows, gather_sizes, own_slice
+from .gather import Group, gather_rows, gather_sizes, own_slice, rank_of
 from .inputs import INTEGERS, check_tensors
 from .rows import MMRows
 
@@ -48,7 +48,7 @@ class Pairs:
         index = (
             MMRows(num_texts, num_images, context_index).index(device) if num_texts else _none(context_index, device)
         )
-        self.gather, self.group = gather, group
+        self.gather, self.group, self.rank = gather, group, rank_of(group) if gather else 0
         sizes = [num_images, num_texts]
         self.image_sizes, self.text_sizes = (
             gather_sizes(sizes, device, group) if gather else [[size] for size in sizes]
@@ -79,12 +79,12 @@ class Pairs:
     @property
     def images(self) -> slice:
         """Where the pictures of this process stand among all."""
-        return own_slice(self.image_sizes, self.group)
+        return own_slice(self.image_sizes, self.rank)
 
     @property
     def texts(self) -> slice:
         """Where the texts of this process stand among all."""
-        return own_slice(self.text_sizes, self.group)
+        return own_slice(self.text_sizes, self.rank)
 
     def gathered(self, rows: torch.Tensor, sizes: list[int]) -> torch.Tensor:
         """The rows of all processes; sizes are `image_sizes` or `text_sizes`."""
