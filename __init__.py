@@ -11,6 +11,8 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForImageTextToText,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
@@ -25,6 +27,7 @@ from .modeling_mm.cache import MMCache
 from .modeling_mm.classification import MMForSequenceClassification
 from .modeling_mm.conv import MMConvModel
 from .modeling_mm.generation import MMForConditionalGeneration
+from .modeling_mm.masked_lm import MMForMaskedLM
 from .modeling_mm.model import MMModel
 from .modeling_mm.outputs import (
     MMCausalLMOutput,
@@ -37,6 +40,7 @@ from .modeling_mm.outputs import (
     MMScoreOutput,
     MMSearchOutput,
 )
+from .modeling_mm.pretraining import MMForPreTraining
 from .modeling_mm.retrieval import MMForImageTextRetrieval
 from .modeling_mm.text import MMTextModel
 from .modeling_mm.vision import MMVisionModel
@@ -60,6 +64,8 @@ AutoModelForImageTextToText.register(MMConfig, MMForConditionalGeneration, exist
 AutoModelForSequenceClassification.register(MMConfig, MMForSequenceClassification, exist_ok=True)
 AutoModelForImageClassification.register(MMConfig, MMForSequenceClassification, exist_ok=True)
 AutoModelForZeroShotImageClassification.register(MMConfig, MMForImageTextRetrieval, exist_ok=True)
+AutoModelForMaskedLM.register(MMConfig, MMForMaskedLM, exist_ok=True)
+AutoModelForPreTraining.register(MMConfig, MMForPreTraining, exist_ok=True)
 AutoImageProcessor.register(MMConfig, image_processor_classes={"pil": MMImageProcessorPil}, exist_ok=True)
 AutoProcessor.register(MMConfig, MMProcessor, exist_ok=True)
 
@@ -74,6 +80,8 @@ __all__ = [
     "MMDataCollator",
     "MMForConditionalGeneration",
     "MMForImageTextRetrieval",
+    "MMForMaskedLM",
+    "MMForPreTraining",
     "MMForSequenceClassification",
     "MMImageProcessorPil",
     "MMModel",

@@ -3,7 +3,6 @@
 # `config` is an MMConfig, which is defined above this file in the order of imports.
 from typing import Any
 
-from .rules import REPRESENTATION_FUSIONS
 from .vision import MMVisionConfig
 
 _TOKEN_FUSIONS = ("cross_attention", "co_attention", "merged")  # text tokens that have seen the media

@@ -110,7 +110,8 @@ def _pooled_by_tower(parts: list[Items]) -> dict[str, torch.Tensor] | None:
     if not all(towers.values()):
         return None
     pooled = {name: _mean_item(group) for name, group in towers.items()}
-    return None if any(vector is None for vector in pooled.values()) else pooled
+    there = {name: vector for name, vector in pooled.items() if vector is not None}
+    return there if len(there) == len(pooled) else None
 
 
 def _mean_item(chosen: list[Items]) -> torch.Tensor | None:

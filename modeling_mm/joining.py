@@ -25,6 +25,7 @@ from .media_inputs import refuse_absent, refuse_lonely
 from .outputs import MMContextOutput, MMModelOutput
 from .rows import MMRows
 from .text import MMTextModel
+from .vision import MMVisionModel
 
 
 class MMJoiningModel(MMMediaModel):
@@ -52,6 +53,7 @@ class MMJoiningModel(MMMediaModel):
         context_attention_mask: torch.Tensor | None = None,
         media_index: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
+        bool_masked_pos: torch.Tensor | None = None,
     ) -> MMContextOutput | None:
         """Encodes everything the rows may look at, once. None if nothing is given.
 
@@ -68,6 +70,7 @@ class MMJoiningModel(MMMediaModel):
             context_attention_mask: (Bc, Tc), 1 = real.
             media_index: int64 (Bc,), context text -> row of the media; None: Bc = k*B, contiguous.
             interpolate_pos_encoding: accept pictures of another size than image_size.
+            bool_masked_pos: bool (B, N, L), the patches of pixel_values that the tower's mask token stands for.
         Raises: ValueError or TypeError in words; inputs of a modality that the model has not are refused by name.
         """
         media = {
@@ -86,7 +89,9 @@ class MMJoiningModel(MMMediaModel):
         }
         refuse_absent(self.config, **media, **texts)
         refuse_lonely(**media, **texts)
-        context = self.media_context(**media, interpolate_pos_encoding=interpolate_pos_encoding)
+        context = self.media_context(
+            **media, interpolate_pos_encoding=interpolate_pos_encoding, bool_masked_pos=bool_masked_pos
+        )
         return context if context_input_ids is None else self._read(context, **texts)
 
     def _read(self, media: MMContextOutput | None, context_input_ids, context_attention_mask, media_index):
@@ -125,6 +130,11 @@ class MMJoiningModel(MMMediaModel):
         stack = self._encoder()
         check_text(stack.config, inputs_embeds=None, read_values=self.config.check_inputs, **text)
         return stack(**self._both_ways(text))
+
+    def write(self, media: MMContextOutput | None, rows: MMRows | None, **text) -> MMModelOutput:
+        """A text that the decoder goes on with, joined with the media themselves; None: without any."""
+        fusion = "cross_attention" if self.config.has_text_encoder else self.config.fusion_type
+        return self._joined(self.language_model, fusion, media, rows, use_cache=False, **text)
 
     def _both_ways(self, text: dict) -> dict:
         """The decoder's weights see both ways where they are the text encoder's."""
@@ -216,9 +226,15 @@ class MMJoiningModel(MMMediaModel):
         return vectors, present
 
     def freeze_pooled(self, keep: tuple[str, ...] = ()) -> None:
-        """Freezes what only a pooled vector needs, of every part but those named: kept, so that AutoModel finds it."""
+        """Freezes what only a pooled vector needs, of every part but those named: kept, so that AutoModel finds it.
+
+        The mask token of a vision tower goes with it, unless "mask_token" is named.
+        """
         parts = {"vision_tower", "audio_tower", "text_encoder", "language_model"} - set(keep)
         for part in (getattr(self, name) for name in parts):
             if isinstance(part, MMPreTrainedModel):  # a foreign tower is frozen as it is built
                 for unread in part.pooled_only():
                     unread.requires_grad_(False)
+        tower = self.vision_tower
+        if isinstance(tower, MMVisionModel) and tower.mask_token is not None and "mask_token" not in keep:
+            tower.mask_token.requires_grad_(False)

@@ -6,7 +6,7 @@ where a picture does. The text is read by the text encoder, or by the decoder wh
 
 # A context has its states and a head is there for every loss that the config names: checked before.
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
-# pyright: reportOptionalCall=false, reportOptionalOperand=false
+# pyright: reportOptionalCall=false, reportOptionalOperand=false, reportCallIssue=false
 
 from typing import Any, NamedTuple
 
@@ -33,6 +33,11 @@ Text = dict[str, Any]  # input_ids, attention_mask, position_ids, token_type_ids
 class MMContrastiveHead(nn.Module):
     """Pooled vectors to embeddings of one width, and the learned scale of their similarities."""
 
+    # nn.Linear, or None where the config has no such tower
+    vision: Any
+    audio: Any
+    text: Any
+
     def __init__(self, config: MMConfig):
         super().__init__()
         self.config = config
@@ -52,7 +57,7 @@ class MMContrastiveHead(nn.Module):
                 raise ValueError("encoder_outputs has no pooler_output, which the embedding is made of")
             hears = self.vision is None or (self.audio is not None and context.audio_output is not None)
             return (self.audio if hears else self.vision)(context.pooler_output)
-        embeds = 0
+        embeds = torch.zeros((), device=context.token_sources.device)
         for name, kinds in TOWER_KINDS.items():
             there = torch.isin(
                 context.token_sources[..., 0],
@@ -280,7 +285,7 @@ class MMMatchingModel(MMPreTrainedModel):
         kept = [reader] if losses & {"itc", "itm"} else []
         if "itc" in losses:
             kept += [f"{tower}_tower" for tower in TOWER_KINDS if not self.pools_latents(tower)]
-        model.freeze_pooled(keep=tuple(kept))
+        model.freeze_pooled(keep=(*kept, *(["mask_token"] if "mim" in losses else [])))
         unread = [model.language_model] if reader == "text_encoder" else []
         if losses <= {"mim"}:
             unread.append(getattr(model, reader))
@@ -295,5 +300,6 @@ class MMMatchingModel(MMPreTrainedModel):
         for part in unread:
             if part is not None:
                 part.requires_grad_(False)
-        if not (joins and config.media_cross) and any("cross_attn" in name for name, _ in model.named_parameters()):
+        crosses = [stack.cross_attention_layers for stack in (config.text_config, config.text_encoder_config) if stack]
+        if any(crosses) and not (joins and config.media_cross):
             self.freeze("cross_attention")

@@ -50,7 +50,7 @@ def rerank_sides(
             f"there are {queries} queries and as many in the index: say rerank['query']='text' or 'image'"
         )
     asked = next((side for side, does in fits.items() if does), None) if asked is None else asked
-    if not fits.get(asked, False):
+    if asked is None or not fits.get(asked, False):
         raise ValueError(
             f"{given[0]} texts and {given[1]} contexts to rerank by do not fit {queries} queries and an index of "
             f"{size}" + ("" if asked is None else f", the queries being {asked!r}")
