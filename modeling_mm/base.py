@@ -102,8 +102,17 @@ class MMPreTrainedModel(PreTrainedModel):
     def from_pretrained(
         cls, *args, ignore_mismatched_sizes: bool = False, output_loading_info: bool = False, **kwargs
     ) -> Any:
-        """As in Transformers, and strict: see `check_loaded` for what raises and what is only reported."""
+        """As in Transformers, and strict: see `check_loaded` for what raises and what is only reported.
+
+        What the class freezes as it is built (parts that nothing reads) is frozen again: loading thaws it.
+        """
         loaded: Any = super().from_pretrained(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
         model, info = loaded
         check_loaded(model, info, ignore_mismatched_sizes)
+        with torch.device("meta"):
+            fresh = type(model)(model.config)
+        frozen = {name for name, parameter in fresh.named_parameters() if not parameter.requires_grad}
+        for name, parameter in model.named_parameters():
+            if name in frozen:
+                parameter.requires_grad_(False)
         return (model, info) if output_loading_info else model

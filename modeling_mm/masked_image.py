@@ -41,13 +41,6 @@ def feature_errors(predicted: torch.Tensor, features: torch.Tensor) -> torch.Ten
 
 
 @torch.no_grad()
-def follow(target: MMVisionModel, tower: MMVisionModel, momentum: float) -> None:
-    """target = momentum * target + (1 - momentum) * tower, weight by weight."""
-    for followed, own in zip(target.parameters(), tower.parameters(), strict=True):
-        followed.lerp_(own.detach().to(followed), 1 - momentum)
-
-
-@torch.no_grad()
 def copy_tower(target: MMVisionModel, tower: MMVisionModel) -> None:
     """The target starts as the tower is, and is never trained."""
     target.load_state_dict(tower.state_dict())

@@ -30,7 +30,6 @@ from .masked_image import (
     build_masked_image_head,
     copy_tower,
     feature_errors,
-    follow,
     patch_tokens,
     patches_of,
     pixel_errors,
@@ -38,6 +37,7 @@ from .masked_image import (
 from .matching import MMMatchingModel, Text, normalised, shared_mean
 from .media import chosen, chosen_mask
 from .media_inputs import pictures
+from .momentum import momentum_update
 from .outputs import MMContextOutput, MMPreTrainingOutput
 from .rows import MMRows
 from .vision import MMVisionModel
@@ -266,7 +266,7 @@ class MMForPreTraining(MMMatchingModel):
     def _target_states(self, pixels: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
         """(n, S, D) of whole pictures by the tower of targets, which follows in training, one step per forward."""
         if self.training and self.config.mim_momentum != 1:
-            follow(self.mim_tower, self.model.vision_tower, self.config.mim_momentum)
+            momentum_update(self.mim_tower, self.model.vision_tower, self.config.mim_momentum)
         return self.mim_tower(pixels, interpolate_pos_encoding=True, pixel_attention_mask=real).last_hidden_state
 
     def _weighted(self, output: MMPreTrainingOutput) -> torch.Tensor:
