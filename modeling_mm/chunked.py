@@ -137,15 +137,14 @@ def _loss_and_gradients(
             states, of_chunk = rows[chunk].to(low), targets[chunk]
             logs = _log_probabilities(states, matrix, bias, sums)
             total += _sum_of_losses(logs, of_chunk, smoothing)
-            if not any(wanted):
-                continue
-            slopes = _slopes_in_place(logs, of_chunk, smoothing)
+            slopes = _slopes_in_place(logs, of_chunk, smoothing) if any(wanted) else logs
             if of_bias is not None:
                 of_bias += slopes.sum(0)
             if of_weight is not None:
                 _add_product(of_weight, slopes, states)
             if of_rows is not None:
                 of_rows[chunk] = slopes.to(low) @ matrix
+            del logs, slopes  # before the next chunk's are made
     return total, [of_rows, of_weight, of_bias]
 
 
