@@ -14,8 +14,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ..configuration.conv import MMConvConfig
 from ..configuration.mm import MMConfig
 from ..configuration.rules import REPRESENTATION_FUSIONS
+from ..configuration.vision import MMVisionConfig
 from .base import MMPreTrainedModel
 from .context import KINDS, TOWER_KINDS, as_context
 from .contrastive import info_nce_loss, logit_scale, sigmoid_loss, similarities
@@ -141,12 +143,26 @@ class MMMatchingModel(MMPreTrainedModel):
 
     def _context(self, encoder_outputs: Any, interpolate: bool, **media) -> MMContextOutput | None:
         """The context that was given, or the one that the media make."""
+        self._check_pooled(media)
         if encoder_outputs is None:
             return self.model.encode_context(**media, interpolate_pos_encoding=interpolate)
         given = [name for name, value in media.items() if value is not None]
         if given:
             raise ValueError(f"encoder_outputs is a ready context, so {', '.join(given)} cannot be given beside it")
         return as_context(encoder_outputs, None, self.config.media_width)
+
+    def _check_pooled(self, media: dict[str, Any]) -> None:
+        """Ready tower output brings no pooled vector; the mean of its tokens is one for towers that pool so alone."""
+        vision = self.config.vision_config
+        if self.itc_head is None or media.get("visual_embeds") is None or self.pools_latents("vision"):
+            return
+        is_own = isinstance(vision, MMVisionConfig | MMConvConfig)
+        is_normed_after = isinstance(vision, MMVisionConfig) and vision.final_norm == "pooled"
+        if not is_own or vision.pooler != "mean" or is_normed_after:
+            raise ValueError(
+                "visual_embeds hold tokens and no pooled vector, which embeddings are made of; pass pixel_values, or "
+                "encoder_outputs of encode_context(), or set vision_config.pooler='mean' (and final_norm='all')"
+            )
 
     @staticmethod
     def _text(input_ids, **masks) -> Text | None:

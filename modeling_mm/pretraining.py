@@ -159,6 +159,7 @@ class MMForPreTraining(MMMatchingModel):
     def _context(self, encoder_outputs, interpolate: bool, bool_masked_pos=None, **media) -> MMContextOutput | None:
         if bool_masked_pos is None:
             return super()._context(encoder_outputs, interpolate, **media)
+        self._check_pooled(media)
         if encoder_outputs is not None:
             raise ValueError("bool_masked_pos hides patches from the tower, but encoder_outputs is a ready context")
         return self.model.encode_context(

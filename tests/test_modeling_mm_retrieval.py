@@ -188,6 +188,37 @@ def test_videos_and_sounds_have_embeddings_too(retriever, tiny_model, videos, cl
     close(both.image_embeds[1], sound[1])
 
 
+def test_ready_tokens_are_taken_where_their_mean_is_the_vector(retriever, pixels):
+    model = retriever(vision_config={"pooler": "mean"})
+    tokens = model.model.vision_tower(pixels).last_hidden_state
+    close(model(visual_embeds=tokens).image_embeds, model.encode_image(pixels))
+    with pytest.raises(ValueError, match="no pooled vector"):
+        retriever()(visual_embeds=tokens)
+
+
+def test_gradient_checkpointing_changes_no_gradient(retriever, pixels):
+    gradients = []
+    for checkpointing in (False, True):
+        model = retriever().train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        torch.manual_seed(0)
+        model(input_ids=IDS[:3], pixel_values=pixels).loss.backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        close(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_losses_are_finite(retriever, pixels, dtype):
+    model = retriever(logit_scale_init_value=4.6052).to(dtype).train()
+    there = torch.tensor([[True], [True], [False]])
+    output = model(input_ids=IDS[:3], pixel_values=pixels[:, None].to(dtype), pixel_attention_mask=there)
+    output.loss.backward()
+    assert output.loss.isfinite() and output.loss.dtype == torch.float32
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_a_resampler_that_pools_gives_the_vector(retriever, pixels):
     resampler = {
         "hidden_size": 24, "num_latents": 4, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8,
