@@ -17,7 +17,7 @@ from transformers import (
     pipeline,
 )
 
-from mm import MMDataCollator, MMForImageTextRetrieval, MMImageProcessorPil, MMProcessor
+from mm import MMConfig, MMDataCollator, MMForImageTextRetrieval, MMImageProcessorPil, MMProcessor
 from mm.modeling_mm.context import taken
 
 FUSIONS = ["cross_attention", "co_attention", "merged", "concat", "sum", "gated"]
@@ -194,6 +194,24 @@ def test_ready_tokens_are_taken_where_their_mean_is_the_vector(retriever, pixels
     close(model(visual_embeds=tokens).image_embeds, model.encode_image(pixels))
     with pytest.raises(ValueError, match="no pooled vector"):
         retriever()(visual_embeds=tokens)
+
+
+@pytest.mark.parametrize("kind", ["siglip_vision_model", "clip_vision_model", "resnet"])
+def test_towers_of_transformers_are_compared_by_their_own_vector(kind, pixels, tmp_path):
+    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = {"model_type": kind, "image_size": 16, "patch_size": 8, **sizes}
+    if kind == "resnet":
+        vision = {"model_type": kind, "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+    text = {**sizes, "vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2, "pooler": "mean"}
+    torch.manual_seed(0)
+    model = MMForImageTextRetrieval(MMConfig(vision_config=vision, text_config=text, projection_dim=8)).double()
+    model.save_pretrained(tmp_path)
+    model = MMForImageTextRetrieval.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    pooled = model.model.vision_tower(pixels).pooler_output.flatten(1) @ model.itc_head.vision.weight.T
+    close(model.encode_image(pixels), pooled / pooled.norm(dim=1, keepdim=True))
+    model.train()(input_ids=IDS[:3], pixel_values=pixels).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
 
 
 def test_gradient_checkpointing_changes_no_gradient(retriever, pixels):
