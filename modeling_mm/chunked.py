@@ -15,7 +15,8 @@ from torch import nn
 
 from .losses import IGNORED, mean_over_items
 
-CHUNK_ROWS = 128  # enough for the matrix products to run at full speed
+CHUNK_ROWS = 256  # enough for the matrix products to run at full speed
+SLICE_ROWS = 32
 
 
 def chunked_cross_entropy(
@@ -39,7 +40,7 @@ def chunked_cross_entropy(
         bias: (V,).
         num_items_in_batch: to divide by, instead of the number of targets.
         label_smoothing: share of the target spread evenly over the vocabulary.
-        chunk_rows: n; the memory is two times (n, V) in fp32.
+        chunk_rows: n; the memory is little more than (n, V) in fp32.
 
     Raises: ValueError for shapes or dtypes that do not fit.
     """
@@ -149,9 +150,11 @@ def _loss_and_gradients(
 
 
 def _log_probabilities(states, matrix, bias, dtype: torch.dtype) -> torch.Tensor:
-    """(n, V), of `dtype`."""
-    logits = torch.nn.functional.linear(states, matrix, None if bias is None else bias.to(matrix.dtype))
-    return logits.to(dtype).log_softmax(1)
+    """(n, V), of `dtype`; in the memory of the logits, but for some rows at a time."""
+    logs = torch.nn.functional.linear(states, matrix, None if bias is None else bias.to(matrix.dtype)).to(dtype)
+    for part in logs.split(SLICE_ROWS):
+        part.copy_(part.log_softmax(1))
+    return logs
 
 
 def _sum_of_losses(logs: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
