@@ -11,7 +11,10 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForImageTextToText,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
     AutoModelForSequenceClassification,
+    AutoModelForZeroShotImageClassification,
     AutoProcessor,
 )
 
@@ -24,8 +27,21 @@ from .modeling_mm.cache import MMCache
 from .modeling_mm.classification import MMForSequenceClassification
 from .modeling_mm.conv import MMConvModel
 from .modeling_mm.generation import MMForConditionalGeneration
+from .modeling_mm.masked_lm import MMForMaskedLM
 from .modeling_mm.model import MMModel
-from .modeling_mm.outputs import MMCausalLMOutput, MMClassifierOutput, MMContextOutput, MMModelOutput
+from .modeling_mm.outputs import (
+    MMCausalLMOutput,
+    MMClassifierOutput,
+    MMContextOutput,
+    MMModelOutput,
+    MMPreTrainingOutput,
+    MMRankOutput,
+    MMRetrievalOutput,
+    MMScoreOutput,
+    MMSearchOutput,
+)
+from .modeling_mm.pretraining import MMForPreTraining
+from .modeling_mm.retrieval import MMForImageTextRetrieval
 from .modeling_mm.text import MMTextModel
 from .modeling_mm.vision import MMVisionModel
 from .processing.collate import MMDataCollator
@@ -47,6 +63,9 @@ AutoConfig.register(MMResamplerConfig.model_type, MMResamplerConfig, exist_ok=Tr
 AutoModelForImageTextToText.register(MMConfig, MMForConditionalGeneration, exist_ok=True)
 AutoModelForSequenceClassification.register(MMConfig, MMForSequenceClassification, exist_ok=True)
 AutoModelForImageClassification.register(MMConfig, MMForSequenceClassification, exist_ok=True)
+AutoModelForZeroShotImageClassification.register(MMConfig, MMForImageTextRetrieval, exist_ok=True)
+AutoModelForMaskedLM.register(MMConfig, MMForMaskedLM, exist_ok=True)
+AutoModelForPreTraining.register(MMConfig, MMForPreTraining, exist_ok=True)
 AutoImageProcessor.register(MMConfig, image_processor_classes={"pil": MMImageProcessorPil}, exist_ok=True)
 AutoProcessor.register(MMConfig, MMProcessor, exist_ok=True)
 
@@ -60,12 +79,20 @@ __all__ = [
     "MMConvModel",
     "MMDataCollator",
     "MMForConditionalGeneration",
+    "MMForImageTextRetrieval",
+    "MMForMaskedLM",
+    "MMForPreTraining",
     "MMForSequenceClassification",
     "MMImageProcessorPil",
     "MMModel",
     "MMModelOutput",
+    "MMPreTrainingOutput",
     "MMProcessor",
+    "MMRankOutput",
     "MMResamplerConfig",
+    "MMRetrievalOutput",
+    "MMScoreOutput",
+    "MMSearchOutput",
     "MMTextConfig",
     "MMTextModel",
     "MMVisionConfig",

@@ -4,9 +4,16 @@ from typing import Any, Literal
 
 from transformers.configuration_utils import SubConfigSpec
 
+from .heads import (
+    classification_faults,
+    generation_faults,
+    masked_lm_faults,
+    pretraining_faults,
+    retrieval_faults,
+)
 from .presets import PRESETS
 from .resampler import MMResamplerConfig
-from .rules import classification_faults, config_faults, generation_faults, own_faults
+from .rules import config_faults, own_faults
 from .stack import ConfigFaults, MMBaseConfig, checked, nearest
 from .text import MMTextConfig
 from .towers import VISION_CONFIGS, TowerSpec, tower_width
@@ -43,7 +50,8 @@ class MMConfig(MMBaseConfig):
     }
     keys_to_ignore_at_inference = [
         "past_key_values", "hidden_states", "attentions", "cross_attentions", "context_hidden_states",
-        "context_attention_mask", "modality_embeds", "modality_logits", "fusion_weights",
+        "context_attention_mask", "modality_embeds", "modality_logits", "fusion_weights", "loss_itc", "loss_itm",
+        "loss_lm", "loss_mlm", "loss_mim", "logits_per_image", "logits_per_text",
     ]  # fmt: skip
 
     # What there is to look at. None: ["image"]; media of other kinds are refused by name.
@@ -83,12 +91,23 @@ class MMConfig(MMBaseConfig):
     label_smoothing: float | int = 0.0
     classifier_dropout: float | int | None = None  # None: none
     classification_loss: Literal["auto", "bce", "kl", "mse", "ordinal"] = "auto"
+    projection_dim: int = 256  # width of the embeddings that are compared
+    projection_bias: bool = False
+    logit_scale_init_value: float | int = 2.6592  # log of the scale of their similarities; it is learned,
+    logit_scale_max: float | int = 4.6052  # up to here
+    logit_bias_init_value: float | int | None = None  # sigmoid: a learned number beside the scale; None: none
+    contrastive_loss: Literal["infonce", "sigmoid"] = "infonce"
+    pretraining_losses: dict[str, float | int] | None = None  # weights by name; None: itc, itm and lm, 1.0 each
+    mim_target: Literal["pixels", "features"] = "pixels"  # of masked patches: "features" are another tower's
+    mim_momentum: float | int = 1.0  # that tower follows the model's own by so much; 1: it stays as it is
     check_inputs: bool = True  # NaN pixels and ids outside the vocabulary raise (never inside compile and export)
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any):
         if self.modalities is None:
             self.modalities = ["image"]
+        if self.pretraining_losses is None:
+            self.pretraining_losses = {"itc": 1.0, "itm": 1.0, "lm": 1.0}
         if self.vision_config is None and {"image", "video"} & set(self.modalities):
             self.vision_config = {}
         self._build_sub_configs()
@@ -181,3 +200,15 @@ class MMConfig(MMBaseConfig):
     def classification_faults(self) -> list[str]:
         """What keeps this model from classifying."""
         return classification_faults(self)
+
+    def masked_lm_faults(self) -> list[str]:
+        """What keeps this model from filling in masked tokens."""
+        return masked_lm_faults(self)
+
+    def retrieval_faults(self) -> list[str]:
+        """What keeps this model from comparing pictures and texts."""
+        return retrieval_faults(self)
+
+    def pretraining_faults(self) -> list[str]:
+        """What keeps this model from its `pretraining_losses`."""
+        return pretraining_faults(self)

@@ -7,6 +7,7 @@ from typing import Any
 from transformers.configuration_utils import PreTrainedConfig
 
 from .conv import MMConvConfig
+from .objectives import objective_faults
 from .resampler import MMResamplerConfig
 from .stack import positive, shares
 from .text import MMTextConfig
@@ -42,7 +43,7 @@ _ONLY_FOR_MEDIA = {
 def own_faults(config: Any) -> list[str]:
     """What is wrong with the fields of MMConfig itself."""
     faults = positive(config, "projector_norm_eps", "initializer_range", "fusion_num_layers", "fusion_size")
-    faults += shares(config, "label_smoothing")
+    faults += shares(config, "label_smoothing") + objective_faults(config)
     if config.classifier_dropout is not None:
         faults += shares(config, "classifier_dropout")
     for name in ("max_images", "max_frames", "max_clips"):
@@ -238,32 +239,3 @@ def _reader_faults(config: Any) -> Iterator[str]:
         )
     if config.fusion_type in (*REPRESENTATION_FUSIONS, "decision") and reader.pooler == "none":
         yield f"{fusion} reads one vector of the text, but {setting}.pooler='none'; use 'cls', 'last' or 'mean'"
-
-
-def generation_faults(config: Any) -> list[str]:
-    """What a model that writes text needs beyond a sound configuration."""
-    faults = []
-    if not config.text_config.is_causal:
-        faults.append("it needs a causal decoder; set text_config.is_causal=True")
-    if not config.has_text_encoder and config.fusion_type not in ("cross_attention", "merged"):
-        faults.append(
-            f"fusion_type={config.fusion_type!r} gives the decoder no tokens to read; use 'cross_attention' or "
-            "'merged', or let a text encoder read the text that is fused (text_encoder_config, share_text_encoder)"
-        )
-    return faults
-
-
-def classification_faults(config: Any) -> list[str]:
-    """What a model that classifies needs beyond a sound configuration."""
-    faults, loss, problem = [], config.classification_loss, config.problem_type
-    if config.text_config.pooler == "none":
-        faults.append(
-            "text_config.pooler='none' leaves no vector of the text to classify; set it, for instance to 'mean'"
-        )
-    fitting = {"bce": "multi_label_classification", "mse": "regression"}.get(loss, "single_label_classification")
-    if loss != "auto" and problem not in (None, fitting):
-        faults.append(
-            f"classification_loss={loss!r} is not a loss of problem_type={problem!r}; set problem_type={fitting!r}, "
-            "or classification_loss='auto'"
-        )
-    return faults

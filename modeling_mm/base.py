@@ -59,6 +59,10 @@ class MMPreTrainedModel(PreTrainedModel):
             token = module._parameters.get(name)
             if token is not None:
                 init.normal_(token, std=self.config.initializer_range)
+        for name in ("logit_scale", "logit_bias"):
+            number = module._parameters.get(name)
+            if number is not None:
+                init.constant_(number, getattr(self.config, f"{name}_init_value"))
         # A closed gate leaves a pretrained decoder as it was; a gated fusion starts from equal shares.
         for name in ("cross_attn_gate", "mlp_gate", "gate_weight", "gate_bias"):
             gate = module._parameters.get(name)
@@ -98,8 +102,17 @@ class MMPreTrainedModel(PreTrainedModel):
     def from_pretrained(
         cls, *args, ignore_mismatched_sizes: bool = False, output_loading_info: bool = False, **kwargs
     ) -> Any:
-        """As in Transformers, and strict: see `check_loaded` for what raises and what is only reported."""
+        """As in Transformers, and strict: see `check_loaded` for what raises and what is only reported.
+
+        What the class freezes as it is built (parts that nothing reads) is frozen again: loading thaws it.
+        """
         loaded: Any = super().from_pretrained(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
         model, info = loaded
         check_loaded(model, info, ignore_mismatched_sizes)
+        with torch.device("meta"):
+            fresh = type(model)(model.config)
+        frozen = {name for name, parameter in fresh.named_parameters() if not parameter.requires_grad}
+        for name, parameter in model.named_parameters():
+            if name in frozen:
+                parameter.requires_grad_(False)
         return (model, info) if output_loading_info else model

@@ -16,6 +16,7 @@ from .outputs import MMContextOutput
 from .rows import MMRows
 
 KINDS = ("image", "video", "audio", "text")  # the first column of token_sources
+TOWER_KINDS = {"vision": ("image", "video"), "audio": ("audio",)}
 OUTPUTS = dict(zip(KINDS, ("vision_output", "video_output", "audio_output", "text_output"), strict=True))
 
 
@@ -52,6 +53,7 @@ def join(parts: list[Items]) -> MMContextOutput:
         token_sources=sources,
         pooler_output=_pooled(parts),
         packed_offsets=offsets,
+        pooler_outputs=_pooled_by_tower(parts),
         **outputs,
     )
 
@@ -98,8 +100,21 @@ def _sources(part: Items) -> torch.Tensor:
 
 def _pooled(parts: list[Items]) -> torch.Tensor | None:
     """(B, Dv), the mean over the items of the first tower that gave any; text has its own vector alone."""
-    towers = [[part for part in parts if part.kind in kinds] for kinds in (("text",), ("image", "video"), ("audio",))]
-    chosen = next(group for group in towers if group)
+    towers = [[part for part in parts if part.kind in kinds] for kinds in (("text",), *TOWER_KINDS.values())]
+    return _mean_item(next(group for group in towers if group))
+
+
+def _pooled_by_tower(parts: list[Items]) -> dict[str, torch.Tensor] | None:
+    """{tower: (B, its width)} where the items are of both towers, zeros in contexts without; else None."""
+    towers = {name: [part for part in parts if part.kind in kinds] for name, kinds in TOWER_KINDS.items()}
+    if not all(towers.values()):
+        return None
+    pooled = {name: _mean_item(group) for name, group in towers.items()}
+    there = {name: vector for name, vector in pooled.items() if vector is not None}
+    return there if len(there) == len(pooled) else None
+
+
+def _mean_item(chosen: list[Items]) -> torch.Tensor | None:
     if any(part.pooled is None for part in chosen):
         return None
     pooled = torch.cat([part.pooled for part in chosen], dim=1)
@@ -188,6 +203,18 @@ def as_context(encoder_outputs, encoder_attention_mask: torch.Tensor | None, wid
     return MMContextOutput(
         last_hidden_state=tokens, attention_mask=mask, token_sources=sources, packed_offsets=offsets
     )
+
+
+def taken(context: MMContextOutput, index: torch.Tensor) -> MMContextOutput:
+    """The contexts that an index (n,) names, in its order; the towers' own outputs are left behind."""
+    fields = {
+        name: {key: vector[index.to(vector.device)] for key, vector in value.items()}
+        if isinstance(value, dict)
+        else value[index.to(value.device)]
+        for name, value in context.items()
+        if not name.endswith("_output") or name == "pooler_output"
+    }
+    return MMContextOutput(**fields)
 
 
 def trimmed(context: MMContextOutput, keep_length: bool = False) -> MMContextOutput:

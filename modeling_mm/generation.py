@@ -24,11 +24,13 @@ from ..configuration.text import MMTextConfig
 from .attention import build_norm
 from .base import MMPreTrainedModel, reject_unknown
 from .cache import MMCache, check_cache
+from .chunked import loss_without_logits
 from .context import as_context, trimmed
 from .inputs import check_labels, check_logits_to_keep, check_prompt_ends, check_tensors, check_text
-from .losses import causal_lm_loss
+from .losses import causal_lm_loss, next_labels
 from .model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
 from .outputs import MMCausalLMOutput, MMContextOutput
+from .ranking import MMRanking
 
 
 def build_head_transform(config: MMTextConfig) -> nn.Module:
@@ -57,8 +59,8 @@ def _weighted_sums(values: torch.Tensor) -> list[float]:
     return (flat @ torch.linspace(1, 2, flat.shape[1], device=flat.device)).tolist()
 
 
-class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
-    """The base model with a language-modelling head."""
+class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, GenerationMixin):
+    """The base model with a language-modelling head: generate(), and rank_answers() and score() of given texts."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -111,6 +113,7 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        return_logits: bool = True,
         **kwargs,
     ) -> MMCausalLMOutput:
         """Predicts the next token of each row. Inputs as in `MMModel.forward`, and:
@@ -118,12 +121,16 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
         Args:
             labels: int64 (R, T), the rows' own ids, -100 where ignored; shifted inside. Gives `loss`.
             logits_to_keep: the last that many positions (0: all), or an index tensor; not together with labels.
+            return_logits: False, with labels: the loss is made without the (R, T, V) logits, which are None. The same
+                loss and gradients for a fraction of the memory; see `chunked.py`.
         """
-        reject_unknown(kwargs, (*MEDIA_INPUTS, *TEXT_INPUTS, "labels", "logits_to_keep"))
+        reject_unknown(kwargs, (*MEDIA_INPUTS, *TEXT_INPUTS, "labels", "logits_to_keep", "return_logits"))
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         if input_ids is None and inputs_embeds is None:
             raise ValueError("text is needed to predict text: pass input_ids or inputs_embeds (generate() needs none)")
         self._check_labels(labels, input_ids, inputs_embeds, logits_to_keep)
+        if labels is None and not return_logits:
+            raise ValueError("return_logits=False leaves the loss alone, and a loss needs labels")
         output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -152,10 +159,14 @@ class MMForConditionalGeneration(MMPreTrainedModel, GenerationMixin):
         )
         check_logits_to_keep(logits_to_keep)
         kept = slice_logits_to_keep(output.last_hidden_state, logits_to_keep)
-        logits = self.lm_head(self.lm_head_transform(kept))
-        loss = None
+        states = self.lm_head_transform(kept)
+        loss, logits = None, self.lm_head(states) if return_logits else None
         if labels is not None:
-            loss = causal_lm_loss(logits, labels, num_items_in_batch, self.config.label_smoothing)
+            how = num_items_in_batch, self.config.label_smoothing
+            if logits is None:
+                loss = loss_without_logits(self.lm_head, states, next_labels(labels), *how)
+            else:
+                loss = causal_lm_loss(logits, labels, *how)
         return MMCausalLMOutput(
             loss=loss,
             logits=logits,

@@ -89,6 +89,16 @@ def check_text(
             raise ValueError(f"token_type_ids must be {shape}, as the text; got {tuple(token_type_ids.shape)}")
 
 
+def check_candidates(config: MMConfig, ids: torch.Tensor, mask: torch.Tensor | None) -> None:
+    """Answers to choose from: ids (C, Ta) inside the decoder's vocabulary, and a mask of their shape or none."""
+    check_tensors(candidate_ids=ids)
+    read_values = config.check_inputs and may_read_values()
+    _check_ids("candidate_ids", ids, config.text_config.vocab_size, read_values)
+    if mask is not None:
+        shape = (ids.shape[0], ids.shape[1])
+        _check_attention_mask("candidate_attention_mask", mask, shape, has_past=False, read_values=read_values)
+
+
 def _check_embeds(inputs_embeds: torch.Tensor, width: int) -> tuple[int, int]:
     """(R, T) of embeddings (R, T, width)."""
     shape = tuple(inputs_embeds.shape)

@@ -25,6 +25,7 @@ from .media_inputs import refuse_absent, refuse_lonely
 from .outputs import MMContextOutput, MMModelOutput
 from .rows import MMRows
 from .text import MMTextModel
+from .vision import MMVisionModel
 
 
 class MMJoiningModel(MMMediaModel):
@@ -52,6 +53,7 @@ class MMJoiningModel(MMMediaModel):
         context_attention_mask: torch.Tensor | None = None,
         media_index: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
+        bool_masked_pos: torch.Tensor | None = None,
     ) -> MMContextOutput | None:
         """Encodes everything the rows may look at, once. None if nothing is given.
 
@@ -68,6 +70,7 @@ class MMJoiningModel(MMMediaModel):
             context_attention_mask: (Bc, Tc), 1 = real.
             media_index: int64 (Bc,), context text -> row of the media; None: Bc = k*B, contiguous.
             interpolate_pos_encoding: accept pictures of another size than image_size.
+            bool_masked_pos: bool (B, N, L), the patches of pixel_values that the tower's mask token stands for.
         Raises: ValueError or TypeError in words; inputs of a modality that the model has not are refused by name.
         """
         media = {
@@ -86,21 +89,21 @@ class MMJoiningModel(MMMediaModel):
         }
         refuse_absent(self.config, **media, **texts)
         refuse_lonely(**media, **texts)
-        context = self.media_context(**media, interpolate_pos_encoding=interpolate_pos_encoding)
+        context = self.media_context(
+            **media, interpolate_pos_encoding=interpolate_pos_encoding, bool_masked_pos=bool_masked_pos
+        )
         return context if context_input_ids is None else self._read(context, **texts)
 
     def _read(self, media: MMContextOutput | None, context_input_ids, context_attention_mask, media_index):
         """Context text (Bc, Tc), joined with the media in the text encoder -> the context of the decoder."""
-        stack, ids, mask = self._encoder(), context_input_ids, context_attention_mask
-        check_text(stack.config, ids, None, mask, read_values=self.config.check_inputs, prefix="context_")
+        ids, mask = context_input_ids, context_attention_mask
+        check_text(self._encoder().config, ids, None, mask, read_values=self.config.check_inputs, prefix="context_")
         rows = None
         if media is not None:
             rows = MMRows(len(ids), len(media.last_hidden_state), media_index, name="media_index")
         elif media_index is not None:
             raise ValueError("media_index was given, but there are no media for the context text to read")
-        is_causal = False if self.config.share_text_encoder else None  # the decoder's weights, seeing both ways
-        text = {"input_ids": ids, "attention_mask": mask, "use_cache": False, "is_causal": is_causal}
-        output = self._joined(stack, self.config.fusion_type, media, rows, **text)
+        output = self.read(media, rows, input_ids=ids, attention_mask=mask)
         if self.config.fusion_type in REPRESENTATION_FUSIONS:  # one token, the seed formula literally
             states, mask = output.pooler_output[:, None], None
         else:
@@ -115,10 +118,27 @@ class MMJoiningModel(MMMediaModel):
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> BaseModelOutputWithPooling:
         """A text alone, as the text encoder reads it (or, without one, the decoder): (R, T, Dt) and (R, Dt)."""
-        stack, is_causal = self._encoder(), False if self.config.share_text_encoder else None
-        check_text(stack.config, input_ids, None, attention_mask, read_values=self.config.check_inputs)
-        output = stack(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, is_causal=is_causal)
+        output = self.read_alone(input_ids=input_ids, attention_mask=attention_mask)
         return BaseModelOutputWithPooling(output.last_hidden_state, output.pooler_output)
+
+    def read(self, media: MMContextOutput | None, rows: MMRows | None, **text) -> MMModelOutput:
+        """A text joined with media by the stack that `get_text_features` reads with; None: without any."""
+        return self._joined(self._encoder(), self.config.fusion_type, media, rows, **self._both_ways(text))
+
+    def read_alone(self, **text) -> MMModelOutput:
+        """A text by that stack, past every fusion."""
+        stack = self._encoder()
+        check_text(stack.config, inputs_embeds=None, read_values=self.config.check_inputs, **text)
+        return stack(**self._both_ways(text))
+
+    def write(self, media: MMContextOutput | None, rows: MMRows | None, **text) -> MMModelOutput:
+        """A text that the decoder goes on with, joined with the media themselves; None: without any."""
+        fusion = "cross_attention" if self.config.has_text_encoder else self.config.fusion_type
+        return self._joined(self.language_model, fusion, media, rows, use_cache=False, **text)
+
+    def _both_ways(self, text: dict) -> dict:
+        """The decoder's weights see both ways where they are the text encoder's."""
+        return {"use_cache": False, "is_causal": False if self.config.share_text_encoder else None, **text}
 
     # ---- a text and its context, joined -----------------------------------------------------------------------------
 
@@ -206,9 +226,15 @@ class MMJoiningModel(MMMediaModel):
         return vectors, present
 
     def freeze_pooled(self, keep: tuple[str, ...] = ()) -> None:
-        """Freezes what only a pooled vector needs, of every part but those named: kept, so that AutoModel finds it."""
+        """Freezes what only a pooled vector needs, of every part but those named: kept, so that AutoModel finds it.
+
+        The mask token of a vision tower goes with it, unless "mask_token" is named.
+        """
         parts = {"vision_tower", "audio_tower", "text_encoder", "language_model"} - set(keep)
         for part in (getattr(self, name) for name in parts):
             if isinstance(part, MMPreTrainedModel):  # a foreign tower is frozen as it is built
                 for unread in part.pooled_only():
                     unread.requires_grad_(False)
+        tower = self.vision_tower
+        if isinstance(tower, MMVisionModel) and tower.mask_token is not None and "mask_token" not in keep:
+            tower.mask_token.requires_grad_(False)

@@ -2,12 +2,25 @@
 
 from collections.abc import Iterable, Mapping
 
+from transformers.configuration_utils import PreTrainedConfig
+
+from ..configuration.mm import MMConfig
+
 # The modules that a class owns beside the base model, by class name. A key is a head key if its first part is here.
 HEADS: dict[str, tuple[str, ...]] = {
     "MMModel": (),
     "MMForConditionalGeneration": ("lm_head", "lm_head_transform"),
     "MMForSequenceClassification": ("classifier", "classifiers"),
+    "MMForImageTextRetrieval": ("itc_head", "itm_head"),
+    "MMForMaskedLM": ("lm_head", "lm_head_transform"),
+    "MMForPreTraining": ("lm_head", "lm_head_transform", "itc_head", "itm_head", "mim_head", "mim_tower"),
 }
+# Heads that are there for losses of the config's pretraining_losses alone, in the classes that read it.
+_OF_LOSSES = {
+    "itc_head": {"itc"}, "itm_head": {"itm"}, "lm_head": {"lm", "mlm"}, "lm_head_transform": {"lm", "mlm"},
+    "mim_head": {"mim"}, "mim_tower": {"mim"},
+}  # fmt: skip
+_BY_LOSSES = ("MMForImageTextRetrieval", "MMForPreTraining")
 _ALL_HEADS = {part for parts in HEADS.values() for part in parts}
 
 
@@ -24,7 +37,12 @@ def check_loaded(model, info: Mapping[str, Iterable], ignore_mismatched_sizes: b
     """
     written_by = (model.config.architectures or [type(model).__name__])[0]
     base = f"{model.base_model_prefix}."
-    missing = [key for key in sorted(info["missing_keys"]) if _owned(key, written_by, type(model).__name__, base)]
+    heads = _heads_written(written_by, model.config)
+    missing = [
+        key
+        for key in sorted(info["missing_keys"])
+        if heads is None or written_by == type(model).__name__ or _first(key, base) not in _ALL_HEADS - heads
+    ]
     faults = [f"missing: {key}" for key in missing]
     if not ignore_mismatched_sizes:
         faults += [f"shape: {key} is {found}, expected {wanted}" for key, found, wanted in info["mismatched_keys"]]
@@ -43,9 +61,12 @@ def _first(key: str, base: str) -> str:
     return key.removeprefix(base).split(".")[0]
 
 
-def _owned(key: str, written_by: str, loaded_as: str, base: str) -> bool:
-    """Whether the class that wrote the checkpoint should have written `key`."""
-    if written_by == loaded_as or written_by not in HEADS:
-        return True
-    first = _first(key, base)
-    return first not in _ALL_HEADS or first in HEADS[written_by]
+def _heads_written(written_by: str, config: PreTrainedConfig) -> set[str] | None:
+    """The heads that a class writes, by its own config; None: not a class of ours."""
+    if written_by not in HEADS:
+        return None
+    heads = set(HEADS[written_by])
+    if written_by in _BY_LOSSES and isinstance(config, MMConfig):
+        losses = set(config.pretraining_losses or ())
+        heads = {head for head in heads if _OF_LOSSES[head] & losses}
+    return heads

@@ -22,14 +22,36 @@ def causal_lm_loss(
         num_items_in_batch: labels in the whole accumulated batch, to divide by instead of this batch's count.
         label_smoothing: share of the target spread evenly over the vocabulary.
     """
-    targets = pad(labels, (0, 1), value=IGNORED)[:, 1:].to(logits.device)
+    return token_loss(logits, next_labels(labels), num_items_in_batch, label_smoothing)
+
+
+def next_labels(labels: torch.Tensor) -> torch.Tensor:
+    """int64 (R, T), what each token predicts; the last one nothing."""
+    return pad(labels, (0, 1), value=IGNORED)[:, 1:]
+
+
+def token_loss(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """As `causal_lm_loss`, but token t of logits (..., V) predicts target t of (...): masked language modelling."""
+    targets = targets.to(logits.device)
     total = cross_entropy(
-        logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, 1),
+        logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, -2),
         targets.flatten(),
         ignore_index=IGNORED,
         reduction="sum",
         label_smoothing=label_smoothing,
     )
+    return mean_over_items(total, targets, num_items_in_batch)
+
+
+def mean_over_items(
+    total: torch.Tensor, targets: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+) -> torch.Tensor:
+    """A sum of losses divided by the number of targets, or by the number that is given; never by 0."""
     count = (targets != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
     if torch.is_tensor(count):
         return total / count.to(total.device).clamp(min=1)

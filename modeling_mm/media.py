@@ -52,7 +52,9 @@ def chosen(values: torch.Tensor, present: torch.Tensor | None) -> torch.Tensor:
     if present is None:
         return values
     there = values[present]
-    return there if len(there) else values[:1].nan_to_num(0, 0, 0) * 0
+    if len(there):
+        return there
+    return values[:1].nan_to_num(0, 0, 0) * 0 if values.is_floating_point() else torch.zeros_like(values[:1])
 
 
 def chosen_mask(mask: torch.Tensor, present: torch.Tensor | None) -> torch.Tensor:
@@ -142,10 +144,13 @@ class MMMediaModel(MMPreTrainedModel):
     def _tower_output(seen: Items) -> BaseModelOutputWithPooling:
         return BaseModelOutputWithPooling(seen.tokens.flatten(1, 2), mean_present(seen.pooled, seen.present))
 
-    def _see(self, pixel_values, mask, interpolate: bool) -> Items:
-        """Pictures: tokens (B, N, S, Dv), pooled (B, N, Dv)."""
-        media = pictures(self.config, pixel_values, mask)
-        return self._run("image", self.vision_tower, media, self._vision_settings(interpolate))
+    def _see(self, pixel_values, mask, interpolate: bool, bool_masked_pos: torch.Tensor | None = None) -> Items:
+        """Pictures: tokens (B, N, S, Dv), pooled (B, N, Dv). bool_masked_pos (B, N, L): patches that are hidden."""
+        media, settings = pictures(self.config, pixel_values, mask), self._vision_settings(interpolate)
+        if bool_masked_pos is not None:
+            present = None if media.present is None else media.present.flatten()
+            settings["bool_masked_pos"] = chosen(bool_masked_pos.flatten(0, 1), present).bool()
+        return self._run("image", self.vision_tower, media, settings)
 
     def _watch(self, pixel_values, mask, interpolate: bool) -> Items:
         """Videos: tokens (B, N, F, S, Dv), mask of frames (B, N, F), pooled (B, N, Dv), the mean over a video."""
@@ -198,13 +203,17 @@ class MMMediaModel(MMPreTrainedModel):
         input_features=None,
         input_features_mask=None,
         interpolate_pos_encoding: bool = False,
+        bool_masked_pos=None,
     ) -> MMContextOutput | None:
-        """Everything given, as one packed context (B, S, Dc); None if nothing is. See `MMModel.encode_context`."""
+        """Everything given, as one packed context (B, S, Dc); None if nothing is. See `MMModel.encode_context`.
+
+        bool_masked_pos: bool (B, N, L), the patches of pixel_values that a mask token stands for.
+        """
         parts = []
         if pixel_values is not None and visual_embeds is not None:
             raise ValueError("pass pixel_values or visual_embeds (ready tower output), not both")
         if pixel_values is not None:
-            seen = self._see(pixel_values, pixel_attention_mask, interpolate_pos_encoding)
+            seen = self._see(pixel_values, pixel_attention_mask, interpolate_pos_encoding, bool_masked_pos)
             parts.append(self._project(self._numbered(seen, self.image_slots, "pictures per context", "max_images")))
         elif visual_embeds is not None:
             seen = self._ready(visual_embeds, pixel_attention_mask)

@@ -27,6 +27,7 @@ class MMContextOutput(ModelOutput):
         drops them.
     packed_offsets: int64 (B, S + 1), how many real tokens stood before each place when padding was between them; None:
         nothing was moved.
+    pooler_outputs: {"vision": (B, Dv), "audio": (B, Da)} where both towers gave something; None otherwise.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -38,6 +39,7 @@ class MMContextOutput(ModelOutput):
     audio_output: BaseModelOutputWithPooling | None = None
     text_output: ModelOutput | None = None
     packed_offsets: torch.Tensor | None = None
+    pooler_outputs: dict[str, torch.Tensor] | None = None
 
 
 @dataclass
@@ -81,6 +83,33 @@ class MMCausalLMOutput(ModelOutput):
 
 
 @dataclass
+class MMRankOutput(ModelOutput):
+    """What `rank_answers` returns. C candidates, Ta tokens of a candidate.
+
+    scores: (R, C), log-likelihoods in the candidates' order, summed or per token; -inf: left out by top_k.
+    indices: int64 (R, C), the candidates best first; under top_k the (R, top_k) that were scored.
+    token_scores: (R, C, Ta), of each token in its own column, 0 on padding; of those left out the first token's alone.
+    """
+
+    scores: torch.Tensor | None = None
+    indices: torch.Tensor | None = None
+    token_scores: torch.Tensor | None = None
+
+
+@dataclass
+class MMScoreOutput(ModelOutput):
+    """What `score` returns.
+
+    token_scores: (R, T - 1), the log-likelihood of tokens 1..T - 1, 0 where nothing is scored.
+    scores: (R,), their sums; lengths: int64 (R,), how many they are.
+    """
+
+    token_scores: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
+    lengths: torch.Tensor | None = None
+
+
+@dataclass
 class MMClassifierOutput(ModelOutput):
     """The classifier's output. L labels, M modalities, the text among them.
 
@@ -96,3 +125,55 @@ class MMClassifierOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     cross_attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class MMRetrievalOutput(ModelOutput):
+    """Pictures against texts. P projection_dim; a context of videos or clips stands where a picture does.
+
+    loss and its parts loss_itc, loss_itm, each without its weight; logits_per_image (B, R) and logits_per_text (R, B),
+    scaled similarities within the call; itm_logits (R, 2), of each text with its own context, with a loss;
+    image_embeds (B, P), zeros for a context without any media, and text_embeds (R, P), of length 1.
+    """
+
+    loss: torch.Tensor | None = None
+    loss_itc: torch.Tensor | None = None
+    loss_itm: torch.Tensor | None = None
+    logits_per_image: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    itm_logits: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+
+
+@dataclass
+class MMSearchOutput(ModelOutput):
+    """What `retrieve` finds, best first. Q queries, k of the index for each.
+
+    indices: int64 (Q, k); scores: (Q, k), cosine similarities; itm_scores: (Q, k), log-odds of a match, by which the k
+    are then ordered.
+    """
+
+    indices: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
+    itm_scores: torch.Tensor | None = None
+
+
+@dataclass
+class MMPreTrainingOutput(ModelOutput):
+    """Each loss of `pretraining_losses` by name, without its weight, and loss, their weighted sum.
+
+    logits (R, T, V) of "lm", mlm_logits (R, T, V), itm_logits (R, 2), image_embeds (B, P), text_embeds (R, P).
+    """
+
+    loss: torch.Tensor | None = None
+    loss_itc: torch.Tensor | None = None
+    loss_itm: torch.Tensor | None = None
+    loss_lm: torch.Tensor | None = None
+    loss_mlm: torch.Tensor | None = None
+    loss_mim: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    mlm_logits: torch.Tensor | None = None
+    itm_logits: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None

@@ -8,7 +8,6 @@ A sample is a row of text; samples with the same picture may share one context, 
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,9 +15,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .masking import mask_patches, mask_tokens
 from .media import MediaDecodeError
 from .mm import MMProcessor, check_choice
 from .rows import IGNORED_LABEL, pad_id, pad_rows
+from .samples import column, label_tensor, picture_key, sources_of, stacked, texts
 
 SAMPLE_COLUMNS = ("image", "images", "text", "suffix", "label")
 # What a sample that went through the processor or a tower may hold, without batch dim: rows are padded, media stacked.
@@ -48,7 +49,12 @@ class MMDataCollator:
             picture is augmented once, for the first of its samples.
         seed: first part of that rng.
         on_error: for unreadable pictures: "raise", "skip" (the sample is left out) or "placeholder" (the picture is).
-        return_loss: add return_loss=True to the batch, for models whose loss needs no labels.
+        return_loss: add return_loss=True to the batch, for models whose loss needs no labels; what a suffix makes is
+            then called lm_targets.
+        mlm_probability: hide so many of the tokens: masked_input_ids and mlm_targets, both (R, T). masked_lm: put
+            them in the place of input_ids and labels, for MMForMaskedLM.
+        mim_ratio: hide so many of the patches of each picture: bool_masked_pos (B[, N], L). patch_size: of the tower.
+            What is hidden is drawn from (seed, epoch, sample id), as augmentation is.
         mode: "train", or "generate": prompts alone, padded at the left, without labels, ready for generate().
     """
 
@@ -65,11 +71,26 @@ class MMDataCollator:
         seed: int = 0,
         on_error: str = "raise",
         return_loss: bool = False,
+        mlm_probability: float = 0.0,
+        masked_lm: bool = False,
+        mim_ratio: float = 0.0,
+        patch_size: int | None = None,
         mode: str = "train",
     ):
         check_choice("padding_side", padding_side, ("left", "right"))
         check_choice("on_error", on_error, ("raise", "skip", "placeholder"))
         check_choice("mode", mode, ("train", "generate"))
+        for name, share in {"mlm_probability": mlm_probability, "mim_ratio": mim_ratio}.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name}={share!r}; accepted are shares from 0 to 1")
+        if mlm_probability and (processor.tokenizer is None or processor.tokenizer.mask_token_id is None):
+            raise ValueError(f"mlm_probability={mlm_probability} needs a mask token: set tokenizer.mask_token")
+        if masked_lm and not mlm_probability:
+            raise ValueError(
+                "masked_lm=True hides tokens by mlm_probability, which is 0; set it, for instance to 0.15"
+            )
+        if mim_ratio and patch_size is None:
+            raise ValueError(f"mim_ratio={mim_ratio} hides patches; say patch_size, the vision tower's")
         self.processor = processor
         self.max_length = max_length
         self.padding_side = padding_side
@@ -80,6 +101,10 @@ class MMDataCollator:
         self.seed = seed
         self.on_error = on_error
         self.return_loss = return_loss
+        self.mlm_probability = mlm_probability
+        self.masked_lm = masked_lm
+        self.mim_ratio = mim_ratio
+        self.patch_size = patch_size
         self.mode = mode
         self.epoch = 0
 
@@ -97,22 +122,44 @@ class MMDataCollator:
             raise ValueError("no samples to make a batch of")
         columns = set().union(*samples)
         if columns & {"input_ids", *MEDIA_COLUMNS}:
-            batch = self._stack(samples)
+            batch, rows, contexts = self._stack(samples)
         elif columns & set(SAMPLE_COLUMNS):
-            batch = self._process(samples)
+            batch, rows, contexts = self._process(samples)
         else:
             raise ValueError(
                 f"the samples hold the columns {sorted(columns)}, none of {SAMPLE_COLUMNS}; under Trainer set "
                 f"remove_unused_columns=False, since it drops columns that the model's forward does not name"
             )
+        if self.mode == "train":
+            batch = self._hidden(batch, rows, contexts)
         if self.return_loss:
+            if "labels" in batch:
+                batch["lm_targets"] = batch.pop("labels")
             batch["return_loss"] = True
         return batch
 
-    def _process(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """A batch of raw samples."""
-        sources = [_sources(index, sample) for index, sample in enumerate(samples)]
-        prompts, suffixes, labels = _texts(samples, "text"), _texts(samples, "suffix"), _column(samples, "label")
+    def _hidden(self, batch: dict[str, Any], rows: list[str], contexts: list[str]) -> dict[str, Any]:
+        """The batch with what the masked losses need; rows and contexts by names that their random numbers go by."""
+        if self.mlm_probability and "input_ids" in batch:
+            rngs = [sample_rng(self.seed, self.epoch, f"{name}/tokens") for name in rows]
+            ids, mask = batch["input_ids"], batch["attention_mask"]
+            masked, targets = mask_tokens(ids, mask, self.processor.tokenizer, self.mlm_probability, rngs)
+            if self.masked_lm and "labels" in batch:
+                raise ValueError("masked_lm=True makes labels, and so do suffix and label: drop one")
+            names = ("input_ids", "labels") if self.masked_lm else ("masked_input_ids", "mlm_targets")
+            batch |= dict(zip(names, (masked, targets), strict=True))
+        if self.mim_ratio and "pixel_values" in batch:
+            held = contexts[: len(batch["pixel_values"])]  # a blank stands for all
+            rngs = [sample_rng(self.seed, self.epoch, f"{name}/patches") for name in held]
+            hidden = mask_patches(batch["pixel_values"], self.patch_size or 1, self.mim_ratio, rngs)
+            present = batch.get("pixel_attention_mask")
+            batch["bool_masked_pos"] = hidden if present is None else hidden & present[..., None]
+        return batch
+
+    def _process(self, samples: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str], list[str]]:
+        """A batch of raw samples, and the names of its rows and contexts."""
+        sources = [sources_of(index, sample) for index, sample in enumerate(samples)]
+        prompts, suffixes, labels = texts(samples, "text"), texts(samples, "suffix"), column(samples, "label")
         if prompts is None and suffixes is not None:
             prompts = [[""] * len(rows) for rows in suffixes]
         if labels is not None and suffixes is not None:
@@ -127,7 +174,7 @@ class MMDataCollator:
 
         batch = {} if prompts is None else self._rows(prompts, suffixes, kept)
         if labels is not None and self.mode == "train":
-            batch["labels"] = _label_tensor([labels[index] for index in kept], counts)
+            batch["labels"] = label_tensor([labels[index] for index in kept], counts)
         media = self._media([pictures[key] for key in contexts], rows=prompts is not None)
         if prompts is not None and media:
             held = len(media["pixel_values"])
@@ -137,13 +184,15 @@ class MMDataCollator:
                 index[:] = 0
             if not np.array_equal(index, np.arange(held)):
                 media["context_index"] = torch.from_numpy(index)
-        return batch | media
+        names = [str(sample.get("id", index)) for index, sample in enumerate(samples)]
+        rows = [f"{names[index]}/{row}" for index, count in zip(kept, counts, strict=True) for row in range(count)]
+        return batch | media, rows, [names[keys.index(key)] for key in contexts]
 
     def _context_key(self, index: int, sources: list) -> Any:
         """What samples that share a context have in common: the same pictures, or none at all."""
         if not self.share_media:
             return index
-        return tuple(_picture_key(source) for source in sources)
+        return tuple(picture_key(source) for source in sources)
 
     def _read(self, samples: Sequence[Mapping[str, Any]], sources: list[list], keys: list) -> dict[Any, list]:
         """The pictures of each context, read and augmented once, for the first of its samples."""
@@ -187,8 +236,8 @@ class MMDataCollator:
             "pixel_attention_mask": torch.zeros(1, 1, dtype=torch.bool),
         }
 
-    def _stack(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """A batch of samples that went through the processor, or through a tower, before."""
+    def _stack(self, samples: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str], list[str]]:
+        """A batch of samples that went through the processor, or through a tower, before; rows are contexts."""
         names = [name for name in (*ROW_COLUMNS, *MEDIA_COLUMNS, "label") if name in samples[0]]
         for index, sample in enumerate(samples):
             if set(sample) - {"id"} != set(names):
@@ -200,8 +249,10 @@ class MMDataCollator:
         batch = self._padded_rows(columns) if "input_ids" in columns else {}
         given = columns.get("label") or columns.get("labels")
         if given and "labels" not in batch and self.mode == "train":
-            batch["labels"] = _label_tensor([label.numpy() for label in given], [1] * len(given))
-        return batch | {name: _stacked(name, columns[name]) for name in MEDIA_COLUMNS if name in columns}
+            batch["labels"] = label_tensor([label.numpy() for label in given], [1] * len(given))
+        media = {name: stacked(name, columns[name]) for name in MEDIA_COLUMNS if name in columns}
+        contexts = [str(sample.get("id", index)) for index, sample in enumerate(samples)]
+        return batch | media, [f"{name}/0" for name in contexts], contexts
 
     def _padded_rows(self, columns: dict[str, list[torch.Tensor]]) -> dict[str, torch.Tensor]:
         """input_ids, attention_mask and, where each token has a label, labels at one length."""
@@ -253,67 +304,3 @@ def _augmented(augment: Callable, picture: Image.Image, rng: np.random.Generator
     if not isinstance(changed, Image.Image):
         raise TypeError(f"augment takes a PIL image and an rng and returns a PIL image; got {type(changed).__name__}")
     return changed
-
-
-def _sources(index: int, sample: Mapping[str, Any]) -> list:
-    """The pictures of a sample."""
-    one, several = sample.get("image"), sample.get("images")
-    if one is not None and several is not None:
-        raise ValueError(f"sample {index} has both image and images; give one of them")
-    if several is None:
-        return [] if one is None else [one]
-    if not isinstance(several, (list, tuple)):
-        raise TypeError(
-            f"images of sample {index} is a list; got {type(several).__name__} (one picture goes to image)"
-        )
-    return list(several)
-
-
-def _picture_key(source: Any) -> tuple:
-    if isinstance(source, (str, os.PathLike)):
-        return "path", os.fspath(source)
-    if isinstance(source, (bytes, bytearray)):
-        return "bytes", hashlib.blake2b(source).digest()
-    return "object", id(source)
-
-
-def _column(samples: Sequence[Mapping[str, Any]], name: str) -> list | None:
-    """A column that all samples have or none; None where none has it."""
-    values = [sample.get(name) for sample in samples]
-    missing = [index for index, value in enumerate(values) if value is None]
-    if len(missing) == len(values):
-        return None
-    if missing:
-        raise ValueError(
-            f"{name} is missing from {len(missing)} of {len(values)} samples, first from sample {missing[0]}"
-        )
-    return values
-
-
-def _texts(samples: Sequence[Mapping[str, Any]], name: str) -> list[list[str]] | None:
-    """A column of texts as lists: each sample has one text or several."""
-    values = _column(samples, name)
-    return values and [list(value) if isinstance(value, (list, tuple)) else [value] for value in values]
-
-
-def _label_tensor(labels: list, counts: list[int]) -> torch.Tensor:
-    """Labels of R rows: int64 (R,) of whole numbers, float32 (R,) or (R, L) of others. `counts`: rows per sample."""
-    rows = []
-    for index, (label, count) in enumerate(zip(labels, counts, strict=True)):
-        if count > 1 and np.shape(label)[:1] != (count,):
-            raise ValueError(f"label of sample {index} is a list of {count}, one for each of its texts; got {label!r}")
-        rows += list(label) if count > 1 else [label]
-    shapes = {np.shape(row) for row in rows}
-    if len(shapes) > 1:
-        raise ValueError(f"label has one shape throughout; got {sorted(shapes)}")
-    values = np.asarray(rows)
-    whole = values.ndim == 1 and values.dtype.kind in "iub"
-    return torch.from_numpy(values.astype(np.int64 if whole else np.float32))
-
-
-def _stacked(name: str, values: list[torch.Tensor]) -> torch.Tensor:
-    shapes = {tuple(value.shape) for value in values}
-    if len(shapes) > 1:
-        raise ValueError(f"{name} of ready samples has one shape; got {sorted(shapes)}")
-    stacked = torch.stack(values)
-    return stacked.float() if stacked.is_floating_point() else stacked

@@ -5,7 +5,7 @@
 
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments, default_data_collator
 from transformers.utils.generic import find_labels
 
 from mm import MMForConditionalGeneration
@@ -57,6 +57,32 @@ def test_labels_give_the_mean_loss_of_the_next_tokens(tiny_model, pixels, smooth
 
 def test_a_loss_needs_no_picture(tiny_model):
     assert torch.isfinite(tiny_model()(input_ids=IDS, labels=IDS).loss)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_loss_without_logits_is_the_same_loss(tiny_model, pixels, tied):
+    model = tiny_model(label_smoothing=0.1, tie_word_embeddings=tied, lm_head_transform=True, lm_head_bias=True)
+    inputs = {"input_ids": IDS, "pixel_values": pixels, "labels": IDS.masked_fill(IDS == 7, -100)}
+    results = []
+    for return_logits in (True, False):
+        model.zero_grad()
+        output = model(**inputs, num_items_in_batch=5, return_logits=return_logits)
+        assert ("logits" in output) is return_logits
+        output.loss.backward()
+        results.append((output.loss, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}))
+    (loss, grads), (without, their_grads) = results
+    torch.testing.assert_close(without, loss, rtol=0, atol=1e-12)
+    for name, grad in grads.items():
+        torch.testing.assert_close(their_grads[name], grad, rtol=0, atol=1e-12)
+
+
+def test_a_loss_without_logits_needs_labels_and_a_plain_head(tiny_model, pixels):
+    model = tiny_model()
+    with pytest.raises(ValueError, match="a loss needs labels"):
+        model(input_ids=IDS, pixel_values=pixels, return_logits=False)
+    model.lm_head = torch.nn.Sequential(model.lm_head)
+    with pytest.raises(ValueError, match="plain nn.Linear as head; got Sequential"):
+        model(input_ids=IDS, pixel_values=pixels, labels=IDS, return_logits=False)
 
 
 def test_trainer_finds_the_labels_and_sends_the_number_of_items(tiny_model, pixels, tmp_path):
@@ -176,3 +202,26 @@ def test_a_tuple_comes_back_when_the_config_says_so(tiny_model, pixels):
 def test_the_special_tokens_of_the_text_config_reach_generation(tiny_model):
     settings = tiny_model().generation_config
     assert (settings.bos_token_id, settings.eos_token_id, settings.pad_token_id) == (1, 2, 0)
+
+
+def test_trainer_trains_without_logits_as_with_them(tiny_model, pixels, tmp_path):
+    """The batch says so, as a collator may; evaluation needs no logits either."""
+    samples = [{"input_ids": IDS[i], "pixel_values": pixels[i].float(), "labels": IDS[i]} for i in range(2)]
+    trained = []
+    for return_logits in (True, False):
+
+        def collate(features, return_logits=return_logits):
+            return {**default_data_collator(features), "return_logits": return_logits}
+
+        model = tiny_model(dtype=torch.float32)
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path), per_device_train_batch_size=1, gradient_accumulation_steps=2, max_steps=2,
+            use_cpu=True, report_to=[], disable_tqdm=True, optim="sgd", learning_rate=0.1,
+        )  # fmt: skip
+        trainer = Trainer(model, arguments, collate, train_dataset=samples, eval_dataset=samples)
+        trainer.train()
+        trained.append((trainer.evaluate()["eval_loss"], model.state_dict()))
+    (loss, weights), (without, theirs) = trained
+    assert without == pytest.approx(loss, abs=1e-5)
+    for name, weight in weights.items():
+        torch.testing.assert_close(theirs[name], weight, rtol=0, atol=1e-5)

@@ -67,6 +67,15 @@ def test_every_class_loads_what_it_saved_bit_by_bit(tiny_model, tmp_path, vision
     assert trainable == {name for name, parameter in loaded.named_parameters() if parameter.requires_grad}
 
 
+def test_what_a_class_freezes_is_frozen_after_loading_too(tiny_model, tmp_path):
+    """A pooler that the captioner does not read; loading makes every parameter anew."""
+    model = tiny_model(dtype=torch.float32, vision_config={"pooler": "attention"}, text_config={"pooler": "cls_tanh"})
+    model.save_pretrained(tmp_path)
+    loaded = MMForConditionalGeneration.from_pretrained(tmp_path)
+    frozen = {name for name, parameter in loaded.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name, _ in model.named_parameters() if ".pooler." in name} and frozen
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_loaded_head_gives_the_same_logits_and_is_tied_as_before(tiny_model, tmp_path, tied):
     model = tiny_model(dtype=torch.float32, tie_word_embeddings=tied)

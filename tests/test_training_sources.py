@@ -102,7 +102,7 @@ def test_an_unknown_source_is_told_with_the_known_ones():
 
 
 def test_each_source_is_pinned_by_one_sha256_and_names_its_version():
-    assert len({source.sha256 for source in SOURCES}) == len(SOURCES) == 11
+    assert len({source.sha256 for source in SOURCES}) == len(SOURCES) == 12
     for source in SOURCES:
         assert len(source.sha256) == 64 and set(source.sha256) <= set("0123456789abcdef")
         assert source.version in source.file_name

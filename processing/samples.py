@@ -1,0 +1,73 @@
+"""The columns of raw samples, and of those that are ready: read, checked and brought together. R rows, L labels."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def sources_of(index: int, sample: Mapping[str, Any]) -> list:
+    """The pictures of a sample."""
+    one, several = sample.get("image"), sample.get("images")
+    if one is not None and several is not None:
+        raise ValueError(f"sample {index} has both image and images; give one of them")
+    if several is None:
+        return [] if one is None else [one]
+    if not isinstance(several, (list, tuple)):
+        raise TypeError(
+            f"images of sample {index} is a list; got {type(several).__name__} (one picture goes to image)"
+        )
+    return list(several)
+
+
+def picture_key(source: Any) -> tuple:
+    if isinstance(source, (str, os.PathLike)):
+        return "path", os.fspath(source)
+    if isinstance(source, (bytes, bytearray)):
+        return "bytes", hashlib.blake2b(source).digest()
+    return "object", id(source)
+
+
+def column(samples: Sequence[Mapping[str, Any]], name: str) -> list | None:
+    """A column that all samples have or none; None where none has it."""
+    values = [sample.get(name) for sample in samples]
+    missing = [index for index, value in enumerate(values) if value is None]
+    if len(missing) == len(values):
+        return None
+    if missing:
+        raise ValueError(
+            f"{name} is missing from {len(missing)} of {len(values)} samples, first from sample {missing[0]}"
+        )
+    return values
+
+
+def texts(samples: Sequence[Mapping[str, Any]], name: str) -> list[list[str]] | None:
+    """A column of texts as lists: each sample has one text or several."""
+    values = column(samples, name)
+    return values and [list(value) if isinstance(value, (list, tuple)) else [value] for value in values]
+
+
+def label_tensor(labels: list, counts: list[int]) -> torch.Tensor:
+    """Labels of R rows: int64 (R,) of whole numbers, float32 (R,) or (R, L) of others. `counts`: rows per sample."""
+    rows = []
+    for index, (label, count) in enumerate(zip(labels, counts, strict=True)):
+        if count > 1 and np.shape(label)[:1] != (count,):
+            raise ValueError(f"label of sample {index} is a list of {count}, one for each of its texts; got {label!r}")
+        rows += list(label) if count > 1 else [label]
+    shapes = {np.shape(row) for row in rows}
+    if len(shapes) > 1:
+        raise ValueError(f"label has one shape throughout; got {sorted(shapes)}")
+    values = np.asarray(rows)
+    whole = values.ndim == 1 and values.dtype.kind in "iub"
+    return torch.from_numpy(values.astype(np.int64 if whole else np.float32))
+
+
+def stacked(name: str, values: list[torch.Tensor]) -> torch.Tensor:
+    shapes = {tuple(value.shape) for value in values}
+    if len(shapes) > 1:
+        raise ValueError(f"{name} of ready samples has one shape; got {sorted(shapes)}")
+    batch = torch.stack(values)
+    return batch.float() if batch.is_floating_point() else batch

@@ -1,0 +1,347 @@
+"""MMForPreTraining: each loss by formula or by the class that has it alone, any set of them, towers run once."""
+
+# Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
+
+from itertools import combinations
+
+import pytest
+import torch
+from torch.testing import assert_close
+from transformers import AutoModel, AutoModelForPreTraining, Trainer, TrainingArguments
+
+from mm import (
+    MMForConditionalGeneration,
+    MMForImageTextRetrieval,
+    MMForMaskedLM,
+    MMForPreTraining,
+    MMVisionModel,
+)
+
+LOSSES = ["itc", "itm", "lm", "mlm", "mim"]
+SETS = [set(chosen) for size in range(1, 6) for chosen in combinations(LOSSES, size)]
+IDS = torch.tensor([[1, 5, 6, 9], [1, 7, 8, 3], [1, 4, 4, 2]])
+MASKED = torch.tensor([[1, 3, 6, 9], [1, 7, 8, 3], [1, 4, 3, 2]])
+TARGETS = torch.tensor([[-100, 5, -100, -100], [-100] * 4, [-100, -100, 4, 2]])
+HIDDEN = torch.tensor([[True, False, False, True], [False] * 4, [True, True, False, True]])
+
+
+def close(got: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal up to the rounding of fp64."""
+    assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.fixture
+def trained(tiny_model):
+    def build(losses=LOSSES, share=True, cls=MMForPreTraining, **fields):
+        weights = {name: 0.5 + number for number, name in enumerate(sorted(losses))}
+        settings = {"projection_dim": 12, "share_text_encoder": share, "pretraining_losses": weights, **fields}
+        settings["vision_config"] = {"use_mask_token": True, **fields.get("vision_config", {})}
+        return tiny_model(cls=cls, **settings)
+
+    return build
+
+
+@pytest.fixture
+def pixels():
+    return torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def inputs(losses, pixels) -> dict:
+    given = {"input_ids": IDS, "pixel_values": pixels, "return_loss": True}
+    given |= {"masked_input_ids": MASKED, "mlm_targets": TARGETS} if "mlm" in losses else {}
+    return given | ({"bool_masked_pos": HIDDEN} if "mim" in losses else {})
+
+
+@pytest.mark.parametrize("losses", SETS, ids="+".join)
+@pytest.mark.parametrize("target", ["pixels", "features"])
+def test_any_set_of_losses_is_their_weighted_sum_and_trains_or_freezes_every_parameter(
+    trained, pixels, losses, target
+):
+    model = trained(losses, mim_target=target).train()
+    output = model(**inputs(losses, pixels))
+    close(output.loss, sum(weight * output[f"loss_{name}"] for name, weight in model.losses.items()))
+    assert {name for name in LOSSES if output.get(f"loss_{name}") is not None} == losses
+    output.loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
+
+
+@pytest.mark.parametrize("fusion", ["co_attention", "merged", "concat", "sum", "gated"])
+@pytest.mark.parametrize("encoder", ["own", "shared", "none"])
+def test_other_fusions_train_or_freeze_every_parameter(trained, pixels, fusion, encoder):
+    losses = {"itc", "itm", "mim"} | ({"mlm"} if encoder != "own" and fusion in ("co_attention", "merged") else set())
+    mask = {"fusion_mask": "bidirectional"} if fusion == "merged" else {}
+    fields = {"own": {"text_encoder_config": "tiny"}, "none": {"text_config": {"is_causal": False}}, "shared": {}}
+    model = trained(losses, encoder == "shared", fusion_type=fusion, **mask, **fields[encoder]).train()
+    model(**inputs(losses, pixels)).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
+
+
+@pytest.mark.parametrize("missing", ["mlm", "mim", "media"])
+def test_a_loss_without_inputs_is_off_and_leaves_no_parameter_unused(trained, pixels, missing):
+    model = trained().train()
+    given = inputs(set(LOSSES) - {missing}, pixels)
+    if missing == "media":
+        given = {"input_ids": IDS}
+    output = model(**given)
+    there = {"lm"} if missing == "media" else set(LOSSES) - {missing}
+    assert {name for name in LOSSES if output.get(f"loss_{name}") is not None} == there
+    close(output.loss, sum(model.losses[name] * output[f"loss_{name}"] for name in there))
+    output.loss.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_the_towers_run_once(trained, pixels):
+    model, runs = trained(), []
+    model.model.vision_tower.register_forward_hook(lambda *_: runs.append(1))
+    model(**inputs(LOSSES, pixels))
+    assert len(runs) == 1
+
+
+def test_contrastive_and_matching_losses_are_those_of_retrieval(trained, pixels, tmp_path):
+    model = trained({"itc", "itm"})
+    model.save_pretrained(tmp_path)
+    retriever = MMForImageTextRetrieval.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    given = inputs({"itc", "itm"}, pixels)
+    output, expected = model(**given), retriever(**given)
+    for name in ("loss", "loss_itc", "loss_itm", "itm_logits", "image_embeds", "text_embeds"):
+        assert torch.equal(output[name], expected[name]), name
+
+
+@pytest.mark.parametrize("fusion", ["cross_attention", "merged"])
+def test_the_language_loss_is_that_of_the_captioner(trained, pixels, fusion, tmp_path):
+    model = trained({"lm"}, share=False, fusion_type=fusion, label_smoothing=0.1)
+    model.save_pretrained(tmp_path)
+    captioner = MMForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]])
+    given = {"input_ids": IDS, "pixel_values": pixels, "attention_mask": mask}
+    expected = captioner(**given, labels=IDS.masked_fill(mask == 0, -100))
+    output = model(**given, return_loss=True)
+    close(output.loss_lm, expected.loss)
+    close(output.logits, expected.logits)
+    prompt = torch.tensor([[-100, -100, 6, 9]] * 3)
+    close(model(**given, lm_targets=prompt, return_loss=True).loss_lm, captioner(**given, labels=prompt).loss)
+
+
+def test_the_masked_loss_is_that_of_the_masked_language_model(trained, pixels, tmp_path):
+    model = trained({"mlm"}, share=False, text_config={"is_causal": False})
+    model.save_pretrained(tmp_path)
+    filler = MMForMaskedLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    output = model(**inputs({"mlm"}, pixels))
+    expected = filler(input_ids=MASKED, pixel_values=pixels, labels=TARGETS)
+    close(output.loss_mlm, expected.loss)
+    close(output.mlm_logits, expected.logits)
+
+
+def test_one_stack_writes_causally_and_fills_in_from_both_sides(trained, pixels):
+    model = trained({"lm", "mlm"})
+    given = inputs({"lm", "mlm"}, pixels)
+    output = model(**given)
+    changed = model(
+        **{**given, "input_ids": IDS + 1, "masked_input_ids": torch.cat([MASKED[:, :3], IDS[:, 3:] + 1], 1)}
+    )
+    assert (output.mlm_logits - changed.mlm_logits)[:, 0].abs().max() > 1e-4
+    last = {**given, "input_ids": torch.cat([IDS[:, :3], IDS[:, 3:] + 1], dim=1)}
+    close(output.logits[:, :3], model(**last).logits[:, :3])
+
+
+def patches(pixels: torch.Tensor) -> torch.Tensor:
+    """(n, 3, 16, 16) -> (n, 4, 3*8*8) by slices."""
+    return torch.stack(
+        [pixels[:, :, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8].flatten(1) for i in range(2) for j in range(2)], 1
+    )
+
+
+def hidden_states(model, pixels) -> torch.Tensor:
+    """(n, 4, D) of the patches, behind CLS and a register, of pictures with hidden patches."""
+    return model.model.vision_tower(pixels, bool_masked_pos=HIDDEN).last_hidden_state[:, 2:]
+
+
+def test_pixels_of_hidden_patches_are_told_from_the_others(trained, pixels):
+    model = trained({"mim"})
+    errors = (model.mim_head(hidden_states(model, pixels)) - patches(pixels)).abs()
+    loss = model(pixel_values=pixels, bool_masked_pos=HIDDEN, return_loss=True).loss_mim
+    close(loss, errors[HIDDEN].mean())
+
+
+def test_features_of_hidden_patches_are_those_of_a_frozen_tower_that_sees_all(trained, pixels):
+    model = trained({"mim"}, mim_target="features")
+    assert not any(parameter.requires_grad for parameter in model.mim_tower.parameters())
+    whole = model.mim_tower(pixels).last_hidden_state[:, 2:]
+    target = (whole - whole.mean(-1, keepdim=True)) / (whole.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    errors = (model.mim_head(hidden_states(model, pixels)) - target).square()
+    loss = model(pixel_values=pixels, bool_masked_pos=HIDDEN, return_loss=True).loss_mim
+    assert_close(loss, errors[HIDDEN].mean(), rtol=1e-10, atol=1e-10)
+
+
+def test_a_following_tower_is_an_exponential_mean_and_follows_in_training_alone(trained, pixels):
+    model = trained({"mim"}, mim_target="features", mim_momentum=0.75)
+    start = {name: value.clone() for name, value in model.mim_tower.state_dict().items()}
+    tower = model.model.vision_tower.state_dict()
+    given = {"pixel_values": pixels, "bool_masked_pos": HIDDEN, "return_loss": True}
+    model(**given)
+    assert all(torch.equal(value, start[name]) for name, value in model.mim_tower.state_dict().items())
+    model.train()(**given)
+    for name, value in model.mim_tower.state_dict().items():
+        close(value, 0.75 * start[name] + 0.25 * tower[name])
+
+
+def test_a_new_tower_of_targets_is_a_copy_and_a_saved_one_comes_back(trained, pixels, tmp_path):
+    fields = {"mim_target": "features", "mim_momentum": 0.5}
+    model = trained({"mim"}, **fields)
+    model.model.save_pretrained(tmp_path / "base")
+    new = MMForPreTraining.from_pretrained(tmp_path / "base", dtype=torch.float64)
+    for name, value in new.model.vision_tower.state_dict().items():
+        assert torch.equal(value, new.mim_tower.state_dict()[name]), name
+    model.save_pretrained(tmp_path / "whole")  # make_visible moved it away from the tower
+    again = MMForPreTraining.from_pretrained(tmp_path / "whole", dtype=torch.float64)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    assert not torch.equal(again.mim_tower.norm.bias, again.model.vision_tower.norm.bias)
+    assert isinstance(again.mim_tower, MMVisionModel) and not again.mim_tower.norm.bias.requires_grad
+
+
+def test_hidden_patches_of_absent_pictures_and_of_canvas_do_not_count(trained, pixels):
+    model = trained({"mim"})
+    there = torch.tensor([[True, False], [True, False], [False, True]])
+    slots = torch.stack([pixels, pixels.flip(0)], dim=1)
+    hidden = torch.stack([HIDDEN, ~HIDDEN], dim=1)
+    loss = model(pixel_values=slots, pixel_attention_mask=there, bool_masked_pos=hidden, return_loss=True).loss_mim
+    alone = model(pixel_values=slots[there], bool_masked_pos=hidden[there], return_loss=True).loss_mim
+    close(loss, alone)
+    canvas = torch.tensor([[[True, True], [False, False]]]).expand(3, -1, -1)
+    loss = model(pixel_values=pixels, pixel_attention_mask=canvas, bool_masked_pos=HIDDEN, return_loss=True).loss_mim
+    other = torch.cat([pixels[:, :, :8], pixels[:, :, 8:] + 1], dim=2)
+    again = model(pixel_values=other, pixel_attention_mask=canvas, bool_masked_pos=HIDDEN, return_loss=True).loss_mim
+    close(loss, again)
+
+
+def test_a_batch_without_pictures_hides_nothing(trained, pixels):
+    model = trained({"lm", "mim"}).train()
+    given = {"pixel_values": pixels[:1, None], "pixel_attention_mask": torch.zeros(1, 1, dtype=torch.bool)}
+    output = model(input_ids=IDS, **given, bool_masked_pos=HIDDEN[:1], context_index=torch.zeros(3, dtype=torch.long))
+    assert output.loss_mim.item() == 0
+    output.loss.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_without_a_loss_there_are_logits_and_embeddings(trained, pixels):
+    output = trained()(input_ids=IDS, pixel_values=pixels)
+    assert set(output) == {"logits", "image_embeds", "text_embeds"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"return_loss": True}, "none of the losses"),
+        ({"mlm_targets": TARGETS}, "go together"),
+        ({"input_ids": IDS, "lm_targets": IDS[:2]}, "labels must have the shape"),
+        ({"bool_masked_pos": HIDDEN}, "with no pixel_values"),
+        ({"pixel_values": "pixels", "bool_masked_pos": HIDDEN[:, :3]}, r"must be bool \(3, 1, 4\)"),
+        ({"pixel_values": "pixels", "input_ids": IDS, "matches": torch.ones(3).long()}, "ask for a loss"),
+    ],
+)
+def test_bad_inputs_are_refused_in_words(trained, pixels, given, message):
+    given = {name: pixels if isinstance(value, str) else value for name, value in given.items()}
+    with pytest.raises(ValueError, match=message):
+        trained()(**given)
+
+
+def test_targets_of_losses_that_are_not_named_are_refused(trained, pixels):
+    model = trained({"itc"})
+    for given, loss in (
+        ({"lm_targets": IDS}, "lm"),
+        ({"masked_input_ids": IDS, "mlm_targets": IDS}, "mlm"),
+        ({"bool_masked_pos": HIDDEN}, "mim"),
+    ):
+        with pytest.raises(ValueError, match=f"pretraining_losses without '{loss}'"):
+            model(input_ids=IDS, pixel_values=pixels, **given)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pretraining_losses": {"mlm": 1.0}}, "set share_text_encoder=True"),
+        ({"pretraining_losses": {"lm": 1.0}, "text_config": {"is_causal": False}}, "'lm' needs text_config.is_causal"),
+        ({"pretraining_losses": {"lm": 1.0}, "text_encoder_config": "tiny"}, "'lm' and 'mlm' are losses of the decod"),
+        ({"pretraining_losses": {"mim": 1.0}}, "set vision_config.use_mask_token=True"),
+        (
+            {"pretraining_losses": {"lm": 1.0}, "share_text_encoder": True, "fusion_type": "co_attention"},
+            "'lm' cannot read the media",
+        ),
+        ({"pretraining_losses": {"mlm": 1.0}, "share_text_encoder": True, "fusion_type": "sum"}, "without the media"),
+    ],
+)
+def test_configurations_that_cannot_have_their_losses_are_refused(tiny_config, fields, message):
+    with pytest.raises(ValueError, match=message):
+        MMForPreTraining(tiny_config(**fields))
+
+
+def test_masked_pictures_want_a_tower_of_mm_s_own(tiny_config):
+    with pytest.raises(ValueError, match="patches of MM's own ViT; vision_config is MMConvConfig"):
+        MMForPreTraining(tiny_config("conv", pretraining_losses={"mim": 1.0}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pretraining_losses": {}}, "names no loss"),
+        ({"pretraining_losses": {"itn": 1.0}}, r"names \['itn'\]"),
+        ({"pretraining_losses": {"itc": 0.0}}, "must be a positive number"),
+        ({"logit_bias_init_value": -10.0}, "set contrastive_loss='sigmoid'"),
+        ({"logit_scale_init_value": 5.0}, "above logit_scale_max"),
+        ({"mim_momentum": 0.9}, "set mim_target='features'"),
+        ({"mim_momentum": 1.5, "mim_target": "features"}, r"must be in \[0, 1\]"),
+        ({"projection_dim": 0}, "projection_dim=0 must be positive"),
+    ],
+)
+def test_settings_of_losses_are_checked(tiny_config, fields, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_config(**fields)
+
+
+@pytest.mark.parametrize("losses", [LOSSES, ["itc", "itm", "lm"], ["itc"]])
+def test_a_checkpoint_loads_bit_by_bit_and_into_other_heads(trained, pixels, losses, tmp_path):
+    model = trained(losses)
+    model.save_pretrained(tmp_path)
+    loaded, info = AutoModelForPreTraining.from_pretrained(tmp_path, dtype=torch.float64, output_loading_info=True)
+    assert type(loaded) is MMForPreTraining and not any(info.values())
+    given = inputs(losses, pixels)
+    assert torch.equal(loaded.eval()(**given).loss, model(**given).loss)
+    _, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    _, info = MMForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert bool(info["missing_keys"]) == (not {"lm", "mlm"} & set(losses))
+
+
+def test_trainer_trains_all_losses_at_once(trained, pixels, tmp_path):
+    model = trained(mim_target="features", mim_momentum=0.9).float()
+    rows = range(len(IDS))
+    samples = [
+        {
+            "input_ids": IDS[i], "pixel_values": pixels[i].float(), "masked_input_ids": MASKED[i],
+            "mlm_targets": TARGETS[i], "bool_masked_pos": HIDDEN[i], "stray": 1,
+        }
+        for i in rows
+    ] * 2  # fmt: skip
+
+    def collate(found):
+        assert "stray" not in found[0]
+        return {name: torch.stack([one[name] for one in found]) for name in found[0]} | {"return_loss": True}
+
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), per_device_train_batch_size=3, per_device_eval_batch_size=3, num_train_epochs=15,
+        learning_rate=3e-3, gradient_accumulation_steps=2, report_to="none", use_cpu=True, disable_tqdm=True,
+        save_strategy="no",
+    )  # fmt: skip
+    trainer = Trainer(
+        model=model, args=arguments, train_dataset=samples, eval_dataset=samples, data_collator=collate,
+        compute_metrics=lambda result: {"parts": len(result.predictions)},
+    )  # fmt: skip
+    assert not trainer.model_accepts_loss_kwargs and trainer.label_names == []
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    assert after["eval_loss"] < before["eval_loss"] and after["eval_parts"] == 5

@@ -1,0 +1,407 @@
+"""MMForImageTextRetrieval: embeddings, both losses by formula, search, Auto class, pipeline, Trainer, processes."""
+
+# Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+from transformers import (
+    AutoModel,
+    AutoModelForZeroShotImageClassification,
+    BertTokenizer,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
+
+from mm import MMConfig, MMDataCollator, MMForImageTextRetrieval, MMImageProcessorPil, MMProcessor
+from mm.modeling_mm.context import taken
+
+FUSIONS = ["cross_attention", "co_attention", "merged", "concat", "sum", "gated"]
+IDS = torch.tensor([[1, 5, 6, 9], [1, 7, 8, 3], [1, 4, 4, 2], [1, 5, 8, 2], [1, 9, 9, 9], [1, 3, 5, 7]])
+INDEX = torch.tensor([0, 0, 1, 2, 2, 2])
+
+
+def close(got: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal up to the rounding of fp64."""
+    assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.fixture
+def retriever(tiny_model):
+    def build(fusion="cross_attention", **fields) -> MMForImageTextRetrieval:
+        mask = {"fusion_mask": "bidirectional"} if fusion == "merged" else {}
+        text = {"is_causal": False, "pooler": "mean", **fields.pop("text_config", {})}
+        settings = {"projection_dim": 12, "fusion_type": fusion, "text_config": text, **mask, **fields}
+        return tiny_model(cls=MMForImageTextRetrieval, **settings)
+
+    return build
+
+
+@pytest.fixture
+def pixels():
+    return torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_embeddings_are_projected_pooled_vectors_of_length_one(retriever, pixels):
+    model = retriever()
+    image, text = model.encode_image(pixels), model.encode_text(IDS)
+    pooled = model.model.get_image_features(pixels).pooler_output @ model.itc_head.vision.weight.T
+    close(image, pooled / pooled.norm(dim=1, keepdim=True))
+    close(text.norm(dim=1), torch.ones(6, dtype=torch.float64))
+    features = model.get_text_features(IDS)
+    close(features.pooler_output, model.model.get_text_features(IDS).pooler_output @ model.itc_head.text.weight.T)
+    assert features.last_hidden_state.shape == (6, 4, 32)
+    output = model(input_ids=IDS, pixel_values=pixels)
+    close(output.image_embeds, image)
+    close(output.text_embeds, text)
+    close(output.logits_per_image, model.itc_head.logit_scale.exp() * image @ text.T)
+    assert torch.equal(output.logits_per_text, output.logits_per_image.T)
+    assert output.loss is None and output.itm_logits is None
+
+
+def test_either_side_alone_gives_its_embeddings(retriever, pixels):
+    model = retriever()
+    assert set(model(pixel_values=pixels)) == {"image_embeds"} and set(model(input_ids=IDS)) == {"text_embeds"}
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_any_numbers_of_pictures_and_texts_are_compared(retriever, pixels, count):
+    assert retriever()(input_ids=IDS[:count], pixel_values=pixels).logits_per_image.shape == (3, count)
+
+
+def test_infonce_is_the_mean_of_both_directions(retriever, pixels):
+    output = retriever()(input_ids=IDS, pixel_values=pixels, context_index=INDEX, return_loss=True)
+    logits = output.logits_per_image
+    of_texts = -logits.log_softmax(0)[INDEX, torch.arange(6)].mean()
+    belongs = INDEX == torch.arange(3)[:, None]
+    of_images = -(logits.log_softmax(1) * belongs).sum(1) / belongs.sum(1)
+    close(output.loss_itc, (of_texts + of_images.mean()) / 2)
+
+
+def test_sigmoid_counts_every_pair(retriever, pixels):
+    model = retriever(contrastive_loss="sigmoid", logit_bias_init_value=-3.0, pretraining_losses={"itc": 2.0})
+    output = model(input_ids=IDS, pixel_values=pixels, context_index=INDEX, return_loss=True)
+    signs = (INDEX == torch.arange(3)[:, None]) * 2.0 - 1
+    close(output.loss_itc, (1 + (-signs * output.logits_per_image).exp()).log().sum() / 6)
+    close(output.loss, 2 * output.loss_itc)
+    bias = model.itc_head.logit_bias
+    plain = model.itc_head.logit_scale.exp() * output.image_embeds @ output.text_embeds.T
+    close(output.logits_per_image, plain + bias)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_matching_counts_given_pairs_and_those_most_alike(retriever, pixels, fusion):
+    """Outside of training the negatives are the most similar pictures and texts that do not belong together."""
+    model = retriever(fusion)
+    output = model(input_ids=IDS, pixel_values=pixels, context_index=INDEX, return_loss=True)
+    close(output.itm_logits, model.match(IDS, context_index=INDEX, pixel_values=pixels))
+    belongs = INDEX[:, None] == torch.arange(3)
+    others = output.logits_per_text.masked_fill(belongs, -torch.inf)  # (R, B)
+    images, texts = others.argmax(1), others.argmax(0)[INDEX]
+    negatives = model.match(
+        torch.cat([IDS, IDS[texts]]), context_index=torch.cat([images, INDEX]), pixel_values=pixels
+    )
+    losses = torch.cat([-output.itm_logits.log_softmax(1)[:, 1], -negatives.log_softmax(1)[:, 0]])
+    close(output.loss_itm, losses.mean())
+    close(output.loss, output.loss_itc + output.loss_itm)
+
+
+def test_given_matches_are_the_targets(retriever, pixels):
+    model, matches = retriever(), torch.tensor([1, 0, 1, 1, 0, 1])
+    given = {"pixel_values": pixels, "return_loss": True}
+    output = model(input_ids=IDS, context_index=INDEX, matches=matches, **given)
+    close(output.loss_itm, -output.itm_logits.log_softmax(1)[torch.arange(6), matches].mean())
+    kept = matches.bool()
+    close(output.loss_itc, model(input_ids=IDS[kept], context_index=INDEX[kept], **given).loss_itc)
+
+
+def test_a_context_without_media_is_no_picture(retriever, pixels):
+    """Its texts are left out, and what is left is as if they had never been there."""
+    model = retriever()
+    there = torch.tensor([[True], [False], [True]])
+    output = model(
+        input_ids=IDS, pixel_values=pixels[:, None], pixel_attention_mask=there, context_index=INDEX, return_loss=True
+    )
+    kept = INDEX != 1
+    expected = model(
+        input_ids=IDS[kept], pixel_values=pixels[[0, 2]], context_index=torch.tensor([0, 0, 1, 1, 1]), return_loss=True
+    )
+    close(output.loss, expected.loss)
+    assert output.image_embeds[1].abs().max() == 0
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_batch_without_any_media_has_no_loss_and_no_unused_parameter(retriever, pixels, training):
+    model = retriever().train(training)
+    blank = {"pixel_values": pixels[:1, None], "pixel_attention_mask": torch.zeros(1, 1, dtype=torch.bool)}
+    output = model(input_ids=IDS, **blank, context_index=torch.zeros(6, dtype=torch.long), return_loss=True)
+    assert output.loss.item() == 0
+    output.loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() == 0, name
+
+
+@pytest.mark.parametrize("fusion", [*FUSIONS, "decision"])
+@pytest.mark.parametrize("encoder", ["none", "own", "shared"])
+@pytest.mark.parametrize("losses", [{"itc": 1.0}, {"itc": 1.0, "itm": 0.5}])
+def test_every_parameter_is_trained_or_frozen(retriever, pixels, fusion, encoder, losses):
+    if fusion == "decision" and ("itm" in losses or encoder != "none"):
+        return
+    fields = {"own": {"text_encoder_config": "tiny"}, "shared": {"share_text_encoder": True}, "none": {}}[encoder]
+    model = retriever(fusion, pretraining_losses=losses, **fields).train()
+    model(input_ids=IDS[:3], pixel_values=pixels).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
+    assert (model.itm_head is None) == ("itm" not in losses)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_what_a_row_gets_depends_on_no_other_row(retriever, pixels, fusion):
+    model = retriever(fusion)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]])
+    output = model(input_ids=IDS[:3], attention_mask=mask, pixel_values=pixels, return_loss=True)
+    for row, length in enumerate([4, 3, 2]):
+        one = {"input_ids": IDS[row : row + 1, :length], "pixel_values": pixels[row : row + 1]}
+        alone = model(**one, return_loss=True)
+        close(output.text_embeds[row], alone.text_embeds[0])
+        close(output.image_embeds[row], alone.image_embeds[0])
+        close(output.itm_logits[row], alone.itm_logits[0])
+    left = model(input_ids=torch.tensor([[0, 0, 1, 4]]), attention_mask=torch.tensor([[0, 0, 1, 1]]))
+    close(output.text_embeds[2], left.text_embeds[0])
+
+
+def test_videos_and_sounds_have_embeddings_too(retriever, tiny_model, videos, clips, pictures):
+    model = retriever(modalities=["image", "video", "audio"], audio_config="ast")
+    video, sound = model.encode_video(videos), model.encode_audio(clips("ast"))
+    close(model(pixel_values_videos=videos).image_embeds, video)
+    close(model(input_features=clips("ast")).image_embeds, sound)
+    both = model(pixel_values=pictures, input_features=clips("ast"))
+    features = (model.get_image_features(pictures), model.get_audio_features(clips("ast")))
+    joined = sum(feature.pooler_output for feature in features)
+    close(both.image_embeds, joined / joined.norm(dim=1, keepdim=True))
+    mask = torch.tensor([[True, True], [False, False], [True, False]])
+    both = model(pixel_values=pictures, pixel_attention_mask=mask, input_features=clips("ast"))
+    close(both.image_embeds[1], sound[1])
+
+
+def test_ready_tokens_are_taken_where_their_mean_is_the_vector(retriever, pixels):
+    model = retriever(vision_config={"pooler": "mean"})
+    tokens = model.model.vision_tower(pixels).last_hidden_state
+    close(model(visual_embeds=tokens).image_embeds, model.encode_image(pixels))
+    with pytest.raises(ValueError, match="no pooled vector"):
+        retriever()(visual_embeds=tokens)
+
+
+@pytest.mark.parametrize("kind", ["siglip_vision_model", "clip_vision_model", "resnet"])
+def test_towers_of_transformers_are_compared_by_their_own_vector(kind, pixels, tmp_path):
+    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = {"model_type": kind, "image_size": 16, "patch_size": 8, **sizes}
+    if kind == "resnet":
+        vision = {"model_type": kind, "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+    text = {**sizes, "vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2, "pooler": "mean"}
+    torch.manual_seed(0)
+    model = MMForImageTextRetrieval(MMConfig(vision_config=vision, text_config=text, projection_dim=8)).double()
+    model.save_pretrained(tmp_path)
+    model = MMForImageTextRetrieval.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    pooled = model.model.vision_tower(pixels).pooler_output.flatten(1) @ model.itc_head.vision.weight.T
+    close(model.encode_image(pixels), pooled / pooled.norm(dim=1, keepdim=True))
+    model.train()(input_ids=IDS[:3], pixel_values=pixels).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
+
+
+def test_gradient_checkpointing_changes_no_gradient(retriever, pixels):
+    gradients = []
+    for checkpointing in (False, True):
+        model = retriever().train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        torch.manual_seed(0)
+        model(input_ids=IDS[:3], pixel_values=pixels).loss.backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        close(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_losses_are_finite(retriever, pixels, dtype):
+    model = retriever(logit_scale_init_value=4.6052).to(dtype).train()
+    there = torch.tensor([[True], [True], [False]])
+    output = model(input_ids=IDS[:3], pixel_values=pixels[:, None].to(dtype), pixel_attention_mask=there)
+    output.loss.backward()
+    assert output.loss.isfinite() and output.loss.dtype == torch.float32
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_a_resampler_that_pools_gives_the_vector(retriever, pixels):
+    resampler = {
+        "hidden_size": 24, "num_latents": 4, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8,
+        "intermediate_size": 32, "first_latent_pooled": True,
+    }  # fmt: skip
+    for losses in ({"itc": 1.0}, {"itc": 1.0, "itm": 1.0}):
+        model = retriever(vision_resampler_config=resampler, pretraining_losses=losses).train()
+        output = model(input_ids=IDS[:3], pixel_values=pixels)
+        close(output.image_embeds, model.encode_image(pixels))
+        output.loss.backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.requires_grad == (parameter.grad is not None), name
+
+
+def test_search_is_by_similarity_then_by_matching(retriever):
+    model = retriever()
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.randn(7, 3, 16, 16, generator=generator, dtype=torch.float64)
+    texts, images = model.encode_text(IDS), model.encode_image(pixels)
+    found = model.retrieve(texts, images, top_k=3, batch_size=4)
+    order = (texts @ images.T).argsort(1, descending=True)[:, :3]
+    assert torch.equal(found.indices, order) and found.itm_scores is None
+    close(found.scores, (texts @ images.T).gather(1, order))
+
+    context = model.encode_context(pixel_values=pixels)
+    rerank = {"input_ids": IDS, "encoder_outputs": context}
+    for batch_size in (1, 5, 64):
+        again = model.retrieve(texts, images, top_k=3, rerank=rerank, batch_size=batch_size)
+        for row in range(len(IDS)):
+            near = taken(context, again.indices[row])
+            logits = model.match(IDS[row : row + 1].repeat(3, 1), encoder_outputs=near)
+            close(again.itm_scores[row], (logits[:, 1] - logits[:, 0]).detach())
+            assert set(again.indices[row].tolist()) == set(order[row].tolist())
+        assert (again.itm_scores.diff(dim=1) <= 0).all()
+        close(again.scores, (texts @ images.T).gather(1, again.indices))
+    back = model.retrieve(images, texts, top_k=20, rerank=rerank)
+    assert back.indices.shape == (7, 6)
+
+
+def test_as_many_queries_as_index_must_say_which_side_they_are(retriever, pixels):
+    model = retriever()
+    texts, images = model.encode_text(IDS[:3]), model.encode_image(pixels)
+    rerank = {"input_ids": IDS[:3], "encoder_outputs": model.encode_context(pixel_values=pixels)}
+    with pytest.raises(ValueError, match="say rerank"):
+        model.retrieve(texts, images, rerank=rerank)
+    of_texts = model.retrieve(texts, images, rerank={**rerank, "query": "text"})
+    of_images = model.retrieve(images, texts, rerank={**rerank, "query": "image"})
+    by_text = torch.zeros(3, 3, dtype=torch.float64).scatter(1, of_texts.indices, of_texts.itm_scores)
+    by_image = torch.zeros(3, 3, dtype=torch.float64).scatter(1, of_images.indices, of_images.itm_scores)
+    close(by_text, by_image.T)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "nothing to compare"),
+        ({"input_ids": IDS, "return_loss": True}, "a loss compares media with texts"),
+        ({"pixel_values": "pixels", "attention_mask": IDS}, "attention_mask was given without a text"),
+        ({"input_ids": IDS[:4], "pixel_values": "pixels", "return_loss": True}, "4 text rows and 3 contexts"),
+        ({"input_ids": IDS, "pixel_values": "pixels", "matches": torch.ones(6).long()}, "pass return_loss=True"),
+        (
+            {"input_ids": IDS, "pixel_values": "pixels", "matches": torch.ones(3).long(), "return_loss": True},
+            r"matches must be int64 \(6,\)",
+        ),
+        ({"input_ids": IDS, "pixel_values": "pixels", "output_attentions": True}, "runs its text several times"),
+    ],
+)
+def test_bad_inputs_are_refused_in_words(retriever, pixels, given, message):
+    given = {name: pixels if isinstance(value, str) else value for name, value in given.items()}
+    with pytest.raises(ValueError, match=message):
+        retriever()(**given)
+
+
+def test_arguments_of_other_heads_are_refused_by_name(retriever, pixels):
+    with pytest.raises(TypeError, match="no argument 'match' .*'matches'"):
+        retriever()(input_ids=IDS, pixel_values=pixels, match=None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"text_config": {"pooler": "none"}}, "text_config.pooler='none' leaves no vector"),
+        ({"vision_config": {"pooler": "none"}}, "vision_config.pooler='none' leaves no vector"),
+        ({"pretraining_losses": {"itm": 1.0}}, "must name 'itc'"),
+        ({"fusion_type": "decision", "text_config": {"is_causal": False}}, "leave 'itm' out"),
+    ],
+)
+def test_configurations_that_cannot_compare_are_refused(tiny_config, fields, message):
+    with pytest.raises(ValueError, match=message):
+        MMForImageTextRetrieval(tiny_config(**fields))
+
+
+def test_a_head_without_matching_says_so(retriever, pixels):
+    with pytest.raises(ValueError, match="no matching head"):
+        retriever(pretraining_losses={"itc": 1.0}).match(IDS[:3], pixel_values=pixels)
+
+
+def test_a_checkpoint_loads_bit_by_bit_and_whole(retriever, pixels, tmp_path):
+    model = retriever(contrastive_loss="sigmoid", logit_bias_init_value=-10)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForZeroShotImageClassification.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    assert type(loaded) is MMForImageTextRetrieval
+    given = {"input_ids": IDS[:3], "pixel_values": pixels, "return_loss": True}
+    assert torch.equal(loaded(**given).loss, model(**given).loss)
+    _, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and {key.split(".")[0] for key in info["unexpected_keys"]} == {
+        "itc_head", "itm_head"
+    }  # fmt: skip
+
+
+def test_new_heads_over_a_base_start_from_their_settings(retriever, tmp_path):
+    retriever().model.save_pretrained(tmp_path)
+    model = MMForImageTextRetrieval.from_pretrained(
+        tmp_path, contrastive_loss="sigmoid", logit_bias_init_value=-10.0, logit_scale_init_value=2.0
+    )
+    assert model.itc_head.logit_scale.item() == 2 and model.itc_head.logit_bias.item() == -10
+
+
+WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "red", "green", "blue", *(f"w{n}" for n in range(42))]
+
+
+@pytest.fixture(scope="module")
+def processor():
+    tokenizer = BertTokenizer(
+        vocab={word: number for number, word in enumerate(WORDS)},
+        bos_token="[CLS]", eos_token="[SEP]", model_max_length=32,
+    )  # fmt: skip
+    return MMProcessor(MMImageProcessorPil(size={"height": 16, "width": 16}), tokenizer, add_eos_token=True)
+
+
+def test_the_pipeline_classifies_by_candidate_labels(retriever, processor):
+    model = retriever().float()
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8))
+    classify = pipeline(
+        "zero-shot-image-classification", model=model, tokenizer=processor.tokenizer,
+        image_processor=processor.image_processor,
+    )  # fmt: skip
+    found = classify(picture, candidate_labels=["red", "green blue"], hypothesis_template="{}")
+    inputs = processor(images=picture, return_tensors="pt")
+    rows = processor.tokenizer(["red", "green blue"], padding=True, return_tensors="pt")
+    expected = model(**rows, **inputs).logits_per_image.softmax(-1)[0].tolist()
+    scores = {one["label"]: one["score"] for one in found}
+    assert_close([scores["red"], scores["green blue"]], expected)
+
+
+def test_trainer_trains_and_gets_the_embeddings(retriever, processor, tmp_path):
+    model = retriever().float()
+    colours = ["red", "green", "blue"]
+    samples = [{"image": Image.new("RGB", (20, 20), name), "text": name} for name in colours] * 3
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), per_device_train_batch_size=3, per_device_eval_batch_size=3, num_train_epochs=10,
+        learning_rate=3e-3, report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no",
+        remove_unused_columns=False,
+    )  # fmt: skip
+    seen = []
+    trainer = Trainer(
+        model=model, args=arguments, train_dataset=samples, eval_dataset=samples,
+        data_collator=MMDataCollator(processor, return_loss=True),
+        compute_metrics=lambda result: seen.append(result) or {"rows": len(result.predictions[0])},
+    )  # fmt: skip
+    assert not trainer.model_accepts_loss_kwargs and trainer.label_names == []
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    assert after["eval_loss"] < before["eval_loss"] and after["eval_rows"] == 9
+    itm_logits, image_embeds, text_embeds = seen[-1].predictions
+    assert itm_logits.shape == (9, 2) and image_embeds.shape == text_embeds.shape == (9, 12)
+    assert (seen[-1].label_ids is None) or len(seen[-1].label_ids) == 0

@@ -1,0 +1,54 @@
+"""What the frozen EfficientNet-Lite0 makes of the emoji, computed once and stored: the input of the small benchmarks.
+
+n drawings, S tokens of width Dv each.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..conversion_scripts.efficientnet_lite import load_efficientnet_lite0
+from .drawings import SIZE, Drawings, Features, normalised
+from .emoji import DEV_VENDOR, TRAIN_VENDORS, EmojiItem, load_items, pictures, split_of
+from .sources import efficientnet_lite0_file
+
+VIEWS = 2
+
+
+@dataclass
+class EmojiFeatures:
+    """Drawings and their features. train: six styles of the seen names, train_table fp16 (VIEWS, n, S, Dv); dev:
+    Twemoji, first the seen names and then the new ones for development, dev_table fp16 (n, S, Dv)."""
+
+    train: list[EmojiItem]
+    train_table: torch.Tensor
+    dev: list[EmojiItem]
+    dev_table: torch.Tensor
+
+    def dev_split(self, name: str) -> tuple[list[EmojiItem], torch.Tensor]:
+        """The drawings of "seen" or "unseen_dev" and their features."""
+        chosen = [i for i, item in enumerate(self.dev) if split_of(item.concept) == name]
+        return [self.dev[i] for i in chosen], self.dev_table[chosen]
+
+
+def emoji_features(folder: Path) -> EmojiFeatures:
+    """Read from `folder`, or computed and stored there: about five minutes of one core."""
+    folder.mkdir(parents=True, exist_ok=True)
+    train = [item for item in load_items(TRAIN_VENDORS) if split_of(item.concept) == "seen"]
+    twemoji = load_items([DEV_VENDOR])
+    dev = [item for name in ("seen", "unseen_dev") for item in twemoji if split_of(item.concept) == name]
+    tower = load_efficientnet_lite0(efficientnet_lite0_file(), SIZE).eval()
+    drawings = Drawings(train, torch.zeros(len(train), 1), first_view=VIEWS)
+    table = Features(drawings, tower, VIEWS, folder / "train.npy").table
+    return EmojiFeatures(train, table, dev, _dev_table(dev, tower, folder / "dev.npy"))
+
+
+@torch.no_grad()
+def _dev_table(items: list[EmojiItem], tower, file: Path) -> torch.Tensor:
+    if not file.exists():
+        pixels = torch.from_numpy(pictures(items, SIZE, crop=True)).permute(0, 3, 1, 2)
+        parts = [tower(pixel_values=normalised(part.float() / 255)).last_hidden_state for part in pixels.split(32)]
+        np.save(file, torch.cat(parts).half().numpy())
+    return torch.from_numpy(np.load(file))
