@@ -25,6 +25,10 @@ GROUPS = (1, 4)  # query heads per key head; ceilings hold for both
 SLACK = {"3.9.0": 1.0, "3.7.1": 1.05}  # Triton version -> what its loops may have, in ceilings
 LONGER = 1.05  # of the baseline's loop is a step back
 BACKWARD_LOOP = 190  # dK and dV with lengths, 16-bit, a key head per query head, head width 128, sm_80: at most
+# Local-memory instructions that a loop may have: none, but for fp32 heads wider than 128, which fill every register
+# (three TF32 products of operands in two parts). What the compilers leave there, by architecture: of 900 to 1700.
+FP32_WIDE_LOCAL = {80: 2, 90: 2, 100: 21}
+SHARED_BYTES = {80: 99 * 1024}  # entries of sm_80 also serve consumer GPUs (8.6, 8.9, 12.0), which have no more
 FALLBACK_REGISTERS = 32  # ptxas gives up on a kernel and spills all else
 
 
@@ -74,8 +78,11 @@ def row_faults(row: Row) -> Iterator[str]:
         yield f"{case}: {row.shared} bytes of shared memory and {row.registers} registers do not fit on an SM"
     if row.loop == 0:
         yield f"{case}: no loop holds MMA; the figures of its main loop mean nothing"
-    if row.loop_local:
-        yield f"{case}: {row.loop_local} local-memory instructions in a loop, none are allowed"
+    allowed = FP32_WIDE_LOCAL[case.arch] if case.dtype == "fp32" and case.head_dim > 128 else 0
+    if row.loop_local > allowed:
+        yield f"{case}: {row.loop_local} local-memory instructions in a loop, {allowed or 'none'} are allowed"
+    if row.shared > SHARED_BYTES.get(case.arch, row.shared):
+        yield f"{case}: {row.shared} bytes of shared memory, at most {SHARED_BYTES[case.arch]} are allowed"
     spilled = row.spill_stores + row.spill_loads
     if is_clean(case) and (row.local or spilled):
         yield f"{case}: {row.local} local-memory instructions and {spilled} bytes of spills, none are allowed"

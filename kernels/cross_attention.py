@@ -89,7 +89,8 @@ def flash_cross_attention(
     check_values(query, key, key_lengths, row_ranges, cu_rows)
     lengths, ranges, cu_rows = map(_int32, (key_lengths, row_ranges, cu_rows))
     if key_mask is not None:
-        key_mask = key_mask.to(torch.uint8).contiguous()
+        # int32: beside a narrower load the compiler packs the operands of the dot products for bytes
+        key_mask = key_mask.to(torch.int32).contiguous()
     rest = (lengths, key_mask, ranges, cu_rows, scale)
     output, lse = torch.ops.mm.cross_attention_forward(query, key, value, *rest)
     if not return_lse and not return_mass:
@@ -130,7 +131,7 @@ def _forward(
     query: Tensor, key: Tensor, value: Tensor, key_lengths: Tensor | None, key_mask: Tensor | None,
     row_ranges: Tensor | None, cu_rows: Tensor | None, scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """output and lse. key_lengths, row_ranges, cu_rows int32, key_mask uint8, all contiguous."""
+    """output and lse. key_lengths, key_mask, row_ranges, cu_rows int32, all contiguous."""
     if runs_kernels(query):
         from . import launch
 

@@ -24,7 +24,7 @@ class Visible(NamedTuple):
     """Which keys a row may see. Every part may be None; all are contiguous."""
 
     lengths: Tensor | None  # int32 (B,)
-    mask: Tensor | None  # uint8 (B, N)
+    mask: Tensor | None  # int32 (B, N)
     ranges: Tensor | None  # int32 (B, M, 2), ragged (1, M, 2)
     cu_rows: Tensor | None  # int32 (B + 1,)
 

@@ -64,6 +64,12 @@ TABLE: dict[str, dict[tuple[int, int], dict[int, dict[int, Tile]]]] = {
         (90, 2): {
             128: _rows(Tile(16, 64, 2, 3), Tile(64, 64, 8, 3), Tile(128, 64, 8, 3, lean=False)),
         },
+        (100, 2): {
+            64: _rows(Tile(16, 64, 2, 3), Tile(64, 64, 4, 3), Tile(128, 64, 4, 3, lean=False)),
+        },
+        (100, 4): {
+            64: _rows(Tile(16, 32, 2, 2), Tile(32, 32, 8, 2)),
+        },
         (80, 4): {
             16: _rows(Tile(16, 32, 2, 2), Tile(64, 32, 4, 2)),
             32: _rows(Tile(16, 32, 2, 2), Tile(64, 32, 4, 2)),
@@ -102,6 +108,9 @@ TABLE: dict[str, dict[tuple[int, int], dict[int, dict[int, Tile]]]] = {
         (90, 2): {
             256: _rows(Tile(32, 32, 8, 1)),
         },
+        (100, 4): {
+            64: _rows(Tile(16, 32, 4, 2)),
+        },
         (80, 4): {
             16: _rows(Tile(16, 64, 4, 2)),
             32: _rows(Tile(16, 64, 4, 2)),
@@ -117,6 +126,9 @@ TABLE: dict[str, dict[tuple[int, int], dict[int, dict[int, Tile]]]] = {
             64: _rows(Tile(32, 64, 4, 3)),
             128: _rows(Tile(32, 64, 4, 3)),
             256: _rows(Tile(32, 64, 8, 2)),
+        },
+        (100, 4): {
+            64: _rows(Tile(16, 32, 4, 2)),
         },
         (80, 4): {
             16: _rows(Tile(32, 64, 4, 2)),

@@ -1,8 +1,7 @@
 """Flash cross-attention through Triton's interpreter against the specification in fp64, over sampled cases.
 
-The rule is that of FlashAttention's tests: the error is at most twice that of plain PyTorch in the same dtype, three
-times for gradients, and a rounding term (conftest.py). What a kernel must not read is NaN: padded keys and their
-values, gaps between strided rows, and the memory of its outputs before the launch.
+The error is at most twice that of plain PyTorch in the same dtype, three times for gradients, and a rounding term
+(conftest.py). What must not be read is NaN: padded keys, gaps between strided rows, outputs before the launch.
 """
 
 # Tuples are built by generators, whose length pyright does not know.

@@ -50,10 +50,7 @@ def arguments(op, given, settings):
     query, key, value = given
     names = ("key_lengths", "key_mask", "row_ranges", "cu_rows")
     rest = [settings.get(name) for name in names]
-    rest = [
-        None if value is None else value.to(torch.uint8 if value.dtype == torch.bool else torch.int32).contiguous()
-        for value in rest
-    ]
+    rest = [None if value is None else value.to(torch.int32).contiguous() for value in rest]
     rest.append(0.3)
     if op == "cross_attention_forward":
         return query, key, value, *rest
