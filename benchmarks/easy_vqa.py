@@ -10,6 +10,9 @@ scored by `rank_answers` over the thirteen answers. A run (a system and a seed) 
 again, so an interrupted benchmark goes on where it stopped. Intervals are 95 % bootstraps over questions.
 """
 
+# num_labels is Transformers' own.
+# pyright: reportCallIssue=false
+
 import argparse
 import json
 import platform
