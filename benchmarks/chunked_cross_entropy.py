@@ -4,8 +4,8 @@
 
 1024 positions (16 captions of 64 tokens) of width 768 in fp32; every position has a label.
 
-* memory: the peak of the process above what stays when all is done, which is the inputs and their gradients; each in a
-  process of its own. `with gradients` is the peak above the inputs alone.
+* memory: the peak of the process above its inputs, each in a process of its own, less the bytes of the gradients,
+  which both need; `with gradients` counts those too.
 * time: CPU seconds, the median of alternating pairs in one process; the ratio is the median of the pairs' ratios.
 """
 
@@ -51,13 +51,13 @@ def kilobytes(name: str) -> int:
 
 
 def measure_memory(method: str, vocabulary: int) -> None:
-    """Prints MiB above the inputs and their gradients, and above the inputs; to be run in a process of its own."""
+    """Prints MiB above inputs and gradients, and above the inputs; to be run in a process of its own."""
     METHODS[method](*inputs(1000, 8)).backward()  # what libraries load once
     given = inputs(vocabulary)
     before = kilobytes("VmRSS")
     METHODS[method](*given).backward()
-    peak, after = kilobytes("VmHWM"), kilobytes("VmRSS")
-    print((peak - after) / 1024, (peak - before) / 1024)
+    peak = (kilobytes("VmHWM") - before) / 1024
+    print(peak - sum(leaf.numel() * leaf.itemsize for leaf in given[:3]) / 2**20, peak)
 
 
 def memory(method: str, vocabulary: int) -> list[float]:
