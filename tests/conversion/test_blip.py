@@ -149,9 +149,12 @@ def test_answering_writes_the_same_tokens_for_each_question(answerers, beams):
     assert torch.equal(together[1:, : here.shape[1]], here)
 
 
-@pytest.mark.parametrize("which", ["captioners", "answerers"])
-def test_back_every_tensor_is_bit_equal_and_the_class_loads_it(which, request, tmp_path, tensors_of):
-    theirs, done, source = request.getfixturevalue(which)
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("cls", [BlipForConditionalGeneration, BlipForQuestionAnswering])
+def test_back_every_tensor_is_bit_equal_and_the_class_loads_it(cls, kind, peer, saved, tmp_path, tensors_of):
+    theirs = peer(cls, config_of(kind, answers=cls is BlipForQuestionAnswering))
+    source = saved(theirs)
+    done = convert(source)
     done.save_pretrained(tmp_path / "mm")
     convert_back(tmp_path / "mm", "blip", tmp_path / "back")
     before, after = tensors_of(source), tensors_of(tmp_path / "back")
