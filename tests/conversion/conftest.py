@@ -3,6 +3,7 @@
 # Fixtures build models whose types pyright cannot follow.
 # pyright: reportArgumentType=false
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def peer() -> Callable[..., Any]:
 
     def build(cls, config, seed: int = 0) -> Any:
         torch.manual_seed(seed)
-        return randomised(cls(config), seed)
+        return randomised(cls(copy.deepcopy(config)), seed)  # models write into their configs
 
     return build
 
