@@ -28,11 +28,13 @@ from ..modeling_mm.generation import MMForConditionalGeneration
 from ..modeling_mm.key_mapping import Converted, raise_faults
 from ..modeling_mm.model import MMModel
 from ..processing.mm import MMProcessor
-from . import blip, git, vision_encoder_decoder
+from . import blip, git, vision_encoder_decoder, visual_bert
 from .family import Family, Plan, check_returns
 from .processor import convert_processor, restore_processor
 
-FAMILIES = {family.name: family for family in (blip.FAMILY, vision_encoder_decoder.FAMILY, git.FAMILY)}
+FAMILIES = {
+    family.name: family for family in (blip.FAMILY, vision_encoder_decoder.FAMILY, git.FAMILY, visual_bert.FAMILY)
+}
 UNREAD_FILE = "unread.safetensors"  # tensors of the source that MM does not read, for the way back
 _MODELS = {cls.__name__: cls for cls in (MMForConditionalGeneration, MMForSequenceClassification, MMModel)}
 # Of a source's generation_config.json, what is no setting of decoding.
