@@ -23,6 +23,7 @@ from .configuration.mm import MMConfig
 from .configuration.resampler import MMResamplerConfig
 from .configuration.text import MMTextConfig
 from .configuration.vision import MMVisionConfig
+from .conversion_scripts.convert import convert
 from .modeling_mm.cache import MMCache
 from .modeling_mm.classification import MMForSequenceClassification
 from .modeling_mm.conv import MMConvModel
@@ -98,4 +99,5 @@ __all__ = [
     "MMVisionConfig",
     "MMVisionModel",
     "MediaDecodeError",
+    "convert",
 ]

@@ -87,6 +87,24 @@ def caption(
 
 
 @app.command()
+def convert(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A folder, a Hub id or a .pth file; with --to a folder of MM.")
+    ],
+    output: Annotated[str | None, typer.Argument(metavar="OUT", help="The folder to write.")] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="FAMILY", help="Write SOURCE, a model of MM, back as this family's.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")] = False,
+) -> None:
+    """Turn a published checkpoint (BLIP, VisionEncoderDecoder, GIT, ...) into a model of MM, or back."""
+    with _errors_in_words():
+        from mm.cli.convert import convert
+
+        convert(source, output, to=to, dry_run=dry_run, say=typer.echo)
+
+
+@app.command()
 def env() -> None:
     """Show the versions and the hardware that MM runs on (for a report of a fault)."""
     from mm.cli.env import environment

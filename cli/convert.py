@@ -1,0 +1,21 @@
+"""`mm convert`: a published checkpoint to an MM model, or back; one line of the report a step."""
+
+from collections.abc import Callable
+
+from ..conversion_scripts.convert import run
+
+
+def convert(
+    source: str, out: str | None, *, to: str | None = None, dry_run: bool = False, say: Callable[[str], None]
+) -> None:
+    """Convert `source` into the directory `out`, and say what was done.
+
+    Args:
+        source: a directory or Hub id in a published layout, or a .pth file of an original; with `to` an MM directory.
+        to: name of a family, to write back in its layout.
+        dry_run: say what would be done, and write nothing.
+
+    Raises: ValueError, FileNotFoundError: as `mm.conversion_scripts.convert.run`.
+    """
+    for line in run(source, out, to, dry_run):
+        say(line)

@@ -1,0 +1,245 @@
+"""Published checkpoints to MM models, and back.
+
+    python -m mm.conversion_scripts.convert SOURCE OUT          # a directory, a Hub id, or an original's .pth file
+    python -m mm.conversion_scripts.convert --to blip MM_DIR OUT
+    python -m mm.conversion_scripts.convert --dry-run SOURCE    # what would be done
+
+In memory: `mm.convert(source)` gives model, processor and report.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging
+
+from ..configuration.mm import MMConfig
+from ..modeling_mm.checkpoint import Checkpoint, read_json
+from ..modeling_mm.classification import MMForSequenceClassification
+from ..modeling_mm.generation import MMForConditionalGeneration
+from ..modeling_mm.key_mapping import Converted, raise_faults
+from ..modeling_mm.model import MMModel
+from ..processing.mm import MMProcessor
+from . import blip, git, vision_encoder_decoder, visual_bert
+from .family import Family, Plan, check_returns
+from .processor import convert_processor, restore_processor
+
+FAMILIES = {
+    family.name: family for family in (blip.FAMILY, vision_encoder_decoder.FAMILY, git.FAMILY, visual_bert.FAMILY)
+}
+UNREAD_FILE = "unread.safetensors"  # tensors of the source that MM does not read, for the way back
+_MODELS = {cls.__name__: cls for cls in (MMForConditionalGeneration, MMForSequenceClassification, MMModel)}
+# Of a source's generation_config.json, what is no setting of decoding.
+_NOT_DECODING = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "transformers_version")
+
+
+@dataclass
+class Conversion:
+    """A model in MM, its processor (None: the source has none), and what was done.
+
+    `save_pretrained(directory)` writes what AutoModel and AutoProcessor read.
+    """
+
+    model: Any
+    processor: MMProcessor | None
+    report: list[str]
+    unread: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def save_pretrained(self, out: str | Path) -> None:
+        self.model.save_pretrained(out)
+        if self.processor is not None:
+            self.processor.save_pretrained(out)
+        if self.unread:
+            tensors = {name: tensor.contiguous() for name, tensor in self.unread.items()}
+            save_file(tensors, Path(out) / UNREAD_FILE, metadata={"format": "pt"})
+
+
+def convert(source: str | Path) -> Conversion:
+    """A published checkpoint as an MM model, in evaluation mode and in the checkpoint's dtype.
+
+    Args:
+        source: a directory or Hub id in the published layout, or a .pth file of an original.
+
+    Raises: ValueError in words: a source that is not recognised, settings that MM has not, tensors too many, too few
+        or of another shape; FileNotFoundError.
+    """
+    checkpoint = Checkpoint(source)
+    family, plan = recognised(checkpoint)
+    converted = plan.table.convert(checkpoint, wanted_shapes(plan))
+    model = _loaded(plan, converted.tensors, converted.new, checkpoint.dtype())
+    _set_generation(model, plan, read_json(checkpoint.directory, "generation_config.json") or {})
+    text = plan.config.text_config
+    eos = text.eos_token_id[0] if isinstance(text.eos_token_id, list) else text.eos_token_id
+    processor, notes = convert_processor(checkpoint.directory, plan.tokens, (text.bos_token_id, eos), **plan.processor)
+    report = _report(checkpoint, family, plan, converted) + [f"note: {note}" for note in (*plan.notes, *notes)]
+    return Conversion(model, processor, report, converted.unread)
+
+
+def recognised(checkpoint: Checkpoint) -> tuple[Family, Plan]:
+    """The family of a checkpoint and its plan. Raises ValueError for an unknown one."""
+    for family in FAMILIES.values():
+        if family.recognises(checkpoint.config, checkpoint):
+            return family, family.plan(checkpoint)
+    kind = checkpoint.config.get("model_type")
+    what = f"model_type={kind!r}" if kind else f"tensors named {', '.join(sorted(checkpoint)[:3])}, ..."
+    raise ValueError(f"{checkpoint.source} is not recognised ({what}); known are {', '.join(FAMILIES)}")
+
+
+def wanted_shapes(plan: Plan) -> dict[str, torch.Size]:
+    """Name -> shape of every tensor that the planned model holds for itself. No weights are made."""
+    with torch.device("meta"):
+        model = plan.model_class(plan.config)
+    return {name: value.shape for name, value in model.state_dict().items() if name not in model.all_tied_weights_keys}
+
+
+def _loaded(plan: Plan, tensors: dict[str, torch.Tensor], new: Mapping[str, str], dtype: torch.dtype) -> Any:
+    """The model with these tensors themselves, not copies; what is new gets the model's own initial values."""
+    plan.config.architectures = [plan.model_class.__name__]
+    with torch.random.fork_rng(devices=[]), _quiet():
+        torch.manual_seed(0)
+        load = PreTrainedModel.from_pretrained.__func__  # the strict one takes no new tensors  # pyright: ignore
+        model, info = load(
+            plan.model_class, None, config=plan.config, state_dict=tensors, dtype=dtype, output_loading_info=True
+        )
+    wrong = {*info["missing_keys"]} ^ set(new) | {*info["unexpected_keys"]}
+    raise_faults("the model was not filled", sorted(wrong))
+    return model.eval()
+
+
+class _quiet:
+    """Transformers' progress bar and load report are about files; ours is `Conversion.report`."""
+
+    def __enter__(self):
+        self.level, self.bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    def __exit__(self, *error):
+        logging.set_verbosity(self.level)
+        if self.bar:
+            logging.enable_progress_bar()
+
+
+def _set_generation(model: Any, plan: Plan, source: Mapping[str, Any]) -> None:
+    """How to decode: the source's settings, the plan's, and the ids that rows open and close with."""
+    if not model.can_generate():
+        return
+    text = plan.config.text_config
+    ids = {name: getattr(text, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    decoding = {name: value for name, value in source.items() if name not in _NOT_DECODING and name[0] != "_"}
+    ids["pad_token_id"] = text.eos_token_id if text.pad_token_id is None else text.pad_token_id
+    model.generation_config.update(**{**decoding, **plan.generation, **ids})
+
+
+def _report(checkpoint: Checkpoint, family: Family, plan: Plan, converted: Converted) -> list[str]:
+    used = len(checkpoint) - len(converted.dropped)
+    numbers = sum(tensor.numel() for tensor in converted.tensors.values())
+    architecture = (checkpoint.config.get("architectures") or ["the original's layout"])[0]
+    lines = [
+        f"source: {checkpoint.source} ({family.name}: {architecture})",
+        f"model: {plan.model_class.__name__}, {numbers / 1e6:.1f} M parameters, {checkpoint.dtype()}",
+        f"tensors: {used} of {len(checkpoint)} used, {len(converted.reshaped)} of them reshaped",
+    ]
+    lines += [f"dropped: {name} ({reason})" for name, reason in sorted(converted.dropped.items())]
+    return lines + [f"new: {name} ({reason})" for name, reason in sorted(converted.new.items())]
+
+
+# ---- back ----------------------------------------------------------------------------------------------------------
+
+
+def convert_back(source: str | Path, to: str, out: str | Path) -> list[str]:
+    """Writes an MM directory in the layout of the family `to`, and says what was written.
+
+    Raises: ValueError for an unknown family, a directory of another kind, or a model that the family cannot express.
+    """
+    family = FAMILIES.get(to)
+    if family is None or family.layout is None:
+        raise ValueError(f"--to {to} is not known; accepted: {', '.join(n for n, f in FAMILIES.items() if f.layout)}")
+    config = AutoConfig.from_pretrained(source)
+    if not isinstance(config, MMConfig):
+        raise ValueError(f"{str(source)!r} holds a {config.model_type!r} model, not one of MM")
+    model_class = _MODELS[(config.architectures or ["MMModel"])[0]]
+    with _quiet():
+        model = model_class.from_pretrained(source)
+        processor = _own_processor(Path(source))
+    unread_file = Path(source) / UNREAD_FILE
+    unread = Checkpoint(unread_file) if unread_file.is_file() else {}
+    tensors, layout = restored(model, family, unread)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    settings = {**layout.config.to_dict(), "architectures": [layout.architecture]}
+    settings["dtype"] = str(model.dtype).removeprefix("torch.")
+    (Path(out) / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        Path(out) / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    parts = restore_processor(processor, layout.image_processor, Path(out))
+    return [f"wrote {layout.architecture}: {len(tensors)} tensors", *(f"wrote {part}" for part in parts)]
+
+
+def restored(model: Any, family: Family, unread: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], Any]:
+    """The model's tensors under the family's names, and the layout. Raises ValueError as `convert_back`."""
+    assert family.layout is not None
+    layout = family.layout(model)
+    settings = {**layout.config.to_dict(), "architectures": [layout.architecture]}
+    plan = family.plan(_Names(settings, layout.names))  # pyright: ignore[reportArgumentType]: names are all it reads
+    if plan.model_class is not type(model):
+        raise ValueError(f"{layout.architecture} is a {plan.model_class.__name__}, this is a {type(model).__name__}")
+    check_returns(model.config, plan.config, layout.architecture)
+    tied = model.all_tied_weights_keys
+    tensors = {name: value for name, value in model.state_dict().items() if name not in tied}
+    return plan.table.restore(tensors, unread), layout
+
+
+class _Names(dict[str, None]):
+    """The names of a checkpoint that is not written yet, and its config."""
+
+    def __init__(self, config: dict[str, Any], names: tuple[str, ...]):
+        super().__init__(dict.fromkeys(names))
+        self.config, self.source, self.directory = config, "an MM model", None
+
+
+def _own_processor(directory: Path) -> MMProcessor | None:
+    if not (directory / "processor_config.json").is_file():
+        return None
+    return MMProcessor.from_pretrained(directory)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line of this module."""
+    parser = argparse.ArgumentParser(prog="python -m mm.conversion_scripts.convert", description=__doc__)
+    parser.add_argument("source", help="a directory, a Hub id or a .pth file")
+    parser.add_argument("out", nargs="?", help="the directory to write")
+    parser.add_argument("--to", metavar="FAMILY", help=f"back, to one of {', '.join(FAMILIES)}")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
+    options = parser.parse_args(arguments)
+    for line in run(options.source, options.out, options.to, options.dry_run):
+        print(line)
+
+
+def run(source: str, out: str | None, to: str | None = None, dry_run: bool = False) -> list[str]:
+    """What the command lines do; returns the report. Raises ValueError as the functions above, and without `out`."""
+    if not dry_run and out is None:
+        raise ValueError("OUT is missing: the directory to write (or --dry-run)")
+    if to is not None:
+        if dry_run:
+            raise ValueError("--dry-run is for the way to MM; leave --to out")
+        return convert_back(source, to, str(out))
+    done = convert(source)
+    if not dry_run:
+        with _quiet():
+            done.save_pretrained(str(out))
+    return done.report
+
+
+if __name__ == "__main__":
+    sys.exit(main())

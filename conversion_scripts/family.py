@@ -1,0 +1,73 @@
+"""What a family of published models is to the engine: how it is recognised, planned, and written back."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..configuration.mm import MMConfig
+from ..modeling_mm.checkpoint import Checkpoint
+from ..modeling_mm.key_mapping import KeyTable, raise_faults
+
+# Settings by which two configs may differ and describe the same model.
+_BESIDE = (
+    "transformers_version", "dtype", "torch_dtype", "architectures", "_name_or_path", "id2label", "label2id",
+    "initializer_range", "problem_type", "use_cache", "check_inputs",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one checkpoint becomes an MM model.
+
+    model_class: of MM. table: names on disk -> names in the model. generation: settings of generate(). tokens: special
+    tokens by id, which the tokenizer must know (added where it does not). processor: settings of MMProcessor.
+    """
+
+    model_class: type
+    config: MMConfig
+    table: KeyTable
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    processor: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an MM model is written back: the source's config, its class's name, and the same table.
+
+    names: of tensors that decide the layout (a prefix, a pooler), as `Plan` reads them from a file.
+    """
+
+    config: Any
+    architecture: str
+    names: tuple[str, ...]
+    image_processor: str
+    processor: str | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """name: as in `mm convert --to`. recognises: by config.json, else by the names of tensors.
+
+    layout: an MM model -> its layout there; raises ValueError in words for a model that the family cannot express.
+    """
+
+    name: str
+    recognises: Callable[[Mapping[str, Any], Iterable[str]], bool]
+    plan: Callable[[Checkpoint], Plan]
+    layout: Callable[[Any], Layout] | None = None
+
+
+def differences(one: Any, two: Any, path: str = "") -> list[str]:
+    """Where two nested settings differ, in words."""
+    if isinstance(one, Mapping) and isinstance(two, Mapping):
+        names = sorted({*one, *two} - set(_BESIDE))
+        return [d for name in names for d in differences(one.get(name), two.get(name), f"{path}.{name}".strip("."))]
+    return [] if one == two else [f"{path}={one!r}, which would come back as {two!r}"]
+
+
+def check_returns(config: MMConfig, planned: MMConfig, family: str) -> None:
+    """Raises ValueError unless the layout, converted again, is the same model."""
+    faults = differences(config.to_dict(), planned.to_dict())
+    raise_faults(f"this model is not a {family}", faults)

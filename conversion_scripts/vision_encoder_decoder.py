@@ -1,0 +1,122 @@
+"""VisionEncoderDecoderModel: a ViT or DeiT with a decoder of GPT-2, BERT, RoBERTa or TrOCR.
+
+The decoder starts from `decoder_start_token_id`, which is MM's bos. The memory is every token of the ViT, through
+`enc_to_dec_proj` where the widths differ and the decoder's cross-attention has no width of its own.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from transformers import VisionEncoderDecoderConfig
+
+from ..configuration.mm import MMConfig
+from ..configuration.text import MMTextConfig
+from ..configuration.vision import MMVisionConfig
+from ..modeling_mm.checkpoint import Checkpoint, read_json
+from ..modeling_mm.config_mapping import TowerPlan, source_config
+from ..modeling_mm.generation import MMForConditionalGeneration
+from ..modeling_mm.key_mapping import KeyTable
+from ..modeling_mm.text_towers import BERT_FIELDS, GPT2_FIELDS, TEXT_PLANS, TROCR_FIELDS
+from ..modeling_mm.vision_towers import VISION_PLANS, VIT_FIELDS
+from .family import Family, Layout, Plan
+
+_ARCHITECTURE = "VisionEncoderDecoderModel"
+_ENCODERS = ("vit", "deit")
+_DECODERS = ("gpt2", "bert", "roberta", "trocr")
+_IMAGE_PROCESSORS = {"vit": "ViTImageProcessor", "deit": "DeiTImageProcessor"}
+
+
+def recognises(config: Mapping[str, Any], names: Iterable[str]) -> bool:
+    return config.get("model_type") == "vision-encoder-decoder"
+
+
+def plan(checkpoint: Checkpoint) -> Plan:
+    """Raises ValueError for another encoder or decoder, and for settings that MM has not."""
+    config = source_config(checkpoint.config)
+    for part, known in ((config.encoder, _ENCODERS), (config.decoder, _DECODERS)):
+        if part.model_type not in known:
+            raise ValueError(f"model_type={part.model_type!r} inside {_ARCHITECTURE}; known are {', '.join(known)}")
+    vision = VISION_PLANS[config.encoder.model_type](config.encoder, checkpoint)
+    decoder = config.decoder
+    text = TEXT_PLANS[decoder.model_type](decoder, checkpoint)
+    memory = getattr(decoder, "cross_attention_hidden_size", None)
+    projected = memory is None and config.encoder.hidden_size != decoder.hidden_size
+    settings = {**text.settings, **_ids(config, checkpoint), "cross_attention_hidden_size": memory, "is_causal": True}
+    table = vision.table.under("", "model.vision_tower.") + text.table.under("", "model.language_model.") + text.head
+    if projected:
+        table += KeyTable(modules={"enc_to_dec_proj": "model.vision_projector"})
+    made = MMConfig(
+        vision_config=vision.settings,
+        text_config=settings,
+        projector_type="linear" if projected else "none",
+        **text.head_settings,
+    )
+    return Plan(MMForConditionalGeneration, made, table, notes=_notes(vision, text))
+
+
+def _ids(config: Any, checkpoint: Checkpoint) -> dict[str, Any]:
+    """bos is what the decoder starts from. The ids stand in the whole's config, in generation_config or inside."""
+    decoding = read_json(checkpoint.directory, "generation_config.json") or {}
+
+    def first(name: str) -> Any:
+        found = (decoding.get(name), getattr(config, name, None), getattr(config.decoder, name, None))
+        return next((value for value in found if value is not None), None)
+
+    start = first("decoder_start_token_id")
+    start = first("bos_token_id") if start is None else start
+    if start is None:
+        raise ValueError("decoder_start_token_id is in none of config.json, its decoder and generation_config.json")
+    return {"bos_token_id": start, "eos_token_id": first("eos_token_id"), "pad_token_id": first("pad_token_id")}
+
+
+def _notes(*parts: TowerPlan) -> tuple[str, ...]:
+    return tuple(note for part in parts for note in part.notes)
+
+
+# ---- back ----------------------------------------------------------------------------------------------------------
+
+
+def layout(model: Any) -> Layout:
+    """The layout of an MM model built as one of these pairs; raises ValueError for another."""
+    config = model.config
+    if not isinstance(config.vision_config, MMVisionConfig):
+        raise ValueError(f"the vision tower is a {type(config.vision_config).__name__}; {_ARCHITECTURE} wants a ViT")
+    kind, decoder, decoder_names = _decoder(config)
+    encoder, encoder_names = _encoder(config.vision_config)
+    text = config.text_config
+    settings = {
+        "model_type": "vision-encoder-decoder",
+        "encoder": encoder,
+        "decoder": {**decoder, "model_type": kind, "is_decoder": True, "add_cross_attention": True},
+        "tie_word_embeddings": False,
+        "decoder_start_token_id": text.bos_token_id,
+        "eos_token_id": text.eos_token_id,
+        "pad_token_id": text.pad_token_id,
+    }
+    source = VisionEncoderDecoderConfig.from_dict(settings)
+    return Layout(source, _ARCHITECTURE, (*encoder_names, *decoder_names), _IMAGE_PROCESSORS[encoder["model_type"]])
+
+
+def _encoder(config: MMVisionConfig) -> tuple[dict[str, Any], list[str]]:
+    """A ViT's config, or DeiT's where there is a second token, and the names that tell."""
+    names = ["encoder.embeddings.cls_token"]
+    names += ["encoder.embeddings.mask_token"] if config.use_mask_token else []
+    names += ["encoder.pooler.dense.weight"] if config.pooler == "cls_tanh" else []
+    kind = "deit" if config.num_register_tokens else "vit"
+    return {**VIT_FIELDS.restore(config), "model_type": kind, "qkv_bias": config.attention_bias is True}, names
+
+
+def _decoder(config: MMConfig) -> tuple[str, dict[str, Any], list[str]]:
+    """The decoder's kind, its config and the names that tell: by its head and where its norms stand."""
+    text: MMTextConfig = config.text_config
+    tied = {"tie_word_embeddings": config.tie_word_embeddings}
+    if config.lm_head_transform:
+        return "bert", BERT_FIELDS.restore(text) | tied, ["decoder.bert.embeddings.word_embeddings.weight"]
+    if text.norm_position == "pre":
+        inner = {"n_inner": text.intermediate_size, "embd_pdrop": text.hidden_dropout}
+        return "gpt2", GPT2_FIELDS.restore(text) | inner | tied, ["decoder.transformer.wte.weight"]
+    memory = {"cross_attention_hidden_size": text.cross_attention_hidden_size}
+    return "trocr", TROCR_FIELDS.restore(text) | memory | tied, ["decoder.model.decoder.embed_tokens.weight"]
+
+
+FAMILY = Family("vision-encoder-decoder", recognises, plan, layout)

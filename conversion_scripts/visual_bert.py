@@ -1,0 +1,114 @@
+"""VisualBERT (Li et al. 2019, arXiv:1908.03557): question answering and visual reasoning over a detector's regions.
+
+Text first, then regions, one norm over all, everything sees everything. Regions come as `visual_embeds`. A source has
+no tower: one convolution of the regions' width stands in, untrained, so that another tower of that width can take its
+place and pixels be read. Each region gets row 0 of the visual positions and row 1 of the visual types, which are one
+vector here (`modality_embeddings`); the answer is read off the token before [SEP] (`pooler="before_last"`).
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from ..configuration.mm import MMConfig
+from ..modeling_mm.checkpoint import Checkpoint
+from ..modeling_mm.classification import MMForSequenceClassification
+from ..modeling_mm.config_mapping import Fields, source_config
+from ..modeling_mm.key_mapping import KeyTable, List, Reshape, change
+from ..modeling_mm.text_towers import BERT, BERT_FIELDS
+from .family import Family, Layout, Plan
+
+_FIELDS = Fields(
+    names=BERT_FIELDS.names, ours={**BERT_FIELDS.ours, "is_causal": False}, theirs={"bypass_transformer": False}
+)
+# Class -> how the text is pooled, and the loss of its labels ("kl": soft scores of answers).
+_CLASSES = {
+    "VisualBertForQuestionAnswering": ("before_last", "kl"),
+    "VisualBertForVisualReasoning": ("cls_tanh", "auto"),
+}
+_NO_TOWER = "theirs reads visual_embeds of a detector; untrained, to be replaced"
+
+
+def recognises(config: Mapping[str, Any], names: Iterable[str]) -> bool:
+    return config.get("model_type") == "visual_bert"
+
+
+def region_vector(positions: int, types: int) -> Reshape:
+    """Tables of visual positions and types -> the one vector of a region (1, D); the rest of them waits."""
+
+    def forward(old: List) -> tuple[List, List]:
+        return [(old[0][0] + old[1][1])[None]], [table.clone() for table in old]
+
+    def backward(new: List, unread: List) -> List:
+        vector = new[0][0]
+        place, kind = unread or [vector.new_zeros(rows, len(vector)) for rows in (positions, types)]
+        if not torch.equal(place[0] + kind[1], vector):  # it was trained on
+            place = torch.cat([(vector - kind[1])[None], place[1:]])
+        return [place, kind]
+
+    return Reshape("joined: place and type of a region", forward, backward)
+
+
+def plan(checkpoint: Checkpoint) -> Plan:
+    """Raises ValueError for another head than those of question answering and visual reasoning."""
+    config = source_config(checkpoint.config)
+    architecture = (checkpoint.config.get("architectures") or ["VisualBertModel"])[0]
+    if architecture not in _CLASSES:
+        raise ValueError(f"{architecture} is not known; of VisualBERT these are: {', '.join(_CLASSES)}")
+    pooler, loss = _CLASSES[architecture]
+    made = MMConfig(
+        vision_config=_stand_in(config.visual_embedding_dim),
+        text_config={**_FIELDS.convert(config), "pooler": pooler},
+        fusion_type="merged",
+        fusion_mask="bidirectional",
+        fusion_order="text_first",
+        fusion_embedding_norm=True,
+        modality_embeddings=True,
+        classification_loss=loss,
+        classifier_dropout=config.hidden_dropout_prob,
+        num_labels=config.num_labels,
+    )
+    joined = region_vector(config.max_position_embeddings, config.type_vocab_size)
+    media = KeyTable(
+        modules={"visual_bert.embeddings.visual_projection": "model.vision_projector", "cls": "classifier"},
+        tensors={
+            "visual_bert.embeddings.visual_position_embeddings.weight": change(
+                "model.modality_embedding.weight",
+                by=joined,
+                also=("visual_bert.embeddings.visual_token_type_embeddings.weight",),
+            )
+        },
+        kept={} if pooler == "cls_tanh" else {"visual_bert.pooler.dense.{leaf}": "this head does not read it"},
+        new={"model.vision_tower.{rest}": _NO_TOWER},
+    )
+    text = BERT if pooler == "cls_tanh" else KeyTable(
+        {name: target for name, target in BERT.modules.items() if name != "pooler.dense"}, dropped=BERT.dropped
+    )  # fmt: skip
+    return Plan(MMForSequenceClassification, made, text.under("visual_bert.", "model.language_model.") + media)
+
+
+def _stand_in(width: int) -> dict[str, Any]:
+    stages = [{"block": "plain", "depth": 1, "channels": width, "stride": 32}]
+    return {"model_type": "mm_conv", "stages": stages, "batch_norm": False, "position_embedding_type": "none"}
+
+
+def layout(model: Any) -> Layout:
+    """The layout of an MM model built as a VisualBERT; raises ValueError for another."""
+    config = model.config
+    found = [name for name, kinds in _CLASSES.items() if kinds[0] == config.text_config.pooler]
+    if not found:
+        raise ValueError(
+            f"text_config.pooler={config.text_config.pooler!r}, but VisualBERT has before_last or cls_tanh"
+        )
+    settings = {
+        **_FIELDS.restore(config.text_config),
+        "model_type": "visual_bert",
+        "architectures": found,
+        "visual_embedding_dim": config.vision_size,
+        "num_labels": config.num_labels,
+    }
+    return Layout(source_config(settings), found[0], (), "ViTImageProcessor")
+
+
+FAMILY = Family("visual-bert", recognises, plan, layout)

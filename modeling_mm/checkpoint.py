@@ -1,0 +1,138 @@
+"""Reading a published checkpoint: its config.json, and its tensors one at a time, without running anything of it."""
+
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+
+# In the order in which Transformers looks for them.
+WEIGHT_FILES = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
+PICKLES = (".bin", ".pth", ".pt")
+_SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
+# Where trainers put the weights of a model among their own things.
+_NESTED = ("model", "state_dict")
+
+
+class Checkpoint(Mapping[str, torch.Tensor]):
+    """The tensors of a checkpoint by name, each read when it is asked for; `config` is its config.json or {}.
+
+    Args:
+        source: a directory, a Hub id, or one file of weights.
+
+    Raises: ValueError for weights that need more than tensors to be unpickled, for a shard outside the directory, and
+        for a directory without weights; FileNotFoundError for no such file.
+    """
+
+    def __init__(self, source: str | Path):
+        path = Path(source)
+        self.source = str(source)
+        self.directory: Path | None = None
+        if path.is_file():
+            files = [path]
+        else:
+            self.directory = path if path.is_dir() else _fetched(str(source))
+            files = list(_weight_files(self.directory))
+        self.config: dict[str, Any] = read_json(self.directory, "config.json") or {}
+        self._homes: dict[str, Path] = {}
+        self._open: dict[Path, Any] = {}
+        for file in files:
+            self._open[file] = _opened(file)
+            self._homes |= dict.fromkeys(self._open[file].keys(), file)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        opened = self._open[self._homes[name]]
+        return opened[name] if isinstance(opened, dict) else opened.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._homes)
+
+    def __len__(self) -> int:
+        return len(self._homes)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor that need not be read for it."""
+        opened = self._open[self._homes[name]]
+        return tuple(opened[name].shape if isinstance(opened, dict) else opened.get_slice(name).get_shape())
+
+    def dtype(self) -> torch.dtype:
+        """That of the largest tensor."""
+        largest = max(self, key=lambda name: torch.Size(self.shape(name)).numel())
+        return self[largest].dtype
+
+
+def read_json(directory: Path | None, name: str) -> dict[str, Any] | None:
+    """A JSON file of the directory; None if it is not there."""
+    if directory is None or not (directory / name).is_file():
+        return None
+    return json.loads((directory / name).read_text(encoding="utf-8"))
+
+
+def _fetched(repository: str) -> Path:
+    """The files of a Hub repository; pickles only where there are no safetensors."""
+    if repository.count("/") > 1 or repository.startswith((".", "/")):
+        raise FileNotFoundError(f"no directory or file {repository!r}")
+    directory = Path(snapshot_download(repository, allow_patterns=[*_SMALL_FILES, "*.safetensors"]))
+    if not any((directory / name).is_file() for name in WEIGHT_FILES[:2]):
+        directory = Path(snapshot_download(repository, allow_patterns=[*_SMALL_FILES, "*.bin"]))
+    return directory
+
+
+def _weight_files(directory: Path) -> Iterator[Path]:
+    name = next((name for name in WEIGHT_FILES if (directory / name).is_file()), None)
+    if name is None:
+        raise ValueError(f"no weights in {str(directory)!r}: looked for {', '.join(WEIGHT_FILES)}")
+    if not name.endswith(".json"):
+        yield directory / name
+        return
+    index = read_json(directory, name) or {}
+    for shard in sorted(set(index["weight_map"].values())):
+        if Path(shard).name != shard or shard.startswith(".") or "\\" in shard:
+            raise ValueError(f"{name} names the shard {shard!r}; a shard lies beside its index, without a path")
+        if not (directory / shard).is_file():
+            raise FileNotFoundError(f"{name} names the shard {shard!r}, which is not there")
+        yield directory / shard
+
+
+def _opened(file: Path) -> Any:
+    """An open safetensors file, or the tensors of a pickle."""
+    if file.suffix == ".safetensors":
+        return safe_open(file, framework="pt")
+    if file.suffix not in PICKLES:
+        raise ValueError(f"{file.name} is no file of weights; known are .safetensors, {', '.join(PICKLES)}")
+    try:
+        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        if isinstance(error, RuntimeError):  # an old file, not a zip archive, cannot be mapped
+            return _tensors(_unpickled(file), file)
+        raise _unsafe(file) from error
+    return _tensors(loaded, file)
+
+
+def _unpickled(file: Path) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _unsafe(file) from error
+
+
+def _unsafe(file: Path) -> ValueError:
+    return ValueError(
+        f"{file.name} holds more than tensors, and unpickling that could run any code; save its tensors alone as "
+        "safetensors where you trust it"
+    )
+
+
+def _tensors(loaded: Any, file: Path) -> dict[str, torch.Tensor]:
+    for name in _NESTED:
+        if isinstance(loaded, dict) and isinstance(loaded.get(name), dict):
+            loaded = loaded[name]
+    if not isinstance(loaded, dict) or not all(torch.is_tensor(value) for value in loaded.values()):
+        raise ValueError(f"{file.name} is not a dictionary of tensors by name")
+    return dict(loaded)

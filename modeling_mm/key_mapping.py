@@ -1,0 +1,354 @@
+"""A checkpoint's tensors under other names: tables of old name -> new name, strict and readable in both directions.
+
+    table = KeyTable(modules={"h.{n}.ln_1": "layers.{n}.self_attn_norm", ...})
+    source tensors ── table.convert ──► tensors of the model, and what it does not read (`unread`)
+    model tensors  ── table.restore ──► the source's tensors, bit by bit
+
+A template names a module ({n} is a number) whose weight and bias are meant, or under `tensors` one tensor. Every
+tensor of the source is used or dropped for a reason, every tensor of the model is filled or new for a reason; all that
+is not so is listed in one error.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+
+Tensors = Mapping[str, torch.Tensor]
+List = list[torch.Tensor]
+
+_HOLE = re.compile(r"\{(\w+)\}")
+_HOLES = {"n": r"\d+", "leaf": r"weight|bias", "rest": r".+"}
+LARGEST_LIST = 30  # faults shown in full
+
+
+# ---- what may be done to tensors beside renaming them --------------------------------------------------------------
+
+
+class Reshape(NamedTuple):
+    """One change of shape and its inverse, over the tensors of one entry of a table.
+
+    forward: old tensors -> (new tensors, tensors that the model does not read but the way back wants).
+    backward: new tensors, the unread ones or [] -> old tensors.
+    """
+
+    name: str
+    forward: Callable[[List], tuple[List, List]]
+    backward: Callable[[List, List], List]
+
+
+SAME = Reshape("as it is", lambda old: (old, []), lambda new, unread: new)
+# Conv1D keeps inputs first; a bias has nothing to turn.
+TRANSPOSE = Reshape("transposed", lambda old: ([_turned(old[0])], []), lambda new, unread: [_turned(new[0])])
+
+
+def _turned(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.t().contiguous()
+
+
+def split(parts: int, transposed: bool = False) -> Reshape:
+    """A fused projection, outputs first: its rows in equal parts. transposed: Conv1D's, inputs first."""
+
+    def forward(old: List) -> tuple[List, List]:
+        fused = old[0].t() if transposed else old[0]
+        if len(fused) % parts:
+            raise ValueError(f"{len(fused)} outputs are not {parts} equal parts")
+        return [part.clone(memory_format=torch.contiguous_format) for part in fused.chunk(parts)], []
+
+    def backward(new: List, unread: List) -> List:
+        fused = torch.cat(new)
+        return [_turned(fused) if transposed else fused]
+
+    return Reshape(f"split in {parts}", forward, backward)
+
+
+def lead(dimensions: int) -> Reshape:
+    """`dimensions` leading dimensions of size 1 in the source that the model does not have; negative: the reverse."""
+
+    def add(tensor: torch.Tensor, count: int) -> torch.Tensor:
+        return tensor[(None,) * count] if count > 0 else tensor.reshape(tensor.shape[-count:]) if count else tensor
+
+    return Reshape(
+        f"{abs(dimensions)} leading dimensions {'less' if dimensions > 0 else 'more'}",
+        lambda old: ([add(old[0], -dimensions)], []),
+        lambda new, unread: [add(new[0], dimensions)],
+    )
+
+
+def skip_rows(count: int) -> Reshape:
+    """A table of embeddings without its first rows, which nothing reads; going back they come back, or are zeros."""
+
+    def backward(new: List, unread: List) -> List:
+        first = unread[0] if unread else new[0].new_zeros(count, *new[0].shape[1:])
+        return [torch.cat([first, new[0]])]
+
+    return Reshape(f"without {count} rows", lambda old: ([old[0][count:].clone()], [old[0][:count].clone()]), backward)
+
+
+# Tensors of one row each (or (1, 1, D)), one per number, as the rows of one table.
+STACK = Reshape(
+    "stacked",
+    lambda old: ([torch.stack([row.flatten() for row in old])], []),
+    lambda new, unread: [row[None, None].clone() for row in new[0]],
+)
+
+
+# ---- tables --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Change:
+    """Where one entry of a table goes, if not simply to one new name: `old` names that belong to it beside its key."""
+
+    new: tuple[str, ...]
+    reshape: Reshape = SAME
+    old: tuple[str, ...] = ()
+
+
+def change(*new: str, by: Reshape, also: tuple[str, ...] = ()) -> Change:
+    """`Change` written in the order in which a table reads."""
+    return Change(new, by, also)
+
+
+@dataclass(frozen=True)
+class _Rule:
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+    reshape: Reshape
+
+    def gathers(self) -> bool:
+        """Whether many old tensors (of several numbers) become one."""
+        return "{n}" in self.old[0] and "{n}" not in self.new[0]
+
+
+@dataclass
+class Converted:
+    """Tensors under their new names, and what became of the rest."""
+
+    tensors: dict[str, torch.Tensor]
+    unread: dict[str, torch.Tensor] = field(default_factory=dict)  # for the way back, under old names
+    dropped: dict[str, str] = field(default_factory=dict)  # old name -> reason
+    new: dict[str, str] = field(default_factory=dict)  # name in the model -> reason
+    reshaped: dict[str, str] = field(default_factory=dict)  # old name -> what was done
+
+
+@dataclass(frozen=True)
+class KeyTable:
+    """Old names -> new names.
+
+    modules, tensors: template -> template, or Change. tied: a copy that some files hold -> the original's template.
+    dropped: template -> reason; of the source, beside what is used. kept: as dropped, but handed back by `restore`.
+    new: template -> reason; tensors of the model that no source has.
+    """
+
+    modules: Mapping[str, str | Change] = field(default_factory=dict)
+    tensors: Mapping[str, str | Change] = field(default_factory=dict)
+    tied: Mapping[str, str] = field(default_factory=dict)
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    kept: Mapping[str, str] = field(default_factory=dict)
+    new: Mapping[str, str] = field(default_factory=dict)
+
+    def under(self, old: str, new: str) -> "KeyTable":
+        """The same table for parts inside a larger checkpoint: prefixes before every name on either side."""
+
+        def moved(entries: Mapping[str, str | Change]) -> dict[str, str | Change]:
+            return {old + name: _moved(target, old, new) for name, target in entries.items()}
+
+        return KeyTable(
+            modules=moved(self.modules),
+            tensors=moved(self.tensors),
+            tied={old + copy: old + original for copy, original in self.tied.items()},
+            dropped={old + name: reason for name, reason in self.dropped.items()},
+            kept={old + name: reason for name, reason in self.kept.items()},
+            new={new + name: reason for name, reason in self.new.items()},
+        )
+
+    def __add__(self, other: "KeyTable") -> "KeyTable":
+        names = ("modules", "tensors", "tied", "dropped", "kept", "new")
+        return KeyTable(**{name: {**getattr(self, name), **getattr(other, name)} for name in names})
+
+    def adding(self, **parts: Mapping) -> "KeyTable":
+        """This table with more entries in the named parts."""
+        return replace(self, **{name: {**getattr(self, name), **more} for name, more in parts.items()})
+
+    # ---- there -----------------------------------------------------------------------------------------------------
+
+    def convert(self, source: Tensors, wanted: Mapping[str, torch.Size]) -> Converted:
+        """The source's tensors under the model's names.
+
+        Args:
+            source: old name -> tensor; read one by one, so it may load lazily.
+            wanted: new name -> shape of every tensor that the model holds for itself (not those tied to another).
+
+        Raises: ValueError that lists every old name without a place, every new name left unfilled, every shape that
+            differs, and copies that are no copies.
+        """
+        result, faults = Converted({}), []
+        names = self._untied(source, result, faults)
+        groups, homeless = _grouped(self._rules(), names, "old")
+        for name in homeless:
+            if not self._set_aside(name, source, result):
+                faults.append(f"no place for {name}")
+        for rule, places, found in groups:
+            olds = _ordered(rule, found)
+            if olds is None:
+                faults.append(f"{', '.join(chain(*found))} without the others of {list(rule.old)}")
+                continue
+            try:
+                tensors, unread = rule.reshape.forward([source[names[name]] for name in olds])
+            except (ValueError, IndexError, RuntimeError) as error:
+                faults.append(f"{', '.join(olds)} cannot be {rule.reshape.name}: {error}")
+                continue
+            result.unread |= {f"{olds[0]}#{number}": tensor for number, tensor in enumerate(unread)}
+            if rule.reshape is not SAME:
+                result.reshaped |= dict.fromkeys(olds, rule.reshape.name)
+            for template, tensor in zip(rule.new, tensors, strict=True):
+                faults += _placed(_filled(template, places), tensor, olds[0], wanted, result.tensors)
+        for name in wanted:
+            if name not in result.tensors:
+                reason = _reason(self.new, name)
+                if reason is None:
+                    faults.append(f"nothing for {name}")
+                else:
+                    result.new[name] = reason
+        raise_faults("the tensors do not fit", faults)
+        return result
+
+    def _untied(self, source: Iterable[str], result: Converted, faults: list[str]) -> dict[str, str]:
+        """Name to go by -> name in the source, without copies of what is there under its own name."""
+        names = {name: name for name in source}
+        for copy, original in self.tied.items():
+            pattern = _pattern(copy)
+            for name in [name for name in names if pattern.fullmatch(name)]:
+                home = _filled(original, pattern.fullmatch(name).groupdict())  # pyright: ignore[reportOptionalMemberAccess]
+                if home not in names:
+                    names[home] = names.pop(name)
+                    continue
+                if not _equal(source, name, names[home]):
+                    faults.append(f"{name} should equal {home}, to which the model ties it")
+                del names[name]
+                result.dropped[name] = f"a copy of {home}"
+        return names
+
+    def _set_aside(self, name: str, source: Tensors, result: Converted) -> bool:
+        reason = _reason(self.dropped, name)
+        if reason is None and (reason := _reason(self.kept, name)) is not None:
+            result.unread[name] = source[name].clone()
+        if reason is not None:
+            result.dropped[name] = reason
+        return reason is not None
+
+    # ---- and back --------------------------------------------------------------------------------------------------
+
+    def restore(self, tensors: Tensors, unread: Tensors | None = None) -> dict[str, torch.Tensor]:
+        """The model's tensors under the source's names; `unread` is what `convert` left over.
+
+        Raises: ValueError that lists every tensor of the model without a place in the source's layout.
+        """
+        unread = unread or {}
+        result = {name: tensor for name, tensor in unread.items() if "#" not in name}
+        groups, homeless = _grouped(self._rules(), {name: name for name in tensors}, "new")
+        faults = [f"no place for {name}" for name in homeless if _reason(self.new, name) is None]
+        for rule, places, found in groups:
+            news = _ordered(rule, found)
+            if news is None:
+                faults.append(f"{', '.join(chain(*found))} without the others of {list(rule.new)}")
+                continue
+            first = _filled(rule.old[0], {**places, "n": places.get("n", "0")})
+            kept = [unread[key] for key in (f"{first}#{number}" for number in range(9)) if key in unread]
+            olds = rule.reshape.backward([tensors[name] for name in news], kept)
+            if rule.gathers():
+                names = [_filled(rule.old[0], {**places, "n": str(number)}) for number in range(len(olds))]
+            else:
+                names = [_filled(template, places) for template in rule.old]
+            result |= dict(zip(names, olds, strict=True))
+        raise_faults("the model does not fit this layout", faults)
+        return result
+
+    def _rules(self) -> list[_Rule]:
+        rules = []
+        for entries, ending in ((self.tensors, ""), (self.modules, ".{leaf}")):
+            for name, target in entries.items():
+                target = target if isinstance(target, Change) else Change((target,))
+                old = tuple(template + ending for template in (name, *target.old))
+                rules.append(_Rule(old, tuple(template + ending for template in target.new), target.reshape))
+        return rules
+
+
+def _moved(target: str | Change, old: str, new: str) -> str | Change:
+    if isinstance(target, str):
+        return new + target
+    return Change(tuple(new + name for name in target.new), target.reshape, tuple(old + name for name in target.old))
+
+
+@cache
+def _pattern(template: str) -> re.Pattern[str]:
+    """A template as an expression with a group per hole."""
+    parts = _HOLE.split(template)
+    for place in range(1, len(parts), 2):
+        parts[place] = f"(?P<{parts[place]}>{_HOLES[parts[place]]})"
+    return re.compile("".join(re.escape(part) if place % 2 == 0 else part for place, part in enumerate(parts)))
+
+
+def _filled(template: str, places: Mapping[str, str]) -> str:
+    return _HOLE.sub(lambda hole: places[hole[1]], template)
+
+
+def _reason(entries: Mapping[str, str], name: str) -> str | None:
+    return next((reason for template, reason in entries.items() if _pattern(template).fullmatch(name)), None)
+
+
+def _grouped(rules: list[_Rule], names: Iterable[str], side: str):
+    """Names by the rule and the numbers that they share: [(rule, places, names per template)], and homeless names."""
+    patterns = [[_pattern(template) for template in getattr(rule, side)] for rule in rules]
+    groups: dict[tuple, tuple[_Rule, dict[str, str], list[list[str]]]] = {}
+    homeless = []
+    for name in names:
+        for number, (rule, templates) in enumerate(zip(rules, patterns, strict=True)):
+            hit = next(((at, m) for at, p in enumerate(templates) if (m := p.fullmatch(name))), None)
+            if hit is None:
+                continue
+            at, match = hit
+            places = {hole: value for hole, value in match.groupdict().items() if not (hole == "n" and rule.gathers())}
+            key = (number, *sorted(places.items()))
+            groups.setdefault(key, (rule, places, [[] for _ in templates]))[2][at].append(name)
+            break
+        else:
+            homeless.append(name)
+    return list(groups.values()), homeless
+
+
+def _ordered(rule: _Rule, found: list[list[str]]) -> list[str] | None:
+    """The names of one group in the order of the templates (of the numbers); None if one is missing."""
+    if rule.gathers() and len(found) == 1:
+        return sorted(found[0], key=lambda name: [int(part) if part.isdigit() else 0 for part in name.split(".")])
+    return [names[0] for names in found] if all(len(names) == 1 for names in found) else None
+
+
+def _placed(name: str, tensor: torch.Tensor, old: str, wanted: Mapping[str, torch.Size], into: dict) -> list[str]:
+    """Puts a tensor where it belongs, or says why it cannot."""
+    if name not in wanted:
+        return [f"no place for {old} (it would be {name})"]
+    if tuple(tensor.shape) != tuple(wanted[name]):
+        return [f"{old} makes {name} {tuple(tensor.shape)}, but the model has {tuple(wanted[name])}"]
+    if name in into:
+        return [f"two tensors for {name}, one of them {old}"]
+    into[name] = tensor
+    return []
+
+
+def _equal(source, name: str, other: str) -> bool:
+    one, two = source[name], source[other]
+    return one.shape == two.shape and torch.equal(one, two)
+
+
+def raise_faults(what: str, faults: list[str]) -> None:
+    """One ValueError with every fault, if there is any."""
+    if faults:
+        shown = "\n".join(f"  - {fault}" for fault in faults[:LARGEST_LIST])
+        more = f"\n  ... and {len(faults) - LARGEST_LIST} more" if len(faults) > LARGEST_LIST else ""
+        raise ValueError(f"{what}; {len(faults)} fault(s):\n{shown}{more}")

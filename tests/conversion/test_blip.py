@@ -1,0 +1,254 @@
+"""BLIP: captioning and question answering, converted and back, beside the installed classes."""
+
+# Fixtures build models whose types pyright cannot follow.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BlipConfig,
+    BlipForConditionalGeneration,
+    BlipForImageTextRetrieval,
+    BlipForQuestionAnswering,
+    BlipImageProcessor,
+)
+
+from mm.conversion_scripts.convert import convert, convert_back
+
+# BLIP's usual shape and an odd one: other widths, heads, vocabulary, patches, norms and smoothing, nothing tied.
+CONFIGS = {
+    "usual": {
+        "vision_config": {
+            "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "image_size": 16, "patch_size": 8,
+        },
+        "text_config": {
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "vocab_size": 26, "max_position_embeddings": 24, "bos_token_id": 22, "eos_token_id": 2, "sep_token_id": 3,
+            "pad_token_id": 0,
+        },
+    },
+    "odd": {
+        "vision_config": {
+            "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 3,
+            "image_size": 18, "patch_size": 6, "layer_norm_eps": 1e-3, "hidden_act": "relu",
+        },
+        "text_config": {
+            "hidden_size": 40, "intermediate_size": 28, "num_hidden_layers": 3, "num_attention_heads": 5,
+            "vocab_size": 26, "max_position_embeddings": 20, "bos_token_id": 22, "eos_token_id": 2, "sep_token_id": 3,
+            "pad_token_id": 0, "layer_norm_eps": 1e-4, "label_smoothing": 0.1, "hidden_act": "gelu_new",
+            "tie_word_embeddings": False,
+        },
+        "tie_word_embeddings": False,
+    },
+}  # fmt: skip
+IDS = torch.tensor([[22, 5, 9, 8, 12, 3], [22, 6, 8, 3, 0, 0]])
+MASK = (IDS != 0).long()
+QUESTIONS = torch.tensor([[2, 13, 14, 5, 9, 3], [2, 15, 16, 3, 0, 0]])
+
+
+def config_of(kind: str, answers: bool = False) -> BlipConfig:
+    settings = CONFIGS[kind]
+    if answers:  # Transformers' decoder reads question states of the picture's width
+        settings = {**settings, "vision_config": {**settings["vision_config"], "num_attention_heads": 4}}
+        settings["vision_config"]["hidden_size"] = settings["text_config"]["hidden_size"]
+    return BlipConfig(**settings)
+
+
+def pixels_of(config: BlipConfig) -> torch.Tensor:
+    size = config.vision_config.image_size
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@pytest.fixture(params=CONFIGS)
+def captioners(request, peer, saved):
+    theirs = peer(BlipForConditionalGeneration, config_of(request.param))
+    source = saved(theirs)
+    return theirs, convert(source), source
+
+
+@pytest.fixture(params=CONFIGS)
+def answerers(request, peer, saved):
+    theirs = peer(BlipForQuestionAnswering, config_of(request.param, answers=True))
+    source = saved(theirs)
+    return theirs, convert(source), source
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@torch.no_grad()
+def test_captioning_gives_the_same_logits_loss_and_picture(captioners, assert_close, dtype):
+    theirs, ours = captioners[0].to(dtype), captioners[1].model.to(dtype)
+    pixels = pixels_of(theirs.config).to(dtype)
+    labels = IDS.masked_fill(MASK == 0, -100)
+    there = theirs(pixel_values=pixels, input_ids=IDS, attention_mask=MASK, labels=labels)
+    here = ours(pixel_values=pixels, input_ids=IDS, attention_mask=MASK, labels=labels)
+    assert_close(here.context_hidden_states, there.image_embeds)
+    assert_close(here.logits[MASK.bool()], there.logits[MASK.bool()])
+    assert_close(here.loss, there.loss)
+
+
+def test_captioning_gives_the_same_gradients(captioners):
+    theirs, done = captioners[0].double(), captioners[1]
+    ours, pixels = done.model.double(), pixels_of(captioners[0].config)
+    theirs(pixel_values=pixels, input_ids=IDS, labels=IDS).loss.backward()
+    ours(pixel_values=pixels, input_ids=IDS, labels=IDS).loss.backward()
+    there = theirs.text_decoder.bert.encoder.layer[0].crossattention.self.key.weight.grad
+    here = ours.model.language_model.layers[0].cross_attn.k_proj.weight.grad
+    assert (here - there).abs().max() <= 1e-10 * there.abs().max()
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_captioning_writes_the_same_tokens(captioners, beams):
+    theirs, ours = captioners[0].double(), captioners[1].model.double()
+    pixels = pixels_of(theirs.config)
+    settings = {"num_beams": beams, "max_new_tokens": 8, "do_sample": False}
+    assert torch.equal(
+        ours.generate(pixel_values=pixels, **settings), theirs.generate(pixel_values=pixels, **settings)
+    )
+    prompt = torch.tensor([[2, 5, 9, 3], [2, 6, 8, 3]])  # theirs puts bos first and cuts the last token
+    ours_ids = torch.tensor([[22, 5, 9], [22, 6, 8]])
+    there = theirs.generate(pixel_values=pixels, input_ids=prompt, **settings)
+    assert torch.equal(ours.generate(pixel_values=pixels, input_ids=ours_ids, **settings), there)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@torch.no_grad()
+def test_answering_gives_the_same_loss_for_each_question_and_a_batch_the_mean(answerers, assert_close, dtype):
+    """One by one: what theirs makes of a question depends on the padding of its batch."""
+    theirs, ours = answerers[0].to(dtype), answerers[1].model.to(dtype)
+    pixels = pixels_of(theirs.config).to(dtype)
+    answers = [IDS[:1, :4], IDS[1:, :4]]
+    losses = []
+    for row, length in enumerate((6, 4)):
+        question, picture, answer = QUESTIONS[row : row + 1, :length], pixels[row : row + 1], answers[row]
+        there = theirs(question, picture, decoder_input_ids=answer, labels=answer).loss
+        losses.append(ours(answer, pixel_values=picture, context_input_ids=question, labels=answer).loss)
+        assert_close(losses[-1], there)
+    together = {"context_input_ids": QUESTIONS, "context_attention_mask": (QUESTIONS != 0).long()}
+    both = ours(torch.cat(answers), pixel_values=pixels, labels=torch.cat(answers), **together).loss
+    assert_close(both, (losses[0] + losses[1]) / 2)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_answering_writes_the_same_tokens_for_each_question(answerers, beams):
+    """One by one: with questions of two lengths in a batch theirs reads the padding, ours does not."""
+    theirs, ours = answerers[0].double(), answerers[1].model.double()
+    pixels = pixels_of(theirs.config)
+    settings = {"num_beams": beams, "max_new_tokens": 6, "do_sample": False}
+    for row, length in enumerate((6, 4)):
+        question, picture = QUESTIONS[row : row + 1, :length], pixels[row : row + 1]
+        there = theirs.generate(input_ids=question, pixel_values=picture, **settings)
+        here = ours.generate(context_input_ids=question, pixel_values=picture, **settings)
+        assert torch.equal(here, there)
+    both = {"context_input_ids": QUESTIONS, "context_attention_mask": (QUESTIONS != 0).long()}
+    together = ours.generate(pixel_values=pixels, **both, **settings)
+    assert torch.equal(together[1:, : here.shape[1]], here)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("cls", [BlipForConditionalGeneration, BlipForQuestionAnswering])
+def test_back_every_tensor_is_bit_equal_and_the_class_loads_it(cls, kind, peer, saved, tmp_path, tensors_of):
+    theirs = peer(cls, config_of(kind, answers=cls is BlipForQuestionAnswering))
+    source = saved(theirs)
+    done = convert(source)
+    done.save_pretrained(tmp_path / "mm")
+    convert_back(tmp_path / "mm", "blip", tmp_path / "back")
+    before, after = tensors_of(source), tensors_of(tmp_path / "back")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    again, info = type(theirs).from_pretrained(tmp_path / "back", output_loading_info=True)
+    assert not any(info.values())
+    assert all(torch.equal(one, two) for one, two in zip(again.parameters(), theirs.parameters(), strict=True))
+    for part in ("vision_config", "text_config"):
+        before, after = getattr(theirs.config, part).to_dict(), getattr(again.config, part).to_dict()
+        beside = ("eos_token_id", "initializer_range", "projection_dim", "dtype", "_name_or_path", "use_cache")
+        assert {k: v for k, v in after.items() if k not in beside} == {
+            k: v for k, v in before.items() if k not in beside
+        }
+
+
+def test_the_directory_loads_through_the_auto_classes_with_the_same_pixels_and_ids(peer, saved, tokenizer, tmp_path):
+    images = BlipImageProcessor(size={"height": 16, "width": 16})
+    done = convert(saved(peer(BlipForConditionalGeneration, config_of("usual")), images, tokenizer))
+    done.save_pretrained(tmp_path / "mm")
+    processor = AutoProcessor.from_pretrained(tmp_path / "mm")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 41, 3), dtype=np.uint8))
+    inputs = processor(images=picture, text="a red dog", return_tensors="pt")
+    there = torch.as_tensor(np.asarray(images(picture)["pixel_values"]))
+    assert (inputs["pixel_values"] - there).abs().max() <= 1e-6
+    assert inputs["input_ids"][0, 1:].tolist() == tokenizer("a red dog", add_special_tokens=False)["input_ids"]
+    assert inputs["input_ids"][0, 0] == 22 and processor.tokenizer.convert_ids_to_tokens([22, 23]) == [
+        "[DEC]",
+        "[ENC]",
+    ]
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "mm")
+    assert torch.equal(model.generate(**inputs, max_new_tokens=5), done.model.generate(**inputs, max_new_tokens=5))
+    assert "tokenizer: [DEC] added as 22" in "\n".join(done.report)
+
+
+def test_a_source_of_weights_and_config_alone_says_so(captioners):
+    assert captioners[1].processor is None
+    assert "the source has no image_processor and no tokenizer" in captioners[1].report[-1]
+
+
+def original_names(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors under the names of the original code, whose ViT is timm's, with what else its files hold."""
+    swaps = (
+        ("vision_model.embeddings.class_embedding", "visual_encoder.cls_token"),
+        ("vision_model.embeddings.position_embedding", "visual_encoder.pos_embed"),
+        ("vision_model.embeddings.patch_embedding", "visual_encoder.patch_embed.proj"),
+        ("vision_model.post_layernorm", "visual_encoder.norm"),
+        ("vision_model.encoder.layers", "visual_encoder.blocks"),
+        ("layer_norm", "norm"), ("self_attn.projection", "attn.proj"), ("self_attn.qkv", "attn.qkv"),
+    )  # fmt: skip
+    renamed = {}
+    for name, tensor in tensors.items():
+        for old, new in swaps:
+            name = name.replace(old, new)
+        renamed[name] = tensor
+    positions = renamed["text_decoder.bert.embeddings.position_embeddings.weight"]
+    renamed["text_decoder.bert.embeddings.position_ids"] = torch.arange(len(positions))[None]
+    renamed["text_decoder.cls.predictions.decoder.weight"] = renamed[
+        "text_decoder.bert.embeddings.word_embeddings.weight"
+    ]
+    renamed["text_decoder.cls.predictions.decoder.bias"] = renamed["text_decoder.cls.predictions.bias"]
+    return renamed
+
+
+@pytest.mark.parametrize("cls", [BlipForConditionalGeneration, BlipForQuestionAnswering])
+@torch.no_grad()
+def test_a_file_of_the_original_code_gives_the_same_model(cls, peer, saved, tensors_of, tmp_path, assert_close):
+    wide = {"hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BlipConfig(
+        vision_config={**wide, "image_size": 16, "patch_size": 8, "layer_norm_eps": 1e-6},
+        text_config={
+            **wide, "vocab_size": 110, "bos_token_id": 108, "sep_token_id": 102, "pad_token_id": 0,
+            "max_position_embeddings": 24, "label_smoothing": 0.1,
+        },
+    )  # fmt: skip
+    theirs = peer(cls, config)
+    torch.save({"model": original_names(tensors_of(saved(theirs))), "epoch": 3}, tmp_path / "model.pth")
+    ours = convert(tmp_path / "model.pth").model.double()
+    pixels, theirs = pixels_of(config), theirs.double()
+    ids = torch.tensor([[108, 5, 9, 8], [108, 6, 8, 7]])
+    if cls is BlipForConditionalGeneration:
+        there, here = theirs(pixels, ids, labels=ids).loss, ours(ids, pixel_values=pixels, labels=ids).loss
+    else:
+        question = torch.tensor([[109, 7, 102], [109, 9, 102]])  # [ENC] first, as the original asks
+        there = theirs(question, pixels, decoder_input_ids=ids, labels=ids).loss
+        here = ours(ids, pixel_values=pixels, context_input_ids=question, labels=ids).loss
+    assert_close(here, there)
+    assert ours.generation_config.num_beams == 3 and ours.generation_config.eos_token_id == 102
+
+
+def test_a_blip_of_another_task_and_a_pickle_of_more_are_refused(peer, saved, tmp_path):
+    other = saved(peer(BlipForImageTextRetrieval, config_of("usual")))
+    with pytest.raises(ValueError, match="BlipForImageTextRetrieval is not known"):
+        convert(other)
+    torch.save({"model": torch.nn.Linear(1, 1)}, tmp_path / "bad.pth")
+    with pytest.raises(ValueError, match="more than tensors"):
+        convert(tmp_path / "bad.pth")
