@@ -67,7 +67,7 @@ def plan(checkpoint: Checkpoint) -> Plan:
         modality_embeddings=True,
         classification_loss=loss,
         classifier_dropout=config.hidden_dropout_prob,
-        num_labels=config.num_labels,
+        **{"num_labels": config.num_labels},
     )
     joined = region_vector(config.max_position_embeddings, config.type_vocab_size)
     media = KeyTable(

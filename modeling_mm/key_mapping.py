@@ -175,6 +175,11 @@ class KeyTable:
         """This table with more entries in the named parts."""
         return replace(self, **{name: {**getattr(self, name), **more} for name, more in parts.items()})
 
+    def knows(self, name: str) -> bool:
+        """Whether an old name is used, tied, kept or dropped by this table."""
+        templates = chain(self.tied, self.dropped, self.kept, *(rule.old for rule in self._rules()))
+        return any(_pattern(template).fullmatch(name) for template in templates)
+
     # ---- there -----------------------------------------------------------------------------------------------------
 
     def convert(self, source: Tensors, wanted: Mapping[str, torch.Size]) -> Converted:
