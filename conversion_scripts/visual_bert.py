@@ -15,7 +15,8 @@ from ..configuration.mm import MMConfig
 from ..modeling_mm.checkpoint import Checkpoint
 from ..modeling_mm.classification import MMForSequenceClassification
 from ..modeling_mm.config_mapping import Fields, source_config
-from ..modeling_mm.key_mapping import KeyTable, List, Reshape, change
+from ..modeling_mm.key_mapping import KeyTable, change
+from ..modeling_mm.reshapes import List, Reshape
 from ..modeling_mm.text_towers import BERT, BERT_FIELDS
 from .family import Family, Layout, Plan
 
