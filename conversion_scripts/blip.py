@@ -12,7 +12,8 @@ from ..configuration.mm import MMConfig
 from ..modeling_mm.checkpoint import Checkpoint
 from ..modeling_mm.config_mapping import Fields, source_config
 from ..modeling_mm.generation import MMForConditionalGeneration
-from ..modeling_mm.key_mapping import KeyTable, change, lead, raise_faults, split
+from ..modeling_mm.key_mapping import KeyTable, change, raise_faults
+from ..modeling_mm.reshapes import lead, split
 from ..modeling_mm.text_towers import BERT, bert_head
 from .family import Family, Layout, Plan
 

@@ -12,7 +12,8 @@ from ..configuration.vision import MMVisionConfig
 from ..modeling_mm.checkpoint import Checkpoint
 from ..modeling_mm.config_mapping import Fields, source_config
 from ..modeling_mm.generation import MMForConditionalGeneration
-from ..modeling_mm.key_mapping import STACK, KeyTable, change, raise_faults
+from ..modeling_mm.key_mapping import KeyTable, change, raise_faults
+from ..modeling_mm.reshapes import STACK
 from ..modeling_mm.text_towers import BERT, BERT_FIELDS
 from ..modeling_mm.vision_towers import GIT_VISION_FIELDS, VISION_PLANS
 from .family import Family, Layout, Plan

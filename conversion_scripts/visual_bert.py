@@ -15,7 +15,8 @@ from ..configuration.mm import MMConfig
 from ..modeling_mm.checkpoint import Checkpoint
 from ..modeling_mm.classification import MMForSequenceClassification
 from ..modeling_mm.config_mapping import Fields, source_config
-from ..modeling_mm.key_mapping import KeyTable, List, Reshape, change
+from ..modeling_mm.key_mapping import KeyTable, change
+from ..modeling_mm.reshapes import List, Reshape
 from ..modeling_mm.text_towers import BERT, BERT_FIELDS
 from .family import Family, Layout, Plan
 
@@ -23,7 +24,7 @@ _FIELDS = Fields(
     names=BERT_FIELDS.names, ours={**BERT_FIELDS.ours, "is_causal": False}, theirs={"bypass_transformer": False}
 )
 # Class -> how the text is pooled, and the loss of its labels ("kl": soft scores of answers).
-_CLASSES = {
+_CLASSES: dict[str, tuple[str, Any]] = {
     "VisualBertForQuestionAnswering": ("before_last", "kl"),
     "VisualBertForVisualReasoning": ("cls_tanh", "auto"),
 }
@@ -67,7 +68,7 @@ def plan(checkpoint: Checkpoint) -> Plan:
         modality_embeddings=True,
         classification_loss=loss,
         classifier_dropout=config.hidden_dropout_prob,
-        num_labels=config.num_labels,
+        **{"num_labels": config.num_labels},
     )
     joined = region_vector(config.max_position_embeddings, config.type_vocab_size)
     media = KeyTable(

@@ -75,6 +75,15 @@ class MMPreTrainedModel(PreTrainedModel):
             requested_attention = default_implementation()
         return super().get_correct_attn_implementation(requested_attention, is_init_check)
 
+    def freeze_again(self) -> None:
+        """Freezes what the class freezes as it is built."""
+        with torch.device("meta"):
+            fresh = type(self)(self.config)
+        frozen = {name for name, parameter in fresh.named_parameters() if not parameter.requires_grad}
+        for name, parameter in self.named_parameters():
+            if name in frozen:
+                parameter.requires_grad_(False)
+
     def pooled_only(self) -> list[nn.Module]:
         """The parts of a tower that pooler_output depends on and last_hidden_state does not."""
         return []
@@ -109,10 +118,5 @@ class MMPreTrainedModel(PreTrainedModel):
         loaded: Any = super().from_pretrained(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
         model, info = loaded
         check_loaded(model, info, ignore_mismatched_sizes)
-        with torch.device("meta"):
-            fresh = type(model)(model.config)
-        frozen = {name for name, parameter in fresh.named_parameters() if not parameter.requires_grad}
-        for name, parameter in model.named_parameters():
-            if name in frozen:
-                parameter.requires_grad_(False)
+        model.freeze_again()
         return (model, info) if output_loading_info else model

@@ -57,7 +57,7 @@ class TowerPlan:
 
 def source_config(settings: Mapping[str, Any]) -> Any:
     """The installed class's config of a config.json, defaults filled in. Raises ValueError for an unknown kind."""
-    kind = settings.get("model_type")
+    kind = str(settings.get("model_type"))
     if kind not in CONFIG_MAPPING:
         raise ValueError(f"model_type={kind!r} is no model of this Transformers")
     return CONFIG_MAPPING[kind].from_dict(dict(settings))

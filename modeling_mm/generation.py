@@ -31,6 +31,7 @@ from .losses import causal_lm_loss, next_labels
 from .model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
 from .outputs import MMCausalLMOutput, MMContextOutput
 from .ranking import MMRanking
+from .warm_start import from_towers
 
 
 def build_head_transform(config: MMTextConfig) -> nn.Module:
@@ -81,6 +82,20 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, GenerationMixin):
         reads_vector = self.config.fusion_type in REPRESENTATION_FUSIONS
         reader = "language_model" if self.config.share_text_encoder else "text_encoder"
         self.model.freeze_pooled(keep=(reader,) if reads_vector else ())
+
+    @classmethod
+    def from_towers(cls, vision, text, *, text_encoder=None, **config_overrides) -> "MMForConditionalGeneration":
+        """A model that starts from published towers; what no tower has (cross-attention, projector) is new.
+
+        Args:
+            vision: directory or Hub id of a ViT, DeiT, CLIP or SigLIP, or of any vision model of Transformers.
+            text: of a BERT, RoBERTa, DistilBERT, GPT-2, Llama, Qwen2 or Qwen3, with or without its head.
+            text_encoder: of one that reads context text.
+            config_overrides: fields of MMConfig; those of a part (`text_config={...}`) are merged with the tower's.
+
+        Raises: ValueError for a tower that is not known, or tensors too many, too few or of another shape.
+        """
+        return from_towers(cls, vision, text, text_encoder=text_encoder, **config_overrides)
 
     def encode_context(self, *args, **kwargs) -> MMContextOutput | None:
         """See `MMModel.encode_context`; the result may be passed as encoder_outputs, as often as wanted."""

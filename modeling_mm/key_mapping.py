@@ -10,91 +10,20 @@ is not so is listed in one error.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain
-from typing import NamedTuple
 
 import torch
 
+from .reshapes import SAME, Reshape
+
 Tensors = Mapping[str, torch.Tensor]
-List = list[torch.Tensor]
 
 _HOLE = re.compile(r"\{(\w+)\}")
 _HOLES = {"n": r"\d+", "leaf": r"weight|bias", "rest": r".+"}
 LARGEST_LIST = 30  # faults shown in full
-
-
-# ---- what may be done to tensors beside renaming them --------------------------------------------------------------
-
-
-class Reshape(NamedTuple):
-    """One change of shape and its inverse, over the tensors of one entry of a table.
-
-    forward: old tensors -> (new tensors, tensors that the model does not read but the way back wants).
-    backward: new tensors, the unread ones or [] -> old tensors.
-    """
-
-    name: str
-    forward: Callable[[List], tuple[List, List]]
-    backward: Callable[[List, List], List]
-
-
-SAME = Reshape("as it is", lambda old: (old, []), lambda new, unread: new)
-# Conv1D keeps inputs first; a bias has nothing to turn.
-TRANSPOSE = Reshape("transposed", lambda old: ([_turned(old[0])], []), lambda new, unread: [_turned(new[0])])
-
-
-def _turned(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.t().contiguous()
-
-
-def split(parts: int, transposed: bool = False) -> Reshape:
-    """A fused projection, outputs first: its rows in equal parts. transposed: Conv1D's, inputs first."""
-
-    def forward(old: List) -> tuple[List, List]:
-        fused = old[0].t() if transposed else old[0]
-        if len(fused) % parts:
-            raise ValueError(f"{len(fused)} outputs are not {parts} equal parts")
-        return [part.clone(memory_format=torch.contiguous_format) for part in fused.chunk(parts)], []
-
-    def backward(new: List, unread: List) -> List:
-        fused = torch.cat(new)
-        return [_turned(fused) if transposed else fused]
-
-    return Reshape(f"split in {parts}", forward, backward)
-
-
-def lead(dimensions: int) -> Reshape:
-    """`dimensions` leading dimensions of size 1 in the source that the model does not have; negative: the reverse."""
-
-    def add(tensor: torch.Tensor, count: int) -> torch.Tensor:
-        return tensor[(None,) * count] if count > 0 else tensor.reshape(tensor.shape[-count:]) if count else tensor
-
-    return Reshape(
-        f"{abs(dimensions)} leading dimensions {'less' if dimensions > 0 else 'more'}",
-        lambda old: ([add(old[0], -dimensions)], []),
-        lambda new, unread: [add(new[0], dimensions)],
-    )
-
-
-def skip_rows(count: int) -> Reshape:
-    """A table of embeddings without its first rows, which nothing reads; going back they come back, or are zeros."""
-
-    def backward(new: List, unread: List) -> List:
-        first = unread[0] if unread else new[0].new_zeros(count, *new[0].shape[1:])
-        return [torch.cat([first, new[0]])]
-
-    return Reshape(f"without {count} rows", lambda old: ([old[0][count:].clone()], [old[0][:count].clone()]), backward)
-
-
-# Tensors of one row each (or (1, 1, D)), one per number, as the rows of one table.
-STACK = Reshape(
-    "stacked",
-    lambda old: ([torch.stack([row.flatten() for row in old])], []),
-    lambda new, unread: [row[None, None].clone() for row in new[0]],
-)
 
 
 # ---- tables --------------------------------------------------------------------------------------------------------
@@ -174,6 +103,11 @@ class KeyTable:
     def adding(self, **parts: Mapping) -> "KeyTable":
         """This table with more entries in the named parts."""
         return replace(self, **{name: {**getattr(self, name), **more} for name, more in parts.items()})
+
+    def knows(self, name: str) -> bool:
+        """Whether an old name is used, tied, kept or dropped by this table."""
+        templates = chain(self.tied, self.dropped, self.kept, *(rule.old for rule in self._rules()))
+        return any(_pattern(template).fullmatch(name) for template in templates)
 
     # ---- there -----------------------------------------------------------------------------------------------------
 

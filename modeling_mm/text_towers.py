@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from .config_mapping import Fields, TowerPlan, prefix_of
-from .key_mapping import TRANSPOSE, KeyTable, change, skip_rows, split
+from .key_mapping import KeyTable, change
+from .reshapes import TRANSPOSE, skip_rows, split
 
 _IDS = {name: name for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 _SIZES = {

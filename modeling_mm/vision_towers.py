@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from .config_mapping import Fields, TowerPlan, prefix_of
-from .key_mapping import KeyTable, List, Reshape, change, lead, split
+from .key_mapping import KeyTable, change
+from .reshapes import List, Reshape, lead, split
 from .text_towers import BUFFER
 
 _SIZES = {

@@ -3,15 +3,8 @@
 import pytest
 import torch
 
-from mm.modeling_mm.key_mapping import (
-    STACK,
-    TRANSPOSE,
-    KeyTable,
-    change,
-    lead,
-    skip_rows,
-    split,
-)
+from mm.modeling_mm.key_mapping import KeyTable, change
+from mm.modeling_mm.reshapes import STACK, TRANSPOSE, lead, skip_rows, split
 
 TABLE = KeyTable(
     modules={

@@ -2,6 +2,7 @@
 
 # Fixtures build models whose types pyright cannot follow.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOptionalCall=false, reportOptionalMemberAccess=false
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ IDS = torch.tensor([[2, 5, 9, 8, 12], [2, 6, 8, 7, 4]])
 PIXELS = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def paired(encoder, decoder) -> VisionEncoderDecoderConfig:
+def paired(encoder, decoder):
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
     config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 2, 0, 3
     return config

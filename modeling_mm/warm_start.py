@@ -1,0 +1,149 @@
+"""Models that start from published towers: `MMForConditionalGeneration.from_towers(vision, text)`.
+
+A tower is read with its config and its tensors, strictly: what the stack has and the source has not is new for a
+reason (cross-attention, a projector), or an error.
+"""
+
+# A plan's settings are plain dictionaries of a config; Transformers' loader is called past its typed front.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel
+from transformers.modeling_utils import PreTrainedModel
+
+from ..configuration.mm import MMConfig
+from .checkpoint import Checkpoint
+from .config_mapping import TowerPlan, source_config
+from .key_mapping import KeyTable, raise_faults
+from .text_towers import TEXT_PLANS
+from .vision_towers import VISION_PLANS, WITH_VISION
+
+Source = str | Path
+# What heads of other tasks are called beside a text tower.
+_HEADS = re.compile(r"(cls|lm_head|vocab_\w+|qa_outputs|classifier|score|pre_classifier|output_projection)\b")
+# What a warm start makes anew, and why.
+_NEW = {
+    "layers.{n}.cross_attn.{rest}": "published text towers have no cross-attention",
+    "layers.{n}.cross_attn_norm.{leaf}": "published text towers have no cross-attention",
+    "layers.{n}.cross_attn_gate": "closed at the start",
+    "layers.{n}.mlp_gate": "closed at the start",
+    "pooler.{rest}": "the source has no pooler",
+}
+_NEW_HEAD = {
+    "lm_head_transform.{rest}": "the source has no such head",
+    "lm_head.{leaf}": "the source has no such head",
+}
+_NEW_BETWEEN = {
+    f"model.{part}.{{rest}}": "between the towers"
+    for part in (
+        "vision_projector", "vision_resampler", "fusion", "image_slots", "frame_slots", "clip_slots",
+        "modality_embedding", "audio_projector", "audio_resampler",
+    )
+}  # fmt: skip
+
+
+def text_tower(source: Source) -> tuple[Checkpoint, TowerPlan]:
+    """A text tower's tensors and plan. Raises ValueError for a kind that is not known."""
+    checkpoint = Checkpoint(source)
+    config = source_config(checkpoint.config)
+    if config.model_type not in TEXT_PLANS:
+        raise ValueError(f"text: model_type={config.model_type!r} is not known; these are: {', '.join(TEXT_PLANS)}")
+    return checkpoint, TEXT_PLANS[config.model_type](config, checkpoint)
+
+
+def vision_tower(source: Source) -> tuple[Checkpoint, TowerPlan] | None:
+    """A vision tower's tensors and plan as MM's ViT; None for another kind, which stays as it is in Transformers."""
+    checkpoint = Checkpoint(source)
+    config = source_config(checkpoint.config)
+    if config.model_type in WITH_VISION:
+        config = config.vision_config
+    if config.model_type not in VISION_PLANS:
+        return None
+    return checkpoint, VISION_PLANS[config.model_type](config, checkpoint)
+
+
+def from_towers(
+    model_class: Any, vision: Source, text: Source, *, text_encoder: Source | None = None, **overrides: Any
+) -> Any:
+    """See `MMForConditionalGeneration.from_towers`."""
+    seen, words = vision_tower(vision), text_tower(text)
+    foreign = None if seen is not None else AutoModel.from_pretrained(vision)
+    question = None if text_encoder is None else text_tower(text_encoder)
+    config = _config(None if seen is None else seen[1], foreign, words[1], question, overrides)
+    parts = [(words[0], words[1].table.adding(new=_NEW), "model.language_model.")]
+    if question is not None:
+        parts.append((question[0], question[1].table.adding(new=_NEW), "model.text_encoder."))
+    if seen is not None:
+        parts.append(
+            (seen[0], seen[1].table.adding(new={"pooler.{rest}": _NEW["pooler.{rest}"]}), "model.vision_tower.")
+        )
+    with torch.device("meta"):
+        wanted = model_class(config)
+    shapes = {n: v.shape for n, v in wanted.state_dict().items() if n not in wanted.all_tied_weights_keys}
+    tensors, new = _heads(words, config, shapes)
+    if foreign is not None:
+        tensors |= {f"model.vision_tower.{name}": value for name, value in foreign.state_dict().items()}
+    for checkpoint, table, prefix in parts:
+        inside = {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
+        done = table.under("", prefix).adding(dropped=_unread_heads(checkpoint, table)).convert(checkpoint, inside)
+        tensors |= done.tensors
+        new |= done.new
+    new |= {name: "between the towers" for name in shapes if any(_is(name, t) for t in _NEW_BETWEEN)}
+    return _filled_model(model_class, config, tensors, set(new), words[0].dtype())
+
+
+def _is(name: str, template: str) -> bool:
+    return name.startswith(template.removesuffix("{rest}"))
+
+
+def _config(seen: TowerPlan | None, foreign: Any, words: TowerPlan, question, overrides: dict[str, Any]) -> MMConfig:
+    """The towers' settings and the text's head; overrides replace fields, dicts of parts are merged."""
+    settings: dict[str, Any] = {
+        "vision_config": foreign.config.to_dict() if seen is None else seen.settings,
+        "text_config": {**words.settings, "is_causal": True},
+        **words.head_settings,
+    }
+    if question is not None:
+        settings["text_encoder_config"] = {**question[1].settings, "is_causal": False}
+        settings["text_config"]["cross_attention_hidden_size"] = question[1].settings["hidden_size"]
+    for name, value in overrides.items():
+        merged = isinstance(value, Mapping) and isinstance(settings.get(name), dict)
+        settings[name] = {**settings[name], **value} if merged else value
+    text = settings["text_config"]
+    ends = {"bos_token_id": ("cls", 101), "eos_token_id": ("sep", 102)}
+    missing = [
+        f"text_config.{name} (BERT's {token} is {i})" for name, (token, i) in ends.items() if text[name] is None
+    ]
+    raise_faults("the text's config does not say what a text opens and closes with; pass it", missing)
+    return MMConfig(**settings)
+
+
+def _heads(words: tuple[Checkpoint, TowerPlan], config: MMConfig, shapes: Mapping[str, torch.Size]):
+    """The language-modelling head, as far as the source has one of the model's kind; new otherwise."""
+    checkpoint, plan = words
+    inside = {name: shape for name, shape in shapes.items() if name.startswith(("lm_head.", "lm_head_transform."))}
+    same = all(getattr(config, name) == value for name, value in plan.head_settings.items())
+    names = [name for name in checkpoint if plan.head.knows(name)] if same else []
+    done = plan.head.adding(new=_NEW_HEAD).convert({name: checkpoint[name] for name in names}, inside)
+    return done.tensors, done.new
+
+
+def _unread_heads(checkpoint: Checkpoint, table: KeyTable) -> dict[str, str]:
+    """Tensors of the source beside its tower: heads of other tasks."""
+    heads = re.compile(
+        r"(cls|lm_head|vocab_\w+|qa_outputs|classifier|score|pre_classifier|decoder|output_projection)\b"
+    )
+    return {name: "a head" for name in checkpoint if heads.match(name) and not table.knows(name)}
+
+
+def _filled_model(model_class: Any, config: MMConfig, tensors: dict, new: set[str], dtype: torch.dtype) -> Any:
+    config.architectures = [model_class.__name__]
+    load = PreTrainedModel.from_pretrained.__func__
+    model, info = load(model_class, None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True)
+    raise_faults("the model was not filled", sorted(({*info["missing_keys"]} - new) | {*info["unexpected_keys"]}))
+    return model.eval()

@@ -1,0 +1,182 @@
+"""Models that start from published towers: each tower gives what it gave, and only what no tower has is new."""
+
+# Fixtures build models whose types pyright cannot follow.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOptionalMemberAccess=false
+
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    BertTokenizer,
+    CLIPConfig,
+    CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    DeiTConfig,
+    DeiTModel,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    ResNetConfig,
+    ResNetModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTModel,
+)
+
+from mm import MMForConditionalGeneration
+from mm.training import sources
+
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+WORDS = {"vocab_size": 30, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0, "max_position_embeddings": 16}
+PICTURE = {**SIZES, "image_size": 16, "patch_size": 8}
+GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 16, "vocab_size": 30}
+DISTIL = {"dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4}
+TEXTS = {
+    "bert": (BertForMaskedLM, BertConfig(**SIZES, **WORDS)),
+    "bert without a head": (BertModel, BertConfig(**SIZES, **WORDS)),
+    "roberta": (RobertaForMaskedLM, RobertaConfig(**SIZES, **{**WORDS, "pad_token_id": 1})),
+    "distilbert": (DistilBertForMaskedLM, DistilBertConfig(**DISTIL, **WORDS)),
+    "gpt2": (GPT2LMHeadModel, GPT2Config(**GPT2, bos_token_id=2, eos_token_id=3)),
+    "llama": (LlamaForCausalLM, LlamaConfig(**SIZES, **WORDS, num_key_value_heads=2, attention_bias=True)),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SIZES, **WORDS, num_key_value_heads=2, tie_word_embeddings=True)),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SIZES, **WORDS, num_key_value_heads=2, head_dim=12)),
+}
+VISIONS = {
+    "vit": (ViTModel, ViTConfig(**PICTURE)),
+    "vit with a classifier": (ViTForImageClassification, ViTConfig(**PICTURE)),
+    "deit": (DeiTModel, DeiTConfig(**PICTURE)),
+    "clip": (CLIPVisionModel, CLIPVisionConfig(**PICTURE)),
+    "clip of both towers": (CLIPModel, CLIPConfig(vision_config=PICTURE, text_config={**SIZES, **WORDS})),
+    "siglip": (SiglipVisionModel, SiglipVisionConfig(**PICTURE)),
+    "siglip without a head": (SiglipVisionModel, SiglipVisionConfig(**PICTURE, vision_use_head=False)),
+}
+ROUNDING = 1e-6  # in fp64; some of theirs round their norms or softmaxes to fp32 all the same
+IDS = torch.tensor([[2, 5, 9, 8, 12], [2, 6, 8, 7, 4]])
+PIXELS = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@pytest.fixture
+def saved(tmp_path, visible):
+    """`saved(class, config)`: (the model in fp64, its directory); fp64, so that no sum of a conversion rounds."""
+
+    def save(cls, config, name):
+        torch.manual_seed(0)
+        config = type(config).from_dict(config.to_dict())
+        model = visible(cls(config)).double().eval()
+        tie = getattr(model, "tie_weights", None)
+        if tie is not None:
+            tie()
+        model.save_pretrained(tmp_path / name)
+        return cls.from_pretrained(tmp_path / name, dtype=torch.float64).eval(), tmp_path / name
+
+    return save
+
+
+@pytest.fixture
+def vit(saved):
+    return saved(ViTModel, ViTConfig(**PICTURE), "vision")[1]
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+@torch.no_grad()
+def test_a_text_tower_gives_its_own_states_and_logits(kind, saved, vit):
+    theirs, source = saved(*TEXTS[kind], "text")
+    model = MMForConditionalGeneration.from_towers(vit, source)
+    causal = kind in ("gpt2", "llama", "qwen2", "qwen3")
+    output = theirs(IDS, output_hidden_states=True)
+    ours = model.model.language_model(IDS, is_causal=causal, use_cache=False)
+    assert (ours.last_hidden_state - output.hidden_states[-1]).abs().max() <= ROUNDING
+    if "logits" in output:
+        states = model.lm_head_transform(ours.last_hidden_state)
+        assert (model.lm_head(states) - output.logits).abs().max() <= ROUNDING
+
+
+@pytest.mark.parametrize("kind", VISIONS)
+@torch.no_grad()
+def test_a_vision_tower_gives_its_own_states(kind, saved):
+    theirs, source = saved(*VISIONS[kind], "vision")
+    text = saved(*TEXTS["gpt2"], "text")[1]
+    tower = MMForConditionalGeneration.from_towers(source, text).model.vision_tower
+    theirs = getattr(theirs, "vision_model", None) or getattr(theirs, "vit", theirs)
+    here, there = tower(PIXELS), theirs(PIXELS)
+    assert (here.last_hidden_state - there.last_hidden_state).abs().max() <= ROUNDING
+    if there.pooler_output is not None:
+        assert (here.pooler_output - there.pooler_output).abs().max() <= ROUNDING
+
+
+def test_any_vision_model_of_transformers_stays_as_it_is(saved):
+    theirs, source = saved(
+        ResNetModel, ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"), "vision"
+    )
+    model = MMForConditionalGeneration.from_towers(source, saved(*TEXTS["gpt2"], "text")[1])
+    assert all(torch.equal(v, model.model.vision_tower.state_dict()[n]) for n, v in theirs.state_dict().items())
+
+
+def test_a_warm_model_trains_generates_and_loads_again(saved, vit, tmp_path):
+    model = MMForConditionalGeneration.from_towers(vit, saved(*TEXTS["gpt2"], "text")[1])
+    model(IDS, pixel_values=PIXELS, labels=IDS).loss.backward()
+    assert model.model.language_model.layers[0].cross_attn.k_proj.weight.grad.abs().max() > 0
+    ids = model.generate(pixel_values=PIXELS, max_new_tokens=3)
+    model.save_pretrained(tmp_path / "out")
+    again = MMForConditionalGeneration.from_pretrained(tmp_path / "out", dtype=torch.float64)
+    assert torch.equal(again.generate(pixel_values=PIXELS, max_new_tokens=3), ids)
+
+
+@torch.no_grad()
+def test_a_closed_gate_leaves_a_warm_decoder_as_it_was(saved, vit):
+    theirs, source = saved(*TEXTS["llama"], "text")
+    model = MMForConditionalGeneration.from_towers(vit, source, text_config={"cross_attention_gate": "tanh"})
+    assert (model(IDS, pixel_values=PIXELS).logits - theirs(IDS).logits).abs().max() <= ROUNDING
+
+
+@torch.no_grad()
+def test_a_text_encoder_reads_context_text_with_its_own_weights(saved, vit):
+    theirs, encoder = saved(*TEXTS["bert without a head"], "encoder")
+    source = saved(*TEXTS["gpt2"], "text")[1]
+    settings = {"fusion_type": "merged", "fusion_mask": "bidirectional"}
+    model = MMForConditionalGeneration.from_towers(vit, source, text_encoder=encoder, **settings)
+    here = model.model.get_text_features(IDS)
+    assert (here.last_hidden_state - theirs(IDS).last_hidden_state).abs().max() <= 1e-10
+
+
+def test_an_unknown_tower_and_a_text_without_ends_are_told(saved, vit):
+    with pytest.raises(ValueError, match="text: model_type='vit' is not known; these are: bert"):
+        MMForConditionalGeneration.from_towers(vit, vit)
+    words = {name: value for name, value in WORDS.items() if name not in ("bos_token_id", "eos_token_id")}
+    plain = saved(BertModel, BertConfig(**SIZES, **words), "text")[1]
+    with pytest.raises(ValueError, match="BERT's cls is 101"):
+        MMForConditionalGeneration.from_towers(vit, plain)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_minilm_embeds_sentences_as_it_did(vit):
+    """Real weights: all-MiniLM-L6-v2's embedding is the mean of the tokens, normalised."""
+    directory = sources.minilm_directory()
+    theirs, tokenizer = BertModel.from_pretrained(directory).eval(), BertTokenizer.from_pretrained(directory)
+    ends = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
+    model = MMForConditionalGeneration.from_towers(vit, directory, text_config=ends)
+    batch = tokenizer(["a red dog", "two cats sleep on the sofa by the window"], padding=True, return_tensors="pt")
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    states = (
+        theirs(ids, attention_mask=mask).last_hidden_state,
+        model.model.language_model(ids, mask, is_causal=False, use_cache=False).last_hidden_state,
+    )
+    means = [(found * mask[..., None]).sum(1) / mask.sum(1, keepdim=True) for found in states]
+    there, here = (torch.nn.functional.normalize(mean, dim=-1) for mean in means)
+    assert (here - there).abs().max() <= 1e-5
