@@ -11,7 +11,7 @@ from typing import Any
 
 from mm.benchmarks.static_gate import CEILINGS, GROUPS
 from mm.benchmarks.static_report import Case, Entry
-from mm.kernels import backward, forward, mass, tuning
+from mm.kernels import backward, decode, forward, mass, tuning
 
 # Name in the tables -> its jit function. A forward of few rows is built with split keys and called "decode".
 FUNCTIONS: dict[str, Any] = {
@@ -20,8 +20,10 @@ FUNCTIONS: dict[str, Any] = {
     "dq": backward.query_gradient_kernel,
     "dkdv": backward.key_value_gradient_kernel,
     "mass": mass.mass_kernel,
+    "combine": decode.combine_kernel,
+    "delta": backward.delta_kernel,
 }
-DECODE_ROWS = 16  # a tile of so few rows is one of the split-key forward
+DECODE_ROWS = 16  # a forward tile of so few rows is used with split keys, and without where there are few keys
 DTYPES = {2: ("bf16", "fp16"), 4: ("fp32",)}  # by bytes of an element
 PADDED_HEADS = (40, 80)  # widths that are no power of two, computed at the next
 CONTEXTS = 8  # of ragged rows
@@ -29,12 +31,13 @@ CONTEXTS = 8  # of ragged rows
 # Types by name of the argument, the first that matches in full; DTYPE is the case's.
 TYPES = (
     (r"Q|K|V|Out|GradOut|GradQ|GradK|GradV", "*DTYPE"),
-    (r"Lse|Lse2|Delta|Mass", "*fp32"),
+    (r"Lse|Lse2|GradLse|Delta|Mass|Parts|PartLse", "*fp32"),
     (r"scale", "fp32"),
     (r"num_\w+|mask_b", "i32"),
     (r"[a-z]+_([bhmn]|step)", "i32:16"),  # strides, and how far a block of keys is
 )
 VISIBLE = {  # keys_given_by -> the arguments it needs, the others are None; ranges come with ragged rows
+    "no keys": {},
     "lengths": {"Lengths": "*i32"},
     "mask": {"Mask": "*i32"},
     "ranges": {"Lengths": "*i32", "Ranges": "*i32", "CuRows": "*i32"},
@@ -75,13 +78,19 @@ def entry(case: Case, tile: tuning.Tile) -> Entry:
 
 def cases_of(kernel: str, itemsize: int, width: int, tile: tuning.Tile, arch: int) -> Iterator[Case]:
     """The cases of one tile: lengths in every element type, masks and row ranges in bf16 and fp32; with bf16 also
-    shared key heads and padded head widths. fp16 differs from bf16 by the names of instructions alone."""
-    if kernel == "forward" and tile.block_m <= DECODE_ROWS:
-        kernel = "decode"
+    shared key heads and padded head widths. fp16 differs from bf16 by the names of instructions alone, a decode tile
+    without split keys from one with them by what is behind the loop; a tile over rows alone sees no keys."""
+    shape = (tile.block_m, tile.block_n, tile.num_stages, tile.num_warps)
+    split = kernel == "forward" and tile.block_m <= DECODE_ROWS
     for dtype in DTYPES[itemsize]:
-        shape = (tile.block_m, tile.block_n, tile.num_stages, tile.num_warps)
         case = Case(kernel, dtype, width, *shape, "lengths", 1, arch)
+        if kernel in tuning.ROWS_ALONE:
+            yield replace(case, keys_given_by="no keys")
+            continue
         yield case
+        if split:
+            case = replace(case, kernel="decode")
+            yield case
         if dtype != "fp16":
             yield replace(case, keys_given_by="mask")
             yield replace(case, keys_given_by="ranges", group=max(GROUPS))
@@ -97,7 +106,13 @@ def entries(archs: Sequence[int]) -> list[Entry]:
     """
     found: dict[Case, Entry] = {}
     for arch in archs:
-        for kernel, itemsize, width, _, tile in tuning.entries(arch):
+        alone = [
+            (kernel, itemsize, width, tuning.MANY, tile)
+            for kernel, tile in tuning.ROWS_ALONE.items()
+            for itemsize in DTYPES
+            for width in tuning.WIDTHS
+        ]
+        for kernel, itemsize, width, _, tile in [*tuning.entries(arch), *alone]:
             for case in cases_of(kernel, itemsize, width, tile, arch):
                 new = entry(case, tile)
                 if found.setdefault(case, new) != new:

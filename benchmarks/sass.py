@@ -151,14 +151,14 @@ def natural_loops(follows: list[list[int]]) -> dict[int, set[int]]:
     return loops
 
 
-def mma_loops(program: Program) -> Iterator[list[Instruction]]:
-    """The instructions of every loop that holds MMA and no smaller loop that holds MMA."""
+def mma_loops(program: Program, innermost: bool = False) -> Iterator[list[Instruction]]:
+    """The instructions of every loop that holds MMA; innermost: and no smaller loop that holds MMA."""
     blocks, follows = flow(program)
     code = program.instructions
     holds = [any(code[n].base in MMA for n in block) for block in blocks]
     loops = [body for body in natural_loops(follows).values() if any(holds[block] for block in body)]
     for body in loops:
-        if not any(other < body for other in loops):
+        if not (innermost and any(other < body for other in loops)):
             yield [code[n] for block in sorted(body) for n in blocks[block]]
 
 
@@ -167,7 +167,13 @@ def main_loop(program: Program) -> list[Instruction]:
 
     Of several the first in the code: behind it stands the same work for what is left over, as a loop of one turn.
     """
-    return max(mma_loops(program), key=lambda body: (count(body, MMA), -body[0].address), default=[])
+    return max(mma_loops(program, innermost=True), key=lambda body: (count(body, MMA), -body[0].address), default=[])
+
+
+def whole_loop(program: Program) -> list[Instruction]:
+    """The outermost loop with the main loop inside, that itself if there is none; empty if no loop holds MMA."""
+    inner = set(main_loop(program))
+    return max((body for body in mma_loops(program) if inner <= set(body)), key=len, default=[])
 
 
 def count(instructions: Iterable[Instruction], bases: set[str]) -> int:

@@ -24,10 +24,21 @@ CEILINGS = {
 GROUPS = (1, 4)  # query heads per key head; ceilings hold for both
 SLACK = {"3.9.0": 1.0, "3.7.1": 1.05}  # Triton version -> what its loops may have, in ceilings
 LONGER = 1.05  # of the baseline's loop is a step back
+# The same anchors, in instructions other than MMA per 16x8x16 MMA: (kernel, head width, arch) -> with 3.9.0. Other
+# tiles of a width are held to them: with more rows a tile may not cost more than the anchor of fewer rows.
+PER_MMA = {
+    ("forward", 64, 80): 4.15,
+    ("forward", 128, 80): 3.03,
+    ("forward", 64, 90): 3.98,
+    ("forward", 128, 90): 2.80,
+    ("decode", 64, 80): 8.34,
+    ("decode", 128, 80): 6.17,
+    ("decode", 64, 90): 8.22,
+    ("decode", 128, 90): 5.88,
+}
+OTHER_TILES = 1.05  # of the anchor's figure is what another tile may have
+ANCHOR_ROWS = {"forward": 128, "decode": 16}
 BACKWARD_LOOP = 190  # dK and dV with lengths, 16-bit, a key head per query head, head width 128, sm_80: at most
-# Local-memory instructions that a loop may have: none, but for fp32 heads wider than 128, which fill every register
-# (three TF32 products of operands in two parts). What the compilers leave there, by architecture: of 900 to 1700.
-FP32_WIDE_LOCAL = {80: 2, 90: 2, 100: 21}
 SHARED_BYTES = {80: 99 * 1024}  # entries of sm_80 also serve consumer GPUs (8.6, 8.9, 12.0), which have no more
 FALLBACK_REGISTERS = 32  # ptxas gives up on a kernel and spills all else
 
@@ -46,10 +57,26 @@ def ceilings(version: str) -> dict[Case, int]:
     }
 
 
+def is_without_keys(case: Case) -> bool:
+    """Whether a kernel goes over rows alone, and has no MMA."""
+    return case.keys_given_by == "no keys"
+
+
 def is_clean(case: Case) -> bool:
-    """Whether a case must touch no local memory at all; the others must touch none in their loops."""
+    """Whether a case must touch no local memory at all; the others must touch none in their main loops."""
+    if is_without_keys(case):
+        return True
     fast = case.kernel in {"forward", "decode"} and case.dtype in {"bf16", "fp16"}
     return fast and case.keys_given_by == "lengths" and case.head_dim <= 128
+
+
+def anchor(case: Case) -> float | None:
+    """What the anchor with most rows, of those with as many as this case or fewer, has of other instructions per MMA;
+    None where there is none: other kernels, element types, kinds of masks, widths and architectures."""
+    if case.kernel not in ANCHOR_ROWS or case.dtype not in {"bf16", "fp16"} or case.keys_given_by != "lengths":
+        return None
+    kernel = "forward" if case.rows >= ANCHOR_ROWS["forward"] else "decode"
+    return PER_MMA.get((kernel, case.head_dim, case.arch)) if case.rows >= ANCHOR_ROWS[kernel] else None
 
 
 def has_backward_limit(case: Case) -> bool:
@@ -68,6 +95,27 @@ def ceiling_faults(rows: Sequence[Row], limits: dict[Case, int]) -> Iterator[str
             yield f"{case}: the main loop has {built[case].loop} instructions, at most {limit} are allowed"
 
 
+def against_anchors(rows: Sequence[Row]) -> list[str]:
+    """A line for every row that has an anchor: how its other instructions per MMA compare with the anchor's."""
+    lines = []
+    for row in rows:
+        figure = anchor(row.case)
+        if figure is not None and row.per_mma is not None:
+            share = row.per_mma / figure
+            lines.append(f"{row.case}: {row.per_mma:.2f} per MMA, {share:.2f} of the anchor's {figure:.2f}")
+    return lines
+
+
+def anchor_faults(rows: Sequence[Row], limits: dict[Case, int], slack: float) -> Iterator[str]:
+    """Tiles without a ceiling of their own that take more instructions per MMA than slack * OTHER_TILES times
+    their anchor."""
+    for row in rows:
+        figure = None if row.case in limits else anchor(row.case)
+        allowed = None if figure is None else round(slack * OTHER_TILES * figure, 2)
+        if allowed is not None and row.per_mma is not None and row.per_mma > allowed:
+            yield f"{row.case}: {row.per_mma:.2f} other instructions per MMA, at most {allowed:.2f} are allowed"
+
+
 def row_faults(row: Row) -> Iterator[str]:
     """What is wrong with one row by itself."""
     case = row.case
@@ -76,11 +124,10 @@ def row_faults(row: Row) -> Iterator[str]:
         return
     if row.ctas == 0:
         yield f"{case}: {row.shared} bytes of shared memory and {row.registers} registers do not fit on an SM"
-    if row.loop == 0:
+    if row.loop == 0 and not is_without_keys(case):
         yield f"{case}: no loop holds MMA; the figures of its main loop mean nothing"
-    allowed = FP32_WIDE_LOCAL[case.arch] if case.dtype == "fp32" and case.head_dim > 128 else 0
-    if row.loop_local > allowed:
-        yield f"{case}: {row.loop_local} local-memory instructions in a loop, {allowed or 'none'} are allowed"
+    if row.loop_local:
+        yield f"{case}: {row.loop_local} local-memory instructions in the main loop, none are allowed"
     if row.shared > SHARED_BYTES.get(case.arch, row.shared):
         yield f"{case}: {row.shared} bytes of shared memory, at most {SHARED_BYTES[case.arch]} are allowed"
     spilled = row.spill_stores + row.spill_loads
@@ -106,13 +153,16 @@ def regressions(rows: Sequence[Row], base: Sequence[Row]) -> Iterator[str]:
 
 
 def steps_back(new: Row, old: Row) -> Iterator[str]:
-    """How a row is worse than its baseline. Loops are compared by instructions per MMA instruction, so that more
-    work in an iteration is no fault."""
+    """How a row is worse than its baseline. Loops are compared by other instructions per 16x8x16 MMA, or per MMA
+    instruction where its shape is not known, so that more work in an iteration is no fault."""
     case = new.case
     if new.local > old.local:
         yield f"{case}: {new.local} local-memory instructions, {old.local} in the baseline"
     if new.mma.keys() != old.mma.keys():
         yield f"{case}: its MMA are {', '.join(new.mma) or 'none'}, in the baseline {', '.join(old.mma) or 'none'}"
+    elif new.per_mma is not None and old.per_mma is not None:
+        if new.per_mma > LONGER * old.per_mma:
+            yield f"{case}: {new.per_mma:.2f} other instructions per MMA, {old.per_mma:.2f} in the baseline"
     elif new.loop * old.loop_mma > LONGER * old.loop * new.loop_mma:
         yield (
             f"{case}: the main loop has {new.loop} instructions with {new.loop_mma} MMA, "
@@ -122,10 +172,11 @@ def steps_back(new: Row, old: Row) -> Iterator[str]:
         yield f"{case}: {new.ctas} CTAs fit on an SM, {old.ctas} in the baseline"
 
 
-def faults(rows: Sequence[Row], base: Sequence[Row], limits: dict[Case, int]) -> list[str]:
-    """Every fault of the rows, sorted, against their baseline and their ceilings."""
+def faults(rows: Sequence[Row], base: Sequence[Row], limits: dict[Case, int], slack: float = 1.0) -> list[str]:
+    """Every fault of the rows, sorted, against their baseline, their ceilings, and slack times their anchors."""
     found = [fault for row in rows for fault in row_faults(row)]
-    return sorted([*found, *ceiling_faults(rows, limits), *regressions(rows, base)])
+    compared = [*ceiling_faults(rows, limits), *anchor_faults(rows, limits, slack), *regressions(rows, base)]
+    return sorted(found + compared)
 
 
 def read_baseline(path: Path) -> dict[str, list[Row]]:

@@ -82,7 +82,7 @@ class Row:
     """One entry's figures, or `error` alone if it does not compile. Instructions are a warp's.
 
     per_mma: instructions of the main loop other than MMA, per 16x8x16 MMA of a warp; None where opcodes hide shapes.
-    loop_local: local-memory instructions in the worst of the innermost loops with MMA, the main loop among them.
+    loop_local: local-memory instructions in the main loop and in the loops around it.
     """
 
     case: Case
@@ -216,7 +216,7 @@ def measure(entry: Entry) -> Row:
         ctas=ctas_per_sm(registers, kernel.metadata.shared, kernel.metadata.num_warps, entry.case.arch),
         mma=sass.opcodes(program.instructions, sass.MMA),
         local=sass.count(program.instructions, sass.LOCAL_MEMORY),
-        loop_local=max((sass.count(body, sass.LOCAL_MEMORY) for body in sass.mma_loops(program)), default=0),
+        loop_local=sass.count(sass.whole_loop(program), sass.LOCAL_MEMORY),
         instructions=len(program.instructions),
         loop=len(loop),
         loop_mma=loop_mma,

@@ -1,4 +1,11 @@
-"""How far from the truth a kernel may be: the rule of FlashAttention's tests, which needs no tolerance by hand."""
+"""How far from the truth a kernel may be: the rule of FlashAttention's tests, which needs no tolerance by hand.
+
+A result may err by `factor` times the error of plain PyTorch in the same dtype. In fp32 that error is luck: where
+PyTorch hits a result exactly, twice its error says nothing. So tests/kernels/test_numerics.py takes, for what is fp32
+(outputs and gradients of fp32, and every lse and mass), the largest error of eleven writings: the specification, and
+ten with the sums in other orders, half of them with factors of 22 bits, which is what three TF32 products keep. That
+is wider than twice the error of one call of PyTorch. In bf16 and fp16, output and gradients are held to the one call.
+"""
 
 import torch
 from torch import Tensor

@@ -11,12 +11,23 @@ With P = exp(S - lse), S = scale Q K^T, and the gradients dO of the output and d
 # Inside a jit function everything is a Triton value, and pointers may be None.
 # pyright: reportOptionalOperand=false, reportOperatorIssue=false, reportIndexIssue=false, reportCallIssue=false
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportOptionalSubscript=false, reportGeneralTypeIssues=false
+# pyright: reportOptionalSubscript=false, reportGeneralTypeIssues=false, reportUnboundVariable=false
 
 import triton
 import triton.language as tl
 
-from .chunks import add_dot, chunk_width, dot_rows, is_peeled, load_chunks, store_chunks, zero_chunks
+from .chunks import (
+    add_dot,
+    chunk_width,
+    dot_read_rows,
+    dot_rows,
+    is_peeled,
+    is_wide,
+    load_chunks,
+    scale_rows,
+    store_chunks,
+    zero_chunks,
+)
 from .forward import LOG2E, key_span
 from .rows import context_rows, row_offsets, row_tile
 
@@ -50,21 +61,28 @@ def delta_kernel(
 
 @triton.jit
 def query_gradient_block(
-    dq, q, grad, lse, delta, key_pointers, value_pointers, there, allowed, scale,
+    dq, q, grad, live, lse, delta, key_pointers, value_pointers, there, allowed, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr,
-    MASK_KEYS: tl.constexpr, MASK_SCORES: tl.constexpr, PRECISION: tl.constexpr,
+    MASK_KEYS: tl.constexpr, MASK_SCORES: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Adds dS K of one block of keys; there, allowed, scale: as in forward.attend_block."""
-    k = load_chunks(key_pointers, there, MASK_KEYS, D, BLOCK_D)
-    v = load_chunks(value_pointers, there, MASK_KEYS, D, BLOCK_D)
-    s = dot_rows(q, k, PRECISION)  # (BLOCK_M, BLOCK_N)
+    """Adds dS K of one block of keys; there, allowed, scale, WIDE, of q and grad: as in forward.attend_block."""
+    if WIDE:
+        s = dot_read_rows(q, live, key_pointers, there, D, BLOCK_D, PRECISION)  # (BLOCK_M, BLOCK_N)
+    else:
+        k = load_chunks(key_pointers, there, MASK_KEYS, D, BLOCK_D)
+        v = load_chunks(value_pointers, there, MASK_KEYS, D, BLOCK_D)
+        s = dot_rows(q, k, PRECISION)
     p = tl.math.exp2(s * scale - lse[:, None])
     if MASK_SCORES:
         p = tl.where(allowed, p, 0.0)
     elif MASK_KEYS:
         p = tl.where(there[None, :], p, 0.0)
-    ds = p * (dot_rows(grad, v, PRECISION) - delta[:, None])
-    return add_dot(dq, ds, k, PRECISION)
+    if WIDE:
+        dp = dot_read_rows(grad, live, value_pointers, there, D, BLOCK_D, PRECISION)
+        k = load_chunks(key_pointers, there, MASK_KEYS, D, BLOCK_D)
+    else:
+        dp = dot_rows(grad, v, PRECISION)
+    return add_dot(dq, p * (dp - delta[:, None]), k, PRECISION)
 
 
 @triton.jit
@@ -86,11 +104,14 @@ def query_gradient_kernel(
     b = b.to(tl.int64)
     h = h.to(tl.int64)
     CHUNK: tl.constexpr = chunk_width(BLOCK_D, Q.dtype.element_ty.primitive_bitwidth)
+    WIDE: tl.constexpr = is_wide(BLOCK_D, Q.dtype.element_ty.primitive_bitwidth)
     d = tl.arange(0, CHUNK)
     q_at = Q + row_b * q_b + h * GROUP * q_h + first * q_m + row_offsets(i, q_h, q_m, GROUP)
-    q = load_chunks(q_at[:, None] + d[None, :], live, True, D, BLOCK_D)
+    query_pointers = q_at[:, None] + d[None, :]
+    q = query_pointers if WIDE else load_chunks(query_pointers, live, True, D, BLOCK_D)
     grad_at = GradOut + row_b * grad_b + h * GROUP * grad_h + first * grad_m + row_offsets(i, grad_h, grad_m, GROUP)
-    grad = load_chunks(grad_at[:, None] + d[None, :], live, True, D, BLOCK_D)
+    grad_pointers = grad_at[:, None] + d[None, :]
+    grad = grad_pointers if WIDE else load_chunks(grad_pointers, live, True, D, BLOCK_D)
     row = (row_b * num_kv_heads + h) * GROUP * num_queries + first + row_offsets(i, num_queries, 1, GROUP)
     lse = tl.load(Lse2 + row, mask=live, other=float("inf"))
     delta = tl.load(Delta + row, mask=live, other=0.0)
@@ -115,8 +136,8 @@ def query_gradient_kernel(
         full = low + (high - low) // BLOCK_N * BLOCK_N
         for _ in range(low, full, BLOCK_N):
             dq = query_gradient_block(
-                dq, q, grad, lse, delta, key_pointers, value_pointers, n, n, scale_log2,
-                D, BLOCK_D, False, False, PRECISION,
+                dq, q, grad, live, lse, delta, key_pointers, value_pointers, n, n, scale_log2,
+                D, BLOCK_D, False, False, WIDE, PRECISION,
             )  # fmt: skip
             key_pointers += key_step
             value_pointers += value_step
@@ -125,8 +146,8 @@ def query_gradient_kernel(
             key_pointers = keys + ((full + n).to(tl.int64) * k_n)[:, None] + d[None, :]
             value_pointers = values + ((full + n).to(tl.int64) * v_n)[:, None] + d[None, :]
             dq = query_gradient_block(
-                dq, q, grad, lse, delta, key_pointers, value_pointers, full + n < high, n, scale_log2,
-                D, BLOCK_D, True, False, PRECISION,
+                dq, q, grad, live, lse, delta, key_pointers, value_pointers, full + n < high, n, scale_log2,
+                D, BLOCK_D, True, False, WIDE, PRECISION,
             )  # fmt: skip
     else:
         for at_key in range(low, high, BLOCK_N):
@@ -136,39 +157,50 @@ def query_gradient_kernel(
                 seen = seen & (tl.load(Mask + b * mask_b + place, mask=seen, other=0) != 0)
             visible = seen[None, :]
             if Ranges is not None:
-                visible = visible & (place[None, :] >= row_low[:, None]) & (place[None, :] < row_high[:, None])
+                within = (place[None, :] >= row_low[:, None]) & (place[None, :] < row_high[:, None])
+                visible = within if Mask is None else visible & within  # no range ends behind high
             dq = query_gradient_block(
-                dq, q, grad, lse, delta, key_pointers, value_pointers, seen, visible, scale_log2,
-                D, BLOCK_D, True, True, PRECISION,
+                dq, q, grad, live, lse, delta, key_pointers, value_pointers, seen, visible, scale_log2,
+                D, BLOCK_D, True, True, WIDE, PRECISION,
             )  # fmt: skip
             key_pointers += key_step
             value_pointers += value_step
     # The rows again, as at the end of forward_kernel: fewer registers in the loop.
     i = start + tl.minimum(high, 0) + tl.arange(0, BLOCK_M)
     dq_at = GradQ + row_b * dq_b + h * GROUP * dq_h + first * dq_m + row_offsets(i, dq_h, dq_m, GROUP)
-    store_chunks(dq_at[:, None] + d[None, :], dq, i < rows, i < rows, scale, D)
+    store_chunks(dq_at[:, None] + d[None, :], scale_rows(dq, scale), i < rows, None, D)
 
 
 @triton.jit
 def key_value_gradient_block(
-    dk, dv, k, v, query_pointers, grad_pointers, lse_pointers, delta_pointers, range_pointers, n, live, scale,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, MASK_ROWS: tl.constexpr, RANGES: tl.constexpr, PRECISION: tl.constexpr,
+    dk, dv, k, v, seen, query_pointers, grad_pointers, lse_pointers, delta_pointers, range_pointers, n, live, scale,
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    MASK_ROWS: tl.constexpr, RANGES: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Adds P^T dO and dS^T Q of one block of packed rows; live (BLOCK_M,): rows that exist (unread without MASK_ROWS),
-    range_pointers: unread without RANGES."""
-    q = load_chunks(query_pointers, live, MASK_ROWS, D, BLOCK_D)
-    grad = load_chunks(grad_pointers, live, MASK_ROWS, D, BLOCK_D)
+    range_pointers: unread without RANGES. WIDE: k and v are pointers of keys, of which seen count."""
+    if not WIDE:
+        q = load_chunks(query_pointers, live, MASK_ROWS, D, BLOCK_D)
+        grad = load_chunks(grad_pointers, live, MASK_ROWS, D, BLOCK_D)
     lse = tl.load(lse_pointers, mask=live, other=float("inf")) if MASK_ROWS else tl.load(lse_pointers)
     delta = tl.load(delta_pointers, mask=live, other=0.0) if MASK_ROWS else tl.load(delta_pointers)
-    s = dot_rows(k, q, PRECISION)  # (BLOCK_N, BLOCK_M)
+    if WIDE:
+        s = dot_read_rows(k, seen, query_pointers, live, D, BLOCK_D, PRECISION)  # (BLOCK_N, BLOCK_M)
+        grad = load_chunks(grad_pointers, live, MASK_ROWS, D, BLOCK_D)
+    else:
+        s = dot_rows(k, q, PRECISION)
     p = tl.math.exp2(s * scale - lse[None, :])
     if RANGES:
         low = tl.load(range_pointers, mask=live, other=0) if MASK_ROWS else tl.load(range_pointers)
         high = tl.load(range_pointers + 1, mask=live, other=0) if MASK_ROWS else tl.load(range_pointers + 1)
         p = tl.where((n[:, None] >= low[None, :]) & (n[:, None] < high[None, :]), p, 0.0)
     dv = add_dot(dv, p, grad, PRECISION)
-    ds = p * (dot_rows(v, grad, PRECISION) - delta[None, :])
-    return add_dot(dk, ds, q, PRECISION), dv
+    if WIDE:
+        dp = dot_read_rows(v, seen, grad_pointers, live, D, BLOCK_D, PRECISION)
+        q = load_chunks(query_pointers, live, MASK_ROWS, D, BLOCK_D)
+    else:
+        dp = dot_rows(v, grad, PRECISION)
+    return add_dot(dk, p * (dp - delta[None, :]), q, PRECISION), dv
 
 
 @triton.jit
@@ -188,6 +220,7 @@ def key_value_gradient_kernel(
     PACK: tl.constexpr = (GROUP & -GROUP) if (GROUP & -GROUP) < BLOCK_M else BLOCK_M
     STEP: tl.constexpr = BLOCK_M // PACK  # queries of a tile
     CHUNK: tl.constexpr = chunk_width(BLOCK_D, Q.dtype.element_ty.primitive_bitwidth)
+    WIDE: tl.constexpr = is_wide(BLOCK_D, Q.dtype.element_ty.primitive_bitwidth)
     blocks = tl.cdiv(num_keys, BLOCK_N)
     b = (tl.program_id(0) // blocks // num_kv_heads).to(tl.int64)
     h = (tl.program_id(0) // blocks % num_kv_heads).to(tl.int64)
@@ -198,9 +231,11 @@ def key_value_gradient_kernel(
     span = key_span(Lengths, b, num_keys)
     seen = n < span
     k_at = K + b * k_b + h * k_h + n.to(tl.int64) * k_n
-    k = load_chunks(k_at[:, None] + d[None, :], seen, True, D, BLOCK_D)
+    key_pointers = k_at[:, None] + d[None, :]
+    k = key_pointers if WIDE else load_chunks(key_pointers, seen, True, D, BLOCK_D)
     v_at = V + b * v_b + h * v_h + n.to(tl.int64) * v_n
-    v = load_chunks(v_at[:, None] + d[None, :], seen, True, D, BLOCK_D)
+    value_pointers = v_at[:, None] + d[None, :]
+    v = value_pointers if WIDE else load_chunks(value_pointers, seen, True, D, BLOCK_D)
     scale_log2 = scale * LOG2E
     dk = zero_chunks(BLOCK_N, CHUNK, BLOCK_D)
     dv = zero_chunks(BLOCK_N, CHUNK, BLOCK_D)
@@ -222,8 +257,8 @@ def key_value_gradient_kernel(
             range_pointers = Ranges + (row_b * num_queries + query) * 2
         for start in range(0, full, BLOCK_M):
             dk, dv = key_value_gradient_block(
-                dk, dv, k, v, query_pointers, grad_pointers, lse_pointers, delta_pointers, range_pointers, n,
-                start + i < rows, scale_log2, D, BLOCK_D, not PEEL, Ranges is not None, PRECISION,
+                dk, dv, k, v, seen, query_pointers, grad_pointers, lse_pointers, delta_pointers, range_pointers, n,
+                start + i < rows, scale_log2, D, BLOCK_D, not PEEL, Ranges is not None, WIDE, PRECISION,
             )  # fmt: skip
             query_pointers += query_step
             grad_pointers += grad_step
@@ -240,8 +275,8 @@ def key_value_gradient_kernel(
             if Ranges is not None:
                 range_pointers = Ranges + (row_b * num_queries + query) * 2
             dk, dv = key_value_gradient_block(
-                dk, dv, k, v, query_pointers, grad_pointers, Lse2 + row, Delta + row, range_pointers, n,
-                full + i < rows, scale_log2, D, BLOCK_D, True, Ranges is not None, PRECISION,
+                dk, dv, k, v, seen, query_pointers, grad_pointers, Lse2 + row, Delta + row, range_pointers, n,
+                full + i < rows, scale_log2, D, BLOCK_D, True, Ranges is not None, WIDE, PRECISION,
             )  # fmt: skip
 
     # The keys again, in a form that the compiler cannot match with the first (span is never negative, which it does
@@ -252,5 +287,5 @@ def key_value_gradient_kernel(
         seen = seen & (tl.load(Mask + b * mask_b + n, mask=seen, other=0) != 0)
     dk_at = GradK + b * dk_b + h * dk_h + n.to(tl.int64) * dk_n
     dv_at = GradV + b * dv_b + h * dv_h + n.to(tl.int64) * dv_n
-    store_chunks(dk_at[:, None] + d[None, :], dk, n < num_keys, seen, scale, D)
-    store_chunks(dv_at[:, None] + d[None, :], dv, n < num_keys, seen, 1.0, D)
+    store_chunks(dk_at[:, None] + d[None, :], scale_rows(dk, scale), n < num_keys, seen, D)
+    store_chunks(dv_at[:, None] + d[None, :], dv, n < num_keys, seen, D)

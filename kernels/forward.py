@@ -15,6 +15,19 @@ fp32 mask every block. With few rows the keys are split over programs, see decod
 import triton
 import triton.language as tl
 
+from .chunks import (
+    add_dot,
+    chunk_width,
+    dot_columns,
+    dot_read_rows,
+    is_peeled,
+    is_wide,
+    load_chunks,
+    load_columns,
+    scale_rows,
+    store_chunks,
+    zero_chunks,
+)
 from .rows import row_offsets, row_tile
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
@@ -24,26 +37,19 @@ LOWEST: tl.constexpr = tl.constexpr(-1.7e38)
 
 
 @triton.jit
-def load_tile(pointers, rows_there, columns_there, MASK_ROWS: tl.constexpr, MASK_COLUMNS: tl.constexpr):
-    """A tile, zero where a mask that is asked for is False: garbage times 0 would be NaN if it is NaN."""
-    if MASK_ROWS:
-        if MASK_COLUMNS:
-            return tl.load(pointers, mask=rows_there & columns_there, other=0.0)
-        return tl.load(pointers, mask=rows_there, other=0.0)
-    if MASK_COLUMNS:
-        return tl.load(pointers, mask=columns_there, other=0.0)
-    return tl.load(pointers)
-
-
-@triton.jit
 def attend_block(
-    acc, total, m, q, key_pointers, value_pointers, there, allowed, in_head, scale,
-    MASK_KEYS: tl.constexpr, MASK_SCORES: tl.constexpr, MASK_HEAD: tl.constexpr, PRECISION: tl.constexpr,
+    acc, total, m, q, live, key_pointers, value_pointers, there, allowed, scale,
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+    MASK_KEYS: tl.constexpr, MASK_SCORES: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One block of keys: scores, new maximum, rescale, add. there (BLOCK_N,): keys that exist; allowed (BLOCK_M or 1,
-    BLOCK_N): keys that a row may see (both unread without their flag); scale: of the scores, in units of log2."""
-    k = load_tile(key_pointers, there[None, :], in_head[:, None], MASK_KEYS, MASK_HEAD)  # (D, BLOCK_N)
-    s = tl.dot(q, k, input_precision=PRECISION)
+    BLOCK_N): keys that a row may see (both unread without their flag); scale: of the scores, in units of log2.
+
+    WIDE: q is pointers of rows, of which live exist; otherwise chunks, and live is unread."""
+    if WIDE:
+        s = dot_read_rows(q, live, tl.trans(key_pointers), there, D, BLOCK_D, PRECISION)  # (BLOCK_M, BLOCK_N)
+    else:
+        s = dot_columns(q, load_columns(key_pointers, there, MASK_KEYS, D, BLOCK_D), PRECISION)
     if MASK_SCORES:
         s = tl.where(allowed, s, float("-inf"))
     elif MASK_KEYS:
@@ -52,10 +58,8 @@ def attend_block(
     p = tl.math.exp2(s * scale - m_new[:, None])
     alpha = tl.math.exp2(m - m_new)
     total = total * alpha + tl.sum(p, 1)
-    acc = acc * alpha[:, None]
-    v = load_tile(value_pointers, there[:, None], in_head[None, :], MASK_KEYS, MASK_HEAD)  # (BLOCK_N, D)
-    acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
-    return acc, total, m_new
+    v = load_chunks(value_pointers, there, MASK_KEYS, D, BLOCK_D)
+    return add_dot(scale_rows(acc, alpha[:, None]), p, v, PRECISION), total, m_new
 
 
 @triton.jit
@@ -84,16 +88,17 @@ def forward_kernel(
     b, h, first, rows, start = row_tile(
         tl.program_id(0), CuRows, num_queries, num_contexts, num_kv_heads, GROUP, BLOCK_M, CONTEXTS
     )
-    MASK_HEAD: tl.constexpr = D != BLOCK_D
+    CHUNK: tl.constexpr = chunk_width(BLOCK_D, Q.dtype.element_ty.primitive_bitwidth)
+    WIDE: tl.constexpr = is_wide(BLOCK_D, Q.dtype.element_ty.primitive_bitwidth)
     i = start + tl.arange(0, BLOCK_M)
     live = i < rows
     row_b = b.to(tl.int64) if CuRows is None else tl.full([], 0, tl.int64)
     b = b.to(tl.int64)
     h = h.to(tl.int64)
-    d = tl.arange(0, BLOCK_D)
-    in_head = d < D
+    d = tl.arange(0, CHUNK)
     q_at = Q + row_b * q_b + h * GROUP * q_h + first * q_m + row_offsets(i, q_h, q_m, GROUP)
-    q = load_tile(q_at[:, None] + d[None, :], live[:, None], in_head[None, :], True, MASK_HEAD)
+    query_pointers = q_at[:, None] + d[None, :]
+    q = query_pointers if WIDE else load_chunks(query_pointers, live, True, D, BLOCK_D)
 
     low = 0
     high = key_span(Lengths, b, num_keys)
@@ -112,16 +117,15 @@ def forward_kernel(
     scale = scale * LOG2E
     m = tl.full([BLOCK_M], LOWEST, tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
-    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    acc = zero_chunks(BLOCK_M, CHUNK, BLOCK_D)
     key_pointers = K + b * k_b + h * k_h + (low + n)[None, :].to(tl.int64) * k_n + d[:, None]
     value_pointers = V + b * v_b + h * v_h + (low + n)[:, None].to(tl.int64) * v_n + d[None, :]
-    # fp32 is not peeled: what loop and last block share is kept in two parts for both, and spills.
-    if Mask is None and Ranges is None and Q.dtype.element_ty.primitive_bitwidth <= 16:
+    if Mask is None and Ranges is None and is_peeled(Q.dtype.element_ty.primitive_bitwidth):
         full = low + (high - low) // BLOCK_N * BLOCK_N
         for _ in range(low, full, BLOCK_N):
             acc, total, m = attend_block(
-                acc, total, m, q, key_pointers, value_pointers, n, n, in_head, scale,
-                False, False, MASK_HEAD, PRECISION,
+                acc, total, m, q, live, key_pointers, value_pointers, n, n, scale,
+                D, BLOCK_D, False, False, WIDE, PRECISION,
             )  # fmt: skip
             key_pointers += key_step
             value_pointers += value_step
@@ -130,13 +134,13 @@ def forward_kernel(
         if LEAN:
             for _ in range(full, high, BLOCK_N):
                 acc, total, m = attend_block(
-                    acc, total, m, q, key_pointers, value_pointers, full + n < high, n, in_head, scale,
-                    True, False, MASK_HEAD, PRECISION,
+                    acc, total, m, q, live, key_pointers, value_pointers, full + n < high, n, scale,
+                    D, BLOCK_D, True, False, WIDE, PRECISION,
                 )  # fmt: skip
         elif full < high:
             acc, total, m = attend_block(
-                acc, total, m, q, key_pointers, value_pointers, full + n < high, n, in_head, scale,
-                True, False, MASK_HEAD, PRECISION,
+                acc, total, m, q, live, key_pointers, value_pointers, full + n < high, n, scale,
+                D, BLOCK_D, True, False, WIDE, PRECISION,
             )  # fmt: skip
     else:
         for at_key in range(low, high, BLOCK_N):
@@ -146,10 +150,11 @@ def forward_kernel(
                 seen = seen & (tl.load(Mask + b * mask_b + place, mask=seen, other=0) != 0)
             visible = seen[None, :]
             if Ranges is not None:
-                visible = visible & (place[None, :] >= row_low[:, None]) & (place[None, :] < row_high[:, None])
+                within = (place[None, :] >= row_low[:, None]) & (place[None, :] < row_high[:, None])
+                visible = within if Mask is None else visible & within  # no range ends behind high
             acc, total, m = attend_block(
-                acc, total, m, q, key_pointers, value_pointers, seen, visible, in_head, scale,
-                True, True, MASK_HEAD, PRECISION,
+                acc, total, m, q, live, key_pointers, value_pointers, seen, visible, scale,
+                D, BLOCK_D, True, True, WIDE, PRECISION,
             )  # fmt: skip
             key_pointers += key_step
             value_pointers += value_step
@@ -161,16 +166,15 @@ def forward_kernel(
         live = i < rows
     empty = total == 0.0
     safe = tl.where(empty, 1.0, total)  # made safe first: both arms of a where are computed
-    out = acc / safe[:, None]
+    acc = scale_rows(acc, 1.0 / safe[:, None])
     lse = tl.where(empty, float("-inf"), m + tl.math.log2(safe))
-    to = live[:, None] & in_head[None, :]
     row = (row_b * num_kv_heads + h) * GROUP * num_queries + first
     if SPLIT:
         row += tl.program_id(1).to(tl.int64) * num_rows
         out_at = Out + row * D + row_offsets(i, num_queries * D, D, GROUP)
-        tl.store(out_at[:, None] + d[None, :], out, mask=to)
+        store_chunks(out_at[:, None] + d[None, :], acc, live, None, D)
         tl.store(Lse + row + row_offsets(i, num_queries, 1, GROUP), lse, mask=live)
     else:
         out_at = Out + row_b * out_b + h * GROUP * out_h + first * out_m + row_offsets(i, out_h, out_m, GROUP)
-        tl.store(out_at[:, None] + d[None, :], out.to(Out.dtype.element_ty), mask=to)
+        store_chunks(out_at[:, None] + d[None, :], acc, live, None, D)
         tl.store(Lse + row + row_offsets(i, num_queries, 1, GROUP), lse * LN2, mask=live)

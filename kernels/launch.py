@@ -4,7 +4,7 @@ B contexts · H query heads · Hkv key heads · M queries · N keys · D head wi
 """
 
 # Kernels are called by subscript, and their options are the tile's.
-# pyright: reportIndexIssue=false, reportCallIssue=false
+# pyright: reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
 
 from typing import NamedTuple
 
@@ -132,10 +132,10 @@ def forward(query: Tensor, key: Tensor, value: Tensor, visible: Visible, scale: 
         SPLIT=splits > 1, LEAN=tile.lean, PRECISION=precision(query), **tile.options(),
     )  # fmt: skip
     if splits > 1:
-        block = 16
-        combine_kernel[(triton.cdiv(size.all_rows, block),)](
+        tile = tuning.ROWS_ALONE["combine"]
+        combine_kernel[(triton.cdiv(size.all_rows, tile.block_m),)](
             to, to_lse, output, lse, size.queries, size.heads, size.all_rows, splits, *output.stride()[:3],
-            D=size.head_dim, BLOCK_D=size.block_d, BLOCK_M=block, num_warps=4, enable_fp_fusion=True,
+            D=size.head_dim, BLOCK_D=size.block_d, BLOCK_M=tile.block_m, **tile.options(),
         )  # fmt: skip
     return output, lse
 
@@ -151,11 +151,11 @@ def backward(
     query, key, value, output, grad = (by_row(tensor) for tensor in (query, key, value, output, grad))
     size = sizes(query, key, visible)
     lse2, delta = torch.empty_like(lse), torch.empty_like(lse)
-    block = 32
-    delta_kernel[(triton.cdiv(size.all_rows, block),)](
+    tile = tuning.ROWS_ALONE["delta"]
+    delta_kernel[(triton.cdiv(size.all_rows, tile.block_m),)](
         output, grad, lse, None if grad_lse is None else grad_lse.contiguous(), lse2, delta,
         size.queries, size.heads, size.all_rows, *output.stride()[:3], *grad.stride()[:3],
-        D=size.head_dim, BLOCK_D=size.block_d, BLOCK_M=block, num_warps=4, enable_fp_fusion=True,
+        D=size.head_dim, BLOCK_D=size.block_d, BLOCK_M=tile.block_m, **tile.options(),
     )  # fmt: skip
     inputs = (query, key, value, grad, lse2, delta)
     strides = [stride for tensor in inputs[:4] for stride in tensor.stride()[:3]]

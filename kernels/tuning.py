@@ -19,6 +19,8 @@ import torch
 ARCHS = (80, 90, 100)  # compute capabilities that have entries of their own; others take the nearest that fits
 MANY = 1 << 30
 TABLE_VARIABLE = "MM_KERNEL_TABLE"
+ENTRY_NAMES = ("kernel", "arch", "itemsize", "head_dim", "rows")  # the key of an entry in that table
+WIDTHS = POWERS = (16, 32, 64, 128, 256)  # of a padded head; rows and keys of a tile
 
 
 @dataclass(frozen=True)
@@ -51,94 +53,80 @@ def _rows(*tiles: Tile) -> dict[int, Tile]:
     return dict(zip((16, 64, MANY), (*tiles, *[tiles[-1]] * (3 - len(tiles))), strict=True))
 
 
-# {kernel: {(arch, bytes of an element): {head width, rounded up to a power of two: {most rows: tile}}}}
+# {kernel: {(arch, bytes of an element): {head width, rounded up to a power of two: {most rows: tile}}}}; an arch
+# lists what differs from sm_80.
 TABLE: dict[str, dict[tuple[int, int], dict[int, dict[int, Tile]]]] = {
     "forward": {
         (80, 2): {
-            16: _rows(Tile(16, 64, 2, 3), Tile(64, 64, 4, 3), Tile(128, 64, 4, 3)),
-            32: _rows(Tile(16, 64, 2, 3), Tile(64, 64, 4, 3), Tile(128, 64, 4, 3)),
-            64: _rows(Tile(16, 64, 2, 3), Tile(64, 64, 4, 3), Tile(128, 64, 4, 3)),
-            128: _rows(Tile(16, 64, 2, 3), Tile(64, 64, 8, 3), Tile(128, 64, 8, 3)),
-            256: _rows(Tile(16, 32, 4, 2), Tile(64, 32, 8, 2)),
+            **dict.fromkeys((16, 32, 64), _rows(Tile(16, 64, 2, 3), Tile(64, 64, 4, 3), Tile(128, 64, 4, 3))),
+            # 248: with 255 the newest compilers schedule more loads ahead than fit, and spill (row ranges, sm_90).
+            128: _rows(Tile(16, 64, 2, 3, maxnreg=248), Tile(32, 64, 4, 3), Tile(128, 64, 8, 3)),
+            256: _rows(Tile(16, 32, 4, 2), Tile(64, 32, 8, 2, lean=False)),
         },
-        (90, 2): {
-            128: _rows(Tile(16, 64, 2, 3), Tile(64, 64, 8, 3), Tile(128, 64, 8, 3, lean=False)),
-        },
+        (90, 2): {128: _rows(Tile(16, 64, 2, 3, maxnreg=248), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3, lean=False))},
         (100, 2): {
             64: _rows(Tile(16, 64, 2, 3), Tile(64, 64, 4, 3), Tile(128, 64, 4, 3, lean=False)),
-        },
-        (100, 4): {
-            64: _rows(Tile(16, 32, 2, 2), Tile(32, 32, 8, 2)),
+            128: _rows(Tile(16, 64, 2, 3, maxnreg=248), Tile(64, 64, 8, 3), Tile(128, 64, 8, 3)),
         },
         (80, 4): {
-            16: _rows(Tile(16, 32, 2, 2), Tile(64, 32, 4, 2)),
-            32: _rows(Tile(16, 32, 2, 2), Tile(64, 32, 4, 2)),
+            **dict.fromkeys((16, 32), _rows(Tile(16, 32, 2, 2), Tile(64, 32, 4, 2))),
             64: _rows(Tile(16, 32, 2, 2), Tile(64, 16, 4, 2)),
             128: _rows(Tile(16, 32, 8, 2), Tile(32, 16, 4, 2)),
             256: _rows(Tile(16, 16, 8, 2)),
         },
+        (100, 4): {
+            64: _rows(Tile(16, 32, 2, 2), Tile(32, 32, 8, 2)),
+            128: _rows(Tile(16, 32, 8, 2), Tile(32, 16, 8, 2)),
+        },
     },
     "dq": {
         (80, 2): {
-            16: _rows(Tile(128, 32, 4, 3)),
-            32: _rows(Tile(128, 32, 4, 3)),
-            64: _rows(Tile(128, 32, 4, 3)),
+            **dict.fromkeys((16, 32, 64), _rows(Tile(128, 32, 4, 3))),
             128: _rows(Tile(128, 32, 8, 2)),
             256: _rows(Tile(64, 32, 8, 1)),
         },
-        (90, 2): {
-            256: _rows(Tile(32, 32, 8, 1)),
-        },
+        (90, 2): {256: _rows(Tile(32, 32, 8, 1))},
         (80, 4): {
-            16: _rows(Tile(64, 32, 4, 2)),
-            32: _rows(Tile(64, 32, 4, 2)),
+            **dict.fromkeys((16, 32), _rows(Tile(64, 32, 4, 2))),
             64: _rows(Tile(64, 16, 8, 2)),
             128: _rows(Tile(32, 16, 8, 1)),
             256: _rows(Tile(16, 16, 8, 1)),
         },
+        (100, 4): {128: _rows(Tile(16, 16, 8, 1))},
     },
     "dkdv": {
         (80, 2): {
-            16: _rows(Tile(32, 128, 4, 3)),
-            32: _rows(Tile(32, 128, 4, 3)),
+            **dict.fromkeys((16, 32), _rows(Tile(32, 128, 4, 3))),
             64: _rows(Tile(32, 128, 8, 3)),
             128: _rows(Tile(16, 128, 8, 2)),
             256: _rows(Tile(16, 64, 8, 1)),
         },
-        (90, 2): {
-            256: _rows(Tile(32, 32, 8, 1)),
-        },
-        (100, 4): {
-            64: _rows(Tile(16, 32, 4, 2)),
-        },
+        (90, 2): {256: _rows(Tile(32, 32, 8, 1))},
         (80, 4): {
-            16: _rows(Tile(16, 64, 4, 2)),
-            32: _rows(Tile(16, 64, 4, 2)),
+            **dict.fromkeys((16, 32), _rows(Tile(16, 64, 4, 2))),
             64: _rows(Tile(32, 32, 4, 2)),
             128: _rows(Tile(16, 32, 8, 1)),
             256: _rows(Tile(16, 16, 8, 1)),
         },
+        (90, 4): {64: _rows(Tile(16, 32, 4, 2))},
+        (100, 4): {64: _rows(Tile(16, 32, 4, 2))},
     },
     "mass": {
         (80, 2): {
-            16: _rows(Tile(32, 64, 4, 3)),
-            32: _rows(Tile(32, 64, 4, 3)),
-            64: _rows(Tile(32, 64, 4, 3)),
-            128: _rows(Tile(32, 64, 4, 3)),
+            **dict.fromkeys((16, 32, 64, 128), _rows(Tile(32, 64, 4, 3))),
             256: _rows(Tile(32, 64, 8, 2)),
         },
-        (100, 4): {
-            64: _rows(Tile(16, 32, 4, 2)),
-        },
         (80, 4): {
-            16: _rows(Tile(32, 64, 4, 2)),
-            32: _rows(Tile(32, 64, 4, 2)),
-            64: _rows(Tile(32, 64, 4, 2)),
+            **dict.fromkeys((16, 32, 64), _rows(Tile(32, 64, 4, 2))),
             128: _rows(Tile(16, 32, 4, 2)),
             256: _rows(Tile(16, 16, 4, 2)),
         },
+        (100, 4): {64: _rows(Tile(16, 32, 4, 2))},
     },
 }
+
+# Kernels that go over rows alone: the same tile everywhere, of no keys.
+ROWS_ALONE = {"combine": Tile(16, 0, 4, 1), "delta": Tile(32, 0, 4, 1)}
 
 
 def padded_head(head_dim: int) -> int:
@@ -215,26 +203,53 @@ def splits(rows: int, num_keys: int, tiles: int, tile: Tile, head_dim: int, item
 def user_table() -> dict[tuple, Tile]:
     """The measured table that MM_KERNEL_TABLE names, read once at the first launch; empty without one.
 
-    Raises: ValueError if the file is not what `mm tune` writes.
+    Raises: ValueError if the file is not what `mm tune` writes, or has an entry that no launch could use.
     """
     path = os.environ.get(TABLE_VARIABLE)
     if not path:
         return {}
     try:
         listed = json.loads(Path(path).read_text(encoding="utf-8"))["entries"]
-        return {
-            (e["kernel"], e["arch"], e["itemsize"], e["head_dim"], e["rows"] or MANY): Tile(**e["tile"])
-            for e in listed
-        }
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        entries = [_read_entry(written) for written in listed]
+        if len(entries) != len(dict(entries)):
+            raise ValueError("two entries have the same kernel, arch, itemsize, head_dim and rows")
+        return dict(entries)
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{TABLE_VARIABLE}={path!r} is not a table that `mm tune` wrote: {error!r}") from error
+
+
+def _read_entry(written: dict[str, Any]) -> tuple[tuple, Tile]:
+    """(key of `user_table`, tile) of one entry. Raises ValueError naming a value that cannot be."""
+    key = {name: written[name] for name in ENTRY_NAMES}
+    accepted = {
+        "kernel": tuple(TABLE),
+        "arch": ARCHS,
+        "itemsize": (2, 4),
+        "head_dim": WIDTHS,
+        "rows": (16, 64, None),
+        "block_m": POWERS,
+        "block_n": POWERS,
+        "num_warps": (1, 2, 4, 8, 16),
+        "num_stages": range(1, 9),
+        "maxnreg": range(32, 256),
+        "lean": (True, False),
+    }
+    for name, value in {**key, **written["tile"]}.items():
+        # by type too: True would pass for 1, and 16.0 for 16
+        if name in accepted and not any(value == one and type(value) is type(one) for one in accepted[name]):
+            raise ValueError(f"{name}={value!r} in {written}; accepted: {', '.join(map(str, accepted[name]))}")
+    key["rows"] = key["rows"] or MANY
+    return tuple(key.values()), Tile(**written["tile"])
 
 
 def write_table(path: str | Path, device: str, versions: dict[str, str], measured: dict[tuple, Tile]) -> None:
     """Writes what `user_table` reads. measured: (kernel, arch, itemsize, padded head width, most rows) -> tile."""
-    names = ("kernel", "arch", "itemsize", "head_dim", "rows")
     listed = [
-        {**dict(zip(names, key, strict=True)), "rows": None if key[-1] == MANY else key[-1], "tile": asdict(tile)}
+        {
+            **dict(zip(ENTRY_NAMES, key, strict=True)),
+            "rows": None if key[-1] == MANY else key[-1],
+            "tile": asdict(tile),
+        }
         for key, tile in measured.items()
     ]
     content = {"device": device, "versions": versions, "entries": listed}

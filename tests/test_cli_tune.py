@@ -128,6 +128,56 @@ def test_a_broken_table_raises_and_is_named(tmp_path, table, text):
         tuning.tile("forward", 80, 2, 64, 16)
 
 
+ENTRY = {"kernel": "forward", "arch": 80, "itemsize": 2, "head_dim": 64, "rows": 16}
+SHAPE = {"block_m": 16, "block_n": 64, "num_warps": 2, "num_stages": 3}
+
+
+def test_an_entry_of_a_table_may_leave_out_what_a_tile_has_a_default_for(tmp_path, table):
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps({"entries": [ENTRY | {"tile": SHAPE | {"num_warps": 4}}]}))
+    table(path)
+    assert tuning.tile("forward", 80, 2, 64, 16) == Tile(16, 64, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "accepted"),
+    [
+        ("kernel", "sideways", "forward, dq, dkdv, mass"),
+        ("arch", 86, "80, 90, 100"),
+        ("itemsize", 8, "2, 4"),
+        ("head_dim", 40, "16, 32, 64, 128, 256"),
+        ("rows", 17, "16, 64, None"),
+        ("rows", [16], "16, 64, None"),
+        ("block_m", 48, "16, 32, 64, 128, 256"),
+        ("block_m", 8, "16, 32, 64, 128, 256"),
+        ("block_n", 0, "16, 32, 64, 128, 256"),
+        ("block_n", 64.0, "16, 32, 64, 128, 256"),
+        ("num_warps", 3, "1, 2, 4, 8, 16"),
+        ("num_warps", True, "1, 2, 4, 8, 16"),
+        ("num_stages", 0, "1, 2, 3"),
+        ("maxnreg", 256, "32, 33"),
+        ("lean", 1, "True, False"),
+    ],
+)
+def test_an_entry_that_no_launch_could_use_raises_in_words(tmp_path, table, name, value, accepted):
+    tile = SHAPE | ({name: value} if name not in ENTRY else {})
+    entry = ENTRY | ({name: value} if name in ENTRY else {})
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps({"entries": [entry | {"tile": tile}]}))
+    table(path)
+    with pytest.raises(ValueError, match="MM_KERNEL_TABLE=.*table.json") as refusal:
+        tuning.tile("forward", 80, 2, 64, 16)
+    assert f"{name}={value!r} in" in str(refusal.value) and f"accepted: {accepted}" in str(refusal.value)
+
+
+def test_two_entries_of_a_table_for_one_launch_raise(tmp_path, table):
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps({"entries": [ENTRY | {"tile": SHAPE}, ENTRY | {"tile": SHAPE | {"num_warps": 4}}]}))
+    table(path)
+    with pytest.raises(ValueError, match="two entries"):
+        tuning.tile("forward", 80, 2, 64, 16)
+
+
 def test_a_table_that_is_not_there_raises(tmp_path, table):
     table(tmp_path / "none.json")
     with pytest.raises(ValueError, match=r"none\.json"):

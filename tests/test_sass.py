@@ -99,8 +99,29 @@ def test_of_two_loops_with_as_many_mma_the_first_is_the_main_loop():
     assert addresses(sass.main_loop(sass.parse(text))) == [0x0, 0x10, 0x20]
 
 
+def test_the_whole_loop_is_the_outermost_around_the_main_loop_and_not_the_one_behind_it():
+    text = """
+.L_x_0:
+        /*0000*/                   LDL R4, [R1] ;
+.L_x_1:
+        /*0010*/                   HMMA.16816.F32 R4, R8, R12, R4 ;
+        /*0020*/                   HMMA.16816.F32 R4, R8, R12, R4 ;
+        /*0030*/               @P0 BRA `(.L_x_1) ;
+        /*0040*/                   HMMA.16816.F32 R4, R8, R12, R4 ;
+        /*0050*/               @P1 BRA `(.L_x_0) ;
+.L_x_2:
+        /*0060*/                   HMMA.16816.F32 R4, R8, R12, R4 ;
+        /*0070*/               @P2 BRA `(.L_x_2) ;
+        /*0080*/                   EXIT ;
+"""
+    program = sass.parse(text)
+    assert addresses(sass.main_loop(program)) == [0x10, 0x20, 0x30]
+    assert addresses(sass.whole_loop(program)) == [0x0, 0x10, 0x20, 0x30, 0x40, 0x50]
+
+
 def test_a_program_without_mma_in_a_loop_has_no_main_loop():
-    assert sass.main_loop(sass.parse(SAMPLE.replace("HMMA.16816.F32.BF16", "FFMA"))) == []
+    program = sass.parse(SAMPLE.replace("HMMA.16816.F32.BF16", "FFMA"))
+    assert sass.main_loop(program) == sass.whole_loop(program) == []
 
 
 def reachable(follows: list[list[int]], without: int | None) -> set[int]:
