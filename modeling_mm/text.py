@@ -6,6 +6,8 @@ R rows, B contexts, k rows per context, T text tokens, S context tokens, D hidde
 # Of input_ids and inputs_embeds one is there, and rows come with the context: checked in words before.
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false
 
+import re
+
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache
@@ -71,6 +73,12 @@ class MMTextModel(MMPreTrainedModel):
             self_idx += "self" in sublayers
             cross_idx += "cross" in sublayers
         return layers
+
+    def init_parallel_plans(self) -> None:
+        """Of the config's plan what this stack has: cross-attention, gates and biases are settings."""
+        super().init_parallel_plans()
+        there = {re.sub(r"\.\d+\.", ".*.", name) for name, _ in self.named_modules()}
+        self._tp_plan = {pattern: kind for pattern, kind in self._tp_plan.items() if pattern in there}
 
     def pooled_only(self) -> list[nn.Module]:
         return [self.pooler, self.norm] if self.config.final_norm == "pooled" else [self.pooler]
