@@ -260,7 +260,7 @@ class MMGridPositions(nn.Module):
 
 
 class MMConvModel(MMPreTrainedModel):
-    """Pictures to tokens: stem, stages, a 1x1 head, positions. Hidden states are the maps of the stem and the stages."""
+    """Pictures to tokens: stem, stages, a 1x1 head, positions. Hidden states: maps of the stem and stages."""
 
     config: MMConvConfig
     main_input_name = "pixel_values"
