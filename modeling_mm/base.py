@@ -1,6 +1,6 @@
 """MMPreTrainedModel: what every MM class shares (flags, initial weights, strict loading), and forward's guard."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import torch
@@ -84,6 +84,9 @@ class MMPreTrainedModel(PreTrainedModel):
             if name in frozen:
                 parameter.requires_grad_(False)
 
+    def after_loading(self, info: Mapping[str, Iterable]) -> None:
+        """Makes what a checkpoint need not have out of what it has; `info` is that of loading."""
+
     def pooled_only(self) -> list[nn.Module]:
         """The parts of a tower that pooler_output depends on and last_hidden_state does not."""
         return []
@@ -113,10 +116,12 @@ class MMPreTrainedModel(PreTrainedModel):
     ) -> Any:
         """As in Transformers, and strict: see `check_loaded` for what raises and what is only reported.
 
+        With output_loading_info=True nothing is silent, so missing and unknown keys are in the info and raise nothing.
         What the class freezes as it is built (parts that nothing reads) is frozen again: loading thaws it.
         """
         loaded: Any = super().from_pretrained(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
         model, info = loaded
-        check_loaded(model, info, ignore_mismatched_sizes)
+        check_loaded(model, info, ignore_mismatched_sizes, keys=not output_loading_info)
+        model.after_loading(info)
         model.freeze_again()
         return (model, info) if output_loading_info else model
