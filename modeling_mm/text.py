@@ -17,7 +17,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.text import MMTextConfig
 from .attention import MMAttention, build_norm
-from .base import MMPreTrainedModel, check_attentions_wanted, reject_unknown
+from .base import MMPreTrainedModel, reject_unknown, weights_by_eager
 from .cache import MMCache
 from .fusion import MMPrefix, merge, merged_mask, split
 from .inputs import check_memory, check_positions, check_text
@@ -83,6 +83,7 @@ class MMTextModel(MMPreTrainedModel):
     def pooled_only(self) -> list[nn.Module]:
         return [self.pooler, self.norm] if self.config.final_norm == "pooled" else [self.pooler]
 
+    @weights_by_eager
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -120,7 +121,6 @@ class MMTextModel(MMPreTrainedModel):
             its states (R, S, D) as context_hidden_states. Masks and positions are of the text alone.
         """
         reject_unknown(kwargs, _FORWARD)
-        check_attentions_wanted(self.config, kwargs)
         check_text(
             self.config,
             input_ids,
