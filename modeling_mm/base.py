@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import torch
 from torch import nn
@@ -19,7 +19,16 @@ from .mm_triton import default_implementation
 _ALLOWED_KWARGS = {*TransformersKwargs.__annotations__, "return_dict"}
 
 
-def reject_unknown(kwargs: dict[str, Any], accepted: Iterable[str]) -> None:
+class MMKwargs(TypedDict, total=False):
+    """What a forward takes beside its own arguments; more of TransformersKwargs goes through to the attention."""
+
+    output_hidden_states: bool | list[int]
+    output_attentions: bool
+    num_items_in_batch: torch.Tensor | int | None
+    shift_labels: torch.Tensor | None
+
+
+def reject_unknown(kwargs: Mapping[str, Any], accepted: Iterable[str]) -> None:
     """Raises TypeError for a keyword that neither forward nor Transformers knows, with the nearest name."""
     for name in kwargs:
         if name not in _ALLOWED_KWARGS:
