@@ -142,12 +142,14 @@ class MMPreTrainedModel(PreTrainedModel):
     ) -> Any:
         """As in Transformers, and strict: see `check_loaded` for what raises and what is only reported.
 
-        With output_loading_info=True nothing is silent, so missing and unknown keys are in the info and raise nothing.
+        With output_loading_info=True nothing is silent, so missing and unknown keys are in the info and raise nothing;
+        nor do they with state_dict={}, which asks for initial values.
         What the class freezes as it is built (parts that nothing reads) is frozen again: loading thaws it.
         """
         loaded: Any = super().from_pretrained(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
         model, info = loaded
-        check_loaded(model, info, ignore_mismatched_sizes, keys=not output_loading_info)
+        is_told = output_loading_info or kwargs.get("state_dict") == {}
+        check_loaded(model, info, ignore_mismatched_sizes, keys=not is_told)
         model.after_loading(info)
         model.freeze_again()
         return (model, info) if output_loading_info else model
