@@ -20,7 +20,10 @@ NO_LIMIT = 10**12
 
 @dataclass(frozen=True)
 class RowOptions:
-    """How rows are made; the meaning of each is told in `MMProcessor.__call__`."""
+    """How rows are made; the meaning of each is told in `MMProcessor.__call__`.
+
+    bos: id that opens the rows in place of the tokenizer's. is_chat: the prompts come from a chat template.
+    """
 
     padding: bool | str = True
     padding_side: str | None = None
@@ -31,6 +34,7 @@ class RowOptions:
     closed: bool = False
     add_special_tokens: bool = True
     is_chat: bool = False
+    bos: int | None = None
 
     def __post_init__(self):
         if self.padding not in (True, False, "longest", "max_length", "do_not_pad"):
@@ -64,6 +68,7 @@ def encode_rows(
         ValueError: the tokenizer lacks a token that is needed, or a row is too long and truncation is off.
     """
     bos, eos = row_ends(tokenizer)
+    bos = bos if options.bos is None else options.bos
     if eos is None and (suffixes is not None or options.closed):
         raise ValueError("the tokenizer has neither an eos nor a sep token, and rows with a suffix or closed need one")
     if options.fixed_length is not None and suffixes is None and not options.closed:
@@ -76,7 +81,8 @@ def encode_rows(
     for index, prompt in enumerate(prompt_ids):
         starts = options.add_special_tokens and bos is not None and prompt[:1] != [bos]
         head = [bos] if starts else []
-        tail = [*suffix_ids[index], eos] if suffixes is not None else [eos] * closes
+        closing = closes and prompt[-1:] != [eos]  # a chat template may close the text itself
+        tail = [*suffix_ids[index], eos] if suffixes is not None else [eos] * closing
         if not head + prompt + tail:
             raise ValueError(f"text {index} is empty, and the tokenizer has no bos or cls token to start a row with")
         lengths.append(len(head) + len(prompt) + len(tail))
