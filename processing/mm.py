@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 
+from .chats import ChattingProcessor
 from .image import MMImageProcessorPil
 from .media import MediaDecodeError, load_image
 from .pairing import Samples, pair_samples
-from .parts import ProcessorOfParts
 from .rows import RowOptions, encode_rows
 from .video import check_frame_settings
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 PICTURE_FAULTS = (MediaDecodeError, FileNotFoundError, TypeError, ValueError)
 
 
-class MMProcessor(ProcessorOfParts):
+class MMProcessor(ChattingProcessor):
     """One image processor, one tokenizer and one feature extractor, any of which may be absent.
 
     Args:
@@ -214,24 +214,6 @@ class MMProcessor(ProcessorOfParts):
         slotted = pixels.new_zeros(*mask.shape, *pixels.shape[1:])
         slotted[mask] = pixels
         return {"pixel_values": slotted, "pixel_attention_mask": mask}
-
-    def apply_chat_template(
-        self,
-        conversation: Any,
-        chat_template: str | None = None,
-        *,
-        tokenize: bool = False,
-        sanitize_control_tokens: bool | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """ProcessorMixin's, but special tokens that stand in the messages stay text: only the template's own count.
-
-        sanitize_control_tokens: None does so wherever ids are made (tokenize=True).
-        """
-        sanitize = tokenize if sanitize_control_tokens is None else sanitize_control_tokens
-        return super().apply_chat_template(
-            conversation, chat_template, tokenize=tokenize, sanitize_control_tokens=sanitize, **kwargs
-        )
 
     def _check_image_options(self, options: dict[str, Any]) -> None:
         known = set() if self.image_processor is None else set(self.image_processor.valid_kwargs.__annotations__)

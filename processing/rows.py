@@ -7,6 +7,7 @@ User text never becomes a special token: "[SEP]" in a question is five character
 """
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ logger = logging.getLogger(__name__)
 IGNORED_LABEL = -100
 # Tokenizers without a limit of their own report about 1e30 tokens.
 NO_LIMIT = 10**12
+# Transformers marks the special tokens that users wrote so, before it renders their chat.
+MARKED = re.compile("\U000f0000([^\U000f0001]*)\U000f0001")
 
 
 @dataclass(frozen=True)
@@ -131,12 +134,22 @@ def _token_ids(
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Ids of prompts and suffixes without any special token, but for those that a chat template wrote."""
     if is_chat:
-        plain = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-        chats = [clean_text(prompt) for prompt in prompts]
-        prompt_ids = list(tokenizer(chats, sanitize_control_tokens=True, **plain)["input_ids"])
-        return prompt_ids, _user_ids(tokenizer, suffixes or [])
+        chats = [_chat_ids(tokenizer, clean_text(prompt)) for prompt in prompts]
+        return chats, _user_ids(tokenizer, suffixes or [])
     ids = _user_ids(tokenizer, [*prompts, *(suffixes or [])])
     return ids[: len(prompts)], ids[len(prompts) :]
+
+
+def _chat_ids(tokenizer: Any, chat: str) -> list[int]:
+    """Ids of a text from a chat template: its own special tokens, and those that users wrote as plain text."""
+    plain = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+    try:
+        return list(tokenizer(chat, sanitize_control_tokens=True, **plain)["input_ids"])
+    except ValueError:
+        if not MARKED.search(chat):
+            raise
+        # words and single letters that are special tokens have no other spelling
+        return list(tokenizer(MARKED.sub("\ufffd", chat), sanitize_control_tokens=True, **plain)["input_ids"])
 
 
 def _user_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
