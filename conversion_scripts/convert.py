@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 from transformers import AutoConfig
 from transformers.modeling_utils import PreTrainedModel
@@ -25,16 +26,17 @@ from ..configuration.mm import MMConfig
 from ..modeling_mm.checkpoint import Checkpoint, read_json
 from ..modeling_mm.classification import MMForSequenceClassification
 from ..modeling_mm.generation import MMForConditionalGeneration
-from ..modeling_mm.key_mapping import Converted, raise_faults
+from ..modeling_mm.key_mapping import Converted, Tensors, raise_faults
 from ..modeling_mm.model import MMModel
 from ..processing.mm import MMProcessor
 from . import blip, git, vision_encoder_decoder, visual_bert
-from .family import Family, Plan, check_returns
+from .family import Family, Layout, Plan, check_returns
 from .processor import convert_processor, restore_processor
 
 FAMILIES = {
     family.name: family for family in (blip.FAMILY, vision_encoder_decoder.FAMILY, git.FAMILY, visual_bert.FAMILY)
 }
+SHARD_SIZE = "50GB"  # as Transformers saves
 UNREAD_FILE = "unread.safetensors"  # tensors of the source that MM does not read, for the way back
 _MODELS = {cls.__name__: cls for cls in (MMForConditionalGeneration, MMForSequenceClassification, MMModel)}
 # Of a source's generation_config.json, what is no setting of decoding.
@@ -94,9 +96,18 @@ def recognised(checkpoint: Checkpoint) -> tuple[Family, Plan]:
 
 
 def wanted_shapes(plan: Plan) -> dict[str, torch.Size]:
-    """Name -> shape of every tensor that the planned model holds for itself. No weights are made."""
+    """`own_shapes` of the planned model."""
+    return own_shapes(skeleton(plan.model_class, plan.config))
+
+
+def skeleton(model_class: type, config: MMConfig) -> Any:
+    """The model without its numbers."""
     with torch.device("meta"):
-        model = plan.model_class(plan.config)
+        return model_class(config)
+
+
+def own_shapes(model: Any) -> dict[str, torch.Size]:
+    """Name -> shape of every tensor that a model holds for itself."""
     return {name: value.shape for name, value in model.state_dict().items() if name not in model.all_tied_weights_keys}
 
 
@@ -167,36 +178,33 @@ def convert_back(source: str | Path, to: str, out: str | Path) -> list[str]:
     if not isinstance(config, MMConfig):
         raise ValueError(f"{str(source)!r} holds a {config.model_type!r} model, not one of MM")
     model_class = _MODELS[(config.architectures or ["MMModel"])[0]]
-    with _quiet():
-        model = model_class.from_pretrained(source)
-        processor = _own_processor(Path(source))
-    unread_file = Path(source) / UNREAD_FILE
+    checkpoint, unread_file = Checkpoint(source), Path(source) / UNREAD_FILE
     unread = Checkpoint(unread_file) if unread_file.is_file() else {}
-    tensors, layout = restored(model, family, unread)
+    tensors, layout = restored(model_class, config, checkpoint, family, unread)
     Path(out).mkdir(parents=True, exist_ok=True)
     settings = {**layout.config.to_dict(), "architectures": [layout.architecture]}
-    settings["dtype"] = str(model.dtype).removeprefix("torch.")
+    settings["dtype"] = str(checkpoint.dtype()).removeprefix("torch.")
     (Path(out) / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()},
-        Path(out) / "model.safetensors",
-        metadata={"format": "pt"},
-    )
-    parts = restore_processor(processor, layout.image_processor, Path(out))
+    save_torch_state_dict(tensors, out, max_shard_size=SHARD_SIZE)
+    with _quiet():
+        parts = restore_processor(_own_processor(Path(source)), layout.image_processor, Path(out))
     return [f"wrote {layout.architecture}: {len(tensors)} tensors", *(f"wrote {part}" for part in parts)]
 
 
-def restored(model: Any, family: Family, unread: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], Any]:
-    """The model's tensors under the family's names, and the layout. Raises ValueError as `convert_back`."""
+def restored(
+    model_class: type, config: MMConfig, tensors: Tensors, family: Family, unread: Tensors
+) -> tuple[dict[str, torch.Tensor], Layout]:
+    """A model's tensors under the family's names, and the layout. Raises ValueError as `convert_back`."""
     assert family.layout is not None
+    model = skeleton(model_class, config)
     layout = family.layout(model)
     settings = {**layout.config.to_dict(), "architectures": [layout.architecture]}
     plan = family.plan(_Names(settings, layout.names))  # pyright: ignore[reportArgumentType]: names are all it reads
-    if plan.model_class is not type(model):
-        raise ValueError(f"{layout.architecture} is a {plan.model_class.__name__}, this is a {type(model).__name__}")
-    check_returns(model.config, plan.config, layout.architecture)
-    tied = model.all_tied_weights_keys
-    tensors = {name: value for name, value in model.state_dict().items() if name not in tied}
+    if plan.model_class is not model_class:
+        raise ValueError(f"{layout.architecture} is a {plan.model_class.__name__}, this is a {model_class.__name__}")
+    check_returns(config, plan.config, layout.architecture)
+    wrong = own_shapes(model).keys() ^ tensors.keys()
+    raise_faults("the weights are not those of this model", sorted(wrong))
     return plan.table.restore(tensors, unread), layout
 
 

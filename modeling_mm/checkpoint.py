@@ -16,12 +16,19 @@ WEIGHT_FILES = (
 )  # fmt: skip
 PICKLES = (".bin", ".pth", ".pt")
 _SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
+_READ_AT_ONCE = 2**25  # bytes of a mapped file, whose pages are then given back
 # Where trainers put the weights of a model among their own things.
 _NESTED = ("model", "state_dict")
 
 
+class _Whole(dict[str, torch.Tensor]):
+    """The tensors of a file that cannot be mapped, all in memory."""
+
+
 class Checkpoint(Mapping[str, torch.Tensor]):
-    """The tensors of a checkpoint by name, each read when it is asked for; `config` is its config.json or {}.
+    """The tensors of a checkpoint by name, each a part of its file in memory: whoever keeps one copies it.
+
+    `config` is its config.json, or {}.
 
     Args:
         source: a directory, a Hub id, or one file of weights.
@@ -41,14 +48,21 @@ class Checkpoint(Mapping[str, torch.Tensor]):
             files = list(_weight_files(self.directory))
         self.config: dict[str, Any] = read_json(self.directory, "config.json") or {}
         self._homes: dict[str, Path] = {}
-        self._open: dict[Path, Any] = {}
+        self._file, self._opened, self._read = Path(), None, 0
         for file in files:
-            self._open[file] = _opened(file)
-            self._homes |= dict.fromkeys(self._open[file].keys(), file)
+            self._homes |= dict.fromkeys(self._at(file).keys(), file)
+
+    def _at(self, file: Path) -> Any:
+        """The file, open; one at a time, and anew from time to time, so that what was read is not held in memory."""
+        if self._opened is None or self._file != file or self._read > _READ_AT_ONCE:
+            self._file, self._opened, self._read = file, _opened(file), 0
+        return self._opened
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        opened = self._open[self._homes[name]]
-        return opened[name] if isinstance(opened, dict) else opened.get_tensor(name)
+        opened = self._at(self._homes[name])
+        tensor = opened[name] if isinstance(opened, dict) else opened.get_tensor(name)
+        self._read += 0 if isinstance(opened, _Whole) else tensor.nbytes
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._homes)
@@ -58,8 +72,12 @@ class Checkpoint(Mapping[str, torch.Tensor]):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor that need not be read for it."""
-        opened = self._open[self._homes[name]]
+        opened = self._at(self._homes[name])
         return tuple(opened[name].shape if isinstance(opened, dict) else opened.get_slice(name).get_shape())
+
+    def numbers(self) -> int:
+        """How many numbers all tensors hold."""
+        return sum(torch.Size(self.shape(name)).numel() for name in self)
 
     def dtype(self) -> torch.dtype:
         """That of the largest tensor."""
@@ -110,7 +128,7 @@ def _opened(file: Path) -> Any:
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         if isinstance(error, RuntimeError):  # an old file, not a zip archive, cannot be mapped
-            return _tensors(_unpickled(file), file)
+            return _Whole(_tensors(_unpickled(file), file))
         raise _unsafe(file) from error
     return _tensors(loaded, file)
 

@@ -133,7 +133,7 @@ class KeyTable:
                 faults.append(f"{', '.join(chain(*found))} without the others of {list(rule.old)}")
                 continue
             try:
-                tensors, unread = rule.reshape.forward([source[names[name]] for name in olds])
+                tensors, unread = _reshaped(rule.reshape, [source[names[name]] for name in olds])
             except (ValueError, IndexError, RuntimeError) as error:
                 faults.append(f"{', '.join(olds)} cannot be {rule.reshape.name}: {error}")
                 continue
@@ -194,7 +194,7 @@ class KeyTable:
                 continue
             first = _filled(rule.old[0], {**places, "n": places.get("n", "0")})
             kept = [unread[key] for key in (f"{first}#{number}" for number in range(9)) if key in unread]
-            olds = rule.reshape.backward([tensors[name] for name in news], kept)
+            olds = _restored(rule.reshape, [tensors[name] for name in news], kept)
             if rule.gathers():
                 names = [_filled(rule.old[0], {**places, "n": str(number)}) for number in range(len(olds))]
             else:
@@ -261,6 +261,20 @@ def _ordered(rule: _Rule, found: list[list[str]]) -> list[str] | None:
     if rule.gathers() and len(found) == 1:
         return sorted(found[0], key=lambda name: [int(part) if part.isdigit() else 0 for part in name.split(".")])
     return [names[0] for names in found] if all(len(names) == 1 for names in found) else None
+
+
+def _reshaped(reshape: Reshape, olds: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """`reshape.forward`, with tensors of their own: a view would keep its whole file in memory."""
+    lent = {old.untyped_storage().data_ptr() for old in olds}
+    news, unread = reshape.forward(olds)
+    return [new.clone() if new.untyped_storage().data_ptr() in lent else new for new in news], unread
+
+
+def _restored(reshape: Reshape, news: list[torch.Tensor], kept: list[torch.Tensor]) -> list[torch.Tensor]:
+    """`reshape.backward`, with tensors of their own."""
+    lent = {tensor.untyped_storage().data_ptr() for tensor in (*news, *kept)}
+    olds = reshape.backward(news, kept)
+    return [old.clone() if old.untyped_storage().data_ptr() in lent else old for old in olds]
 
 
 def _placed(name: str, tensor: torch.Tensor, old: str, wanted: Mapping[str, torch.Size], into: dict) -> list[str]:
