@@ -3,6 +3,7 @@
     python -m mm.conversion_scripts.convert SOURCE OUT          # a directory, a Hub id, or an original's .pth file
     python -m mm.conversion_scripts.convert --to blip MM_DIR OUT
     python -m mm.conversion_scripts.convert --dry-run SOURCE    # what would be done
+    python -m mm.conversion_scripts.convert --verify SOURCE OUT # and whether both models give the same
 
 In memory: `mm.convert(source)` gives model, processor and report.
 """
@@ -10,6 +11,7 @@ In memory: `mm.convert(source)` gives model, processor and report.
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,10 +34,12 @@ from ..processing.mm import MMProcessor
 from . import blip, git, vision_encoder_decoder, visual_bert
 from .family import Family, Layout, Plan, check_returns
 from .processor import convert_processor, restore_processor
+from .verify import verify
 
 FAMILIES = {
     family.name: family for family in (blip.FAMILY, vision_encoder_decoder.FAMILY, git.FAMILY, visual_bert.FAMILY)
 }
+LARGE_NUMBERS = 10**8  # from here on there is a progress bar
 SHARD_SIZE = "50GB"  # as Transformers saves
 UNREAD_FILE = "unread.safetensors"  # tensors of the source that MM does not read, for the way back
 _MODELS = {cls.__name__: cls for cls in (MMForConditionalGeneration, MMForSequenceClassification, MMModel)}
@@ -75,7 +79,8 @@ def convert(source: str | Path) -> Conversion:
     """
     checkpoint = Checkpoint(source)
     family, plan = recognised(checkpoint)
-    converted = plan.table.convert(checkpoint, wanted_shapes(plan))
+    is_large = checkpoint.numbers() > LARGE_NUMBERS
+    converted = plan.table.convert(checkpoint, wanted_shapes(plan), show_progress=is_large)
     model = _loaded(plan, converted.tensors, converted.new, checkpoint.dtype())
     _set_generation(model, plan, read_json(checkpoint.directory, "generation_config.json") or {})
     text = plan.config.text_config
@@ -159,6 +164,8 @@ def _report(checkpoint: Checkpoint, family: Family, plan: Plan, converted: Conve
         f"model: {plan.model_class.__name__}, {numbers / 1e6:.1f} M parameters, {checkpoint.dtype()}",
         f"tensors: {used} of {len(checkpoint)} used, {len(converted.reshaped)} of them reshaped",
     ]
+    kinds = Counter(converted.reshaped.values())
+    lines += [f"reshaped: {count} {kind}" for kind, count in sorted(kinds.items())]
     lines += [f"dropped: {name} ({reason})" for name, reason in sorted(converted.dropped.items())]
     return lines + [f"new: {name} ({reason})" for name, reason in sorted(converted.new.items())]
 
@@ -203,9 +210,12 @@ def restored(
     if plan.model_class is not model_class:
         raise ValueError(f"{layout.architecture} is a {plan.model_class.__name__}, this is a {model_class.__name__}")
     check_returns(config, plan.config, layout.architecture)
-    wrong = own_shapes(model).keys() ^ tensors.keys()
+    shapes = own_shapes(model)
+    wrong = shapes.keys() ^ tensors.keys()
     raise_faults("the weights are not those of this model", sorted(wrong))
-    return plan.table.restore(tensors, unread), layout
+    return plan.table.restore(
+        tensors, unread, show_progress=sum(map(torch.Size.numel, shapes.values())) > LARGE_NUMBERS
+    ), layout
 
 
 class _Names(dict[str, None]):
@@ -229,24 +239,44 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("out", nargs="?", help="the directory to write")
     parser.add_argument("--to", metavar="FAMILY", help=f"back, to one of {', '.join(FAMILIES)}")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
+    parser.add_argument("--verify", action="store_true", help="compare the outputs of both models")
     options = parser.parse_args(arguments)
-    for line in run(options.source, options.out, options.to, options.dry_run):
+    for line in run(options.source, options.out, options.to, options.dry_run, options.verify):
         print(line)
 
 
-def run(source: str, out: str | None, to: str | None = None, dry_run: bool = False) -> list[str]:
-    """What the command lines do; returns the report. Raises ValueError as the functions above, and without `out`."""
+def run(
+    source: str, out: str | None, to: str | None = None, dry_run: bool = False, compare: bool = False
+) -> list[str]:
+    """What the command lines do; returns the report. A model that `compare` finds different is not written.
+
+    Raises: ValueError as the functions above, and without `out`.
+    """
     if not dry_run and out is None:
         raise ValueError("OUT is missing: the directory to write (or --dry-run)")
     if to is not None:
         if dry_run:
             raise ValueError("--dry-run is for the way to MM; leave --to out")
-        return convert_back(source, to, str(out))
+        report = convert_back(source, to, str(out))
+        return report + (_verified_back(source, to, str(out)) if compare else [])
     done = convert(source)
+    if compare:
+        checkpoint = Checkpoint(source)
+        with _quiet():
+            family, _ = recognised(checkpoint)
+            done.report += verify(checkpoint.directory, checkpoint.config, done.model, family)
     if not dry_run:
         with _quiet():
             done.save_pretrained(str(out))
     return done.report
+
+
+def _verified_back(source: str, to: str, out: str) -> list[str]:
+    """`verify` of what `convert_back` wrote; what differs stays there, to be looked at."""
+    config = AutoConfig.from_pretrained(source)
+    with _quiet():
+        model = _MODELS[(config.architectures or ["MMModel"])[0]].from_pretrained(source)
+        return verify(Path(out), read_json(Path(out), "config.json") or {}, model, FAMILIES[to])
 
 
 if __name__ == "__main__":

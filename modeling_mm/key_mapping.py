@@ -14,11 +14,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain
+from typing import TypeVar
 
 import torch
+from huggingface_hub.utils import tqdm
 
 from .reshapes import SAME, Reshape
 
+_T = TypeVar("_T")
 Tensors = Mapping[str, torch.Tensor]
 
 _HOLE = re.compile(r"\{(\w+)\}")
@@ -111,12 +114,13 @@ class KeyTable:
 
     # ---- there -----------------------------------------------------------------------------------------------------
 
-    def convert(self, source: Tensors, wanted: Mapping[str, torch.Size]) -> Converted:
+    def convert(self, source: Tensors, wanted: Mapping[str, torch.Size], show_progress: bool = False) -> Converted:
         """The source's tensors under the model's names.
 
         Args:
             source: old name -> tensor; read one by one, so it may load lazily.
             wanted: new name -> shape of every tensor that the model holds for itself (not those tied to another).
+            show_progress: on a terminal's stderr.
 
         Raises: ValueError that lists every old name without a place, every new name left unfilled, every shape that
             differs, and copies that are no copies.
@@ -127,7 +131,7 @@ class KeyTable:
         for name in homeless:
             if not self._set_aside(name, source, result):
                 faults.append(f"no place for {name}")
-        for rule, places, found in groups:
+        for rule, places, found in _shown(groups, show_progress):
             olds = _ordered(rule, found)
             if olds is None:
                 faults.append(f"{', '.join(chain(*found))} without the others of {list(rule.old)}")
@@ -178,7 +182,9 @@ class KeyTable:
 
     # ---- and back --------------------------------------------------------------------------------------------------
 
-    def restore(self, tensors: Tensors, unread: Tensors | None = None) -> dict[str, torch.Tensor]:
+    def restore(
+        self, tensors: Tensors, unread: Tensors | None = None, show_progress: bool = False
+    ) -> dict[str, torch.Tensor]:
         """The model's tensors under the source's names; `unread` is what `convert` left over.
 
         Raises: ValueError that lists every tensor of the model without a place in the source's layout.
@@ -187,7 +193,7 @@ class KeyTable:
         result = {name: tensor for name, tensor in unread.items() if "#" not in name}
         groups, homeless = _grouped(self._rules(), {name: name for name in tensors}, "new")
         faults = [f"no place for {name}" for name in homeless if _reason(self.new, name) is None]
-        for rule, places, found in groups:
+        for rule, places, found in _shown(groups, show_progress):
             news = _ordered(rule, found)
             if news is None:
                 faults.append(f"{', '.join(chain(*found))} without the others of {list(rule.new)}")
@@ -254,6 +260,11 @@ def _grouped(rules: list[_Rule], names: Iterable[str], side: str):
         else:
             homeless.append(name)
     return list(groups.values()), homeless
+
+
+def _shown(groups: list[_T], show_progress: bool) -> Iterable[_T]:
+    """The groups, with a bar where it is wanted, stderr is a terminal, and the Hub's bars are not switched off."""
+    return tqdm(groups, desc="tensors", disable=None) if show_progress else groups
 
 
 def _ordered(rule: _Rule, found: list[list[str]]) -> list[str] | None:
