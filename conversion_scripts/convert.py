@@ -185,8 +185,9 @@ def convert_back(source: str | Path, to: str, out: str | Path) -> list[str]:
     if not isinstance(config, MMConfig):
         raise ValueError(f"{str(source)!r} holds a {config.model_type!r} model, not one of MM")
     model_class = _MODELS[(config.architectures or ["MMModel"])[0]]
-    checkpoint, unread_file = Checkpoint(source), Path(source) / UNREAD_FILE
-    unread = Checkpoint(unread_file) if unread_file.is_file() else {}
+    checkpoint = Checkpoint(source)
+    unread_file = checkpoint.beside(UNREAD_FILE)
+    unread = {} if unread_file is None else Checkpoint(unread_file)
     tensors, layout = restored(model_class, config, checkpoint, family, unread)
     Path(out).mkdir(parents=True, exist_ok=True)
     settings = {**layout.config.to_dict(), "architectures": [layout.architecture]}
@@ -194,7 +195,7 @@ def convert_back(source: str | Path, to: str, out: str | Path) -> list[str]:
     (Path(out) / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     save_torch_state_dict(tensors, out, max_shard_size=SHARD_SIZE)
     with _quiet():
-        parts = restore_processor(_own_processor(Path(source)), layout.image_processor, Path(out))
+        parts = restore_processor(_own_processor(checkpoint), layout.image_processor, Path(out))
     return [f"wrote {layout.architecture}: {len(tensors)} tensors", *(f"wrote {part}" for part in parts)]
 
 
@@ -226,10 +227,10 @@ class _Names(dict[str, None]):
         self.config, self.source, self.directory = config, "an MM model", None
 
 
-def _own_processor(directory: Path) -> MMProcessor | None:
-    if not (directory / "processor_config.json").is_file():
+def _own_processor(checkpoint: Checkpoint) -> MMProcessor | None:
+    if checkpoint.beside("processor_config.json") is None:
         return None
-    return MMProcessor.from_pretrained(directory)
+    return MMProcessor.from_pretrained(checkpoint.directory)
 
 
 def main(arguments: list[str] | None = None) -> None:
