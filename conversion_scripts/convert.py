@@ -97,7 +97,8 @@ def recognised(checkpoint: Checkpoint) -> tuple[Family, Plan]:
             return family, family.plan(checkpoint)
     kind = checkpoint.config.get("model_type")
     what = f"model_type={kind!r}" if kind else f"tensors named {', '.join(sorted(checkpoint)[:3])}, ..."
-    raise ValueError(f"{checkpoint.source} is not recognised ({what}); known are {', '.join(FAMILIES)}")
+    hint = "; a text, vision or audio tower alone is for MMForConditionalGeneration.from_towers" if kind else ""
+    raise ValueError(f"{checkpoint.source} is not recognised ({what}); known are {', '.join(FAMILIES)}{hint}")
 
 
 def wanted_shapes(plan: Plan) -> dict[str, torch.Size]:
@@ -228,9 +229,8 @@ class _Names(dict[str, None]):
 
 
 def _own_processor(checkpoint: Checkpoint) -> MMProcessor | None:
-    if checkpoint.beside("processor_config.json") is None:
-        return None
-    return MMProcessor.from_pretrained(checkpoint.directory)
+    file = checkpoint.beside("processor_config.json")
+    return None if file is None else MMProcessor.from_pretrained(file.parent)
 
 
 def main(arguments: list[str] | None = None) -> None:
