@@ -30,19 +30,23 @@ from ..modeling_mm.classification import MMForSequenceClassification
 from ..modeling_mm.generation import MMForConditionalGeneration
 from ..modeling_mm.key_mapping import Converted, Tensors, raise_faults
 from ..modeling_mm.model import MMModel
+from ..modeling_mm.pretraining import MMForPreTraining
+from ..modeling_mm.retrieval import MMForImageTextRetrieval
 from ..processing.mm import MMProcessor
-from . import blip, git, vision_encoder_decoder, visual_bert
+from . import blip, clip, git, siglip, vision_encoder_decoder, vision_text_dual_encoder, visual_bert
 from .family import Family, Layout, Plan, check_returns
 from .processor import convert_processor, restore_processor
 from .verify import verify
 
-FAMILIES = {
-    family.name: family for family in (blip.FAMILY, vision_encoder_decoder.FAMILY, git.FAMILY, visual_bert.FAMILY)
-}
+_MODULES = (blip, vision_encoder_decoder, git, visual_bert, clip, siglip, vision_text_dual_encoder)
+FAMILIES = {module.FAMILY.name: module.FAMILY for module in _MODULES}
 LARGE_NUMBERS = 10**8  # from here on there is a progress bar
 SHARD_SIZE = "50GB"  # as Transformers saves
 UNREAD_FILE = "unread.safetensors"  # tensors of the source that MM does not read, for the way back
-_MODELS = {cls.__name__: cls for cls in (MMForConditionalGeneration, MMForSequenceClassification, MMModel)}
+_CLASSES = (
+    MMForConditionalGeneration, MMForSequenceClassification, MMForImageTextRetrieval, MMForPreTraining, MMModel,
+)  # fmt: skip
+_MODELS = {cls.__name__: cls for cls in _CLASSES}
 # Of a source's generation_config.json, what is no setting of decoding.
 _NOT_DECODING = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "transformers_version")
 
