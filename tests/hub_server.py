@@ -310,6 +310,7 @@ def _answer(hub: HubServer, method: str, target: str, body: bytes, has_token: bo
 def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # head and body in one packet: a second one would wait for the first one's acknowledgement
 
         def do_GET(self) -> None:
             hub.requests.append(f"{self.command} {self.path}")
