@@ -85,18 +85,22 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, GenerationMixin):
         self.model.freeze_pooled(keep=(reader,) if reads_vector else ())
 
     @classmethod
-    def from_towers(cls, vision, text, *, text_encoder=None, **config_overrides) -> "MMForConditionalGeneration":
+    def from_towers(
+        cls, vision, text, *, audio=None, text_encoder=None, **config_overrides
+    ) -> "MMForConditionalGeneration":
         """A model that starts from published towers; what no tower has (cross-attention, projector) is new.
 
         Args:
-            vision: directory or Hub id of a ViT, DeiT, CLIP or SigLIP, or of any vision model of Transformers.
+            vision: directory or Hub id of a ViT, DeiT, CLIP or SigLIP, or of any vision model of Transformers; None
+                with `audio` alone.
             text: of a BERT, RoBERTa, DistilBERT, GPT-2, Llama, Qwen2 or Qwen3, with or without its head.
+            audio: of any audio model of Transformers (AST, Whisper); of an encoder-decoder the encoder.
             text_encoder: of one that reads context text.
             config_overrides: fields of MMConfig; those of a part (`text_config={...}`) are merged with the tower's.
 
         Raises: ValueError for a tower that is not known, or tensors too many, too few or of another shape.
         """
-        return from_towers(cls, vision, text, text_encoder=text_encoder, **config_overrides)
+        return from_towers(cls, vision, text, audio=audio, text_encoder=text_encoder, **config_overrides)
 
     def encode_context(self, *args, **kwargs) -> MMContextOutput | None:
         """See `MMModel.encode_context`; the result may be passed as encoder_outputs, as often as wanted."""
