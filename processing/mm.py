@@ -21,6 +21,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from .chats import ChattingProcessor
 from .image import PictureOptions
 from .media import MediaDecodeError, PictureReader, load_image
+from .options import flat_options
 from .pairing import Samples, pair_samples
 from .rows import RowOptions, encode_rows
 from .video import check_frame_settings
@@ -80,6 +81,7 @@ class MMProcessor(ChattingProcessor):
         self.prompt_to = prompt_to
         self._context_bos()
 
+    @flat_options
     def __call__(
         self,
         images: Any = None,
