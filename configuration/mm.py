@@ -98,6 +98,10 @@ class MMConfig(MMBaseConfig):
     logit_scale_max: float | int = 4.6052  # up to here
     logit_bias_init_value: float | int | None = None  # sigmoid: a learned number beside the scale; None: none
     contrastive_loss: Literal["infonce", "sigmoid"] = "infonce"
+    contrastive_exchange: Literal["gather", "ring"] = (
+        "gather"  # sigmoid: all texts at once, or one process's at a time
+    )
+    contrastive_chunk_size: int | None = None  # retrieval: media and texts encoded at a time (GradCache); None: all
     pretraining_losses: dict[str, float | int] | None = None  # weights by name; None: itc, itm and lm, 1.0 each
     mim_target: Literal["pixels", "features"] = "pixels"  # of masked patches: "features" are another tower's
     mim_momentum: float | int = 1.0  # that tower follows the model's own by so much; 1: it stays as it is

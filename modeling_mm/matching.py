@@ -25,6 +25,7 @@ from .gather import gather_rows, gather_sizes
 from .inputs import INTEGERS, check_mask_values, check_tensors, may_read_values
 from .mining import hard_negatives
 from .model import MMModel
+from .neighbours import neighbour_sigmoid_loss
 from .outputs import MMContextOutput
 from .pairs import Pairs, row_ids
 from .rows import MMRows
@@ -81,7 +82,8 @@ class MMContrastiveHead(nn.Module):
 
     def loss(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, pairs: Pairs) -> torch.Tensor:
         if self.config.contrastive_loss == "sigmoid":
-            return sigmoid_loss(image_embeds, text_embeds, pairs, self.scale(), self.logit_bias)
+            loss = neighbour_sigmoid_loss if self.config.contrastive_exchange == "ring" else sigmoid_loss
+            return loss(image_embeds, text_embeds, pairs, self.scale(), self.logit_bias)
         return info_nce_loss(image_embeds, text_embeds, pairs, self.scale())
 
 
@@ -104,6 +106,12 @@ def shared_mean(total: torch.Tensor, count: torch.Tensor | int, gather: bool) ->
     count = torch.as_tensor(count, device=total.device)[None]
     counts = gather_rows(count) if gather else count
     return total / counts.sum().clamp(min=1) * len(counts)
+
+
+def media_there(context: MMContextOutput) -> torch.Tensor:
+    """bool (B,), which contexts have any media."""
+    states, mask = context.last_hidden_state, context.attention_mask
+    return states.new_ones(len(states), dtype=torch.bool) if mask is None else mask.bool().any(1)
 
 
 class Belonging(NamedTuple):
@@ -187,14 +195,11 @@ class MMMatchingModel(MMPreTrainedModel):
 
     # ---- what belongs together --------------------------------------------------------------------------------------
 
-    def _belonging(self, context: MMContextOutput, text: Text, context_index, matches) -> Belonging:
-        """matches: a text whose match is 0 is of no picture, and is left out of what is compared."""
-        ids, mask = text["input_ids"], context.attention_mask
-        rows = MMRows(len(ids), len(context.last_hidden_state), context_index)
+    def _belonging(self, has_media: torch.Tensor, text: Text, context_index, matches) -> Belonging:
+        """has_media: bool (B,). matches: a text whose match is 0 is of no picture, and is not compared."""
+        ids = text["input_ids"]
+        rows = MMRows(len(ids), len(has_media), context_index)
         index = rows.index(ids.device)
-        has_media = torch.ones(rows.num_contexts, dtype=torch.bool, device=ids.device)
-        if mask is not None:
-            has_media = mask.bool().any(1)
         there = has_media[index]
         if matches is not None:
             self._check_matches(matches, len(ids))
