@@ -8,6 +8,7 @@ where a picture does. The text is read by the text encoder, or by the decoder wh
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
 # pyright: reportOptionalCall=false, reportOptionalOperand=false, reportCallIssue=false
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from ..configuration.conv import MMConvConfig
 from ..configuration.mm import MMConfig
 from ..configuration.rules import REPRESENTATION_FUSIONS
 from ..configuration.vision import MMVisionConfig
-from .base import MMPreTrainedModel
+from .base import MMPreTrainedModel, reject_unknown
 from .context import KINDS, TOWER_KINDS, as_context
 from .contrastive import info_nce_loss, logit_scale, sigmoid_loss, similarities
 from .gather import gather_rows, gather_sizes
@@ -30,6 +31,15 @@ from .outputs import MMContextOutput
 from .pairs import Pairs, row_ids
 from .rows import MMRows
 
+_ONE_TEXT = "a text is compared with media, not with media joined with another text; pass one text, as input_ids"
+_OTHER_CLASSES = {
+    "inputs_embeds": "equal texts are told by their ids, and negatives travel as ids; pass input_ids",
+    "context_input_ids": _ONE_TEXT,
+    "context_attention_mask": _ONE_TEXT,
+    "media_index": _ONE_TEXT,
+    "context_ranges": "a text is matched with its whole context; leave it out",
+    "labels": "targets have names of their own: matches, and in pre-training lm_targets and mlm_targets",
+}
 Text = dict[str, Any]  # input_ids, attention_mask, position_ids, token_type_ids: (R, T) or None
 
 
@@ -187,10 +197,14 @@ class MMMatchingModel(MMPreTrainedModel):
         return {"input_ids": input_ids, **masks}
 
     @staticmethod
-    def _refuse_states(kwargs: dict[str, Any]) -> None:
-        """Several runs of the text stand behind one output, so there is no one tuple of states."""
+    def _check_arguments(kwargs: dict[str, Any], accepted: Iterable[str]) -> None:
+        """Refuses what other classes take and this one cannot, with the reason, and whatever nothing knows."""
+        for name in kwargs:
+            if name in _OTHER_CLASSES:
+                raise TypeError(f"forward() of this class has no argument {name!r}: {_OTHER_CLASSES[name]}")
+        reject_unknown(kwargs, accepted)
         asked = [name for name in ("output_attentions", "output_hidden_states") if kwargs.get(name)]
-        if asked:
+        if asked:  # several runs of the text stand behind one output, so there is no one tuple of states
             raise ValueError(f"{', '.join(asked)}: this head runs its text several times; ask MMModel for states")
 
     # ---- what belongs together --------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration.mm import MMConfig
 from ..configuration.stack import ConfigFaults
-from .base import reject_unknown
 from .chunked import predicted
 from .generation import build_head_transform
 from .inputs import check_labels, check_tensors
@@ -122,8 +121,7 @@ class MMForPreTraining(MMMatchingModel):
             return_loss: None: in training. False gives logits and embeddings alone.
             return_logits: False, with a loss: "lm" and "mlm" are made without their (R, T, V) logits, which are None.
         """
-        reject_unknown(kwargs, _FORWARD)
-        self._refuse_states(kwargs)
+        self._check_arguments(kwargs, _FORWARD)
         media = {
             "pixel_values": pixel_values,
             "pixel_attention_mask": pixel_attention_mask,

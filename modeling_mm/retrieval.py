@@ -16,7 +16,6 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration.mm import MMConfig
 from ..configuration.stack import ConfigFaults
-from .base import reject_unknown
 from .context import taken
 from .gradcache import encode_in_chunks
 from .inputs import check_tensors
@@ -90,8 +89,7 @@ class MMForImageTextRetrieval(MMMatchingModel):
                 and a text with 0 takes no part in the contrastive one. None: all match, and negatives are mined.
             return_loss: None: in training. True needs media and text.
         """
-        reject_unknown(kwargs, _FORWARD)
-        self._refuse_states(kwargs)
+        self._check_arguments(kwargs, _FORWARD)
         images = self._images(
             encoder_outputs,
             interpolate_pos_encoding,

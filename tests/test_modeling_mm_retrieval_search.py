@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mm import MMForImageTextRetrieval
+from mm import MMForImageTextRetrieval, MMForPreTraining
 from mm.modeling_mm.context import taken
 
 FUSIONS = ["cross_attention", "co_attention", "merged", "concat", "sum", "gated"]
@@ -87,6 +87,23 @@ def test_bad_inputs_are_refused_in_words(retriever, pixels, given, message):
 def test_arguments_of_other_heads_are_refused_by_name(retriever, pixels):
     with pytest.raises(TypeError, match="no argument 'match' .*'matches'"):
         retriever()(input_ids=IDS, pixel_values=pixels, match=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("inputs_embeds", "negatives travel as ids; pass input_ids"),
+        ("context_input_ids", "pass one text, as input_ids"),
+        ("media_index", "pass one text, as input_ids"),
+        ("context_ranges", "its whole context"),
+        ("labels", "names of their own: matches"),
+    ],
+)
+@pytest.mark.parametrize("cls", [MMForImageTextRetrieval, MMForPreTraining])
+def test_inputs_of_other_classes_are_refused_with_the_reason(tiny_model, pixels, cls, name, reason):
+    model = tiny_model(cls=cls, projection_dim=12)
+    with pytest.raises(TypeError, match=f"no argument '{name}': .*{reason}"):
+        model(input_ids=IDS, pixel_values=pixels, **{name: IDS})
 
 
 @pytest.mark.parametrize(
