@@ -270,6 +270,9 @@ class MMForImageTextRetrieval(MMMatchingModel):
             rerank: {"input_ids", "attention_mask" (or none): (texts, T), "encoder_outputs": MMContextOutput of as many
                 contexts as pictures}, one side for the queries and the other for the index, told by their numbers;
                 where Q = M "query": "text" or "image" says which. Kept on any device, brought over by the batch.
+                "order": "itm" (the default) sorts by the log-odds of a match; "itm+itc" by these and the scaled
+                similarities. Mined negatives come in proportion to exp(scaled similarity), so the odds are what a pair
+                has beyond its similarity, and the sum is its log-probability up to a number per query.
             batch_size: queries compared, and pairs matched, at a time.
         Returns: indices and scores (Q, k), and with rerank itm_scores (Q, k), the log-odds of a match.
         """
@@ -285,7 +288,8 @@ class MMForImageTextRetrieval(MMMatchingModel):
             for chunk in zip(texts.flatten().split(batch_size), images.flatten().split(batch_size), strict=True)
         ]
         itm = torch.cat(odds).view_as(scores).to(scores.device)
-        order = itm.argsort(dim=1, descending=True, stable=True)
+        both = itm + self.itc_head.scale().to(itm) * scores if rerank.get("order") == "itm+itc" else itm
+        order = both.argsort(dim=1, descending=True, stable=True)
         return MMSearchOutput(*(values.gather(1, order) for values in (indices, scores, itm)))
 
     def _match_pairs(self, text: Text, context: MMContextOutput, texts: torch.Tensor, images: torch.Tensor):

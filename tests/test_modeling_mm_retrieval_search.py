@@ -46,8 +46,14 @@ def test_search_is_by_similarity_then_by_matching(retriever):
             assert set(again.indices[row].tolist()) == set(order[row].tolist())
         assert (again.itm_scores.diff(dim=1) <= 0).all()
         close(again.scores, (texts @ images.T).gather(1, again.indices))
+    both = model.retrieve(texts, images, top_k=3, rerank={**rerank, "order": "itm+itc"})
+    assert (both.itm_scores + model.itc_head.scale() * both.scores).diff(dim=1).max() <= 0
+    assert not torch.equal(both.indices, again.indices)
+    close(both.itm_scores.sort(1).values, again.itm_scores.sort(1).values)
     back = model.retrieve(images, texts, top_k=20, rerank=rerank)
     assert back.indices.shape == (7, 6)
+    with pytest.raises(ValueError, match="accepted: itm, itm"):
+        model.retrieve(texts, images, rerank={**rerank, "order": "itc"})
 
 
 def test_as_many_queries_as_index_must_say_which_side_they_are(retriever, pixels):
