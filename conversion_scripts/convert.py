@@ -30,11 +30,11 @@ from ..modeling_mm.model import MMModel
 from ..modeling_mm.pretraining import MMForPreTraining
 from ..modeling_mm.retrieval import MMForImageTextRetrieval
 from ..processing.mm import MMProcessor
-from . import blip, clip, git, siglip, vision_encoder_decoder, vision_text_dual_encoder, visual_bert
+from . import blip, blip_original, clip, git, siglip, vision_encoder_decoder, vision_text_dual_encoder, visual_bert
 from .family import Family, Plan, check_returns
 from .processor import convert_processor, restore_processor
 
-_MODULES = (blip, vision_encoder_decoder, git, visual_bert, clip, siglip, vision_text_dual_encoder)
+_MODULES = (blip, blip_original, vision_encoder_decoder, git, visual_bert, clip, siglip, vision_text_dual_encoder)
 FAMILIES = {module.FAMILY.name: module.FAMILY for module in _MODULES}
 UNREAD_FILE = "unread.safetensors"  # tensors of the source that MM does not read, for the way back
 _CLASSES = (
