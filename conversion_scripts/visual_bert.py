@@ -125,4 +125,15 @@ def layout(model: Any) -> Layout:
     return Layout(source_config(settings), found[0], (), "ViTImageProcessor")
 
 
-FAMILY = Family("visual-bert", recognises, plan, layout)
+def compare(theirs: Any, ours: Any, given: Any) -> dict[str, Any]:
+    ids, regions = given.input_ids, given.visual_embeds
+    there = theirs(ids, torch.ones_like(ids), visual_embeds=regions)
+    if isinstance(ours, MMForPreTraining):
+        targets = {"masked_input_ids": ids, "mlm_targets": ids, "matches": torch.ones(len(ids)).long()}
+        here = ours(ids, visual_embeds=regions, return_loss=True, **targets)
+        filled = (here.mlm_logits, there.prediction_logits[:, : ids.shape[1]])
+        return {"mlm_logits": filled, "itm_logits": (here.itm_logits, there.seq_relationship_logits.flip(1))}
+    return {"logits": (ours(ids, visual_embeds=regions).logits, there.logits)}
+
+
+FAMILY = Family("visual-bert", recognises, plan, layout, compare)
