@@ -117,7 +117,9 @@ def writer_plan(
         label_smoothing=label_smoothing,
         **settings,
     )
-    return Plan(MMForConditionalGeneration, config, table, tokens=_tokens(text))
+    # A question opens with [CLS] in Transformers, where the decoder's rows open with [DEC].
+    processor = {"prompt_to": "context", "context_bos_token": "[CLS]"} if answers else {}
+    return Plan(MMForConditionalGeneration, config, table, tokens=_tokens(text), processor=processor)
 
 
 def retrieval_plan(

@@ -1,7 +1,7 @@
 """VisualBERT (Li et al. 2019, arXiv:1908.03557): pre-training, question answering and visual reasoning over regions.
 
-Regions are a detector's. Text first, then regions, one norm over all, everything sees everything. Regions come as `visual_embeds`. A source has
-no tower: one convolution of the regions' width stands in, untrained, so that another tower of that width can take its
+Text first, then a detector's regions (`visual_embeds`), one norm over all, everything sees everything. A source has no
+tower: one convolution of the regions' width stands in, untrained, so that another tower of that width can take its
 place and pixels be read. Each region gets row 0 of the visual positions and row 1 of the visual types, which are one
 vector here (`modality_embeddings`); the answer is read off the token before [SEP] (`pooler="before_last"`).
 
@@ -98,7 +98,8 @@ def plan(checkpoint: Checkpoint) -> Plan:
     text = BERT if pooler == "cls_tanh" else KeyTable(
         {name: target for name, target in BERT.modules.items() if name != "pooler.dense"}, dropped=BERT.dropped
     )  # fmt: skip
-    return Plan(model_class, made, text.under("visual_bert.", "model.language_model.") + media + head)
+    table = text.under("visual_bert.", "model.language_model.") + media + head
+    return Plan(model_class, made, table, processor={"add_eos_token": True})
 
 
 def _stand_in(width: int) -> dict[str, Any]:
