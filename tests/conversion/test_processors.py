@@ -43,6 +43,7 @@ from transformers import (
     VisualBertForPreTraining,
     ViTConfig,
     ViTImageProcessor,
+    pipeline,
 )
 
 from mm import MMProcessor
@@ -53,6 +54,7 @@ CUT = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
 SEES = {**SIZES, "image_size": 16, "patch_size": 8}
 READS = {**SIZES, "vocab_size": 27, "max_position_embeddings": 12, "pad_token_id": 0}
+LONG = {**READS, "max_position_embeddings": 64}
 BERT = {**READS, "bos_token_id": 2, "eos_token_id": 3}
 BLIP = BlipConfig(vision_config=SEES, text_config={**READS, "bos_token_id": 22, "sep_token_id": 3})
 TWO = VisionTextDualEncoderConfig.from_vision_text_configs(ViTConfig(**SEES), BertConfig(**BERT))
@@ -82,9 +84,9 @@ CASES = {
                  CLIPConfig(vision_config=SEES,
                             text_config={**READS, "vocab_size": 11, "bos_token_id": 0, "eos_token_id": 2}),
                  CLIPImageProcessor(**CUT), "clip", CLIPProcessor),
-    "siglip": ("siglip", SiglipModel, SiglipConfig(vision_config=SEES, text_config=READS),
+    "siglip": ("siglip", SiglipModel, SiglipConfig(vision_config=SEES, text_config=LONG),
                SiglipImageProcessor(**SQUARE), "sentences", SiglipProcessor),
-    "siglip 2": ("siglip", SiglipModel, SiglipConfig(vision_config=SEES, text_config=READS),
+    "siglip 2": ("siglip", SiglipModel, SiglipConfig(vision_config=SEES, text_config=LONG),
                  SiglipImageProcessor(**SQUARE), "unopened", SiglipProcessor),
     "two towers": ("vision-text-dual-encoder", VisionTextDualEncoderModel, TWO, ViTImageProcessor(**SQUARE), "bert",
                    VisionTextDualEncoderProcessor),
@@ -93,13 +95,13 @@ TEXTS = {"bert": ["a red dog", "what is on the mat ?"], "clip": ["ab cad", "c d 
 
 
 def words_tokenizer(**special) -> PreTrainedTokenizerFast:
-    """Words, closed with </s> and opened with nothing; padded with </s> to 12, as SigLIP's sentences are."""
+    """Words, closed with </s> and opened with nothing; padded with </s> to 64, as SigLIP's sentences are."""
     vocabulary = {word: number for number, word in enumerate("<unk> </s> <bos> a red dog mat".split())}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     inner.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, unk_token="<unk>", eos_token="</s>", pad_token="</s>", model_max_length=12,
+        tokenizer_object=inner, unk_token="<unk>", eos_token="</s>", pad_token="</s>", model_max_length=64,
         model_input_names=["input_ids"], **special,
     )  # fmt: skip
 
@@ -167,6 +169,22 @@ def test_back_the_source_s_processor_gives_its_pixels_and_ids(case, picture, tmp
         there = AutoImageProcessor.from_pretrained(tmp_path / "back")
         one, two = (np.asarray(part(picture)["pixel_values"]) for part in (there, images))
         assert np.array_equal(one, two)
+
+
+@pytest.mark.parametrize("case", ["clip", "siglip", "two towers"], indirect=True)
+def test_a_zero_shot_pipeline_gives_the_source_s_scores(case, picture, tmp_path):
+    name, directory, _, _, texts = case
+    convert(directory).save_pretrained(tmp_path / "mm")
+    settings = {"candidate_labels": texts, "hypothesis_template": "{}"}
+    there, here = (
+        pipeline("zero-shot-image-classification", model=str(folder))(picture, **settings)
+        for folder in (directory, tmp_path / "mm")
+    )
+    assert [found["label"] for found in here] == [found["label"] for found in there]
+    expected = torch.tensor([found["score"] for found in there])
+    if name == "siglip":  # the pipeline takes sigmoids of models that are called so, and of others a softmax
+        expected = torch.logit(expected).softmax(0)
+    assert (torch.tensor([found["score"] for found in here]) - expected).abs().max() <= 1e-5
 
 
 def test_pictures_cut_to_their_content_have_no_way_back(peer, saved, tokenizer, tmp_path):

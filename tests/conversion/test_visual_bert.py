@@ -152,6 +152,19 @@ def test_pretraining_gives_the_same_logits_losses_and_gradients(learners, assert
 
 
 @torch.no_grad()
+def test_the_states_of_every_layer_are_equal(learners, assert_close):
+    theirs, done, _ = learners
+    embeds, settings = regions(theirs.config), {"output_hidden_states": True}
+    there = theirs.visual_bert(IDS, MASK, visual_embeds=embeds, visual_attention_mask=REGIONS, **settings)
+    here = done.model.model(IDS, MASK, visual_embeds=embeds, pixel_attention_mask=REGIONS.bool(), **settings)
+    real = torch.cat([MASK, REGIONS], dim=1).bool()
+    assert len(here.hidden_states) == len(there.hidden_states)
+    for one, two in zip(here.hidden_states, there.hidden_states, strict=True):
+        assert_close(one[real[:, : one.shape[1]]], two[:, : one.shape[1]][real[:, : one.shape[1]]])
+    assert_close(here.pooler_output, there.pooler_output)
+
+
+@torch.no_grad()
 def test_what_a_pretrained_row_gets_depends_on_no_other_row(learners, assert_close):
     theirs, done, _ = learners
     _, together = pretrained(theirs, done.model)
