@@ -16,6 +16,7 @@ FOLDERS = [
 ]
 
 TRAIN = ["accelerate>=1.10"]
+FAST = ["torchvision>=0.28"]
 DATA = ["resvg-py>=0.5"]
 EVAL = ["sacrebleu>=2.5"]
 # CUDA builds of torch bring the Triton they were built with; this is for reading, testing and tuning the kernels.
@@ -45,6 +46,7 @@ setup(
     extras_require={
         "train": TRAIN,
         "eval": EVAL,
+        "fast": FAST,
         "examples": DATA,
         "triton": TRITON,
         "dev": [
@@ -52,6 +54,7 @@ setup(
             *EVAL,
             *DATA,
             *TRITON,
+            "hypothesis",
             "pytest",
             "pytest-xdist",
             "ruff",

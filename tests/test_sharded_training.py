@@ -67,7 +67,9 @@ def main(folder: Path) -> None:
 
     def sharded():
         plan = DistributedConfig(fsdp_size=2)
-        return MMForConditionalGeneration.from_pretrained(folder / "model", distributed_config=plan, dtype=torch.float64).train()
+        return MMForConditionalGeneration.from_pretrained(
+            folder / "model", distributed_config=plan, dtype=torch.float64
+        ).train()
 
     model, rank = sharded(), dist.get_rank()
     assert all(isinstance(p, DTensor) for p in model.parameters())
