@@ -41,7 +41,7 @@ $(DEV): setup.py constraints.txt | $(BIN)/python
 	@$(call install,'.[dev]')
 	@touch $(BASE) $@
 
-.PHONY: help caption test test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest lint format data train benchmark clean
+.PHONY: help caption test test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest fuzz lint format data train benchmark clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -91,6 +91,9 @@ $(NEWEST)/.installed: setup.py
 
 test-newest: $(NEWEST)/.installed  ## the image processor on torchvision 0.29.1 beside Pillow's (6 GB of wheels)
 	@OMP_NUM_THREADS=1 $(NEWEST)/bin/pytest -q -m newest tests
+
+fuzz: $(DEV)  ## a million broken pictures, in a process of their own (an hour)
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run_images.py --cases 1000000
 
 lint: $(DEV)  ## ruff and basedpyright, both without a finding
 	@mkdir -p build/typing && ln -sfn ../.. build/typing/mm
