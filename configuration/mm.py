@@ -40,6 +40,7 @@ class MMConfig(MMBaseConfig):
     """
 
     model_type = "mm"
+    base_model_fsdp_plan = {}  # the towers and text stacks bring theirs; the rest is one group
     sub_configs_defaults = {
         "vision_config": TowerSpec(VISION_CONFIGS, "mm_vision", example="siglip_vision_model"),
         "audio_config": TowerSpec({}, None, example="audio-spectrogram-transformer"),

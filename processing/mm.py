@@ -19,16 +19,16 @@ from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 
 from .chats import ChattingProcessor
-from .image import MMImageProcessorPil
-from .media import MediaDecodeError, load_image
+from .image import PictureOptions
+from .media import MediaDecodeError, PictureReader, load_image
 from .pairing import Samples, pair_samples
 from .rows import RowOptions, encode_rows
 from .video import check_frame_settings
 
 logger = logging.getLogger(__name__)
 
-# The types of error by which a picture may be refused, the narrower ones first.
-PICTURE_FAULTS = (MediaDecodeError, FileNotFoundError, TypeError, ValueError)
+# Limits of a call that go to the reader of pictures, and are no options of an image processor.
+LIMITS = ("max_pixels", "max_bytes", "max_batch_pixels")
 
 
 class MMProcessor(ChattingProcessor):
@@ -126,8 +126,9 @@ class MMProcessor(ChattingProcessor):
                 tokens count but for those marked as the user's.
             on_error: for pictures that are missing or broken: "raise", "skip" (their samples are left out, with a
                 logged warning) or "placeholder" (their slots are masked, with a logged warning).
-            allow_urls: True raises: URLs are not fetched in this version.
-            image_options: options of the image processor, for this call.
+            allow_urls: fetch pictures behind http(s) URLs, from public addresses alone.
+            image_options: options of the image processor, for this call; with MM's own also max_pixels,
+                max_bytes and max_batch_pixels.
 
         Returns:
             input_ids, attention_mask int64 (R, T); labels int64 (R, T) with a suffix, -100 on prompt and padding;
@@ -147,8 +148,6 @@ class MMProcessor(ChattingProcessor):
                 raise ValueError(f"{name}: this processor has nothing that reads it; it takes images, text and suffix")
         check_choice("on_error", on_error, ("raise", "skip", "placeholder"))
         check_choice("return_tensors", return_tensors, (None, "pt", "np"))
-        if allow_urls:
-            raise ValueError("allow_urls=True: this version fetches no URLs; give a path or the bytes")
         self._check_image_options(image_options)
         row_options = RowOptions(
             padding=padding,
@@ -169,7 +168,7 @@ class MMProcessor(ChattingProcessor):
         if context_text is not None and text is None:
             row_options = replace(row_options, add_special_tokens=True, is_chat=False, closed=False)
         samples = pair_samples({"images": images}, text, suffix, context_text)
-        samples = self._read_samples(samples, on_error, image_options)
+        samples = self._read_samples(samples, on_error, image_options, allow_urls)
         data = self._rows(samples, row_options) | self._context_rows(samples, context_options)
         if "images" in samples.media:
             data |= self.picture_tensors(samples.media["images"], **image_options)
@@ -177,46 +176,60 @@ class MMProcessor(ChattingProcessor):
         return BatchFeature({name: _converted(name, values, return_tensors) for name, values in data.items()})
 
     def read_pictures(
-        self, sources: list[list], on_error: str = "raise", **image_options: Any
+        self, sources: list[list], on_error: str = "raise", allow_urls: bool = False, **image_options: Any
     ) -> list[list[Image.Image | None]]:
         """Pictures nested by sample, read as the image processor reads them: upright RGB.
 
         One that is missing or broken raises, naming its place images[sample][number]; under another on_error than
-        "raise" it is None, and a warning is logged. Errors as `load_image` raises.
+        "raise" it is None, and a warning is logged, with their number after the last. Errors as `load_image` raises.
         """
-        return [
-            [
-                self._read_picture(source, f"images[{sample}][{number}]", on_error, image_options)
-                for number, source in enumerate(sample_sources)
-            ]
+        if self.image_processor is None and any(sources):
+            raise ValueError("images were given, but this processor has no image_processor")
+        known, load = {"input_data_format": image_options.get("input_data_format")}, load_image
+        if isinstance(self.image_processor, PictureOptions):
+            known, load = image_options, self.image_processor.load
+        reader = PictureReader(on_error, **{"allow_urls": allow_urls, **known})
+        pictures = [
+            [reader.read(source, f"images[{sample}][{number}]", load) for number, source in enumerate(sample_sources)]
             for sample, sample_sources in enumerate(sources)
         ]
+        if reader.faults:
+            total = sum(map(len, sources))
+            logger.warning("%d of %d images cannot be read (on_error=%r)", len(reader.faults), total, on_error)
+        return pictures
 
     def picture_tensors(
         self, pictures: list[list[Image.Image | None]], **image_options: Any
     ) -> dict[str, torch.Tensor]:
         """Pictures nested by sample as pixel_values (B, C, H, W), float32, where each sample has just one; else as
         pixel_values (B, N, C, H, W) and pixel_attention_mask (B, N), bool, False where None stands or none is left.
+        An image processor that masks patches gives pixel_attention_mask (B[, N], rows, columns) instead.
         """
         present = [picture for sample in pictures for picture in sample if picture is not None]
-        options = {name: value for name, value in image_options.items() if name != "input_data_format"}
-        pixels = self.image_processor(present, return_tensors="pt", **options)["pixel_values"].float()
+        options = {name: value for name, value in image_options.items() if name not in ("input_data_format", *LIMITS)}
+        made = self.image_processor(present, return_tensors="pt", **options)
+        pixels, patches = made["pixel_values"].float(), made.get("pixel_attention_mask")
         if pixels.ndim != 4 or len(pixels) != len(present):
             raise ValueError(
                 f"{type(self.image_processor).__name__} makes pixel_values of shape {tuple(pixels.shape)} from "
                 f"{len(present)} images; MMProcessor works with (images, channels, height, width)"
             )
         if all(len(sample) == 1 for sample in pictures) and len(present) == len(pictures):
-            return {"pixel_values": pixels}
+            return {"pixel_values": pixels} | ({} if patches is None else {"pixel_attention_mask": patches})
         slots = max(len(sample) for sample in pictures)
         mask = [[picture is not None for picture in sample] + [False] * (slots - len(sample)) for sample in pictures]
         mask = torch.tensor(mask, dtype=torch.bool)
         slotted = pixels.new_zeros(*mask.shape, *pixels.shape[1:])
         slotted[mask] = pixels
+        if patches is not None:
+            present_patches = patches.new_zeros(*mask.shape, *patches.shape[1:])
+            present_patches[mask] = patches
+            mask = present_patches
         return {"pixel_values": slotted, "pixel_attention_mask": mask}
 
     def _check_image_options(self, options: dict[str, Any]) -> None:
         known = set() if self.image_processor is None else set(self.image_processor.valid_kwargs.__annotations__)
+        known |= set(LIMITS) if isinstance(self.image_processor, PictureOptions) else set()
         unknown = sorted(set(options) - known)
         if unknown:
             raise TypeError(
@@ -224,31 +237,18 @@ class MMProcessor(ChattingProcessor):
                 f"processor: {sorted(known)}"
             )
 
-    def _read_samples(self, samples: Samples, on_error: str, image_options: dict[str, Any]) -> Samples:
+    def _read_samples(
+        self, samples: Samples, on_error: str, image_options: dict[str, Any], allow_urls: bool = False
+    ) -> Samples:
         """`samples` with their pictures read (None where one is unreadable), less those that on_error skips."""
         if "images" not in samples.media:
             return samples
-        pictures = self.read_pictures(samples.media["images"], on_error, **image_options)
+        pictures = self.read_pictures(samples.media["images"], on_error, allow_urls, **image_options)
         kept = [index for index, read in enumerate(pictures) if on_error != "skip" or None not in read]
         seen = any(picture is not None for index in kept for picture in pictures[index])
         if not seen and not (kept and samples.prompts):
             raise MediaDecodeError("none of the images can be read; the log names each")
         return replace(samples, media={"images": pictures} if seen else {}).keep(kept)
-
-    def _read_picture(self, source: Any, place: str, on_error: str, options: dict[str, Any]) -> Image.Image | None:
-        if self.image_processor is None:
-            raise ValueError("images were given, but this processor has no image_processor")
-        try:
-            if isinstance(self.image_processor, MMImageProcessorPil):
-                return self.image_processor.load(source, **options)
-            return load_image(source, input_data_format=options.get("input_data_format"))
-        except PICTURE_FAULTS as fault:
-            kind = next(kind for kind in PICTURE_FAULTS if isinstance(fault, kind))
-            located = kind(f"{place}: {fault}")
-            if on_error == "raise" or kind not in (MediaDecodeError, FileNotFoundError):
-                raise located from fault
-            logger.warning("%s (on_error=%r)", located, on_error)
-            return None
 
     def _rows(self, samples: Samples, options: RowOptions) -> dict[str, Any]:
         """input_ids, attention_mask and, with suffixes, labels: lists of R rows."""

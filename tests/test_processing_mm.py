@@ -181,7 +181,7 @@ BAD_CALLS = [
     (([RED, b"broken"], ["a", "b"]), {}, MediaDecodeError, r"images\[1\]\[0\]: cannot decode"),
     (("missing.png", "a"), {}, FileNotFoundError, r"images\[0\]\[0\]: no file"),
     (("https://example.org/cat.png", "a"), {}, ValueError, "URLs are not fetched"),
-    (("https://example.org/cat.png", "a"), {"allow_urls": True}, ValueError, "this version fetches no URLs"),
+    (("https://127.0.0.1/cat.png", "a"), {"allow_urls": True}, MediaDecodeError, "only public addresses are fetched"),
     ((RED, "a", "clip.mp4"), {}, ValueError, "videos: this processor has nothing that reads it"),
     ((RED, "a"), {"audio": np.zeros(9)}, ValueError, "audio: this processor has nothing that reads it"),
     ((RED, "a"), {"maxlength": 3}, TypeError, r"unknown arguments \['maxlength'\]"),
