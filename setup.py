@@ -10,6 +10,7 @@ FOLDERS = [
     "processing",
     "modeling_mm",
     "conversion_scripts",
+    "exporting",
     "training",
     "evaluation",
     "cli",
