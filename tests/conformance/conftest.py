@@ -109,7 +109,7 @@ def _roles(monkeypatch):
 # Why a test of upstream's may be skipped; README.md says what stands behind each. Any other skip is a failure.
 SKIPS = [
     # not on this machine
-    r"test requires (accelerator|multiple accelerators|deepspeed|Flash Attention|the kernels library)",
+    r"test requires (accelerator|multiple accelerators|deepspeed|Flash Attention|the kernels library|CUDA|a GPU|MPS)",
     r"test requires (Torchcodec|librosa)", r"test is slow", r"torchvision", r"less than 2 backends",
     # the test does not concern a class of this kind
     r"does not support grouped_mm", r"no sparse experts", r"output_router_logits", r"No conversion found",
