@@ -200,7 +200,7 @@ class MMDataCollator:
         wanted = [
             found if firsts[key] == index else [] for index, (found, key) in enumerate(zip(sources, keys, strict=True))
         ]
-        read = self.processor.read_pictures(wanted, self.on_error)
+        read = self.processor.read_media("images", wanted, self.on_error)
         if self.augment is not None and self.mode == "train":
             for index in firsts.values():
                 rng = sample_rng(self.seed, self.epoch, samples[index].get("id", index))
@@ -225,12 +225,12 @@ class MMDataCollator:
     def _media(self, pictures: list[list[Image.Image | None]], rows: bool) -> dict[str, torch.Tensor]:
         """pixel_values and pixel_attention_mask; of one masked blank picture where rows have none and want it."""
         if any(picture is not None for context in pictures for picture in context):
-            return self.processor.picture_tensors(pictures)
+            return self.processor.media_tensors("images", pictures)
         if not rows:
             raise ValueError("the samples hold neither texts nor images that can be read")
         if not self.blank_media or self.processor.image_processor is None:
             return {}
-        blank = self.processor.picture_tensors([[Image.new("RGB", (16, 16))]])["pixel_values"]
+        blank = self.processor.media_tensors("images", [[Image.new("RGB", (16, 16))]])["pixel_values"]
         return {
             "pixel_values": torch.zeros_like(blank)[None],
             "pixel_attention_mask": torch.zeros(1, 1, dtype=torch.bool),
