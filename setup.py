@@ -17,6 +17,7 @@ FOLDERS = [
 ]
 
 TRAIN = ["accelerate>=1.10"]
+FAST = ["torchvision>=0.28"]
 DATA = ["resvg-py>=0.5"]
 EVAL = ["sacrebleu>=2.5"]
 VIDEO = ["av>=15"]
@@ -48,6 +49,7 @@ setup(
     extras_require={
         "train": TRAIN,
         "eval": EVAL,
+        "fast": FAST,
         "examples": DATA,
         "video": VIDEO,
         "audio": AUDIO,
@@ -59,6 +61,7 @@ setup(
             *VIDEO,
             *AUDIO,
             *TRITON,
+            "hypothesis",
             "pytest",
             "pytest-xdist",
             "hypothesis",

@@ -3,6 +3,7 @@
 # `config` is an MMConfig, which is defined above this file in the order of imports.
 from typing import Any
 
+from .conv import MMConvConfig
 from .vision import MMVisionConfig
 
 _TOKEN_FUSIONS = ("cross_attention", "co_attention", "merged")  # text tokens that have seen the media
@@ -95,13 +96,31 @@ def retrieval_faults(config: Any) -> list[str]:
     """What a model that finds pictures by texts needs beyond a sound configuration."""
     if "itc" not in config.pretraining_losses:
         return ["retrieval compares embeddings; pretraining_losses must name 'itc' (and 'itm' for a matching head)"]
-    return matching_faults(config, config.pretraining_losses)
+    return matching_faults(config, config.pretraining_losses) + _chunk_faults(config)
+
+
+def _chunk_faults(config: Any) -> list[str]:
+    """What encodes in chunks keeps no states, and must give for each row what it gives for all of them."""
+    size, faults, vision = config.contrastive_chunk_size, [], config.vision_config
+    if size is not None and "itm" in config.pretraining_losses:
+        faults.append(
+            f"contrastive_chunk_size={size} keeps embeddings alone, and 'itm' reads the states of all pictures; leave "
+            "'itm' out of pretraining_losses, or contrastive_chunk_size"
+        )
+    if size is not None and isinstance(vision, MMConvConfig) and vision.batch_norm and not vision.frozen_batch_norm:
+        faults.append(
+            f"contrastive_chunk_size={size} would give batch norm the statistics of a chunk; set "
+            "vision_config.frozen_batch_norm=True"
+        )
+    return faults
 
 
 def pretraining_faults(config: Any) -> list[str]:
     """What the losses of pre-training need; each reads the media themselves, beside one and the same text."""
     losses, text = config.pretraining_losses, config.text_config
     faults = matching_faults(config, losses)
+    if config.contrastive_chunk_size is not None:
+        faults.append("contrastive_chunk_size is read by MMForImageTextRetrieval alone; leave it out")
     if {"lm", "mlm"} & set(losses) and config.text_encoder_config is not None:
         faults.append(
             "'lm' and 'mlm' are losses of the decoder, which reads what text_encoder_config makes of another text; "

@@ -99,6 +99,10 @@ class MMConfig(MMBaseConfig):
     logit_scale_max: float | int | None = 4.6052  # up to here; None: without bound (SigLIP)
     logit_bias_init_value: float | int | None = None  # sigmoid: a learned number beside the scale; None: none
     contrastive_loss: Literal["infonce", "sigmoid"] = "infonce"
+    contrastive_exchange: Literal["gather", "ring"] = (
+        "gather"  # sigmoid: all texts at once, or one process's at a time
+    )
+    contrastive_chunk_size: int | None = None  # retrieval: media and texts encoded at a time (GradCache); None: all
     pretraining_losses: dict[str, float | int] | None = None  # weights by name; None: itc, itm and lm, 1.0 each
     itm_bos_token_id: int | None = None  # opens a text that is matched with a picture (BLIP's [ENC]); None: its own
     mim_target: Literal["pixels", "features"] = "pixels"  # of masked patches: "features" are another tower's
@@ -192,9 +196,10 @@ class MMConfig(MMBaseConfig):
         widths = {"text": self.reader.hidden_size}
         for side in ("vision", "audio"):
             tower, resampler = getattr(self, f"{side}_config"), getattr(self, f"{side}_resampler_config")
-            if tower is not None:
-                pools = resampler is not None and resampler.first_latent_pooled
-                widths[side] = resampler.hidden_size if pools else tower_width(tower)
+            if resampler is not None and resampler.first_latent_pooled:
+                widths[side] = resampler.hidden_size
+            elif tower is not None:
+                widths[side] = tower_width(tower)
         return widths
 
     @property

@@ -33,12 +33,12 @@ from ..modeling_mm.model import MMModel
 from ..modeling_mm.pretraining import MMForPreTraining
 from ..modeling_mm.retrieval import MMForImageTextRetrieval
 from ..processing.mm import MMProcessor
-from . import blip, clip, git, siglip, vision_encoder_decoder, vision_text_dual_encoder, visual_bert
+from . import blip, blip_original, clip, git, siglip, vision_encoder_decoder, vision_text_dual_encoder, visual_bert
 from .family import Family, Layout, Plan, check_returns
 from .processor import convert_processor, restore_processor
 from .verify import verify
 
-_MODULES = (blip, vision_encoder_decoder, git, visual_bert, clip, siglip, vision_text_dual_encoder)
+_MODULES = (blip, vision_encoder_decoder, git, visual_bert, clip, siglip, vision_text_dual_encoder, blip_original)
 FAMILIES = {module.FAMILY.name: module.FAMILY for module in _MODULES}
 LARGE_NUMBERS = 10**8  # from here on there is a progress bar
 SHARD_SIZE = "50GB"  # as Transformers saves
@@ -200,7 +200,7 @@ def convert_back(source: str | Path, to: str, out: str | Path) -> list[str]:
     (Path(out) / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     save_torch_state_dict(tensors, out, max_shard_size=SHARD_SIZE)
     with _quiet():
-        parts = restore_processor(_own_processor(checkpoint), layout.image_processor, Path(out))
+        parts = restore_processor(_own_processor(checkpoint), layout, Path(out))
     return [f"wrote {layout.architecture}: {len(tensors)} tensors", *(f"wrote {part}" for part in parts)]
 
 

@@ -7,6 +7,7 @@ R rows, B contexts, k rows per context, T text tokens, S context tokens, D hidde
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false
 
 import re
+from typing import Unpack
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.text import MMTextConfig
 from .attention import MMAttention, build_norm
-from .base import MMPreTrainedModel, reject_unknown, weights_by_eager
+from .base import MMKwargs, MMPreTrainedModel, reject_unknown, weights_by_eager
 from .cache import MMCache
 from .fusion import MMPrefix, merge, merged_mask, split
 from .inputs import check_memory, check_positions, check_text
@@ -101,7 +102,7 @@ class MMTextModel(MMPreTrainedModel):
         context_ranges: torch.Tensor | None = None,
         prefix: MMPrefix | None = None,
         is_causal: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[MMKwargs],
     ) -> MMModelOutput:
         """Runs the stack.
 

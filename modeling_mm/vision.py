@@ -3,6 +3,8 @@
 # The positions are there wherever they are asked for: __init__ decides.
 # pyright: reportOptionalMemberAccess=false
 
+from typing import Unpack
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -13,7 +15,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.vision import MMVisionConfig
 from .attention import MMAttention, build_norm
-from .base import MMPreTrainedModel, reject_unknown, weights_by_eager
+from .base import MMKwargs, MMPreTrainedModel, reject_unknown, weights_by_eager
 from .inputs import check_patch_mask, check_tensors, may_read_values
 from .layers import MMLayer
 from .pooling import MMPooler
@@ -71,7 +73,7 @@ class MMVisionModel(MMPreTrainedModel):
         interpolate_pos_encoding: bool = False,
         pixel_attention_mask: torch.Tensor | None = None,
         bool_masked_pos: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[MMKwargs],
     ) -> BaseModelOutputWithPooling:
         """Encodes pictures.
 

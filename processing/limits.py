@@ -19,6 +19,7 @@ from PIL import (  # noqa: F401
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
+    UnidentifiedImageError,
     WebPImagePlugin,
 )
 
@@ -26,6 +27,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 64_000_000
 MAX_BATCH_PIXELS = 16 * MAX_PIXELS
+
+# Decoders that hold a picture several times over may have only half of the pixels.
+COSTLY_FORMATS = ("WEBP", "AVIF", "progressive JPEG")
 
 # What Pillow raises on broken files and broken EXIF blocks; only OSError is documented.
 DECODER_FAULTS = (
@@ -97,7 +101,8 @@ def decoding(
             f"cannot use {name}: {fault}", name=name, format=known["format"], cause=fault.cause
         ) from fault
     except faults as fault:
-        cause = f"{type(fault).__name__}: {fault}"
+        unknown = isinstance(fault, UnidentifiedImageError)  # whose own words are the address of an object
+        cause = "its format is not recognised" if unknown else f"{type(fault).__name__}: {fault}"
         shown = f"{name}, a {known['format']} file" if known["format"] else name
         raise MediaDecodeError(
             f"cannot decode {shown} ({cause}); accepted are whole files of {', '.join(accepted)}",
@@ -139,6 +144,12 @@ def check_pixels(width: int, height: int, max_pixels: int = MAX_PIXELS, budget: 
         raise MediaDecodeError(f"it is {width} x {height}: there are no pixels")
     if budget is not None:
         budget.spend(width * height)
+
+
+def allowed_pixels(image: Image.Image, max_pixels: int) -> int:
+    """`max_pixels`, or half of it where the decoder of this opened file is one of COSTLY_FORMATS."""
+    kind = "progressive JPEG" if image.info.get("progressive") else image.format
+    return max_pixels // 2 if kind in COSTLY_FORMATS else max_pixels
 
 
 def check_bytes(size: int, max_bytes: int = MAX_BYTES) -> None:
