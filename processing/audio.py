@@ -139,7 +139,8 @@ def _read(file: Any, name: str, max_seconds: float) -> tuple[np.ndarray, int]:
             _check_header(sound.frames, sound.samplerate, sound.channels, max_seconds)
             blocks = []
             while len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):
-                blocks.append(block.mean(1))
+                with np.errstate(all="ignore"):  # Inf and NaN are looked for in the end
+                    blocks.append(block.mean(1))
             samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
             return samples, sound.samplerate
 
