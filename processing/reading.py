@@ -25,6 +25,7 @@ LIMITS = ("max_pixels", "max_bytes", "max_batch_pixels")
 # What a medium is read into: a picture, the frames of a video, the samples of a sound; None where it cannot be read.
 Medium = Image.Image | list[Image.Image] | np.ndarray | None
 KEYS = {"images": "pixel_values", "videos": "pixel_values_videos", "audio": "input_features"}
+MASKS = {"images": "pixel_attention_mask", "videos": "video_attention_mask", "audio": "input_features_mask"}
 
 
 class ReadingProcessor(ChattingProcessor):
@@ -141,3 +142,20 @@ class ReadingProcessor(ChattingProcessor):
                 f"MMProcessor got unknown arguments {unknown}; beside its own it takes the options of its image "
                 f"processor: {sorted(known)}"
             )
+
+
+def blank_media(processor: ReadingProcessor, name: str, rows: int) -> dict[str, torch.Tensor]:
+    """A masked blank of one kind for each of `rows` contexts; nothing where the processor has no part for it."""
+    if (processor.feature_extractor if name == "audio" else processor.image_processor) is None:
+        return {}
+    picture = Image.new("RGB", (16, 16))
+    blank: Any = {"images": picture, "videos": [picture]}.get(name)
+    if name == "audio":
+        blank = np.zeros(processor.feature_extractor.sampling_rate // 10, np.float32)
+    values = processor.media_tensors(name, [[blank]])[KEYS[name]]
+    slotted = values if name == "audio" else values[:, None]
+    parts = 1 if name == "videos" else 0  # frames have a mask each
+    return {
+        KEYS[name]: torch.zeros_like(slotted).expand(rows, *slotted.shape[1:]).clone(),
+        MASKS[name]: torch.zeros(rows, *slotted.shape[1 : 2 + parts], dtype=torch.bool),
+    }
