@@ -19,6 +19,7 @@ FOLDERS = [
 TRAIN = ["accelerate>=1.10"]
 DATA = ["resvg-py>=0.5"]
 EVAL = ["sacrebleu>=2.5"]
+ONNX = ["onnx>=1.23", "onnxscript>=0.7.2", "onnxruntime>=1.32"]
 # CUDA builds of torch bring the Triton they were built with; this is for reading, testing and tuning the kernels.
 TRITON = ["triton>=3.7.1; platform_system == 'Linux'"]
 
@@ -48,11 +49,14 @@ setup(
         "eval": EVAL,
         "examples": DATA,
         "triton": TRITON,
+        "onnx": ONNX,
+        "quant": ["torchao>=0.18"],
         "dev": [
             *TRAIN,
             *EVAL,
             *DATA,
             *TRITON,
+            *ONNX,
             "pytest",
             "pytest-xdist",
             "ruff",
