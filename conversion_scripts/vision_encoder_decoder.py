@@ -94,7 +94,9 @@ def layout(model: Any) -> Layout:
         "pad_token_id": text.pad_token_id,
     }
     source = VisionEncoderDecoderConfig.from_dict(settings)
-    return Layout(source, _ARCHITECTURE, (*encoder_names, *decoder_names), _IMAGE_PROCESSORS[encoder["model_type"]])
+    names = (*encoder_names, *decoder_names)
+    processor = "TrOCRProcessor" if kind == "trocr" else None  # the others have none of their own
+    return Layout(source, _ARCHITECTURE, names, _IMAGE_PROCESSORS[encoder["model_type"]], processor)
 
 
 def _encoder(config: MMVisionConfig) -> tuple[dict[str, Any], list[str]]:
@@ -119,4 +121,9 @@ def _decoder(config: MMConfig) -> tuple[str, dict[str, Any], list[str]]:
     return "trocr", TROCR_FIELDS.restore(text) | memory | tied, ["decoder.model.decoder.embed_tokens.weight"]
 
 
-FAMILY = Family("vision-encoder-decoder", recognises, plan, layout)
+def compare(theirs: Any, ours: Any, given: Any) -> dict[str, Any]:
+    there = theirs(given.pixel_values, given.input_ids).logits
+    return {"logits": (ours(given.input_ids, pixel_values=given.pixel_values).logits, there)}
+
+
+FAMILY = Family("vision-encoder-decoder", recognises, plan, layout, compare)

@@ -8,6 +8,9 @@ line may have "text", a prompt that the caption follows, and need not have a pic
 TrainingArguments may follow.
 """
 
+# HfArgumentParser takes a dataclass, whatever its annotation says.
+# pyright: reportArgumentType=false
+
 import json
 import sys
 from dataclasses import dataclass, field

@@ -17,7 +17,7 @@ from typing import Any  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from mm import MMConfig, MMForConditionalGeneration  # noqa: E402
+from mm import MMConfig, MMForConditionalGeneration, MMForImageTextRetrieval  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -128,6 +128,19 @@ def tiny_model() -> Callable[..., torch.nn.Module]:
         torch.manual_seed(0)
         model = cls._from_config(build_config(vision, text, **fields), attn_implementation=attention)
         return make_visible(model).to(dtype).eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def retriever(tiny_model) -> Callable[..., MMForImageTextRetrieval]:
+    """`retriever(fusion, **fields)`: a new model with a text that sees both ways and embeddings of width 12."""
+
+    def build(fusion="cross_attention", **fields):
+        mask = {"fusion_mask": "bidirectional"} if fusion == "merged" else {}
+        text = {"is_causal": False, "pooler": "mean", **fields.pop("text_config", {})}
+        settings = {"projection_dim": 12, "fusion_type": fusion, "text_config": text, **mask, **fields}
+        return tiny_model(cls=MMForImageTextRetrieval, **settings)
 
     return build
 

@@ -68,7 +68,8 @@ def test_two_processes_leave_the_weights_that_one_leaves(folder):
 
 def test_trainer_reads_the_settings_for_fsdp():
     arguments = TrainingArguments("runs", fsdp=True, fsdp_config=str(ROOT / "examples/fsdp.json"), use_cpu=True)
-    assert arguments.fsdp_plugin_args["fsdp_version"] == 2 and arguments.fsdp_plugin_args["reshard_after_forward"]
+    settings = arguments.fsdp_plugin_args or {}
+    assert settings["fsdp_version"] == 2 and settings["reshard_after_forward"]
 
 
 def test_the_script_says_how_it_is_called():
