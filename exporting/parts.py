@@ -12,6 +12,7 @@ Keys and values go in and out as one tensor each, their sublayers stacked.
 
 # The parts take models whose towers and caches were checked.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false
 
 from typing import Any
 
