@@ -30,19 +30,22 @@ from ..modeling_mm.classification import MMForSequenceClassification
 from ..modeling_mm.generation import MMForConditionalGeneration
 from ..modeling_mm.key_mapping import Converted, Tensors, raise_faults
 from ..modeling_mm.model import MMModel
+from ..modeling_mm.pretraining import MMForPreTraining
 from ..processing.mm import MMProcessor
-from . import blip, git, vision_encoder_decoder, visual_bert
+from . import blip, coca, git, vision_encoder_decoder, visual_bert
 from .family import Family, Layout, Plan, check_returns
 from .processor import convert_processor, restore_processor
 from .verify import verify
 
 FAMILIES = {
-    family.name: family for family in (blip.FAMILY, vision_encoder_decoder.FAMILY, git.FAMILY, visual_bert.FAMILY)
+    family.name: family
+    for family in (blip.FAMILY, vision_encoder_decoder.FAMILY, git.FAMILY, visual_bert.FAMILY, coca.FAMILY)
 }
 LARGE_NUMBERS = 10**8  # from here on there is a progress bar
 SHARD_SIZE = "50GB"  # as Transformers saves
 UNREAD_FILE = "unread.safetensors"  # tensors of the source that MM does not read, for the way back
-_MODELS = {cls.__name__: cls for cls in (MMForConditionalGeneration, MMForSequenceClassification, MMModel)}
+_CLASSES = (MMForConditionalGeneration, MMForPreTraining, MMForSequenceClassification, MMModel)
+_MODELS = {cls.__name__: cls for cls in _CLASSES}
 # Of a source's generation_config.json, what is no setting of decoding.
 _NOT_DECODING = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "transformers_version")
 
@@ -85,7 +88,8 @@ def convert(source: str | Path) -> Conversion:
     _set_generation(model, plan, read_json(checkpoint.directory, "generation_config.json") or {})
     text = plan.config.text_config
     eos = text.eos_token_id[0] if isinstance(text.eos_token_id, list) else text.eos_token_id
-    processor, notes = convert_processor(checkpoint.directory, plan.tokens, (text.bos_token_id, eos), **plan.processor)
+    ends = (text.bos_token_id, eos)
+    processor, notes = convert_processor(checkpoint.directory, plan.tokens, ends, plan.pictures, **plan.processor)
     report = _report(checkpoint, family, plan, converted) + [f"note: {note}" for note in (*plan.notes, *notes)]
     return Conversion(model, processor, report, converted.unread)
 
@@ -191,12 +195,15 @@ def convert_back(source: str | Path, to: str, out: str | Path) -> list[str]:
     unread = {} if unread_file is None else Checkpoint(unread_file)
     tensors, layout = restored(model_class, config, checkpoint, family, unread)
     Path(out).mkdir(parents=True, exist_ok=True)
-    settings = {**layout.config.to_dict(), "architectures": [layout.architecture]}
-    settings["dtype"] = str(checkpoint.dtype()).removeprefix("torch.")
-    (Path(out) / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    save_torch_state_dict(tensors, out, max_shard_size=SHARD_SIZE)
+    config_file, weights = layout.files
+    save_torch_state_dict(tensors, out, filename_pattern=weights + "{suffix}.safetensors", max_shard_size=SHARD_SIZE)
     with _quiet():
-        parts = restore_processor(_own_processor(checkpoint), layout.image_processor, Path(out))
+        processor = _own_processor(checkpoint)
+        parts = restore_processor(processor, layout.image_processor, Path(out))
+    settings = layout.settings() | dict({} if layout.beside is None else layout.beside(processor))
+    if config_file == "config.json":
+        settings["dtype"] = str(checkpoint.dtype()).removeprefix("torch.")
+    (Path(out) / config_file).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return [f"wrote {layout.architecture}: {len(tensors)} tensors", *(f"wrote {part}" for part in parts)]
 
 
@@ -207,8 +214,7 @@ def restored(
     assert family.layout is not None
     model = skeleton(model_class, config)
     layout = family.layout(model)
-    settings = {**layout.config.to_dict(), "architectures": [layout.architecture]}
-    plan = family.plan(_Names(settings, layout.names))  # pyright: ignore[reportArgumentType]: names are all it reads
+    plan = family.plan(_Names(layout.settings(), layout.names))  # pyright: ignore[reportArgumentType]: names are all it reads
     if plan.model_class is not model_class:
         raise ValueError(f"{layout.architecture} is a {plan.model_class.__name__}, this is a {model_class.__name__}")
     check_returns(config, plan.config, layout.architecture)

@@ -129,7 +129,7 @@ class MMJoiningModel(MMMediaModel):
         """A text by that stack, past every fusion."""
         stack = self._encoder()
         check_text(stack.config, inputs_embeds=None, read_values=self.config.check_inputs, **text)
-        return stack(**self._both_ways(text))
+        return stack(**self._both_ways(text)) if stack.unimodal is None else stack.read_alone(**text)
 
     def write(self, media: MMContextOutput | None, rows: MMRows | None, **text) -> MMModelOutput:
         """A text that the decoder goes on with, joined with the media themselves; None: without any."""
