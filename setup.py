@@ -10,14 +10,18 @@ FOLDERS = [
     "processing",
     "modeling_mm",
     "conversion_scripts",
+    "exporting",
     "training",
     "evaluation",
     "cli",
 ]
 
 TRAIN = ["accelerate>=1.10"]
+FAST = ["torchvision>=0.28"]
 DATA = ["resvg-py>=0.5"]
 EVAL = ["sacrebleu>=2.5"]
+VIDEO = ["av>=15"]
+AUDIO = ["soundfile>=0.13", "soxr>=0.5"]
 # CUDA builds of torch bring the Triton they were built with; this is for reading, testing and tuning the kernels.
 TRITON = ["triton>=3.7.1; platform_system == 'Linux'"]
 
@@ -45,15 +49,23 @@ setup(
     extras_require={
         "train": TRAIN,
         "eval": EVAL,
+        "fast": FAST,
         "examples": DATA,
+        "video": VIDEO,
+        "audio": AUDIO,
         "triton": TRITON,
         "dev": [
             *TRAIN,
             *EVAL,
             *DATA,
+            *VIDEO,
+            *AUDIO,
             *TRITON,
+            "hypothesis",
             "pytest",
             "pytest-xdist",
+            "hypothesis",
+            "sentencepiece",
             "ruff",
             "basedpyright",
             "build",

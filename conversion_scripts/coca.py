@@ -12,7 +12,8 @@ folder.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
+from transformers.image_utils import PILImageResampling
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ..configuration.mm import MMConfig
 from ..configuration.vision import MMVisionConfig

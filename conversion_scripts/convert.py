@@ -31,20 +31,41 @@ from ..modeling_mm.generation import MMForConditionalGeneration
 from ..modeling_mm.key_mapping import Converted, Tensors, raise_faults
 from ..modeling_mm.model import MMModel
 from ..modeling_mm.pretraining import MMForPreTraining
+from ..modeling_mm.retrieval import MMForImageTextRetrieval
 from ..processing.mm import MMProcessor
-from . import blip, coca, git, vision_encoder_decoder, visual_bert
+from . import (
+    blip,
+    blip_original,
+    clip,
+    coca,
+    git,
+    siglip,
+    vision_encoder_decoder,
+    vision_text_dual_encoder,
+    visual_bert,
+)
 from .family import Family, Layout, Plan, check_returns
 from .processor import convert_processor, restore_processor
 from .verify import verify
 
-FAMILIES = {
-    family.name: family
-    for family in (blip.FAMILY, vision_encoder_decoder.FAMILY, git.FAMILY, visual_bert.FAMILY, coca.FAMILY)
-}
+_MODULES = (
+    blip,
+    vision_encoder_decoder,
+    git,
+    visual_bert,
+    clip,
+    siglip,
+    vision_text_dual_encoder,
+    blip_original,
+    coca,
+)
+FAMILIES = {module.FAMILY.name: module.FAMILY for module in _MODULES}
 LARGE_NUMBERS = 10**8  # from here on there is a progress bar
 SHARD_SIZE = "50GB"  # as Transformers saves
 UNREAD_FILE = "unread.safetensors"  # tensors of the source that MM does not read, for the way back
-_CLASSES = (MMForConditionalGeneration, MMForPreTraining, MMForSequenceClassification, MMModel)
+_CLASSES = (
+    MMForConditionalGeneration, MMForSequenceClassification, MMForImageTextRetrieval, MMForPreTraining, MMModel,
+)  # fmt: skip
 _MODELS = {cls.__name__: cls for cls in _CLASSES}
 # Of a source's generation_config.json, what is no setting of decoding.
 _NOT_DECODING = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "transformers_version")
@@ -199,7 +220,7 @@ def convert_back(source: str | Path, to: str, out: str | Path) -> list[str]:
     save_torch_state_dict(tensors, out, filename_pattern=weights + "{suffix}.safetensors", max_shard_size=SHARD_SIZE)
     with _quiet():
         processor = _own_processor(checkpoint)
-        parts = restore_processor(processor, layout.image_processor, Path(out))
+        parts = restore_processor(processor, layout, Path(out))
     settings = layout.settings() | dict({} if layout.beside is None else layout.beside(processor))
     if config_file == "config.json":
         settings["dtype"] = str(checkpoint.dtype()).removeprefix("torch.")

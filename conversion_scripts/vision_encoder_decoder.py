@@ -94,7 +94,9 @@ def layout(model: Any) -> Layout:
         "pad_token_id": text.pad_token_id,
     }
     source = VisionEncoderDecoderConfig.from_dict(settings)
-    return Layout(source, _ARCHITECTURE, (*encoder_names, *decoder_names), _IMAGE_PROCESSORS[encoder["model_type"]])
+    names = (*encoder_names, *decoder_names)
+    processor = "TrOCRProcessor" if kind == "trocr" else None  # the others have none of their own
+    return Layout(source, _ARCHITECTURE, names, _IMAGE_PROCESSORS[encoder["model_type"]], processor)
 
 
 def _encoder(config: MMVisionConfig) -> tuple[dict[str, Any], list[str]]:

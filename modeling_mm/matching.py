@@ -8,6 +8,7 @@ where a picture does. The text is read by the text encoder, or by the decoder wh
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
 # pyright: reportOptionalCall=false, reportOptionalOperand=false, reportCallIssue=false
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,24 +19,34 @@ from ..configuration.conv import MMConvConfig
 from ..configuration.mm import MMConfig
 from ..configuration.rules import REPRESENTATION_FUSIONS
 from ..configuration.vision import MMVisionConfig
-from .base import MMPreTrainedModel
+from .base import MMPreTrainedModel, reject_unknown
 from .context import KINDS, TOWER_KINDS, as_context
 from .contrastive import info_nce_loss, logit_scale, sigmoid_loss, similarities
 from .gather import gather_rows, gather_sizes
 from .inputs import INTEGERS, check_mask_values, check_tensors, may_read_values
 from .mining import hard_negatives
 from .model import MMModel
+from .neighbours import neighbour_sigmoid_loss
 from .outputs import MMContextOutput
 from .pairs import Pairs, row_ids
 from .rows import MMRows
 
+_ONE_TEXT = "a text is compared with media, not with media joined with another text; pass one text, as input_ids"
+_OTHER_CLASSES = {
+    "inputs_embeds": "equal texts are told by their ids, and negatives travel as ids; pass input_ids",
+    "context_input_ids": _ONE_TEXT,
+    "context_attention_mask": _ONE_TEXT,
+    "media_index": _ONE_TEXT,
+    "context_ranges": "a text is matched with its whole context; leave it out",
+    "labels": "targets have names of their own: matches, and in pre-training lm_targets and mlm_targets",
+}
 Text = dict[str, Any]  # input_ids, attention_mask, position_ids, token_type_ids: (R, T) or None
 
 
 class MMContrastiveHead(nn.Module):
     """Pooled vectors to embeddings of one width, and the learned scale of their similarities."""
 
-    # nn.Linear, or None where the config has no such tower
+    # nn.Linear, nn.Identity where projected_sides leaves it out, or None where the config has no such tower
     vision: Any
     audio: Any
     text: Any
@@ -43,14 +54,19 @@ class MMContrastiveHead(nn.Module):
     def __init__(self, config: MMConfig):
         super().__init__()
         self.config = config
-        widths = {"vision": config.vision_config and pooled_width(config, "vision")}
-        widths |= {"audio": config.audio_config and pooled_width(config, "audio"), "text": config.reader.hidden_size}
-        for name, width in widths.items():
-            linear = nn.Linear(width, config.projection_dim, bias=config.projection_bias) if width else None
-            self.add_module(name, linear)
+        for name in ("vision", "audio", "text"):
+            self.add_module(name, self._projection(name))
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         bias = config.logit_bias_init_value
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
+
+    def _projection(self, side: str) -> nn.Module | None:
+        config, width = self.config, self.config.pooled_widths.get(side)
+        if width is None:
+            return None
+        if config.projected_sides is not None and side not in config.projected_sides:
+            return nn.Identity()
+        return nn.Linear(width, config.projection_dim, bias=config.projection_bias)
 
     def of_context(self, context: MMContextOutput) -> torch.Tensor:
         """(B, P), of both towers their sum; not normalised."""
@@ -81,16 +97,9 @@ class MMContrastiveHead(nn.Module):
 
     def loss(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, pairs: Pairs) -> torch.Tensor:
         if self.config.contrastive_loss == "sigmoid":
-            return sigmoid_loss(image_embeds, text_embeds, pairs, self.scale(), self.logit_bias)
+            loss = neighbour_sigmoid_loss if self.config.contrastive_exchange == "ring" else sigmoid_loss
+            return loss(image_embeds, text_embeds, pairs, self.scale(), self.logit_bias)
         return info_nce_loss(image_embeds, text_embeds, pairs, self.scale())
-
-
-def pooled_width(config: MMConfig, tower: str) -> int:
-    """Width of what a tower's pictures or clips are pooled to: a resampler's own vector, or the tower's."""
-    resampler = getattr(config, f"{tower}_resampler_config")
-    if resampler is not None and resampler.first_latent_pooled:
-        return resampler.hidden_size
-    return config.vision_size if tower == "vision" else config.audio_size
 
 
 def normalised(vectors: torch.Tensor) -> torch.Tensor:
@@ -104,6 +113,12 @@ def shared_mean(total: torch.Tensor, count: torch.Tensor | int, gather: bool) ->
     count = torch.as_tensor(count, device=total.device)[None]
     counts = gather_rows(count) if gather else count
     return total / counts.sum().clamp(min=1) * len(counts)
+
+
+def media_there(context: MMContextOutput) -> torch.Tensor:
+    """bool (B,), which contexts have any media."""
+    states, mask = context.last_hidden_state, context.attention_mask
+    return states.new_ones(len(states), dtype=torch.bool) if mask is None else mask.bool().any(1)
 
 
 class Belonging(NamedTuple):
@@ -179,22 +194,23 @@ class MMMatchingModel(MMPreTrainedModel):
         return {"input_ids": input_ids, **masks}
 
     @staticmethod
-    def _refuse_states(kwargs: dict[str, Any]) -> None:
-        """Several runs of the text stand behind one output, so there is no one tuple of states."""
+    def _check_arguments(kwargs: dict[str, Any], accepted: Iterable[str]) -> None:
+        """Refuses what other classes take and this one cannot, with the reason, and whatever nothing knows."""
+        for name in kwargs:
+            if name in _OTHER_CLASSES:
+                raise TypeError(f"forward() of this class has no argument {name!r}: {_OTHER_CLASSES[name]}")
+        reject_unknown(kwargs, accepted)
         asked = [name for name in ("output_attentions", "output_hidden_states") if kwargs.get(name)]
-        if asked:
+        if asked:  # several runs of the text stand behind one output, so there is no one tuple of states
             raise ValueError(f"{', '.join(asked)}: this head runs its text several times; ask MMModel for states")
 
     # ---- what belongs together --------------------------------------------------------------------------------------
 
-    def _belonging(self, context: MMContextOutput, text: Text, context_index, matches) -> Belonging:
-        """matches: a text whose match is 0 is of no picture, and is left out of what is compared."""
-        ids, mask = text["input_ids"], context.attention_mask
-        rows = MMRows(len(ids), len(context.last_hidden_state), context_index)
+    def _belonging(self, has_media: torch.Tensor, text: Text, context_index, matches) -> Belonging:
+        """has_media: bool (B,). matches: a text whose match is 0 is of no picture, and is not compared."""
+        ids = text["input_ids"]
+        rows = MMRows(len(ids), len(has_media), context_index)
         index = rows.index(ids.device)
-        has_media = torch.ones(rows.num_contexts, dtype=torch.bool, device=ids.device)
-        if mask is not None:
-            has_media = mask.bool().any(1)
         there = has_media[index]
         if matches is not None:
             self._check_matches(matches, len(ids))
@@ -225,7 +241,16 @@ class MMMatchingModel(MMPreTrainedModel):
 
     def _match(self, context: MMContextOutput, rows: MMRows, text: Text) -> torch.Tensor:
         """(n, 2) logits of n rows: no match, match."""
+        text = {**text, "input_ids": self._opened(text["input_ids"], text["attention_mask"])}
         return self.itm_head(self.model.read(context, rows, **text).pooler_output)
+
+    def _opened(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """(n, T), the first real token of each row replaced by itm_bos_token_id where the config names one."""
+        token = self.config.itm_bos_token_id
+        if token is None:
+            return input_ids
+        first = torch.zeros_like(input_ids[:, :1]) if attention_mask is None else attention_mask.long().argmax(1, True)
+        return input_ids.scatter(1, first, token)
 
     def _itm_loss(
         self, context: MMContextOutput, text: Text, among: Belonging, embeds: tuple | None, matches

@@ -70,7 +70,9 @@ def test_both_masks_are_one_for_a_text_of_every_position_alone(coca):
 @torch.no_grad()
 def test_the_states_are_those_that_the_layers_above_read(coca):
     model = coca()
-    alone = model.model.get_text_features(IDS, MASK).last_hidden_state
+    features = model.model.get_text_features(IDS, MASK, output_hidden_states=True)
+    alone = features.last_hidden_state
+    assert len(features.hidden_states) == 2 and torch.equal(features.hidden_states[1][:, : IDS.shape[1]], alone)
     whole = model.model.language_model(IDS, MASK, use_cache=False, output_hidden_states=True)
     assert (alone - whole.hidden_states[1])[MASK.bool()].abs().max() <= 1e-12
 
@@ -111,3 +113,8 @@ def test_a_generator_keeps_the_vector_frozen_and_loads_the_same_folder(coca, tmp
 def test_settings_that_do_not_go_together_are_told(settings, match):
     with pytest.raises(ValueError, match=match):
         MMTextConfig(**settings)
+
+
+def test_weights_that_read_both_ways_have_no_layers_for_a_text_alone(tiny_config):
+    with pytest.raises(ValueError, match="share_text_encoder=True reads both ways"):
+        tiny_config(text="own", text_config=TEXT, share_text_encoder=True)
