@@ -24,6 +24,7 @@ from .configuration.resampler import MMResamplerConfig
 from .configuration.text import MMTextConfig
 from .configuration.vision import MMVisionConfig
 from .conversion_scripts.convert import convert
+from .exporting.hub import export_for_hub
 from .modeling_mm.cache import MMCache
 from .modeling_mm.classification import MMForSequenceClassification
 from .modeling_mm.conv import MMConvModel
@@ -100,4 +101,5 @@ __all__ = [
     "MMVisionModel",
     "MediaDecodeError",
     "convert",
+    "export_for_hub",
 ]

@@ -10,6 +10,7 @@ FOLDERS = [
     "processing",
     "modeling_mm",
     "conversion_scripts",
+    "exporting",
     "training",
     "evaluation",
     "cli",
@@ -18,6 +19,8 @@ FOLDERS = [
 TRAIN = ["accelerate>=1.10"]
 DATA = ["resvg-py>=0.5"]
 EVAL = ["sacrebleu>=2.5"]
+VIDEO = ["av>=15"]
+AUDIO = ["soundfile>=0.13", "soxr>=0.5"]
 # CUDA builds of torch bring the Triton they were built with; this is for reading, testing and tuning the kernels.
 TRITON = ["triton>=3.7.1; platform_system == 'Linux'"]
 
@@ -46,14 +49,20 @@ setup(
         "train": TRAIN,
         "eval": EVAL,
         "examples": DATA,
+        "video": VIDEO,
+        "audio": AUDIO,
         "triton": TRITON,
         "dev": [
             *TRAIN,
             *EVAL,
             *DATA,
+            *VIDEO,
+            *AUDIO,
             *TRITON,
             "pytest",
             "pytest-xdist",
+            "hypothesis",
+            "sentencepiece",
             "ruff",
             "basedpyright",
             "build",

@@ -66,7 +66,30 @@ def matching_faults(config: Any, losses: dict[str, float]) -> list[str]:
         faults.append("vision_config.pooler='none' leaves no vector of a picture; set it, for instance to 'cls'")
     if "itm" in losses and config.fusion_type == "decision":
         faults.append("fusion_type='decision' joins no states to match by; leave 'itm' out of pretraining_losses")
-    return faults
+    if "itc" in losses and config.projected_sides is not None:
+        faults += _unprojected_faults(config)
+    return faults + _itm_bos_faults(config, losses)
+
+
+def _unprojected_faults(config: Any) -> list[str]:
+    """A side that is compared as it is pooled has the width of the others' embeddings."""
+    return [
+        f"projected_sides={config.projected_sides} leaves the {side} as it is pooled, {width} wide; set "
+        f"projection_dim={width}, or name {side!r} too"
+        for side, width in config.pooled_widths.items()
+        if side not in config.projected_sides and width != config.projection_dim
+    ]
+
+
+def _itm_bos_faults(config: Any, losses: dict[str, float]) -> list[str]:
+    token, vocabulary = config.itm_bos_token_id, config.reader.vocab_size
+    if token is None:
+        return []
+    if "itm" not in losses:
+        return [f"itm_bos_token_id={token} opens texts of 'itm', which pretraining_losses does not name; leave it out"]
+    if not 0 <= token < vocabulary:
+        return [f"itm_bos_token_id={token} is outside the vocabulary 0..{vocabulary - 1} of the text that is matched"]
+    return []
 
 
 def retrieval_faults(config: Any) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 from .stack import positive
 
 LOSSES = ("itc", "itm", "lm", "mlm", "mim")
+SIDES = ("text", "vision", "audio")
 
 
 def objective_faults(config: Any) -> list[str]:
@@ -16,7 +17,7 @@ def objective_faults(config: Any) -> list[str]:
         value = getattr(config, name)
         if value is not None and not math.isfinite(value):
             faults.append(f"{name}={value} must be finite")
-    if config.logit_scale_init_value > config.logit_scale_max:
+    if config.logit_scale_max is not None and config.logit_scale_init_value > config.logit_scale_max:
         faults.append(
             f"logit_scale_init_value={config.logit_scale_init_value} is above "
             f"logit_scale_max={config.logit_scale_max}; both are logarithms of the scale"
@@ -31,6 +32,9 @@ def objective_faults(config: Any) -> list[str]:
             "contrastive_exchange='ring' needs a loss of single pairs, and a softmax is over all of them; set "
             "contrastive_loss='sigmoid', or contrastive_exchange='gather'"
         )
+    unknown = sorted(set(config.projected_sides or []) - set(SIDES))
+    if unknown:
+        faults.append(f"projected_sides names {unknown}; accepted: {', '.join(SIDES)}")
     if not 0 <= config.mim_momentum <= 1:
         faults.append(f"mim_momentum={config.mim_momentum} must be in [0, 1]; 1 keeps the target tower as it is")
     if config.mim_momentum != 1 and config.mim_target == "pixels":

@@ -16,6 +16,7 @@ from .vision import MMVisionConfig
 
 MODALITIES = ("image", "video", "audio")
 REPRESENTATION_FUSIONS = ("concat", "sum", "gated")  # one vector for all
+_END_POOLERS = ("eos", "last", "before_last")
 
 # What is read by one kind of fusion, or by one kind of media, alone; elsewhere it stays at its default.
 _ONLY_FOR_FUSIONS = {
@@ -219,6 +220,12 @@ def _mask_faults(config: Any) -> list[str]:
             faults.append(
                 f"fusion_mask={mask!r} is causal over the text, but the text sees both ways; set "
                 f"fusion_mask='bidirectional'" + ("" if config.has_text_encoder else ", or text_config.is_causal=True")
+            )
+    elif fusion == "decision" and is_causal:
+        if config.text_config.pooler not in _END_POOLERS:
+            faults.append(
+                f"fusion_type='decision' reads one vector of the text, and a causal text knows itself at its end; set "
+                f"text_config.pooler to one of {', '.join(map(repr, _END_POOLERS))}, or text_config.is_causal=False"
             )
     elif fusion != "cross_attention" and is_causal:
         faults.append(

@@ -193,4 +193,15 @@ def layout(model: Any) -> Layout:
     return Layout(source, architecture, (), "BlipImageProcessor", "BlipProcessor")
 
 
-FAMILY = Family("blip", recognises, plan, layout)
+def compare(theirs: Any, ours: Any, given: Any) -> dict[str, Any]:
+    """Theirs returns no logits of answers, so its parts are called one after the other."""
+    pixels, ids = given.pixel_values, given.input_ids
+    if ours.config.text_encoder_config is None:
+        return {"logits": (ours(ids, pixel_values=pixels).logits, theirs(pixels, ids).logits)}
+    seen = theirs.vision_model(pixels).last_hidden_state
+    asked = theirs.text_encoder(ids, encoder_hidden_states=seen).last_hidden_state
+    there = theirs.text_decoder(ids, encoder_hidden_states=asked).logits
+    return {"logits": (ours(ids, pixel_values=pixels, context_input_ids=ids).logits, there)}
+
+
+FAMILY = Family("blip", recognises, plan, layout, compare)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from ..configuration.mm import MMConfig
 from ..modeling_mm.checkpoint import Checkpoint
 from ..modeling_mm.key_mapping import KeyTable, raise_faults
@@ -51,12 +53,14 @@ class Family:
     """name: as in `mm convert --to`. recognises: by config.json, else by the names of tensors.
 
     layout: an MM model -> its layout there; raises ValueError in words for a model that the family cannot express.
+    compare: (theirs, ours, `verify.Given`) -> {output: (ours, theirs)}; None where both take and give the same names.
     """
 
     name: str
     recognises: Callable[[Mapping[str, Any], Iterable[str]], bool]
     plan: Callable[[Checkpoint], Plan]
     layout: Callable[[Any], Layout] | None = None
+    compare: Callable[[Any, Any, Any], Mapping[str, tuple[torch.Tensor, torch.Tensor]]] | None = None
 
 
 def differences(one: Any, two: Any, path: str = "") -> list[str]:

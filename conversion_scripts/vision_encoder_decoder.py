@@ -119,4 +119,9 @@ def _decoder(config: MMConfig) -> tuple[str, dict[str, Any], list[str]]:
     return "trocr", TROCR_FIELDS.restore(text) | memory | tied, ["decoder.model.decoder.embed_tokens.weight"]
 
 
-FAMILY = Family("vision-encoder-decoder", recognises, plan, layout)
+def compare(theirs: Any, ours: Any, given: Any) -> dict[str, Any]:
+    there = theirs(given.pixel_values, given.input_ids).logits
+    return {"logits": (ours(given.input_ids, pixel_values=given.pixel_values).logits, there)}
+
+
+FAMILY = Family("vision-encoder-decoder", recognises, plan, layout, compare)

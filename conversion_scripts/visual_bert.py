@@ -112,4 +112,10 @@ def layout(model: Any) -> Layout:
     return Layout(source_config(settings), found[0], (), "ViTImageProcessor")
 
 
-FAMILY = Family("visual-bert", recognises, plan, layout)
+def compare(theirs: Any, ours: Any, given: Any) -> dict[str, Any]:
+    ids, regions = given.input_ids, given.visual_embeds
+    there = theirs(ids, torch.ones_like(ids), visual_embeds=regions)
+    return {"logits": (ours(ids, visual_embeds=regions).logits, there.logits)}
+
+
+FAMILY = Family("visual-bert", recognises, plan, layout, compare)

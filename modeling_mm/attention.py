@@ -30,7 +30,7 @@ def eager_attention_forward(
     query: torch.Tensor,  # (B, H, Q, D)
     key: torch.Tensor,  # (B, Hkv, S, D)
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,  # float, added to the scores; masked entries are the dtype's minimum
+    attention_mask: torch.Tensor | None,  # float, added to the scores, masked entries the dtype's minimum; or bool
     scaling: float,
     dropout: float = 0.0,
     **kwargs,
@@ -43,6 +43,9 @@ def eager_attention_forward(
     key = key.repeat_interleave(module.num_key_value_groups, dim=1)
     value = value.repeat_interleave(module.num_key_value_groups, dim=1)
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None and attention_mask.dtype == torch.bool:  # made for SDPA, as generate() does
+        closed = torch.finfo(scores.dtype).min
+        attention_mask = torch.zeros_like(attention_mask, dtype=scores.dtype).masked_fill(~attention_mask, closed)
     if attention_mask is not None:
         scores = scores + attention_mask
     weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)

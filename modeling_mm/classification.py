@@ -40,7 +40,11 @@ class MMForSequenceClassification(MMPreTrainedModel):
         self.dropout = nn.Dropout(config.classifier_dropout or 0.0)
         labels, width = config.num_labels, config.fusion_width if self.is_pooled else config.text_config.hidden_size
         names = ["text", *config.modalities]
-        self.classifiers = nn.ModuleDict({name: nn.Linear(width, labels) for name in names}) if self.is_late else None
+        widths = {name: width if name == "text" else config.media_width for name in names}
+        late = (
+            nn.ModuleDict({name: nn.Linear(size, labels) for name, size in widths.items()}) if self.is_late else None
+        )
+        self.classifiers = late
         self.classifier = None if self.is_late else nn.Linear(width, labels)
         self.post_init()
         self._freeze_unread()

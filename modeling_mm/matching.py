@@ -46,7 +46,7 @@ Text = dict[str, Any]  # input_ids, attention_mask, position_ids, token_type_ids
 class MMContrastiveHead(nn.Module):
     """Pooled vectors to embeddings of one width, and the learned scale of their similarities."""
 
-    # nn.Linear, or None where the config has no such tower
+    # nn.Linear, nn.Identity where projected_sides leaves it out, or None where the config has no such tower
     vision: Any
     audio: Any
     text: Any
@@ -54,14 +54,19 @@ class MMContrastiveHead(nn.Module):
     def __init__(self, config: MMConfig):
         super().__init__()
         self.config = config
-        widths = {"vision": config.vision_config and pooled_width(config, "vision")}
-        widths |= {"audio": config.audio_config and pooled_width(config, "audio"), "text": config.reader.hidden_size}
-        for name, width in widths.items():
-            linear = nn.Linear(width, config.projection_dim, bias=config.projection_bias) if width else None
-            self.add_module(name, linear)
+        for name in ("vision", "audio", "text"):
+            self.add_module(name, self._projection(name))
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         bias = config.logit_bias_init_value
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
+
+    def _projection(self, side: str) -> nn.Module | None:
+        config, width = self.config, self.config.pooled_widths.get(side)
+        if width is None:
+            return None
+        if config.projected_sides is not None and side not in config.projected_sides:
+            return nn.Identity()
+        return nn.Linear(width, config.projection_dim, bias=config.projection_bias)
 
     def of_context(self, context: MMContextOutput) -> torch.Tensor:
         """(B, P), of both towers their sum; not normalised."""
@@ -95,14 +100,6 @@ class MMContrastiveHead(nn.Module):
             loss = neighbour_sigmoid_loss if self.config.contrastive_exchange == "ring" else sigmoid_loss
             return loss(image_embeds, text_embeds, pairs, self.scale(), self.logit_bias)
         return info_nce_loss(image_embeds, text_embeds, pairs, self.scale())
-
-
-def pooled_width(config: MMConfig, tower: str) -> int:
-    """Width of what a tower's pictures or clips are pooled to: a resampler's own vector, or the tower's."""
-    resampler = getattr(config, f"{tower}_resampler_config")
-    if resampler is not None and resampler.first_latent_pooled:
-        return resampler.hidden_size
-    return config.vision_size if tower == "vision" else config.audio_size
 
 
 def normalised(vectors: torch.Tensor) -> torch.Tensor:
@@ -244,7 +241,16 @@ class MMMatchingModel(MMPreTrainedModel):
 
     def _match(self, context: MMContextOutput, rows: MMRows, text: Text) -> torch.Tensor:
         """(n, 2) logits of n rows: no match, match."""
+        text = {**text, "input_ids": self._opened(text["input_ids"], text["attention_mask"])}
         return self.itm_head(self.model.read(context, rows, **text).pooler_output)
+
+    def _opened(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """(n, T), the first real token of each row replaced by itm_bos_token_id where the config names one."""
+        token = self.config.itm_bos_token_id
+        if token is None:
+            return input_ids
+        first = torch.zeros_like(input_ids[:, :1]) if attention_mask is None else attention_mask.long().argmax(1, True)
+        return input_ids.scatter(1, first, token)
 
     def _itm_loss(
         self, context: MMContextOutput, text: Text, among: Belonging, embeds: tuple | None, matches

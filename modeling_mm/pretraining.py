@@ -14,7 +14,7 @@ B contexts, N pictures per context, R rows (texts), T text tokens, V vocabulary,
 # pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalCall=false, reportOptionalMemberAccess=false
 # pyright: reportOptionalOperand=false, reportOptionalSubscript=false, reportGeneralTypeIssues=false
 
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -77,13 +77,10 @@ class MMForPreTraining(MMMatchingModel):
             copy_tower(self.mim_tower, self.model.vision_tower)
         self._freeze_unread()
 
-    @classmethod
-    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs) -> Any:
-        """As for every class of MM; a tower of targets that the checkpoint does not have starts as a copy."""
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+    def after_loading(self, info: Mapping[str, Iterable]) -> None:
+        """A tower of targets that the checkpoint does not have starts as a copy."""
         if any(key.startswith("mim_tower.") for key in info["missing_keys"]):
-            copy_tower(model.mim_tower, model.model.vision_tower)
-        return (model, info) if output_loading_info else model
+            copy_tower(self.mim_tower, self.model.vision_tower)
 
     @can_return_tuple
     def forward(

@@ -167,65 +167,75 @@ class MMForImageTextRetrieval(MMMatchingModel):
 
     # ---- embeddings -------------------------------------------------------------------------------------------------
 
+    @can_return_tuple
     def get_image_features(
         self,
         pixel_values: torch.Tensor,
         pixel_attention_mask: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
         """As `MMModel.get_image_features`, pooler_output projected to (B, P), not normalised."""
-        output = self.model.get_image_features(pixel_values, pixel_attention_mask, interpolate_pos_encoding)
+        given = (pixel_values, pixel_attention_mask, interpolate_pos_encoding)
+        output = self.model.get_image_features(*given, return_dict=True, **kwargs)
         pixels = {"pixel_values": pixel_values, "pixel_attention_mask": pixel_attention_mask}
         return self._projected(output, "vision", **pixels, interpolate_pos_encoding=interpolate_pos_encoding)
 
+    @can_return_tuple
     def get_video_features(
         self,
         pixel_values_videos: torch.Tensor,
         video_attention_mask: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
         """As `MMModel.get_video_features`, pooler_output projected to (B, P), not normalised."""
-        output = self.model.get_video_features(pixel_values_videos, video_attention_mask, interpolate_pos_encoding)
+        given = (pixel_values_videos, video_attention_mask, interpolate_pos_encoding)
+        output = self.model.get_video_features(*given, return_dict=True, **kwargs)
         frames = {"pixel_values_videos": pixel_values_videos, "video_attention_mask": video_attention_mask}
         return self._projected(output, "vision", **frames, interpolate_pos_encoding=interpolate_pos_encoding)
 
+    @can_return_tuple
     def get_audio_features(
-        self, input_features: torch.Tensor, input_features_mask: torch.Tensor | None = None
+        self, input_features: torch.Tensor, input_features_mask: torch.Tensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
         """As `MMModel.get_audio_features`, pooler_output projected to (B, P), not normalised."""
-        output = self.model.get_audio_features(input_features, input_features_mask)
+        output = self.model.get_audio_features(input_features, input_features_mask, return_dict=True, **kwargs)
         clips = {"input_features": input_features, "input_features_mask": input_features_mask}
         return self._projected(output, "audio", **clips)
 
+    @can_return_tuple
     def get_text_features(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
         """As `MMModel.get_text_features`, pooler_output projected to (R, P), not normalised."""
-        output = self.model.get_text_features(input_ids, attention_mask)
-        return BaseModelOutputWithPooling(output.last_hidden_state, self.itc_head.text(output.pooler_output))
+        output = self.model.get_text_features(input_ids, attention_mask, return_dict=True, **kwargs)
+        output.pooler_output = self.itc_head.text(output.pooler_output)
+        return output
 
     def _projected(self, output: BaseModelOutputWithPooling, tower: str, **media) -> BaseModelOutputWithPooling:
         """The tower's tokens, and its pooled vector projected, or that of the resampler behind it."""
         pooled = output.pooler_output
         if self.pools_latents(tower):
             pooled = self.model.encode_context(**media).pooler_output
-        return BaseModelOutputWithPooling(output.last_hidden_state, self.itc_head.get_submodule(tower)(pooled))
+        output.pooler_output = self.itc_head.get_submodule(tower)(pooled)
+        return output
 
     def encode_image(self, *args, **kwargs) -> torch.Tensor:
         """(B, P), of length 1; arguments as in `get_image_features`."""
-        return normalised(self.get_image_features(*args, **kwargs).pooler_output)
+        return normalised(self.get_image_features(*args, **kwargs, return_dict=True).pooler_output)
 
     def encode_video(self, *args, **kwargs) -> torch.Tensor:
         """(B, P), of length 1; arguments as in `get_video_features`."""
-        return normalised(self.get_video_features(*args, **kwargs).pooler_output)
+        return normalised(self.get_video_features(*args, **kwargs, return_dict=True).pooler_output)
 
     def encode_audio(self, *args, **kwargs) -> torch.Tensor:
         """(B, P), of length 1; arguments as in `get_audio_features`."""
-        return normalised(self.get_audio_features(*args, **kwargs).pooler_output)
+        return normalised(self.get_audio_features(*args, **kwargs, return_dict=True).pooler_output)
 
     def encode_text(self, *args, **kwargs) -> torch.Tensor:
         """(R, P), of length 1; arguments as in `get_text_features`."""
-        return normalised(self.get_text_features(*args, **kwargs).pooler_output)
+        return normalised(self.get_text_features(*args, **kwargs, return_dict=True).pooler_output)
 
     # ---- matching and search ----------------------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ R rows, B contexts, k rows per context, T text tokens, S context tokens, D hidde
 # Of input_ids and inputs_embeds one is there, and rows come with the context: checked in words before.
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false
 
+import re
+
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache
@@ -15,7 +17,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.text import MMTextConfig
 from .attention import MMAttention, build_norm
-from .base import MMPreTrainedModel, check_attentions_wanted, reject_unknown
+from .base import MMPreTrainedModel, reject_unknown, weights_by_eager
 from .cache import MMCache
 from .fusion import MMPrefix, merge, merged_mask, split
 from .inputs import check_memory, check_positions, check_text
@@ -72,9 +74,16 @@ class MMTextModel(MMPreTrainedModel):
             cross_idx += "cross" in sublayers
         return layers
 
+    def init_parallel_plans(self) -> None:
+        """Of the config's plan what this stack has: cross-attention, gates and biases are settings."""
+        super().init_parallel_plans()
+        there = {re.sub(r"\.\d+\.", ".*.", name) for name, _ in self.named_modules()}
+        self._tp_plan = {pattern: kind for pattern, kind in self._tp_plan.items() if pattern in there}
+
     def pooled_only(self) -> list[nn.Module]:
         return [self.pooler, self.norm] if self.config.final_norm == "pooled" else [self.pooler]
 
+    @weights_by_eager
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -112,7 +121,6 @@ class MMTextModel(MMPreTrainedModel):
             its states (R, S, D) as context_hidden_states. Masks and positions are of the text alone.
         """
         reject_unknown(kwargs, _FORWARD)
-        check_attentions_wanted(self.config, kwargs)
         check_text(
             self.config,
             input_ids,

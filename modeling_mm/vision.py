@@ -13,7 +13,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.vision import MMVisionConfig
 from .attention import MMAttention, build_norm
-from .base import MMPreTrainedModel, check_attentions_wanted, reject_unknown
+from .base import MMPreTrainedModel, reject_unknown, weights_by_eager
 from .inputs import check_patch_mask, check_tensors, may_read_values
 from .layers import MMLayer
 from .pooling import MMPooler
@@ -62,6 +62,7 @@ class MMVisionModel(MMPreTrainedModel):
     def pooled_only(self) -> list[nn.Module]:
         return [self.pooler, self.norm] if self.config.final_norm == "pooled" else [self.pooler]
 
+    @weights_by_eager
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -86,7 +87,6 @@ class MMVisionModel(MMPreTrainedModel):
         Raises: ValueError for another shape or size; TypeError for an unknown argument.
         """
         reject_unknown(kwargs, _FORWARD)
-        check_attentions_wanted(self.config, kwargs)
         self._check_size(pixel_values, interpolate_pos_encoding or pixel_attention_mask is not None)
         hidden_states = self._embed(pixel_values, pixel_attention_mask, bool_masked_pos)
         real, mask = None, None

@@ -210,6 +210,13 @@ def test_a_key_that_belongs_to_no_class_raises(tiny_model, edited, name):
         MMForConditionalGeneration.from_pretrained(directory)
 
 
+def test_with_loading_info_missing_and_unknown_keys_are_told_and_raise_nothing(tiny_model, edited):
+    model = tiny_model(dtype=torch.float32)
+    directory = edited(model, lambda state: state.update(odd=state.pop("lm_head.bias")))
+    _, info = MMForConditionalGeneration.from_pretrained(directory, output_loading_info=True)
+    assert set(info["missing_keys"]) == {"lm_head.bias"} and set(info["unexpected_keys"]) == {"odd"}
+
+
 def test_many_faults_are_counted_and_the_first_twenty_shown(tiny_model, edited):
     directory = edited(
         tiny_model(dtype=torch.float32), lambda state: [state.pop(k) for k in list(state)[:30]]

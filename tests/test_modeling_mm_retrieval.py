@@ -227,3 +227,43 @@ def test_a_resampler_that_pools_gives_the_vector(retriever, pixels):
         output.loss.backward()
         for name, parameter in model.named_parameters():
             assert parameter.requires_grad == (parameter.grad is not None), name
+
+
+def test_a_side_that_is_not_projected_is_compared_as_it_is_pooled(retriever, pixels):
+    model = retriever(projected_sides=["text"], projection_dim=24)
+    pooled = model.model.get_image_features(pixels).pooler_output
+    close(model.encode_image(pixels), pooled / pooled.norm(dim=1, keepdim=True))
+    assert [name for name, _ in model.itc_head.named_parameters()] == ["logit_scale", "text.weight"]
+
+
+def test_a_text_that_is_matched_opens_with_its_own_token_wherever_its_padding_is(retriever, pixels):
+    model = retriever(itm_bos_token_id=7)
+    opened = IDS[:3].clone()
+    opened[:, 0] = 7
+    got = model.match(IDS[:3], pixel_values=pixels)
+    model.config.itm_bos_token_id = None
+    close(got, model.match(opened, pixel_values=pixels))
+    model.config.itm_bos_token_id = 7
+    left, mask = torch.nn.functional.pad(IDS[:3], (2, 0)), torch.tensor([[0, 0, 1, 1, 1, 1]] * 3)
+    close(model.match(left, mask, pixel_values=pixels), got)
+    close(model.encode_text(IDS), retriever().encode_text(IDS))  # compared texts keep theirs
+
+
+def test_the_scale_has_a_bound_or_none(retriever, pixels):
+    bounded, free = retriever(), retriever(logit_scale_max=None)
+    with torch.no_grad():
+        bounded.itc_head.logit_scale.fill_(6.0)
+        free.itc_head.logit_scale.fill_(6.0)
+    assert_close(bounded.itc_head.scale().item(), 2.718281828459045**4.6052)
+    assert_close(free.itc_head.scale().item(), 2.718281828459045**6)
+
+
+def test_a_causal_text_is_compared_by_what_stands_at_its_end(retriever, pixels):
+    """ "decision" joins nothing: no projectors of tokens, and towers of any widths."""
+    text = {"is_causal": True, "pooler": "eos"}
+    model = retriever("decision", text_config=text, projector_type="none", pretraining_losses={"itc": 1.0})
+    assert model.config.media_width == model.config.vision_size != model.config.text_config.hidden_size
+    ids = torch.tensor([[1, 5, 6, 2, 0], [1, 5, 2, 9, 9]])
+    close(model.encode_text(ids)[0], model.encode_text(ids[:1, :4])[0])
+    close(model.encode_text(ids)[1], model.encode_text(ids[1:, :3])[0])  # what stands behind eos is unread
+    assert model(input_ids=ids, pixel_values=pixels).logits_per_image.shape == (3, 2)

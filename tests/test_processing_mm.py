@@ -181,10 +181,9 @@ BAD_CALLS = [
     (([RED, b"broken"], ["a", "b"]), {}, MediaDecodeError, r"images\[1\]\[0\]: cannot decode"),
     (("missing.png", "a"), {}, FileNotFoundError, r"images\[0\]\[0\]: no file"),
     (("https://example.org/cat.png", "a"), {}, ValueError, "URLs are not fetched"),
-    (("https://example.org/cat.png", "a"), {"allow_urls": True}, ValueError, "this version fetches no URLs"),
+    (("https://127.0.0.1/cat.png", "a"), {"allow_urls": True}, MediaDecodeError, "only public addresses are fetched"),
     ((RED, "a", "clip.mp4"), {}, ValueError, "videos: this processor has nothing that reads it"),
     ((RED, "a"), {"audio": np.zeros(9)}, ValueError, "audio: this processor has nothing that reads it"),
-    ((RED, "a"), {"context_text": "b"}, ValueError, "context_text: this processor has nothing"),
     ((RED, "a"), {"maxlength": 3}, TypeError, r"unknown arguments \['maxlength'\]"),
     ((RED, "a"), {"size": "large"}, TypeError, "'size' with value 'large'"),
     ((RED, "a"), {"max_length": 0}, ValueError, "max_length=0; accepted are whole numbers from 1"),
@@ -222,7 +221,8 @@ def test_save_and_load_keep_settings_parts_and_template(tmp_path):
     processor = make_processor(chat_template=TEMPLATE, add_eos_token=True, fixed_length=7)
     processor.save_pretrained(tmp_path)
     assert {"processor_config.json", "tokenizer.json", "chat_template.jinja"} <= {p.name for p in tmp_path.iterdir()}
-    assert set(processor.to_dict()) == {"image_processor", "add_eos_token", "fixed_length", "processor_class"}
+    settings = {"add_eos_token", "context_bos_token", "fixed_length", "num_frames", "frame_sampling", "prompt_to"}
+    assert set(processor.to_dict()) == {"image_processor", "processor_class"} | settings
     assert mm.MMProcessor is MMProcessor  # importing mm registers it
     for loaded in (MMProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):
         assert type(loaded) is MMProcessor and loaded.to_dict() == processor.to_dict()

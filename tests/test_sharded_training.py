@@ -27,7 +27,7 @@ MODELS = {
 
 
 def batch_of(rank: int, step: int) -> dict[str, torch.Tensor]:
-    """Three rows of two pictures in the first process; in the second three of text alone, with the collator's blank."""
+    """Three rows of two pictures for the first process; for the second three of text alone, with a blank."""
     generator = torch.Generator().manual_seed(2 * step + rank)
     ids = torch.randint(3, 50, (3, 5), generator=generator)
     pixels = torch.randn(2, 1, 3, 16, 16, generator=generator, dtype=torch.float64)
@@ -61,7 +61,7 @@ def main(folder: Path) -> None:
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
-    from transformers.distributed import DistributedConfig
+    from transformers.distributed.configuration_utils import DistributedConfig
 
     torch.set_num_threads(1)
 
