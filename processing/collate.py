@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .augment import PictureAugmentation
 from .masking import mask_patches, mask_tokens
 from .media import MediaDecodeError
 from .mm import MMProcessor, check_choice
@@ -44,9 +45,10 @@ class MMDataCollator:
         blank_media: a batch without any picture gets one masked blank picture, so that every batch runs through the
             same modules (as gradient synchronisation between processes wants it).
         share_media: samples with the same picture (equal path, equal bytes, or the same object) share a context.
-        augment: callable(image, rng) -> image on upright RGB images, in mode "train" only; rng is a numpy Generator
-            made of (seed, epoch, sample id). Without an id column the position in the batch stands for it. A shared
-            picture is augmented once, for the first of its samples.
+        augment: "saved" for the settings kept with the image processor (`mm.processing.augment.PictureAugmentation`,
+            which also looks at the texts), or a callable(image, rng) -> image on upright RGB images. In mode "train"
+            only; rng is a numpy Generator made of (seed, epoch, sample id). Without an id column the position in the
+            batch stands for it. A shared picture is augmented once, for the first of its samples.
         seed: first part of that rng.
         on_error: for unreadable pictures: "raise", "skip" (the sample is left out) or "placeholder" (the picture is).
         return_loss: add return_loss=True to the batch, for models whose loss needs no labels; what a suffix makes is
@@ -67,7 +69,7 @@ class MMDataCollator:
         pad_to_multiple_of: int | None = None,
         blank_media: bool = True,
         share_media: bool = True,
-        augment: Callable[[Image.Image, np.random.Generator], Image.Image] | None = None,
+        augment: Callable[[Image.Image, np.random.Generator], Image.Image] | str | None = None,
         seed: int = 0,
         on_error: str = "raise",
         return_loss: bool = False,
@@ -97,7 +99,7 @@ class MMDataCollator:
         self.pad_to_multiple_of = pad_to_multiple_of
         self.blank_media = blank_media
         self.share_media = share_media
-        self.augment = augment
+        self.augment = _saved_augmentation(processor) if augment == "saved" else augment
         self.seed = seed
         self.on_error = on_error
         self.return_loss = return_loss
@@ -204,7 +206,9 @@ class MMDataCollator:
         if self.augment is not None and self.mode == "train":
             for index in firsts.values():
                 rng = sample_rng(self.seed, self.epoch, samples[index].get("id", index))
-                read[index] = [picture and _augmented(self.augment, picture, rng) for picture in read[index]]
+                sharing = [sample for sample, key in zip(samples, keys, strict=True) if key == keys[index]]
+                told = [words for sample in sharing for words in _texts_of(sample)]
+                read[index] = [picture and _augmented(self.augment, picture, rng, told) for picture in read[index]]
         return {key: read[index] for key, index in firsts.items()}
 
     def _rows(self, prompts: list[list[str]], suffixes: list[list[str]] | None, kept: list[int]) -> dict[str, Any]:
@@ -299,8 +303,21 @@ def sample_rng(seed: int, epoch: int, sample_id: Any) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
-def _augmented(augment: Callable, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    changed = augment(picture, rng)
+def _saved_augmentation(processor: MMProcessor) -> PictureAugmentation:
+    settings = getattr(processor.image_processor, "augmentation", None)
+    if settings is None:
+        raise ValueError('augment="saved", but the image processor has no augmentation; set its option to a dict')
+    return PictureAugmentation(**settings)
+
+
+def _texts_of(sample: Mapping[str, Any]) -> list[str]:
+    """All that a sample says about its pictures."""
+    values = [sample.get(name) for name in ("text", "suffix", "context_text")]
+    return [words for value in values for words in (value if isinstance(value, (list, tuple)) else [value]) if words]
+
+
+def _augmented(augment: Any, picture: Image.Image, rng: np.random.Generator, told: list[str]) -> Image.Image:
+    changed = augment(picture, rng, told) if isinstance(augment, PictureAugmentation) else augment(picture, rng)
     if not isinstance(changed, Image.Image):
         raise TypeError(f"augment takes a PIL image and an rng and returns a PIL image; got {type(changed).__name__}")
     return changed
