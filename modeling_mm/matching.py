@@ -342,6 +342,7 @@ class MMMatchingModel(MMPreTrainedModel):
         if losses <= {"mim"}:
             unread.append(getattr(model, reader))
         if not joins:
+            unread += getattr(model, reader).multimodal_only()
             unread += [model.vision_projector, model.audio_projector, model.fusion, model.modality_embedding]
             unread += [model.image_slots, model.frame_slots, model.clip_slots]
             for tower in TOWER_KINDS:

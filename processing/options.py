@@ -10,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.image_utils import ChannelDimension
 from transformers.processing_utils import ImagesKwargs
 
+from .augment import PictureAugmentation
 from .geometry import RESIZE_MODES
 from .modes import rgb_colour
 
@@ -30,6 +31,8 @@ class MMImageProcessorKwargs(ImagesKwargs, total=False):
     resize_mode: "squash" to `size` in any of its forms; "crop" the middle of the aspect of `size`; "pad" with the
         background around the whole picture; "native" aspect, with as many patches as `max_patches` allows.
     patch_size, max_patches: of "native".
+    augmentation: settings of a PictureAugmentation, kept for training: MMDataCollator(augment="saved") applies them,
+        the image processor never does.
     """
 
     background: str | list[int] | tuple[int, ...]
@@ -43,6 +46,7 @@ class MMImageProcessorKwargs(ImagesKwargs, total=False):
     resize_mode: str
     patch_size: int
     max_patches: int
+    augmentation: dict[str, Any] | None
 
 
 def check_types(options: dict[str, Any]) -> None:
@@ -80,6 +84,8 @@ def check_options(options: dict[str, Any]) -> None:
             raise ValueError(f"{name}={options[name]}; accepted are whole numbers from 1")
     if options["resize_mode"] == "native" and options["do_center_crop"]:
         raise ValueError("resize_mode='native' with do_center_crop=True: the crop would cut through patches")
+    if options["augmentation"] is not None:
+        PictureAugmentation(**options["augmentation"])  # raises for what it does not know
     if options["do_convert_rgb"] is False:
         raise ValueError("do_convert_rgb=False: pictures are always read as RGB")
     if options["do_pad"]:
