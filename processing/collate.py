@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .augment import PictureAugmentation
 from .masking import mask_patches, mask_tokens
 from .media import MediaDecodeError
 from .mm import MMProcessor, check_choice
@@ -47,10 +48,11 @@ class MMDataCollator:
             same modules (as gradient synchronisation between processes wants it). Where the samples have columns for
             other media (None in them will do), a blank of each kind that the batch lacks instead.
         share_media: samples with the same media (equal path, equal bytes, or the same object) share a context.
-        augment: callable(image, rng) -> image on upright RGB images and on the frames of videos, which all see the
-            same random numbers, in mode "train" only; rng is a numpy Generator made of (seed, epoch, sample id).
-            Without an id column the position in the batch stands for it. A shared picture is augmented once, for the
-            first of its samples.
+        augment: "saved" for the settings kept with the image processor (`mm.processing.augment.PictureAugmentation`,
+            which also looks at the texts), or a callable(image, rng) -> image. For upright RGB images and the frames
+            of videos, which all see the same random numbers, in mode "train" only; rng is a numpy Generator made of
+            (seed, epoch, sample id). Without an id column the position in the batch stands for it. A shared picture
+            is augmented once, for the first of its samples.
         seed: first part of that rng.
         on_error: for unreadable pictures: "raise", "skip" (the sample is left out) or "placeholder" (the picture is).
         return_loss: add return_loss=True to the batch, for models whose loss needs no labels; what a suffix makes is
@@ -71,7 +73,7 @@ class MMDataCollator:
         pad_to_multiple_of: int | None = None,
         blank_media: bool = True,
         share_media: bool = True,
-        augment: Callable[[Image.Image, np.random.Generator], Image.Image] | None = None,
+        augment: Callable[[Image.Image, np.random.Generator], Image.Image] | str | None = None,
         seed: int = 0,
         on_error: str = "raise",
         return_loss: bool = False,
@@ -101,7 +103,7 @@ class MMDataCollator:
         self.pad_to_multiple_of = pad_to_multiple_of
         self.blank_media = blank_media
         self.share_media = share_media
-        self.augment = augment
+        self.augment = _saved_augmentation(processor) if augment == "saved" else augment
         self.seed = seed
         self.on_error = on_error
         self.return_loss = return_loss
@@ -235,24 +237,20 @@ class MMDataCollator:
             ]
             read = self.processor.read_media(name, wanted, self.on_error)
             if self.augment is not None and self.mode == "train" and name != "audio":
-                for index in firsts.values():
+                for key, index in firsts.items():
                     sample_id = samples[index].get("id", index)
+                    told = [t for sample, own in zip(samples, keys, strict=True) if own == key for t in _told(sample)]
                     rng = sample_rng(self.seed, self.epoch, sample_id)
-                    read[index] = [self._augmented(medium, rng, sample_id) for medium in read[index]]
+                    read[index] = [self._augmented(medium, rng, sample_id, told) for medium in read[index]]
             media[name] = {key: read[index] for key, index in firsts.items()}
         return media
 
-    def _augmented(self, medium: Any, rng: np.random.Generator, sample_id: Any) -> Any:
+    def _augmented(self, medium: Any, rng: np.random.Generator, sample_id: Any, told: list[str]) -> Any:
         """A picture, or frames that all see the same random numbers; None stays None."""
         if isinstance(medium, list):
             rngs = [sample_rng(self.seed, self.epoch, sample_id) for _ in medium]
-            return [self._augmented(frame, own, sample_id) for frame, own in zip(medium, rngs, strict=True)]
-        changed = medium and self.augment and self.augment(medium, rng)
-        if medium is not None and not isinstance(changed, Image.Image):
-            raise TypeError(
-                f"augment takes a PIL image and an rng and returns a PIL image; got {type(changed).__name__}"
-            )
-        return changed
+            return [self._augmented(frame, own, sample_id, told) for frame, own in zip(medium, rngs, strict=True)]
+        return medium and _changed(self.augment, medium, rng, told)
 
     def _rows(self, fields: dict[str, list], kept: list[int]) -> dict[str, Any]:
         """input_ids, attention_mask, in training with suffixes labels, and what comes of context texts."""
@@ -304,3 +302,23 @@ def sample_rng(seed: int, epoch: int, sample_id: Any) -> np.random.Generator:
     """Random numbers that depend on (seed, epoch, sample id) alone, the same on every machine and in every order."""
     digest = hashlib.sha256(f"{seed}/{epoch}/{sample_id}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
+
+
+def _saved_augmentation(processor: MMProcessor) -> PictureAugmentation:
+    settings = getattr(processor.image_processor, "augmentation", None)
+    if settings is None:
+        raise ValueError('augment="saved", but the image processor has no augmentation; set its option to a dict')
+    return PictureAugmentation(**settings)
+
+
+def _told(sample: Mapping[str, Any]) -> list[str]:
+    """All that a sample says about its pictures."""
+    values = [sample.get(name) for name in ("text", "suffix", "context_text")]
+    return [words for value in values for words in (value if isinstance(value, (list, tuple)) else [value]) if words]
+
+
+def _changed(augment: Any, picture: Image.Image, rng: np.random.Generator, told: list[str]) -> Image.Image:
+    changed = augment(picture, rng, told) if isinstance(augment, PictureAugmentation) else augment(picture, rng)
+    if not isinstance(changed, Image.Image):
+        raise TypeError(f"augment takes a PIL image and an rng and returns a PIL image; got {type(changed).__name__}")
+    return changed

@@ -19,6 +19,7 @@ import torch
 from transformers.feature_extraction_utils import BatchFeature
 
 from .media import MediaDecodeError
+from .options import flat_options
 from .pairing import Samples, pair_samples
 from .reading import ReadingProcessor
 from .rows import RowOptions, encode_rows
@@ -74,6 +75,7 @@ class MMProcessor(ReadingProcessor):
         self.prompt_to = prompt_to
         self._context_bos()
 
+    @flat_options
     def __call__(
         self,
         images: Any = None,
