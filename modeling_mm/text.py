@@ -241,7 +241,7 @@ class MMTextModel(MMPreTrainedModel):
         media = prefix.states
         if prefix.embedding_norm:
             media = self.dropout(self.embed_norm(media))
-        at_zero = position_ids.new_zeros(len(position_ids), prefix.length)
+        at_zero = position_ids.new_zeros(position_ids.shape[0], prefix.length)
         return merge(media, hidden_states, prefix.order), merge(at_zero, position_ids, prefix.order)
 
     def _merged_mask(self, prefix: MMPrefix, hidden_states, attention_mask):
@@ -283,7 +283,7 @@ class MMTextModel(MMPreTrainedModel):
         if segments is not None:
             cache, attention_mask = segments, segments.key_mask(inputs_embeds.device)
             length = segments.segment_length
-            inputs_embeds = inputs_embeds.new_empty(()).expand(len(attention_mask), length, 1)
+            inputs_embeds = inputs_embeds.new_empty(()).expand(attention_mask.shape[0], length, 1)
         return create_causal_mask(
             config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=cache
         )
