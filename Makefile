@@ -41,7 +41,7 @@ $(DEV): setup.py constraints.txt | $(BIN)/python
 	@$(call install,'.[dev]')
 	@touch $(BASE) $@
 
-.PHONY: help caption test test-slow test-kernels test-full kernel-static kernel-newer-triton lint format data train benchmark clean
+.PHONY: help caption test test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest fuzz lint format data train benchmark clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -79,6 +79,22 @@ $(NEWER): | $(DEV)
 kernel-newer-triton: $(NEWER)  ## the same gate and the kernels' tests with Triton 3.9.0
 	@PYTHONPATH=$(NEWER) $(BIN)/python benchmarks/kernel_static.py --check benchmarks/kernel_static.json
 	@PYTHONPATH=$(NEWER) $(BIN)/pytest -q -n 2 -m 'not slow and not gpu' tests/kernels tests/test_modeling_mm_triton.py
+
+# What the tests in .venv do without: torchvision, and the torch that it was built for.
+NEWEST := build/newest
+
+$(NEWEST)/.installed: setup.py
+	@$(PYTHON) -m venv $(NEWEST)
+	@$(NEWEST)/bin/python -m pip --disable-pip-version-check install -q --editable . torch==2.14.1 torchvision==0.29.1 \
+	    pytest hypothesis
+	@touch $@
+
+test-newest: $(NEWEST)/.installed  ## the image processor on torchvision 0.29.1 beside Pillow's (6 GB of wheels)
+	@OMP_NUM_THREADS=1 $(NEWEST)/bin/pytest -q -m newest tests
+
+fuzz: $(DEV)  ## a million broken pictures, sounds and films each, in processes of their own (hours)
+	@for kind in image audio video; do \
+	    OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run_images.py --kind $$kind --cases 1000000; done
 
 lint: $(DEV)  ## ruff and basedpyright, both without a finding
 	@mkdir -p build/typing && ln -sfn ../.. build/typing/mm

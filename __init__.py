@@ -48,6 +48,7 @@ from .modeling_mm.text import MMTextModel
 from .modeling_mm.vision import MMVisionModel
 from .processing.collate import MMDataCollator
 from .processing.image import MMImageProcessorPil
+from .processing.image_fast import MMImageProcessor
 from .processing.media import MediaDecodeError
 from .processing.mm import MMProcessor
 
@@ -68,7 +69,9 @@ AutoModelForImageClassification.register(MMConfig, MMForSequenceClassification, 
 AutoModelForZeroShotImageClassification.register(MMConfig, MMForImageTextRetrieval, exist_ok=True)
 AutoModelForMaskedLM.register(MMConfig, MMForMaskedLM, exist_ok=True)
 AutoModelForPreTraining.register(MMConfig, MMForPreTraining, exist_ok=True)
-AutoImageProcessor.register(MMConfig, image_processor_classes={"pil": MMImageProcessorPil}, exist_ok=True)
+AutoImageProcessor.register(
+    MMConfig, image_processor_classes={"torchvision": MMImageProcessor, "pil": MMImageProcessorPil}, exist_ok=True
+)
 AutoProcessor.register(MMConfig, MMProcessor, exist_ok=True)
 
 __all__ = [
@@ -85,6 +88,7 @@ __all__ = [
     "MMForMaskedLM",
     "MMForPreTraining",
     "MMForSequenceClassification",
+    "MMImageProcessor",
     "MMImageProcessorPil",
     "MMModel",
     "MMModelOutput",

@@ -199,9 +199,10 @@ class MMConfig(MMBaseConfig):
         widths = {"text": self.reader.hidden_size}
         for side in ("vision", "audio"):
             tower, resampler = getattr(self, f"{side}_config"), getattr(self, f"{side}_resampler_config")
-            if tower is not None:
-                pools = resampler is not None and resampler.first_latent_pooled
-                widths[side] = resampler.hidden_size if pools else tower_width(tower)
+            if resampler is not None and resampler.first_latent_pooled:
+                widths[side] = resampler.hidden_size
+            elif tower is not None:
+                widths[side] = tower_width(tower)
         return widths
 
     @property

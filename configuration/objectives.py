@@ -27,15 +27,15 @@ def objective_faults(config: Any) -> list[str]:
             f"logit_bias_init_value={config.logit_bias_init_value} changes nothing in a softmax; leave it out, or set "
             "contrastive_loss='sigmoid'"
         )
+    unknown = sorted(set(config.projected_sides or []) - set(SIDES))
+    if unknown:
+        faults.append(f"projected_sides names {unknown}; accepted: {', '.join(SIDES)}")
     if config.contrastive_exchange == "ring" and config.contrastive_loss == "infonce":
         faults.append(
             "contrastive_exchange='ring' needs a loss of single pairs, and a softmax is over all of them; set "
             "contrastive_loss='sigmoid', or contrastive_exchange='gather'"
         )
     faults += _queue_faults(config)
-    unknown = sorted(set(config.projected_sides or []) - set(SIDES))
-    if unknown:
-        faults.append(f"projected_sides names {unknown}; accepted: {', '.join(SIDES)}")
     if not 0 <= config.mim_momentum <= 1:
         faults.append(f"mim_momentum={config.mim_momentum} must be in [0, 1]; 1 keeps the target tower as it is")
     if config.mim_momentum != 1 and config.mim_target == "pixels":

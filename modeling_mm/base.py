@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import torch
 from torch import nn
@@ -19,7 +19,16 @@ from .mm_triton import default_implementation
 _ALLOWED_KWARGS = {*TransformersKwargs.__annotations__, "return_dict"}
 
 
-def reject_unknown(kwargs: dict[str, Any], accepted: Iterable[str]) -> None:
+class MMKwargs(TypedDict, total=False):
+    """What a forward takes beside its own arguments; more of TransformersKwargs goes through to the attention."""
+
+    output_hidden_states: bool | list[int]
+    output_attentions: bool
+    num_items_in_batch: torch.Tensor | int | None
+    shift_labels: torch.Tensor | None
+
+
+def reject_unknown(kwargs: Mapping[str, Any], accepted: Iterable[str]) -> None:
     """Raises TypeError for a keyword that neither forward nor Transformers knows, with the nearest name."""
     for name in kwargs:
         if name not in _ALLOWED_KWARGS:
@@ -133,12 +142,14 @@ class MMPreTrainedModel(PreTrainedModel):
     ) -> Any:
         """As in Transformers, and strict: see `check_loaded` for what raises and what is only reported.
 
-        With output_loading_info=True nothing is silent, so missing and unknown keys are in the info and raise nothing.
+        With output_loading_info=True nothing is silent, so missing and unknown keys are in the info and raise nothing;
+        nor do they with state_dict={}, which asks for initial values.
         What the class freezes as it is built (parts that nothing reads) is frozen again: loading thaws it.
         """
         loaded: Any = super().from_pretrained(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
         model, info = loaded
-        check_loaded(model, info, ignore_mismatched_sizes, keys=not output_loading_info)
+        is_told = output_loading_info or kwargs.get("state_dict") == {}
+        check_loaded(model, info, ignore_mismatched_sizes, keys=not is_told)
         model.after_loading(info)
         model.freeze_again()
         return (model, info) if output_loading_info else model

@@ -7,6 +7,8 @@ B contexts, R rows (texts; contexts where there is no text), T text tokens, S co
 # pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalCall=false, reportOptionalIterable=false
 # pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportReturnType=false
 
+from typing import Unpack
+
 import torch
 from torch import nn
 from transformers.utils.generic import can_return_tuple
@@ -14,7 +16,7 @@ from transformers.utils.generic import can_return_tuple
 from ..configuration.mm import MMConfig
 from ..configuration.rules import REPRESENTATION_FUSIONS
 from ..configuration.stack import ConfigFaults
-from .base import MMPreTrainedModel, reject_unknown
+from .base import MMKwargs, MMPreTrainedModel, reject_unknown
 from .losses import check_class_labels, classification_kind, classification_loss
 from .model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
 from .outputs import MMClassifierOutput, MMContextOutput, MMModelOutput
@@ -82,7 +84,7 @@ class MMForSequenceClassification(MMPreTrainedModel):
         encoder_outputs=None,
         encoder_attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[MMKwargs],
     ) -> MMClassifierOutput:
         """Classifies each row. Inputs as in `MMModel.forward`, without a cache, and:
 

@@ -8,6 +8,7 @@ B contexts, R rows, k rows per context, T text tokens, V vocabulary, D hidden_si
 # pyright: reportOptionalMemberAccess=false
 
 from collections import OrderedDict
+from typing import Unpack
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ from ..configuration.mm import MMConfig
 from ..configuration.rules import REPRESENTATION_FUSIONS
 from ..configuration.text import MMTextConfig
 from .attention import build_norm
-from .base import MMPreTrainedModel, reject_unknown
+from .base import MMKwargs, MMPreTrainedModel, reject_unknown
 from .cache import MMCache, check_cache
 from .chunked import predicted
 from .context import as_context, trimmed
@@ -133,14 +134,14 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, GenerationMixin):
         labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         return_logits: bool = True,
-        **kwargs,
+        **kwargs: Unpack[MMKwargs],
     ) -> MMCausalLMOutput:
         """Predicts the next token of each row. Inputs as in `MMModel.forward`, and:
 
         Args:
             labels: int64 (R, T), the rows' own ids, -100 where ignored; shifted inside. Gives `loss`.
             shift_labels (among the kwargs, so that Trainer does not wait for it): int64 (R, T), what each token
-                predicts, shifted before a text was cut into shards (sequence-parallel training); read instead of labels.
+                predicts, shifted before a text was cut into shards (sequence parallelism); read instead of labels.
             logits_to_keep: the last that many positions (0: all), or an index tensor; not together with labels.
             return_logits: False, with labels: the loss is made without the (R, T, V) logits, which are None. The same
                 loss and gradients for a fraction of the memory; see `chunked.py`.

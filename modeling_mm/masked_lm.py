@@ -6,6 +6,8 @@ B contexts, R rows, T text tokens, V vocabulary.
 # The base model's output has its states wherever there is a text: checked in words before.
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false
 
+from typing import Unpack
+
 import torch
 from torch import nn
 from transformers.utils.generic import can_return_tuple
@@ -13,7 +15,7 @@ from transformers.utils.generic import can_return_tuple
 from ..configuration.mm import MMConfig
 from ..configuration.rules import REPRESENTATION_FUSIONS
 from ..configuration.stack import ConfigFaults
-from .base import MMPreTrainedModel, reject_unknown
+from .base import MMKwargs, MMPreTrainedModel, reject_unknown
 from .chunked import predicted
 from .generation import build_head_transform
 from .inputs import check_labels, check_tensors
@@ -70,7 +72,7 @@ class MMForMaskedLM(MMPreTrainedModel):
         encoder_attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         return_logits: bool = True,
-        **kwargs,
+        **kwargs: Unpack[MMKwargs],
     ) -> MMCausalLMOutput:
         """Predicts every token in its own place. Inputs as in `MMModel.forward`, without a cache, and:
 

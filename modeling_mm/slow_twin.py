@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from ..configuration.mm import MMConfig
-from .matching import MMContrastiveHead, MMMatchingModel, normalised
+from .contrastive_head import MMContrastiveHead, normalised
+from .matching import MMMatchingModel
 from .model import MMModel
 from .momentum import MomentumContrast, momentum_update
 

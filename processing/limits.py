@@ -5,7 +5,7 @@ The limits are those of a machine, not of a checkpoint: they are arguments of a 
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
@@ -19,6 +19,7 @@ from PIL import (  # noqa: F401
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
+    UnidentifiedImageError,
     WebPImagePlugin,
 )
 
@@ -26,6 +27,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 64_000_000
 MAX_BATCH_PIXELS = 16 * MAX_PIXELS
+
+# Decoders that hold a picture several times over may have only half of the pixels.
+COSTLY_FORMATS = ("WEBP", "AVIF", "progressive JPEG")
 
 # What Pillow raises on broken files and broken EXIF blocks; only OSError is documented.
 DECODER_FAULTS = (
@@ -82,8 +86,10 @@ class MediaNotFoundError(MediaDecodeError, FileNotFoundError):
 
 
 @contextmanager
-def decoding(name: str) -> Iterator[dict[str, Any]]:
-    """Turn whatever a decoder raises into one typed error that names the source.
+def decoding(
+    name: str, accepted: Sequence[str] = FORMATS, faults: tuple[type[BaseException], ...] = DECODER_FAULTS
+) -> Iterator[dict[str, Any]]:
+    """Turn whatever a decoder raises into one typed error that names the source, and the formats accepted.
 
     Yields a dict that takes the "format", once that is known.
     """
@@ -94,11 +100,12 @@ def decoding(name: str) -> Iterator[dict[str, Any]]:
         raise type(fault)(
             f"cannot use {name}: {fault}", name=name, format=known["format"], cause=fault.cause
         ) from fault
-    except DECODER_FAULTS as fault:
-        cause = f"{type(fault).__name__}: {fault}"
+    except faults as fault:
+        unknown = isinstance(fault, UnidentifiedImageError)  # whose own words are the address of an object
+        cause = "its format is not recognised" if unknown else f"{type(fault).__name__}: {fault}"
         shown = f"{name}, a {known['format']} file" if known["format"] else name
         raise MediaDecodeError(
-            f"cannot decode {shown} ({cause}); accepted are whole files of {', '.join(FORMATS)}",
+            f"cannot decode {shown} ({cause}); accepted are whole files of {', '.join(accepted)}",
             name=name,
             format=known["format"],
             cause=cause,
@@ -137,6 +144,12 @@ def check_pixels(width: int, height: int, max_pixels: int = MAX_PIXELS, budget: 
         raise MediaDecodeError(f"it is {width} x {height}: there are no pixels")
     if budget is not None:
         budget.spend(width * height)
+
+
+def allowed_pixels(image: Image.Image, max_pixels: int) -> int:
+    """`max_pixels`, or half of it where the decoder of this opened file is one of COSTLY_FORMATS."""
+    kind = "progressive JPEG" if image.info.get("progressive") else image.format
+    return max_pixels // 2 if kind in COSTLY_FORMATS else max_pixels
 
 
 def check_bytes(size: int, max_bytes: int = MAX_BYTES) -> None:

@@ -27,6 +27,7 @@ from .limits import (
     MediaDecodeError,
     MediaNotFoundError,
     PixelBudget,
+    allowed_pixels,
     bounded_file,
     check_pixels,
     decoding,
@@ -69,7 +70,8 @@ def load_image(
         input_range: 255 for arrays of any type of number in 0..255.
         channel_order: "bgr" for arrays whose first channel is blue.
         use_icc: convert by the colour profile in the file to sRGB. A broken profile is left aside.
-        max_pixels: width x height allowed, checked before the pixels are decoded.
+        max_pixels: width x height allowed, checked before the pixels are decoded; half of it for WebP, AVIF and
+            progressive JPEG, whose decoders hold a picture several times over.
         max_bytes: size allowed of a file, of bytes, or of what a data URL holds.
         draft_size: decode a JPEG file at a half, quarter or eighth of its size, as long as both sides keep at least
             this many pixels. Much faster, and not quite the pixels of a full decode. None decodes in full.
@@ -121,7 +123,7 @@ def load_image(
         return _decode(file, name, colour, **options)
     if isinstance(source, (str, os.PathLike)):
         name = repr(str(os.fspath(source))[:200])
-        _check_path(source, name)
+        check_path(source, name)
         with decoding(name):
             file = open(source, "rb")
         with file:
@@ -182,7 +184,7 @@ def flat_pictures(images: Any) -> list:
     return [images]
 
 
-def _check_path(source: str | os.PathLike, name: str) -> None:
+def check_path(source: str | os.PathLike, name: str, noun: str = "picture") -> None:
     """Raises MediaDecodeError for what is no plain file: opening a pipe or a device may wait, or never end."""
     try:
         kind = os.stat(source).st_mode
@@ -192,9 +194,9 @@ def _check_path(source: str | os.PathLike, name: str) -> None:
         reason = f"no file at the path {name}" if missing else f"cannot open {name} ({type(fault).__name__}: {fault})"
         raise error(reason, name=name, cause=f"{type(fault).__name__}: {fault}") from fault
     if stat.S_ISDIR(kind):
-        raise MediaDecodeError(f"the path {name} is a folder; a picture is one file", name=name)
+        raise MediaDecodeError(f"the path {name} is a folder; a {noun} is one file", name=name)
     if not stat.S_ISREG(kind):
-        raise MediaDecodeError(f"the path {name} is a device, pipe or socket; a picture is a plain file", name=name)
+        raise MediaDecodeError(f"the path {name} is a device, pipe or socket; a {noun} is a plain file", name=name)
 
 
 def _decode(
@@ -212,7 +214,7 @@ def _decode(
         file = bounded_file(file, max_bytes)
         with Image.open(file, formats=FORMATS) as image:
             known["format"] = image.format
-            check_pixels(image.width, image.height, max_pixels, budget)
+            check_pixels(image.width, image.height, allowed_pixels(image, max_pixels), budget)
             if draft_size is not None:
                 image.draft(None, (draft_size, draft_size))
             upright = upright_rgb(image, colour, use_icc=use_icc, own=True)
