@@ -36,7 +36,7 @@ class MMSlowTwin(nn.Module):
         self.contrast.texts.forget()
         self.requires_grad_(False)
 
-    def _parts(self, student: MMMatchingModel) -> list[tuple[nn.Module, nn.Module]]:
+    def _parts(self, student: MMMatchingModel) -> list[tuple[Any, Any]]:
         return [(self.model, student.model), (self.itc_head, student.itc_head)]
 
     def train(self, mode: bool = True) -> "MMSlowTwin":

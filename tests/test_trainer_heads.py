@@ -2,6 +2,7 @@
 
 # Fixtures build models whose types pyright cannot follow.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportPrivateImportUsage=false
 
 import inspect
 from itertools import combinations
