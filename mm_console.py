@@ -108,6 +108,21 @@ def convert(
 
 
 @app.command()
+def export(
+    output: Annotated[str, typer.Argument(metavar="OUT", help="The folder to write, new or empty.")],
+    model: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder or Hub id of a model. Default: the one in the package.")
+    ] = None,
+    to: Annotated[str, typer.Option(metavar="FORMAT", help="onnx, or hub: weights with the code they need.")] = "onnx",
+) -> None:
+    """Write a model for places where MM is not installed: ONNX graphs, or a repository with its code."""
+    with _errors_in_words():
+        from mm.cli.export import export
+
+        export(model, output, to=to, say=typer.echo)
+
+
+@app.command()
 def env() -> None:
     """Show the versions and the hardware that MM runs on (for a report of a fault)."""
     from mm.cli.env import environment

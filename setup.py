@@ -20,6 +20,7 @@ TRAIN = ["accelerate>=1.10"]
 FAST = ["torchvision>=0.28"]
 DATA = ["resvg-py>=0.5"]
 EVAL = ["sacrebleu>=2.5"]
+ONNX = ["onnx>=1.23", "onnxscript>=0.7.2", "onnxruntime>=1.32"]
 VIDEO = ["av>=15"]
 AUDIO = ["soundfile>=0.13", "soxr>=0.5"]
 # CUDA builds of torch bring the Triton they were built with; this is for reading, testing and tuning the kernels.
@@ -54,6 +55,8 @@ setup(
         "video": VIDEO,
         "audio": AUDIO,
         "triton": TRITON,
+        "onnx": ONNX,
+        "quant": ["torchao>=0.18"],
         "dev": [
             *TRAIN,
             *EVAL,
@@ -61,7 +64,7 @@ setup(
             *VIDEO,
             *AUDIO,
             *TRITON,
-            "hypothesis",
+            *ONNX,
             "pytest",
             "pytest-xdist",
             "hypothesis",

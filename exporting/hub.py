@@ -11,6 +11,7 @@ import hashlib
 import json
 from functools import cache
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -60,21 +61,26 @@ def export_for_hub(model: MMPreTrainedModel, processor: ProcessorMixin | None, d
         processor.save_pretrained(directory)
         classes["AutoProcessor"] = type(processor)
         classes |= _processor_auto_maps(directory / "processor_config.json", processor)
-    return _write_code(directory, set(classes.values()))
+    found = [list(cls.values()) if isinstance(cls, dict) else [cls] for cls in classes.values()]
+    return _write_code(directory, set(chain(*found)))
 
 
-def auto_classes(model: MMPreTrainedModel) -> dict[str, type]:
+# A class, or one for each backend.
+AutoMap = dict[str, type | dict[str, type]]
+
+
+def auto_classes(model: MMPreTrainedModel) -> AutoMap:
     """{Auto class: class of ours} for all that is registered for the model's configuration."""
     config_class = type(model.config)
-    found: dict[str, type] = {"AutoConfig": config_class}
+    found: AutoMap = {"AutoConfig": config_class}
     for name, auto in vars(modeling_auto).items():
         if isinstance(auto, type) and issubclass(auto, _BaseAutoModelClass):
             registered = getattr(auto._model_mapping, "_extra_content", {})
             found |= {name: registered[config_class]} if config_class in registered else {}
     if config_class in PROCESSOR_MAPPING._extra_content:
         found["AutoProcessor"] = PROCESSOR_MAPPING._extra_content[config_class]
-    by_backend = IMAGE_PROCESSOR_MAPPING._extra_content.get(config_class) or {}
-    found |= {"AutoImageProcessor": by_backend["pil"]} if "pil" in by_backend else {}
+    if config_class in IMAGE_PROCESSOR_MAPPING._extra_content:
+        found["AutoImageProcessor"] = IMAGE_PROCESSOR_MAPPING._extra_content[config_class]
     return found
 
 
@@ -82,26 +88,29 @@ def _is_ours(cls: type) -> bool:
     return cls.__module__.split(".")[0] == _PACKAGE
 
 
-def _reference(cls: type) -> str:
+def _reference(cls: type | dict[str, type]) -> str | dict[str, str]:
+    if isinstance(cls, dict):
+        return {backend: f"{FRONT}.{one.__name__}" for backend, one in cls.items()}
     return f"{FRONT}.{cls.__name__}"
 
 
-def _add_auto_map(file: Path, classes: dict[str, type]) -> None:
+def _add_auto_map(file: Path, classes: AutoMap) -> None:
     saved = json.loads(file.read_text(encoding="utf-8"))
     saved["auto_map"] = {name: _reference(cls) for name, cls in classes.items()}
     file.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _processor_auto_maps(file: Path, processor: ProcessorMixin) -> dict[str, type]:
+def _processor_auto_maps(file: Path, processor: ProcessorMixin) -> AutoMap:
     """Names the classes of a processor and of its parts in its file; returns those of the parts that are ours."""
     saved: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     saved["auto_map"] = {"AutoProcessor": _reference(type(processor))}
-    ours = {}
+    ours: AutoMap = {}
     for part, auto in _PARTS.items():
         cls = type(getattr(processor, part, None))
         if isinstance(saved.get(part), dict) and _is_ours(cls):
-            saved[part]["auto_map"] = {auto: _reference(cls)}
-            ours[auto] = cls
+            twins = [held for held in IMAGE_PROCESSOR_MAPPING._extra_content.values() if cls in held.values()]
+            ours[auto] = twins[0] if twins else cls
+            saved[part]["auto_map"] = {auto: _reference(ours[auto])}
     file.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return ours
 

@@ -167,6 +167,10 @@ class MMAttention(nn.Module):
         key = self.k_norm(self._split(self.k_proj(source)))
         return key if rotary is None else rotate(key, rotary), self._split(self.v_proj(source))
 
+    def project_context(self, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (B, Hkv, S, D) of a context (B, S, memory_size), as a cache holds them."""
+        return self._key_value(self.memory_norm(memory))
+
     def _context_states(self, hidden_states: torch.Tensor, memory: torch.Tensor | None, cache: MMCache | None):
         def project():
             source = self.memory_norm(memory)

@@ -85,7 +85,9 @@ class MMConv2d(nn.Conv2d):
         # One zero more after than before: pad alike on both sides, and let a leading zero in the kernel skip the
         # surplus. The same sums as padding the pixels (which would copy them), and a quarter faster on a CPU.
         (top, bottom), (left, right) = (same_padding(n, self.kernel_size[0], self.stride[0]) for n in x.shape[2:])
-        weight = F.pad(weight, (right - left, 0, bottom - top, 0))
+        # Not F.pad: ONNX Runtime takes a padded kernel for a padded picture and fails.
+        weight = torch.cat([weight.new_zeros(*weight.shape[:3], right - left), weight], dim=3)
+        weight = torch.cat([weight.new_zeros(*weight.shape[:2], bottom - top, weight.shape[3]), weight], dim=2)
         return F.conv2d(x, weight, bias, self.stride, (bottom, right), groups=self.groups)
 
 

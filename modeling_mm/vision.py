@@ -106,7 +106,7 @@ class MMVisionModel(MMPreTrainedModel):
         """bool (n, rows, columns) of patches -> bool (n, S) of tokens; CLS and registers are always real."""
         patches = pixel_attention_mask.bool().flatten(1)
         lead = self.config.use_cls_token + self.config.num_register_tokens
-        return torch.cat([patches.new_ones(len(patches), lead), patches], dim=1)
+        return torch.cat([patches.new_ones(patches.shape[0], lead), patches], dim=1)
 
     def _embed(self, pixel_values: torch.Tensor, mask: torch.Tensor | None, replaced: torch.Tensor | None):
         """(n, C, height, width) -> (n, S, D)."""
@@ -116,14 +116,14 @@ class MMVisionModel(MMPreTrainedModel):
         if replaced is not None:
             tokens = self._with_mask_token(tokens, replaced)
         if self.cls_token is not None:
-            tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         if mask is not None:
-            check_patch_mask(mask, (len(tokens), *grid))
+            check_patch_mask(mask, (tokens.shape[0], *grid))
         if self.embed_positions is not None:
             tokens = tokens + (self._positions(grid) if mask is None else self._positions_of_each(mask))
         if self.register_tokens is not None:
             lead = self.config.use_cls_token
-            registers = self.register_tokens.expand(len(tokens), -1, -1)
+            registers = self.register_tokens.expand(tokens.shape[0], -1, -1)
             tokens = torch.cat([tokens[:, :lead], registers, tokens[:, lead:]], dim=1)
         return self.dropout(self.embed_norm(tokens))
 
