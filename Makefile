@@ -92,8 +92,9 @@ $(NEWEST)/.installed: setup.py
 test-newest: $(NEWEST)/.installed  ## the image processor on torchvision 0.29.1 beside Pillow's (6 GB of wheels)
 	@OMP_NUM_THREADS=1 $(NEWEST)/bin/pytest -q -m newest tests
 
-fuzz: $(DEV)  ## a million broken pictures, in a process of their own (an hour)
-	@OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run_images.py --cases 1000000
+fuzz: $(DEV)  ## a million broken pictures, sounds and films each, in processes of their own (hours)
+	@for kind in image audio video; do \
+	    OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run_images.py --kind $$kind --cases 1000000; done
 
 lint: $(DEV)  ## ruff and basedpyright, both without a finding
 	@mkdir -p build/typing && ln -sfn ../.. build/typing/mm

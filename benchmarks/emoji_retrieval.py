@@ -207,7 +207,9 @@ def table(line: dict[str, Any]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features", type=Path, default=Path("runs/emoji_features"), help="where the features are kept")
+    parser.add_argument(
+        "--features", type=Path, default=Path("runs/emoji_features"), help="where the features are kept"
+    )
     parser.add_argument("--folder", type=Path, default=Path("runs/emoji_retrieval"), help="where training is saved")
     parser.add_argument("--log", type=Path, default=Path("benchmarks/logs/emoji_retrieval.json"))
     parser.add_argument("--table", action="store_true", help="train nothing")

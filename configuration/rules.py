@@ -239,6 +239,8 @@ def _reader_faults(config: Any) -> Iterator[str]:
     """What a fusion asks of the text stack that media are joined with."""
     reader, fusion = config.reader, f"fusion_type={config.fusion_type!r}"
     setting = "text_config" if reader is config.text_config else "text_encoder_config"
+    if config.share_text_encoder and reader.unimodal_layers is not None:
+        yield "share_text_encoder=True reads both ways, and text_config.unimodal_layers so far alone; keep one of them"
     if config.fusion_type == "merged" and reader.segment_length is not None:
         yield (
             f"{fusion} puts media and text into one sequence, which {setting}.segment_length={reader.segment_length} "

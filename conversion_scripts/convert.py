@@ -33,12 +33,32 @@ from ..modeling_mm.model import MMModel
 from ..modeling_mm.pretraining import MMForPreTraining
 from ..modeling_mm.retrieval import MMForImageTextRetrieval
 from ..processing.mm import MMProcessor
-from . import blip, blip_original, clip, git, siglip, vision_encoder_decoder, vision_text_dual_encoder, visual_bert
+from . import (
+    blip,
+    blip_original,
+    clip,
+    coca,
+    git,
+    siglip,
+    vision_encoder_decoder,
+    vision_text_dual_encoder,
+    visual_bert,
+)
 from .family import Family, Layout, Plan, check_returns
 from .processor import convert_processor, restore_processor
 from .verify import verify
 
-_MODULES = (blip, vision_encoder_decoder, git, visual_bert, clip, siglip, vision_text_dual_encoder, blip_original)
+_MODULES = (
+    blip,
+    vision_encoder_decoder,
+    git,
+    visual_bert,
+    clip,
+    siglip,
+    vision_text_dual_encoder,
+    blip_original,
+    coca,
+)
 FAMILIES = {module.FAMILY.name: module.FAMILY for module in _MODULES}
 LARGE_NUMBERS = 10**8  # from here on there is a progress bar
 SHARD_SIZE = "50GB"  # as Transformers saves
@@ -89,7 +109,8 @@ def convert(source: str | Path) -> Conversion:
     _set_generation(model, plan, read_json(checkpoint.directory, "generation_config.json") or {})
     text = plan.config.text_config
     eos = text.eos_token_id[0] if isinstance(text.eos_token_id, list) else text.eos_token_id
-    processor, notes = convert_processor(checkpoint.directory, plan.tokens, (text.bos_token_id, eos), **plan.processor)
+    ends = (text.bos_token_id, eos)
+    processor, notes = convert_processor(checkpoint.directory, plan.tokens, ends, plan.pictures, **plan.processor)
     report = _report(checkpoint, family, plan, converted) + [f"note: {note}" for note in (*plan.notes, *notes)]
     return Conversion(model, processor, report, converted.unread)
 
@@ -195,12 +216,15 @@ def convert_back(source: str | Path, to: str, out: str | Path) -> list[str]:
     unread = {} if unread_file is None else Checkpoint(unread_file)
     tensors, layout = restored(model_class, config, checkpoint, family, unread)
     Path(out).mkdir(parents=True, exist_ok=True)
-    settings = {**layout.config.to_dict(), "architectures": [layout.architecture]}
-    settings["dtype"] = str(checkpoint.dtype()).removeprefix("torch.")
-    (Path(out) / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    save_torch_state_dict(tensors, out, max_shard_size=SHARD_SIZE)
+    config_file, weights = layout.files
+    save_torch_state_dict(tensors, out, filename_pattern=weights + "{suffix}.safetensors", max_shard_size=SHARD_SIZE)
     with _quiet():
-        parts = restore_processor(_own_processor(checkpoint), layout, Path(out))
+        processor = _own_processor(checkpoint)
+        parts = restore_processor(processor, layout, Path(out))
+    settings = layout.settings() | dict({} if layout.beside is None else layout.beside(processor))
+    if config_file == "config.json":
+        settings["dtype"] = str(checkpoint.dtype()).removeprefix("torch.")
+    (Path(out) / config_file).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return [f"wrote {layout.architecture}: {len(tensors)} tensors", *(f"wrote {part}" for part in parts)]
 
 
@@ -211,8 +235,7 @@ def restored(
     assert family.layout is not None
     model = skeleton(model_class, config)
     layout = family.layout(model)
-    settings = {**layout.config.to_dict(), "architectures": [layout.architecture]}
-    plan = family.plan(_Names(settings, layout.names))  # pyright: ignore[reportArgumentType]: names are all it reads
+    plan = family.plan(_Names(layout.settings(), layout.names))  # pyright: ignore[reportArgumentType]: names are all it reads
     if plan.model_class is not model_class:
         raise ValueError(f"{layout.architecture} is a {plan.model_class.__name__}, this is a {model_class.__name__}")
     check_returns(config, plan.config, layout.architecture)

@@ -23,6 +23,7 @@ class Plan:
 
     model_class: of MM. table: names on disk -> names in the model. generation: settings of generate(). tokens: special
     tokens by id, which the tokenizer must know (added where it does not). processor: settings of MMProcessor.
+    pictures: options of the image processor, where no file of the source gives them.
     """
 
     model_class: type
@@ -31,6 +32,7 @@ class Plan:
     generation: Mapping[str, Any] = field(default_factory=dict)
     tokens: Mapping[str, int] = field(default_factory=dict)
     processor: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -39,6 +41,7 @@ class Layout:
     """How an MM model is written back: the source's config, its class's name, and the same table.
 
     names: of tensors that decide the layout (a prefix, a pooler), as `Plan` reads them from a file.
+    files: of the config, and of the weights without its ending. beside: processor -> settings of that config.
     """
 
     config: Any
@@ -46,6 +49,13 @@ class Layout:
     names: tuple[str, ...]
     image_processor: str
     processor: str | None = None
+    files: tuple[str, str] = ("config.json", "model")
+    beside: Callable[[Any], Mapping[str, Any]] | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The config; Transformers' names the class too."""
+        named = {"architectures": [self.architecture]} if self.files[0] == "config.json" else {}
+        return {**self.config.to_dict(), **named}
 
 
 @dataclass(frozen=True)

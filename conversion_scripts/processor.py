@@ -22,17 +22,24 @@ IMAGE_OPTIONS = (
 
 
 def convert_processor(
-    directory: Path | None, tokens: Mapping[str, int], ends: tuple[int | None, int | None], **settings: Any
+    directory: Path | None,
+    tokens: Mapping[str, int],
+    ends: tuple[int | None, int | None],
+    pictures: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> tuple[MMProcessor | None, list[str]]:
     """The source's processor as an MMProcessor, None where it has neither part, and what is to be said of it.
 
     Args:
         tokens: special tokens that the model knows by these ids, added where the tokenizer lacks them.
         ends: the ids that open and close a row of text.
+        pictures: options of the image processor, where the directory has no file of them.
     """
     parts, notes = {}, []
     if directory is not None and any((directory / name).is_file() for name in _IMAGE_FILES):
         parts["image_processor"] = convert_image_processor(AutoImageProcessor.from_pretrained(directory))
+    elif pictures is not None:
+        parts["image_processor"] = MMImageProcessorPil(**pictures)
     if directory is not None and any((directory / name).is_file() for name in _TOKENIZER_FILES):
         parts["tokenizer"] = AutoTokenizer.from_pretrained(directory)
         notes += fit_tokenizer(parts["tokenizer"], tokens, ends)

@@ -16,7 +16,7 @@ from ..modeling_mm.checkpoint import Checkpoint, read_json
 from ..modeling_mm.config_mapping import TowerPlan, source_config
 from ..modeling_mm.generation import MMForConditionalGeneration
 from ..modeling_mm.key_mapping import KeyTable
-from ..modeling_mm.text_towers import BERT_FIELDS, GPT2_FIELDS, TEXT_PLANS, TROCR_FIELDS
+from ..modeling_mm.text_towers import BERT_FIELDS, GPT2_FIELDS, TEXT_PLANS, TROCR_FIELDS, bert_settings
 from ..modeling_mm.vision_towers import VISION_PLANS, VIT_FIELDS
 from .family import Family, Layout, Plan
 
@@ -113,7 +113,10 @@ def _decoder(config: MMConfig) -> tuple[str, dict[str, Any], list[str]]:
     text: MMTextConfig = config.text_config
     tied = {"tie_word_embeddings": config.tie_word_embeddings}
     if config.lm_head_transform:
-        return "bert", BERT_FIELDS.restore(text) | tied, ["decoder.bert.embeddings.word_embeddings.weight"]
+        # An untied head is BERT's.
+        settings = bert_settings(text) if config.tie_word_embeddings else BERT_FIELDS.restore(text)
+        kind = settings.pop("model_type", "bert")
+        return kind, settings | tied, [f"decoder.{kind}.embeddings.word_embeddings.weight"]
     if text.norm_position == "pre":
         inner = {"n_inner": text.intermediate_size, "embd_pdrop": text.hidden_dropout}
         return "gpt2", GPT2_FIELDS.restore(text) | inner | tied, ["decoder.transformer.wte.weight"]

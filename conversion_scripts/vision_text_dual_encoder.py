@@ -13,7 +13,7 @@ from ..modeling_mm.checkpoint import Checkpoint
 from ..modeling_mm.config_mapping import TowerPlan, source_config
 from ..modeling_mm.key_mapping import KeyTable, raise_faults
 from ..modeling_mm.retrieval import MMForImageTextRetrieval
-from ..modeling_mm.text_towers import BERT_FIELDS, TEXT_PLANS
+from ..modeling_mm.text_towers import TEXT_PLANS, bert_settings
 from ..modeling_mm.vision_towers import CLIP_FIELDS, OTHER_TOWER, SIGLIP_FIELDS, VISION_PLANS, VIT_FIELDS
 from .clip import COMPARED, HEADS, TEXT_FIELDS, text_plan
 from .family import Family, Layout, Plan
@@ -24,7 +24,6 @@ _VISION = {
     "siglip_vision_model": "SiglipImageProcessor",
 }  # fmt: skip
 _TEXT = {"bert": TEXT_PLANS["bert"], "roberta": TEXT_PLANS["roberta"], "clip_text_model": text_plan}
-_ROBERTA_PAD = 1  # its positions start behind that id
 
 
 def recognises(config: Mapping[str, Any], names: Iterable[str]) -> bool:
@@ -100,12 +99,7 @@ def _text(text: Any) -> tuple[dict[str, Any], list[str]]:
     """The kind of text, its config and the names that tell: by its norms and the id of its padding."""
     if text.norm_position == "pre":
         return TEXT_FIELDS.restore(text) | {"model_type": "clip_text_model"}, ["embeddings.token_embedding.weight"]
-    names = ["embeddings.word_embeddings.weight", "pooler.dense.weight"]
-    settings = BERT_FIELDS.restore(text) | {"model_type": "bert"}
-    if text.pad_token_id == _ROBERTA_PAD:
-        longest = text.max_position_embeddings + _ROBERTA_PAD + 1
-        settings |= {"model_type": "roberta", "max_position_embeddings": longest}
-    return settings, names
+    return bert_settings(text), ["embeddings.word_embeddings.weight", "pooler.dense.weight"]
 
 
 FAMILY = Family("vision-text-dual-encoder", recognises, plan, layout)

@@ -10,13 +10,16 @@ import torch
 from safetensors import safe_open
 from transformers.utils.hub import cached_file, cached_files
 
-# In the order in which Transformers looks for them.
+# In the order in which Transformers looks for them, then open_clip's.
+CONFIG_FILES = ("config.json", "open_clip_config.json")
 WEIGHT_FILES = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+    "open_clip_model.safetensors", "open_clip_model.safetensors.index.json", "open_clip_pytorch_model.bin",
 )  # fmt: skip
 PICKLES = (".bin", ".pth", ".pt")
 _SMALL_FILES = [
-    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json",
+    "config.json", "open_clip_config.json",
+    "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
     "tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "chat_template.jinja",
 ]  # fmt: skip
@@ -32,7 +35,7 @@ class _Whole(dict[str, torch.Tensor]):
 class Checkpoint(Mapping[str, torch.Tensor]):
     """The tensors of a checkpoint by name, each a part of its file in memory: whoever keeps one copies it.
 
-    `config` is its config.json, or {}.
+    `config` is its config.json or open_clip_config.json, else {}.
 
     Args:
         source: a directory, a Hub id, or one file of weights.
@@ -50,7 +53,8 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         else:
             self.directory = path if path.is_dir() else _fetched(str(source))
             files = list(_weight_files(self.directory))
-        self.config: dict[str, Any] = read_json(self.directory, "config.json") or {}
+        configs = (read_json(self.directory, name) for name in CONFIG_FILES)
+        self.config: dict[str, Any] = next((config for config in configs if config), {})
         self._homes: dict[str, Path] = {}
         self._file, self._opened, self._read = Path(), None, 0
         for file in files:

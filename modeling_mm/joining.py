@@ -133,6 +133,8 @@ class MMJoiningModel(MMMediaModel):
         """A text by that stack, past every fusion; `states` says which states are wanted, as in forward."""
         stack = self._encoder()
         check_text(stack.config, inputs_embeds=None, read_values=self.config.check_inputs, **text)
+        if stack.unimodal is not None:
+            return stack.read_alone(**text, **(states or {}))
         return stack(**self._both_ways(text), return_dict=True, **(states or {}))
 
     def write(self, media: MMContextOutput | None, rows: MMRows | None, **text) -> MMModelOutput:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers.utils.generic import ModelOutput
 
 from ..configuration.conv import MMConvConfig
 from ..configuration.mm import MMConfig
@@ -30,6 +31,7 @@ from .neighbours import neighbour_sigmoid_loss
 from .outputs import MMContextOutput
 from .pairs import Pairs, row_ids
 from .rows import MMRows
+from .towers import STATES
 
 _ONE_TEXT = "a text is compared with media, not with media joined with another text; pass one text, as input_ids"
 _OTHER_CLASSES = {
@@ -193,16 +195,25 @@ class MMMatchingModel(MMPreTrainedModel):
             masks["position_ids"] = positions.expand(len(input_ids), -1)
         return {"input_ids": input_ids, **masks}
 
-    @staticmethod
-    def _check_arguments(kwargs: dict[str, Any], accepted: Iterable[str]) -> None:
-        """Refuses what other classes take and this one cannot, with the reason, and whatever nothing knows."""
+    def _asked_states(self, kwargs: dict[str, Any], accepted: Iterable[str]) -> dict[str, Any]:
+        """Which states are asked for: of the text read alone, as the text runs several times.
+
+        Refuses what other classes take and this one cannot, with the reason, and whatever nothing knows.
+        """
         for name in kwargs:
             if name in _OTHER_CLASSES:
                 raise TypeError(f"forward() of this class has no argument {name!r}: {_OTHER_CLASSES[name]}")
         reject_unknown(kwargs, accepted)
-        asked = [name for name in ("output_attentions", "output_hidden_states") if kwargs.get(name)]
-        if asked:  # several runs of the text stand behind one output, so there is no one tuple of states
-            raise ValueError(f"{', '.join(asked)}: this head runs its text several times; ask MMModel for states")
+        states = {name: kwargs[name] for name in STATES if name in kwargs}
+        if self.itc_head is None and any(states.values()):
+            raise ValueError(f"{', '.join(states)}: without 'itc' no text is read alone; ask MMModel for its states")
+        return states
+
+    def _read_alone(self, output: ModelOutput, text: Text, states: dict[str, Any]) -> torch.Tensor:
+        """Embeddings of the texts (R, P); their states, where asked for, go into the output."""
+        read = self.model.read_alone(states, **text)
+        output["hidden_states"], output["attentions"] = read.hidden_states, read.attentions
+        return normalised(self.itc_head.text(read.pooler_output))
 
     # ---- what belongs together --------------------------------------------------------------------------------------
 
@@ -331,6 +342,7 @@ class MMMatchingModel(MMPreTrainedModel):
         if losses <= {"mim"}:
             unread.append(getattr(model, reader))
         if not joins:
+            unread += getattr(model, reader).multimodal_only()
             unread += [model.vision_projector, model.audio_projector, model.fusion, model.modality_embedding]
             unread += [model.image_slots, model.frame_slots, model.clip_slots]
             for tower in TOWER_KINDS:

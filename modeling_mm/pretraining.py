@@ -118,7 +118,7 @@ class MMForPreTraining(MMMatchingModel):
             return_loss: None: in training. False gives logits and embeddings alone.
             return_logits: False, with a loss: "lm" and "mlm" are made without their (R, T, V) logits, which are None.
         """
-        self._check_arguments(kwargs, _FORWARD)
+        asked = self._asked_states(kwargs, _FORWARD)
         media = {
             "pixel_values": pixel_values,
             "pixel_attention_mask": pixel_attention_mask,
@@ -138,7 +138,7 @@ class MMForPreTraining(MMMatchingModel):
         if not (wants_loss or return_logits):
             raise ValueError("return_logits=False leaves the losses alone; ask for them with return_loss=True")
         output = MMPreTrainingOutput()
-        self._compare(output, context, text, context_index, matches, wants_loss)
+        self._compare(output, context, text, asked, context_index, matches, wants_loss)
         rows = None
         if text is not None and context is not None:
             rows = MMRows(len(text["input_ids"]), len(context.last_hidden_state), context_index)
@@ -212,13 +212,15 @@ class MMForPreTraining(MMMatchingModel):
 
     # ---- losses -----------------------------------------------------------------------------------------------------
 
-    def _compare(self, output, context, text: Text | None, context_index, matches, wants_loss: bool) -> None:
+    def _compare(
+        self, output, context, text: Text | None, asked: dict, context_index, matches, wants_loss: bool
+    ) -> None:
         """Embeddings, "itc" and "itm"."""
         embeds = None
         if self.itc_head is not None and context is not None:
             output["image_embeds"] = normalised(self.itc_head.of_context(context))
         if self.itc_head is not None and text is not None:
-            output["text_embeds"] = normalised(self.itc_head.text(self.model.read_alone(**text).pooler_output))
+            output["text_embeds"] = self._read_alone(output, text, asked)
         if matches is not None and (self.itm_head is None or not wants_loss):
             raise ValueError("matches are targets of 'itm'; name it in pretraining_losses, and ask for a loss")
         if not wants_loss or context is None or text is None or not {"itc", "itm"} & set(self.losses):

@@ -89,7 +89,7 @@ class MMForImageTextRetrieval(MMMatchingModel):
                 and a text with 0 takes no part in the contrastive one. None: all match, and negatives are mined.
             return_loss: None: in training. True needs media and text.
         """
-        self._check_arguments(kwargs, _FORWARD)
+        states = self._asked_states(kwargs, _FORWARD)
         images = self._images(
             encoder_outputs,
             interpolate_pos_encoding,
@@ -110,7 +110,7 @@ class MMForImageTextRetrieval(MMMatchingModel):
         if images is not None:
             output["image_embeds"] = images.embeds
         if text is not None:
-            output["text_embeds"] = self._in_chunks(self._text_embeds, **text)
+            output["text_embeds"] = self._text_embeds(output, text, states)
         if images is not None and text is not None:
             output["logits_per_image"] = self.itc_head.logits(output.image_embeds, output.text_embeds)
             output["logits_per_text"] = output.logits_per_image.T
@@ -139,9 +139,13 @@ class MMForImageTextRetrieval(MMMatchingModel):
         context = self._context(None, interpolate, **media)
         return normalised(self.itc_head.of_context(context)), media_there(context)
 
-    def _text_embeds(self, **text) -> torch.Tensor:
+    def _text_embeds(self, output: MMRetrievalOutput, text: Text, states: dict[str, Any]) -> torch.Tensor:
         """(R, P)."""
-        return normalised(self.itc_head.text(self.model.read_alone(**text).pooler_output))
+        if self.config.contrastive_chunk_size is None:
+            return self._read_alone(output, text, states)
+        if any(states.values()):
+            raise ValueError(f"{', '.join(states)}: contrastive_chunk_size keeps no states; set it to None")
+        return self._in_chunks(lambda **part: self._read_alone(MMRetrievalOutput(), part, {}), **text)
 
     def _in_chunks(self, encode: Callable[..., Any], **inputs) -> Any:
         size = self.config.contrastive_chunk_size

@@ -30,6 +30,7 @@ from .reading import MMReading, as_keys, as_mask, columns_of, context_size
 from .rope import MMRotaryEmbedding
 from .rows import MMRows
 from .segments import MMSegments
+from .unimodal import MMUnimodal
 
 _FORWARD = (
     "input_ids", "attention_mask", "position_ids", "inputs_embeds", "token_type_ids", "past_key_values", "use_cache",
@@ -63,6 +64,7 @@ class MMTextModel(MMPreTrainedModel):
         self.cross_head_dim = config.cross_stack().head_dim
         self.norm = build_norm("none" if config.final_norm == "none" else config.norm_type, width, eps)
         self.pooler = MMPooler(config, config.eos_token_id)
+        self.unimodal = None if config.unimodal_layers is None else MMUnimodal(config)
         self.post_init()
 
     def _build_layers(self) -> list[MMLayer]:
@@ -82,7 +84,37 @@ class MMTextModel(MMPreTrainedModel):
         self._tp_plan = {pattern: kind for pattern, kind in self._tp_plan.items() if pattern in there}
 
     def pooled_only(self) -> list[nn.Module]:
-        return [self.pooler, self.norm] if self.config.final_norm == "pooled" else [self.pooler]
+        pooled: list[nn.Module] = [self.pooler, self.norm] if self.config.final_norm == "pooled" else [self.pooler]
+        return pooled if self.unimodal is None else [*pooled, self.unimodal]
+
+    def multimodal_only(self) -> list[nn.Module]:
+        """The parts that a text alone does not pass, where `read_alone` reads it."""
+        return [] if self.unimodal is None else [*self.layers[self.config.unimodal_layers :], self.norm]
+
+    @capture_outputs
+    def read_alone(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        **kwargs,
+    ) -> MMModelOutput:
+        """A text (R, T) by the first `unimodal_layers` alone: its states (R, T, D), and the token behind it (R, D)."""
+        length = input_ids.shape[1]
+        if position_ids is None:
+            position_ids = self._default_positions(attention_mask, 0, length, input_ids.device)
+        text = self.unimodal.close(input_ids, attention_mask, position_ids)
+        if token_type_ids is not None:
+            token_type_ids = nn.functional.pad(token_type_ids, (0, 1))
+        hidden_states = self._embed(self.embed_tokens(text.input_ids), text.position_ids, token_type_ids, False)
+        hidden_states = self.unimodal.append(hidden_states)
+        mask = self._self_mask(None, None, hidden_states, text.attention_mask)
+        for layer in self.layers[: self.config.unimodal_layers]:
+            hidden_states = layer(hidden_states, attention_mask=mask, is_causal=True, **kwargs)
+        return MMModelOutput(
+            last_hidden_state=hidden_states[:, :length], pooler_output=self.unimodal.norm(hidden_states[:, -1])
+        )
 
     @weights_by_eager
     @merge_with_config_defaults

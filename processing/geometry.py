@@ -19,6 +19,9 @@ RESIZE_MODES = ("squash", "crop", "pad", "native")
 # A thin strip padded to a square has the square of its length in pixels: longer contents are shrunk to this first.
 LARGEST_SQUARE = 4096
 
+# Pixels between the two passes of a resize from which on the channels go one by one, to save memory.
+LARGEST_BETWEEN = 2**23
+
 Box = tuple[int, int, int, int]
 Rgb = tuple[int, int, int]
 
@@ -57,16 +60,27 @@ def _content_box(image: Image.Image, colour: Rgb, threshold: int) -> Box | None:
 
 
 def resized(image: Image.Image, size: tuple[int, int], resample: int, box: Box | None = None) -> Image.Image:
-    """`image.crop(box).resize(size)`, bit for bit, without the memory of that crop.
+    """`image.crop(box).resize(size)`, bit for bit, without the memory of that crop, or of much between the two passes.
 
-    Pillow resizes rows first and columns of the result second, so the rows may come in strips.
+    Pillow resizes rows first and columns of the result second, each channel for itself: so the rows may come in
+    strips, and the channels one by one.
     """
-    if box is None or box == (0, 0, *image.size):
-        return image.resize(size, resample)
+    whole = (0, 0, *image.size)
+    box = box or whole
+    if size[0] * (box[3] - box[1]) > LARGEST_BETWEEN:
+        bands = [_resized_by_strips(image, size, resample, box, channel) for channel in image.getbands()]
+        return Image.merge(image.mode, bands)
+    return image.resize(size, resample) if box == whole else _resized_by_strips(image, size, resample, box)
+
+
+def _resized_by_strips(
+    image: Image.Image, size: tuple[int, int], resample: int, box: Box, channel: str | None = None
+) -> Image.Image:
     left, top, right, bottom = box
-    narrow = Image.new(image.mode, (size[0], bottom - top))
+    narrow = Image.new(image.mode if channel is None else "L", (size[0], bottom - top))
     for first, last in strips(right - left, bottom - top):
         strip = image.crop((left, top + first, right, top + last))
+        strip = strip if channel is None else strip.getchannel(channel)
         narrow.paste(strip.resize((size[0], last - first), resample), (0, first))
     return narrow.resize(size, resample)
 

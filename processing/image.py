@@ -52,6 +52,7 @@ class PictureOptions(BaseImageProcessor):
     resize_mode = "squash"
     patch_size = 16
     max_patches = 256
+    augmentation = None
 
     def __init__(self, **kwargs: Any):
         check_types({name: value for name, value in kwargs.items() if name not in SAVED_BESIDE_OPTIONS})
@@ -77,6 +78,10 @@ class PictureOptions(BaseImageProcessor):
         check_types(options)
         limits = {"max_pixels": max_pixels, "max_bytes": max_bytes, "allow_urls": allow_urls, "budget": budget}
         return self.process_image(source, **limits, **self._options(options))
+
+    def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
+        """As `preprocess`."""
+        return self.preprocess(images, *args, **kwargs)
 
     def preprocess(
         self,

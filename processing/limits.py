@@ -5,7 +5,7 @@ The limits are those of a machine, not of a checkpoint: they are arguments of a 
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
@@ -86,8 +86,10 @@ class MediaNotFoundError(MediaDecodeError, FileNotFoundError):
 
 
 @contextmanager
-def decoding(name: str) -> Iterator[dict[str, Any]]:
-    """Turn whatever a decoder raises into one typed error that names the source.
+def decoding(
+    name: str, accepted: Sequence[str] = FORMATS, faults: tuple[type[BaseException], ...] = DECODER_FAULTS
+) -> Iterator[dict[str, Any]]:
+    """Turn whatever a decoder raises into one typed error that names the source, and the formats accepted.
 
     Yields a dict that takes the "format", once that is known.
     """
@@ -98,12 +100,12 @@ def decoding(name: str) -> Iterator[dict[str, Any]]:
         raise type(fault)(
             f"cannot use {name}: {fault}", name=name, format=known["format"], cause=fault.cause
         ) from fault
-    except DECODER_FAULTS as fault:
+    except faults as fault:
         unknown = isinstance(fault, UnidentifiedImageError)  # whose own words are the address of an object
         cause = "its format is not recognised" if unknown else f"{type(fault).__name__}: {fault}"
         shown = f"{name}, a {known['format']} file" if known["format"] else name
         raise MediaDecodeError(
-            f"cannot decode {shown} ({cause}); accepted are whole files of {', '.join(FORMATS)}",
+            f"cannot decode {shown} ({cause}); accepted are whole files of {', '.join(accepted)}",
             name=name,
             format=known["format"],
             cause=cause,

@@ -123,7 +123,7 @@ def load_image(
         return _decode(file, name, colour, **options)
     if isinstance(source, (str, os.PathLike)):
         name = repr(str(os.fspath(source))[:200])
-        _check_path(source, name)
+        check_path(source, name)
         with decoding(name):
             file = open(source, "rb")
         with file:
@@ -184,7 +184,7 @@ def flat_pictures(images: Any) -> list:
     return [images]
 
 
-def _check_path(source: str | os.PathLike, name: str) -> None:
+def check_path(source: str | os.PathLike, name: str, noun: str = "picture") -> None:
     """Raises MediaDecodeError for what is no plain file: opening a pipe or a device may wait, or never end."""
     try:
         kind = os.stat(source).st_mode
@@ -194,9 +194,9 @@ def _check_path(source: str | os.PathLike, name: str) -> None:
         reason = f"no file at the path {name}" if missing else f"cannot open {name} ({type(fault).__name__}: {fault})"
         raise error(reason, name=name, cause=f"{type(fault).__name__}: {fault}") from fault
     if stat.S_ISDIR(kind):
-        raise MediaDecodeError(f"the path {name} is a folder; a picture is one file", name=name)
+        raise MediaDecodeError(f"the path {name} is a folder; a {noun} is one file", name=name)
     if not stat.S_ISREG(kind):
-        raise MediaDecodeError(f"the path {name} is a device, pipe or socket; a picture is a plain file", name=name)
+        raise MediaDecodeError(f"the path {name} is a device, pipe or socket; a {noun} is a plain file", name=name)
 
 
 def _decode(

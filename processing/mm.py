@@ -1,6 +1,8 @@
 """Pictures and texts to model inputs.
 
     images, text, suffix ── paired by sample ─┬─ pictures ── image processor ── pixel_values [, pixel_attention_mask]
+                                              ├─ videos ── frames, image processor ── pixel_values_videos [, mask]
+                                              ├─ sounds ── clips, feature extractor ── input_features [, mask]
                                               ├─ context texts ── tokenizer ── context_input_ids [, media_index]
                                               └─ texts ── tokenizer ── input_ids, attention_mask [, labels]
                                                  rows of one sample (or context text) share it: context_index
@@ -8,30 +10,23 @@
 B samples, Bc context texts, R texts (rows), N pictures per sample, T and Tc tokens.
 """
 
-import logging
 from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 
-from .chats import ChattingProcessor
-from .image import PictureOptions
-from .media import MediaDecodeError, PictureReader, load_image
+from .media import MediaDecodeError
+from .options import flat_options
 from .pairing import Samples, pair_samples
+from .reading import ReadingProcessor
 from .rows import RowOptions, encode_rows
-from .video import check_frame_settings
-
-logger = logging.getLogger(__name__)
-
-# Limits of a call that go to the reader of pictures, and are no options of an image processor.
-LIMITS = ("max_pixels", "max_bytes", "max_batch_pixels")
+from .sampling import check_frame_settings
 
 
-class MMProcessor(ChattingProcessor):
+class MMProcessor(ReadingProcessor):
     """One image processor, one tokenizer and one feature extractor, any of which may be absent.
 
     Args:
@@ -80,6 +75,7 @@ class MMProcessor(ChattingProcessor):
         self.prompt_to = prompt_to
         self._context_bos()
 
+    @flat_options
     def __call__(
         self,
         images: Any = None,
@@ -100,6 +96,11 @@ class MMProcessor(ChattingProcessor):
         sanitize_control_tokens: bool = False,
         on_error: str = "raise",
         allow_urls: bool = False,
+        sampling_rate: int | None = None,
+        num_frames: int | None = None,
+        frame_sampling: str | float | None = None,
+        do_sample_frames: bool = True,
+        max_seconds: float | None = None,
         **image_options: Any,
     ) -> BatchFeature:
         """Model inputs for B samples.
@@ -114,7 +115,8 @@ class MMProcessor(ChattingProcessor):
             context_text: what the text encoder is to read, nested as text may be; samples then come by its count. Each
                 is a context of its own, over the media of its sample. text and suffix are nested like it (a list in
                 the place of one text makes several rows of that context); without them each has one row, of bos.
-            videos, audio: refused in words, this processor has nothing that reads them.
+            videos, audio: nested as images are; a list of PIL images or arrays is one video, not several. What they
+                may be: `mm.processing.video.load_video`, `mm.processing.audio.load_sound`.
             return_tensors: "pt", "np", or None (lists for texts, arrays for pictures).
             padding: True or "longest", "max_length", False. padding_side: None is "right" for rows that are closed or
                 have a suffix and "left" for open prompts; no result depends on it.
@@ -124,31 +126,36 @@ class MMProcessor(ChattingProcessor):
                 of closed texts.
             sanitize_control_tokens: set by `apply_chat_template`: the text comes from a template, and its special
                 tokens count but for those marked as the user's.
-            on_error: for pictures that are missing or broken: "raise", "skip" (their samples are left out, with a
+            on_error: for media that are missing or broken: "raise", "skip" (their samples are left out, with a
                 logged warning) or "placeholder" (their slots are masked, with a logged warning).
-            allow_urls: fetch pictures behind http(s) URLs, from public addresses alone.
+            allow_urls: fetch media behind http(s) URLs, from public addresses alone.
+            sampling_rate: of arrays of sound that come without their own. num_frames, frame_sampling: None takes the
+                processor's. do_sample_frames: False is refused, videos are always sampled. max_seconds: length of
+                videos and sounds allowed.
             image_options: options of the image processor, for this call; with MM's own also max_pixels,
                 max_bytes and max_batch_pixels.
 
         Returns:
             input_ids, attention_mask int64 (R, T); labels int64 (R, T) with a suffix, -100 on prompt and padding;
             pixel_values float32, (B, C, H, W) where each sample has one picture, else (B, N, C, H, W) with
-            pixel_attention_mask bool (B, N), True where there is one; context_index int64 (R,), the sample of each
+            pixel_attention_mask bool (B, N), True where there is one; pixel_values_videos float32 (B, F, C, H, W), or
+            (B, N, F, C, H, W), with video_attention_mask bool (B[, N], F) unless all frames are there; input_features
+            float32 (B, A, ...) of A clips with input_features_mask bool (B, A[, frames]) unless all are there;
+            context_index int64 (R,), the sample of each
             row, unless that is 0..B-1. With context texts context_input_ids, context_attention_mask int64 (Bc, Tc),
             closed and padded at the right; context_index then names the context text, and media_index int64 (Bc,) the
-            sample of each, unless that is 0..B-1. Keys of texts are absent without texts, those of pictures without
-            pictures.
+            sample of each, unless that is 0..B-1. Keys of texts are absent without texts, those of media without them.
 
         Raises:
             ValueError, TypeError: inputs that do not pair, or arguments that are not accepted.
-            MediaDecodeError (a ValueError), FileNotFoundError: pictures, under on_error="raise".
+            MediaDecodeError (a ValueError), FileNotFoundError: media, under on_error="raise".
         """
-        for name, value in {"videos": videos, "audio": audio}.items():
-            if value is not None:
-                raise ValueError(f"{name}: this processor has nothing that reads it; it takes images, text and suffix")
         check_choice("on_error", on_error, ("raise", "skip", "placeholder"))
         check_choice("return_tensors", return_tensors, (None, "pt", "np"))
         self._check_image_options(image_options)
+        check_frame_settings(num_frames or self.num_frames, frame_sampling or self.frame_sampling)
+        if not do_sample_frames:
+            raise ValueError("do_sample_frames=False: videos are always sampled; raise num_frames instead")
         row_options = RowOptions(
             padding=padding,
             padding_side=padding_side,
@@ -167,88 +174,36 @@ class MMProcessor(ChattingProcessor):
             context_options = replace(context_options, add_special_tokens=True, is_chat=False)
         if context_text is not None and text is None:
             row_options = replace(row_options, add_special_tokens=True, is_chat=False, closed=False)
-        samples = pair_samples({"images": images}, text, suffix, context_text)
-        samples = self._read_samples(samples, on_error, image_options, allow_urls)
+        media_options = {
+            "allow_urls": allow_urls, "sampling_rate": sampling_rate, "num_frames": num_frames,
+            "frame_sampling": frame_sampling, "max_seconds": max_seconds, **image_options,
+        }  # fmt: skip
+        samples = pair_samples({"images": images, "videos": videos, "audio": audio}, text, suffix, context_text)
+        samples = self._read_samples(samples, on_error, media_options)
         data = self._rows(samples, row_options) | self._context_rows(samples, context_options)
-        if "images" in samples.media:
-            data |= self.picture_tensors(samples.media["images"], **image_options)
+        for name, media in samples.media.items():
+            data |= self.media_tensors(name, media, **image_options)
         data |= self._indices(samples)
         return BatchFeature({name: _converted(name, values, return_tensors) for name, values in data.items()})
 
-    def read_pictures(
-        self, sources: list[list], on_error: str = "raise", allow_urls: bool = False, **image_options: Any
-    ) -> list[list[Image.Image | None]]:
-        """Pictures nested by sample, read as the image processor reads them: upright RGB.
-
-        One that is missing or broken raises, naming its place images[sample][number]; under another on_error than
-        "raise" it is None, and a warning is logged, with their number after the last. Errors as `load_image` raises.
-        """
-        if self.image_processor is None and any(sources):
-            raise ValueError("images were given, but this processor has no image_processor")
-        known, load = {"input_data_format": image_options.get("input_data_format")}, load_image
-        if isinstance(self.image_processor, PictureOptions):
-            known, load = image_options, self.image_processor.load
-        reader = PictureReader(on_error, **{"allow_urls": allow_urls, **known})
-        pictures = [
-            [reader.read(source, f"images[{sample}][{number}]", load) for number, source in enumerate(sample_sources)]
-            for sample, sample_sources in enumerate(sources)
-        ]
-        if reader.faults:
-            total = sum(map(len, sources))
-            logger.warning("%d of %d images cannot be read (on_error=%r)", len(reader.faults), total, on_error)
-        return pictures
-
-    def picture_tensors(
-        self, pictures: list[list[Image.Image | None]], **image_options: Any
-    ) -> dict[str, torch.Tensor]:
-        """Pictures nested by sample as pixel_values (B, C, H, W), float32, where each sample has just one; else as
-        pixel_values (B, N, C, H, W) and pixel_attention_mask (B, N), bool, False where None stands or none is left.
-        An image processor that masks patches gives pixel_attention_mask (B[, N], rows, columns) instead.
-        """
-        present = [picture for sample in pictures for picture in sample if picture is not None]
-        options = {name: value for name, value in image_options.items() if name not in ("input_data_format", *LIMITS)}
-        made = self.image_processor(present, return_tensors="pt", **options)
-        pixels, patches = made["pixel_values"].float(), made.get("pixel_attention_mask")
-        if pixels.ndim != 4 or len(pixels) != len(present):
-            raise ValueError(
-                f"{type(self.image_processor).__name__} makes pixel_values of shape {tuple(pixels.shape)} from "
-                f"{len(present)} images; MMProcessor works with (images, channels, height, width)"
-            )
-        if all(len(sample) == 1 for sample in pictures) and len(present) == len(pictures):
-            return {"pixel_values": pixels} | ({} if patches is None else {"pixel_attention_mask": patches})
-        slots = max(len(sample) for sample in pictures)
-        mask = [[picture is not None for picture in sample] + [False] * (slots - len(sample)) for sample in pictures]
-        mask = torch.tensor(mask, dtype=torch.bool)
-        slotted = pixels.new_zeros(*mask.shape, *pixels.shape[1:])
-        slotted[mask] = pixels
-        if patches is not None:
-            present_patches = patches.new_zeros(*mask.shape, *patches.shape[1:])
-            present_patches[mask] = patches
-            mask = present_patches
-        return {"pixel_values": slotted, "pixel_attention_mask": mask}
-
-    def _check_image_options(self, options: dict[str, Any]) -> None:
-        known = set() if self.image_processor is None else set(self.image_processor.valid_kwargs.__annotations__)
-        known |= set(LIMITS) if isinstance(self.image_processor, PictureOptions) else set()
-        unknown = sorted(set(options) - known)
-        if unknown:
-            raise TypeError(
-                f"MMProcessor got unknown arguments {unknown}; beside its own it takes the options of its image "
-                f"processor: {sorted(known)}"
-            )
-
-    def _read_samples(
-        self, samples: Samples, on_error: str, image_options: dict[str, Any], allow_urls: bool = False
-    ) -> Samples:
-        """`samples` with their pictures read (None where one is unreadable), less those that on_error skips."""
-        if "images" not in samples.media:
+    def _read_samples(self, samples: Samples, on_error: str, options: dict[str, Any]) -> Samples:
+        """`samples` with their media read (None where one is unreadable), less those that on_error skips."""
+        if not samples.media:
             return samples
-        pictures = self.read_pictures(samples.media["images"], on_error, allow_urls, **image_options)
-        kept = [index for index, read in enumerate(pictures) if on_error != "skip" or None not in read]
-        seen = any(picture is not None for index in kept for picture in pictures[index])
+        read = {name: self.read_media(name, sources, on_error, **options) for name, sources in samples.media.items()}
+        kept = [
+            index
+            for index in range(len(next(iter(read.values()))))
+            if on_error != "skip" or all(medium is not None for media in read.values() for medium in media[index])
+        ]
+        seen = {
+            name: media
+            for name, media in read.items()
+            if any(medium is not None for index in kept for medium in media[index])
+        }
         if not seen and not (kept and samples.prompts):
-            raise MediaDecodeError("none of the images can be read; the log names each")
-        return replace(samples, media={"images": pictures} if seen else {}).keep(kept)
+            raise MediaDecodeError(f"none of the {' and '.join(read)} can be read; the log names each")
+        return replace(samples, media=seen).keep(kept)
 
     def _rows(self, samples: Samples, options: RowOptions) -> dict[str, Any]:
         """input_ids, attention_mask and, with suffixes, labels: lists of R rows."""

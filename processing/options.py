@@ -1,5 +1,7 @@
 """The options of MM's image processors: their names and types, and the rules for their values."""
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.image_utils import ChannelDimension
 from transformers.processing_utils import ImagesKwargs
 
+from .augment import PictureAugmentation
 from .geometry import RESIZE_MODES
 from .modes import rgb_colour
 
@@ -28,6 +31,8 @@ class MMImageProcessorKwargs(ImagesKwargs, total=False):
     resize_mode: "squash" to `size` in any of its forms; "crop" the middle of the aspect of `size`; "pad" with the
         background around the whole picture; "native" aspect, with as many patches as `max_patches` allows.
     patch_size, max_patches: of "native".
+    augmentation: settings of a PictureAugmentation, kept for training: MMDataCollator(augment="saved") applies them,
+        the image processor never does.
     """
 
     background: str | list[int] | tuple[int, ...]
@@ -41,6 +46,7 @@ class MMImageProcessorKwargs(ImagesKwargs, total=False):
     resize_mode: str
     patch_size: int
     max_patches: int
+    augmentation: dict[str, Any] | None
 
 
 def check_types(options: dict[str, Any]) -> None:
@@ -78,9 +84,34 @@ def check_options(options: dict[str, Any]) -> None:
             raise ValueError(f"{name}={options[name]}; accepted are whole numbers from 1")
     if options["resize_mode"] == "native" and options["do_center_crop"]:
         raise ValueError("resize_mode='native' with do_center_crop=True: the crop would cut through patches")
+    if options["augmentation"] is not None:
+        PictureAugmentation(**options["augmentation"])  # raises for what it does not know
     if options["do_convert_rgb"] is False:
         raise ValueError("do_convert_rgb=False: pictures are always read as RGB")
     if options["do_pad"]:
         raise ValueError("do_pad=True: all pictures get one size; set size or do_center_crop")
     if options["data_format"] not in (None, ChannelDimension.FIRST):
         raise ValueError(f"data_format={options['data_format']!r}: pixel_values are always channels first")
+
+
+NESTED = ("text_kwargs", "images_kwargs", "videos_kwargs", "audio_kwargs")
+
+
+def flat_options(call: Callable) -> Callable:
+    """Wraps a processor's call: options may come nested by kind, as Transformers has it, or by themselves; those of
+    common_kwargs stand behind all others.
+
+    Raises: ValueError for an option that is given twice.
+    """
+
+    @wraps(call)
+    def wrapper(self, *args, **kwargs):
+        common = kwargs.pop("common_kwargs", None) or {}
+        for kind in NESTED:
+            for name, value in (kwargs.pop(kind, None) or {}).items():
+                if name in kwargs:
+                    raise ValueError(f"{name} was given twice: by itself or in another dict, and in {kind}")
+                kwargs[name] = value
+        return call(self, *args, **{**common, **kwargs})
+
+    return wrapper

@@ -267,3 +267,17 @@ def test_a_causal_text_is_compared_by_what_stands_at_its_end(retriever, pixels):
     close(model.encode_text(ids)[0], model.encode_text(ids[:1, :4])[0])
     close(model.encode_text(ids)[1], model.encode_text(ids[1:, :3])[0])  # what stands behind eos is unread
     assert model(input_ids=ids, pixel_values=pixels).logits_per_image.shape == (3, 2)
+
+
+@pytest.mark.parametrize("return_loss", [False, True])
+def test_states_are_those_of_the_text_read_alone(retriever, pixels, return_loss):
+    model = retriever()
+    asked = {"output_hidden_states": True, "output_attentions": True}
+    output = model(input_ids=IDS[:3], pixel_values=pixels, return_loss=return_loss, **asked)
+    alone = model.get_text_features(IDS[:3], **asked)
+    for name in ("hidden_states", "attentions"):
+        for found, expected in zip(output[name], alone[name], strict=True):
+            assert torch.equal(found, expected)
+    chunked = retriever(contrastive_chunk_size=2, pretraining_losses={"itc": 1.0})
+    with pytest.raises(ValueError, match="output_hidden_states, output_attentions: contrastive_chunk_size keeps no"):
+        chunked(input_ids=IDS[:3], pixel_values=pixels, **asked)

@@ -81,7 +81,6 @@ def test_as_many_queries_as_index_must_say_which_side_they_are(retriever, pixels
             {"input_ids": IDS, "pixel_values": "pixels", "matches": torch.ones(3).long(), "return_loss": True},
             r"matches must be int64 \(6,\)",
         ),
-        ({"input_ids": IDS, "pixel_values": "pixels", "output_attentions": True}, "runs its text several times"),
     ],
 )
 def test_bad_inputs_are_refused_in_words(retriever, pixels, given, message):

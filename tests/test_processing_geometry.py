@@ -13,6 +13,7 @@ from transformers.image_utils import SizeDict
 from transformers.models.siglip2.image_processing_pil_siglip2 import get_image_size_for_max_num_patches
 
 from mm import MediaDecodeError, MMConfig, MMImageProcessorPil, MMModel, MMProcessor
+from mm.processing import geometry
 from mm.processing.geometry import cut_to_content, fit, native_size, resized
 
 RNG = np.random.default_rng(0)
@@ -106,7 +107,10 @@ def test_resizing_a_box_by_strips_is_crop_and_resize_bit_for_bit(data):
     resample = data.draw(st.sampled_from([Image.Resampling.BICUBIC, Image.Resampling.BILINEAR]))
     image = Image.frombytes("RGB", (width, height), np.random.default_rng(1).bytes(3 * width * height))
     expected = image.crop(box).resize(size, resample)
-    np.testing.assert_array_equal(np.asarray(resized(image, size, resample, box)), np.asarray(expected))
+    for limit in (geometry.LARGEST_BETWEEN, 0):  # 0: the channels one by one
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(geometry, "LARGEST_BETWEEN", limit)
+            np.testing.assert_array_equal(np.asarray(resized(image, size, resample, box)), np.asarray(expected))
 
 
 def test_content_across_strips_is_found_whole():

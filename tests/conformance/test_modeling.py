@@ -6,6 +6,7 @@
 import copy
 import unittest
 
+import pytest
 import torch
 from torch import nn
 from upstream.test_modeling_common import GenerationTesterMixin, ModelTesterMixin, floats_tensor, ids_tensor
@@ -70,6 +71,7 @@ class VisionInputs:
         return self.get_config(), {"pixel_values": pictures(self.batch_size)}
 
 
+@pytest.mark.slow
 class VisionModelTest(Conformance, unittest.TestCase):
     all_model_classes = (MMVisionModel,)
     inputs = VisionInputs
@@ -88,6 +90,7 @@ class ConvInputs(VisionInputs):
         return MMConvConfig(image_size=16, stem=stem, stages=[stage, {**stage, "channels": 12}], head_channels=20)
 
 
+@pytest.mark.slow
 class ConvModelTest(Conformance, unittest.TestCase):
     all_model_classes = (MMConvModel,)
     inputs = ConvInputs
@@ -139,6 +142,7 @@ class Turned(Conformance):
                 model_class(config)
 
 
+@pytest.mark.slow
 class TextDecoderTest(Turned, unittest.TestCase):
     all_model_classes = (MMTextModel,)
     inputs = TextInputs
@@ -148,6 +152,7 @@ class EncoderInputs(TextInputs):
     text_config = {**TEXT, **ROPE, "is_causal": False, "pooler": "cls_tanh"}
 
 
+@pytest.mark.slow
 class TextEncoderTest(Turned, unittest.TestCase):
     all_model_classes = (MMTextModel,)
     inputs = EncoderInputs
@@ -189,6 +194,7 @@ class RopeInputs(Inputs):
     text_config = {**TEXT, **ROPE}
 
 
+@pytest.mark.slow
 class ModelTest(Turned, Composite, unittest.TestCase):
     all_model_classes = (MMModel,)
     inputs = RopeInputs
@@ -198,6 +204,7 @@ class ConditionalGenerationTest(Composite, GenerationTesterMixin, unittest.TestC
     all_model_classes = (MMForConditionalGeneration,)
 
 
+@pytest.mark.slow
 class SequenceClassificationTest(Composite, unittest.TestCase):
     all_model_classes = (MMForSequenceClassification,)
 
@@ -206,11 +213,13 @@ class BidirectionalInputs(Inputs):
     text_config = {**TEXT, "is_causal": False}
 
 
+@pytest.mark.slow
 class MaskedLMTest(Composite, unittest.TestCase):
     all_model_classes = (MMForMaskedLM,)
     inputs = BidirectionalInputs
 
 
+@pytest.mark.slow
 class ImageTextRetrievalTest(Composite, unittest.TestCase):
     all_model_classes = (MMForImageTextRetrieval,)
 
@@ -225,6 +234,7 @@ class PreTrainingInputs(Inputs):
         return MMConfig(vision_config=VISION, text_config=TEXT, pretraining_losses=losses)
 
 
+@pytest.mark.slow
 class PreTrainingTest(Composite, unittest.TestCase):
     all_model_classes = (MMForPreTraining,)
     inputs = PreTrainingInputs

@@ -6,6 +6,7 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import (
     BertConfig,
     CLIPConfig,
@@ -207,6 +208,31 @@ def test_a_scale_beyond_a_hundred_is_not_cut(peer, saved, assert_close):
     theirs.logit_scale.fill_(4.9)
     ours, given = convert(saved(theirs)).model, inputs("clip", theirs.config)
     assert_close(ours(**given).logits_per_text, theirs(**given).logits_per_text)
+
+
+@torch.no_grad()
+def test_clip_s_embeddings_are_equal_bit_by_bit(peer, saved):
+    theirs = peer(CLIPModel, CASES["clip"][2])
+    given = inputs("clip", theirs.config, torch.float32)
+    there, here = theirs(**given), convert(saved(theirs)).model(**given)
+    for output in ("image_embeds", "text_embeds", "logits_per_text"):
+        assert torch.equal(here[output], there[output]), output
+
+
+def test_older_files_hold_buffers_and_longer_names(peer, saved, tensors_of, tmp_path):
+    """Positions were saved, and CLIP's tower stood one level deeper inside a pair."""
+    theirs = peer(VisionTextDualEncoderModel, CASES["clip, roberta"][2])
+    source = saved(theirs)
+    new = convert(source).model.state_dict()
+    old = {
+        key.replace("vision_model.", "vision_model.vision_model."): value for key, value in tensors_of(source).items()
+    }
+    for name in ("vision_model.vision_model", "text_model"):
+        old[f"{name}.embeddings.position_ids"] = torch.arange(4)[None]
+    save_file(old, source / "model.safetensors", metadata={"format": "pt"})
+    done = convert(source)
+    assert all(torch.equal(value, new[key]) for key, value in done.model.state_dict().items())
+    assert "vision_model.vision_model.embeddings.position_ids (a buffer, made anew)" in "\n".join(done.report)
 
 
 @pytest.mark.parametrize(

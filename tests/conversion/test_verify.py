@@ -8,6 +8,7 @@ import io
 import pytest
 import torch
 from transformers import (
+    BertConfig,
     BlipConfig,
     BlipForConditionalGeneration,
     BlipForImageTextRetrieval,
@@ -51,6 +52,9 @@ GIT = GitConfig(**WORDS, eos_token_id=3, vision_config=PICTURE, num_image_with_e
 CLIP = CLIPConfig(vision_config=PICTURE, text_config={**WORDS, "eos_token_id": 3})
 TWO = VisionTextDualEncoderConfig.from_vision_text_configs(CLIP.vision_config, CLIP.text_config)
 SIGLIP = SiglipConfig(vision_config=PICTURE, text_config=WORDS)
+TOWERS = VisionTextDualEncoderConfig.from_vision_text_configs(
+    ViTConfig(**PICTURE), BertConfig(**WORDS, eos_token_id=3), projection_dim=16
+)
 SOURCES = {
     "BLIP captions": ("blip", BlipForConditionalGeneration, BLIP),
     "BLIP answers": ("blip", BlipForQuestionAnswering, BLIP),

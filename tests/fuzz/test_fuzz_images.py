@@ -15,9 +15,9 @@ from mutations import image_seeds, mutated  # noqa: E402  # pyright: ignore[repo
 from mm.processing.media import FORMATS, MediaDecodeError, load_image  # noqa: E402
 
 
-def run(cases: int, seconds: float) -> str:
+def run(cases: int, seconds: float, kind: str = "image") -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(FOLDER / "run_images.py"), "--cases", str(cases)]
+    command = [sys.executable, str(FOLDER / "run_images.py"), "--cases", str(cases), "--kind", kind]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     return done.stdout
