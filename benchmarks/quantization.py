@@ -8,6 +8,9 @@ logits along float32's captions, over the standard deviation of all logits; `MB`
 and values of one picture in kB.
 """
 
+# torchao is no part of the development environment, and its tensors say what they are made of.
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+
 import argparse
 import platform
 from collections.abc import Callable
