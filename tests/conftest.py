@@ -181,3 +181,11 @@ def hub() -> Iterator[Any]:
     """A running HubServer of tests/hub_server.py; processes started with its `environment(home)` use it as the Hub."""
     with beside_the_tests("hub_server").HubServer() as server:
         yield server
+
+
+@pytest.fixture
+def no_compiler():
+    """Flex attention in its own plain version: the masks are the same, and no compiler runs."""
+    torch.compiler.set_stance("force_eager")
+    yield
+    torch.compiler.set_stance("default")

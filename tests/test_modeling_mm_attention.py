@@ -151,14 +151,6 @@ def test_sdpa_gives_what_eager_gives(tiny_model, batch, vision, text):
     torch.testing.assert_close(logits["sdpa"], logits["eager"], rtol=1e-12, atol=1e-12)
 
 
-@pytest.fixture
-def no_compiler():
-    """Flex attention in its own plain version: the masks are the same, and no compiler runs."""
-    torch.compiler.set_stance("force_eager")
-    yield
-    torch.compiler.set_stance("default")
-
-
 def flex_against_eager(tiny_model, batch, text, generates):
     model = tiny_model("vit", text, dtype=torch.float32, vision_config={"hidden_size": 32})  # head widths of 16
     real = batch["attention_mask"].bool()

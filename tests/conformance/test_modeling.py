@@ -5,6 +5,7 @@
 
 import copy
 import unittest
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def pictures(*leading: int) -> torch.Tensor:
 class Conformance(ModelTesterMixin):
     """`inputs` is the class of the tester."""
 
-    inputs = None
+    inputs: Any
     test_can_init_all_missing_weights_before_2023 = True
     additional_model_inputs = ["pixel_values"]
 
