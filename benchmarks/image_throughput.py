@@ -37,7 +37,8 @@ def write_pictures(folder: Path, count: int) -> list[Path]:
         grain = rng.integers(0, 12, (height, width, 1), dtype=np.uint8)
         image = Image.fromarray(np.asarray(soft) // 16 * 15 + grain)
         path = folder / f"{number}.{'jpg' if number % 2 else 'png'}"
-        image.save(path, **({"quality": 90} if number % 2 else {"compress_level": 1}))
+        options: dict[str, Any] = {"quality": 90} if number % 2 else {"compress_level": 1}
+        image.save(path, **options)
         paths.append(path)
     return paths
 

@@ -119,8 +119,9 @@ def pretraining_faults(config: Any) -> list[str]:
     """What the losses of pre-training need; each reads the media themselves, beside one and the same text."""
     losses, text = config.pretraining_losses, config.text_config
     faults = matching_faults(config, losses)
-    if config.contrastive_chunk_size is not None:
-        faults.append("contrastive_chunk_size is read by MMForImageTextRetrieval alone; leave it out")
+    for name in ("contrastive_chunk_size", "contrastive_queue_size"):
+        if getattr(config, name):
+            faults.append(f"{name} is read by MMForImageTextRetrieval alone; leave it out")
     if {"lm", "mlm"} & set(losses) and config.text_encoder_config is not None:
         faults.append(
             "'lm' and 'mlm' are losses of the decoder, which reads what text_encoder_config makes of another text; "

@@ -102,6 +102,9 @@ class MMConfig(MMBaseConfig):
     contrastive_exchange: Literal["gather", "ring"] = (
         "gather"  # sigmoid: all texts at once, or one process's at a time
     )
+    contrastive_queue_size: int = 0  # retrieval: negatives of earlier batches, by a slow copy (MoCo, ALBEF); 0: none
+    contrastive_momentum: float | int = 0.995  # of the slow copy: it keeps that share of itself in every step
+    contrastive_soft_targets: float | int = 0.0  # the share of the slow copy's own similarities in the targets
     contrastive_chunk_size: int | None = None  # retrieval: media and texts encoded at a time (GradCache); None: all
     pretraining_losses: dict[str, float | int] | None = None  # weights by name; None: itc, itm and lm, 1.0 each
     itm_bos_token_id: int | None = None  # opens a text that is matched with a picture (BLIP's [ENC]); None: its own

@@ -123,6 +123,8 @@ def recognised(checkpoint: Checkpoint) -> tuple[Family, Plan]:
     kind = checkpoint.config.get("model_type")
     what = f"model_type={kind!r}" if kind else f"tensors named {', '.join(sorted(checkpoint)[:3])}, ..."
     hint = "; a text, vision or audio tower alone is for MMForConditionalGeneration.from_towers" if kind else ""
+    if "perceiver.latents" in checkpoint:
+        hint = "; OpenFlamingo's trained weights are for MMForConditionalGeneration.from_towers(..., flamingo=...)"
     raise ValueError(f"{checkpoint.source} is not recognised ({what}); known are {', '.join(FAMILIES)}{hint}")
 
 

@@ -86,7 +86,15 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_towers(
-        cls, vision, text, *, audio=None, text_encoder=None, **config_overrides
+        cls,
+        vision,
+        text,
+        *,
+        audio=None,
+        text_encoder=None,
+        cross_attention_every=None,
+        flamingo=None,
+        **config_overrides,
     ) -> "MMForConditionalGeneration":
         """A model that starts from published towers; what no tower has (cross-attention, projector) is new.
 
@@ -96,11 +104,24 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, GenerationMixin):
             text: of a BERT, RoBERTa, DistilBERT, GPT-2, Llama, Qwen2 or Qwen3, with or without its head.
             audio: of any audio model of Transformers (AST, Whisper); of an encoder-decoder the encoder.
             text_encoder: of one that reads context text.
+            cross_attention_every: put a gated [cross, mlp] layer, closed at first, before every so many-th layer of
+                `text` (Flamingo).
+            flamingo: a file of OpenFlamingo, whose `vision` and `text` are given beside it: its resampler, gated
+                layers and embeddings.
             config_overrides: fields of MMConfig; those of a part (`text_config={...}`) are merged with the tower's.
 
         Raises: ValueError for a tower that is not known, or tensors too many, too few or of another shape.
         """
-        return from_towers(cls, vision, text, audio=audio, text_encoder=text_encoder, **config_overrides)
+        return from_towers(
+            cls,
+            vision,
+            text,
+            audio=audio,
+            text_encoder=text_encoder,
+            cross_attention_every=cross_attention_every,
+            flamingo=flamingo,
+            **config_overrides,
+        )
 
     def encode_context(self, *args, **kwargs) -> MMContextOutput | None:
         """See `MMModel.encode_context`; the result may be passed as encoder_outputs, as often as wanted."""

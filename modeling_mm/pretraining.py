@@ -23,6 +23,7 @@ from transformers.utils.generic import can_return_tuple
 from ..configuration.mm import MMConfig
 from ..configuration.stack import ConfigFaults
 from .chunked import predicted
+from .contrastive_head import normalised
 from .generation import build_head_transform
 from .inputs import check_labels, check_tensors
 from .losses import IGNORED, next_labels
@@ -34,7 +35,7 @@ from .masked_image import (
     patches_of,
     pixel_errors,
 )
-from .matching import MMMatchingModel, Text, media_there, normalised, shared_mean
+from .matching import MMMatchingModel, Text, media_there, shared_mean
 from .media import chosen, chosen_mask
 from .media_inputs import pictures
 from .momentum import momentum_update

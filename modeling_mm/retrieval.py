@@ -17,12 +17,14 @@ from transformers.utils.generic import can_return_tuple
 from ..configuration.mm import MMConfig
 from ..configuration.stack import ConfigFaults
 from .context import taken
+from .contrastive_head import normalised
 from .gradcache import encode_in_chunks
 from .inputs import check_tensors
-from .matching import MMMatchingModel, Text, media_there, normalised
+from .matching import MMMatchingModel, Text, media_there
 from .outputs import MMContextOutput, MMRetrievalOutput, MMSearchOutput
 from .rows import MMRows
 from .searching import best, check_embeds, rerank_sides
+from .slow_twin import MMSlowTwin
 
 _FORWARD = (
     "input_ids", "attention_mask", "position_ids", "token_type_ids", "pixel_values", "pixel_attention_mask",
@@ -53,8 +55,19 @@ class MMForImageTextRetrieval(MMMatchingModel):
         if faults:
             raise ConfigFaults(type(self).__name__, faults)
         self.losses = {name: weight for name, weight in self.losses.items() if name in ("itc", "itm")}
+        self.slow = MMSlowTwin(config) if config.contrastive_queue_size else None
         self.post_init()
+        if self.slow is not None:
+            self.slow.start_as(self)
         self._freeze_unread()
+
+    @classmethod
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs) -> Any:
+        """As for every class of MM; a slow copy that the checkpoint does not have starts as the model is."""
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        if any(key.startswith("slow.model.") for key in info["missing_keys"]):
+            model.slow.start_as(model)
+        return (model, info) if output_loading_info else model
 
     @can_return_tuple
     def forward(
@@ -90,17 +103,16 @@ class MMForImageTextRetrieval(MMMatchingModel):
             return_loss: None: in training. True needs media and text.
         """
         states = self._asked_states(kwargs, _FORWARD)
-        images = self._images(
-            encoder_outputs,
-            interpolate_pos_encoding,
-            pixel_values=pixel_values,
-            pixel_attention_mask=pixel_attention_mask,
-            visual_embeds=visual_embeds,
-            pixel_values_videos=pixel_values_videos,
-            video_attention_mask=video_attention_mask,
-            input_features=input_features,
-            input_features_mask=input_features_mask,
-        )
+        media = {
+            "pixel_values": pixel_values,
+            "pixel_attention_mask": pixel_attention_mask,
+            "visual_embeds": visual_embeds,
+            "pixel_values_videos": pixel_values_videos,
+            "video_attention_mask": video_attention_mask,
+            "input_features": input_features,
+            "input_features_mask": input_features_mask,
+        }
+        images = self._images(encoder_outputs, interpolate_pos_encoding, **media)
         text = self._text(
             input_ids, attention_mask=attention_mask, position_ids=position_ids, token_type_ids=token_type_ids
         )
@@ -115,7 +127,13 @@ class MMForImageTextRetrieval(MMMatchingModel):
             output["logits_per_image"] = self.itc_head.logits(output.image_embeds, output.text_embeds)
             output["logits_per_text"] = output.logits_per_image.T
         if self.training if return_loss is None else return_loss:
-            self._add_losses(output, images, text, context_index, matches)
+            self._check_compared(images, text)
+            keys = None
+            if self.slow is not None and self.training and torch.is_grad_enabled():
+                if encoder_outputs is not None:
+                    raise ValueError("the slow copy of contrastive_queue_size encodes media itself; pass them instead")
+                keys = self.slow.keys(self, text, interpolate_pos_encoding, **media)
+            self._add_losses(output, images, text, (context_index, matches), keys)
         elif matches is not None:
             raise ValueError("matches are targets, but no loss is asked for; pass return_loss=True")
         return MMRetrievalOutput(**output)
@@ -151,17 +169,25 @@ class MMForImageTextRetrieval(MMMatchingModel):
         size = self.config.contrastive_chunk_size
         return encode(**inputs) if size is None else encode_in_chunks(encode, size, **inputs)
 
-    def _add_losses(
-        self, output: MMRetrievalOutput, images: Images | None, text: Text | None, context_index, matches
-    ) -> None:
+    @staticmethod
+    def _check_compared(images: Images | None, text: Text | None) -> None:
         if images is None or text is None:
             raise ValueError(
                 "a loss compares media with texts: pass both, or return_loss=False for embeddings (None asks for a "
                 "loss in training)"
             )
-        embeds, context = (output.image_embeds, output.text_embeds), images.context
-        among = self._belonging(images.there, text, context_index, matches)
-        output["loss_itc"] = self._itc_loss(*embeds, among)
+
+    def _add_losses(
+        self, output: MMRetrievalOutput, images: Images, text: Text, targets: tuple, keys: tuple | None
+    ) -> None:
+        """targets: context_index, matches; keys: what the slow copy makes of all contexts and texts."""
+        (context_index, matches), embeds = targets, (output.image_embeds, output.text_embeds)
+        among, context = self._belonging(images.there, text, context_index, matches), images.context
+        if keys is None:
+            output["loss_itc"] = self._itc_loss(*embeds, among)
+        else:
+            sides = [side[among.images if place % 2 == 0 else among.texts] for place, side in enumerate(embeds + keys)]
+            output["loss_itc"] = self.slow.contrast(*sides, among.pairs, self.itc_head.scale(), self.slow.soft_targets)
         output["loss"] = self.losses["itc"] * output.loss_itc
         if self.itm_head is not None:
             output["loss_itm"], output["itm_logits"] = self._itm_loss(context, text, among, embeds, matches)

@@ -20,6 +20,7 @@ from transformers.modeling_utils import PreTrainedModel
 from ..configuration.mm import MMConfig
 from .checkpoint import Checkpoint
 from .config_mapping import TowerPlan, source_config
+from .flamingo import FlamingoWeights, inserted
 from .key_mapping import KeyTable, raise_faults
 from .text_towers import TEXT_PLANS
 from .towers import build_tower
@@ -91,6 +92,8 @@ def from_towers(
     *,
     audio: Source | None = None,
     text_encoder: Source | None = None,
+    cross_attention_every: int | None = None,
+    flamingo: Source | None = None,
     **overrides: Any,
 ) -> Any:
     """See `MMForConditionalGeneration.from_towers`."""
@@ -98,6 +101,13 @@ def from_towers(
     foreign = {} if seen is not None or vision is None else {"vision": foreign_tower(vision)}
     foreign |= {} if audio is None else {"audio": foreign_tower(audio)}
     question = None if text_encoder is None else text_tower(text_encoder)
+    weights = None if flamingo is None else FlamingoWeights(Checkpoint(flamingo))
+    if weights is not None and (seen is None or cross_attention_every is not None):
+        raise ValueError("flamingo is for a ViT, and says itself where its layers stand; leave the other out")
+    every = cross_attention_every if weights is None else weights.every
+    words = words if every is None else (words[0], inserted(words[1], every, weights))
+    if weights is not None and seen is not None:
+        overrides = {**weights.settings(seen[1].settings), **overrides}
     config = _config(None if seen is None else seen[1], foreign, words[1], question, overrides)
     parts = [(words[0], words[1].table.adding(new=_NEW), "model.language_model.")]
     if question is not None:
@@ -117,8 +127,10 @@ def from_towers(
         done = table.under("", prefix).adding(dropped=_unread_heads(checkpoint, table)).convert(checkpoint, inside)
         tensors |= done.tensors
         new |= done.new
+    if weights is not None:
+        tensors |= weights.tensors(config.text_config.cross_attention_layers, shapes)
     new |= {name: "between the towers" for name in shapes if any(_is(name, t) for t in _NEW_BETWEEN)}
-    return _filled_model(model_class, config, tensors, set(new), words[0].dtype())
+    return _filled_model(model_class, config, tensors, set(new) - tensors.keys(), words[0].dtype())
 
 
 def _is(name: str, template: str) -> bool:

@@ -63,11 +63,14 @@ def resized(image: Image.Image, size: tuple[int, int], resample: int, box: Box |
     """`image.crop(box).resize(size)`, bit for bit, without the memory of that crop, or of much between the two passes.
 
     Pillow resizes rows first and columns of the result second, each channel for itself: so the rows may come in
-    strips, and the channels one by one.
+    strips, and the channels one by one. Only where a picture is very tall and becomes lower are columns the first.
     """
     whole = (0, 0, *image.size)
     box = box or whole
-    if size[0] * (box[3] - box[1]) > LARGEST_BETWEEN:
+    width, height = box[2] - box[0], box[3] - box[1]
+    if height > 100 * width and size[1] < height:
+        return (image if box == whole else image.crop(box)).resize(size, resample)
+    if size[0] * height > LARGEST_BETWEEN:
         bands = [_resized_by_strips(image, size, resample, box, channel) for channel in image.getbands()]
         return Image.merge(image.mode, bands)
     return image.resize(size, resample) if box == whole else _resized_by_strips(image, size, resample, box)

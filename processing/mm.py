@@ -53,10 +53,10 @@ class MMProcessor(ReadingProcessor):
         feature_extractor=None,
         chat_template=None,
         add_eos_token=False,
-        context_bos_token=None,
-        fixed_length=None,
+        context_bos_token: str | None = None,
+        fixed_length: int | None = None,
         num_frames=8,
-        frame_sampling="uniform",
+        frame_sampling: str | float = "uniform",
         prompt_to="decoder",
     ):
         super().__init__(

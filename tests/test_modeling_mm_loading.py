@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForImageTextToText
+from transformers import AutoModel, AutoModelForImageTextToText, BitsAndBytesConfig
 
 from mm import MMForConditionalGeneration, MMModel, MMTextModel, MMVisionModel
 
@@ -246,3 +246,9 @@ def test_the_generation_settings_are_saved_beside_the_weights(tiny_model, tmp_pa
     model.generation_config.max_new_tokens = 7
     model.save_pretrained(tmp_path)
     assert MMForConditionalGeneration.from_pretrained(tmp_path).generation_config.max_new_tokens == 7
+
+
+def test_bitsandbytes_is_asked_for_where_it_is_not_installed(tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    with pytest.raises(ImportError, match="bitsandbytes"):
+        MMForConditionalGeneration.from_pretrained(tmp_path, quantization_config=BitsAndBytesConfig(load_in_8bit=True))

@@ -56,6 +56,22 @@ def test_search_is_by_similarity_then_by_matching(retriever):
         model.retrieve(texts, images, rerank={**rerank, "order": "itc"})
 
 
+def test_matching_learns_pairs_by_heart_and_a_rerank_finds_them(retriever):
+    """All of twelve pictures among all of twelve texts, by matching alone."""
+    generator = torch.Generator().manual_seed(0)
+    ids, tokens = torch.randint(3, 50, (12, 4), generator=generator), torch.randn(12, 4, 24, generator=generator)
+    model = retriever(vision_config={"pooler": "mean"}).float().train()
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=2e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        model(input_ids=ids, visual_embeds=tokens).loss.backward()
+        optimizer.step()
+    context, places = model.eval().encode_context(visual_embeds=tokens), torch.arange(12)
+    rerank = {"input_ids": ids, "encoder_outputs": context, "query": "text"}
+    anything = torch.ones(12, 2)  # embeddings that say nothing
+    assert torch.equal(model.retrieve(anything, anything, top_k=12, rerank=rerank).indices[:, 0], places)
+
+
 def test_as_many_queries_as_index_must_say_which_side_they_are(retriever, pixels):
     model = retriever()
     texts, images = model.encode_text(IDS[:3]), model.encode_image(pixels)

@@ -233,7 +233,7 @@ def batches(workers, order, batch_size, epoch):
 
 @settings(max_examples=4, deadline=None)
 @given(
-    workers=st.integers(1, 3),
+    workers=st.integers(1, 2),
     order=st.permutations(range(len(SAMPLES))),
     batch_size=st.integers(1, 4),
     epoch=st.integers(0, 5),

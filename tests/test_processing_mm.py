@@ -1,5 +1,6 @@
 """MMProcessor: what pairs with what, what each call gives, how it fails, saving, chats and pipelines."""
 
+import base64
 import io
 
 import numpy as np
@@ -311,6 +312,35 @@ def test_the_pipeline_takes_chats(parrot):
     assert answer[0]["generated_text"].strip() == "cat dog"
     assert parrot.model.calls[-1]["input_ids"].tolist() == [[CLS, *ids("a photo of"), SEP]]
     assert parrot.model.calls[-1]["pixel_values"].shape == (1, 2, 3, 8, 8)
+
+
+def test_the_pipeline_takes_several_chats(parrot):
+    parrot.processor.chat_template = TEMPLATE
+    answers = parrot(text=[chat("a photo of", RED), chat("a [SEP] cat")], return_full_text=False)
+    assert [answer["generated_text"].strip() for (answer,) in answers] == ["cat dog"] * 2
+    assert parrot.model.calls[0]["input_ids"].tolist() == [[CLS, *ids("a photo of"), SEP]]
+    assert parrot.model.calls[1]["input_ids"].tolist() == [[CLS, *ids("a [ sep ] cat"), SEP]]
+    assert parrot.model.calls[1]["pixel_values"] is None
+
+
+def test_videos_and_base64_pictures_in_chats_are_read_by_the_same_rules(processor):
+    buffer = io.BytesIO()
+    RED.save(buffer, "PNG")
+    blocks = [
+        {"type": "image", "base64": base64.b64encode(buffer.getvalue()).decode()},
+        {"type": "video", "video": [RED, BLUE]},
+        {"type": "text", "text": "a cat"},
+    ]
+    options = {"chat_template": TEMPLATE, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    batch = processor.apply_chat_template([{"role": "user", "content": blocks}], **options)
+    assert torch.equal(batch["pixel_values"][0], pixels_of(processor, RED))
+    assert torch.equal(batch["pixel_values_videos"][0, 1], pixels_of(processor, BLUE))
+    for block, message in (
+        ({"type": "image", "base64": "no base64!"}, "base64 cannot be decoded"),
+        ({"type": "image", "image": RED, "url": "a.png"}, "has image and url; give one"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            processor.apply_chat_template([{"role": "user", "content": [block]}], **options)
 
 
 def test_a_file_object_and_bytes_are_pictures_too(processor):

@@ -2,6 +2,7 @@
 
 # Fixtures build models whose types pyright cannot follow.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportPrivateImportUsage=false
 
 import inspect
 from itertools import combinations
@@ -147,6 +148,8 @@ def test_no_parameter_is_unused_under_ddp_for_any_losses(one_process, head, loss
     steps_under_ddp(model, {key: value for key, value in batch.items() if columns.get(key) in (None, *losses)})
 
 
-@pytest.mark.parametrize("fields", [{}, {"contrastive_chunk_size": 3}, {"contrastive_loss": "sigmoid"}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"contrastive_chunk_size": 3}, {"contrastive_loss": "sigmoid"}, {"contrastive_queue_size": 6}]
+)
 def test_no_parameter_is_unused_under_ddp_by_the_contrastive_loss_alone(one_process, head, fields):
     steps_under_ddp(*head("retrieval", pretraining_losses={"itc": 1.0}, **fields))
