@@ -123,7 +123,8 @@ SKIPS = [
     # as upstream does for native models of the kind
     r"does not support input and output embeddings", r"does not support 4 channels", r"individual model tests",
     # MM's own way
-    r"options of the call", r"takes no attribute", r"an open prompt", r"sounds and videos", r"always read as RGB",
+    r"options of the call", r"takes no attribute", r"an open prompt",
+    r"always sampled", r"comes with its rate", r"always read as RGB",
 ]  # fmt: skip
 
 
