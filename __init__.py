@@ -25,6 +25,7 @@ from .configuration.text import MMTextConfig
 from .configuration.vision import MMVisionConfig
 from .conversion_scripts.convert import convert
 from .exporting.hub import export_for_hub
+from .modeling_mm import pipelines as _pipelines  # noqa: F401  registers its tasks
 from .modeling_mm.cache import MMCache
 from .modeling_mm.classification import MMForSequenceClassification
 from .modeling_mm.conv import MMConvModel

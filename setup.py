@@ -65,6 +65,7 @@ setup(
             *AUDIO,
             *TRITON,
             *ONNX,
+            "parameterized",  # by the tests of Transformers, which tests/conformance runs
             "pytest",
             "pytest-xdist",
             "hypothesis",
