@@ -3,8 +3,8 @@
 See `momentum.py` for the loss. B contexts, R rows, P projection_dim.
 """
 
-# A text has been checked by the class that learns.
-# pyright: reportOptionalMemberAccess=false
+# Media and a text are there: checked by the class that learns.
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false
 
 from typing import Any
 

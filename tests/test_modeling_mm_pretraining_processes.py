@@ -85,11 +85,12 @@ SETTINGS = {
     "ring of chunks": (
         MMForImageTextRetrieval, {**SIGMOID, "contrastive_exchange": "ring", "contrastive_chunk_size": 2}
     ),
+    "queue": (MMForImageTextRetrieval, {"contrastive_queue_size": 8, "contrastive_soft_targets": 0.4}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "name", ["all losses", *(pytest.param(name, marks=pytest.mark.slow) for name in ("retrieval", "ring of chunks"))]
+    "name", ["all losses", *(pytest.param(name, marks=pytest.mark.slow) for name in list(SETTINGS)[1:])]
 )
 def test_two_processes_learn_what_one_does_with_the_whole_batch(tiny_model, name, tmp_path):
     """Uneven shares; negatives for matching are drawn over both, and so are the random numbers."""
