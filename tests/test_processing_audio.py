@@ -107,7 +107,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("source", "options", "kind", "message"), BAD)
+@pytest.mark.parametrize(("source", "options", "kind", "message"), BAD, ids=[row[-1] for row in BAD])
 def test_bad_sounds_raise_in_words(source, options, kind, message):
     with pytest.raises(kind, match=message):
         load_sound(source, RATE, **options)
