@@ -41,7 +41,7 @@ $(DEV): setup.py constraints.txt | $(BIN)/python
 	@$(call install,'.[dev]')
 	@touch $(BASE) $@
 
-.PHONY: help caption test test-slow test-kernels test-full kernel-static kernel-newer-triton lint format data train benchmark clean
+.PHONY: help caption test test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest fuzz lint format data train benchmark quantization clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -80,6 +80,25 @@ kernel-newer-triton: $(NEWER)  ## the same gate and the kernels' tests with Trit
 	@PYTHONPATH=$(NEWER) $(BIN)/python benchmarks/kernel_static.py --check benchmarks/kernel_static.json
 	@PYTHONPATH=$(NEWER) $(BIN)/pytest -q -n 2 -m 'not slow and not gpu' tests/kernels tests/test_modeling_mm_triton.py
 
+# What the tests in .venv do without: torchvision, and the torch that it was built for.
+NEWEST := build/newest
+NEWEST_TOO := $(addprefix tests/test_modeling_mm_,$(addsuffix .py,generation cache loading attention text vision int8_cache)) \
+    tests/test_exporting_hub.py
+
+$(NEWEST)/.installed: setup.py
+	@$(PYTHON) -m venv $(NEWEST)
+	@$(NEWEST)/bin/python -m pip --disable-pip-version-check install -q --editable . torch==2.14.1 torchvision==0.29.1 \
+	    accelerate pytest hypothesis
+	@touch $@
+
+test-newest: $(NEWEST)/.installed  ## torch 2.14.1 and torchvision 0.29.1: its image processor, the models' core (6 GB)
+	@OMP_NUM_THREADS=1 $(NEWEST)/bin/pytest -q -m newest tests
+	@OMP_NUM_THREADS=1 $(NEWEST)/bin/pytest -q $(NEWEST_TOO)
+
+fuzz: $(DEV)  ## a million broken pictures, sounds and films each, in processes of their own (hours)
+	@for kind in image audio video; do \
+	    OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run_images.py --kind $$kind --cases 1000000; done
+
 lint: $(DEV)  ## ruff and basedpyright, both without a finding
 	@mkdir -p build/typing && ln -sfn ../.. build/typing/mm
 	@$(BIN)/ruff check .
@@ -101,6 +120,15 @@ train: data  ## train mm-tiny again and pack it into checkpoints/mm-tiny (half a
 
 benchmark: $(DEV)  ## generate() beside transformers' BLIP, the same weights in both
 	@$(BIN)/python benchmarks/beam_search_vs_blip.py
+
+# Transformers imports torchao wherever it is installed, so it is kept out of .venv.
+TORCHAO := build/torchao-0.18.0
+
+$(TORCHAO): | $(DEV)
+	@$(BIN)/python -m pip --disable-pip-version-check install -q --target $@ --no-deps torchao==0.18.0
+
+quantization: $(TORCHAO)  ## what int8 and bf16 cost mm-tiny, on Twemoji (needs make data)
+	@PYTHONPATH=$(TORCHAO) $(BIN)/python benchmarks/quantization.py
 
 clean:  ## remove what was built (not .venv, not .data)
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache

@@ -24,6 +24,8 @@ from .configuration.resampler import MMResamplerConfig
 from .configuration.text import MMTextConfig
 from .configuration.vision import MMVisionConfig
 from .conversion_scripts.convert import convert
+from .exporting.hub import export_for_hub
+from .modeling_mm import pipelines as _pipelines  # noqa: F401  registers its tasks
 from .modeling_mm.cache import MMCache
 from .modeling_mm.classification import MMForSequenceClassification
 from .modeling_mm.conv import MMConvModel
@@ -47,6 +49,7 @@ from .modeling_mm.text import MMTextModel
 from .modeling_mm.vision import MMVisionModel
 from .processing.collate import MMDataCollator
 from .processing.image import MMImageProcessorPil
+from .processing.image_fast import MMImageProcessor
 from .processing.media import MediaDecodeError
 from .processing.mm import MMProcessor
 
@@ -67,7 +70,9 @@ AutoModelForImageClassification.register(MMConfig, MMForSequenceClassification, 
 AutoModelForZeroShotImageClassification.register(MMConfig, MMForImageTextRetrieval, exist_ok=True)
 AutoModelForMaskedLM.register(MMConfig, MMForMaskedLM, exist_ok=True)
 AutoModelForPreTraining.register(MMConfig, MMForPreTraining, exist_ok=True)
-AutoImageProcessor.register(MMConfig, image_processor_classes={"pil": MMImageProcessorPil}, exist_ok=True)
+AutoImageProcessor.register(
+    MMConfig, image_processor_classes={"torchvision": MMImageProcessor, "pil": MMImageProcessorPil}, exist_ok=True
+)
 AutoProcessor.register(MMConfig, MMProcessor, exist_ok=True)
 
 __all__ = [
@@ -84,6 +89,7 @@ __all__ = [
     "MMForMaskedLM",
     "MMForPreTraining",
     "MMForSequenceClassification",
+    "MMImageProcessor",
     "MMImageProcessorPil",
     "MMModel",
     "MMModelOutput",
@@ -100,4 +106,5 @@ __all__ = [
     "MMVisionModel",
     "MediaDecodeError",
     "convert",
+    "export_for_hub",
 ]

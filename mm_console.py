@@ -96,12 +96,30 @@ def convert(
         str | None, typer.Option(metavar="FAMILY", help="Write SOURCE, a model of MM, back as this family's.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Run both models on the same inputs; fail where they differ.")
+    ] = False,
 ) -> None:
     """Turn a published checkpoint (BLIP, VisionEncoderDecoder, GIT, ...) into a model of MM, or back."""
     with _errors_in_words():
         from mm.cli.convert import convert
 
-        convert(source, output, to=to, dry_run=dry_run, say=typer.echo)
+        convert(source, output, to=to, dry_run=dry_run, compare=verify, say=typer.echo)
+
+
+@app.command()
+def export(
+    output: Annotated[str, typer.Argument(metavar="OUT", help="The folder to write, new or empty.")],
+    model: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder or Hub id of a model. Default: the one in the package.")
+    ] = None,
+    to: Annotated[str, typer.Option(metavar="FORMAT", help="onnx, or hub: weights with the code they need.")] = "onnx",
+) -> None:
+    """Write a model for places where MM is not installed: ONNX graphs, or a repository with its code."""
+    with _errors_in_words():
+        from mm.cli.export import export
+
+        export(model, output, to=to, say=typer.echo)
 
 
 @app.command()

@@ -10,14 +10,19 @@ FOLDERS = [
     "processing",
     "modeling_mm",
     "conversion_scripts",
+    "exporting",
     "training",
     "evaluation",
     "cli",
 ]
 
 TRAIN = ["accelerate>=1.10"]
+FAST = ["torchvision>=0.28"]
 DATA = ["resvg-py>=0.5"]
 EVAL = ["sacrebleu>=2.5"]
+ONNX = ["onnx>=1.23", "onnxscript>=0.7.2", "onnxruntime>=1.32"]
+VIDEO = ["av>=15"]
+AUDIO = ["soundfile>=0.13", "soxr>=0.5"]
 # CUDA builds of torch bring the Triton they were built with; this is for reading, testing and tuning the kernels.
 TRITON = ["triton>=3.7.1; platform_system == 'Linux'"]
 
@@ -45,15 +50,26 @@ setup(
     extras_require={
         "train": TRAIN,
         "eval": EVAL,
+        "fast": FAST,
         "examples": DATA,
+        "video": VIDEO,
+        "audio": AUDIO,
         "triton": TRITON,
+        "onnx": ONNX,
+        "quant": ["torchao>=0.18"],
         "dev": [
             *TRAIN,
             *EVAL,
             *DATA,
+            *VIDEO,
+            *AUDIO,
             *TRITON,
+            *ONNX,
+            "parameterized",  # by the tests of Transformers, which tests/conformance runs
             "pytest",
             "pytest-xdist",
+            "hypothesis",
+            "sentencepiece",
             "ruff",
             "basedpyright",
             "build",

@@ -6,7 +6,13 @@ from ..conversion_scripts.convert import run
 
 
 def convert(
-    source: str, out: str | None, *, to: str | None = None, dry_run: bool = False, say: Callable[[str], None]
+    source: str,
+    out: str | None,
+    *,
+    to: str | None = None,
+    dry_run: bool = False,
+    compare: bool = False,
+    say: Callable[[str], None],
 ) -> None:
     """Convert `source` into the directory `out`, and say what was done.
 
@@ -14,8 +20,9 @@ def convert(
         source: a directory or Hub id in a published layout, or a .pth file of an original; with `to` an MM directory.
         to: name of a family, to write back in its layout.
         dry_run: say what would be done, and write nothing.
+        compare: run both models on the same inputs, and say by how much their outputs differ.
 
     Raises: ValueError, FileNotFoundError: as `mm.conversion_scripts.convert.run`.
     """
-    for line in run(source, out, to, dry_run):
+    for line in run(source, out, to, dry_run, compare):
         say(line)

@@ -37,6 +37,7 @@ class MMConvConfig(MMBaseConfig):
 
     model_type = "mm_conv"
     base_config_key = "vision_config"
+    base_model_fsdp_plan = {"stages.*": "free_full_weight"}
 
     image_size: int = 224  # pixels
     num_channels: int = 3

@@ -3,6 +3,7 @@
 # `config` is an MMConfig, which is defined above this file in the order of imports.
 from typing import Any
 
+from .conv import MMConvConfig
 from .vision import MMVisionConfig
 
 _TOKEN_FUSIONS = ("cross_attention", "co_attention", "merged")  # text tokens that have seen the media
@@ -65,20 +66,62 @@ def matching_faults(config: Any, losses: dict[str, float]) -> list[str]:
         faults.append("vision_config.pooler='none' leaves no vector of a picture; set it, for instance to 'cls'")
     if "itm" in losses and config.fusion_type == "decision":
         faults.append("fusion_type='decision' joins no states to match by; leave 'itm' out of pretraining_losses")
-    return faults
+    if "itc" in losses and config.projected_sides is not None:
+        faults += _unprojected_faults(config)
+    return faults + _itm_bos_faults(config, losses)
+
+
+def _unprojected_faults(config: Any) -> list[str]:
+    """A side that is compared as it is pooled has the width of the others' embeddings."""
+    return [
+        f"projected_sides={config.projected_sides} leaves the {side} as it is pooled, {width} wide; set "
+        f"projection_dim={width}, or name {side!r} too"
+        for side, width in config.pooled_widths.items()
+        if side not in config.projected_sides and width != config.projection_dim
+    ]
+
+
+def _itm_bos_faults(config: Any, losses: dict[str, float]) -> list[str]:
+    token, vocabulary = config.itm_bos_token_id, config.reader.vocab_size
+    if token is None:
+        return []
+    if "itm" not in losses:
+        return [f"itm_bos_token_id={token} opens texts of 'itm', which pretraining_losses does not name; leave it out"]
+    if not 0 <= token < vocabulary:
+        return [f"itm_bos_token_id={token} is outside the vocabulary 0..{vocabulary - 1} of the text that is matched"]
+    return []
 
 
 def retrieval_faults(config: Any) -> list[str]:
     """What a model that finds pictures by texts needs beyond a sound configuration."""
     if "itc" not in config.pretraining_losses:
         return ["retrieval compares embeddings; pretraining_losses must name 'itc' (and 'itm' for a matching head)"]
-    return matching_faults(config, config.pretraining_losses)
+    return matching_faults(config, config.pretraining_losses) + _chunk_faults(config)
+
+
+def _chunk_faults(config: Any) -> list[str]:
+    """What encodes in chunks keeps no states, and must give for each row what it gives for all of them."""
+    size, faults, vision = config.contrastive_chunk_size, [], config.vision_config
+    if size is not None and "itm" in config.pretraining_losses:
+        faults.append(
+            f"contrastive_chunk_size={size} keeps embeddings alone, and 'itm' reads the states of all pictures; leave "
+            "'itm' out of pretraining_losses, or contrastive_chunk_size"
+        )
+    if size is not None and isinstance(vision, MMConvConfig) and vision.batch_norm and not vision.frozen_batch_norm:
+        faults.append(
+            f"contrastive_chunk_size={size} would give batch norm the statistics of a chunk; set "
+            "vision_config.frozen_batch_norm=True"
+        )
+    return faults
 
 
 def pretraining_faults(config: Any) -> list[str]:
     """What the losses of pre-training need; each reads the media themselves, beside one and the same text."""
     losses, text = config.pretraining_losses, config.text_config
     faults = matching_faults(config, losses)
+    for name in ("contrastive_chunk_size", "contrastive_queue_size"):
+        if getattr(config, name):
+            faults.append(f"{name} is read by MMForImageTextRetrieval alone; leave it out")
     if {"lm", "mlm"} & set(losses) and config.text_encoder_config is not None:
         faults.append(
             "'lm' and 'mlm' are losses of the decoder, which reads what text_encoder_config makes of another text; "

@@ -40,6 +40,7 @@ class MMConfig(MMBaseConfig):
     """
 
     model_type = "mm"
+    base_model_fsdp_plan = {}  # the towers and text stacks bring theirs; the rest is one group
     sub_configs_defaults = {
         "vision_config": TowerSpec(VISION_CONFIGS, "mm_vision", example="siglip_vision_model"),
         "audio_config": TowerSpec({}, None, example="audio-spectrogram-transformer"),
@@ -93,11 +94,20 @@ class MMConfig(MMBaseConfig):
     classification_loss: Literal["auto", "bce", "kl", "mse", "ordinal"] = "auto"
     projection_dim: int = 256  # width of the embeddings that are compared
     projection_bias: bool = False
+    projected_sides: list[str] | None = None  # of "text", "vision", "audio"; others are compared as pooled; None: all
     logit_scale_init_value: float | int = 2.6592  # log of the scale of their similarities; it is learned,
-    logit_scale_max: float | int = 4.6052  # up to here
+    logit_scale_max: float | int | None = 4.6052  # up to here; None: without bound (SigLIP)
     logit_bias_init_value: float | int | None = None  # sigmoid: a learned number beside the scale; None: none
     contrastive_loss: Literal["infonce", "sigmoid"] = "infonce"
+    contrastive_exchange: Literal["gather", "ring"] = (
+        "gather"  # sigmoid: all texts at once, or one process's at a time
+    )
+    contrastive_queue_size: int = 0  # retrieval: negatives of earlier batches, by a slow copy (MoCo, ALBEF); 0: none
+    contrastive_momentum: float | int = 0.995  # of the slow copy: it keeps that share of itself in every step
+    contrastive_soft_targets: float | int = 0.0  # the share of the slow copy's own similarities in the targets
+    contrastive_chunk_size: int | None = None  # retrieval: media and texts encoded at a time (GradCache); None: all
     pretraining_losses: dict[str, float | int] | None = None  # weights by name; None: itc, itm and lm, 1.0 each
+    itm_bos_token_id: int | None = None  # opens a text that is matched with a picture (BLIP's [ENC]); None: its own
     mim_target: Literal["pixels", "features"] = "pixels"  # of masked patches: "features" are another tower's
     mim_momentum: float | int = 1.0  # that tower follows the model's own by so much; 1: it stays as it is
     check_inputs: bool = True  # NaN pixels and ids outside the vocabulary raise (never inside compile and export)
@@ -175,8 +185,25 @@ class MMConfig(MMBaseConfig):
 
     @property
     def media_width(self) -> int:
-        """Width that the projectors give: what the reader's cross-attention, or the reader itself, takes in."""
+        """Width that the projectors give: what the reader's cross-attention, or the reader itself, takes in.
+
+        Under "decision" no reader takes media in, so without projectors it is the tower's.
+        """
+        if self.fusion_type == "decision" and self.projector_type == "none":
+            return self.audio_size if self.vision_config is None else self.vision_size
         return self.reader.memory_size if self.media_cross else self.reader.hidden_size
+
+    @property
+    def pooled_widths(self) -> dict[str, int]:
+        """Width of the one vector of each side that is compared: a resampler's own, or the tower's; the reader's."""
+        widths = {"text": self.reader.hidden_size}
+        for side in ("vision", "audio"):
+            tower, resampler = getattr(self, f"{side}_config"), getattr(self, f"{side}_resampler_config")
+            if resampler is not None and resampler.first_latent_pooled:
+                widths[side] = resampler.hidden_size
+            elif tower is not None:
+                widths[side] = tower_width(tower)
+        return widths
 
     @property
     def fusion_width(self) -> int:

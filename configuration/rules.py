@@ -16,6 +16,7 @@ from .vision import MMVisionConfig
 
 MODALITIES = ("image", "video", "audio")
 REPRESENTATION_FUSIONS = ("concat", "sum", "gated")  # one vector for all
+_END_POOLERS = ("eos", "last", "before_last")
 
 # What is read by one kind of fusion, or by one kind of media, alone; elsewhere it stays at its default.
 _ONLY_FOR_FUSIONS = {
@@ -220,6 +221,12 @@ def _mask_faults(config: Any) -> list[str]:
                 f"fusion_mask={mask!r} is causal over the text, but the text sees both ways; set "
                 f"fusion_mask='bidirectional'" + ("" if config.has_text_encoder else ", or text_config.is_causal=True")
             )
+    elif fusion == "decision" and is_causal:
+        if config.text_config.pooler not in _END_POOLERS:
+            faults.append(
+                f"fusion_type='decision' reads one vector of the text, and a causal text knows itself at its end; set "
+                f"text_config.pooler to one of {', '.join(map(repr, _END_POOLERS))}, or text_config.is_causal=False"
+            )
     elif fusion != "cross_attention" and is_causal:
         faults.append(
             f"fusion_type={fusion!r} reads the whole text at once; set text_config.is_causal=False, or give the model "
@@ -232,6 +239,8 @@ def _reader_faults(config: Any) -> Iterator[str]:
     """What a fusion asks of the text stack that media are joined with."""
     reader, fusion = config.reader, f"fusion_type={config.fusion_type!r}"
     setting = "text_config" if reader is config.text_config else "text_encoder_config"
+    if config.share_text_encoder and reader.unimodal_layers is not None:
+        yield "share_text_encoder=True reads both ways, and text_config.unimodal_layers so far alone; keep one of them"
     if config.fusion_type == "merged" and reader.segment_length is not None:
         yield (
             f"{fusion} puts media and text into one sequence, which {setting}.segment_length={reader.segment_length} "

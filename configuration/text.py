@@ -47,6 +47,8 @@ class MMTextConfig(MMStackConfig):
     use_cache: bool = True
     segment_length: int | None = None  # a text encoder's: longer texts attend in segments of so many tokens,
     memory_length: int = 0  # each to so many before it too, their gradient stopped (Transformer-XL)
+    unimodal_layers: int | None = None  # CoCa: so many first layers read a text alone, a learned token behind it,
+    unimodal_cls: Literal["text", "shifted"] = "text"  # which sees text and itself, or as the published weights want
     bos_token_id: int | None = 101
     eos_token_id: int | list[int] | None = 102
     pad_token_id: int | None = 0
@@ -109,7 +111,30 @@ class MMTextConfig(MMStackConfig):
             faults.append(f"memory_length={self.memory_length} must not be negative")
         if self.memory_length > 0 and self.segment_length is None:
             faults.append(f"memory_length={self.memory_length} is carried from segment to segment; set segment_length")
-        return faults + self._position_faults() + self._cross_faults()
+        return faults + self._position_faults() + self._cross_faults() + self._unimodal_faults()
+
+    def _unimodal_faults(self) -> list[str]:
+        """What layers for a text alone ask of the others."""
+        count, faults = self.unimodal_layers, []
+        if count is None:
+            if self.unimodal_cls != "text":
+                faults.append(f"unimodal_cls={self.unimodal_cls!r} is read with unimodal_layers alone; set those")
+            return faults
+        if not 0 < count < self.num_hidden_layers:
+            faults.append(
+                f"unimodal_layers={count} must leave layers above; num_hidden_layers={self.num_hidden_layers}"
+            )
+        early = [layer for layer in self.cross_attention_layers or [] if layer < count]
+        if early:
+            faults.append(f"cross_attention_layers names {early}, but unimodal_layers={count} read the text alone")
+        wanted = {"is_causal": True, "position_embedding_type": "absolute", "segment_length": None}
+        if self.unimodal_cls == "shifted" and self.pad_token_id is None:
+            faults.append("unimodal_cls='shifted' reads a padding token, but there is none; set pad_token_id")
+        return faults + [
+            f"{name}={getattr(self, name)!r} does not go with unimodal_layers; set {name}={value!r}"
+            for name, value in wanted.items()
+            if getattr(self, name) != value
+        ]
 
     def _token_faults(self) -> list[str]:
         eos = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]

@@ -14,6 +14,7 @@ class MMVisionConfig(MMStackConfig):
 
     model_type = "mm_vision"
     base_config_key = "vision_config"
+    base_model_fsdp_plan = {"layers.*": "free_full_weight", "norm": "keep_full_weight"}
 
     image_size: int = 224  # pixels, a multiple of patch_size
     patch_size: int = 16  # pixels

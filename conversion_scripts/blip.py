@@ -1,8 +1,8 @@
-"""BLIP (Li et al. 2022, arXiv:2201.12086): captioning and question answering.
+"""BLIP (Li et al. 2022, arXiv:2201.12086): captioning, question answering and retrieval, as Transformers has them.
 
-Two layouts: Transformers' (`BlipForConditionalGeneration`, `BlipForQuestionAnswering`) and that of the original code
-and LAVIS, a .pth file without a config, whose ViT has timm's names. There every head is 64 wide, the ViT's norms have
-eps 1e-6, label smoothing is 0.1, and the question starts with [ENC]; in Transformers it starts with [CLS].
+For captions a decoder reads the picture; for answers it reads what an encoder makes of the question and the picture;
+for retrieval that encoder reads a text alone ("itc") or with the picture ("itm"). See `blip_original.py` for the files
+of the original code.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,13 +12,13 @@ from ..configuration.mm import MMConfig
 from ..modeling_mm.checkpoint import Checkpoint
 from ..modeling_mm.config_mapping import Fields, source_config
 from ..modeling_mm.generation import MMForConditionalGeneration
-from ..modeling_mm.key_mapping import KeyTable, change, raise_faults
+from ..modeling_mm.key_mapping import KeyTable, change
 from ..modeling_mm.reshapes import lead, split
+from ..modeling_mm.retrieval import MMForImageTextRetrieval
 from ..modeling_mm.text_towers import BERT, bert_head
 from .family import Family, Layout, Plan
 
-_HEAD_WIDTH = 64
-_VISION_FIELDS = Fields(
+VISION_FIELDS = Fields(
     names={
         name: name
         for name in (
@@ -28,7 +28,7 @@ _VISION_FIELDS = Fields(
     },
     ours={"norm_position": "pre", "final_norm": "all", "pooler": "cls", "attention_bias": True},
 )  # fmt: skip
-_TEXT_FIELDS = Fields(
+TEXT_FIELDS = Fields(
     names={
         **{
             name: name
@@ -45,8 +45,14 @@ _TEXT_FIELDS = Fields(
         "attention_bias": True,
     },
 )  # fmt: skip
+# Of a text that is read: from both sides, its vector at [CLS], which opens it.
+_READER = {"is_causal": False, "pooler": "cls", "bos_token_id": None}
+_READER_FIELDS = Fields(
+    names={theirs: ours for theirs, ours in TEXT_FIELDS.names.items() if ours not in _READER},
+    ours={**TEXT_FIELDS.ours, **_READER},
+)
 
-_BLOCK = {
+BLOCK = {
     "layer_norm1": "self_attn_norm",
     "self_attn.qkv": change("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", by=split(3)),
     "self_attn.projection": "self_attn.o_proj",
@@ -60,42 +66,42 @@ VISION = KeyTable(
         "embeddings.class_embedding": "cls_token",
         "embeddings.position_embedding": change("embed_positions.weight", by=lead(1)),
     },
-) + KeyTable(modules=_BLOCK).under("encoder.layers.{n}.", "layers.{n}.")
-_TIMM_BLOCK = {"norm1": "layer_norm1", "attn.qkv": "self_attn.qkv", "attn.proj": "self_attn.projection"}
-_TIMM_BLOCK |= {"norm2": "layer_norm2", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
-ORIGINAL_VISION = KeyTable(
-    modules={"patch_embed.proj": "patch_embedding", "norm": "norm"},
-    tensors={"cls_token": "cls_token", "pos_embed": change("embed_positions.weight", by=lead(1))},
-) + KeyTable(modules={old: _BLOCK[new] for old, new in _TIMM_BLOCK.items()}).under("blocks.{n}.", "layers.{n}.")
-
-_CLASSES = {"BlipForConditionalGeneration": False, "BlipForQuestionAnswering": True}
+) + KeyTable(modules=BLOCK).under("encoder.layers.{n}.", "layers.{n}.")
+_CAPTIONS, _ANSWERS, _RETRIEVAL = _CLASSES = (
+    "BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipForImageTextRetrieval",
+)  # fmt: skip
 
 
 def recognises(config: Mapping[str, Any], names: Iterable[str]) -> bool:
-    return config.get("model_type") == "blip" or (not config and "visual_encoder.blocks.0.norm1.weight" in set(names))
+    return config.get("model_type") == "blip"
 
 
 def plan(checkpoint: Checkpoint) -> Plan:
-    """Raises ValueError for a BLIP that is neither a captioner nor a question answerer."""
-    if not checkpoint.config:
-        return _original_plan(checkpoint)
+    """Raises ValueError for a BLIP of another task."""
     config = source_config(checkpoint.config)
     architecture = (checkpoint.config.get("architectures") or ["BlipModel"])[0]
     if architecture not in _CLASSES:
         raise ValueError(f"{architecture} is not known; of BLIP these are: {', '.join(_CLASSES)}")
     text = config.text_config
-    return _plan(
-        checkpoint,
-        VISION.under("vision_model.", "model.vision_tower."),
-        _VISION_FIELDS.convert(config.vision_config),
-        _TEXT_FIELDS.convert(text),
-        answers=_CLASSES[architecture],
-        tied=bool(config.tie_word_embeddings or text.tie_word_embeddings),
-        label_smoothing=text.label_smoothing,
+    seen = VISION.under("vision_model.", "model.vision_tower.")
+    stacks = (VISION_FIELDS.convert(config.vision_config), TEXT_FIELDS.convert(text))
+    if architecture == _RETRIEVAL:
+        return retrieval_plan(seen, *stacks, projection_dim=config.image_text_hidden_size)
+    tied = bool(config.tie_word_embeddings or text.tie_word_embeddings)
+    return writer_plan(
+        checkpoint, seen, *stacks, answers=architecture == _ANSWERS, tied=tied, label_smoothing=text.label_smoothing
     )
 
 
-def _plan(checkpoint, vision_table, vision: dict, text: dict, answers: bool, tied: bool, label_smoothing) -> Plan:
+def writer_plan(
+    checkpoint: Checkpoint,
+    vision_table: KeyTable,
+    vision: dict,
+    text: dict,
+    answers: bool,
+    tied: bool,
+    label_smoothing,
+) -> Plan:
     """answers: a text encoder reads the question with the picture, and the decoder reads what that makes of it."""
     reader = {**text, "cross_attention_hidden_size": vision["hidden_size"]}
     settings: dict[str, Any] = {"text_config": {**text, "is_causal": True} if answers else reader}
@@ -111,65 +117,34 @@ def _plan(checkpoint, vision_table, vision: dict, text: dict, answers: bool, tie
         label_smoothing=label_smoothing,
         **settings,
     )
-    tokens = {"[DEC]": text["bos_token_id"], "[ENC]": text["bos_token_id"] + 1}
-    return Plan(MMForConditionalGeneration, config, table, tokens=tokens)
+    # A question opens with [CLS] in Transformers, where the decoder's rows open with [DEC].
+    processor = {"prompt_to": "context", "context_bos_token": "[CLS]"} if answers else {}
+    return Plan(MMForConditionalGeneration, config, table, tokens=_tokens(text), processor=processor)
 
 
-# ---- the original's layout -----------------------------------------------------------------------------------------
-
-
-def _original_plan(checkpoint: Checkpoint) -> Plan:
-    """Sizes are read off the tensors; what they do not say are the original's settings."""
-    if any(name.startswith("text_proj") for name in checkpoint):
-        raise ValueError("this is BLIP for retrieval or pre-training; known are captioning and question answering")
-    answers = any(name.startswith("text_encoder.") for name in checkpoint)
-    positions, patch = (
-        checkpoint.shape("visual_encoder.pos_embed"),
-        checkpoint.shape("visual_encoder.patch_embed.proj.weight"),
+def retrieval_plan(
+    vision_table: KeyTable, vision: dict, text: dict, projection_dim: int, itm_bos_token_id: int | None = None
+) -> Plan:
+    """One stack reads a text, alone or with the picture; itm_bos_token_id opens the latter, None: its own token."""
+    reader = {**text, **_READER, "cross_attention_hidden_size": vision["hidden_size"]}
+    config = MMConfig(
+        vision_config=vision,
+        text_config=reader,
+        projector_type="none",
+        projection_dim=projection_dim,
+        projection_bias=True,
+        pretraining_losses={"itc": 1.0, "itm": 1.0},
+        itm_bos_token_id=itm_bos_token_id,
     )
-    side = round((positions[1] - 1) ** 0.5)
-    if side * side != positions[1] - 1:
-        raise ValueError(f"visual_encoder.pos_embed has {positions[1] - 1} places, which are no square of patches")
-    vision = {
-        **_VISION_FIELDS.ours,
-        **_sizes(checkpoint, "visual_encoder.blocks.{}.mlp.fc1.weight", patch[0]),
-        "image_size": side * patch[-1], "patch_size": patch[-1], "layer_norm_eps": 1e-6,
-    }  # fmt: skip
-    stack = "text_decoder.bert."
-    vocabulary, width = checkpoint.shape(f"{stack}embeddings.word_embeddings.weight")
-    text = {
-        **_TEXT_FIELDS.ours,
-        **_sizes(checkpoint, f"{stack}encoder.layer.{{}}.intermediate.dense.weight", width),
-        "vocab_size": vocabulary, "bos_token_id": vocabulary - 2, "eos_token_id": 102, "pad_token_id": 0,
-        "max_position_embeddings": checkpoint.shape(f"{stack}embeddings.position_embeddings.weight")[0],
-        "layer_norm_eps": 1e-12, "hidden_dropout": 0.1, "attention_dropout": 0.1,
-    }  # fmt: skip
-    made = _plan(
-        checkpoint,
-        ORIGINAL_VISION.under("visual_encoder.", "model.vision_tower."),
-        vision,
-        text,
-        answers,
-        tied=True,
-        label_smoothing=0.1,
-    )
-    momentum = {f"{part}_m.{{rest}}": "a momentum model, for training" for part in ("visual_encoder", "text_decoder")}
-    beams = {"num_beams": 3, "max_new_tokens": 10 if answers else 30}
-    notes = ("no config.json: sizes are read off the tensors, heads are 64 wide, eps of the ViT is 1e-6",)
-    return Plan(made.model_class, made.config, made.table.adding(dropped=momentum), beams, made.tokens, notes=notes)
+    heads = {"vision_proj": "itc_head.vision", "text_proj": "itc_head.text", "itm_head": "itm_head"}
+    table = vision_table + BERT.under("text_encoder.", "model.language_model.")
+    table += KeyTable(modules=heads, new={"itc_head.logit_scale": "theirs compares by cosines; read by 'itc' alone"})
+    processor = {"add_eos_token": True}
+    return Plan(MMForImageTextRetrieval, config, table, tokens=_tokens(text), processor=processor)
 
 
-def _sizes(checkpoint: Checkpoint, inner: str, width: int) -> dict[str, int]:
-    layers = 0
-    while inner.format(layers) in checkpoint:
-        layers += 1
-    raise_faults("heads are 64 wide in BLIP", [f"the width {width} is no multiple"] if width % _HEAD_WIDTH else [])
-    return {
-        "hidden_size": width,
-        "intermediate_size": checkpoint.shape(inner.format(0))[0],
-        "num_hidden_layers": layers,
-        "num_attention_heads": width // _HEAD_WIDTH,
-    }
+def _tokens(text: dict) -> dict[str, int]:
+    return {"[DEC]": text["bos_token_id"], "[ENC]": text["bos_token_id"] + 1}
 
 
 # ---- back ----------------------------------------------------------------------------------------------------------
@@ -178,19 +153,36 @@ def _sizes(checkpoint: Checkpoint, inner: str, width: int) -> dict[str, int]:
 def layout(model: Any) -> Layout:
     """Transformers' layout of an MM model built as a BLIP."""
     config = model.config
-    answers = config.text_encoder_config is not None
+    if isinstance(model, MMForImageTextRetrieval):
+        architecture, text = _RETRIEVAL, _READER_FIELDS.restore(config.text_config)
+        text["bos_token_id"] = config.text_config.vocab_size - 2  # [DEC], with [ENC] the last ones
+    else:
+        architecture = _CAPTIONS if config.text_encoder_config is None else _ANSWERS
+        text = TEXT_FIELDS.restore(config.text_config) | {"label_smoothing": config.label_smoothing}
+    tied = {"tie_word_embeddings": config.tie_word_embeddings}
     settings = {
-        "vision_config": _VISION_FIELDS.restore(config.vision_config),
-        "text_config": _TEXT_FIELDS.restore(config.text_config),
-        "tie_word_embeddings": config.tie_word_embeddings,
+        "vision_config": VISION_FIELDS.restore(config.vision_config),
+        "text_config": text | tied,
+        "image_text_hidden_size": config.projection_dim,
+        **tied,
     }
-    settings["text_config"] |= {
-        "tie_word_embeddings": config.tie_word_embeddings,
-        "label_smoothing": config.label_smoothing,
-    }
-    architecture = next(name for name, reads in _CLASSES.items() if reads == answers)
     source = source_config({"model_type": "blip", "architectures": [architecture], **settings})
     return Layout(source, architecture, (), "BlipImageProcessor", "BlipProcessor")
 
 
-FAMILY = Family("blip", recognises, plan, layout)
+def compare(theirs: Any, ours: Any, given: Any) -> dict[str, Any]:
+    """Theirs returns no logits of answers, so its parts are called one after the other."""
+    pixels, ids = given.pixel_values, given.input_ids
+    if isinstance(ours, MMForImageTextRetrieval):
+        cosines = ours.encode_image(pixels) @ ours.encode_text(ids).T
+        matched = (ours.match(ids, pixel_values=pixels), theirs(ids, pixels).itm_score)
+        return {"itm_logits": matched, "cosines": (cosines, theirs(ids, pixels, use_itm_head=False).itm_score)}
+    if ours.config.text_encoder_config is None:
+        return {"logits": (ours(ids, pixel_values=pixels).logits, theirs(pixels, ids).logits)}
+    seen = theirs.vision_model(pixels).last_hidden_state
+    asked = theirs.text_encoder(ids, encoder_hidden_states=seen).last_hidden_state
+    there = theirs.text_decoder(ids, encoder_hidden_states=asked).logits
+    return {"logits": (ours(ids, pixel_values=pixels, context_input_ids=ids).logits, there)}
+
+
+FAMILY = Family("blip", recognises, plan, layout, compare)

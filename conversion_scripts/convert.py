@@ -3,6 +3,7 @@
     python -m mm.conversion_scripts.convert SOURCE OUT          # a directory, a Hub id, or an original's .pth file
     python -m mm.conversion_scripts.convert --to blip MM_DIR OUT
     python -m mm.conversion_scripts.convert --dry-run SOURCE    # what would be done
+    python -m mm.conversion_scripts.convert --verify SOURCE OUT # and whether both models give the same
 
 In memory: `mm.convert(source)` gives model, processor and report.
 """
@@ -10,12 +11,14 @@ In memory: `mm.convert(source)` gives model, processor and report.
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 from transformers import AutoConfig
 from transformers.modeling_utils import PreTrainedModel
@@ -25,18 +28,45 @@ from ..configuration.mm import MMConfig
 from ..modeling_mm.checkpoint import Checkpoint, read_json
 from ..modeling_mm.classification import MMForSequenceClassification
 from ..modeling_mm.generation import MMForConditionalGeneration
-from ..modeling_mm.key_mapping import Converted, raise_faults
+from ..modeling_mm.key_mapping import Converted, Tensors, raise_faults
 from ..modeling_mm.model import MMModel
+from ..modeling_mm.pretraining import MMForPreTraining
+from ..modeling_mm.retrieval import MMForImageTextRetrieval
 from ..processing.mm import MMProcessor
-from . import blip, git, vision_encoder_decoder, visual_bert
-from .family import Family, Plan, check_returns
+from . import (
+    blip,
+    blip_original,
+    clip,
+    coca,
+    git,
+    siglip,
+    vision_encoder_decoder,
+    vision_text_dual_encoder,
+    visual_bert,
+)
+from .family import Family, Layout, Plan, check_returns
 from .processor import convert_processor, restore_processor
+from .verify import verify
 
-FAMILIES = {
-    family.name: family for family in (blip.FAMILY, vision_encoder_decoder.FAMILY, git.FAMILY, visual_bert.FAMILY)
-}
+_MODULES = (
+    blip,
+    vision_encoder_decoder,
+    git,
+    visual_bert,
+    clip,
+    siglip,
+    vision_text_dual_encoder,
+    blip_original,
+    coca,
+)
+FAMILIES = {module.FAMILY.name: module.FAMILY for module in _MODULES}
+LARGE_NUMBERS = 10**8  # from here on there is a progress bar
+SHARD_SIZE = "50GB"  # as Transformers saves
 UNREAD_FILE = "unread.safetensors"  # tensors of the source that MM does not read, for the way back
-_MODELS = {cls.__name__: cls for cls in (MMForConditionalGeneration, MMForSequenceClassification, MMModel)}
+_CLASSES = (
+    MMForConditionalGeneration, MMForSequenceClassification, MMForImageTextRetrieval, MMForPreTraining, MMModel,
+)  # fmt: skip
+_MODELS = {cls.__name__: cls for cls in _CLASSES}
 # Of a source's generation_config.json, what is no setting of decoding.
 _NOT_DECODING = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "transformers_version")
 
@@ -73,12 +103,14 @@ def convert(source: str | Path) -> Conversion:
     """
     checkpoint = Checkpoint(source)
     family, plan = recognised(checkpoint)
-    converted = plan.table.convert(checkpoint, wanted_shapes(plan))
+    is_large = checkpoint.numbers() > LARGE_NUMBERS
+    converted = plan.table.convert(checkpoint, wanted_shapes(plan), show_progress=is_large)
     model = _loaded(plan, converted.tensors, converted.new, checkpoint.dtype())
     _set_generation(model, plan, read_json(checkpoint.directory, "generation_config.json") or {})
     text = plan.config.text_config
     eos = text.eos_token_id[0] if isinstance(text.eos_token_id, list) else text.eos_token_id
-    processor, notes = convert_processor(checkpoint.directory, plan.tokens, (text.bos_token_id, eos), **plan.processor)
+    ends = (text.bos_token_id, eos)
+    processor, notes = convert_processor(checkpoint.directory, plan.tokens, ends, plan.pictures, **plan.processor)
     report = _report(checkpoint, family, plan, converted) + [f"note: {note}" for note in (*plan.notes, *notes)]
     return Conversion(model, processor, report, converted.unread)
 
@@ -90,13 +122,25 @@ def recognised(checkpoint: Checkpoint) -> tuple[Family, Plan]:
             return family, family.plan(checkpoint)
     kind = checkpoint.config.get("model_type")
     what = f"model_type={kind!r}" if kind else f"tensors named {', '.join(sorted(checkpoint)[:3])}, ..."
-    raise ValueError(f"{checkpoint.source} is not recognised ({what}); known are {', '.join(FAMILIES)}")
+    hint = "; a text, vision or audio tower alone is for MMForConditionalGeneration.from_towers" if kind else ""
+    if "perceiver.latents" in checkpoint:
+        hint = "; OpenFlamingo's trained weights are for MMForConditionalGeneration.from_towers(..., flamingo=...)"
+    raise ValueError(f"{checkpoint.source} is not recognised ({what}); known are {', '.join(FAMILIES)}{hint}")
 
 
 def wanted_shapes(plan: Plan) -> dict[str, torch.Size]:
-    """Name -> shape of every tensor that the planned model holds for itself. No weights are made."""
+    """`own_shapes` of the planned model."""
+    return own_shapes(skeleton(plan.model_class, plan.config))
+
+
+def skeleton(model_class: type, config: MMConfig) -> Any:
+    """The model without its numbers."""
     with torch.device("meta"):
-        model = plan.model_class(plan.config)
+        return model_class(config)
+
+
+def own_shapes(model: Any) -> dict[str, torch.Size]:
+    """Name -> shape of every tensor that a model holds for itself."""
     return {name: value.shape for name, value in model.state_dict().items() if name not in model.all_tied_weights_keys}
 
 
@@ -148,6 +192,8 @@ def _report(checkpoint: Checkpoint, family: Family, plan: Plan, converted: Conve
         f"model: {plan.model_class.__name__}, {numbers / 1e6:.1f} M parameters, {checkpoint.dtype()}",
         f"tensors: {used} of {len(checkpoint)} used, {len(converted.reshaped)} of them reshaped",
     ]
+    kinds = Counter(converted.reshaped.values())
+    lines += [f"reshaped: {count} {kind}" for kind, count in sorted(kinds.items())]
     lines += [f"dropped: {name} ({reason})" for name, reason in sorted(converted.dropped.items())]
     return lines + [f"new: {name} ({reason})" for name, reason in sorted(converted.new.items())]
 
@@ -167,37 +213,40 @@ def convert_back(source: str | Path, to: str, out: str | Path) -> list[str]:
     if not isinstance(config, MMConfig):
         raise ValueError(f"{str(source)!r} holds a {config.model_type!r} model, not one of MM")
     model_class = _MODELS[(config.architectures or ["MMModel"])[0]]
-    with _quiet():
-        model = model_class.from_pretrained(source)
-        processor = _own_processor(Path(source))
-    unread_file = Path(source) / UNREAD_FILE
-    unread = Checkpoint(unread_file) if unread_file.is_file() else {}
-    tensors, layout = restored(model, family, unread)
+    checkpoint = Checkpoint(source)
+    unread_file = checkpoint.beside(UNREAD_FILE)
+    unread = {} if unread_file is None else Checkpoint(unread_file)
+    tensors, layout = restored(model_class, config, checkpoint, family, unread)
     Path(out).mkdir(parents=True, exist_ok=True)
-    settings = {**layout.config.to_dict(), "architectures": [layout.architecture]}
-    settings["dtype"] = str(model.dtype).removeprefix("torch.")
-    (Path(out) / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()},
-        Path(out) / "model.safetensors",
-        metadata={"format": "pt"},
-    )
-    parts = restore_processor(processor, layout.image_processor, Path(out))
+    config_file, weights = layout.files
+    save_torch_state_dict(tensors, out, filename_pattern=weights + "{suffix}.safetensors", max_shard_size=SHARD_SIZE)
+    with _quiet():
+        processor = _own_processor(checkpoint)
+        parts = restore_processor(processor, layout, Path(out))
+    settings = layout.settings() | dict({} if layout.beside is None else layout.beside(processor))
+    if config_file == "config.json":
+        settings["dtype"] = str(checkpoint.dtype()).removeprefix("torch.")
+    (Path(out) / config_file).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return [f"wrote {layout.architecture}: {len(tensors)} tensors", *(f"wrote {part}" for part in parts)]
 
 
-def restored(model: Any, family: Family, unread: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], Any]:
-    """The model's tensors under the family's names, and the layout. Raises ValueError as `convert_back`."""
+def restored(
+    model_class: type, config: MMConfig, tensors: Tensors, family: Family, unread: Tensors
+) -> tuple[dict[str, torch.Tensor], Layout]:
+    """A model's tensors under the family's names, and the layout. Raises ValueError as `convert_back`."""
     assert family.layout is not None
+    model = skeleton(model_class, config)
     layout = family.layout(model)
-    settings = {**layout.config.to_dict(), "architectures": [layout.architecture]}
-    plan = family.plan(_Names(settings, layout.names))  # pyright: ignore[reportArgumentType]: names are all it reads
-    if plan.model_class is not type(model):
-        raise ValueError(f"{layout.architecture} is a {plan.model_class.__name__}, this is a {type(model).__name__}")
-    check_returns(model.config, plan.config, layout.architecture)
-    tied = model.all_tied_weights_keys
-    tensors = {name: value for name, value in model.state_dict().items() if name not in tied}
-    return plan.table.restore(tensors, unread), layout
+    plan = family.plan(_Names(layout.settings(), layout.names))  # pyright: ignore[reportArgumentType]: names are all it reads
+    if plan.model_class is not model_class:
+        raise ValueError(f"{layout.architecture} is a {plan.model_class.__name__}, this is a {model_class.__name__}")
+    check_returns(config, plan.config, layout.architecture)
+    shapes = own_shapes(model)
+    wrong = shapes.keys() ^ tensors.keys()
+    raise_faults("the weights are not those of this model", sorted(wrong))
+    return plan.table.restore(
+        tensors, unread, show_progress=sum(map(torch.Size.numel, shapes.values())) > LARGE_NUMBERS
+    ), layout
 
 
 class _Names(dict[str, None]):
@@ -208,10 +257,9 @@ class _Names(dict[str, None]):
         self.config, self.source, self.directory = config, "an MM model", None
 
 
-def _own_processor(directory: Path) -> MMProcessor | None:
-    if not (directory / "processor_config.json").is_file():
-        return None
-    return MMProcessor.from_pretrained(directory)
+def _own_processor(checkpoint: Checkpoint) -> MMProcessor | None:
+    file = checkpoint.beside("processor_config.json")
+    return None if file is None else MMProcessor.from_pretrained(file.parent)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -221,24 +269,44 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("out", nargs="?", help="the directory to write")
     parser.add_argument("--to", metavar="FAMILY", help=f"back, to one of {', '.join(FAMILIES)}")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
+    parser.add_argument("--verify", action="store_true", help="compare the outputs of both models")
     options = parser.parse_args(arguments)
-    for line in run(options.source, options.out, options.to, options.dry_run):
+    for line in run(options.source, options.out, options.to, options.dry_run, options.verify):
         print(line)
 
 
-def run(source: str, out: str | None, to: str | None = None, dry_run: bool = False) -> list[str]:
-    """What the command lines do; returns the report. Raises ValueError as the functions above, and without `out`."""
+def run(
+    source: str, out: str | None, to: str | None = None, dry_run: bool = False, compare: bool = False
+) -> list[str]:
+    """What the command lines do; returns the report. A model that `compare` finds different is not written.
+
+    Raises: ValueError as the functions above, and without `out`.
+    """
     if not dry_run and out is None:
         raise ValueError("OUT is missing: the directory to write (or --dry-run)")
     if to is not None:
         if dry_run:
             raise ValueError("--dry-run is for the way to MM; leave --to out")
-        return convert_back(source, to, str(out))
+        report = convert_back(source, to, str(out))
+        return report + (_verified_back(source, to, str(out)) if compare else [])
     done = convert(source)
+    if compare:
+        checkpoint = Checkpoint(source)
+        with _quiet():
+            family, _ = recognised(checkpoint)
+            done.report += verify(checkpoint.directory, checkpoint.config, done.model, family)
     if not dry_run:
         with _quiet():
             done.save_pretrained(str(out))
     return done.report
+
+
+def _verified_back(source: str, to: str, out: str) -> list[str]:
+    """`verify` of what `convert_back` wrote; what differs stays there, to be looked at."""
+    config = AutoConfig.from_pretrained(source)
+    with _quiet():
+        model = _MODELS[(config.architectures or ["MMModel"])[0]].from_pretrained(source)
+        return verify(Path(out), read_json(Path(out), "config.json") or {}, model, FAMILIES[to])
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from ..configuration.mm import MMConfig
 from ..modeling_mm.checkpoint import Checkpoint
 from ..modeling_mm.key_mapping import KeyTable, raise_faults
@@ -21,6 +23,7 @@ class Plan:
 
     model_class: of MM. table: names on disk -> names in the model. generation: settings of generate(). tokens: special
     tokens by id, which the tokenizer must know (added where it does not). processor: settings of MMProcessor.
+    pictures: options of the image processor, where no file of the source gives them.
     """
 
     model_class: type
@@ -29,6 +32,7 @@ class Plan:
     generation: Mapping[str, Any] = field(default_factory=dict)
     tokens: Mapping[str, int] = field(default_factory=dict)
     processor: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -37,6 +41,7 @@ class Layout:
     """How an MM model is written back: the source's config, its class's name, and the same table.
 
     names: of tensors that decide the layout (a prefix, a pooler), as `Plan` reads them from a file.
+    files: of the config, and of the weights without its ending. beside: processor -> settings of that config.
     """
 
     config: Any
@@ -44,6 +49,13 @@ class Layout:
     names: tuple[str, ...]
     image_processor: str
     processor: str | None = None
+    files: tuple[str, str] = ("config.json", "model")
+    beside: Callable[[Any], Mapping[str, Any]] | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The config; Transformers' names the class too."""
+        named = {"architectures": [self.architecture]} if self.files[0] == "config.json" else {}
+        return {**self.config.to_dict(), **named}
 
 
 @dataclass(frozen=True)
@@ -51,12 +63,14 @@ class Family:
     """name: as in `mm convert --to`. recognises: by config.json, else by the names of tensors.
 
     layout: an MM model -> its layout there; raises ValueError in words for a model that the family cannot express.
+    compare: (theirs, ours, `verify.Given`) -> {output: (ours, theirs)}; None where both take and give the same names.
     """
 
     name: str
     recognises: Callable[[Mapping[str, Any], Iterable[str]], bool]
     plan: Callable[[Checkpoint], Plan]
     layout: Callable[[Any], Layout] | None = None
+    compare: Callable[[Any, Any, Any], Mapping[str, tuple[torch.Tensor, torch.Tensor]]] | None = None
 
 
 def differences(one: Any, two: Any, path: str = "") -> list[str]:

@@ -7,6 +7,8 @@ Media see each other and text sees what is before it: MM's `fusion_mask="prefix"
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
+
 from ..configuration.mm import MMConfig
 from ..configuration.vision import MMVisionConfig
 from ..modeling_mm.checkpoint import Checkpoint
@@ -82,4 +84,16 @@ def layout(model: Any) -> Layout:
     return Layout(source_config(settings), _ARCHITECTURE, names, "CLIPImageProcessor", "GitProcessor")
 
 
-FAMILY = Family("git", recognises, plan, layout)
+def compare(theirs: Any, ours: Any, given: Any) -> dict[str, Any]:
+    """Theirs gives logits of the media's places too. Frames, where there are any, are two per sample."""
+    ids, pixels, there, here = given.input_ids, given.pixel_values, {}, {}
+    there["logits"] = theirs(ids, pixel_values=pixels).logits
+    here["logits"] = ours(ids, pixel_values=pixels).logits
+    if ours.config.max_frames:
+        frames = torch.stack([pixels, pixels.flip(0)], dim=1)[:, : ours.config.max_frames]
+        there["logits of frames"] = theirs(ids, pixel_values=frames).logits
+        here["logits of frames"] = ours(ids, pixel_values_videos=frames).logits
+    return {name: (here[name], there[name][:, -ids.shape[1] :]) for name in here}
+
+
+FAMILY = Family("git", recognises, plan, layout, compare)

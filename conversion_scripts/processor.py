@@ -11,6 +11,7 @@ from transformers.image_utils import SizeDict
 from ..processing.image import MMImageProcessorPil
 from ..processing.mm import MMProcessor
 from ..processing.rows import row_ends
+from .family import Layout
 
 _IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model")
@@ -21,20 +22,28 @@ IMAGE_OPTIONS = (
 
 
 def convert_processor(
-    directory: Path | None, tokens: Mapping[str, int], ends: tuple[int | None, int | None], **settings: Any
+    directory: Path | None,
+    tokens: Mapping[str, int],
+    ends: tuple[int | None, int | None],
+    pictures: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> tuple[MMProcessor | None, list[str]]:
     """The source's processor as an MMProcessor, None where it has neither part, and what is to be said of it.
 
     Args:
         tokens: special tokens that the model knows by these ids, added where the tokenizer lacks them.
         ends: the ids that open and close a row of text.
+        pictures: options of the image processor, where the directory has no file of them.
     """
     parts, notes = {}, []
     if directory is not None and any((directory / name).is_file() for name in _IMAGE_FILES):
         parts["image_processor"] = convert_image_processor(AutoImageProcessor.from_pretrained(directory))
+    elif pictures is not None:
+        parts["image_processor"] = MMImageProcessorPil(**pictures)
     if directory is not None and any((directory / name).is_file() for name in _TOKENIZER_FILES):
         parts["tokenizer"] = AutoTokenizer.from_pretrained(directory)
         notes += fit_tokenizer(parts["tokenizer"], tokens, ends)
+        notes += _open_as_before(parts["tokenizer"]) if settings.get("add_eos_token") else []
     missing = [name for name in ("image_processor", "tokenizer") if name not in parts]
     if missing:
         notes.append(f"the source has no {' and no '.join(missing)}: the model is converted without")
@@ -73,15 +82,36 @@ def fit_tokenizer(tokenizer: Any, tokens: Mapping[str, int], ends: tuple[int | N
     return notes
 
 
-def restore_processor(processor: MMProcessor | None, image_class: str, out: Path) -> list[str]:
-    """Writes the parts as the source's classes; says what is written."""
-    written = []
+def _open_as_before(tokenizer: Any) -> list[str]:
+    """Closed rows open as the source's own do: some tokenizers have a bos token that none of their rows has."""
+    bos, _ = row_ends(tokenizer)
+    if bos is None or tokenizer("a")["input_ids"][:1] == [bos]:
+        return []
+    name = "cls_token" if tokenizer.bos_token_id is None else "bos_token"
+    setattr(tokenizer, name, None)
+    return [f"tokenizer: {name} left out, as no text of the source opens with it"] + _open_as_before(tokenizer)
+
+
+def restore_processor(processor: MMProcessor | None, layout: Layout, out: Path) -> list[str]:
+    """Writes the parts as the source's classes, and as its processor where it has both; says what is written.
+
+    Raises: ValueError for pictures that are made ready in a way that the source's class does not know.
+    """
+    parts: dict[str, Any] = {}
     if processor is not None and processor.image_processor is not None:
-        options = {name: _plain(getattr(processor.image_processor, name, None)) for name in IMAGE_OPTIONS}
-        there = getattr(transformers, image_class)(**{k: v for k, v in options.items() if v is not None})
-        there.save_pretrained(out)
-        written.append(image_class)
+        parts["image_processor"] = _image_processor(processor.image_processor, layout.image_processor)
     if processor is not None and processor.tokenizer is not None:
-        processor.tokenizer.save_pretrained(out)
-        written.append(type(processor.tokenizer).__name__)
-    return written
+        parts["tokenizer"] = processor.tokenizer
+    if len(parts) == 2 and layout.processor is not None:
+        getattr(transformers, layout.processor)(**parts).save_pretrained(out)
+        return [layout.processor]
+    for part in parts.values():
+        part.save_pretrained(out)
+    return [type(part).__name__ for part in parts.values()]
+
+
+def _image_processor(ours: Any, class_name: str) -> Any:
+    if getattr(ours, "do_crop_content", False):
+        raise ValueError(f"do_crop_content=True cuts pictures to their content, which {class_name} does not")
+    options = {name: _plain(getattr(ours, name, None)) for name in IMAGE_OPTIONS}
+    return getattr(transformers, class_name)(**{name: value for name, value in options.items() if value is not None})

@@ -16,7 +16,7 @@ from ..modeling_mm.checkpoint import Checkpoint, read_json
 from ..modeling_mm.config_mapping import TowerPlan, source_config
 from ..modeling_mm.generation import MMForConditionalGeneration
 from ..modeling_mm.key_mapping import KeyTable
-from ..modeling_mm.text_towers import BERT_FIELDS, GPT2_FIELDS, TEXT_PLANS, TROCR_FIELDS
+from ..modeling_mm.text_towers import BERT_FIELDS, GPT2_FIELDS, TEXT_PLANS, TROCR_FIELDS, bert_settings
 from ..modeling_mm.vision_towers import VISION_PLANS, VIT_FIELDS
 from .family import Family, Layout, Plan
 
@@ -94,7 +94,9 @@ def layout(model: Any) -> Layout:
         "pad_token_id": text.pad_token_id,
     }
     source = VisionEncoderDecoderConfig.from_dict(settings)
-    return Layout(source, _ARCHITECTURE, (*encoder_names, *decoder_names), _IMAGE_PROCESSORS[encoder["model_type"]])
+    names = (*encoder_names, *decoder_names)
+    processor = "TrOCRProcessor" if kind == "trocr" else None  # the others have none of their own
+    return Layout(source, _ARCHITECTURE, names, _IMAGE_PROCESSORS[encoder["model_type"]], processor)
 
 
 def _encoder(config: MMVisionConfig) -> tuple[dict[str, Any], list[str]]:
@@ -111,7 +113,10 @@ def _decoder(config: MMConfig) -> tuple[str, dict[str, Any], list[str]]:
     text: MMTextConfig = config.text_config
     tied = {"tie_word_embeddings": config.tie_word_embeddings}
     if config.lm_head_transform:
-        return "bert", BERT_FIELDS.restore(text) | tied, ["decoder.bert.embeddings.word_embeddings.weight"]
+        # An untied head is BERT's.
+        settings = bert_settings(text) if config.tie_word_embeddings else BERT_FIELDS.restore(text)
+        kind = settings.pop("model_type", "bert")
+        return kind, settings | tied, [f"decoder.{kind}.embeddings.word_embeddings.weight"]
     if text.norm_position == "pre":
         inner = {"n_inner": text.intermediate_size, "embd_pdrop": text.hidden_dropout}
         return "gpt2", GPT2_FIELDS.restore(text) | inner | tied, ["decoder.transformer.wte.weight"]
@@ -119,4 +124,9 @@ def _decoder(config: MMConfig) -> tuple[str, dict[str, Any], list[str]]:
     return "trocr", TROCR_FIELDS.restore(text) | memory | tied, ["decoder.model.decoder.embed_tokens.weight"]
 
 
-FAMILY = Family("vision-encoder-decoder", recognises, plan, layout)
+def compare(theirs: Any, ours: Any, given: Any) -> dict[str, Any]:
+    there = theirs(given.pixel_values, given.input_ids).logits
+    return {"logits": (ours(given.input_ids, pixel_values=given.pixel_values).logits, there)}
+
+
+FAMILY = Family("vision-encoder-decoder", recognises, plan, layout, compare)

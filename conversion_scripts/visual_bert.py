@@ -1,9 +1,12 @@
-"""VisualBERT (Li et al. 2019, arXiv:1908.03557): question answering and visual reasoning over a detector's regions.
+"""VisualBERT (Li et al. 2019, arXiv:1908.03557): pre-training, question answering and visual reasoning over regions.
 
-Text first, then regions, one norm over all, everything sees everything. Regions come as `visual_embeds`. A source has
-no tower: one convolution of the regions' width stands in, untrained, so that another tower of that width can take its
+Text first, then a detector's regions (`visual_embeds`), one norm over all, everything sees everything. A source has no
+tower: one convolution of the regions' width stands in, untrained, so that another tower of that width can take its
 place and pixels be read. Each region gets row 0 of the visual positions and row 1 of the visual types, which are one
 vector here (`modality_embeddings`); the answer is read off the token before [SEP] (`pooler="before_last"`).
+
+In pre-training a pair that matches is class 0 there and class 1 of MM's "itm"; theirs reads one masked text for both
+losses: pass it as input_ids and as masked_input_ids, and `matches` = 1 - sentence_image_labels.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,17 +19,19 @@ from ..modeling_mm.checkpoint import Checkpoint
 from ..modeling_mm.classification import MMForSequenceClassification
 from ..modeling_mm.config_mapping import Fields, source_config
 from ..modeling_mm.key_mapping import KeyTable, change
-from ..modeling_mm.reshapes import List, Reshape
-from ..modeling_mm.text_towers import BERT, BERT_FIELDS
+from ..modeling_mm.pretraining import MMForPreTraining
+from ..modeling_mm.reshapes import FLIP, List, Reshape
+from ..modeling_mm.text_towers import BERT, BERT_FIELDS, bert_head
 from .family import Family, Layout, Plan
 
 _FIELDS = Fields(
     names=BERT_FIELDS.names, ours={**BERT_FIELDS.ours, "is_causal": False}, theirs={"bypass_transformer": False}
 )
-# Class -> how the text is pooled, and the loss of its labels ("kl": soft scores of answers).
-_CLASSES: dict[str, tuple[str, Any]] = {
-    "VisualBertForQuestionAnswering": ("before_last", "kl"),
-    "VisualBertForVisualReasoning": ("cls_tanh", "auto"),
+# Class -> MM's, how the text is pooled, and the loss of its labels ("kl": soft scores of answers).
+_CLASSES: dict[str, tuple[type, str, Any]] = {
+    "VisualBertForQuestionAnswering": (MMForSequenceClassification, "before_last", "kl"),
+    "VisualBertForVisualReasoning": (MMForSequenceClassification, "cls_tanh", "auto"),
+    "VisualBertForPreTraining": (MMForPreTraining, "cls_tanh", "auto"),
 }
 _NO_TOWER = "theirs reads visual_embeds of a detector; untrained, to be replaced"
 
@@ -52,12 +57,20 @@ def region_vector(positions: int, types: int) -> Reshape:
 
 
 def plan(checkpoint: Checkpoint) -> Plan:
-    """Raises ValueError for another head than those of question answering and visual reasoning."""
+    """Raises ValueError for another head than those of pre-training, question answering and visual reasoning."""
     config = source_config(checkpoint.config)
     architecture = (checkpoint.config.get("architectures") or ["VisualBertModel"])[0]
     if architecture not in _CLASSES:
         raise ValueError(f"{architecture} is not known; of VisualBERT these are: {', '.join(_CLASSES)}")
-    pooler, loss = _CLASSES[architecture]
+    model_class, pooler, loss = _CLASSES[architecture]
+    tied = bool(config.tie_word_embeddings)
+    if model_class is MMForPreTraining:
+        head = bert_head(checkpoint, tied, "visual_bert.embeddings.word_embeddings.weight")
+        head = head.adding(modules={"cls.seq_relationship": change("itm_head", by=FLIP)})
+        settings = {"pretraining_losses": {"mlm": 1.0, "itm": 1.0}, "tie_word_embeddings": tied}
+    else:
+        head = KeyTable({"cls": "classifier"})
+        settings = {"classifier_dropout": config.hidden_dropout_prob, "num_labels": config.num_labels}
     made = MMConfig(
         vision_config=_stand_in(config.visual_embedding_dim),
         text_config={**_FIELDS.convert(config), "pooler": pooler},
@@ -67,12 +80,11 @@ def plan(checkpoint: Checkpoint) -> Plan:
         fusion_embedding_norm=True,
         modality_embeddings=True,
         classification_loss=loss,
-        classifier_dropout=config.hidden_dropout_prob,
-        **{"num_labels": config.num_labels},
+        **settings,
     )
     joined = region_vector(config.max_position_embeddings, config.type_vocab_size)
     media = KeyTable(
-        modules={"visual_bert.embeddings.visual_projection": "model.vision_projector", "cls": "classifier"},
+        modules={"visual_bert.embeddings.visual_projection": "model.vision_projector"},
         tensors={
             "visual_bert.embeddings.visual_position_embeddings.weight": change(
                 "model.modality_embedding.weight",
@@ -86,7 +98,8 @@ def plan(checkpoint: Checkpoint) -> Plan:
     text = BERT if pooler == "cls_tanh" else KeyTable(
         {name: target for name, target in BERT.modules.items() if name != "pooler.dense"}, dropped=BERT.dropped
     )  # fmt: skip
-    return Plan(MMForSequenceClassification, made, text.under("visual_bert.", "model.language_model.") + media)
+    table = text.under("visual_bert.", "model.language_model.") + media + head
+    return Plan(model_class, made, table, processor={"add_eos_token": True})
 
 
 def _stand_in(width: int) -> dict[str, Any]:
@@ -97,19 +110,31 @@ def _stand_in(width: int) -> dict[str, Any]:
 def layout(model: Any) -> Layout:
     """The layout of an MM model built as a VisualBERT; raises ValueError for another."""
     config = model.config
-    found = [name for name, kinds in _CLASSES.items() if kinds[0] == config.text_config.pooler]
+    kind = (type(model), config.text_config.pooler)
+    found = [name for name, kinds in _CLASSES.items() if kinds[:2] == kind]
     if not found:
-        raise ValueError(
-            f"text_config.pooler={config.text_config.pooler!r}, but VisualBERT has before_last or cls_tanh"
-        )
+        known = ", ".join(f"{cls.__name__} with {pooler}" for cls, pooler, _ in _CLASSES.values())
+        raise ValueError(f"{kind[0].__name__} with text_config.pooler={kind[1]!r}, but VisualBERT has {known}")
     settings = {
         **_FIELDS.restore(config.text_config),
         "model_type": "visual_bert",
         "architectures": found,
         "visual_embedding_dim": config.vision_size,
         "num_labels": config.num_labels,
+        "tie_word_embeddings": config.tie_word_embeddings,
     }
     return Layout(source_config(settings), found[0], (), "ViTImageProcessor")
 
 
-FAMILY = Family("visual-bert", recognises, plan, layout)
+def compare(theirs: Any, ours: Any, given: Any) -> dict[str, Any]:
+    ids, regions = given.input_ids, given.visual_embeds
+    there = theirs(ids, torch.ones_like(ids), visual_embeds=regions)
+    if isinstance(ours, MMForPreTraining):
+        targets = {"masked_input_ids": ids, "mlm_targets": ids, "matches": torch.ones(len(ids)).long()}
+        here = ours(ids, visual_embeds=regions, return_loss=True, **targets)
+        filled = (here.mlm_logits, there.prediction_logits[:, : ids.shape[1]])
+        return {"mlm_logits": filled, "itm_logits": (here.itm_logits, there.seq_relationship_logits.flip(1))}
+    return {"logits": (ours(ids, visual_embeds=regions).logits, there.logits)}
+
+
+FAMILY = Family("visual-bert", recognises, plan, layout, compare)

@@ -30,7 +30,7 @@ def eager_attention_forward(
     query: torch.Tensor,  # (B, H, Q, D)
     key: torch.Tensor,  # (B, Hkv, S, D)
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,  # float, added to the scores; masked entries are the dtype's minimum
+    attention_mask: torch.Tensor | None,  # float, added to the scores, masked entries the dtype's minimum; or bool
     scaling: float,
     dropout: float = 0.0,
     **kwargs,
@@ -43,6 +43,9 @@ def eager_attention_forward(
     key = key.repeat_interleave(module.num_key_value_groups, dim=1)
     value = value.repeat_interleave(module.num_key_value_groups, dim=1)
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None and attention_mask.dtype == torch.bool:  # made for SDPA, as generate() does
+        closed = torch.finfo(scores.dtype).min
+        attention_mask = torch.zeros_like(attention_mask, dtype=scores.dtype).masked_fill(~attention_mask, closed)
     if attention_mask is not None:
         scores = scores + attention_mask
     weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
@@ -163,6 +166,10 @@ class MMAttention(nn.Module):
     def _key_value(self, source: torch.Tensor, rotary=None) -> tuple[torch.Tensor, torch.Tensor]:
         key = self.k_norm(self._split(self.k_proj(source)))
         return key if rotary is None else rotate(key, rotary), self._split(self.v_proj(source))
+
+    def project_context(self, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (B, Hkv, S, D) of a context (B, S, memory_size), as a cache holds them."""
+        return self._key_value(self.memory_norm(memory))
 
     def _context_states(self, hidden_states: torch.Tensor, memory: torch.Tensor | None, cache: MMCache | None):
         def project():

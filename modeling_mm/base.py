@@ -1,12 +1,12 @@
 """MMPreTrainedModel: what every MM class shares (flags, initial weights, strict loading), and forward's guard."""
 
-from collections.abc import Iterable
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from typing import Any, Self, TypedDict
 
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import TransformersKwargs
 
@@ -19,20 +19,46 @@ from .mm_triton import default_implementation
 _ALLOWED_KWARGS = {*TransformersKwargs.__annotations__, "return_dict"}
 
 
-def reject_unknown(kwargs: dict[str, Any], accepted: Iterable[str]) -> None:
+class MMKwargs(TypedDict, total=False):
+    """What a forward takes beside its own arguments; more of TransformersKwargs goes through to the attention."""
+
+    output_hidden_states: bool | list[int]
+    output_attentions: bool
+    num_items_in_batch: torch.Tensor | int | None
+    shift_labels: torch.Tensor | None
+
+
+def reject_unknown(kwargs: Mapping[str, Any], accepted: Iterable[str]) -> None:
     """Raises TypeError for a keyword that neither forward nor Transformers knows, with the nearest name."""
     for name in kwargs:
         if name not in _ALLOWED_KWARGS:
             raise TypeError(f"forward() has no argument {name!r}{nearest(name, accepted)}")
 
 
-def check_attentions_wanted(config: PreTrainedConfig, kwargs: dict[str, Any]) -> None:
-    """Raises ValueError for output_attentions under an implementation that computes no weights."""
-    if kwargs.get("output_attentions") and config._attn_implementation != "eager":
-        raise ValueError(
-            "output_attentions=True needs attention weights, which only attn_implementation='eager' computes; "
-            f"this model uses {config._attn_implementation!r}"
-        )
+def weights_by_eager(forward: Callable) -> Callable:
+    """Wraps a forward: a call with output_attentions=True runs by eager attention, which alone computes weights.
+
+    Raises: ValueError where the call's layers are run again later, without the weights (activation checkpointing).
+    """
+
+    @wraps(forward)
+    def wrapper(self, *args, **kwargs):
+        config = self.config
+        held = config._attn_implementation
+        if not kwargs.get("output_attentions") or held == "eager":
+            return forward(self, *args, **kwargs)
+        if self.training and self.is_gradient_checkpointing:
+            raise ValueError(
+                f"output_attentions=True runs by eager attention, but activation checkpointing would run {held!r} "
+                "again; set attn_implementation='eager', or leave one of the two out"
+            )
+        config._attn_implementation_internal = "eager"
+        try:
+            return forward(self, *args, **kwargs)
+        finally:
+            config._attn_implementation_internal = held
+
+    return wrapper
 
 
 class MMPreTrainedModel(PreTrainedModel):
@@ -84,6 +110,9 @@ class MMPreTrainedModel(PreTrainedModel):
             if name in frozen:
                 parameter.requires_grad_(False)
 
+    def after_loading(self, info: Mapping[str, Iterable]) -> None:
+        """Makes what a checkpoint need not have out of what it has; `info` is that of loading."""
+
     def pooled_only(self) -> list[nn.Module]:
         """The parts of a tower that pooler_output depends on and last_hidden_state does not."""
         return []
@@ -113,10 +142,14 @@ class MMPreTrainedModel(PreTrainedModel):
     ) -> Any:
         """As in Transformers, and strict: see `check_loaded` for what raises and what is only reported.
 
+        With output_loading_info=True nothing is silent, so missing and unknown keys are in the info and raise nothing;
+        nor do they with state_dict={}, which asks for initial values.
         What the class freezes as it is built (parts that nothing reads) is frozen again: loading thaws it.
         """
         loaded: Any = super().from_pretrained(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
         model, info = loaded
-        check_loaded(model, info, ignore_mismatched_sizes)
+        is_told = output_loading_info or kwargs.get("state_dict") == {}
+        check_loaded(model, info, ignore_mismatched_sizes, keys=not is_told)
+        model.after_loading(info)
         model.freeze_again()
         return (model, info) if output_loading_info else model

@@ -7,21 +7,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import safe_open
+from transformers.utils.hub import cached_file, cached_files
 
-# In the order in which Transformers looks for them.
+# In the order in which Transformers looks for them, then open_clip's.
+CONFIG_FILES = ("config.json", "open_clip_config.json")
 WEIGHT_FILES = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+    "open_clip_model.safetensors", "open_clip_model.safetensors.index.json", "open_clip_pytorch_model.bin",
 )  # fmt: skip
 PICKLES = (".bin", ".pth", ".pt")
-_SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
+_SMALL_FILES = [
+    "config.json", "open_clip_config.json",
+    "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
+    "tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "chat_template.jinja",
+]  # fmt: skip
+_READ_AT_ONCE = 2**25  # bytes of a mapped file, whose pages are then given back
 # Where trainers put the weights of a model among their own things.
 _NESTED = ("model", "state_dict")
 
 
+class _Whole(dict[str, torch.Tensor]):
+    """The tensors of a file that cannot be mapped, all in memory."""
+
+
 class Checkpoint(Mapping[str, torch.Tensor]):
-    """The tensors of a checkpoint by name, each read when it is asked for; `config` is its config.json or {}.
+    """The tensors of a checkpoint by name, each a part of its file in memory: whoever keeps one copies it.
+
+    `config` is its config.json or open_clip_config.json, else {}.
 
     Args:
         source: a directory, a Hub id, or one file of weights.
@@ -39,16 +53,31 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         else:
             self.directory = path if path.is_dir() else _fetched(str(source))
             files = list(_weight_files(self.directory))
-        self.config: dict[str, Any] = read_json(self.directory, "config.json") or {}
+        configs = (read_json(self.directory, name) for name in CONFIG_FILES)
+        self.config: dict[str, Any] = next((config for config in configs if config), {})
         self._homes: dict[str, Path] = {}
-        self._open: dict[Path, Any] = {}
+        self._file, self._opened, self._read = Path(), None, 0
         for file in files:
-            self._open[file] = _opened(file)
-            self._homes |= dict.fromkeys(self._open[file].keys(), file)
+            self._homes |= dict.fromkeys(self._at(file).keys(), file)
+
+    def _at(self, file: Path) -> Any:
+        """The file, open; one at a time, and anew from time to time, so that what was read is not held in memory."""
+        if self._opened is None or self._file != file or self._read > _READ_AT_ONCE:
+            self._file, self._opened, self._read = file, _opened(file), 0
+        return self._opened
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        opened = self._open[self._homes[name]]
-        return opened[name] if isinstance(opened, dict) else opened.get_tensor(name)
+        opened = self._at(self._homes[name])
+        tensor = opened[name] if isinstance(opened, dict) else opened.get_tensor(name)
+        self._read += 0 if isinstance(opened, _Whole) else tensor.nbytes
+        return tensor
+
+    def beside(self, name: str) -> Path | None:
+        """Another file of the source; None if it has none of that name."""
+        if self.directory is not None and not Path(self.source).exists():
+            cached_file(self.source, name, revision=self.directory.name, _raise_exceptions_for_missing_entries=False)
+        file = None if self.directory is None else self.directory / name
+        return file if file is not None and file.is_file() else None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._homes)
@@ -58,8 +87,12 @@ class Checkpoint(Mapping[str, torch.Tensor]):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor that need not be read for it."""
-        opened = self._open[self._homes[name]]
+        opened = self._at(self._homes[name])
         return tuple(opened[name].shape if isinstance(opened, dict) else opened.get_slice(name).get_shape())
+
+    def numbers(self) -> int:
+        """How many numbers all tensors hold."""
+        return sum(torch.Size(self.shape(name)).numel() for name in self)
 
     def dtype(self) -> torch.dtype:
         """That of the largest tensor."""
@@ -75,12 +108,18 @@ def read_json(directory: Path | None, name: str) -> dict[str, Any] | None:
 
 
 def _fetched(repository: str) -> Path:
-    """The files of a Hub repository; pickles only where there are no safetensors."""
+    """The files of a Hub repository at one commit, in Transformers' cache: its settings and one set of weights."""
     if repository.count("/") > 1 or repository.startswith((".", "/")):
         raise FileNotFoundError(f"no directory or file {repository!r}")
-    directory = Path(snapshot_download(repository, allow_patterns=[*_SMALL_FILES, "*.safetensors"]))
-    if not any((directory / name).is_file() for name in WEIGHT_FILES[:2]):
-        directory = Path(snapshot_download(repository, allow_patterns=[*_SMALL_FILES, "*.bin"]))
+    found = cached_files(repository, _SMALL_FILES, _raise_exceptions_for_missing_entries=False)
+    if not found:
+        raise FileNotFoundError(f"no directory or file {repository!r}, and no such repository within reach")
+    directory = Path(found[0]).parent  # called by the commit
+    for name in WEIGHT_FILES:
+        if cached_file(repository, name, revision=directory.name, _raise_exceptions_for_missing_entries=False):
+            if name.endswith(".json"):
+                cached_files(repository, _shards(directory, name), revision=directory.name)
+            break
     return directory
 
 
@@ -88,16 +127,20 @@ def _weight_files(directory: Path) -> Iterator[Path]:
     name = next((name for name in WEIGHT_FILES if (directory / name).is_file()), None)
     if name is None:
         raise ValueError(f"no weights in {str(directory)!r}: looked for {', '.join(WEIGHT_FILES)}")
-    if not name.endswith(".json"):
-        yield directory / name
-        return
-    index = read_json(directory, name) or {}
-    for shard in sorted(set(index["weight_map"].values())):
-        if Path(shard).name != shard or shard.startswith(".") or "\\" in shard:
-            raise ValueError(f"{name} names the shard {shard!r}; a shard lies beside its index, without a path")
+    for shard in _shards(directory, name) if name.endswith(".json") else [name]:
         if not (directory / shard).is_file():
             raise FileNotFoundError(f"{name} names the shard {shard!r}, which is not there")
         yield directory / shard
+
+
+def _shards(directory: Path, name: str) -> list[str]:
+    """The names in an index. Raises ValueError for one that leads elsewhere."""
+    index = read_json(directory, name) or {}
+    shards = sorted(set(index["weight_map"].values()))
+    for shard in shards:
+        if Path(shard).name != shard or shard.startswith(".") or "\\" in shard:
+            raise ValueError(f"{name} names the shard {shard!r}; a shard lies beside its index, without a path")
+    return shards
 
 
 def _opened(file: Path) -> Any:
@@ -110,7 +153,7 @@ def _opened(file: Path) -> Any:
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         if isinstance(error, RuntimeError):  # an old file, not a zip archive, cannot be mapped
-            return _tensors(_unpickled(file), file)
+            return _Whole(_tensors(_unpickled(file), file))
         raise _unsafe(file) from error
     return _tensors(loaded, file)
 

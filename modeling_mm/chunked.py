@@ -13,7 +13,7 @@ Only z and p of one chunk exist at a time. The loss is a number, so its gradient
 import torch
 from torch import nn
 
-from .losses import IGNORED, mean_over_items
+from .losses import IGNORED, mean_over_items, token_loss
 
 CHUNK_ROWS = 256  # enough for the matrix products to run at full speed
 SLICE_ROWS = 32
@@ -71,6 +71,27 @@ def loss_without_logits(
             f"a loss without logits needs a plain nn.Linear as head; got {kind}. Leave return_logits True"
         )
     return chunked_cross_entropy(hidden, head.weight, targets, head.bias, num_items_in_batch, label_smoothing)
+
+
+def predicted(
+    head: nn.Module,
+    hidden: torch.Tensor,
+    targets: torch.Tensor | None,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    label_smoothing: float = 0.0,
+    return_logits: bool = True,
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The loss (None without targets) and the logits (..., V) of a head; the loss alone without `return_logits`.
+
+    Raises: ValueError where neither is asked for.
+    """
+    if not return_logits:
+        if targets is None:
+            raise ValueError("return_logits=False leaves the loss alone, and a loss needs labels")
+        return loss_without_logits(head, hidden, targets, num_items_in_batch, label_smoothing), None
+    logits = head(hidden)
+    loss = None if targets is None else token_loss(logits, targets, num_items_in_batch, label_smoothing)
+    return loss, logits
 
 
 def _check(hidden, weight, targets, bias, chunk_rows) -> None:

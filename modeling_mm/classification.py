@@ -7,6 +7,8 @@ B contexts, R rows (texts; contexts where there is no text), T text tokens, S co
 # pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalCall=false, reportOptionalIterable=false
 # pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportReturnType=false
 
+from typing import Unpack
+
 import torch
 from torch import nn
 from transformers.utils.generic import can_return_tuple
@@ -14,7 +16,7 @@ from transformers.utils.generic import can_return_tuple
 from ..configuration.mm import MMConfig
 from ..configuration.rules import REPRESENTATION_FUSIONS
 from ..configuration.stack import ConfigFaults
-from .base import MMPreTrainedModel, reject_unknown
+from .base import MMKwargs, MMPreTrainedModel, reject_unknown
 from .losses import check_class_labels, classification_kind, classification_loss
 from .model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
 from .outputs import MMClassifierOutput, MMContextOutput, MMModelOutput
@@ -40,7 +42,11 @@ class MMForSequenceClassification(MMPreTrainedModel):
         self.dropout = nn.Dropout(config.classifier_dropout or 0.0)
         labels, width = config.num_labels, config.fusion_width if self.is_pooled else config.text_config.hidden_size
         names = ["text", *config.modalities]
-        self.classifiers = nn.ModuleDict({name: nn.Linear(width, labels) for name in names}) if self.is_late else None
+        widths = {name: width if name == "text" else config.media_width for name in names}
+        late = (
+            nn.ModuleDict({name: nn.Linear(size, labels) for name, size in widths.items()}) if self.is_late else None
+        )
+        self.classifiers = late
         self.classifier = None if self.is_late else nn.Linear(width, labels)
         self.post_init()
         self._freeze_unread()
@@ -78,7 +84,7 @@ class MMForSequenceClassification(MMPreTrainedModel):
         encoder_outputs=None,
         encoder_attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[MMKwargs],
     ) -> MMClassifierOutput:
         """Classifies each row. Inputs as in `MMModel.forward`, without a cache, and:
 

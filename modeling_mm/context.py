@@ -34,8 +34,7 @@ class Items(NamedTuple):
 
 def join(parts: list[Items]) -> MMContextOutput:
     """The items of all modalities, one after the other and packed: (B, S, Dc), S the sum of all N*S."""
-    batches = {part.tokens.shape[0] for part in parts}
-    if len(batches) > 1:
+    if any(part.tokens.shape[0] != parts[0].tokens.shape[0] for part in parts):
         given = ", ".join(f"{len(part.tokens)} of {part.kind}" for part in parts)
         raise ValueError(f"every modality must come for the same contexts; got {given} (absent items are masked)")
     tokens = torch.cat([part.tokens.flatten(1, 2) for part in parts], dim=1)

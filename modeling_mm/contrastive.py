@@ -24,13 +24,13 @@ class _Clamp(torch.autograd.Function):
         return grads[0].masked_fill(above & (grads[0] < 0), 0), None
 
 
-def logit_scale(log_scale: torch.Tensor, high: float) -> torch.Tensor:
-    """exp(min(log_scale, high)), fp32 at least.
+def logit_scale(log_scale: torch.Tensor, high: float | None) -> torch.Tensor:
+    """exp(min(log_scale, high)), fp32 at least; None: no bound.
 
     Above `high` a step of descent may lead down but not up, so a scale that went too far is not stuck there.
     """
     log_scale = log_scale.to(torch.promote_types(log_scale.dtype, torch.float32))
-    return _Clamp.apply(log_scale, high).exp()
+    return (log_scale if high is None else _Clamp.apply(log_scale, high)).exp()
 
 
 def similarities(left: torch.Tensor, right: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:

@@ -12,9 +12,10 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.conv import MMConvConfig
-from .base import MMPreTrainedModel
+from .base import MMPreTrainedModel, reject_unknown
 
 
 def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
@@ -84,7 +85,9 @@ class MMConv2d(nn.Conv2d):
         # One zero more after than before: pad alike on both sides, and let a leading zero in the kernel skip the
         # surplus. The same sums as padding the pixels (which would copy them), and a quarter faster on a CPU.
         (top, bottom), (left, right) = (same_padding(n, self.kernel_size[0], self.stride[0]) for n in x.shape[2:])
-        weight = F.pad(weight, (right - left, 0, bottom - top, 0))
+        # Not F.pad: ONNX Runtime takes a padded kernel for a padded picture and fails.
+        weight = torch.cat([weight.new_zeros(*weight.shape[:3], right - left), weight], dim=3)
+        weight = torch.cat([weight.new_zeros(*weight.shape[:2], bottom - top, weight.shape[3]), weight], dim=2)
         return F.conv2d(x, weight, bias, self.stride, (bottom, right), groups=self.groups)
 
 
@@ -225,15 +228,18 @@ BLOCKS = {
 }
 
 
-def _stage(config: MMConvConfig, inputs: int, stage: dict) -> nn.Sequential:
+class MMConvStage(nn.Sequential):
     """The blocks of one stage, the first with its stride, and its pooling."""
+
+
+def _stage(config: MMConvConfig, inputs: int, stage: dict) -> MMConvStage:
     block, outputs = BLOCKS[stage["block"]], stage["channels"]
     blocks: list[nn.Module] = []
     for number in range(stage["depth"]):
         stride = stage["stride"] if number == 0 else 1
         blocks.append(block(config, inputs, outputs, stride, stage["kernel_size"], stage["expansion"]))
         inputs = outputs
-    return nn.Sequential(*blocks, *([MMConvPool(config, stage["pool"])] if stage["pool"] else []))
+    return MMConvStage(*blocks, *([MMConvPool(config, stage["pool"])] if stage["pool"] else []))
 
 
 class MMGridPositions(nn.Module):
@@ -256,12 +262,13 @@ class MMGridPositions(nn.Module):
 
 
 class MMConvModel(MMPreTrainedModel):
-    """Pictures to tokens: stem, stages, a 1x1 head, positions. See MMConvConfig for the parts."""
+    """Pictures to tokens: stem, stages, a 1x1 head, positions. Hidden states: maps of the stem and stages."""
 
     config: MMConvConfig
     main_input_name = "pixel_values"
     input_modalities = ["image"]
     _no_split_modules = ["MMPlainBlock", "MMResidualBlock", "MMBottleneckBlock", "MMInvertedBlock"]
+    _can_record_outputs = {"hidden_states": MMConvStage}
 
     def __init__(self, config: MMConvConfig):
         super().__init__(config)
@@ -309,8 +316,9 @@ class MMConvModel(MMPreTrainedModel):
         pooled = tokens.mean(1) if self.config.pooler == "mean" else None
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled)
 
+    @capture_outputs(tie_last_hidden_states=False)
     def forward(
-        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False
+        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False, **kwargs
     ) -> BaseModelOutputWithPooling:
         """Encodes pictures.
 
@@ -320,8 +328,9 @@ class MMConvModel(MMPreTrainedModel):
 
         Returns: last_hidden_state (n, S, D), tokens row by row; pooler_output (n, D), their mean, or None.
 
-        Raises: TypeError or ValueError for another type, shape, channel count or size.
+        Raises: TypeError or ValueError for another type, shape, channel count or size, or an unknown argument.
         """
+        reject_unknown(kwargs, ("pixel_values", "interpolate_pos_encoding"))
         self._check(pixel_values, interpolate_pos_encoding)
         return self.tokens(self.feature_map(pixel_values))
 

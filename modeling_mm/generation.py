@@ -8,6 +8,7 @@ B contexts, R rows, k rows per context, T text tokens, V vocabulary, D hidden_si
 # pyright: reportOptionalMemberAccess=false
 
 from collections import OrderedDict
+from typing import Unpack
 
 import torch
 from torch import nn
@@ -22,12 +23,12 @@ from ..configuration.mm import MMConfig
 from ..configuration.rules import REPRESENTATION_FUSIONS
 from ..configuration.text import MMTextConfig
 from .attention import build_norm
-from .base import MMPreTrainedModel, reject_unknown
+from .base import MMKwargs, MMPreTrainedModel, reject_unknown
 from .cache import MMCache, check_cache
-from .chunked import loss_without_logits
+from .chunked import predicted
 from .context import as_context, trimmed
 from .inputs import check_labels, check_logits_to_keep, check_prompt_ends, check_tensors, check_text
-from .losses import causal_lm_loss, next_labels
+from .losses import next_labels
 from .model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
 from .outputs import MMCausalLMOutput, MMContextOutput
 from .ranking import MMRanking
@@ -84,18 +85,43 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, GenerationMixin):
         self.model.freeze_pooled(keep=(reader,) if reads_vector else ())
 
     @classmethod
-    def from_towers(cls, vision, text, *, text_encoder=None, **config_overrides) -> "MMForConditionalGeneration":
+    def from_towers(
+        cls,
+        vision,
+        text,
+        *,
+        audio=None,
+        text_encoder=None,
+        cross_attention_every=None,
+        flamingo=None,
+        **config_overrides,
+    ) -> "MMForConditionalGeneration":
         """A model that starts from published towers; what no tower has (cross-attention, projector) is new.
 
         Args:
-            vision: directory or Hub id of a ViT, DeiT, CLIP or SigLIP, or of any vision model of Transformers.
+            vision: directory or Hub id of a ViT, DeiT, CLIP or SigLIP, or of any vision model of Transformers; None
+                with `audio` alone.
             text: of a BERT, RoBERTa, DistilBERT, GPT-2, Llama, Qwen2 or Qwen3, with or without its head.
+            audio: of any audio model of Transformers (AST, Whisper); of an encoder-decoder the encoder.
             text_encoder: of one that reads context text.
+            cross_attention_every: put a gated [cross, mlp] layer, closed at first, before every so many-th layer of
+                `text` (Flamingo).
+            flamingo: a file of OpenFlamingo, whose `vision` and `text` are given beside it: its resampler, gated
+                layers and embeddings.
             config_overrides: fields of MMConfig; those of a part (`text_config={...}`) are merged with the tower's.
 
         Raises: ValueError for a tower that is not known, or tensors too many, too few or of another shape.
         """
-        return from_towers(cls, vision, text, text_encoder=text_encoder, **config_overrides)
+        return from_towers(
+            cls,
+            vision,
+            text,
+            audio=audio,
+            text_encoder=text_encoder,
+            cross_attention_every=cross_attention_every,
+            flamingo=flamingo,
+            **config_overrides,
+        )
 
     def encode_context(self, *args, **kwargs) -> MMContextOutput | None:
         """See `MMModel.encode_context`; the result may be passed as encoder_outputs, as often as wanted."""
@@ -129,23 +155,24 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, GenerationMixin):
         labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         return_logits: bool = True,
-        **kwargs,
+        **kwargs: Unpack[MMKwargs],
     ) -> MMCausalLMOutput:
         """Predicts the next token of each row. Inputs as in `MMModel.forward`, and:
 
         Args:
             labels: int64 (R, T), the rows' own ids, -100 where ignored; shifted inside. Gives `loss`.
+            shift_labels (among the kwargs, so that Trainer does not wait for it): int64 (R, T), what each token
+                predicts, shifted before a text was cut into shards (sequence parallelism); read instead of labels.
             logits_to_keep: the last that many positions (0: all), or an index tensor; not together with labels.
             return_logits: False, with labels: the loss is made without the (R, T, V) logits, which are None. The same
                 loss and gradients for a fraction of the memory; see `chunked.py`.
         """
+        shift_labels = kwargs.pop("shift_labels", None)
         reject_unknown(kwargs, (*MEDIA_INPUTS, *TEXT_INPUTS, "labels", "logits_to_keep", "return_logits"))
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         if input_ids is None and inputs_embeds is None:
             raise ValueError("text is needed to predict text: pass input_ids or inputs_embeds (generate() needs none)")
-        self._check_labels(labels, input_ids, inputs_embeds, logits_to_keep)
-        if labels is None and not return_logits:
-            raise ValueError("return_logits=False leaves the loss alone, and a loss needs labels")
+        targets = self._targets(labels, shift_labels, input_ids, inputs_embeds, logits_to_keep)
         output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -175,13 +202,8 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, GenerationMixin):
         check_logits_to_keep(logits_to_keep)
         kept = slice_logits_to_keep(output.last_hidden_state, logits_to_keep)
         states = self.lm_head_transform(kept)
-        loss, logits = None, self.lm_head(states) if return_logits else None
-        if labels is not None:
-            how = num_items_in_batch, self.config.label_smoothing
-            if logits is None:
-                loss = loss_without_logits(self.lm_head, states, next_labels(labels), *how)
-            else:
-                loss = causal_lm_loss(logits, labels, *how)
+        how = num_items_in_batch, self.config.label_smoothing, return_logits
+        loss, logits = predicted(self.lm_head, states, targets, *how)
         return MMCausalLMOutput(
             loss=loss,
             logits=logits,
@@ -193,13 +215,16 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, GenerationMixin):
             context_attention_mask=output.context_attention_mask,
         )
 
-    def _check_labels(self, labels, input_ids, inputs_embeds, logits_to_keep) -> None:
-        if labels is None:
-            return
+    def _targets(self, labels, shift_labels, input_ids, inputs_embeds, logits_to_keep) -> torch.Tensor | None:
+        """int64 (R, T), what each token predicts; None: no loss is wanted."""
+        given = labels if shift_labels is None else shift_labels
+        if given is None:
+            return None
         if not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
             raise ValueError("labels need the logits of every position; leave logits_to_keep at 0")
         check_tensors(input_ids=input_ids, inputs_embeds=inputs_embeds)
-        check_labels(self.config, labels, (input_ids if inputs_embeds is None else inputs_embeds).shape[:2])
+        check_labels(self.config, given, (input_ids if inputs_embeds is None else inputs_embeds).shape[:2])
+        return next_labels(labels) if shift_labels is None else shift_labels
 
     # ---- generate(): the context is encoded once and never expanded; everything with rows is -----------------------
 

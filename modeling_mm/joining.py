@@ -12,6 +12,7 @@ context and the text.
 import torch
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import can_return_tuple
 
 from ..configuration.mm import MMConfig
 from ..configuration.rules import REPRESENTATION_FUSIONS
@@ -20,7 +21,7 @@ from .cache import MMCache
 from .context import text_context
 from .fusion import MMPrefix, build_fusion, merged_mask, modality_vectors
 from .inputs import check_text
-from .media import MMMediaModel
+from .media import MMMediaModel, asked_states
 from .media_inputs import refuse_absent, refuse_lonely
 from .outputs import MMContextOutput, MMModelOutput
 from .rows import MMRows
@@ -114,22 +115,27 @@ class MMJoiningModel(MMMediaModel):
         """The stack that reads context text: the text encoder, or the decoder in its place."""
         return self.language_model if self.text_encoder is None else self.text_encoder
 
+    @can_return_tuple
     def get_text_features(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
-        """A text alone, as the text encoder reads it (or, without one, the decoder): (R, T, Dt) and (R, Dt)."""
-        output = self.read_alone(input_ids=input_ids, attention_mask=attention_mask)
-        return BaseModelOutputWithPooling(output.last_hidden_state, output.pooler_output)
+        """A text alone, as the text encoder reads it (or, without one, the decoder): (R, T, Dt) and (R, Dt), and its
+        states with output_hidden_states or output_attentions."""
+        output = self.read_alone(asked_states(kwargs), input_ids=input_ids, attention_mask=attention_mask)
+        states = {"hidden_states": output.hidden_states, "attentions": output.attentions}
+        return BaseModelOutputWithPooling(output.last_hidden_state, output.pooler_output, **states)
 
     def read(self, media: MMContextOutput | None, rows: MMRows | None, **text) -> MMModelOutput:
         """A text joined with media by the stack that `get_text_features` reads with; None: without any."""
         return self._joined(self._encoder(), self.config.fusion_type, media, rows, **self._both_ways(text))
 
-    def read_alone(self, **text) -> MMModelOutput:
-        """A text by that stack, past every fusion."""
+    def read_alone(self, states: dict | None = None, **text) -> MMModelOutput:
+        """A text by that stack, past every fusion; `states` says which states are wanted, as in forward."""
         stack = self._encoder()
         check_text(stack.config, inputs_embeds=None, read_values=self.config.check_inputs, **text)
-        return stack(**self._both_ways(text))
+        if stack.unimodal is not None:
+            return stack.read_alone(**text, **(states or {}))
+        return stack(**self._both_ways(text), return_dict=True, **(states or {}))
 
     def write(self, media: MMContextOutput | None, rows: MMRows | None, **text) -> MMModelOutput:
         """A text that the decoder goes on with, joined with the media themselves; None: without any."""

@@ -14,11 +14,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain
+from typing import TypeVar
 
 import torch
+from huggingface_hub.utils import tqdm
 
 from .reshapes import SAME, Reshape
 
+_T = TypeVar("_T")
 Tensors = Mapping[str, torch.Tensor]
 
 _HOLE = re.compile(r"\{(\w+)\}")
@@ -111,12 +114,13 @@ class KeyTable:
 
     # ---- there -----------------------------------------------------------------------------------------------------
 
-    def convert(self, source: Tensors, wanted: Mapping[str, torch.Size]) -> Converted:
+    def convert(self, source: Tensors, wanted: Mapping[str, torch.Size], show_progress: bool = False) -> Converted:
         """The source's tensors under the model's names.
 
         Args:
             source: old name -> tensor; read one by one, so it may load lazily.
             wanted: new name -> shape of every tensor that the model holds for itself (not those tied to another).
+            show_progress: on a terminal's stderr.
 
         Raises: ValueError that lists every old name without a place, every new name left unfilled, every shape that
             differs, and copies that are no copies.
@@ -127,13 +131,13 @@ class KeyTable:
         for name in homeless:
             if not self._set_aside(name, source, result):
                 faults.append(f"no place for {name}")
-        for rule, places, found in groups:
+        for rule, places, found in _shown(groups, show_progress):
             olds = _ordered(rule, found)
             if olds is None:
                 faults.append(f"{', '.join(chain(*found))} without the others of {list(rule.old)}")
                 continue
             try:
-                tensors, unread = rule.reshape.forward([source[names[name]] for name in olds])
+                tensors, unread = _reshaped(rule.reshape, [source[names[name]] for name in olds])
             except (ValueError, IndexError, RuntimeError) as error:
                 faults.append(f"{', '.join(olds)} cannot be {rule.reshape.name}: {error}")
                 continue
@@ -178,7 +182,9 @@ class KeyTable:
 
     # ---- and back --------------------------------------------------------------------------------------------------
 
-    def restore(self, tensors: Tensors, unread: Tensors | None = None) -> dict[str, torch.Tensor]:
+    def restore(
+        self, tensors: Tensors, unread: Tensors | None = None, show_progress: bool = False
+    ) -> dict[str, torch.Tensor]:
         """The model's tensors under the source's names; `unread` is what `convert` left over.
 
         Raises: ValueError that lists every tensor of the model without a place in the source's layout.
@@ -187,14 +193,14 @@ class KeyTable:
         result = {name: tensor for name, tensor in unread.items() if "#" not in name}
         groups, homeless = _grouped(self._rules(), {name: name for name in tensors}, "new")
         faults = [f"no place for {name}" for name in homeless if _reason(self.new, name) is None]
-        for rule, places, found in groups:
+        for rule, places, found in _shown(groups, show_progress):
             news = _ordered(rule, found)
             if news is None:
                 faults.append(f"{', '.join(chain(*found))} without the others of {list(rule.new)}")
                 continue
             first = _filled(rule.old[0], {**places, "n": places.get("n", "0")})
             kept = [unread[key] for key in (f"{first}#{number}" for number in range(9)) if key in unread]
-            olds = rule.reshape.backward([tensors[name] for name in news], kept)
+            olds = _restored(rule.reshape, [tensors[name] for name in news], kept)
             if rule.gathers():
                 names = [_filled(rule.old[0], {**places, "n": str(number)}) for number in range(len(olds))]
             else:
@@ -256,11 +262,30 @@ def _grouped(rules: list[_Rule], names: Iterable[str], side: str):
     return list(groups.values()), homeless
 
 
+def _shown(groups: list[_T], show_progress: bool) -> Iterable[_T]:
+    """The groups, with a bar where it is wanted, stderr is a terminal, and the Hub's bars are not switched off."""
+    return tqdm(groups, desc="tensors", disable=None) if show_progress else groups
+
+
 def _ordered(rule: _Rule, found: list[list[str]]) -> list[str] | None:
     """The names of one group in the order of the templates (of the numbers); None if one is missing."""
     if rule.gathers() and len(found) == 1:
         return sorted(found[0], key=lambda name: [int(part) if part.isdigit() else 0 for part in name.split(".")])
     return [names[0] for names in found] if all(len(names) == 1 for names in found) else None
+
+
+def _reshaped(reshape: Reshape, olds: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """`reshape.forward`, with tensors of their own: a view would keep its whole file in memory."""
+    lent = {old.untyped_storage().data_ptr() for old in olds}
+    news, unread = reshape.forward(olds)
+    return [new.clone() if new.untyped_storage().data_ptr() in lent else new for new in news], unread
+
+
+def _restored(reshape: Reshape, news: list[torch.Tensor], kept: list[torch.Tensor]) -> list[torch.Tensor]:
+    """`reshape.backward`, with tensors of their own."""
+    lent = {tensor.untyped_storage().data_ptr() for tensor in (*news, *kept)}
+    olds = reshape.backward(news, kept)
+    return [old.clone() if old.untyped_storage().data_ptr() in lent else old for old in olds]
 
 
 def _placed(name: str, tensor: torch.Tensor, old: str, wanted: Mapping[str, torch.Size], into: dict) -> list[str]:

@@ -24,13 +24,18 @@ _BY_LOSSES = ("MMForImageTextRetrieval", "MMForPreTraining")
 _ALL_HEADS = {part for parts in HEADS.values() for part in parts}
 
 
-def check_loaded(model, info: Mapping[str, Iterable], ignore_mismatched_sizes: bool) -> None:
-    """Raises ValueError unless every weight that the checkpoint's own class has was loaded as it was saved.
+class CheckpointError(ValueError, RuntimeError):
+    """A checkpoint that does not fit; a RuntimeError too, as Transformers raises for a weight of another shape."""
+
+
+def check_loaded(model, info: Mapping[str, Iterable], ignore_mismatched_sizes: bool, keys: bool = True) -> None:
+    """Raises CheckpointError unless every weight that the checkpoint's own class has was loaded as it was saved.
 
     Args:
         model: the loaded model; `config.architectures` names the class that wrote the checkpoint.
         info: `missing_keys`, `unexpected_keys`, `mismatched_keys` of Transformers' loading.
         ignore_mismatched_sizes: the caller asked for weights of another shape to be made anew.
+        keys: missing and unknown ones count; False where the caller is told of them.
 
     What may differ: a head key under a class without that head, and a new head over a checkpoint without it. Both are
     in Transformers' load report and in `output_loading_info`.
@@ -40,18 +45,19 @@ def check_loaded(model, info: Mapping[str, Iterable], ignore_mismatched_sizes: b
     heads = _heads_written(written_by, model.config)
     missing = [
         key
-        for key in sorted(info["missing_keys"])
+        for key in sorted(info["missing_keys"] if keys else ())
         if heads is None or written_by == type(model).__name__ or _first(key, base) not in _ALL_HEADS - heads
     ]
     faults = [f"missing: {key}" for key in missing]
     if not ignore_mismatched_sizes:
         faults += [f"shape: {key} is {found}, expected {wanted}" for key, found, wanted in info["mismatched_keys"]]
     other_heads = _ALL_HEADS - set(HEADS.get(type(model).__name__, ()))  # a head that this class has leaves no rest
-    faults += [f"unknown: {key}" for key in sorted(info["unexpected_keys"]) if _first(key, base) not in other_heads]
+    unknown = sorted(info["unexpected_keys"] if keys else ())
+    faults += [f"unknown: {key}" for key in unknown if _first(key, base) not in other_heads]
     if faults:
         shown = "\n".join(f"  - {fault}" for fault in faults[:20])
         more = f"\n  ... and {len(faults) - 20} more" if len(faults) > 20 else ""
-        raise ValueError(
+        raise CheckpointError(
             f"The checkpoint written by {written_by} does not fit {type(model).__name__}; nothing was filled in "
             f"silently:\n{shown}{more}"
         )

@@ -118,7 +118,7 @@ def check_class_labels(labels: torch.Tensor, logits: torch.Tensor, kind: str, re
             f"labels for the loss {kind!r} of {classes} classes must be {' or '.join(wanted)} "
             f"{' or '.join(map(str, shapes))}; got {labels.dtype} {tuple(labels.shape)}"
         )
-    if kind in ("ordinal", "cross_entropy") and classes < 2:
+    if kind == "ordinal" and classes < 2:
         raise ValueError(f"the loss {kind!r} needs two classes or more; this model has num_labels={classes}")
     if not (read_values and may_read_values()):
         return

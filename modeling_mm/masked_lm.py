@@ -6,6 +6,8 @@ B contexts, R rows, T text tokens, V vocabulary.
 # The base model's output has its states wherever there is a text: checked in words before.
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false
 
+from typing import Unpack
+
 import torch
 from torch import nn
 from transformers.utils.generic import can_return_tuple
@@ -13,10 +15,10 @@ from transformers.utils.generic import can_return_tuple
 from ..configuration.mm import MMConfig
 from ..configuration.rules import REPRESENTATION_FUSIONS
 from ..configuration.stack import ConfigFaults
-from .base import MMPreTrainedModel, reject_unknown
+from .base import MMKwargs, MMPreTrainedModel, reject_unknown
+from .chunked import predicted
 from .generation import build_head_transform
 from .inputs import check_labels, check_tensors
-from .losses import token_loss
 from .model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
 from .outputs import MMCausalLMOutput, MMContextOutput
 
@@ -69,15 +71,19 @@ class MMForMaskedLM(MMPreTrainedModel):
         encoder_outputs=None,
         encoder_attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs,
+        return_logits: bool = True,
+        **kwargs: Unpack[MMKwargs],
     ) -> MMCausalLMOutput:
         """Predicts every token in its own place. Inputs as in `MMModel.forward`, without a cache, and:
 
         Args:
             labels: int64 (R, T), the ids that were masked in input_ids, -100 elsewhere; not shifted. Gives `loss`,
                 their mean, or over `num_items_in_batch` of an accumulated batch.
+            return_logits: False, with labels: the loss is made without the (R, T, V) logits, as in generation.
         """
-        reject_unknown(kwargs, {*MEDIA_INPUTS, *TEXT_INPUTS, "labels"} - {"past_key_values", "use_cache"})
+        reject_unknown(
+            kwargs, {*MEDIA_INPUTS, *TEXT_INPUTS, "labels", "return_logits"} - {"past_key_values", "use_cache"}
+        )
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         if input_ids is None and inputs_embeds is None:
             raise ValueError("there is no text to fill in: pass input_ids or inputs_embeds")
@@ -109,10 +115,9 @@ class MMForMaskedLM(MMPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        logits = self.lm_head(self.lm_head_transform(output.last_hidden_state))
-        loss = None
-        if labels is not None:
-            loss = token_loss(logits, labels, num_items_in_batch, self.config.label_smoothing)
+        states = self.lm_head_transform(output.last_hidden_state)
+        how = num_items_in_batch, self.config.label_smoothing, return_logits
+        loss, logits = predicted(self.lm_head, states, labels, *how)
         return MMCausalLMOutput(
             loss=loss,
             logits=logits,

@@ -8,19 +8,21 @@ where a picture does. The text is read by the text encoder, or by the decoder wh
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
 # pyright: reportOptionalCall=false, reportOptionalOperand=false, reportCallIssue=false
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers.utils.generic import ModelOutput
 
 from ..configuration.conv import MMConvConfig
 from ..configuration.mm import MMConfig
 from ..configuration.rules import REPRESENTATION_FUSIONS
 from ..configuration.vision import MMVisionConfig
-from .base import MMPreTrainedModel
-from .context import KINDS, TOWER_KINDS, as_context
-from .contrastive import info_nce_loss, logit_scale, sigmoid_loss, similarities
+from .base import MMPreTrainedModel, reject_unknown
+from .context import TOWER_KINDS, as_context
+from .contrastive_head import MMContrastiveHead, normalised
 from .gather import gather_rows, gather_sizes
 from .inputs import INTEGERS, check_mask_values, check_tensors, may_read_values
 from .mining import hard_negatives
@@ -28,75 +30,18 @@ from .model import MMModel
 from .outputs import MMContextOutput
 from .pairs import Pairs, row_ids
 from .rows import MMRows
+from .towers import STATES
 
+_ONE_TEXT = "a text is compared with media, not with media joined with another text; pass one text, as input_ids"
+_OTHER_CLASSES = {
+    "inputs_embeds": "equal texts are told by their ids, and negatives travel as ids; pass input_ids",
+    "context_input_ids": _ONE_TEXT,
+    "context_attention_mask": _ONE_TEXT,
+    "media_index": _ONE_TEXT,
+    "context_ranges": "a text is matched with its whole context; leave it out",
+    "labels": "targets have names of their own: matches, and in pre-training lm_targets and mlm_targets",
+}
 Text = dict[str, Any]  # input_ids, attention_mask, position_ids, token_type_ids: (R, T) or None
-
-
-class MMContrastiveHead(nn.Module):
-    """Pooled vectors to embeddings of one width, and the learned scale of their similarities."""
-
-    # nn.Linear, or None where the config has no such tower
-    vision: Any
-    audio: Any
-    text: Any
-
-    def __init__(self, config: MMConfig):
-        super().__init__()
-        self.config = config
-        widths = {"vision": config.vision_config and pooled_width(config, "vision")}
-        widths |= {"audio": config.audio_config and pooled_width(config, "audio"), "text": config.reader.hidden_size}
-        for name, width in widths.items():
-            linear = nn.Linear(width, config.projection_dim, bias=config.projection_bias) if width else None
-            self.add_module(name, linear)
-        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
-        bias = config.logit_bias_init_value
-        self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
-
-    def of_context(self, context: MMContextOutput) -> torch.Tensor:
-        """(B, P), of both towers their sum; not normalised."""
-        if context.pooler_outputs is None:
-            if context.pooler_output is None:
-                raise ValueError("encoder_outputs has no pooler_output, which the embedding is made of")
-            hears = self.vision is None or (self.audio is not None and context.audio_output is not None)
-            return (self.audio if hears else self.vision)(context.pooler_output)
-        embeds = torch.zeros((), device=context.token_sources.device)
-        for name, kinds in TOWER_KINDS.items():
-            there = torch.isin(
-                context.token_sources[..., 0],
-                torch.tensor([KINDS.index(kind) for kind in kinds], device=context.token_sources.device),
-            ).any(1, keepdim=True)
-            embed = self.get_submodule(name)(context.pooler_outputs[name])
-            embeds = embeds + embed.masked_fill(~there, 0)
-        return embeds
-
-    def scale(self) -> torch.Tensor:
-        """(), by which similarities are multiplied."""
-        return logit_scale(self.logit_scale, self.config.logit_scale_max)
-
-    def logits(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
-        """(B, R)."""
-        return similarities(image_embeds, text_embeds, self.scale()) + (
-            0 if self.logit_bias is None else self.logit_bias
-        )
-
-    def loss(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, pairs: Pairs) -> torch.Tensor:
-        if self.config.contrastive_loss == "sigmoid":
-            return sigmoid_loss(image_embeds, text_embeds, pairs, self.scale(), self.logit_bias)
-        return info_nce_loss(image_embeds, text_embeds, pairs, self.scale())
-
-
-def pooled_width(config: MMConfig, tower: str) -> int:
-    """Width of what a tower's pictures or clips are pooled to: a resampler's own vector, or the tower's."""
-    resampler = getattr(config, f"{tower}_resampler_config")
-    if resampler is not None and resampler.first_latent_pooled:
-        return resampler.hidden_size
-    return config.vision_size if tower == "vision" else config.audio_size
-
-
-def normalised(vectors: torch.Tensor) -> torch.Tensor:
-    """Length 1, reckoned in fp32 at least; zeros stay zeros."""
-    wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-    return functional.normalize(wide, dim=-1).to(vectors.dtype)
 
 
 def shared_mean(total: torch.Tensor, count: torch.Tensor | int, gather: bool) -> torch.Tensor:
@@ -104,6 +49,12 @@ def shared_mean(total: torch.Tensor, count: torch.Tensor | int, gather: bool) ->
     count = torch.as_tensor(count, device=total.device)[None]
     counts = gather_rows(count) if gather else count
     return total / counts.sum().clamp(min=1) * len(counts)
+
+
+def media_there(context: MMContextOutput) -> torch.Tensor:
+    """bool (B,), which contexts have any media."""
+    states, mask = context.last_hidden_state, context.attention_mask
+    return states.new_ones(len(states), dtype=torch.bool) if mask is None else mask.bool().any(1)
 
 
 class Belonging(NamedTuple):
@@ -178,23 +129,33 @@ class MMMatchingModel(MMPreTrainedModel):
             masks["position_ids"] = positions.expand(len(input_ids), -1)
         return {"input_ids": input_ids, **masks}
 
-    @staticmethod
-    def _refuse_states(kwargs: dict[str, Any]) -> None:
-        """Several runs of the text stand behind one output, so there is no one tuple of states."""
-        asked = [name for name in ("output_attentions", "output_hidden_states") if kwargs.get(name)]
-        if asked:
-            raise ValueError(f"{', '.join(asked)}: this head runs its text several times; ask MMModel for states")
+    def _asked_states(self, kwargs: dict[str, Any], accepted: Iterable[str]) -> dict[str, Any]:
+        """Which states are asked for: of the text read alone, as the text runs several times.
+
+        Refuses what other classes take and this one cannot, with the reason, and whatever nothing knows.
+        """
+        for name in kwargs:
+            if name in _OTHER_CLASSES:
+                raise TypeError(f"forward() of this class has no argument {name!r}: {_OTHER_CLASSES[name]}")
+        reject_unknown(kwargs, accepted)
+        states = {name: kwargs[name] for name in STATES if name in kwargs}
+        if self.itc_head is None and any(states.values()):
+            raise ValueError(f"{', '.join(states)}: without 'itc' no text is read alone; ask MMModel for its states")
+        return states
+
+    def _read_alone(self, output: ModelOutput, text: Text, states: dict[str, Any]) -> torch.Tensor:
+        """Embeddings of the texts (R, P); their states, where asked for, go into the output."""
+        read = self.model.read_alone(states, **text)
+        output["hidden_states"], output["attentions"] = read.hidden_states, read.attentions
+        return normalised(self.itc_head.text(read.pooler_output))
 
     # ---- what belongs together --------------------------------------------------------------------------------------
 
-    def _belonging(self, context: MMContextOutput, text: Text, context_index, matches) -> Belonging:
-        """matches: a text whose match is 0 is of no picture, and is left out of what is compared."""
-        ids, mask = text["input_ids"], context.attention_mask
-        rows = MMRows(len(ids), len(context.last_hidden_state), context_index)
+    def _belonging(self, has_media: torch.Tensor, text: Text, context_index, matches) -> Belonging:
+        """has_media: bool (B,). matches: a text whose match is 0 is of no picture, and is not compared."""
+        ids = text["input_ids"]
+        rows = MMRows(len(ids), len(has_media), context_index)
         index = rows.index(ids.device)
-        has_media = torch.ones(rows.num_contexts, dtype=torch.bool, device=ids.device)
-        if mask is not None:
-            has_media = mask.bool().any(1)
         there = has_media[index]
         if matches is not None:
             self._check_matches(matches, len(ids))
@@ -225,7 +186,16 @@ class MMMatchingModel(MMPreTrainedModel):
 
     def _match(self, context: MMContextOutput, rows: MMRows, text: Text) -> torch.Tensor:
         """(n, 2) logits of n rows: no match, match."""
+        text = {**text, "input_ids": self._opened(text["input_ids"], text["attention_mask"])}
         return self.itm_head(self.model.read(context, rows, **text).pooler_output)
+
+    def _opened(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """(n, T), the first real token of each row replaced by itm_bos_token_id where the config names one."""
+        token = self.config.itm_bos_token_id
+        if token is None:
+            return input_ids
+        first = torch.zeros_like(input_ids[:, :1]) if attention_mask is None else attention_mask.long().argmax(1, True)
+        return input_ids.scatter(1, first, token)
 
     def _itm_loss(
         self, context: MMContextOutput, text: Text, among: Belonging, embeds: tuple | None, matches
@@ -306,6 +276,7 @@ class MMMatchingModel(MMPreTrainedModel):
         if losses <= {"mim"}:
             unread.append(getattr(model, reader))
         if not joins:
+            unread += getattr(model, reader).multimodal_only()
             unread += [model.vision_projector, model.audio_projector, model.fusion, model.modality_embedding]
             unread += [model.image_slots, model.frame_slots, model.clip_slots]
             for tower in TOWER_KINDS:

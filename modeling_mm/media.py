@@ -13,15 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import can_return_tuple
 
 from ..configuration.mm import MMConfig
 from ..configuration.resampler import MMResamplerConfig
-from .base import MMPreTrainedModel
+from .base import MMPreTrainedModel, reject_unknown
 from .context import Items, join, mean_present
 from .media_inputs import Media, clips, pictures, ready_tokens, refuse_absent, videos
 from .outputs import MMContextOutput
 from .resampler import MMResampler
-from .towers import TowerFeatures, build_tower, tower_features
+from .towers import STATES, TowerFeatures, build_tower, tower_features
 
 
 def build_projector(config: MMConfig, width: int) -> nn.Module:
@@ -74,6 +75,12 @@ def placed(values: torch.Tensor, present: torch.Tensor | None) -> torch.Tensor:
     return there
 
 
+def asked_states(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Of a method's further arguments those that ask a tower for its states; one that nobody knows raises."""
+    reject_unknown(kwargs, STATES)
+    return {name: kwargs[name] for name in STATES if name in kwargs}
+
+
 class MMMediaModel(MMPreTrainedModel):
     """The media side of MMModel."""
 
@@ -112,58 +119,70 @@ class MMMediaModel(MMPreTrainedModel):
 
     # ---- towers: (B, N, ...) -> tokens at tower width ---------------------------------------------------------------
 
+    @can_return_tuple
     def get_image_features(
         self,
         pixel_values: torch.Tensor,
         pixel_attention_mask: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
-        """What the vision tower gives: last_hidden_state (B, N*S, Dv), pooler_output (B, Dv), absent pictures 0."""
-        refuse_absent(self.config, pixel_values=pixel_values)
-        return self._tower_output(self._see(pixel_values, pixel_attention_mask, interpolate_pos_encoding))
+        """What the vision tower gives: last_hidden_state (B, N*S, Dv), pooler_output (B, Dv), absent pictures 0.
 
+        output_hidden_states, output_attentions: the tower's own, of the items that are there, come too.
+        """
+        refuse_absent(self.config, pixel_values=pixel_values)
+        seen = self._see(pixel_values, pixel_attention_mask, interpolate_pos_encoding, **asked_states(kwargs))
+        return self._tower_output(seen)
+
+    @can_return_tuple
     def get_video_features(
         self,
         pixel_values_videos: torch.Tensor,
         video_attention_mask: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
-        """What the vision tower gives for each frame: (B, N*F*S, Dv), pooled (B, Dv), absent frames 0."""
+        """What the vision tower gives for each frame: (B, N*F*S, Dv), pooled (B, Dv), absent frames 0; states too."""
         refuse_absent(self.config, pixel_values_videos=pixel_values_videos)
-        seen = self._watch(pixel_values_videos, video_attention_mask, interpolate_pos_encoding)
+        states = asked_states(kwargs)
+        seen = self._watch(pixel_values_videos, video_attention_mask, interpolate_pos_encoding, **states)
         return self._tower_output(seen._replace(tokens=seen.tokens.flatten(2, 3)))
 
+    @can_return_tuple
     def get_audio_features(
-        self, input_features: torch.Tensor, input_features_mask: torch.Tensor | None = None
+        self, input_features: torch.Tensor, input_features_mask: torch.Tensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
-        """What the audio tower gives: last_hidden_state (B, A*S, Da), pooler_output (B, Da), absent clips 0."""
+        """What the audio tower gives: last_hidden_state (B, A*S, Da), pooler_output (B, Da), absent clips 0; states
+        too."""
         refuse_absent(self.config, input_features=input_features)
-        return self._tower_output(self._hear(input_features, input_features_mask))
+        return self._tower_output(self._hear(input_features, input_features_mask, **asked_states(kwargs)))
 
     @staticmethod
     def _tower_output(seen: Items) -> BaseModelOutputWithPooling:
-        return BaseModelOutputWithPooling(seen.tokens.flatten(1, 2), mean_present(seen.pooled, seen.present))
+        states = {name: seen.output.get(name) for name in ("hidden_states", "attentions")}
+        return BaseModelOutputWithPooling(seen.tokens.flatten(1, 2), mean_present(seen.pooled, seen.present), **states)
 
-    def _see(self, pixel_values, mask, interpolate: bool, bool_masked_pos: torch.Tensor | None = None) -> Items:
+    def _see(self, pixel_values, mask, interpolate: bool, bool_masked_pos=None, **states) -> Items:
         """Pictures: tokens (B, N, S, Dv), pooled (B, N, Dv). bool_masked_pos (B, N, L): patches that are hidden."""
-        media, settings = pictures(self.config, pixel_values, mask), self._vision_settings(interpolate)
+        media, settings = pictures(self.config, pixel_values, mask), self._vision_settings(interpolate) | states
         if bool_masked_pos is not None:
             present = None if media.present is None else media.present.flatten()
             settings["bool_masked_pos"] = chosen(bool_masked_pos.flatten(0, 1), present).bool()
         return self._run("image", self.vision_tower, media, settings)
 
-    def _watch(self, pixel_values, mask, interpolate: bool) -> Items:
+    def _watch(self, pixel_values, mask, interpolate: bool, **states) -> Items:
         """Videos: tokens (B, N, F, S, Dv), mask of frames (B, N, F), pooled (B, N, Dv), the mean over a video."""
         media = videos(self.config, pixel_values, mask)
         frames = Media(media.values.flatten(1, 2), None if media.mask is None else media.mask.flatten(1), None)
-        seen = self._run("video", self.vision_tower, frames, self._vision_settings(interpolate))
+        seen = self._run("video", self.vision_tower, frames, self._vision_settings(interpolate) | states)
         grid = media.values.shape[1:3]
         pooled = None if seen.pooled is None else mean_present(seen.pooled.unflatten(1, grid), media.mask, dim=2)
         return Items("video", seen.tokens.unflatten(1, grid), media.mask, pooled, media.present, seen.output)
 
-    def _hear(self, input_features, mask) -> Items:
+    def _hear(self, input_features, mask, **states) -> Items:
         """Clips: tokens (B, A, S, Da), pooled (B, A, Da)."""
-        return self._run("audio", self.audio_tower, clips(self.config, input_features, mask), {})
+        return self._run("audio", self.audio_tower, clips(self.config, input_features, mask), states)
 
     def _vision_settings(self, interpolate: bool) -> dict[str, Any]:
         return {

@@ -6,12 +6,14 @@ B contexts, R rows, T text tokens, S context tokens; Dc, Dt: widths of the conte
 # Of input_ids and inputs_embeds one is there: checked in words before.
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false
 
+from typing import Unpack
+
 import torch
 from transformers.cache_utils import Cache
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.mm import MMConfig
-from .base import reject_unknown
+from .base import MMKwargs, reject_unknown
 from .cache import MMCache
 from .context import as_context, packed_ranges
 from .inputs import check_tensors, check_text
@@ -62,7 +64,7 @@ class MMModel(MMJoiningModel):
         encoder_attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[MMKwargs],
     ) -> MMModelOutput:
         """Runs on media alone, text alone, or both.
 

@@ -60,6 +60,13 @@ class EmbeddingQueue(nn.Module):
         self.register_buffer("numbers", torch.full((size,), -1))
         self.register_buffer("pushed", torch.tensor(0))
 
+    @torch.no_grad()
+    def forget(self) -> None:
+        """Empty, as at first."""
+        self.embeds.zero_()
+        self.numbers.fill_(-1)
+        self.pushed.zero_()
+
     @property
     def filled(self) -> torch.Tensor:
         """bool (K,)."""

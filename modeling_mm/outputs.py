@@ -133,7 +133,8 @@ class MMRetrievalOutput(ModelOutput):
 
     loss and its parts loss_itc, loss_itm, each without its weight; logits_per_image (B, R) and logits_per_text (R, B),
     scaled similarities within the call; itm_logits (R, 2), of each text with its own context, with a loss;
-    image_embeds (B, P), zeros for a context without any media, and text_embeds (R, P), of length 1.
+    image_embeds (B, P), zeros for a context without any media, and text_embeds (R, P), of length 1. hidden_states,
+    attentions: of the texts read alone.
     """
 
     loss: torch.Tensor | None = None
@@ -144,6 +145,8 @@ class MMRetrievalOutput(ModelOutput):
     itm_logits: torch.Tensor | None = None
     image_embeds: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -164,6 +167,7 @@ class MMPreTrainingOutput(ModelOutput):
     """Each loss of `pretraining_losses` by name, without its weight, and loss, their weighted sum.
 
     logits (R, T, V) of "lm", mlm_logits (R, T, V), itm_logits (R, 2), image_embeds (B, P), text_embeds (R, P).
+    hidden_states, attentions: of the texts read alone, for "itc".
     """
 
     loss: torch.Tensor | None = None
@@ -177,3 +181,5 @@ class MMPreTrainingOutput(ModelOutput):
     itm_logits: torch.Tensor | None = None
     image_embeds: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None

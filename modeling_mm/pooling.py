@@ -26,7 +26,7 @@ class MMProbe(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """(n, T, D) -> (n, D)."""
-        count = len(hidden_states)
+        count = hidden_states.shape[0]
         mask = None
         if attention_mask is not None:
             query = hidden_states[:, :1]
@@ -69,7 +69,7 @@ class MMPooler(nn.Module):
         if self.kind == "mean":
             weights = attention_mask[..., None].to(hidden_states.dtype)
             return (hidden_states * weights).sum(1) / weights.sum(1).clamp(min=1)
-        rows = torch.arange(len(hidden_states), device=hidden_states.device)
+        rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
         pooled = hidden_states[rows, self._at(attention_mask, input_ids)]
         return torch.tanh(self.dense(pooled)) if self.kind == "cls_tanh" else pooled
 

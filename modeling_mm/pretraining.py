@@ -14,7 +14,7 @@ B contexts, N pictures per context, R rows (texts), T text tokens, V vocabulary,
 # pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalCall=false, reportOptionalMemberAccess=false
 # pyright: reportOptionalOperand=false, reportOptionalSubscript=false, reportGeneralTypeIssues=false
 
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -22,10 +22,11 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration.mm import MMConfig
 from ..configuration.stack import ConfigFaults
-from .base import reject_unknown
+from .chunked import predicted
+from .contrastive_head import normalised
 from .generation import build_head_transform
 from .inputs import check_labels, check_tensors
-from .losses import IGNORED, next_labels, token_loss
+from .losses import IGNORED, next_labels
 from .masked_image import (
     build_masked_image_head,
     copy_tower,
@@ -34,7 +35,7 @@ from .masked_image import (
     patches_of,
     pixel_errors,
 )
-from .matching import MMMatchingModel, Text, normalised, shared_mean
+from .matching import MMMatchingModel, Text, media_there, shared_mean
 from .media import chosen, chosen_mask
 from .media_inputs import pictures
 from .momentum import momentum_update
@@ -46,7 +47,7 @@ _FORWARD = (
     "input_ids", "attention_mask", "position_ids", "token_type_ids", "pixel_values", "pixel_attention_mask",
     "visual_embeds", "pixel_values_videos", "video_attention_mask", "input_features", "input_features_mask",
     "interpolate_pos_encoding", "context_index", "encoder_outputs", "matches", "lm_targets", "masked_input_ids",
-    "mlm_targets", "bool_masked_pos", "return_loss",
+    "mlm_targets", "bool_masked_pos", "return_loss", "return_logits",
 )  # fmt: skip
 
 
@@ -77,13 +78,10 @@ class MMForPreTraining(MMMatchingModel):
             copy_tower(self.mim_tower, self.model.vision_tower)
         self._freeze_unread()
 
-    @classmethod
-    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs) -> Any:
-        """As for every class of MM; a tower of targets that the checkpoint does not have starts as a copy."""
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+    def after_loading(self, info: Mapping[str, Iterable]) -> None:
+        """A tower of targets that the checkpoint does not have starts as a copy."""
         if any(key.startswith("mim_tower.") for key in info["missing_keys"]):
-            copy_tower(model.mim_tower, model.model.vision_tower)
-        return (model, info) if output_loading_info else model
+            copy_tower(self.mim_tower, self.model.vision_tower)
 
     @can_return_tuple
     def forward(
@@ -108,6 +106,7 @@ class MMForPreTraining(MMMatchingModel):
         mlm_targets: torch.Tensor | None = None,
         bool_masked_pos: torch.Tensor | None = None,
         return_loss: bool | None = None,
+        return_logits: bool = True,
         **kwargs,
     ) -> MMPreTrainingOutput:
         """Every loss that is asked for and whose inputs are there. Media, text and `matches` as in retrieval, and:
@@ -118,9 +117,9 @@ class MMForPreTraining(MMMatchingModel):
                 elsewhere, not shifted. Both or neither.
             bool_masked_pos: bool (B[, N], L), True for each patch of pixel_values that the tower does not see.
             return_loss: None: in training. False gives logits and embeddings alone.
+            return_logits: False, with a loss: "lm" and "mlm" are made without their (R, T, V) logits, which are None.
         """
-        reject_unknown(kwargs, _FORWARD)
-        self._refuse_states(kwargs)
+        asked = self._asked_states(kwargs, _FORWARD)
         media = {
             "pixel_values": pixel_values,
             "pixel_attention_mask": pixel_attention_mask,
@@ -137,17 +136,22 @@ class MMForPreTraining(MMMatchingModel):
         )
         self._check_targets(text, lm_targets, masked_input_ids, mlm_targets)
         wants_loss = self.training if return_loss is None else return_loss
+        if not (wants_loss or return_logits):
+            raise ValueError("return_logits=False leaves the losses alone; ask for them with return_loss=True")
         output = MMPreTrainingOutput()
-        self._compare(output, context, text, context_index, matches, wants_loss)
+        self._compare(output, context, text, asked, context_index, matches, wants_loss)
         rows = None
         if text is not None and context is not None:
             rows = MMRows(len(text["input_ids"]), len(context.last_hidden_state), context_index)
         if "lm" in self.losses and text is not None:
             targets = lm_targets if lm_targets is not None else self._own_targets(text)
-            self._write(output, context, rows, text, targets if wants_loss else None)
+            states = self.model.write(context, rows, **text).last_hidden_state
+            targets = next_labels(targets) if wants_loss else None
+            output["loss_lm"], output["logits"] = self._predicted(states, targets, return_logits)
         if masked_input_ids is not None:
-            masked = {**text, "input_ids": masked_input_ids}
-            self._fill_in(output, context, rows, masked, mlm_targets if wants_loss else None)
+            states = self.model.read(context, rows, **{**text, "input_ids": masked_input_ids}).last_hidden_state
+            targets = mlm_targets if wants_loss else None
+            output["loss_mlm"], output["mlm_logits"] = self._predicted(states, targets, return_logits)
         if hidden is not None and wants_loss:
             output["loss_mim"] = self._mim_loss(context, hidden, pixel_values, pixel_attention_mask)
         if wants_loss:
@@ -209,42 +213,33 @@ class MMForPreTraining(MMMatchingModel):
 
     # ---- losses -----------------------------------------------------------------------------------------------------
 
-    def _compare(self, output, context, text: Text | None, context_index, matches, wants_loss: bool) -> None:
+    def _compare(
+        self, output, context, text: Text | None, asked: dict, context_index, matches, wants_loss: bool
+    ) -> None:
         """Embeddings, "itc" and "itm"."""
         embeds = None
         if self.itc_head is not None and context is not None:
             output["image_embeds"] = normalised(self.itc_head.of_context(context))
         if self.itc_head is not None and text is not None:
-            output["text_embeds"] = normalised(self.itc_head.text(self.model.read_alone(**text).pooler_output))
+            output["text_embeds"] = self._read_alone(output, text, asked)
         if matches is not None and (self.itm_head is None or not wants_loss):
             raise ValueError("matches are targets of 'itm'; name it in pretraining_losses, and ask for a loss")
         if not wants_loss or context is None or text is None or not {"itc", "itm"} & set(self.losses):
             return
-        among = self._belonging(context, text, context_index, matches)
+        among = self._belonging(media_there(context), text, context_index, matches)
         if self.itc_head is not None:
             embeds = (output.image_embeds, output.text_embeds)
             output["loss_itc"] = self._itc_loss(*embeds, among)
         if self.itm_head is not None:
             output["loss_itm"], output["itm_logits"] = self._itm_loss(context, text, among, embeds, matches)
 
-    def _write(self, output, context, rows: MMRows | None, text: Text, targets: torch.Tensor | None) -> None:
-        """ "lm": what the decoder predicts behind each token, (R, T, V)."""
-        output["logits"] = self._vocabulary(self.model.write(context, rows, **text).last_hidden_state)
-        if targets is not None:
-            output["loss_lm"] = self._token_mean(output.logits, next_labels(targets))
-
-    def _fill_in(self, output, context, rows: MMRows | None, text: Text, targets: torch.Tensor | None) -> None:
-        """ "mlm": what stood in each place, (R, T, V)."""
-        output["mlm_logits"] = self._vocabulary(self.model.read(context, rows, **text).last_hidden_state)
-        if targets is not None:
-            output["loss_mlm"] = self._token_mean(output.mlm_logits, targets)
-
-    def _vocabulary(self, states: torch.Tensor) -> torch.Tensor:
-        return self.lm_head(self.lm_head_transform(states))
-
-    def _token_mean(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        total = token_loss(logits, targets, 1, self.config.label_smoothing)
-        return shared_mean(total, (targets != IGNORED).sum(), torch.is_grad_enabled())
+    def _predicted(self, states: torch.Tensor, targets: torch.Tensor | None, return_logits: bool) -> tuple:
+        """The mean loss (None without targets) of what each token predicts, and the logits (R, T, V)."""
+        states = self.lm_head_transform(states)
+        total, logits = predicted(self.lm_head, states, targets, 1, self.config.label_smoothing, return_logits)
+        if targets is None:
+            return None, logits
+        return shared_mean(total, (targets != IGNORED).sum(), torch.is_grad_enabled()), logits
 
     def _mim_loss(self, context: MMContextOutput, hidden, pixel_values, pixel_attention_mask) -> torch.Tensor:
         """The mean error over the hidden patches that are real."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers.cache_utils import DynamicCache
 
 from ..configuration.stack import nearest
@@ -25,6 +26,7 @@ from .inputs import check_candidates, check_labels, check_tensors, check_text
 from .losses import IGNORED
 from .model import MEDIA_INPUTS, MMModel
 from .outputs import MMContextOutput, MMRankOutput, MMScoreOutput
+from .prefix_trie import alphabetical, trie_levels
 from .rows import MMRows
 
 _CONTEXT = (*MEDIA_INPUTS, "encoder_outputs", "encoder_attention_mask")
@@ -60,12 +62,12 @@ def _previous(real: torch.Tensor) -> torch.Tensor:
     return columns.masked_fill(~real, -1).cummax(1).values[:, :-1]
 
 
-def _branched(cache: MMCache, repeats: int) -> MMCache:
-    """The states of every row `repeats` times, in a cache that grows by itself; those of the contexts are shared."""
+def _branched(cache: MMCache, places: torch.Tensor) -> MMCache:
+    """The states of the rows at int64 (n,), in a cache that grows by itself; those of the contexts are shared."""
     branch = copy.copy(cache)
     branch.self_attention_cache = copy.copy(cache.self_attention_cache)
     branch.self_attention_cache.layers = [copy.copy(layer) for layer in cache.self_attention_cache.layers]
-    branch.batch_repeat_interleave(repeats)
+    branch.batch_select_indices(places)
     return branch
 
 
@@ -98,6 +100,7 @@ class MMRanking:
         normalize: str = "mean",
         top_k: int | None = None,
         batch_size: int = 128,
+        prefix_trie: bool = False,
         **media,
     ) -> MMRankOutput:
         """Ranks a closed list of answers for every row: contexts are encoded once, prompts read once.
@@ -114,11 +117,13 @@ class MMRanking:
             top_k: score only so many answers of each row in full, those with the likeliest first token (BLIP's way
                 with thousands of answers); the others score -inf. None: all of them, exactly.
             batch_size: rows of answers that the decoder reads at a time.
+            prefix_trie: what answers begin with alike is read once, token by token: faster for thousands of answers
+                that share their beginnings, slower for few. The same scores; not together with top_k.
         Returns: see `MMRankOutput`. Raises: ValueError or TypeError in words for bad input.
         """
         _reject("rank_answers", media, _CONTEXT)
         check_candidates(self.config, candidate_ids, candidate_attention_mask)
-        _check_settings(normalize, top_k, batch_size, len(candidate_ids))
+        _check_settings(normalize, top_k, batch_size, prefix_trie, len(candidate_ids))
         text, read_values = self.config.text_config, self.config.check_inputs
         real = _real("candidate_attention_mask", candidate_ids, candidate_attention_mask)
         if input_ids is not None:
@@ -135,8 +140,9 @@ class MMRanking:
 
         places = torch.argsort((~real).to(torch.uint8), dim=1, stable=True)  # real tokens first, order kept
         answers, real = candidate_ids.gather(1, places), real.gather(1, places)
+        sizes = batch_size, prefix_trie
         blocks = [
-            (rows, *self._answer(input_ids[rows], seen[rows], part, index, (answers, real), top_k, batch_size))
+            (rows, *self._answer(input_ids[rows], seen[rows], part, index, (answers, real), top_k, sizes))
             for rows, part, index in self._blocks(len(input_ids), context, context_index, batch_size)
         ]
         order, tokens, scored = (torch.cat(parts) for parts in zip(*blocks, strict=True))
@@ -193,11 +199,15 @@ class MMRanking:
 
     def _log_likelihood(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """States (..., D) and what follows, int64 (...) or candidates (..., n) -> log-likelihoods of its shape."""
-        logits = self.lm_head(self.lm_head_transform(states))
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = self._logits(states)
         own = targets if targets.ndim == logits.ndim else targets[..., None]
         found = logits.gather(-1, own) - logits.logsumexp(-1, keepdim=True)
         return found.reshape(targets.shape)
+
+    def _logits(self, states: torch.Tensor) -> torch.Tensor:
+        """States (..., D) -> (..., V), fp32 at least."""
+        logits = self.lm_head(self.lm_head_transform(states))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _context(self, encoder_outputs, media: dict[str, Any]) -> MMContextOutput | None:
         """What all rows read, with the columns alone that hold something."""
@@ -246,14 +256,14 @@ class MMRanking:
         index: torch.Tensor | None,
         candidates: tuple[torch.Tensor, torch.Tensor],
         top_k: int | None,
-        batch_size: int,
+        sizes: tuple[int, bool],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-likelihoods (r, C, Ta) of the candidates behind r prompts, 0 on padding; bool (r, C), which are whole.
 
         prompts, seen: (r, T) ids and real tokens; index: (r,) into the contexts; candidates: (C, Ta) ids and real
-        tokens, those first.
+        tokens, those first; sizes: batch_size, prefix_trie.
         """
-        answers, real = candidates
+        (answers, real), (batch_size, prefix_trie) = candidates, sizes
         cache = MMCache(DynamicCache(config=self.config.text_config), DynamicCache())
         output = self.model(
             input_ids=prompts,
@@ -269,23 +279,50 @@ class MMRanking:
         first = self._log_likelihood(output.last_hidden_state[rows, last], answers[:, 0].expand(len(rows), -1))
         found = first.new_zeros(len(rows), *answers.shape)
         found[..., 0] = first
+        cache, size = output.past_key_values, max(batch_size // len(rows), 1)
+        if prefix_trie:
+            for part in alphabetical(answers).split(size):
+                self._read_trie(cache, seen, answers[part], real[part].sum(1), found, part)
+            return found, torch.ones_like(first, dtype=torch.bool)
         chosen = _shortlist(first, real.sum(1), top_k)
-        for part in chosen.split(max(batch_size // len(rows), 1), dim=1):  # (r, g), the longest answers first
-            width = int(real[part].sum(-1).max()) - 1  # the last token of an answer is predicted, never read
-            if width == 0:
+        for part in chosen.split(size, dim=1):  # (r, g), the longest answers first
+            if not real[part][..., 1:].any():
                 break
-            fed, there = answers[part].flatten(0, 1), real[part].flatten(0, 1)
-            mask = torch.cat([seen.repeat_interleave(part.shape[1], 0), there[:, :width]], dim=1)
+            found[rows[:, None], part] += self._read(cache, seen, answers[part], real[part])
+        return found, torch.zeros_like(first, dtype=torch.bool).scatter(1, chosen, True)
+
+    def _read(self, cache: MMCache, seen: torch.Tensor, answers: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        """Log-likelihoods (r, g, Ta) of all tokens of (r, g, Ta) answers but the first, which is left 0."""
+        count, width = answers.shape[1], int(real.sum(-1).max()) - 1  # the last token is predicted, never read
+        fed, there = answers.flatten(0, 1), real.flatten(0, 1)
+        rows = torch.arange(len(seen), device=seen.device).repeat_interleave(count)
+        states = self.model(
+            input_ids=fed[:, :width],
+            attention_mask=_mask_of(torch.cat([seen[rows], there[:, :width]], dim=1)),
+            past_key_values=_branched(cache, rows),
+            use_cache=True,
+            return_dict=True,
+        ).last_hidden_state
+        likelihood = self._log_likelihood(states, fed[:, 1 : width + 1]) * there[:, 1 : width + 1]
+        return functional.pad(likelihood, (1, answers.shape[2] - 1 - width)).unflatten(0, (len(seen), count))
+
+    def _read_trie(self, cache: MMCache, seen, answers, lengths, found: torch.Tensor, part: torch.Tensor) -> None:
+        """As `_read` of (g, Ta) answers, the same behind every prompt, each beginning once; into found[:, part]."""
+        rows, count = torch.arange(len(seen), device=seen.device)[:, None], 1
+        for depth, level in enumerate(trie_levels(answers, lengths)):
+            mask = torch.cat([seen, seen.new_ones(len(rows), depth + 1)], dim=1)
+            cache = _branched(cache, (rows * count + level.parents).flatten())
+            count = len(level.tokens)
             states = self.model(
-                input_ids=fed[:, :width],
-                attention_mask=_mask_of(mask),
-                past_key_values=_branched(output.past_key_values, part.shape[1]),
+                input_ids=level.tokens.repeat(len(rows))[:, None],
+                attention_mask=_mask_of(mask.repeat_interleave(count, 0)),
+                past_key_values=cache,
                 use_cache=True,
                 return_dict=True,
             ).last_hidden_state
-            likelihood = self._log_likelihood(states, fed[:, 1 : width + 1]) * there[:, 1 : width + 1]
-            found[rows[:, None], part, 1 : width + 1] = likelihood.unflatten(0, part.shape)
-        return found, torch.zeros_like(first, dtype=torch.bool).scatter(1, chosen, True)
+            logits = self._logits(states).view(len(rows), count, -1)
+            chosen = logits[:, level.nodes, answers[level.longer, depth + 1]]
+            found[:, part[level.longer], depth + 1] = chosen - logits.logsumexp(-1)[:, level.nodes]
 
 
 def _shortlist(first: torch.Tensor, lengths: torch.Tensor, top_k: int | None) -> torch.Tensor:
@@ -297,7 +334,9 @@ def _shortlist(first: torch.Tensor, lengths: torch.Tensor, top_k: int | None) ->
     return best.gather(1, torch.argsort(lengths[best], dim=1, descending=True, stable=True))
 
 
-def _check_settings(normalize: str, top_k: int | None, batch_size: int, candidates: int) -> None:
+def _check_settings(normalize: str, top_k: int | None, batch_size: int, prefix_trie: bool, candidates: int) -> None:
+    if prefix_trie and top_k is not None:
+        raise ValueError("prefix_trie is of one list for all rows, and top_k takes another for each; leave one out")
     if normalize not in ("mean", "sum"):
         raise ValueError(f"normalize must be 'mean' or 'sum'; got {normalize!r}")
     if not isinstance(batch_size, int) or batch_size < 1:

@@ -55,7 +55,7 @@ class MMResampler(MMPreTrainedModel):
         Returns: the latents (n, L, D) and None; with first_latent_pooled (n, L - 1, D) and the first (n, D).
         """
         check_memory(hidden_states, attention_mask, self.memory_size, "hidden_states")
-        count = len(hidden_states)
+        count = hidden_states.shape[0]
         latents = self.latents.expand(count, -1, -1)
         mask, rows = self._mask(latents, hidden_states, attention_mask), MMRows(count, count)
         for layer in self.layers:

@@ -74,3 +74,5 @@ STACK = Reshape(
     lambda old: ([torch.stack([row.flatten() for row in old])], []),
     lambda new, unread: [row[None, None].clone() for row in new[0]],
 )
+# Two classes that are numbered the other way round.
+FLIP = Reshape("flipped", lambda old: ([old[0].flip(0)], []), lambda new, unread: [new[0].flip(0)])

@@ -7,7 +7,8 @@ B contexts (pictures, or what stands in their place), R rows (texts), P projecti
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
 # pyright: reportOptionalCall=false, reportOptionalOperand=false, reportOperatorIssue=false
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -15,19 +16,29 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration.mm import MMConfig
 from ..configuration.stack import ConfigFaults
-from .base import reject_unknown
 from .context import taken
+from .contrastive_head import normalised
+from .gradcache import encode_in_chunks
 from .inputs import check_tensors
-from .matching import MMMatchingModel, Text, normalised
+from .matching import MMMatchingModel, Text, media_there
 from .outputs import MMContextOutput, MMRetrievalOutput, MMSearchOutput
 from .rows import MMRows
 from .searching import best, check_embeds, rerank_sides
+from .slow_twin import MMSlowTwin
 
 _FORWARD = (
     "input_ids", "attention_mask", "position_ids", "token_type_ids", "pixel_values", "pixel_attention_mask",
     "visual_embeds", "pixel_values_videos", "video_attention_mask", "input_features", "input_features_mask",
     "interpolate_pos_encoding", "context_index", "encoder_outputs", "matches", "return_loss",
 )  # fmt: skip
+
+
+class Images(NamedTuple):
+    """The contexts of a call: embeddings (B, P), bool (B,) which have any media, and their states, where kept."""
+
+    embeds: torch.Tensor
+    there: torch.Tensor
+    context: MMContextOutput | None
 
 
 class MMForImageTextRetrieval(MMMatchingModel):
@@ -44,8 +55,19 @@ class MMForImageTextRetrieval(MMMatchingModel):
         if faults:
             raise ConfigFaults(type(self).__name__, faults)
         self.losses = {name: weight for name, weight in self.losses.items() if name in ("itc", "itm")}
+        self.slow = MMSlowTwin(config) if config.contrastive_queue_size else None
         self.post_init()
+        if self.slow is not None:
+            self.slow.start_as(self)
         self._freeze_unread()
+
+    @classmethod
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs) -> Any:
+        """As for every class of MM; a slow copy that the checkpoint does not have starts as the model is."""
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        if any(key.startswith("slow.model.") for key in info["missing_keys"]):
+            model.slow.start_as(model)
+        return (model, info) if output_loading_info else model
 
     @can_return_tuple
     def forward(
@@ -80,47 +102,92 @@ class MMForImageTextRetrieval(MMMatchingModel):
                 and a text with 0 takes no part in the contrastive one. None: all match, and negatives are mined.
             return_loss: None: in training. True needs media and text.
         """
-        reject_unknown(kwargs, _FORWARD)
-        self._refuse_states(kwargs)
-        context = self._context(
-            encoder_outputs,
-            interpolate_pos_encoding,
-            pixel_values=pixel_values,
-            pixel_attention_mask=pixel_attention_mask,
-            visual_embeds=visual_embeds,
-            pixel_values_videos=pixel_values_videos,
-            video_attention_mask=video_attention_mask,
-            input_features=input_features,
-            input_features_mask=input_features_mask,
-        )
+        states = self._asked_states(kwargs, _FORWARD)
+        media = {
+            "pixel_values": pixel_values,
+            "pixel_attention_mask": pixel_attention_mask,
+            "visual_embeds": visual_embeds,
+            "pixel_values_videos": pixel_values_videos,
+            "video_attention_mask": video_attention_mask,
+            "input_features": input_features,
+            "input_features_mask": input_features_mask,
+        }
+        images = self._images(encoder_outputs, interpolate_pos_encoding, **media)
         text = self._text(
             input_ids, attention_mask=attention_mask, position_ids=position_ids, token_type_ids=token_type_ids
         )
-        if context is None and text is None:
+        if images is None and text is None:
             raise ValueError("nothing to compare: pass pixel_values, input_ids, or both")
         output = MMRetrievalOutput()
-        if context is not None:
-            output["image_embeds"] = normalised(self.itc_head.of_context(context))
+        if images is not None:
+            output["image_embeds"] = images.embeds
         if text is not None:
-            output["text_embeds"] = normalised(self.itc_head.text(self.model.read_alone(**text).pooler_output))
-        if context is not None and text is not None:
+            output["text_embeds"] = self._text_embeds(output, text, states)
+        if images is not None and text is not None:
             output["logits_per_image"] = self.itc_head.logits(output.image_embeds, output.text_embeds)
             output["logits_per_text"] = output.logits_per_image.T
         if self.training if return_loss is None else return_loss:
-            self._add_losses(output, context, text, context_index, matches)
+            self._check_compared(images, text)
+            keys = None
+            if self.slow is not None and self.training and torch.is_grad_enabled():
+                if encoder_outputs is not None:
+                    raise ValueError("the slow copy of contrastive_queue_size encodes media itself; pass them instead")
+                keys = self.slow.keys(self, text, interpolate_pos_encoding, **media)
+            self._add_losses(output, images, text, (context_index, matches), keys)
         elif matches is not None:
             raise ValueError("matches are targets, but no loss is asked for; pass return_loss=True")
         return MMRetrievalOutput(**output)
 
-    def _add_losses(self, output: MMRetrievalOutput, context, text: Text | None, context_index, matches) -> None:
-        if context is None or text is None:
+    def _images(self, encoder_outputs, interpolate: bool, **media) -> Images | None:
+        """Of a ready context, or of what the media make; with a chunk size their states are not kept."""
+        if (
+            encoder_outputs is None
+            and self.config.contrastive_chunk_size
+            and any(x is not None for x in media.values())
+        ):
+            embeds, there = self._in_chunks(self._image_embeds, interpolate=interpolate, **media)
+            return Images(embeds, there, None)
+        context = self._context(encoder_outputs, interpolate, **media)
+        if context is None:
+            return None
+        return Images(normalised(self.itc_head.of_context(context)), media_there(context), context)
+
+    def _image_embeds(self, interpolate: bool, **media) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of some contexts: (n, P), and bool (n,), which have any media."""
+        context = self._context(None, interpolate, **media)
+        return normalised(self.itc_head.of_context(context)), media_there(context)
+
+    def _text_embeds(self, output: MMRetrievalOutput, text: Text, states: dict[str, Any]) -> torch.Tensor:
+        """(R, P)."""
+        if self.config.contrastive_chunk_size is None:
+            return self._read_alone(output, text, states)
+        if any(states.values()):
+            raise ValueError(f"{', '.join(states)}: contrastive_chunk_size keeps no states; set it to None")
+        return self._in_chunks(lambda **part: self._read_alone(MMRetrievalOutput(), part, {}), **text)
+
+    def _in_chunks(self, encode: Callable[..., Any], **inputs) -> Any:
+        size = self.config.contrastive_chunk_size
+        return encode(**inputs) if size is None else encode_in_chunks(encode, size, **inputs)
+
+    @staticmethod
+    def _check_compared(images: Images | None, text: Text | None) -> None:
+        if images is None or text is None:
             raise ValueError(
                 "a loss compares media with texts: pass both, or return_loss=False for embeddings (None asks for a "
                 "loss in training)"
             )
-        embeds = (output.image_embeds, output.text_embeds)
-        among = self._belonging(context, text, context_index, matches)
-        output["loss_itc"] = self._itc_loss(*embeds, among)
+
+    def _add_losses(
+        self, output: MMRetrievalOutput, images: Images, text: Text, targets: tuple, keys: tuple | None
+    ) -> None:
+        """targets: context_index, matches; keys: what the slow copy makes of all contexts and texts."""
+        (context_index, matches), embeds = targets, (output.image_embeds, output.text_embeds)
+        among, context = self._belonging(images.there, text, context_index, matches), images.context
+        if keys is None:
+            output["loss_itc"] = self._itc_loss(*embeds, among)
+        else:
+            sides = [side[among.images if place % 2 == 0 else among.texts] for place, side in enumerate(embeds + keys)]
+            output["loss_itc"] = self.slow.contrast(*sides, among.pairs, self.itc_head.scale(), self.slow.soft_targets)
         output["loss"] = self.losses["itc"] * output.loss_itc
         if self.itm_head is not None:
             output["loss_itm"], output["itm_logits"] = self._itm_loss(context, text, among, embeds, matches)
@@ -130,65 +197,75 @@ class MMForImageTextRetrieval(MMMatchingModel):
 
     # ---- embeddings -------------------------------------------------------------------------------------------------
 
+    @can_return_tuple
     def get_image_features(
         self,
         pixel_values: torch.Tensor,
         pixel_attention_mask: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
         """As `MMModel.get_image_features`, pooler_output projected to (B, P), not normalised."""
-        output = self.model.get_image_features(pixel_values, pixel_attention_mask, interpolate_pos_encoding)
+        given = (pixel_values, pixel_attention_mask, interpolate_pos_encoding)
+        output = self.model.get_image_features(*given, return_dict=True, **kwargs)
         pixels = {"pixel_values": pixel_values, "pixel_attention_mask": pixel_attention_mask}
         return self._projected(output, "vision", **pixels, interpolate_pos_encoding=interpolate_pos_encoding)
 
+    @can_return_tuple
     def get_video_features(
         self,
         pixel_values_videos: torch.Tensor,
         video_attention_mask: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
         """As `MMModel.get_video_features`, pooler_output projected to (B, P), not normalised."""
-        output = self.model.get_video_features(pixel_values_videos, video_attention_mask, interpolate_pos_encoding)
+        given = (pixel_values_videos, video_attention_mask, interpolate_pos_encoding)
+        output = self.model.get_video_features(*given, return_dict=True, **kwargs)
         frames = {"pixel_values_videos": pixel_values_videos, "video_attention_mask": video_attention_mask}
         return self._projected(output, "vision", **frames, interpolate_pos_encoding=interpolate_pos_encoding)
 
+    @can_return_tuple
     def get_audio_features(
-        self, input_features: torch.Tensor, input_features_mask: torch.Tensor | None = None
+        self, input_features: torch.Tensor, input_features_mask: torch.Tensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
         """As `MMModel.get_audio_features`, pooler_output projected to (B, P), not normalised."""
-        output = self.model.get_audio_features(input_features, input_features_mask)
+        output = self.model.get_audio_features(input_features, input_features_mask, return_dict=True, **kwargs)
         clips = {"input_features": input_features, "input_features_mask": input_features_mask}
         return self._projected(output, "audio", **clips)
 
+    @can_return_tuple
     def get_text_features(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
         """As `MMModel.get_text_features`, pooler_output projected to (R, P), not normalised."""
-        output = self.model.get_text_features(input_ids, attention_mask)
-        return BaseModelOutputWithPooling(output.last_hidden_state, self.itc_head.text(output.pooler_output))
+        output = self.model.get_text_features(input_ids, attention_mask, return_dict=True, **kwargs)
+        output.pooler_output = self.itc_head.text(output.pooler_output)
+        return output
 
     def _projected(self, output: BaseModelOutputWithPooling, tower: str, **media) -> BaseModelOutputWithPooling:
         """The tower's tokens, and its pooled vector projected, or that of the resampler behind it."""
         pooled = output.pooler_output
         if self.pools_latents(tower):
             pooled = self.model.encode_context(**media).pooler_output
-        return BaseModelOutputWithPooling(output.last_hidden_state, self.itc_head.get_submodule(tower)(pooled))
+        output.pooler_output = self.itc_head.get_submodule(tower)(pooled)
+        return output
 
     def encode_image(self, *args, **kwargs) -> torch.Tensor:
         """(B, P), of length 1; arguments as in `get_image_features`."""
-        return normalised(self.get_image_features(*args, **kwargs).pooler_output)
+        return normalised(self.get_image_features(*args, **kwargs, return_dict=True).pooler_output)
 
     def encode_video(self, *args, **kwargs) -> torch.Tensor:
         """(B, P), of length 1; arguments as in `get_video_features`."""
-        return normalised(self.get_video_features(*args, **kwargs).pooler_output)
+        return normalised(self.get_video_features(*args, **kwargs, return_dict=True).pooler_output)
 
     def encode_audio(self, *args, **kwargs) -> torch.Tensor:
         """(B, P), of length 1; arguments as in `get_audio_features`."""
-        return normalised(self.get_audio_features(*args, **kwargs).pooler_output)
+        return normalised(self.get_audio_features(*args, **kwargs, return_dict=True).pooler_output)
 
     def encode_text(self, *args, **kwargs) -> torch.Tensor:
         """(R, P), of length 1; arguments as in `get_text_features`."""
-        return normalised(self.get_text_features(*args, **kwargs).pooler_output)
+        return normalised(self.get_text_features(*args, **kwargs, return_dict=True).pooler_output)
 
     # ---- matching and search ----------------------------------------------------------------------------------------
 
@@ -233,6 +310,9 @@ class MMForImageTextRetrieval(MMMatchingModel):
             rerank: {"input_ids", "attention_mask" (or none): (texts, T), "encoder_outputs": MMContextOutput of as many
                 contexts as pictures}, one side for the queries and the other for the index, told by their numbers;
                 where Q = M "query": "text" or "image" says which. Kept on any device, brought over by the batch.
+                "order": "itm" (the default) sorts by the log-odds of a match; "itm+itc" by these and the scaled
+                similarities. Mined negatives come in proportion to exp(scaled similarity), so the odds are what a pair
+                has beyond its similarity, and the sum is its log-probability up to a number per query.
             batch_size: queries compared, and pairs matched, at a time.
         Returns: indices and scores (Q, k), and with rerank itm_scores (Q, k), the log-odds of a match.
         """
@@ -248,7 +328,8 @@ class MMForImageTextRetrieval(MMMatchingModel):
             for chunk in zip(texts.flatten().split(batch_size), images.flatten().split(batch_size), strict=True)
         ]
         itm = torch.cat(odds).view_as(scores).to(scores.device)
-        order = itm.argsort(dim=1, descending=True, stable=True)
+        both = itm + self.itc_head.scale().to(itm) * scores if rerank.get("order") == "itm+itc" else itm
+        order = both.argsort(dim=1, descending=True, stable=True)
         return MMSearchOutput(*(values.gather(1, order) for values in (indices, scores, itm)))
 
     def _match_pairs(self, text: Text, context: MMContextOutput, texts: torch.Tensor, images: torch.Tensor):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from ..configuration.text import MMTextConfig
+from ..configuration.text import ROPE_TYPES, MMTextConfig
 
 
 class MMRotaryEmbedding(nn.Module):
@@ -23,6 +23,8 @@ class MMRotaryEmbedding(nn.Module):
         super().__init__()
         self.config = config
         self.rope_type = (config.rope_parameters or {})["rope_type"]
+        if self.rope_type not in ROPE_TYPES:  # set after the config was checked
+            raise ValueError(f"rope_type={self.rope_type!r} is not accepted; use one of {', '.join(ROPE_TYPES)}")
         scheme = {**ROPE_INIT_FUNCTIONS, "default": self.compute_default_rope_parameters}
         frequencies, self.attention_scaling = scheme[self.rope_type](config)
         self.register_buffer("inv_freq", frequencies, persistent=False)

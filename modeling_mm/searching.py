@@ -8,6 +8,8 @@ import torch
 from .inputs import check_tensors
 from .outputs import MMContextOutput
 
+ORDERS = ("itm", "itm+itc")
+
 
 def best(query: torch.Tensor, index: torch.Tensor, count: int, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The largest `count` of query @ index.T for each query: values and numbers (Q, count), `batch_size` at a time."""
@@ -33,12 +35,14 @@ def rerank_sides(
     rerank: Mapping[str, Any], queries: int, size: int
 ) -> tuple[dict[str, torch.Tensor | None], MMContextOutput, bool]:
     """The texts, the contexts, and whether the queries are the texts. Raises ValueError in words."""
-    unknown = set(rerank) - {"input_ids", "attention_mask", "encoder_outputs", "query"}
+    unknown = set(rerank) - {"input_ids", "attention_mask", "encoder_outputs", "query", "order"}
     if unknown or "input_ids" not in rerank or not isinstance(rerank.get("encoder_outputs"), MMContextOutput):
         raise ValueError(
             "rerank must be a dict of input_ids, attention_mask (or none) and encoder_outputs, an MMContextOutput, "
-            f"and perhaps query='text' or 'image'; got the keys {sorted(rerank)}"
+            f"and perhaps query='text' or 'image' and order='itm' or 'itm+itc'; got the keys {sorted(rerank)}"
         )
+    if rerank.get("order", "itm") not in ORDERS:
+        raise ValueError(f"rerank['order']={rerank['order']!r} is unknown; accepted: {', '.join(ORDERS)}")
     text = {"input_ids": rerank["input_ids"], "attention_mask": rerank.get("attention_mask")}
     check_tensors(**text)
     context = rerank["encoder_outputs"]

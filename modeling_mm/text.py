@@ -6,6 +6,9 @@ R rows, B contexts, k rows per context, T text tokens, S context tokens, D hidde
 # Of input_ids and inputs_embeds one is there, and rows come with the context: checked in words before.
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false
 
+import re
+from typing import Unpack
+
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache
@@ -15,7 +18,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.text import MMTextConfig
 from .attention import MMAttention, build_norm
-from .base import MMPreTrainedModel, check_attentions_wanted, reject_unknown
+from .base import MMKwargs, MMPreTrainedModel, reject_unknown, weights_by_eager
 from .cache import MMCache
 from .fusion import MMPrefix, merge, merged_mask, split
 from .inputs import check_memory, check_positions, check_text
@@ -27,6 +30,7 @@ from .reading import MMReading, as_keys, as_mask, columns_of, context_size
 from .rope import MMRotaryEmbedding
 from .rows import MMRows
 from .segments import MMSegments
+from .unimodal import MMUnimodal
 
 _FORWARD = (
     "input_ids", "attention_mask", "position_ids", "inputs_embeds", "token_type_ids", "past_key_values", "use_cache",
@@ -60,6 +64,7 @@ class MMTextModel(MMPreTrainedModel):
         self.cross_head_dim = config.cross_stack().head_dim
         self.norm = build_norm("none" if config.final_norm == "none" else config.norm_type, width, eps)
         self.pooler = MMPooler(config, config.eos_token_id)
+        self.unimodal = None if config.unimodal_layers is None else MMUnimodal(config)
         self.post_init()
 
     def _build_layers(self) -> list[MMLayer]:
@@ -72,9 +77,46 @@ class MMTextModel(MMPreTrainedModel):
             cross_idx += "cross" in sublayers
         return layers
 
-    def pooled_only(self) -> list[nn.Module]:
-        return [self.pooler, self.norm] if self.config.final_norm == "pooled" else [self.pooler]
+    def init_parallel_plans(self) -> None:
+        """Of the config's plan what this stack has: cross-attention, gates and biases are settings."""
+        super().init_parallel_plans()
+        there = {re.sub(r"\.\d+\.", ".*.", name) for name, _ in self.named_modules()}
+        self._tp_plan = {pattern: kind for pattern, kind in self._tp_plan.items() if pattern in there}
 
+    def pooled_only(self) -> list[nn.Module]:
+        pooled: list[nn.Module] = [self.pooler, self.norm] if self.config.final_norm == "pooled" else [self.pooler]
+        return pooled if self.unimodal is None else [*pooled, self.unimodal]
+
+    def multimodal_only(self) -> list[nn.Module]:
+        """The parts that a text alone does not pass, where `read_alone` reads it."""
+        return [] if self.unimodal is None else [*self.layers[self.config.unimodal_layers :], self.norm]
+
+    @capture_outputs
+    def read_alone(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        **kwargs,
+    ) -> MMModelOutput:
+        """A text (R, T) by the first `unimodal_layers` alone: its states (R, T, D), and the token behind it (R, D)."""
+        length = input_ids.shape[1]
+        if position_ids is None:
+            position_ids = self._default_positions(attention_mask, 0, length, input_ids.device)
+        text = self.unimodal.close(input_ids, attention_mask, position_ids)
+        if token_type_ids is not None:
+            token_type_ids = nn.functional.pad(token_type_ids, (0, 1))
+        hidden_states = self._embed(self.embed_tokens(text.input_ids), text.position_ids, token_type_ids, False)
+        hidden_states = self.unimodal.append(hidden_states)
+        mask = self._self_mask(None, None, hidden_states, text.attention_mask)
+        for layer in self.layers[: self.config.unimodal_layers]:
+            hidden_states = layer(hidden_states, attention_mask=mask, is_causal=True, **kwargs)
+        return MMModelOutput(
+            last_hidden_state=hidden_states[:, :length], pooler_output=self.unimodal.norm(hidden_states[:, -1])
+        )
+
+    @weights_by_eager
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -92,7 +134,7 @@ class MMTextModel(MMPreTrainedModel):
         context_ranges: torch.Tensor | None = None,
         prefix: MMPrefix | None = None,
         is_causal: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[MMKwargs],
     ) -> MMModelOutput:
         """Runs the stack.
 
@@ -112,7 +154,6 @@ class MMTextModel(MMPreTrainedModel):
             its states (R, S, D) as context_hidden_states. Masks and positions are of the text alone.
         """
         reject_unknown(kwargs, _FORWARD)
-        check_attentions_wanted(self.config, kwargs)
         check_text(
             self.config,
             input_ids,
@@ -200,7 +241,7 @@ class MMTextModel(MMPreTrainedModel):
         media = prefix.states
         if prefix.embedding_norm:
             media = self.dropout(self.embed_norm(media))
-        at_zero = position_ids.new_zeros(len(position_ids), prefix.length)
+        at_zero = position_ids.new_zeros(position_ids.shape[0], prefix.length)
         return merge(media, hidden_states, prefix.order), merge(at_zero, position_ids, prefix.order)
 
     def _merged_mask(self, prefix: MMPrefix, hidden_states, attention_mask):
@@ -242,7 +283,7 @@ class MMTextModel(MMPreTrainedModel):
         if segments is not None:
             cache, attention_mask = segments, segments.key_mask(inputs_embeds.device)
             length = segments.segment_length
-            inputs_embeds = inputs_embeds.new_empty(()).expand(len(attention_mask), length, 1)
+            inputs_embeds = inputs_embeds.new_empty(()).expand(attention_mask.shape[0], length, 1)
         return create_causal_mask(
             config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=cache
         )

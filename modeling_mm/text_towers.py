@@ -16,6 +16,7 @@ _SIZES = {
     for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 }
 BUFFER = "a buffer, made anew"
+_ROBERTA_PAD = 1
 _PRE_NORM = {"norm_position": "pre", "embedding_norm": False, "final_norm": "all", "pooler": "last"}
 _POST_NORM = {"norm_position": "post", "embedding_norm": True, "final_norm": "none", "attention_bias": True}
 
@@ -116,6 +117,15 @@ def roberta_plan(config: Any, names: Collection[str]) -> TowerPlan:
         },
     )
     return TowerPlan(settings, table.under(before, ""), head, _TIED_BERT)
+
+
+def bert_settings(text: Any) -> dict[str, Any]:
+    """The config of BERT's stack, or of RoBERTa's: told by the id of its padding, behind which its positions start."""
+    settings = BERT_FIELDS.restore(text) | {"model_type": "bert"}
+    if text.pad_token_id != _ROBERTA_PAD:
+        return settings
+    longest = text.max_position_embeddings + _ROBERTA_PAD + 1
+    return settings | {"model_type": "roberta", "max_position_embeddings": longest}
 
 
 _TIED_BERT = {"lm_head_transform": True, "lm_head_bias": True, "tie_word_embeddings": True}

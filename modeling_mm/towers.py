@@ -21,6 +21,8 @@ from .conv import MMConvModel
 from .vision import MMVisionModel
 
 _OWN = {MMVisionConfig: MMVisionModel, MMConvConfig: MMConvModel}
+# Asked of every tower, whether its forward names them or not.
+STATES = ("output_hidden_states", "output_attentions")
 # By these names towers call what makes a pooled vector alone.
 _POOLING = ("pooler", "head")
 
@@ -72,17 +74,18 @@ def tower_features(
             (n, frames) of audio, for towers that can tell how many tokens so many frames make. None: all.
         layer: which of the tower's hidden states is read; -1: its last_hidden_state.
         strategy: "default" drops the first token.
-        kwargs: passed on where the tower's forward has them (`interpolate_pos_encoding`, `bool_masked_pos`, ...).
+        kwargs: passed on where the tower's forward has them (`interpolate_pos_encoding`, `bool_masked_pos`, ...), and
+            those of STATES.
     Returns: a feature map (n, C, h, w) comes as h * w tokens, row by row. pooled is the tower's own vector, or the
         mean of the real tokens of a foreign tower without one.
     Raises: ValueError for a mask that the tower cannot use, or another size than the tower's.
     """
     accepted = inspect.signature(tower.forward).parameters
-    inputs = {name: value for name, value in kwargs.items() if name in accepted}
+    inputs = {name: value for name, value in kwargs.items() if name in accepted or name in STATES}
+    inputs["return_dict"] = True
     is_own = type(tower.config) in _OWN
     if not is_own:
         _check_size(tower, values, bool(kwargs.get("interpolate_pos_encoding")))
-        inputs["return_dict"] = True
     token_mask = _masked(tower, values, mask, inputs)
     if layer != -1:
         inputs["output_hidden_states"] = True

@@ -3,6 +3,8 @@
 # The positions are there wherever they are asked for: __init__ decides.
 # pyright: reportOptionalMemberAccess=false
 
+from typing import Unpack
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -13,7 +15,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.vision import MMVisionConfig
 from .attention import MMAttention, build_norm
-from .base import MMPreTrainedModel, check_attentions_wanted, reject_unknown
+from .base import MMKwargs, MMPreTrainedModel, reject_unknown, weights_by_eager
 from .inputs import check_patch_mask, check_tensors, may_read_values
 from .layers import MMLayer
 from .pooling import MMPooler
@@ -62,6 +64,7 @@ class MMVisionModel(MMPreTrainedModel):
     def pooled_only(self) -> list[nn.Module]:
         return [self.pooler, self.norm] if self.config.final_norm == "pooled" else [self.pooler]
 
+    @weights_by_eager
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -70,7 +73,7 @@ class MMVisionModel(MMPreTrainedModel):
         interpolate_pos_encoding: bool = False,
         pixel_attention_mask: torch.Tensor | None = None,
         bool_masked_pos: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[MMKwargs],
     ) -> BaseModelOutputWithPooling:
         """Encodes pictures.
 
@@ -86,7 +89,6 @@ class MMVisionModel(MMPreTrainedModel):
         Raises: ValueError for another shape or size; TypeError for an unknown argument.
         """
         reject_unknown(kwargs, _FORWARD)
-        check_attentions_wanted(self.config, kwargs)
         self._check_size(pixel_values, interpolate_pos_encoding or pixel_attention_mask is not None)
         hidden_states = self._embed(pixel_values, pixel_attention_mask, bool_masked_pos)
         real, mask = None, None
@@ -104,7 +106,7 @@ class MMVisionModel(MMPreTrainedModel):
         """bool (n, rows, columns) of patches -> bool (n, S) of tokens; CLS and registers are always real."""
         patches = pixel_attention_mask.bool().flatten(1)
         lead = self.config.use_cls_token + self.config.num_register_tokens
-        return torch.cat([patches.new_ones(len(patches), lead), patches], dim=1)
+        return torch.cat([patches.new_ones(patches.shape[0], lead), patches], dim=1)
 
     def _embed(self, pixel_values: torch.Tensor, mask: torch.Tensor | None, replaced: torch.Tensor | None):
         """(n, C, height, width) -> (n, S, D)."""
@@ -114,14 +116,14 @@ class MMVisionModel(MMPreTrainedModel):
         if replaced is not None:
             tokens = self._with_mask_token(tokens, replaced)
         if self.cls_token is not None:
-            tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         if mask is not None:
-            check_patch_mask(mask, (len(tokens), *grid))
+            check_patch_mask(mask, (tokens.shape[0], *grid))
         if self.embed_positions is not None:
             tokens = tokens + (self._positions(grid) if mask is None else self._positions_of_each(mask))
         if self.register_tokens is not None:
             lead = self.config.use_cls_token
-            registers = self.register_tokens.expand(len(tokens), -1, -1)
+            registers = self.register_tokens.expand(tokens.shape[0], -1, -1)
             tokens = torch.cat([tokens[:, :lead], registers, tokens[:, lead:]], dim=1)
         return self.dropout(self.embed_norm(tokens))
 

@@ -96,25 +96,28 @@ _DISTILLATION = {
 
 # ---- CLIP, GIT and SigLIP ------------------------------------------------------------------------------------------
 
-_CLIP_LAYERS = {
+CLIP_LAYERS = {
     **{f"encoder.layers.{{n}}.self_attn.{x}_proj": f"layers.{{n}}.self_attn.{x}_proj" for x in "qkv"},
     "encoder.layers.{n}.self_attn.out_proj": "layers.{n}.self_attn.o_proj",
     "encoder.layers.{n}.layer_norm1": "layers.{n}.self_attn_norm",
     "encoder.layers.{n}.mlp.fc1": "layers.{n}.mlp.up_proj",
     "encoder.layers.{n}.mlp.fc2": "layers.{n}.mlp.down_proj",
     "encoder.layers.{n}.layer_norm2": "layers.{n}.mlp_norm",
+}
+_CLIP_PATCHES = {
     "embeddings.patch_embedding": "patch_embedding",
     "embeddings.position_embedding": "embed_positions",
     "post_layernorm": "norm",
 }
 CLIP_VISION = KeyTable(
-    modules={**_CLIP_LAYERS, "pre_layrnorm": "embed_norm"},
+    modules={**CLIP_LAYERS, **_CLIP_PATCHES, "pre_layrnorm": "embed_norm"},
     tensors={"embeddings.class_embedding": change("cls_token", by=lead(-2))},
     dropped={"embeddings.position_ids": BUFFER},
 )
 SIGLIP_VISION = KeyTable(
     modules={
-        **_CLIP_LAYERS,
+        **CLIP_LAYERS,
+        **_CLIP_PATCHES,
         "head.attention.out_proj": "pooler.head.attention.o_proj",
         "head.layernorm": "pooler.head.norm",
         "head.mlp.fc1": "pooler.head.mlp.up_proj",
@@ -146,7 +149,7 @@ SIGLIP_FIELDS = Fields(
     ours={"norm_position": "pre", "final_norm": "all", "use_cls_token": False, "attention_bias": True},
 )
 # What stands beside the vision tower in a checkpoint of both towers.
-_OTHER_TOWER = {
+OTHER_TOWER = {
     name: "not of the vision tower"
     for name in (
         "text_model.{rest}",
@@ -162,7 +165,7 @@ def clip_vision_plan(config: Any, names: Collection[str]) -> TowerPlan:
     """CLIP's vision tower, alone or beside its text tower; GIT's, which norms all tokens at the end."""
     fields = GIT_VISION_FIELDS if config.model_type == "git_vision_model" else CLIP_FIELDS
     before = prefix_of(names, "embeddings.class_embedding")
-    return TowerPlan(fields.convert(config), CLIP_VISION.under(before, "").adding(dropped=_OTHER_TOWER))
+    return TowerPlan(fields.convert(config), CLIP_VISION.under(before, "").adding(dropped=OTHER_TOWER))
 
 
 def siglip_vision_plan(config: Any, names: Collection[str]) -> TowerPlan:
@@ -170,7 +173,7 @@ def siglip_vision_plan(config: Any, names: Collection[str]) -> TowerPlan:
     before = prefix_of(names, "embeddings.patch_embedding.weight")
     pooler = "attention" if f"{before}head.probe" in names else "mean"
     settings = SIGLIP_FIELDS.convert(config) | {"pooler": pooler}
-    return TowerPlan(settings, SIGLIP_VISION.under(before, "").adding(dropped=_OTHER_TOWER))
+    return TowerPlan(settings, SIGLIP_VISION.under(before, "").adding(dropped=OTHER_TOWER))
 
 
 VISION_PLANS: dict[str, Callable[[Any, Collection[str]], TowerPlan]] = {

@@ -14,13 +14,16 @@ from typing import Any
 
 import torch
 from transformers import AutoModel
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from ..configuration.mm import MMConfig
 from .checkpoint import Checkpoint
 from .config_mapping import TowerPlan, source_config
+from .flamingo import FlamingoWeights, inserted
 from .key_mapping import KeyTable, raise_faults
 from .text_towers import TEXT_PLANS
+from .towers import build_tower
 from .vision_towers import VISION_PLANS, WITH_VISION
 
 Source = str | Path
@@ -67,13 +70,44 @@ def vision_tower(source: Source) -> tuple[Checkpoint, TowerPlan] | None:
     return checkpoint, VISION_PLANS[config.model_type](config, checkpoint)
 
 
+def foreign_tower(source: Source) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
+    """Any vision or audio model of Transformers, of an encoder-decoder the encoder: its config and its tensors.
+
+    Raises: ValueError for a checkpoint without a tensor that the tower's states depend on.
+    """
+    model, info = AutoModel.from_pretrained(source, output_loading_info=True)
+    tower = model.get_encoder() if model.config.is_encoder_decoder else model
+    within = next((f"{name}." for name, part in model.named_modules() if part is tower and name), "")
+    with torch.device("meta"):
+        read = {name for name, weight in build_tower(model.config).named_parameters() if weight.requires_grad}
+    missing = {name.removeprefix(within) for name in info["missing_keys"] if name.startswith(within)}
+    raise_faults(f"{source} does not hold all of its {type(tower).__name__}", sorted(missing & read))
+    return model.config, tower.state_dict()
+
+
 def from_towers(
-    model_class: Any, vision: Source, text: Source, *, text_encoder: Source | None = None, **overrides: Any
+    model_class: Any,
+    vision: Source | None,
+    text: Source,
+    *,
+    audio: Source | None = None,
+    text_encoder: Source | None = None,
+    cross_attention_every: int | None = None,
+    flamingo: Source | None = None,
+    **overrides: Any,
 ) -> Any:
     """See `MMForConditionalGeneration.from_towers`."""
-    seen, words = vision_tower(vision), text_tower(text)
-    foreign = None if seen is not None else AutoModel.from_pretrained(vision)
+    seen, words = None if vision is None else vision_tower(vision), text_tower(text)
+    foreign = {} if seen is not None or vision is None else {"vision": foreign_tower(vision)}
+    foreign |= {} if audio is None else {"audio": foreign_tower(audio)}
     question = None if text_encoder is None else text_tower(text_encoder)
+    weights = None if flamingo is None else FlamingoWeights(Checkpoint(flamingo))
+    if weights is not None and (seen is None or cross_attention_every is not None):
+        raise ValueError("flamingo is for a ViT, and says itself where its layers stand; leave the other out")
+    every = cross_attention_every if weights is None else weights.every
+    words = words if every is None else (words[0], inserted(words[1], every, weights))
+    if weights is not None and seen is not None:
+        overrides = {**weights.settings(seen[1].settings), **overrides}
     config = _config(None if seen is None else seen[1], foreign, words[1], question, overrides)
     parts = [(words[0], words[1].table.adding(new=_NEW), "model.language_model.")]
     if question is not None:
@@ -86,25 +120,34 @@ def from_towers(
         wanted = model_class(config)
     shapes = {n: v.shape for n, v in wanted.state_dict().items() if n not in wanted.all_tied_weights_keys}
     tensors, new = _heads(words, config, shapes)
-    if foreign is not None:
-        tensors |= {f"model.vision_tower.{name}": value for name, value in foreign.state_dict().items()}
+    for kind, (_, values) in foreign.items():
+        tensors |= {f"model.{kind}_tower.{name}": value for name, value in values.items()}
     for checkpoint, table, prefix in parts:
         inside = {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
         done = table.under("", prefix).adding(dropped=_unread_heads(checkpoint, table)).convert(checkpoint, inside)
         tensors |= done.tensors
         new |= done.new
+    if weights is not None:
+        tensors |= weights.tensors(config.text_config.cross_attention_layers, shapes)
     new |= {name: "between the towers" for name in shapes if any(_is(name, t) for t in _NEW_BETWEEN)}
-    return _filled_model(model_class, config, tensors, set(new), words[0].dtype())
+    return _filled_model(model_class, config, tensors, set(new) - tensors.keys(), words[0].dtype())
 
 
 def _is(name: str, template: str) -> bool:
     return name.startswith(template.removesuffix("{rest}"))
 
 
-def _config(seen: TowerPlan | None, foreign: Any, words: TowerPlan, question, overrides: dict[str, Any]) -> MMConfig:
+def _config(
+    seen: TowerPlan | None, foreign: dict[str, Any], words: TowerPlan, question, overrides: dict[str, Any]
+) -> MMConfig:
     """The towers' settings and the text's head; overrides replace fields, dicts of parts are merged."""
+    towers = {f"{kind}_config": config.to_dict() for kind, (config, _) in foreign.items()}
+    towers |= {} if seen is None else {"vision_config": seen.settings}
+    if not towers:
+        raise ValueError("no tower for media was given: pass vision, audio, or both")
     settings: dict[str, Any] = {
-        "vision_config": foreign.config.to_dict() if seen is None else seen.settings,
+        **towers,
+        "modalities": [kind for kind, part in (("image", "vision"), ("audio", "audio")) if f"{part}_config" in towers],
         "text_config": {**words.settings, "is_causal": True},
         **words.head_settings,
     }

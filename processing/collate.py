@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .augment import PictureAugmentation
 from .masking import mask_patches, mask_tokens
 from .media import MediaDecodeError
 from .mm import MMProcessor, check_choice
-from .rows import IGNORED_LABEL, pad_id, pad_rows
-from .samples import column, label_tensor, picture_key, sources_of, stacked, texts
+from .pairing import Samples, pair_samples
+from .reading import KEYS, blank_media
+from .ready import MEDIA_COLUMNS, stack_ready
+from .samples import MEDIA_OF, column, label_tensor, media_key, sources_of, texts, texts_under
 
-SAMPLE_COLUMNS = ("image", "images", "text", "suffix", "label")
-# What a sample that went through the processor or a tower may hold, without batch dim: rows are padded, media stacked.
-ROW_COLUMNS = ("input_ids", "attention_mask", "labels")
-MEDIA_COLUMNS = ("pixel_values", "pixel_attention_mask", "visual_embeds")
+SAMPLE_COLUMNS = (*(name for own in MEDIA_OF.values() for name in own), "text", "suffix", "context_text", "label")
 
 
 class MMDataCollator:
@@ -32,21 +32,27 @@ class MMDataCollator:
 
     A sample is a dict with any of the columns
         image, images: one picture or a list of them, of any kind that `load_image` reads; None or [] for none;
+        video, videos, audio, audios: the same for `load_video` and `load_sound`. Nothing is read before its batch is;
         text, suffix: the prompt and what the model is to write; a list under text makes several rows;
+        context_text: what the text encoder reads; text and suffix are then its rows, a list beside one several;
         label: for classification, a number per sample or a vector;
         id: names the sample for augmentation, a whole number or a string;
     others are left aside. Or it holds the processor's output without batch dim: input_ids (T,), attention_mask (T,),
     labels (T,) or a label, pixel_values, pixel_attention_mask, visual_embeds (S, Dv), which are padded and stacked.
+    Samples with and without media, and with other kinds of media, may be mixed.
 
     Args:
         processor: an MMProcessor.
         max_length, pad_to_multiple_of: as in `MMProcessor.__call__`. padding_side: of training rows.
         blank_media: a batch without any picture gets one masked blank picture, so that every batch runs through the
-            same modules (as gradient synchronisation between processes wants it).
-        share_media: samples with the same picture (equal path, equal bytes, or the same object) share a context.
-        augment: callable(image, rng) -> image on upright RGB images, in mode "train" only; rng is a numpy Generator
-            made of (seed, epoch, sample id). Without an id column the position in the batch stands for it. A shared
-            picture is augmented once, for the first of its samples.
+            same modules (as gradient synchronisation between processes wants it). Where the samples have columns for
+            other media (None in them will do), a blank of each kind that the batch lacks instead.
+        share_media: samples with the same media (equal path, equal bytes, or the same object) share a context.
+        augment: "saved" for the settings kept with the image processor (`mm.processing.augment.PictureAugmentation`,
+            which also looks at the texts), or a callable(image, rng) -> image. For upright RGB images and the frames
+            of videos, which all see the same random numbers, in mode "train" only; rng is a numpy Generator made of
+            (seed, epoch, sample id). Without an id column the position in the batch stands for it. A shared picture
+            is augmented once, for the first of its samples.
         seed: first part of that rng.
         on_error: for unreadable pictures: "raise", "skip" (the sample is left out) or "placeholder" (the picture is).
         return_loss: add return_loss=True to the batch, for models whose loss needs no labels; what a suffix makes is
@@ -67,7 +73,7 @@ class MMDataCollator:
         pad_to_multiple_of: int | None = None,
         blank_media: bool = True,
         share_media: bool = True,
-        augment: Callable[[Image.Image, np.random.Generator], Image.Image] | None = None,
+        augment: Callable[[Image.Image, np.random.Generator], Image.Image] | str | None = None,
         seed: int = 0,
         on_error: str = "raise",
         return_loss: bool = False,
@@ -97,7 +103,7 @@ class MMDataCollator:
         self.pad_to_multiple_of = pad_to_multiple_of
         self.blank_media = blank_media
         self.share_media = share_media
-        self.augment = augment
+        self.augment = _saved_augmentation(processor) if augment == "saved" else augment
         self.seed = seed
         self.on_error = on_error
         self.return_loss = return_loss
@@ -122,7 +128,11 @@ class MMDataCollator:
             raise ValueError("no samples to make a batch of")
         columns = set().union(*samples)
         if columns & {"input_ids", *MEDIA_COLUMNS}:
-            batch, rows, contexts = self._stack(samples)
+            train = self.mode == "train"
+            side = self.padding_side if train else "left"
+            limits = {"max_length": self.max_length, "pad_to_multiple_of": self.pad_to_multiple_of}
+            batch, contexts = stack_ready(samples, self.processor.tokenizer, side=side, train=train, **limits)
+            rows = [f"{name}/0" for name in contexts]
         elif columns & set(SAMPLE_COLUMNS):
             batch, rows, contexts = self._process(samples)
         else:
@@ -159,61 +169,96 @@ class MMDataCollator:
     def _process(self, samples: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str], list[str]]:
         """A batch of raw samples, and the names of its rows and contexts."""
         sources = [sources_of(index, sample) for index, sample in enumerate(samples)]
-        prompts, suffixes, labels = texts(samples, "text"), texts(samples, "suffix"), column(samples, "label")
-        if prompts is None and suffixes is not None:
-            prompts = [[""] * len(rows) for rows in suffixes]
-        if labels is not None and suffixes is not None:
+        fields, labels = self._texts(samples), column(samples, "label")
+        if labels is not None and column(samples, "suffix") is not None:
             raise ValueError("the samples have both suffix and label, and both make labels: drop one")
-        keys = [index if prompts is None else self._context_key(index, found) for index, found in enumerate(sources)]
-        pictures = self._read(samples, sources, keys)
-        kept = [index for index, key in enumerate(keys) if self.on_error != "skip" or None not in pictures[key]]
+        keys = [self._context_key(index, found) if fields else index for index, found in enumerate(sources)]
+        media = self._read(samples, sources, keys)
+        kept = [
+            index
+            for index, key in enumerate(keys)
+            if self.on_error != "skip" or all(medium is not None for read in media.values() for medium in read[key])
+        ]
         if not kept:
-            raise MediaDecodeError("none of the samples has images that can be read; the log names each")
-        counts = [1 if prompts is None else len(prompts[index]) for index in kept]
-        contexts = list(dict.fromkeys(keys[index] for index in kept))
+            raise MediaDecodeError("none of the samples has media that can be read; the log names each")
+        held = list(dict.fromkeys(keys[index] for index in kept))
+        paired = self._paired({name: [values[index] for index in kept] for name, values in fields.items()})
+        counts = [1] * len(kept) if paired is None else [len(rows) for rows in paired.prompts or []]
 
-        batch = {} if prompts is None else self._rows(prompts, suffixes, kept)
+        batch = {} if paired is None else self._rows(fields, kept)
         if labels is not None and self.mode == "train":
             batch["labels"] = label_tensor([labels[index] for index in kept], counts)
-        media = self._media([pictures[key] for key in contexts], rows=prompts is not None)
-        if prompts is not None and media:
-            held = len(media["pixel_values"])
-            place = {key: number for number, key in enumerate(contexts)}
-            index = np.repeat([place[keys[index]] for index in kept], counts)
-            if held < len(contexts):  # the blank stands for all
-                index[:] = 0
-            if not np.array_equal(index, np.arange(held)):
-                media["context_index"] = torch.from_numpy(index)
+        wanted = [name for name, own in MEDIA_OF.items() if set(own) & set().union(*samples)]
+        batch |= self._media({name: [read[key] for key in held] for name, read in media.items()}, wanted, bool(fields))
+        if paired is not None:
+            place = {key: number for number, key in enumerate(held)}
+            batch |= self._index(batch, [place[keys[index]] for index in kept], len(held), counts, paired)
         names = [str(sample.get("id", index)) for index, sample in enumerate(samples)]
         rows = [f"{names[index]}/{row}" for index, count in zip(kept, counts, strict=True) for row in range(count)]
-        return batch | media, rows, [names[keys.index(key)] for key in contexts]
+        return batch, rows, [names[keys.index(key)] for key in held]
 
-    def _context_key(self, index: int, sources: list) -> Any:
-        """What samples that share a context have in common: the same pictures, or none at all."""
+    def _texts(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, list]:
+        """text, suffix and context_text of each sample, nested as the processor takes them; those that there are."""
+        to_context = self.processor.prompt_to == "context" and column(samples, "context_text") is None
+        asked, prompt = ("text", "context_text") if to_context else ("context_text", "text")
+        contexts, train = column(samples, asked), self.mode == "train"
+        if contexts is None:
+            prompts, suffixes = texts(samples, "text"), texts(samples, "suffix")
+            if prompts is None and suffixes is not None:
+                prompts = [[""] * len(rows) for rows in suffixes]
+            found = {"text": prompts, "suffix": suffixes if train else None}
+        else:
+            found = {
+                "context_text": texts(samples, asked),
+                "text": texts_under(contexts, samples, prompt),
+                "suffix": texts_under(contexts, samples, "suffix") if train else None,
+            }
+        return {name: values for name, values in found.items() if values is not None}
+
+    def _paired(self, fields: dict[str, list]) -> Samples | None:
+        """Which rows and context texts each sample has; None without texts."""
+        given = (fields.get(name) for name in ("text", "suffix", "context_text"))
+        return pair_samples({}, *given) if fields else None
+
+    def _context_key(self, index: int, sources: dict[str, list]) -> Any:
+        """What samples that share a context have in common: the same media, or none at all."""
         if not self.share_media:
             return index
-        return tuple(picture_key(source) for source in sources)
+        return tuple((name, media_key(source)) for name, found in sources.items() for source in found)
 
-    def _read(self, samples: Sequence[Mapping[str, Any]], sources: list[list], keys: list) -> dict[Any, list]:
-        """The pictures of each context, read and augmented once, for the first of its samples."""
+    def _read(self, samples: Sequence[Mapping[str, Any]], sources: list[dict], keys: list) -> dict[str, dict]:
+        """The media of each context by modality, read and augmented once, for the first of its samples."""
         firsts = {key: index for index, key in reversed(list(enumerate(keys)))}
-        wanted = [
-            found if firsts[key] == index else [] for index, (found, key) in enumerate(zip(sources, keys, strict=True))
-        ]
-        read = self.processor.read_pictures(wanted, self.on_error)
-        if self.augment is not None and self.mode == "train":
-            for index in firsts.values():
-                rng = sample_rng(self.seed, self.epoch, samples[index].get("id", index))
-                read[index] = [picture and _augmented(self.augment, picture, rng) for picture in read[index]]
-        return {key: read[index] for key, index in firsts.items()}
+        media = {}
+        for name in MEDIA_OF:
+            wanted = [
+                found[name] if firsts[key] == index else []
+                for index, (found, key) in enumerate(zip(sources, keys, strict=True))
+            ]
+            read = self.processor.read_media(name, wanted, self.on_error)
+            if self.augment is not None and self.mode == "train" and name != "audio":
+                for key, index in firsts.items():
+                    sample_id = samples[index].get("id", index)
+                    told = [t for sample, own in zip(samples, keys, strict=True) if own == key for t in _told(sample)]
+                    rng = sample_rng(self.seed, self.epoch, sample_id)
+                    read[index] = [self._augmented(medium, rng, sample_id, told) for medium in read[index]]
+            media[name] = {key: read[index] for key, index in firsts.items()}
+        return media
 
-    def _rows(self, prompts: list[list[str]], suffixes: list[list[str]] | None, kept: list[int]) -> dict[str, Any]:
-        """input_ids, attention_mask and, in training with suffixes, labels."""
+    def _augmented(self, medium: Any, rng: np.random.Generator, sample_id: Any, told: list[str]) -> Any:
+        """A picture, or frames that all see the same random numbers; None stays None."""
+        if isinstance(medium, list):
+            rngs = [sample_rng(self.seed, self.epoch, sample_id) for _ in medium]
+            return [self._augmented(frame, own, sample_id, told) for frame, own in zip(medium, rngs, strict=True)]
+        return medium and _changed(self.augment, medium, rng, told)
+
+    def _rows(self, fields: dict[str, list], kept: list[int]) -> dict[str, Any]:
+        """input_ids, attention_mask, in training with suffixes labels, and what comes of context texts."""
         train = self.mode == "train"
+        held: dict[str, Any] = {name: [values[index] for index in kept] for name, values in fields.items()}
         return dict(
             self.processor(
-                text=[prompts[index] for index in kept],
-                suffix=[suffixes[index] for index in kept] if train and suffixes is not None else None,
+                **held,
                 max_length=self.max_length,
                 padding_side=self.padding_side if train else "left",
                 pad_to_multiple_of=self.pad_to_multiple_of,
@@ -222,75 +267,35 @@ class MMDataCollator:
             )
         )
 
-    def _media(self, pictures: list[list[Image.Image | None]], rows: bool) -> dict[str, torch.Tensor]:
-        """pixel_values and pixel_attention_mask; of one masked blank picture where rows have none and want it."""
-        if any(picture is not None for context in pictures for picture in context):
-            return self.processor.picture_tensors(pictures)
+    def _media(self, media: dict[str, list[list]], wanted: list[str], has_rows: bool) -> dict[str, torch.Tensor]:
+        """The tensors of the media of each context, masked blanks for the modalities that the batch has none of.
+
+        wanted: the modalities that the samples have columns for; "images" where they have none.
+        """
+        found = {
+            name: held for name, held in media.items() if any(medium is not None for row in held for medium in row)
+        }
+        if not found and not has_rows:
+            raise ValueError("the samples hold neither texts nor images, videos or sounds that can be read")
+        batch = {}
+        for name, held in found.items():
+            batch |= self.processor.media_tensors(name, held)
+        rows = len(next(iter(media.values()))) if found else 1
+        for name in wanted or ["images"]:
+            if self.blank_media and has_rows and name not in found:
+                batch |= blank_media(self.processor, name, rows)
+        return batch
+
+    def _index(self, batch: dict, media: list[int], held: int, counts: list[int], paired: Samples) -> dict:
+        """media_index or context_index, where it is not 0..B-1; `media`: the row of its media for each sample."""
+        rows = next((len(batch[key]) for key in KEYS.values() if key in batch), 0)
         if not rows:
-            raise ValueError("the samples hold neither texts nor images that can be read")
-        if not self.blank_media or self.processor.image_processor is None:
             return {}
-        blank = self.processor.picture_tensors([[Image.new("RGB", (16, 16))]])["pixel_values"]
-        return {
-            "pixel_values": torch.zeros_like(blank)[None],
-            "pixel_attention_mask": torch.zeros(1, 1, dtype=torch.bool),
-        }
-
-    def _stack(self, samples: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str], list[str]]:
-        """A batch of samples that went through the processor, or through a tower, before; rows are contexts."""
-        names = [name for name in (*ROW_COLUMNS, *MEDIA_COLUMNS, "label") if name in samples[0]]
-        for index, sample in enumerate(samples):
-            if set(sample) - {"id"} != set(names):
-                raise ValueError(
-                    f"sample {index} holds the columns {sorted(sample)}; ready samples hold the same ones throughout, "
-                    f"of {(*ROW_COLUMNS, *MEDIA_COLUMNS, 'label')}"
-                )
-        columns = {name: [torch.as_tensor(sample[name]) for sample in samples] for name in names}
-        batch = self._padded_rows(columns) if "input_ids" in columns else {}
-        given = columns.get("label") or columns.get("labels")
-        if given and "labels" not in batch and self.mode == "train":
-            batch["labels"] = label_tensor([label.numpy() for label in given], [1] * len(given))
-        media = {name: stacked(name, columns[name]) for name in MEDIA_COLUMNS if name in columns}
-        contexts = [str(sample.get("id", index)) for index, sample in enumerate(samples)]
-        return batch | media, [f"{name}/0" for name in contexts], contexts
-
-    def _padded_rows(self, columns: dict[str, list[torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """input_ids, attention_mask and, where each token has a label, labels at one length."""
-        ids = columns["input_ids"]
-        if any(row.ndim != 1 for row in ids):
-            raise ValueError(f"input_ids of a ready sample are (T,), without batch dim; got {tuple(ids[0].shape)}")
-        rows = {
-            "input_ids": ids,
-            "attention_mask": columns.get("attention_mask") or [torch.ones_like(row) for row in ids],
-        }
-        labels = columns.get("labels")
-        if labels and all(
-            label.shape == row.shape and not label.is_floating_point() for label, row in zip(labels, ids, strict=True)
-        ):
-            rows["labels"] = labels
-        if self.mode == "generate" and "labels" in rows:
-            prompts = [label == IGNORED_LABEL for label in rows.pop("labels")]
-            rows = {
-                name: [row[keep] for row, keep in zip(values, prompts, strict=True)] for name, values in rows.items()
-            }
-
-        longest = max(len(row) for row in rows["input_ids"])
-        if self.max_length is not None and longest > self.max_length:
-            raise ValueError(
-                f"a ready sample has {longest} tokens, more than max_length={self.max_length}: cut it before"
-            )
-        length = longest + -longest % (self.pad_to_multiple_of or 1)
-        side = self.padding_side if self.mode == "train" else "left"
-        ragged = any(len(row) < length for row in rows["input_ids"])
-        fills = {
-            "input_ids": pad_id(self.processor.tokenizer) if ragged else 0,
-            "attention_mask": 0,
-            "labels": IGNORED_LABEL,
-        }
-        return {
-            name: torch.tensor(pad_rows([row.tolist() for row in values], length, fills[name], side))
-            for name, values in rows.items()
-        }
+        name, times = "context_index", counts
+        if paired.contexts is not None:
+            name, times = "media_index", [len(texts) for texts in paired.contexts]
+        index = np.repeat(media, times) * (rows == held)  # a blank stands for all
+        return {} if np.array_equal(index, np.arange(rows)) else {name: torch.from_numpy(index)}
 
 
 def sample_rng(seed: int, epoch: int, sample_id: Any) -> np.random.Generator:
@@ -299,8 +304,21 @@ def sample_rng(seed: int, epoch: int, sample_id: Any) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
-def _augmented(augment: Callable, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    changed = augment(picture, rng)
+def _saved_augmentation(processor: MMProcessor) -> PictureAugmentation:
+    settings = getattr(processor.image_processor, "augmentation", None)
+    if settings is None:
+        raise ValueError('augment="saved", but the image processor has no augmentation; set its option to a dict')
+    return PictureAugmentation(**settings)
+
+
+def _told(sample: Mapping[str, Any]) -> list[str]:
+    """All that a sample says about its pictures."""
+    values = [sample.get(name) for name in ("text", "suffix", "context_text")]
+    return [words for value in values for words in (value if isinstance(value, (list, tuple)) else [value]) if words]
+
+
+def _changed(augment: Any, picture: Image.Image, rng: np.random.Generator, told: list[str]) -> Image.Image:
+    changed = augment(picture, rng, told) if isinstance(augment, PictureAugmentation) else augment(picture, rng)
     if not isinstance(changed, Image.Image):
         raise TypeError(f"augment takes a PIL image and an rng and returns a PIL image; got {type(changed).__name__}")
     return changed

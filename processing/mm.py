@@ -1,73 +1,81 @@
 """Pictures and texts to model inputs.
 
     images, text, suffix ── paired by sample ─┬─ pictures ── image processor ── pixel_values [, pixel_attention_mask]
+                                              ├─ videos ── frames, image processor ── pixel_values_videos [, mask]
+                                              ├─ sounds ── clips, feature extractor ── input_features [, mask]
+                                              ├─ context texts ── tokenizer ── context_input_ids [, media_index]
                                               └─ texts ── tokenizer ── input_ids, attention_mask [, labels]
-                                                 rows of one sample share its pictures: context_index
+                                                 rows of one sample (or context text) share it: context_index
 
-B samples (contexts), R texts (rows), N pictures per sample, T tokens.
+B samples, Bc context texts, R texts (rows), N pictures per sample, T and Tc tokens.
 """
 
-import logging
 from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.processing_utils import ProcessorMixin
 
-from .image import MMImageProcessorPil
-from .media import MediaDecodeError, load_image
+from .media import MediaDecodeError
+from .options import flat_options
 from .pairing import Samples, pair_samples
+from .reading import ReadingProcessor
 from .rows import RowOptions, encode_rows
-
-logger = logging.getLogger(__name__)
-
-# The types of error by which a picture may be refused, the narrower ones first.
-PICTURE_FAULTS = (MediaDecodeError, FileNotFoundError, TypeError, ValueError)
-PARTS = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
+from .sampling import check_frame_settings
 
 
-class _OwnParts:
-    """`get_attributes` of ProcessorMixin: of the class every part there can be, of a processor those it has."""
-
-    def __get__(self, processor, owner):
-        names = [name for name in PARTS if processor is None or getattr(processor, name) is not None]
-        return lambda: names
-
-
-class MMProcessor(ProcessorMixin):
-    """One image processor and one tokenizer, either of which may be absent.
+class MMProcessor(ReadingProcessor):
+    """One image processor, one tokenizer and one feature extractor, any of which may be absent.
 
     Args:
         image_processor: an MMImageProcessorPil, or any Transformers image processor that gives pixel_values
             (n, C, H, W). None: pictures are refused.
         tokenizer: any Transformers tokenizer. None: texts are refused.
+        feature_extractor: any Transformers feature extractor for sounds. None: sounds are refused.
         chat_template: Jinja template for `apply_chat_template` and for chats in pipelines.
         add_eos_token: close plain texts with eos; saved with checkpoints that read whole texts (retrieval,
             classification) rather than go on with them.
+        context_bos_token: token of the vocabulary that opens a context text (BLIP's [ENC]). None: bos or cls, as
+            with rows.
         fixed_length: pad rows to this many tokens, pads attended, as checkpoints like SigLIP's were trained.
+        num_frames: most frames taken of a video. frame_sampling: "uniform" over its length, its "keyframes", or a
+            number of frames per second.
+        prompt_to: "decoder", or "context": a plain text is then the context text (a question for the text encoder),
+            and its row starts from bos alone; so a model with a text encoder answers in pipelines.
     """
 
-    get_attributes = _OwnParts()  # pyright: ignore[reportAssignmentType]: called alike, on class and instance
-    image_processor = None
-    tokenizer = None
-
     def __init__(
-        self, image_processor=None, tokenizer=None, chat_template=None, add_eos_token=False, fixed_length=None
+        self,
+        image_processor=None,
+        tokenizer=None,
+        feature_extractor=None,
+        chat_template=None,
+        add_eos_token=False,
+        context_bos_token: str | None = None,
+        fixed_length: int | None = None,
+        num_frames=8,
+        frame_sampling: str | float = "uniform",
+        prompt_to="decoder",
     ):
-        self.image_processor = image_processor
-        self.tokenizer = tokenizer
-        parts = {name: getattr(self, name) for name in self.get_attributes()}
-        if not parts:
-            raise ValueError("MMProcessor needs an image_processor, a tokenizer, or both")
-        super().__init__(**parts, chat_template=chat_template)
+        super().__init__(
+            image_processor=image_processor,
+            tokenizer=tokenizer,
+            feature_extractor=feature_extractor,
+            chat_template=chat_template,
+        )
+        check_choice("prompt_to", prompt_to, ("decoder", "context"))
+        check_frame_settings(num_frames, frame_sampling)
         self.add_eos_token = add_eos_token
+        self.context_bos_token = context_bos_token
         self.fixed_length = fixed_length
+        self.num_frames = num_frames
+        self.frame_sampling = frame_sampling
+        self.prompt_to = prompt_to
+        self._context_bos()
 
+    @flat_options
     def __call__(
         self,
         images: Any = None,
@@ -76,7 +84,7 @@ class MMProcessor(ProcessorMixin):
         audio: Any = None,
         *,
         suffix: str | list[str] | list[list[str]] | None = None,
-        context_text: Any = None,
+        context_text: str | list[str] | list[list[str]] | None = None,
         return_tensors: str | None = None,
         padding: bool | str = True,
         padding_side: str | None = None,
@@ -88,6 +96,11 @@ class MMProcessor(ProcessorMixin):
         sanitize_control_tokens: bool = False,
         on_error: str = "raise",
         allow_urls: bool = False,
+        sampling_rate: int | None = None,
+        num_frames: int | None = None,
+        frame_sampling: str | float | None = None,
+        do_sample_frames: bool = True,
+        max_seconds: float | None = None,
         **image_options: Any,
     ) -> BatchFeature:
         """Model inputs for B samples.
@@ -99,39 +112,50 @@ class MMProcessor(ProcessorMixin):
             text: one string (one sample), a list (one row per sample), or lists of lists (rows per sample). Without
                 it, and with a suffix, the prompts are empty.
             suffix: what the model is to write, nested like text. Gives labels.
-            videos, audio, context_text: refused in words, this processor has nothing that reads them.
+            context_text: what the text encoder is to read, nested as text may be; samples then come by its count. Each
+                is a context of its own, over the media of its sample. text and suffix are nested like it (a list in
+                the place of one text makes several rows of that context); without them each has one row, of bos.
+            videos, audio: nested as images are; a list of PIL images or arrays is one video, not several. What they
+                may be: `mm.processing.video.load_video`, `mm.processing.audio.load_sound`.
             return_tensors: "pt", "np", or None (lists for texts, arrays for pictures).
             padding: True or "longest", "max_length", False. padding_side: None is "right" for rows that are closed or
                 have a suffix and "left" for open prompts; no result depends on it.
-            max_length: most tokens in a row; None takes the tokenizer's own limit. truncation: cut longer rows with a
-                logged warning; False raises. pad_to_multiple_of: round the padded length up.
+            max_length: most tokens in a row or a context text; None takes the tokenizer's own limit. truncation: cut
+                longer ones with a logged warning; False raises. pad_to_multiple_of: round the padded length up.
             add_eos_token: None takes the processor's. add_special_tokens: False leaves away bos and the eos
                 of closed texts.
             sanitize_control_tokens: set by `apply_chat_template`: the text comes from a template, and its special
                 tokens count but for those marked as the user's.
-            on_error: for pictures that are missing or broken: "raise", "skip" (their samples are left out, with a
+            on_error: for media that are missing or broken: "raise", "skip" (their samples are left out, with a
                 logged warning) or "placeholder" (their slots are masked, with a logged warning).
-            allow_urls: True raises: URLs are not fetched in this version.
-            image_options: options of the image processor, for this call.
+            allow_urls: fetch media behind http(s) URLs, from public addresses alone.
+            sampling_rate: of arrays of sound that come without their own. num_frames, frame_sampling: None takes the
+                processor's. do_sample_frames: False is refused, videos are always sampled. max_seconds: length of
+                videos and sounds allowed.
+            image_options: options of the image processor, for this call; with MM's own also max_pixels,
+                max_bytes and max_batch_pixels.
 
         Returns:
             input_ids, attention_mask int64 (R, T); labels int64 (R, T) with a suffix, -100 on prompt and padding;
             pixel_values float32, (B, C, H, W) where each sample has one picture, else (B, N, C, H, W) with
-            pixel_attention_mask bool (B, N), True where there is one; context_index int64 (R,), the sample of each
-            row, unless that is 0..B-1. Keys of texts are absent without texts, those of pictures without pictures.
+            pixel_attention_mask bool (B, N), True where there is one; pixel_values_videos float32 (B, F, C, H, W), or
+            (B, N, F, C, H, W), with video_attention_mask bool (B[, N], F) unless all frames are there; input_features
+            float32 (B, A, ...) of A clips with input_features_mask bool (B, A[, frames]) unless all are there;
+            context_index int64 (R,), the sample of each
+            row, unless that is 0..B-1. With context texts context_input_ids, context_attention_mask int64 (Bc, Tc),
+            closed and padded at the right; context_index then names the context text, and media_index int64 (Bc,) the
+            sample of each, unless that is 0..B-1. Keys of texts are absent without texts, those of media without them.
 
         Raises:
             ValueError, TypeError: inputs that do not pair, or arguments that are not accepted.
-            MediaDecodeError (a ValueError), FileNotFoundError: pictures, under on_error="raise".
+            MediaDecodeError (a ValueError), FileNotFoundError: media, under on_error="raise".
         """
-        for name, value in {"videos": videos, "audio": audio, "context_text": context_text}.items():
-            if value is not None:
-                raise ValueError(f"{name}: this processor has nothing that reads it; it takes images, text and suffix")
         check_choice("on_error", on_error, ("raise", "skip", "placeholder"))
         check_choice("return_tensors", return_tensors, (None, "pt", "np"))
-        if allow_urls:
-            raise ValueError("allow_urls=True: this version fetches no URLs; give a path or the bytes")
         self._check_image_options(image_options)
+        check_frame_settings(num_frames or self.num_frames, frame_sampling or self.frame_sampling)
+        if not do_sample_frames:
+            raise ValueError("do_sample_frames=False: videos are always sampled; raise num_frames instead")
         row_options = RowOptions(
             padding=padding,
             padding_side=padding_side,
@@ -143,125 +167,43 @@ class MMProcessor(ProcessorMixin):
             add_special_tokens=add_special_tokens,
             is_chat=sanitize_control_tokens,
         )
-        samples = self._read_samples(pair_samples(images, text, suffix), on_error, image_options)
-        data = self._rows(samples, row_options)
-        if samples.pictures is not None:
-            data |= self.picture_tensors(samples.pictures, **image_options)
-        if samples.prompts is not None and samples.pictures is not None:
-            index = [sample for sample, rows in enumerate(samples.prompts) for _ in rows]
-            data |= {} if index == list(range(len(samples.pictures))) else {"context_index": index}
+        context_options = replace(row_options, closed=True, bos=self._context_bos(), padding_side="right")
+        if self.prompt_to == "context" and context_text is None and text is not None:
+            context_text, text = text, None
+        else:
+            context_options = replace(context_options, add_special_tokens=True, is_chat=False)
+        if context_text is not None and text is None:
+            row_options = replace(row_options, add_special_tokens=True, is_chat=False, closed=False)
+        media_options = {
+            "allow_urls": allow_urls, "sampling_rate": sampling_rate, "num_frames": num_frames,
+            "frame_sampling": frame_sampling, "max_seconds": max_seconds, **image_options,
+        }  # fmt: skip
+        samples = pair_samples({"images": images, "videos": videos, "audio": audio}, text, suffix, context_text)
+        samples = self._read_samples(samples, on_error, media_options)
+        data = self._rows(samples, row_options) | self._context_rows(samples, context_options)
+        for name, media in samples.media.items():
+            data |= self.media_tensors(name, media, **image_options)
+        data |= self._indices(samples)
         return BatchFeature({name: _converted(name, values, return_tensors) for name, values in data.items()})
 
-    def read_pictures(
-        self, sources: list[list], on_error: str = "raise", **image_options: Any
-    ) -> list[list[Image.Image | None]]:
-        """Pictures nested by sample, read as the image processor reads them: upright RGB.
-
-        One that is missing or broken raises, naming its place images[sample][number]; under another on_error than
-        "raise" it is None, and a warning is logged. Errors as `load_image` raises.
-        """
-        return [
-            [
-                self._read_picture(source, f"images[{sample}][{number}]", on_error, image_options)
-                for number, source in enumerate(sample_sources)
-            ]
-            for sample, sample_sources in enumerate(sources)
-        ]
-
-    def picture_tensors(
-        self, pictures: list[list[Image.Image | None]], **image_options: Any
-    ) -> dict[str, torch.Tensor]:
-        """Pictures nested by sample as pixel_values (B, C, H, W), float32, where each sample has just one; else as
-        pixel_values (B, N, C, H, W) and pixel_attention_mask (B, N), bool, False where None stands or none is left.
-        """
-        present = [picture for sample in pictures for picture in sample if picture is not None]
-        options = {name: value for name, value in image_options.items() if name != "input_data_format"}
-        pixels = self.image_processor(present, return_tensors="pt", **options)["pixel_values"].float()
-        if pixels.ndim != 4 or len(pixels) != len(present):
-            raise ValueError(
-                f"{type(self.image_processor).__name__} makes pixel_values of shape {tuple(pixels.shape)} from "
-                f"{len(present)} images; MMProcessor works with (images, channels, height, width)"
-            )
-        if all(len(sample) == 1 for sample in pictures) and len(present) == len(pictures):
-            return {"pixel_values": pixels}
-        slots = max(len(sample) for sample in pictures)
-        mask = [[picture is not None for picture in sample] + [False] * (slots - len(sample)) for sample in pictures]
-        mask = torch.tensor(mask, dtype=torch.bool)
-        slotted = pixels.new_zeros(*mask.shape, *pixels.shape[1:])
-        slotted[mask] = pixels
-        return {"pixel_values": slotted, "pixel_attention_mask": mask}
-
-    def apply_chat_template(
-        self,
-        conversation: Any,
-        chat_template: str | None = None,
-        *,
-        tokenize: bool = False,
-        sanitize_control_tokens: bool | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """ProcessorMixin's, but special tokens that stand in the messages stay text: only the template's own count.
-
-        sanitize_control_tokens: None does so wherever ids are made (tokenize=True).
-        """
-        sanitize = tokenize if sanitize_control_tokens is None else sanitize_control_tokens
-        return super().apply_chat_template(
-            conversation, chat_template, tokenize=tokenize, sanitize_control_tokens=sanitize, **kwargs
-        )
-
-    @property
-    def unused_input_names(self) -> list[str]:
-        return ["token_type_ids"]
-
-    def to_dict(self) -> dict[str, Any]:
-        """What is saved: the settings and the image processor; null for a part that is absent."""
-        absent = {name: None for name in PARTS if getattr(self, name) is None}
-        return super().to_dict() | absent
-
-    @classmethod
-    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
-        saved = processor_dict or {}
-        return [
-            None
-            if name in saved and saved[name] is None
-            else auto_class.from_pretrained(pretrained_model_name_or_path, **kwargs)
-            for name, auto_class in PARTS.items()
-        ]
-
-    def _check_image_options(self, options: dict[str, Any]) -> None:
-        known = set() if self.image_processor is None else set(self.image_processor.valid_kwargs.__annotations__)
-        unknown = sorted(set(options) - known)
-        if unknown:
-            raise TypeError(
-                f"MMProcessor got unknown arguments {unknown}; beside its own it takes the options of its image "
-                f"processor: {sorted(known)}"
-            )
-
-    def _read_samples(self, samples: Samples, on_error: str, image_options: dict[str, Any]) -> Samples:
-        """`samples` with their pictures read (None where one is unreadable), less those that on_error skips."""
-        if samples.pictures is None:
+    def _read_samples(self, samples: Samples, on_error: str, options: dict[str, Any]) -> Samples:
+        """`samples` with their media read (None where one is unreadable), less those that on_error skips."""
+        if not samples.media:
             return samples
-        pictures = self.read_pictures(samples.pictures, on_error, **image_options)
-        kept = [index for index, read in enumerate(pictures) if on_error != "skip" or None not in read]
-        seen = any(picture is not None for index in kept for picture in pictures[index])
+        read = {name: self.read_media(name, sources, on_error, **options) for name, sources in samples.media.items()}
+        kept = [
+            index
+            for index in range(len(next(iter(read.values()))))
+            if on_error != "skip" or all(medium is not None for media in read.values() for medium in media[index])
+        ]
+        seen = {
+            name: media
+            for name, media in read.items()
+            if any(medium is not None for index in kept for medium in media[index])
+        }
         if not seen and not (kept and samples.prompts):
-            raise MediaDecodeError("none of the images can be read; the log names each")
-        return replace(samples, pictures=pictures if seen else None).keep(kept)
-
-    def _read_picture(self, source: Any, place: str, on_error: str, options: dict[str, Any]) -> Image.Image | None:
-        if self.image_processor is None:
-            raise ValueError("images were given, but this processor has no image_processor")
-        try:
-            if isinstance(self.image_processor, MMImageProcessorPil):
-                return self.image_processor.load(source, **options)
-            return load_image(source, input_data_format=options.get("input_data_format"))
-        except PICTURE_FAULTS as fault:
-            kind = next(kind for kind in PICTURE_FAULTS if isinstance(fault, kind))
-            located = kind(f"{place}: {fault}")
-            if on_error == "raise" or kind not in (MediaDecodeError, FileNotFoundError):
-                raise located from fault
-            logger.warning("%s (on_error=%r)", located, on_error)
-            return None
+            raise MediaDecodeError(f"none of the {' and '.join(read)} can be read; the log names each")
+        return replace(samples, media=seen).keep(kept)
 
     def _rows(self, samples: Samples, options: RowOptions) -> dict[str, Any]:
         """input_ids, attention_mask and, with suffixes, labels: lists of R rows."""
@@ -271,6 +213,35 @@ class MMProcessor(ProcessorMixin):
             raise ValueError("text was given, but this processor has no tokenizer")
         suffixes = None if samples.suffixes is None else list(chain(*samples.suffixes))
         return encode_rows(self.tokenizer, list(chain(*samples.prompts)), suffixes, options)
+
+    def _context_rows(self, samples: Samples, options: RowOptions) -> dict[str, Any]:
+        """context_input_ids and context_attention_mask: lists of Bc rows."""
+        if samples.contexts is None:
+            return {}
+        options = replace(options, fixed_length=None)
+        rows = encode_rows(self.tokenizer, list(chain(*samples.contexts)), None, options)
+        return {f"context_{name}": values for name, values in rows.items()}
+
+    def _indices(self, samples: Samples) -> dict[str, list[int]]:
+        """context_index and media_index, where they are not 0..B-1."""
+        held, found = len(next(iter(samples.media.values()), [])), {}
+        if samples.contexts is not None and held:
+            found["media_index"] = (samples.media_index(), held)
+        contexts = held if samples.contexts is None else sum(map(len, samples.contexts))
+        if samples.prompts is not None and contexts:
+            found["context_index"] = (samples.context_index(), contexts)
+        return {name: index for name, (index, count) in found.items() if index != list(range(count))}
+
+    def _context_bos(self) -> int | None:
+        """The id of context_bos_token."""
+        if self.context_bos_token is None:
+            return None
+        token = self.tokenizer and self.tokenizer.convert_tokens_to_ids(self.context_bos_token)
+        if token is None or (
+            token == self.tokenizer.unk_token_id and self.context_bos_token != self.tokenizer.unk_token
+        ):
+            raise ValueError(f"context_bos_token={self.context_bos_token!r} is no token of the tokenizer's vocabulary")
+        return token
 
 
 def check_choice(name: str, value: Any, accepted: tuple) -> None:

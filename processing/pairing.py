@@ -1,4 +1,4 @@
-"""Which pictures and which texts belong together.
+"""Which pictures, videos, sounds and texts belong together.
 
 Everything is nested by sample, so that a wrong count is noticed here and not broadcast later:
 
@@ -6,9 +6,17 @@ Everything is nested by sample, so that a wrong count is noticed here and not br
     images=[a, b],           text="q"               -> pictures [[a, b]],   prompts [[q]]
     images=[a, [b, c], None] text=["q", "r", "s"]   -> pictures [[a], [b, c], []], prompts [[q], [r], [s]]
     images=[a, b],           text=[["q", "r"], ["s"]] -> pictures [[a], [b]], prompts [[q, r], [s]]
+
+A context text stands between the two: texts are then nested like it, and a list in the place of a string makes
+several rows of that context.
+
+    images=[a, b], context_text=[["q", "r"], ["s"]], suffix=[["x", "y"], ["z"]]
+    context_text=["q", "r"], suffix=[["x", "y"], ["z"]] -> prompts [["", ""], [""]], owners [[0, 0], [0]]
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,35 +25,76 @@ from PIL import Image
 
 Nested = list[list]
 
+# A list of 32 frames is one video; an array of four dimensions is several pictures, or one video.
+Holds = Callable[[Any], bool]
+
 
 @dataclass(frozen=True)
 class Samples:
-    """B samples: the sources of their pictures, their prompts, and the suffix of each prompt. None: there are none."""
+    """B samples: the sources of their media, their context texts, their prompts, and the suffix of each prompt.
 
-    pictures: Nested | None
-    prompts: Nested | None
-    suffixes: Nested | None
+    media: by the name of the argument ("images", "videos", "audio"), those alone that some sample has.
+    contexts, prompts, suffixes: None where there are none. owners: for each prompt, the number of the context text
+    within its sample that it goes with; 0 throughout without context texts.
+    """
+
+    media: dict[str, Nested]
+    contexts: Nested | None = None
+    prompts: Nested | None = None
+    suffixes: Nested | None = None
+    owners: Nested = field(default_factory=list)
 
     def keep(self, indices: list[int]) -> "Samples":
         """The samples at `indices`, in that order."""
-        return Samples(*(part and [part[i] for i in indices] for part in (self.pictures, self.prompts, self.suffixes)))
+        media = {name: [entries[i] for i in indices] for name, entries in self.media.items()}
+        texts = {name: getattr(self, name) for name in ("contexts", "prompts", "suffixes", "owners")}
+        return replace(
+            self, media=media, **{name: part and [part[i] for i in indices] for name, part in texts.items()}
+        )
+
+    def media_index(self) -> list[int]:
+        """The sample of each context text."""
+        return [sample for sample, texts in enumerate(self.contexts or []) for _ in texts]
+
+    def context_index(self) -> list[int]:
+        """The context of each row: its sample, or its context text where there are any."""
+        if self.contexts is None:
+            return [sample for sample, rows in enumerate(self.prompts or []) for _ in rows]
+        starts = np.cumsum([0, *map(len, self.contexts)])
+        return [int(start) + owner for start, owners in zip(starts[:-1], self.owners, strict=True) for owner in owners]
 
 
-def pair_samples(images: Any, text: Any, suffix: Any) -> Samples:
-    """Pictures, prompts and suffixes nested by sample, as `MMProcessor.__call__` describes them.
+def pair_samples(media: dict[str, Any], text: Any, suffix: Any, context_text: Any = None) -> Samples:
+    """Media, context texts, prompts and suffixes nested by sample, as `MMProcessor.__call__` describes them.
+
+    Args:
+        media: what was given as images, videos and audio, by those names.
 
     Raises ValueError where counts do not match or there is nothing to read, TypeError where a text is no string.
     """
-    prompts, suffixes = nest_texts("text", text), nest_texts("suffix", suffix)
+    contexts = nest_texts("context_text", context_text)
+    if contexts is None:
+        prompts, suffixes = nest_texts("text", text), nest_texts("suffix", suffix)
+        owners = [[0] * len(rows) for rows in prompts or suffixes or []]
+    else:
+        prompts, owners = _nest_under(context_text, "text", text)
+        suffixes, suffix_owners = _nest_under(context_text, "suffix", suffix)
+        if prompts is None and suffixes is None:
+            owners = [list(range(len(texts))) for texts in contexts]
+            prompts = [[""] * len(texts) for texts in contexts]
+        owners = owners or suffix_owners
     if prompts is None and suffixes is not None:
         prompts = [["" for _ in rows] for rows in suffixes]
     if prompts is not None and suffixes is not None:
         _check_counts(prompts, suffixes)
-    one = isinstance(suffix if text is None else text, str)
-    pictures = nest_pictures(images, None if prompts is None else len(prompts), one)
-    if prompts is None and pictures is None:
-        raise ValueError("nothing to read: give images, text, or both" if images is None else "no images: all empty")
-    return Samples(pictures, prompts, suffixes)
+    leading = next((given for given in (context_text, text, suffix) if given is not None), None)
+    nested = {
+        name: nest_media(name, given, None if prompts is None else len(prompts), isinstance(leading, str))
+        for name, given in media.items()
+    }
+    found = {name: entries for name, entries in nested.items() if entries is not None}
+    _check_samples(media, found, prompts)
+    return Samples(found, contexts, prompts, suffixes, owners)
 
 
 def nest_texts(name: str, texts: Any) -> Nested | None:
@@ -69,36 +118,100 @@ def nest_texts(name: str, texts: Any) -> Nested | None:
     return [list(entry) if nested else [entry] for entry in texts]
 
 
-def nest_pictures(images: Any, samples: int | None, one: bool) -> Nested | None:
-    """The pictures of each sample, [] for those without; None where no sample has any.
+def nest_media(name: str, given: Any, samples: int | None, one: bool) -> Nested | None:
+    """The pictures (videos, sounds) of each sample, [] for those without; None where no sample has any.
 
     Args:
-        images: as given by the caller.
+        name: "images", "videos" or "audio". given: as given by the caller under that name.
         samples: number of samples that the texts make; None without texts.
         one: the text is one string, so that a flat list belongs to it as a whole.
     """
-    if images is None:
+    if given is None:
         return None
-    entries = list(images) if _is_list(images) else [images]
-    if one and not (len(entries) == 1 and _is_list(entries[0])):
-        if any(_is_list(entry) for entry in entries):
+    holds, noun = HOLDS[name], NOUNS[name]
+    entries = list(given) if holds(given) else [given]
+    if one and not (len(entries) == 1 and holds(entries[0])):
+        if any(holds(entry) for entry in entries):
             raise ValueError(
-                f"images nests the pictures of {len(entries)} samples, but text is one string, one sample; "
+                f"{name} nests the {noun}s of {len(entries)} samples, but text is one string, one sample; "
                 f"give a list of {len(entries)} texts"
             )
         entries = [entries]
     if samples is not None and entries and len(entries) != samples:
         raise ValueError(
-            f"{_counted(len(entries), 'image')} with {_counted(samples, 'text')}: give an entry for each text (a "
-            f"picture, a list of pictures, or None), or nest the texts of one picture: text=[[...]]"
+            f"{_counted(len(entries), noun)} with {_counted(samples, 'text')}: give an entry for each text (a "
+            f"{noun}, a list of {noun}s, or None), or nest the texts of one {noun}: text=[[...]]"
         )
-    pictures = [[] if entry is None else list(entry) if _is_list(entry) else [entry] for entry in entries]
-    return pictures if any(pictures) else None
+    nested = [[] if entry is None else list(entry) if holds(entry) else [entry] for entry in entries]
+    return nested if any(nested) else None
 
 
-def _is_list(images: Any) -> bool:
+def is_frames(video: Any) -> bool:
+    """Whether `video` is one video given as its frames: a list of PIL images or of arrays, or an array of frames."""
+    if isinstance(video, (np.ndarray, torch.Tensor)):
+        return video.ndim in (3, 4)
+    frames = isinstance(video, (list, tuple)) and len(video) > 0
+    return frames and all(
+        isinstance(frame, Image.Image) or (isinstance(frame, (np.ndarray, torch.Tensor)) and frame.ndim in (2, 3))
+        for frame in video
+    )
+
+
+def _holds_images(images: Any) -> bool:
     """Whether `images` holds pictures rather than being one."""
     return isinstance(images, (list, tuple)) or (isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4)
+
+
+def _holds_videos(videos: Any) -> bool:
+    if isinstance(videos, (np.ndarray, torch.Tensor)):
+        return videos.ndim == 5
+    return isinstance(videos, (list, tuple)) and not is_frames(videos)
+
+
+def _holds_sounds(sounds: Any) -> bool:
+    return isinstance(sounds, (list, tuple))
+
+
+HOLDS: dict[str, Holds] = {"images": _holds_images, "videos": _holds_videos, "audio": _holds_sounds}
+NOUNS = {"images": "image", "videos": "video", "audio": "sound"}
+
+
+def _nest_under(context_text: Any, name: str, texts: Any) -> tuple[Nested | None, Nested]:
+    """Texts nested like `context_text` as the rows of each sample, and the context text that each row goes with."""
+    if texts is None:
+        return None, []
+    leaves, shape = texts, context_text
+    if isinstance(context_text, str):
+        leaves, shape = [[texts]], [[context_text]]
+    elif not isinstance(context_text[0], (list, tuple)):
+        leaves = [[leaf] for leaf in texts] if isinstance(texts, (list, tuple)) else texts
+        shape = [[text] for text in context_text]
+    wanted = [len(entry) for entry in shape]
+    fits = isinstance(leaves, (list, tuple)) and all(isinstance(entry, (list, tuple)) for entry in leaves)
+    if not fits or [len(entry) for entry in leaves] != wanted:
+        given = [len(entry) for entry in leaves] if fits else type(texts).__name__
+        raise ValueError(
+            f"{name} is nested like context_text, with {wanted} texts per sample; got {given}. A list in the place "
+            f"of one text makes several rows of its context"
+        )
+    rows = iter([row for leaf in chain(*leaves) for row in nest_texts(name, [leaf]) or []])
+    prompts, owners = [], []
+    for entry in shape:
+        mine = [next(rows) for _ in entry]
+        prompts.append(list(chain(*mine)))
+        owners.append([number for number, leaf in enumerate(mine) for _ in leaf])
+    return prompts, owners
+
+
+def _check_samples(media: dict[str, Any], found: dict[str, Nested], prompts: Nested | None) -> None:
+    """Raises ValueError where nothing is left to read, or the modalities come for different numbers of samples."""
+    if prompts is None and not found:
+        if all(given is None for given in media.values()):
+            raise ValueError("nothing to read: give images, text, or both")
+        raise ValueError(f"no {', '.join(name for name, given in media.items() if given is not None)}: all empty")
+    if len({len(entries) for entries in found.values()}) > 1:
+        given = " and ".join(_counted(len(entries), NOUNS[name]) for name, entries in found.items())
+        raise ValueError(f"{given}: the modalities of a call come for the same samples, None or [] where one has none")
 
 
 def _counted(count: int, noun: str) -> str:

@@ -7,6 +7,7 @@ User text never becomes a special token: "[SEP]" in a question is five character
 """
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,16 @@ logger = logging.getLogger(__name__)
 IGNORED_LABEL = -100
 # Tokenizers without a limit of their own report about 1e30 tokens.
 NO_LIMIT = 10**12
+# Transformers marks the special tokens that users wrote so, before it renders their chat.
+MARKED = re.compile("\U000f0000([^\U000f0001]*)\U000f0001")
 
 
 @dataclass(frozen=True)
 class RowOptions:
-    """How rows are made; the meaning of each is told in `MMProcessor.__call__`."""
+    """How rows are made; the meaning of each is told in `MMProcessor.__call__`.
+
+    bos: id that opens the rows in place of the tokenizer's. is_chat: the prompts come from a chat template.
+    """
 
     padding: bool | str = True
     padding_side: str | None = None
@@ -31,6 +37,7 @@ class RowOptions:
     closed: bool = False
     add_special_tokens: bool = True
     is_chat: bool = False
+    bos: int | None = None
 
     def __post_init__(self):
         if self.padding not in (True, False, "longest", "max_length", "do_not_pad"):
@@ -64,6 +71,7 @@ def encode_rows(
         ValueError: the tokenizer lacks a token that is needed, or a row is too long and truncation is off.
     """
     bos, eos = row_ends(tokenizer)
+    bos = bos if options.bos is None else options.bos
     if eos is None and (suffixes is not None or options.closed):
         raise ValueError("the tokenizer has neither an eos nor a sep token, and rows with a suffix or closed need one")
     if options.fixed_length is not None and suffixes is None and not options.closed:
@@ -76,7 +84,8 @@ def encode_rows(
     for index, prompt in enumerate(prompt_ids):
         starts = options.add_special_tokens and bos is not None and prompt[:1] != [bos]
         head = [bos] if starts else []
-        tail = [*suffix_ids[index], eos] if suffixes is not None else [eos] * closes
+        closing = closes and prompt[-1:] != [eos]  # a chat template may close the text itself
+        tail = [*suffix_ids[index], eos] if suffixes is not None else [eos] * closing
         if not head + prompt + tail:
             raise ValueError(f"text {index} is empty, and the tokenizer has no bos or cls token to start a row with")
         lengths.append(len(head) + len(prompt) + len(tail))
@@ -125,12 +134,22 @@ def _token_ids(
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Ids of prompts and suffixes without any special token, but for those that a chat template wrote."""
     if is_chat:
-        plain = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-        chats = [clean_text(prompt) for prompt in prompts]
-        prompt_ids = list(tokenizer(chats, sanitize_control_tokens=True, **plain)["input_ids"])
-        return prompt_ids, _user_ids(tokenizer, suffixes or [])
+        chats = [_chat_ids(tokenizer, clean_text(prompt)) for prompt in prompts]
+        return chats, _user_ids(tokenizer, suffixes or [])
     ids = _user_ids(tokenizer, [*prompts, *(suffixes or [])])
     return ids[: len(prompts)], ids[len(prompts) :]
+
+
+def _chat_ids(tokenizer: Any, chat: str) -> list[int]:
+    """Ids of a text from a chat template: its own special tokens, and those that users wrote as plain text."""
+    plain = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+    try:
+        return list(tokenizer(chat, sanitize_control_tokens=True, **plain)["input_ids"])
+    except ValueError:
+        if not MARKED.search(chat):
+            raise
+        # words and single letters that are special tokens have no other spelling
+        return list(tokenizer(MARKED.sub("\ufffd", chat), sanitize_control_tokens=True, **plain)["input_ids"])
 
 
 def _user_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

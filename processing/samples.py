@@ -8,27 +8,41 @@ from typing import Any
 import numpy as np
 import torch
 
-
-def sources_of(index: int, sample: Mapping[str, Any]) -> list:
-    """The pictures of a sample."""
-    one, several = sample.get("image"), sample.get("images")
-    if one is not None and several is not None:
-        raise ValueError(f"sample {index} has both image and images; give one of them")
-    if several is None:
-        return [] if one is None else [one]
-    if not isinstance(several, (list, tuple)):
-        raise TypeError(
-            f"images of sample {index} is a list; got {type(several).__name__} (one picture goes to image)"
-        )
-    return list(several)
+# The columns of a sample that hold one medium and several, by the name of the processor's argument.
+MEDIA_OF = {"images": ("image", "images"), "videos": ("video", "videos"), "audio": ("audio", "audios")}
 
 
-def picture_key(source: Any) -> tuple:
+def sources_of(index: int, sample: Mapping[str, Any]) -> dict[str, list]:
+    """The sources of the pictures, videos and sounds of a sample, [] for those it has none of."""
+    found = {}
+    for name, (one_column, several_column) in MEDIA_OF.items():
+        one, several = sample.get(one_column), sample.get(several_column)
+        if one is not None and several is not None:
+            raise ValueError(f"sample {index} has both {one_column} and {several_column}; give one of them")
+        if several is not None and not isinstance(several, (list, tuple)):
+            raise TypeError(
+                f"{several_column} of sample {index} is a list; got {type(several).__name__} (a single one goes to "
+                f"{one_column})"
+            )
+        given = [] if one is None else [one]
+        found[name] = [_undecoded(source) for source in (given if several is None else several)]
+    return found
+
+
+def media_key(source: Any) -> tuple:
+    """What two equal sources have in common, without reading them."""
     if isinstance(source, (str, os.PathLike)):
         return "path", os.fspath(source)
     if isinstance(source, (bytes, bytearray)):
         return "bytes", hashlib.blake2b(source).digest()
     return "object", id(source)
+
+
+def _undecoded(source: Any) -> Any:
+    """The bytes or the path of what `datasets` gives for media that it does not decode."""
+    if isinstance(source, dict) and source.get("array") is None:
+        return source["bytes"] if source.get("bytes") is not None else source.get("path", source)
+    return source
 
 
 def column(samples: Sequence[Mapping[str, Any]], name: str) -> list | None:
@@ -44,10 +58,19 @@ def column(samples: Sequence[Mapping[str, Any]], name: str) -> list | None:
     return values
 
 
-def texts(samples: Sequence[Mapping[str, Any]], name: str) -> list[list[str]] | None:
+def texts(samples: Sequence[Mapping[str, Any]], name: str) -> list[list] | None:
     """A column of texts as lists: each sample has one text or several."""
     values = column(samples, name)
     return values and [list(value) if isinstance(value, (list, tuple)) else [value] for value in values]
+
+
+def texts_under(contexts: list, samples: Sequence[Mapping[str, Any]], name: str) -> list[list] | None:
+    """A column of texts nested like the context texts of each sample: a list beside a single one is its rows."""
+    values = column(samples, name)
+    return values and [
+        list(value) if isinstance(context, (list, tuple)) and isinstance(value, (list, tuple)) else [value]
+        for context, value in zip(contexts, values, strict=True)
+    ]
 
 
 def label_tensor(labels: list, counts: list[int]) -> torch.Tensor:

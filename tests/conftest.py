@@ -8,12 +8,16 @@ os.environ.setdefault("TRITON_INTERPRET", "0" if "gpu" in sys.argv else "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported: no test needs the network
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported: workers run side by side
 
-from collections.abc import Callable  # noqa: E402
+import importlib.util  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
+from pathlib import Path  # noqa: E402
+from types import ModuleType  # noqa: E402
+from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from mm import MMConfig, MMForConditionalGeneration  # noqa: E402
+from mm import MMConfig, MMForConditionalGeneration, MMForImageTextRetrieval  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -128,6 +132,19 @@ def tiny_model() -> Callable[..., torch.nn.Module]:
     return build
 
 
+@pytest.fixture(scope="session")
+def retriever(tiny_model) -> Callable[..., MMForImageTextRetrieval]:
+    """`retriever(fusion, **fields)`: a new model with a text that sees both ways and embeddings of width 12."""
+
+    def build(fusion="cross_attention", **fields):
+        mask = {"fusion_mask": "bidirectional"} if fusion == "merged" else {}
+        text = {"is_causal": False, "pooler": "mean", **fields.pop("text_config", {})}
+        settings = {"projection_dim": 12, "fusion_type": fusion, "text_config": text, **mask, **fields}
+        return tiny_model(cls=MMForImageTextRetrieval, **settings)
+
+    return build
+
+
 def _random(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -148,3 +165,27 @@ def videos() -> torch.Tensor:
 def clips() -> Callable[[str], torch.Tensor]:
     """Three contexts of two clips each, as the named audio tower of AUDIOS takes them."""
     return lambda tower: _random(3, 2, *{"ast": (12, 8), "whisper": (12, 8)}[tower], seed=2)
+
+
+def beside_the_tests(name: str) -> ModuleType:
+    """A module of this folder that is no test: pytest's importlib mode puts the folder on no path."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def hub() -> Iterator[Any]:
+    """A running HubServer of tests/hub_server.py; processes started with its `environment(home)` use it as the Hub."""
+    with beside_the_tests("hub_server").HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def no_compiler():
+    """Flex attention in its own plain version: the masks are the same, and no compiler runs."""
+    torch.compiler.set_stance("force_eager")
+    yield
+    torch.compiler.set_stance("default")

@@ -113,6 +113,11 @@ FAULTS = [
         "sees both ways; set fusion_mask='bidirectional'",
     ),
     ({"fusion_type": "sum"}, "fusion_type='sum' reads the whole text at once; set text_config.is_causal=False"),
+    (
+        {"fusion_type": "decision", "text_config": {"pooler": "mean"}},
+        "a causal text knows itself at its end; set text_config.pooler to one of 'eos', 'last', 'before_last'",
+    ),
+    ({"projected_sides": ["texts"]}, r"projected_sides names \['texts'\]; accepted: text, vision, audio"),
     ({"fusion_type": "merged", "text_config": {"segment_length": 8}}, "text_config.segment_length=8 .*set it to None"),
     (
         {"fusion_type": "sum", "text_config": {"is_causal": False, "pooler": "none"}},

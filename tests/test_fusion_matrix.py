@@ -227,14 +227,6 @@ def test_mm_triton_is_eager(build, media, cls, name, encoder):
     assert (mine <= (1e-5 * truth[real].abs().clamp(min=1)).clamp(min=2 * float(eager.max()))).all()
 
 
-@pytest.fixture
-def no_compiler():
-    """Flex attention in its own plain version: the masks are the same, and no compiler runs."""
-    torch.compiler.set_stance("force_eager")
-    yield
-    torch.compiler.set_stance("default")
-
-
 @pytest.mark.parametrize("name", JOINS)
 def test_flex_attention_infers_what_eager_does(build, media, name, no_compiler):
     batch = batch_of({kind: values.float() for kind, values in media.items()}, None, ("image", "video"))

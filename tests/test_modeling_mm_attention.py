@@ -151,14 +151,6 @@ def test_sdpa_gives_what_eager_gives(tiny_model, batch, vision, text):
     torch.testing.assert_close(logits["sdpa"], logits["eager"], rtol=1e-12, atol=1e-12)
 
 
-@pytest.fixture
-def no_compiler():
-    """Flex attention in its own plain version: the masks are the same, and no compiler runs."""
-    torch.compiler.set_stance("force_eager")
-    yield
-    torch.compiler.set_stance("default")
-
-
 def flex_against_eager(tiny_model, batch, text, generates):
     model = tiny_model("vit", text, dtype=torch.float32, vision_config={"hidden_size": 32})  # head widths of 16
     real = batch["attention_mask"].bool()
@@ -253,12 +245,44 @@ def test_asking_for_weights_changes_nothing_else(tiny_model, batch):
 
 
 @pytest.mark.parametrize("part", ["whole", "text", "vision"])
-def test_weights_under_sdpa_are_refused(tiny_model, batch, part):
+@pytest.mark.parametrize("name", ["sdpa", "mm_triton"])
+def test_weights_under_another_implementation_are_those_of_eager_attention(tiny_model, batch, part, name):
+    inputs = {
+        "whole": batch,
+        "text": {"input_ids": batch["input_ids"]},
+        "vision": {"pixel_values": batch["pixel_values"][:, 0]},
+    }[part]
+    outputs = []
+    for implementation in ("eager", name):
+        model = tiny_model(attention=implementation)
+        asked = {"whole": model, "text": model.model.language_model, "vision": model.model.vision_tower}[part]
+        outputs.append(asked(**inputs, output_attentions=True))
+        assert asked.config._attn_implementation == implementation
+    eager, output = outputs
+    assert len(output.attentions) == 2
+    for found, expected in zip((*output.attentions, output[0]), (*eager.attentions, eager[0]), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("cache", [None, "static"])
+def test_generate_gives_weights_under_sdpa_and_the_same_tokens(tiny_model, batch, cache):
     model = tiny_model(attention="sdpa")
-    inputs = {"input_ids": batch["input_ids"]} if part != "vision" else {"pixel_values": torch.ones(1, 3, 16, 16)}
-    asked = {"whole": model, "text": model.model.language_model, "vision": model.model.vision_tower}[part]
-    with pytest.raises(ValueError, match="output_attentions=True needs .* attn_implementation='eager'.*'sdpa'"):
-        asked(**inputs, output_attentions=True)
+    asked = {"return_dict_in_generate": True, "output_attentions": True}
+    settings = {"max_new_tokens": 3, "min_new_tokens": 3, "cache_implementation": cache}
+    output = model.generate(**batch, **settings, **asked)
+    assert torch.equal(output.sequences, model.generate(**batch, **settings))
+    model.set_attn_implementation("eager")
+    expected = model.generate(**batch, **settings, **asked)
+    for step, wanted in zip(output.attentions, expected.attentions, strict=True):
+        for found, weights in zip(step, wanted, strict=True):
+            torch.testing.assert_close(found, weights, rtol=0, atol=1e-12)
+
+
+def test_weights_beside_checkpointing_need_eager_attention(tiny_model, batch):
+    model = tiny_model(attention="sdpa").train()
+    model.gradient_checkpointing_enable()
+    with pytest.raises(ValueError, match="output_attentions=True .* activation checkpointing .*'sdpa'"):
+        model(**batch, output_attentions=True)
 
 
 def stacks():

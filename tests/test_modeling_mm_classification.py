@@ -96,6 +96,13 @@ def test_a_new_classifier_over_a_captioner_is_reported_and_the_rest_loaded(tiny_
         assert torch.equal(model.model.state_dict()[name], weight), name
 
 
+def test_a_late_decision_takes_towers_of_any_widths(classifier, pixels):
+    model = classifier("decision", projector_type="none")
+    assert model.classifiers["image"].in_features == 24 != model.classifiers["text"].in_features
+    together, alone = model(input_ids=IDS, pixel_values=pixels), model(input_ids=IDS[1:2], pixel_values=pixels[1:2])
+    close(together.logits[1:2], alone.logits)
+
+
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_pictures_alone_are_a_row_each(classifier, pixels, fusion):
     """Fusions of tokens read bos with each; the others read no text at all."""

@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForImageTextToText
+from transformers import AutoModel, AutoModelForImageTextToText, BitsAndBytesConfig
 
 from mm import MMForConditionalGeneration, MMModel, MMTextModel, MMVisionModel
 
@@ -210,6 +210,13 @@ def test_a_key_that_belongs_to_no_class_raises(tiny_model, edited, name):
         MMForConditionalGeneration.from_pretrained(directory)
 
 
+def test_with_loading_info_missing_and_unknown_keys_are_told_and_raise_nothing(tiny_model, edited):
+    model = tiny_model(dtype=torch.float32)
+    directory = edited(model, lambda state: state.update(odd=state.pop("lm_head.bias")))
+    _, info = MMForConditionalGeneration.from_pretrained(directory, output_loading_info=True)
+    assert set(info["missing_keys"]) == {"lm_head.bias"} and set(info["unexpected_keys"]) == {"odd"}
+
+
 def test_many_faults_are_counted_and_the_first_twenty_shown(tiny_model, edited):
     directory = edited(
         tiny_model(dtype=torch.float32), lambda state: [state.pop(k) for k in list(state)[:30]]
@@ -239,3 +246,9 @@ def test_the_generation_settings_are_saved_beside_the_weights(tiny_model, tmp_pa
     model.generation_config.max_new_tokens = 7
     model.save_pretrained(tmp_path)
     assert MMForConditionalGeneration.from_pretrained(tmp_path).generation_config.max_new_tokens == 7
+
+
+def test_bitsandbytes_is_asked_for_where_it_is_not_installed(tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    with pytest.raises(ImportError, match="bitsandbytes"):
+        MMForConditionalGeneration.from_pretrained(tmp_path, quantization_config=BitsAndBytesConfig(load_in_8bit=True))

@@ -50,6 +50,22 @@ def test_the_loss_is_the_mean_over_the_labels_in_their_places(filler, pixels, sm
     nothing.loss.backward()
 
 
+def test_a_loss_without_logits_is_the_same_loss(filler, pixels):
+    model = filler(label_smoothing=0.1)
+    results = []
+    for return_logits in (True, False):
+        model.zero_grad()
+        output = model(
+            input_ids=IDS, pixel_values=pixels, labels=LABELS, num_items_in_batch=5, return_logits=return_logits
+        )
+        assert ("logits" in output) is return_logits
+        output.loss.backward()
+        results.append([output.loss, *(p.grad for p in model.parameters() if p.requires_grad)])
+    assert_close(*results, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="a loss needs labels"):
+        model(input_ids=IDS, pixel_values=pixels, return_logits=False)
+
+
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_a_token_depends_on_what_stands_behind_it_and_on_the_picture(filler, pixels, fusion):
     model = filler(fusion)

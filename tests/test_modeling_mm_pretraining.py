@@ -67,6 +67,21 @@ def test_any_set_of_losses_is_their_weighted_sum_and_trains_or_freezes_every_par
         assert parameter.requires_grad == (parameter.grad is not None), name
 
 
+def test_losses_without_logits_are_the_same_losses(trained, pixels):
+    model = trained(label_smoothing=0.1)
+    results = []
+    for return_logits in (True, False):
+        model.zero_grad()
+        output = model(**inputs(LOSSES, pixels), return_logits=return_logits)
+        assert ("logits" in output) is ("mlm_logits" in output) is return_logits
+        output.loss.backward()
+        losses = [output.loss, output.loss_lm, output.loss_mlm]
+        results.append([*losses, *(p.grad for p in model.parameters() if p.requires_grad)])
+    assert_close(*results, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="ask for them with return_loss=True"):
+        model(input_ids=IDS, return_loss=False, return_logits=False)
+
+
 @pytest.mark.parametrize("fusion", ["co_attention", "merged", "concat", "sum", "gated"])
 @pytest.mark.parametrize("encoder", ["own", "shared", "none"])
 def test_other_fusions_train_or_freeze_every_parameter(trained, pixels, fusion, encoder):

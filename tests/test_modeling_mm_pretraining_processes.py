@@ -78,17 +78,25 @@ def over_processes(model, shares: list[dict], folder) -> tuple[torch.Tensor, dic
     return torch.load(folder / "result.pt")
 
 
+SIGMOID = {"contrastive_loss": "sigmoid", "logit_bias_init_value": -2.0}
 SETTINGS = {
     "all losses": (MMForPreTraining, {"share_text_encoder": True, "mim_target": "features", "mim_momentum": 0.9}),
-    "retrieval": (MMForImageTextRetrieval, {"contrastive_loss": "sigmoid", "logit_bias_init_value": -2.0}),
-}
+    "retrieval": (MMForImageTextRetrieval, SIGMOID),
+    "ring of chunks": (
+        MMForImageTextRetrieval, {**SIGMOID, "contrastive_exchange": "ring", "contrastive_chunk_size": 2}
+    ),
+    "queue": (MMForImageTextRetrieval, {"contrastive_queue_size": 8, "contrastive_soft_targets": 0.4}),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["all losses", pytest.param("retrieval", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["all losses", *(pytest.param(name, marks=pytest.mark.slow) for name in list(SETTINGS)[1:])]
+)
 def test_two_processes_learn_what_one_does_with_the_whole_batch(tiny_model, name, tmp_path):
     """Uneven shares; negatives for matching are drawn over both, and so are the random numbers."""
     cls, fields = SETTINGS[name]
     losses = ["itc", "itm", "lm", "mlm", "mim"] if cls is MMForPreTraining else ["itc", "itm"]
+    losses = ["itc"] if "contrastive_chunk_size" in fields else losses
     model = tiny_model(
         cls=cls, projection_dim=12, pretraining_losses=dict.fromkeys(losses, 0.7),
         vision_config={"use_mask_token": cls is MMForPreTraining}, **fields,

@@ -16,6 +16,14 @@ INDEX = [2, 0, 2, 1]
 ANSWERS = [[5, 6, 7, 2], [9, 2], [30], [5, 6, 2], [11, 12, 13, 14, 2], [5]]
 
 
+CASES = {
+    "merged": {"fusion_type": "merged"},
+    "no cache by default": {"text_config": {"use_cache": False}},
+    "a text encoder": {"text_encoder_config": "tiny"},
+    "concat behind a text encoder": {"text_encoder_config": "tiny", "fusion_type": "concat"},
+}
+
+
 def padded(rows: list[list[int]], side: str = "right") -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and masks of rows of any length, padded on a side; "both": every second row on the other one."""
     length = max(map(len, rows)) + (1 if side == "both" else 0)
@@ -53,14 +61,15 @@ def pixels():
 @pytest.mark.parametrize("text", ["inside", "own", "llama"])
 @pytest.mark.parametrize("side", ["right", "left", "both"])
 @pytest.mark.parametrize("batch_size", [1, 3, 128])
+@pytest.mark.parametrize("prefix_trie", [False, True])
 @torch.no_grad()
-def test_ranked_answers_score_as_each_pair_alone(tiny_model, pixels, text, side, batch_size):
+def test_ranked_answers_score_as_each_pair_alone(tiny_model, pixels, text, side, batch_size, prefix_trie):
     model = tiny_model("vit", text)
     ids, mask = padded(PROMPTS, side)
     answers, answers_mask = padded(ANSWERS, side)
     output = model.rank_answers(
         answers, answers_mask, input_ids=ids, attention_mask=mask, context_index=torch.tensor(INDEX),
-        pixel_values=pixels, normalize="sum", batch_size=batch_size,
+        pixel_values=pixels, normalize="sum", batch_size=batch_size, prefix_trie=prefix_trie,
     )  # fmt: skip
     expected = all_alone(model, pixels, PROMPTS, INDEX, ANSWERS)
     assert isinstance(output, MMRankOutput)
@@ -70,6 +79,27 @@ def test_ranked_answers_score_as_each_pair_alone(tiny_model, pixels, text, side,
         for number, tokens in enumerate(row):
             assert_close(scores[number][answers_mask[number] == 1], tokens, rtol=0, atol=1e-12)
             assert bool((scores[number][answers_mask[number] == 0] == 0).all())
+
+
+@pytest.mark.parametrize("case", ["inside", "merged", "a text encoder"])
+@torch.no_grad()
+def test_a_trie_reads_each_beginning_once_and_scores_alike(tiny_model, pixels, case):
+    model = tiny_model(**CASES.get(case, {}))
+    context = {"context_input_ids": torch.tensor([[1, 5], [1, 6], [1, 7]])} if case == "a text encoder" else {}
+    ids, mask = padded(ANSWERS)
+    given = {"input_ids": torch.tensor([[1, 5], [1, 7], [1, 9]]), "pixel_values": pixels, **context}
+    read = []
+    model.model.language_model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    expected = model.rank_answers(ids, mask, **given)
+    read.clear()
+    got = model.rank_answers(ids, mask, **given, prefix_trie=True)
+    assert read[1:] == [3 * 3, 3 * 2, 3 * 2, 3 * 1]  # 5 9 11, 5 6 and 11 12, 5 6 7 and 11 12 13, 11 12 13 14
+    assert_close(got.token_scores, expected.token_scores, rtol=0, atol=1e-12)
+    assert torch.equal(got.indices, expected.indices)
+    with pytest.raises(ValueError, match="leave one out"):
+        model.rank_answers(ids, mask, **given, prefix_trie=True, top_k=2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -85,14 +115,6 @@ def test_a_hundred_and_twenty_eight_answers_score_as_each_alone(tiny_model, pixe
     means = torch.stack([tokens.mean() for tokens in expected[0]])[None]
     limit = 1e-12 if dtype == torch.float64 else 1e-5
     assert bool(((got - means).abs() <= limit * means.abs().clamp(min=1)).all())
-
-
-CASES = {
-    "merged": {"fusion_type": "merged"},
-    "no cache by default": {"text_config": {"use_cache": False}},
-    "a text encoder": {"text_encoder_config": "tiny"},
-    "concat behind a text encoder": {"text_encoder_config": "tiny", "fusion_type": "concat"},
-}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,24 +1,13 @@
-"""MMForImageTextRetrieval: embeddings, both losses by formula, search, Auto class, pipeline, Trainer, processes."""
+"""MMForImageTextRetrieval: embeddings and both losses by formula, of any fusion, tower and modality."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.testing import assert_close
-from transformers import (
-    AutoModel,
-    AutoModelForZeroShotImageClassification,
-    BertTokenizer,
-    Trainer,
-    TrainingArguments,
-    pipeline,
-)
 
-from mm import MMConfig, MMDataCollator, MMForImageTextRetrieval, MMImageProcessorPil, MMProcessor
-from mm.modeling_mm.context import taken
+from mm import MMConfig, MMForImageTextRetrieval
 
 FUSIONS = ["cross_attention", "co_attention", "merged", "concat", "sum", "gated"]
 IDS = torch.tensor([[1, 5, 6, 9], [1, 7, 8, 3], [1, 4, 4, 2], [1, 5, 8, 2], [1, 9, 9, 9], [1, 3, 5, 7]])
@@ -28,17 +17,6 @@ INDEX = torch.tensor([0, 0, 1, 2, 2, 2])
 def close(got: torch.Tensor, expected: torch.Tensor) -> None:
     """Equal up to the rounding of fp64."""
     assert_close(got, expected, rtol=1e-12, atol=1e-12)
-
-
-@pytest.fixture
-def retriever(tiny_model):
-    def build(fusion="cross_attention", **fields) -> MMForImageTextRetrieval:
-        mask = {"fusion_mask": "bidirectional"} if fusion == "merged" else {}
-        text = {"is_causal": False, "pooler": "mean", **fields.pop("text_config", {})}
-        settings = {"projection_dim": 12, "fusion_type": fusion, "text_config": text, **mask, **fields}
-        return tiny_model(cls=MMForImageTextRetrieval, **settings)
-
-    return build
 
 
 @pytest.fixture
@@ -251,157 +229,55 @@ def test_a_resampler_that_pools_gives_the_vector(retriever, pixels):
             assert parameter.requires_grad == (parameter.grad is not None), name
 
 
-def test_search_is_by_similarity_then_by_matching(retriever):
+def test_a_side_that_is_not_projected_is_compared_as_it_is_pooled(retriever, pixels):
+    model = retriever(projected_sides=["text"], projection_dim=24)
+    pooled = model.model.get_image_features(pixels).pooler_output
+    close(model.encode_image(pixels), pooled / pooled.norm(dim=1, keepdim=True))
+    assert [name for name, _ in model.itc_head.named_parameters()] == ["logit_scale", "text.weight"]
+
+
+def test_a_text_that_is_matched_opens_with_its_own_token_wherever_its_padding_is(retriever, pixels):
+    model = retriever(itm_bos_token_id=7)
+    opened = IDS[:3].clone()
+    opened[:, 0] = 7
+    got = model.match(IDS[:3], pixel_values=pixels)
+    model.config.itm_bos_token_id = None
+    close(got, model.match(opened, pixel_values=pixels))
+    model.config.itm_bos_token_id = 7
+    left, mask = torch.nn.functional.pad(IDS[:3], (2, 0)), torch.tensor([[0, 0, 1, 1, 1, 1]] * 3)
+    close(model.match(left, mask, pixel_values=pixels), got)
+    close(model.encode_text(IDS), retriever().encode_text(IDS))  # compared texts keep theirs
+
+
+def test_the_scale_has_a_bound_or_none(retriever, pixels):
+    bounded, free = retriever(), retriever(logit_scale_max=None)
+    with torch.no_grad():
+        bounded.itc_head.logit_scale.fill_(6.0)
+        free.itc_head.logit_scale.fill_(6.0)
+    assert_close(bounded.itc_head.scale().item(), 2.718281828459045**4.6052)
+    assert_close(free.itc_head.scale().item(), 2.718281828459045**6)
+
+
+def test_a_causal_text_is_compared_by_what_stands_at_its_end(retriever, pixels):
+    """ "decision" joins nothing: no projectors of tokens, and towers of any widths."""
+    text = {"is_causal": True, "pooler": "eos"}
+    model = retriever("decision", text_config=text, projector_type="none", pretraining_losses={"itc": 1.0})
+    assert model.config.media_width == model.config.vision_size != model.config.text_config.hidden_size
+    ids = torch.tensor([[1, 5, 6, 2, 0], [1, 5, 2, 9, 9]])
+    close(model.encode_text(ids)[0], model.encode_text(ids[:1, :4])[0])
+    close(model.encode_text(ids)[1], model.encode_text(ids[1:, :3])[0])  # what stands behind eos is unread
+    assert model(input_ids=ids, pixel_values=pixels).logits_per_image.shape == (3, 2)
+
+
+@pytest.mark.parametrize("return_loss", [False, True])
+def test_states_are_those_of_the_text_read_alone(retriever, pixels, return_loss):
     model = retriever()
-    generator = torch.Generator().manual_seed(3)
-    pixels = torch.randn(7, 3, 16, 16, generator=generator, dtype=torch.float64)
-    texts, images = model.encode_text(IDS), model.encode_image(pixels)
-    found = model.retrieve(texts, images, top_k=3, batch_size=4)
-    order = (texts @ images.T).argsort(1, descending=True)[:, :3]
-    assert torch.equal(found.indices, order) and found.itm_scores is None
-    close(found.scores, (texts @ images.T).gather(1, order))
-
-    context = model.encode_context(pixel_values=pixels)
-    rerank = {"input_ids": IDS, "encoder_outputs": context}
-    for batch_size in (1, 5, 64):
-        again = model.retrieve(texts, images, top_k=3, rerank=rerank, batch_size=batch_size)
-        for row in range(len(IDS)):
-            near = taken(context, again.indices[row])
-            logits = model.match(IDS[row : row + 1].repeat(3, 1), encoder_outputs=near)
-            close(again.itm_scores[row], (logits[:, 1] - logits[:, 0]).detach())
-            assert set(again.indices[row].tolist()) == set(order[row].tolist())
-        assert (again.itm_scores.diff(dim=1) <= 0).all()
-        close(again.scores, (texts @ images.T).gather(1, again.indices))
-    back = model.retrieve(images, texts, top_k=20, rerank=rerank)
-    assert back.indices.shape == (7, 6)
-
-
-def test_as_many_queries_as_index_must_say_which_side_they_are(retriever, pixels):
-    model = retriever()
-    texts, images = model.encode_text(IDS[:3]), model.encode_image(pixels)
-    rerank = {"input_ids": IDS[:3], "encoder_outputs": model.encode_context(pixel_values=pixels)}
-    with pytest.raises(ValueError, match="say rerank"):
-        model.retrieve(texts, images, rerank=rerank)
-    of_texts = model.retrieve(texts, images, rerank={**rerank, "query": "text"})
-    of_images = model.retrieve(images, texts, rerank={**rerank, "query": "image"})
-    by_text = torch.zeros(3, 3, dtype=torch.float64).scatter(1, of_texts.indices, of_texts.itm_scores)
-    by_image = torch.zeros(3, 3, dtype=torch.float64).scatter(1, of_images.indices, of_images.itm_scores)
-    close(by_text, by_image.T)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({}, "nothing to compare"),
-        ({"input_ids": IDS, "return_loss": True}, "a loss compares media with texts"),
-        ({"pixel_values": "pixels", "attention_mask": IDS}, "attention_mask was given without a text"),
-        ({"input_ids": IDS[:4], "pixel_values": "pixels", "return_loss": True}, "4 text rows and 3 contexts"),
-        ({"input_ids": IDS, "pixel_values": "pixels", "matches": torch.ones(6).long()}, "pass return_loss=True"),
-        (
-            {"input_ids": IDS, "pixel_values": "pixels", "matches": torch.ones(3).long(), "return_loss": True},
-            r"matches must be int64 \(6,\)",
-        ),
-        ({"input_ids": IDS, "pixel_values": "pixels", "output_attentions": True}, "runs its text several times"),
-    ],
-)
-def test_bad_inputs_are_refused_in_words(retriever, pixels, given, message):
-    given = {name: pixels if isinstance(value, str) else value for name, value in given.items()}
-    with pytest.raises(ValueError, match=message):
-        retriever()(**given)
-
-
-def test_arguments_of_other_heads_are_refused_by_name(retriever, pixels):
-    with pytest.raises(TypeError, match="no argument 'match' .*'matches'"):
-        retriever()(input_ids=IDS, pixel_values=pixels, match=None)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"text_config": {"pooler": "none"}}, "text_config.pooler='none' leaves no vector"),
-        ({"vision_config": {"pooler": "none"}}, "vision_config.pooler='none' leaves no vector"),
-        ({"pretraining_losses": {"itm": 1.0}}, "must name 'itc'"),
-        ({"fusion_type": "decision", "text_config": {"is_causal": False}}, "leave 'itm' out"),
-    ],
-)
-def test_configurations_that_cannot_compare_are_refused(tiny_config, fields, message):
-    with pytest.raises(ValueError, match=message):
-        MMForImageTextRetrieval(tiny_config(**fields))
-
-
-def test_a_head_without_matching_says_so(retriever, pixels):
-    with pytest.raises(ValueError, match="no matching head"):
-        retriever(pretraining_losses={"itc": 1.0}).match(IDS[:3], pixel_values=pixels)
-
-
-def test_a_checkpoint_loads_bit_by_bit_and_whole(retriever, pixels, tmp_path):
-    model = retriever(contrastive_loss="sigmoid", logit_bias_init_value=-10)
-    model.save_pretrained(tmp_path)
-    loaded = AutoModelForZeroShotImageClassification.from_pretrained(tmp_path, dtype=torch.float64).eval()
-    assert type(loaded) is MMForImageTextRetrieval
-    given = {"input_ids": IDS[:3], "pixel_values": pixels, "return_loss": True}
-    assert torch.equal(loaded(**given).loss, model(**given).loss)
-    _, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"] and {key.split(".")[0] for key in info["unexpected_keys"]} == {
-        "itc_head", "itm_head"
-    }  # fmt: skip
-
-
-def test_new_heads_over_a_base_start_from_their_settings(retriever, tmp_path):
-    retriever().model.save_pretrained(tmp_path)
-    model = MMForImageTextRetrieval.from_pretrained(
-        tmp_path, contrastive_loss="sigmoid", logit_bias_init_value=-10.0, logit_scale_init_value=2.0
-    )
-    assert model.itc_head.logit_scale.item() == 2 and model.itc_head.logit_bias.item() == -10
-
-
-WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "red", "green", "blue", *(f"w{n}" for n in range(42))]
-
-
-@pytest.fixture(scope="module")
-def processor():
-    tokenizer = BertTokenizer(
-        vocab={word: number for number, word in enumerate(WORDS)},
-        bos_token="[CLS]", eos_token="[SEP]", model_max_length=32,
-    )  # fmt: skip
-    return MMProcessor(MMImageProcessorPil(size={"height": 16, "width": 16}), tokenizer, add_eos_token=True)
-
-
-def test_the_pipeline_classifies_by_candidate_labels(retriever, processor):
-    model = retriever().float()
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8))
-    classify = pipeline(
-        "zero-shot-image-classification", model=model, tokenizer=processor.tokenizer,
-        image_processor=processor.image_processor,
-    )  # fmt: skip
-    found = classify(picture, candidate_labels=["red", "green blue"], hypothesis_template="{}")
-    inputs = processor(images=picture, return_tensors="pt")
-    rows = processor.tokenizer(["red", "green blue"], padding=True, return_tensors="pt")
-    expected = model(**rows, **inputs).logits_per_image.softmax(-1)[0].tolist()
-    scores = {one["label"]: one["score"] for one in found}
-    assert_close([scores["red"], scores["green blue"]], expected)
-
-
-def test_trainer_trains_and_gets_the_embeddings(retriever, processor, tmp_path):
-    model = retriever().float()
-    colours = ["red", "green", "blue"]
-    samples = [{"image": Image.new("RGB", (20, 20), name), "text": name} for name in colours] * 3
-    arguments = TrainingArguments(
-        output_dir=str(tmp_path), per_device_train_batch_size=3, per_device_eval_batch_size=3, num_train_epochs=10,
-        learning_rate=3e-3, report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no",
-        remove_unused_columns=False,
-    )  # fmt: skip
-    seen = []
-    trainer = Trainer(
-        model=model, args=arguments, train_dataset=samples, eval_dataset=samples,
-        data_collator=MMDataCollator(processor, return_loss=True),
-        compute_metrics=lambda result: seen.append(result) or {"rows": len(result.predictions[0])},
-    )  # fmt: skip
-    assert not trainer.model_accepts_loss_kwargs and trainer.label_names == []
-    before = trainer.evaluate()
-    trainer.train()
-    after = trainer.evaluate()
-    assert after["eval_loss"] < before["eval_loss"] and after["eval_rows"] == 9
-    itm_logits, image_embeds, text_embeds = seen[-1].predictions
-    assert itm_logits.shape == (9, 2) and image_embeds.shape == text_embeds.shape == (9, 12)
-    assert (seen[-1].label_ids is None) or len(seen[-1].label_ids) == 0
+    asked = {"output_hidden_states": True, "output_attentions": True}
+    output = model(input_ids=IDS[:3], pixel_values=pixels, return_loss=return_loss, **asked)
+    alone = model.get_text_features(IDS[:3], **asked)
+    for name in ("hidden_states", "attentions"):
+        for found, expected in zip(output[name], alone[name], strict=True):
+            assert torch.equal(found, expected)
+    chunked = retriever(contrastive_chunk_size=2, pretraining_losses={"itc": 1.0})
+    with pytest.raises(ValueError, match="output_hidden_states, output_attentions: contrastive_chunk_size keeps no"):
+        chunked(input_ids=IDS[:3], pixel_values=pixels, **asked)

@@ -110,3 +110,10 @@ def test_a_half_precision_model_still_computes_its_angles_in_fp32(stack):
     exact = torch.cos(3001 * MMRotaryEmbedding(model.config).inv_freq)
     assert torch.equal(cosines[0, 0, 0, :8], exact)
     assert model(IDS).last_hidden_state.dtype == torch.bfloat16
+
+
+def test_a_kind_of_rope_set_behind_the_config_s_back_is_refused(stack):
+    config = stack(cross_attention_layers=[]).config
+    config.rope_parameters["rope_type"] = "dynamic"
+    with pytest.raises(ValueError, match="rope_type='dynamic' is not accepted; use one of default, linear"):
+        MMTextModel(config)

@@ -6,7 +6,10 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
+    ASTConfig,
+    ASTModel,
     BertConfig,
     BertForMaskedLM,
     BertModel,
@@ -15,8 +18,14 @@ from transformers import (
     CLIPModel,
     CLIPVisionConfig,
     CLIPVisionModel,
+    ConvNextConfig,
+    ConvNextModel,
     DeiTConfig,
     DeiTModel,
+    Dinov2Config,
+    Dinov2Model,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
     DistilBertConfig,
     DistilBertForMaskedLM,
     GPT2Config,
@@ -36,6 +45,9 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
     ViTModel,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+    WhisperModel,
 )
 
 from mm import MMForConditionalGeneration
@@ -64,6 +76,27 @@ VISIONS = {
     "clip of both towers": (CLIPModel, CLIPConfig(vision_config=PICTURE, text_config={**SIZES, **WORDS})),
     "siglip": (SiglipVisionModel, SiglipVisionConfig(**PICTURE)),
     "siglip without a head": (SiglipVisionModel, SiglipVisionConfig(**PICTURE, vision_use_head=False)),
+}
+FOREIGN = {
+    "dinov2": (Dinov2Model, Dinov2Config(**{**PICTURE, "mlp_ratio": 2})),
+    "dinov3": (DINOv3ViTModel, DINOv3ViTConfig(**PICTURE, num_register_tokens=2)),
+    "resnet": (
+        ResNetModel, ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
+    ),
+    "convnext": (ConvNextModel, ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, image_size=16)),
+}  # fmt: skip
+AUDIO = {"d_model": 20, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 24}
+AUDIO |= {"decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 24, "vocab_size": 20}
+ENDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+AST = {"patch_size": 4, "frequency_stride": 4, "time_stride": 4, "max_length": 12, "num_mel_bins": 8}
+AUDIOS = {  # with the shape of a clip
+    "ast": (ASTModel, ASTConfig(**SIZES, **AST), (12, 8)),
+    "whisper": (WhisperModel, WhisperConfig(**AUDIO, **ENDS, num_mel_bins=12, max_source_positions=4), (12, 8)),
+    "whisper with its head": (
+        WhisperForConditionalGeneration,
+        WhisperConfig(**AUDIO, **ENDS, num_mel_bins=12, max_source_positions=4),
+        (12, 8),
+    ),
 }
 ROUNDING = 1e-6  # in fp64; some of theirs round their norms or softmaxes to fp32 all the same
 IDS = torch.tensor([[2, 5, 9, 8, 12], [2, 6, 8, 7, 4]])
@@ -119,12 +152,49 @@ def test_a_vision_tower_gives_its_own_states(kind, saved):
         assert (here.pooler_output - there.pooler_output).abs().max() <= ROUNDING
 
 
-def test_any_vision_model_of_transformers_stays_as_it_is(saved):
-    theirs, source = saved(
-        ResNetModel, ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"), "vision"
-    )
+@pytest.mark.parametrize("kind", FOREIGN)
+@torch.no_grad()
+def test_any_vision_model_of_transformers_gives_its_own_states_through_mm(kind, saved):
+    theirs, source = saved(*FOREIGN[kind], "vision")
     model = MMForConditionalGeneration.from_towers(source, saved(*TEXTS["gpt2"], "text")[1])
-    assert all(torch.equal(v, model.model.vision_tower.state_dict()[n]) for n, v in theirs.state_dict().items())
+    there = theirs(PIXELS).last_hidden_state
+    there = there.flatten(2).transpose(1, 2) if there.ndim == 4 else there
+    assert (model.model.get_image_features(PIXELS).last_hidden_state - there).abs().max() <= ROUNDING
+    values = model.model.vision_tower.state_dict()
+    assert all(torch.equal(value, values[name]) for name, value in theirs.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", AUDIOS)
+@torch.no_grad()
+def test_an_audio_tower_gives_its_own_states_through_mm(kind, saved, vit, tmp_path):
+    theirs, source = saved(*AUDIOS[kind][:2], "audio")
+    theirs = theirs.get_encoder() if theirs.config.is_encoder_decoder else theirs
+    clips = torch.randn(2, *AUDIOS[kind][2], generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    model = MMForConditionalGeneration.from_towers(vit, saved(*TEXTS["gpt2"], "text")[1], audio=source)
+    there = theirs(clips).last_hidden_state
+    assert (model.model.get_audio_features(clips[:, None]).last_hidden_state - there).abs().max() <= ROUNDING
+    inputs = {"pixel_values": PIXELS, "input_features": clips[:, None]}
+    model.save_pretrained(tmp_path / "out")
+    again = MMForConditionalGeneration.from_pretrained(tmp_path / "out", dtype=torch.float64)
+    assert torch.equal(again(IDS, **inputs).logits, model(IDS, **inputs).logits)
+
+
+def test_a_model_hears_without_seeing(saved):
+    source = saved(*AUDIOS["ast"][:2], "audio")[1]
+    model = MMForConditionalGeneration.from_towers(None, saved(*TEXTS["gpt2"], "text")[1], audio=source)
+    assert model.config.modalities == ["audio"] and model.model.vision_tower is None
+    with pytest.raises(ValueError, match="pass vision, audio, or both"):
+        MMForConditionalGeneration.from_towers(None, saved(*TEXTS["gpt2"], "text")[1])
+
+
+def test_half_a_foreign_tower_is_refused(saved):
+    source = saved(*FOREIGN["resnet"], "vision")[1]
+    tensors = load_file(source / "model.safetensors")
+    lost = next(name for name in sorted(tensors) if name.endswith("convolution.weight"))
+    save_file({n: v for n, v in tensors.items() if n != lost}, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="does not hold all of its ResNetModel") as raised:
+        MMForConditionalGeneration.from_towers(source, saved(*TEXTS["gpt2"], "text")[1])
+    assert lost in str(raised.value)
 
 
 def test_a_warm_model_trains_generates_and_loads_again(saved, vit, tmp_path):

@@ -1,13 +1,16 @@
-"""MMModel in Transformers' feature-extraction pipelines: a text alone, a picture alone, and sounds alone by a call."""
+"""MM in Transformers' pipelines, and its own tasks: mm-captioning, mm-vqa and mm-retrieval."""
+
+# Fixtures build models whose types pyright cannot follow; tasks are registered at run time.
+# pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModel, AutoProcessor, pipeline
+from transformers import AutoModel, AutoProcessor, BertTokenizer, pipeline
 
-from mm import MMModel
+from mm import MMForImageTextRetrieval, MMImageProcessorPil, MMModel, MMProcessor
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = str(ROOT / "checkpoints" / "mm-tiny")
@@ -50,3 +53,135 @@ def test_sounds_alone_give_their_tokens_and_their_vector(tiny_model):
     assert output.last_hidden_state.shape[:2] == (2, 4) and output.pooler_output.shape == (2, 20)
     assert output.past_key_values is None
     assert_same(output.last_hidden_state[1:].tolist(), model(input_features=sounds[1:]).last_hidden_state)
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+PICTURES = [str(path) for path in sorted((ROOT / "examples" / "pictures").glob("*.png"))[:3]]
+
+
+def opened(path):
+    return Image.open(path).convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def captioning():
+    return pipeline("mm-captioning", model=MODEL)
+
+
+def generated(pipe, *, images, **given):
+    read = pipe.processor(images=images, return_tensors="pt", **given)
+    ids = pipe.model.generate(**read)[:, read["input_ids"].shape[1] if "input_ids" in read else 0 :]
+    return [text.strip() for text in pipe.processor.batch_decode(ids, skip_special_tokens=True)]
+
+
+def test_image_text_to_text_gives_what_generate_does_for_one_and_for_many(captioning):
+    pipe = pipeline("image-text-to-text", model=captioning.model, processor=captioning.processor)
+    images = [opened(path) for path in PICTURES]
+    expected = [generated(captioning, images=image, text="")[0] for image in images]
+    one = pipe(images[0], text="", return_full_text=False)
+    assert one[0]["generated_text"].strip() == expected[0]
+    many = pipe([[image] for image in images], text=["", "", ""], return_full_text=False, batch_size=2)
+    assert [found["generated_text"].strip() for found in many] == expected
+
+
+def test_a_chat_in_image_text_to_text(captioning):
+    words = "{% for m in messages %}{% for c in m['content'] %}{{ c['text'] }}{% endfor %}{% endfor %}"
+    processor = AutoProcessor.from_pretrained(MODEL, chat_template=words)
+    pipe = pipeline("image-text-to-text", model=captioning.model, processor=processor)
+    content = [{"type": "image", "image": opened(PICTURE)}, {"type": "text", "text": "a"}]
+    answer = pipe(text=[{"role": "user", "content": content}], return_full_text=False)[0]["generated_text"]
+    assert answer.strip() == generated(captioning, images=opened(PICTURE), text="a")[0]
+
+
+def test_captions_of_one_picture_or_many_by_path_or_opened(captioning):
+    expected = [generated(captioning, images=path) for path in PICTURES]
+    assert [found["caption"] for found in captioning(PICTURES[0])] == expected[0]
+    assert captioning(opened(PICTURES[0])) == captioning(PICTURES[0])
+    assert [[found["caption"] for found in each] for each in captioning(PICTURES)] == expected
+    assert len(captioning(PICTURES[0], num_beams=3, num_return_sequences=2)) == 2
+    prompted = captioning(PICTURES[0], prompt="a")
+    assert [found["caption"] for found in prompted] == generated(captioning, images=PICTURES[0], text="a")
+
+
+@pytest.fixture
+def answering(tiny_model):
+    def build(**fields):
+        words = "[PAD] [UNK] [CLS] [SEP] [MASK] what is it a red blue cat dog".split()
+        tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
+        processor = MMProcessor(MMImageProcessorPil(size={"height": 16, "width": 16}), tokenizer)
+        text = {"vocab_size": len(words), "bos_token_id": 2, "eos_token_id": 3}
+        encoder = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+        if fields.pop("has_encoder", False):
+            fields["text_encoder_config"] = {**encoder, **text, "pad_token_id": 0}
+        return tiny_model(dtype=torch.float32, text_config=text, **fields), processor
+
+    return build
+
+
+@pytest.mark.parametrize("has_encoder", [False, True])
+def test_questions_are_answered_by_writing_or_by_ranking(answering, has_encoder):
+    model, processor = answering(has_encoder=has_encoder)
+    pipe = pipeline("mm-vqa", model=model, processor=processor)
+    side = "context_text" if has_encoder else "text"
+    read = processor(images=[opened(PICTURE)], **{side: ["what is it"]}, return_tensors="pt")
+    start = read["input_ids"].shape[1]
+    expected = processor.batch_decode(model.generate(**read, max_new_tokens=4)[:, start:], skip_special_tokens=True)
+    asked = {"image": opened(PICTURE), "question": "what is it"}
+    assert pipe(**asked, max_new_tokens=4) == [{"answer": expected[0].strip()}]
+    assert pipe([asked, asked], max_new_tokens=4) == [[{"answer": expected[0].strip()}]] * 2
+    ranked = pipe(**asked, answers=["a cat", "a dog", "red"])
+    assert {found["answer"] for found in ranked} == {"a cat", "a dog", "red"}
+    scores = [found["score"] for found in ranked]
+    assert scores == sorted(scores, reverse=True)
+    for found in ranked:
+        ids = torch.tensor([processor.tokenizer.encode(found["answer"], add_special_tokens=False) + [3]])
+        assert found["score"] == pytest.approx(model.rank_answers(ids, **read).scores.item(), abs=1e-5)
+
+
+def test_a_question_without_its_picture_is_refused(answering):
+    model, processor = answering()
+    pipe = pipeline("mm-vqa", model=model, processor=processor)
+    with pytest.raises(ValueError, match="mm-vqa takes image=... and question=..."):
+        pipe(question="what is it")
+    with pytest.raises(ValueError, match="answers are ranked, not written, so num_beams would not be read"):
+        pipe(image=opened(PICTURE), question="what is it", answers=["a"], num_beams=2)
+
+
+# ---- finding --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def finding(answering):
+    return answering(cls=MMForImageTextRetrieval)
+
+
+def test_pictures_are_found_by_a_text_and_texts_by_a_picture(finding):
+    model, processor = finding
+    pipe = pipeline("mm-retrieval", model=model, processor=processor)
+    images, texts = [opened(path) for path in PICTURES], ["a red cat", "a blue dog"]
+    seen = model.encode_image(**processor(images=images, return_tensors="pt"))
+    read = model.encode_text(processor(text=texts, return_tensors="pt").input_ids)
+    similar = read @ seen.T
+    for number, text in enumerate(texts):
+        found = pipe(text=text, images=images, top_k=2)
+        order = similar[number].argsort(descending=True)[:2]
+        assert [entry["index"] for entry in found] == order.tolist()
+        assert [entry["score"] for entry in found] == pytest.approx(similar[number][order].tolist(), abs=1e-5)
+    assert [entry["index"] for entry in pipe(image=images[1], texts=texts)] == similar[:, 1].argsort(
+        descending=True
+    ).tolist()
+    with pytest.raises(ValueError, match="mm-retrieval takes text=... and images="):
+        pipe(text="a cat")
+
+
+def test_zero_shot_classes_are_the_similarities_of_their_texts(finding):
+    model, processor = finding
+    parts = {"tokenizer": processor.tokenizer, "image_processor": processor.image_processor}
+    pipe = pipeline("zero-shot-image-classification", model=model, **parts)
+    labels = ["cat", "dog"]
+    found = pipe(opened(PICTURE), candidate_labels=labels, hypothesis_template="a {}")
+    text = processor.tokenizer(["a cat", "a dog"], return_tensors="pt", padding=True)
+    pixels = processor.image_processor([opened(PICTURE)], return_tensors="pt")
+    scores = model(input_ids=text.input_ids, **pixels).logits_per_image.softmax(-1)[0].tolist()
+    assert {entry["label"]: entry["score"] for entry in found} == pytest.approx(dict(zip(labels, scores, strict=True)))

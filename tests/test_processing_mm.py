@@ -1,5 +1,6 @@
 """MMProcessor: what pairs with what, what each call gives, how it fails, saving, chats and pipelines."""
 
+import base64
 import io
 
 import numpy as np
@@ -181,10 +182,9 @@ BAD_CALLS = [
     (([RED, b"broken"], ["a", "b"]), {}, MediaDecodeError, r"images\[1\]\[0\]: cannot decode"),
     (("missing.png", "a"), {}, FileNotFoundError, r"images\[0\]\[0\]: no file"),
     (("https://example.org/cat.png", "a"), {}, ValueError, "URLs are not fetched"),
-    (("https://example.org/cat.png", "a"), {"allow_urls": True}, ValueError, "this version fetches no URLs"),
-    ((RED, "a", "clip.mp4"), {}, ValueError, "videos: this processor has nothing that reads it"),
-    ((RED, "a"), {"audio": np.zeros(9)}, ValueError, "audio: this processor has nothing that reads it"),
-    ((RED, "a"), {"context_text": "b"}, ValueError, "context_text: this processor has nothing"),
+    (("https://127.0.0.1/cat.png", "a"), {"allow_urls": True}, MediaDecodeError, "only public addresses are fetched"),
+    ((RED, "a", "clip.mp4"), {}, FileNotFoundError, r"videos\[0\]\[0\]: no file"),
+    ((RED, "a"), {"audio": np.zeros(9)}, ValueError, "audio were given, but this processor has no feature_extractor"),
     ((RED, "a"), {"maxlength": 3}, TypeError, r"unknown arguments \['maxlength'\]"),
     ((RED, "a"), {"size": "large"}, TypeError, "'size' with value 'large'"),
     ((RED, "a"), {"max_length": 0}, ValueError, "max_length=0; accepted are whole numbers from 1"),
@@ -222,7 +222,8 @@ def test_save_and_load_keep_settings_parts_and_template(tmp_path):
     processor = make_processor(chat_template=TEMPLATE, add_eos_token=True, fixed_length=7)
     processor.save_pretrained(tmp_path)
     assert {"processor_config.json", "tokenizer.json", "chat_template.jinja"} <= {p.name for p in tmp_path.iterdir()}
-    assert set(processor.to_dict()) == {"image_processor", "add_eos_token", "fixed_length", "processor_class"}
+    settings = {"add_eos_token", "context_bos_token", "fixed_length", "num_frames", "frame_sampling", "prompt_to"}
+    assert set(processor.to_dict()) == {"image_processor", "processor_class"} | settings
     assert mm.MMProcessor is MMProcessor  # importing mm registers it
     for loaded in (MMProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):
         assert type(loaded) is MMProcessor and loaded.to_dict() == processor.to_dict()
@@ -311,6 +312,35 @@ def test_the_pipeline_takes_chats(parrot):
     assert answer[0]["generated_text"].strip() == "cat dog"
     assert parrot.model.calls[-1]["input_ids"].tolist() == [[CLS, *ids("a photo of"), SEP]]
     assert parrot.model.calls[-1]["pixel_values"].shape == (1, 2, 3, 8, 8)
+
+
+def test_the_pipeline_takes_several_chats(parrot):
+    parrot.processor.chat_template = TEMPLATE
+    answers = parrot(text=[chat("a photo of", RED), chat("a [SEP] cat")], return_full_text=False)
+    assert [answer["generated_text"].strip() for (answer,) in answers] == ["cat dog"] * 2
+    assert parrot.model.calls[0]["input_ids"].tolist() == [[CLS, *ids("a photo of"), SEP]]
+    assert parrot.model.calls[1]["input_ids"].tolist() == [[CLS, *ids("a [ sep ] cat"), SEP]]
+    assert parrot.model.calls[1]["pixel_values"] is None
+
+
+def test_videos_and_base64_pictures_in_chats_are_read_by_the_same_rules(processor):
+    buffer = io.BytesIO()
+    RED.save(buffer, "PNG")
+    blocks = [
+        {"type": "image", "base64": base64.b64encode(buffer.getvalue()).decode()},
+        {"type": "video", "video": [RED, BLUE]},
+        {"type": "text", "text": "a cat"},
+    ]
+    options = {"chat_template": TEMPLATE, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    batch = processor.apply_chat_template([{"role": "user", "content": blocks}], **options)
+    assert torch.equal(batch["pixel_values"][0], pixels_of(processor, RED))
+    assert torch.equal(batch["pixel_values_videos"][0, 1], pixels_of(processor, BLUE))
+    for block, message in (
+        ({"type": "image", "base64": "no base64!"}, "base64 cannot be decoded"),
+        ({"type": "image", "image": RED, "url": "a.png"}, "has image and url; give one"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            processor.apply_chat_template([{"role": "user", "content": [block]}], **options)
 
 
 def test_a_file_object_and_bytes_are_pictures_too(processor):

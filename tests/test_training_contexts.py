@@ -161,7 +161,7 @@ def test_layers_may_be_split_over_devices_and_sharded_by_their_plans(build):
         assert any("text_encoder.layers" in pattern for pattern in plan)
     for pattern, kind in model.tp_plan.items():
         matches = [name for name in names if re.fullmatch(pattern.replace(".", r"\.").replace("*", r"\d+"), name)]
-        assert matches or "gate_proj" in pattern, (pattern, kind)
+        assert matches, (pattern, kind)
     assert "MMLayer" in model._no_split_modules
     assert any("language_model.layers" in pattern for pattern in model.fsdp_plan)
 

@@ -19,7 +19,7 @@ VIEWS = 2
 
 @dataclass
 class EmojiFeatures:
-    """Drawings and their features. train: six styles of the seen names, train_table fp16 (VIEWS, n, S, Dv); dev:
+    """Drawings and their features. train: six styles of the seen names, train_table fp16 (views, n, S, Dv); dev:
     Twemoji, first the seen names and then the new ones for development, dev_table fp16 (n, S, Dv)."""
 
     train: list[EmojiItem]
@@ -33,22 +33,28 @@ class EmojiFeatures:
         return [self.dev[i] for i in chosen], self.dev_table[chosen]
 
 
-def emoji_features(folder: Path) -> EmojiFeatures:
-    """Read from `folder`, or computed and stored there: about five minutes of one core."""
+def emoji_features(folder: Path, views: int = VIEWS) -> EmojiFeatures:
+    """Read from `folder`, or computed and stored there: two or three minutes of one core.
+
+    Raises: ValueError where the stored features are of another number of views.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     train = [item for item in load_items(TRAIN_VENDORS) if split_of(item.concept) == "seen"]
     twemoji = load_items([DEV_VENDOR])
     dev = [item for name in ("seen", "unseen_dev") for item in twemoji if split_of(item.concept) == name]
-    tower = load_efficientnet_lite0(efficientnet_lite0_file(), SIZE).eval()
-    drawings = Drawings(train, torch.zeros(len(train), 1), first_view=VIEWS)
-    table = Features(drawings, tower, VIEWS, folder / "train.npy").table
-    return EmojiFeatures(train, table, dev, _dev_table(dev, tower, folder / "dev.npy"))
+    files = folder / "train.npy", folder / "dev.npy"
+    if not all(file.exists() for file in files):
+        tower = load_efficientnet_lite0(efficientnet_lite0_file(), SIZE).eval()
+        Features(Drawings(train, torch.zeros(len(train), 1), first_view=views), tower, views, files[0])
+        _store_dev_table(dev, tower, files[1])
+    table = torch.from_numpy(np.load(files[0], mmap_mode="c"))
+    if table.shape[:2] != (views, len(train)):
+        raise ValueError(f"{files[0]} holds {tuple(table.shape[:2])} views and drawings, not {(views, len(train))}")
+    return EmojiFeatures(train, table, dev, torch.from_numpy(np.load(files[1])))
 
 
 @torch.no_grad()
-def _dev_table(items: list[EmojiItem], tower, file: Path) -> torch.Tensor:
-    if not file.exists():
-        pixels = torch.from_numpy(pictures(items, SIZE, crop=True)).permute(0, 3, 1, 2)
-        parts = [tower(pixel_values=normalised(part.float() / 255)).last_hidden_state for part in pixels.split(32)]
-        np.save(file, torch.cat(parts).half().numpy())
-    return torch.from_numpy(np.load(file))
+def _store_dev_table(items: list[EmojiItem], tower, file: Path) -> None:
+    pixels = torch.from_numpy(pictures(items, SIZE, crop=True)).permute(0, 3, 1, 2)
+    parts = [tower(pixel_values=normalised(part.float() / 255)).last_hidden_state for part in pixels.split(32)]
+    np.save(file, torch.cat(parts).half().numpy())

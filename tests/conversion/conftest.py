@@ -82,6 +82,39 @@ def assert_close() -> Callable[..., None]:
 
     def check(ours: torch.Tensor, theirs: torch.Tensor) -> None:
         assert ours.shape == theirs.shape
-        assert (ours - theirs).abs().max() <= TOLERANCES[ours.dtype] * max(1.0, float(theirs.abs().max()))
+        assert (ours - theirs).detach().abs().max() <= TOLERANCES[ours.dtype] * max(
+            1.0, float(theirs.detach().abs().max())
+        )
 
     return check
+
+
+@pytest.fixture
+def original_names() -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
+    """`original_names(tensors)`: a BLIP of Transformers as a file of the original code, whose ViT is timm's."""
+
+    def rename(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        swaps = (
+            ("vision_model.embeddings.class_embedding", "visual_encoder.cls_token"),
+            ("vision_model.embeddings.position_embedding", "visual_encoder.pos_embed"),
+            ("vision_model.embeddings.patch_embedding", "visual_encoder.patch_embed.proj"),
+            ("vision_model.post_layernorm", "visual_encoder.norm"),
+            ("vision_model.encoder.layers", "visual_encoder.blocks"),
+            ("layer_norm", "norm"), ("self_attn.projection", "attn.proj"), ("self_attn.qkv", "attn.qkv"),
+        )  # fmt: skip
+        renamed = {}
+        for name, tensor in tensors.items():
+            for old, new in swaps:
+                name = name.replace(old, new)
+            renamed[name] = tensor
+        if "text_decoder.cls.predictions.bias" not in renamed:  # it only reads
+            return renamed
+        positions = renamed["text_decoder.bert.embeddings.position_embeddings.weight"]
+        renamed["text_decoder.bert.embeddings.position_ids"] = torch.arange(len(positions))[None]
+        renamed["text_decoder.cls.predictions.decoder.weight"] = renamed[
+            "text_decoder.bert.embeddings.word_embeddings.weight"
+        ]
+        renamed["text_decoder.cls.predictions.decoder.bias"] = renamed["text_decoder.cls.predictions.bias"]
+        return renamed
+
+    return rename

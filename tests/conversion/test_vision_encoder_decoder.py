@@ -148,11 +148,20 @@ def test_other_towers_and_settings_are_refused_in_words(peer, saved):
 
 
 @torch.no_grad()
-def test_robertas_positions_start_behind_its_pad(peer, saved, assert_close):
+def test_robertas_positions_start_behind_its_pad_there_and_back(peer, saved, assert_close, tmp_path, tensors_of):
     words = {**WORDS, "pad_token_id": 1, "bos_token_id": 2}
     config = paired(ViTConfig(**VIT), RobertaConfig(**STACK, **words, max_position_embeddings=22))
     config.pad_token_id = 1
     source = saved(peer(lambda c: VisionEncoderDecoderModel(config=c), config))
-    theirs, ours = VisionEncoderDecoderModel.from_pretrained(source).double().eval(), convert(source).model.double()
+    done = convert(source)
+    done.save_pretrained(tmp_path / "mm")
+    convert_back(tmp_path / "mm", "vision-encoder-decoder", tmp_path / "back")
+    before, after = tensors_of(source), tensors_of(tmp_path / "back")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    theirs, ours = VisionEncoderDecoderModel.from_pretrained(source).double().eval(), done.model.double()
     there = theirs(pixel_values=PIXELS, decoder_input_ids=IDS).logits
     assert_close(ours(pixel_values=PIXELS, input_ids=IDS).logits, there)
+    again, info = VisionEncoderDecoderModel.from_pretrained(tmp_path / "back", output_loading_info=True)
+    assert not any(info.values())
+    assert_close(again.double().eval()(pixel_values=PIXELS, decoder_input_ids=IDS).logits, there)

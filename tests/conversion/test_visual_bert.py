@@ -3,16 +3,20 @@
 # Fixtures build models whose types pyright cannot follow.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
+import copy
+
 import pytest
 import torch
 from transformers import (
     VisualBertConfig,
+    VisualBertForMultipleChoice,
     VisualBertForPreTraining,
     VisualBertForQuestionAnswering,
     VisualBertForVisualReasoning,
 )
 
-from mm.conversion_scripts.convert import convert, convert_back
+from mm.conversion_scripts.convert import FAMILIES, convert, convert_back
+from mm.modeling_mm.checkpoint import Checkpoint
 
 SIZES = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 26,
@@ -93,5 +97,89 @@ def test_the_tower_that_stands_in_is_told(pair):
 
 
 def test_another_head_is_refused(peer, saved):
-    with pytest.raises(ValueError, match="VisualBertForPreTraining is not known"):
-        convert(saved(peer(VisualBertForPreTraining, CONFIGS["usual"])))
+    with pytest.raises(ValueError, match="VisualBertForMultipleChoice is not known"):
+        convert(saved(peer(VisualBertForMultipleChoice, CONFIGS["usual"])))
+
+
+# ---- pre-training --------------------------------------------------------------------------------------------------
+
+MASKED = torch.tensor([[2, 5, 4, 8, 4, 3], [2, 4, 8, 3, 0, 0]])
+TARGETS = IDS.masked_fill(MASKED != 4, -100)
+RELATED = torch.tensor([0, 1])  # 0 for a pair that matches
+
+
+@pytest.fixture(params=[(kind, tied) for kind in CONFIGS for tied in (True, False)], ids=str)
+def learners(request, peer, saved):
+    kind, tied = request.param
+    config = copy.deepcopy(CONFIGS[kind])
+    config.tie_word_embeddings = tied
+    theirs = peer(VisualBertForPreTraining, config).double()
+    source = saved(theirs)
+    return theirs, convert(source), source
+
+
+def pretrained(theirs, ours, rows: slice = slice(None)):
+    """Both outputs, each with both losses."""
+    embeds, mask, seen = regions(theirs.config)[rows], MASK[rows], REGIONS[rows]
+    labels = torch.cat([TARGETS[rows], torch.full_like(seen, -100)], dim=1)
+    there = theirs(
+        MASKED[rows], mask, visual_embeds=embeds, visual_attention_mask=seen, labels=labels,
+        sentence_image_labels=RELATED[rows],
+    )  # fmt: skip
+    here = ours(
+        MASKED[rows], mask, visual_embeds=embeds, pixel_attention_mask=seen.bool(), masked_input_ids=MASKED[rows],
+        mlm_targets=TARGETS[rows], matches=1 - RELATED[rows], return_loss=True,
+    )  # fmt: skip
+    return there, here
+
+
+def test_pretraining_gives_the_same_logits_losses_and_gradients(learners, assert_close):
+    theirs, done, source = learners
+    there, here = pretrained(theirs, done.model)
+    real = MASK.bool()
+    assert_close(here.mlm_logits[real], there.prediction_logits[:, : IDS.shape[1]][real])
+    assert_close(here.itm_logits, there.seq_relationship_logits.flip(1))
+    assert_close(here.loss, there.loss)
+    there.loss.backward()
+    here.loss.backward()
+    table = FAMILIES["visual-bert"].plan(Checkpoint(source)).table
+    grads = {name: value.grad for name, value in done.model.named_parameters() if value.grad is not None}
+    restored = table.restore(grads)
+    joined = ("visual_position_embeddings", "visual_token_type_embeddings")  # one vector here
+    for name, parameter in theirs.named_parameters():
+        if not any(part in name for part in joined) and parameter.grad is not None:
+            assert (restored[name] - parameter.grad).abs().max() <= 1e-10 * max(parameter.grad.abs().max(), 1e-3), name
+
+
+@torch.no_grad()
+def test_the_states_of_every_layer_are_equal(learners, assert_close):
+    theirs, done, _ = learners
+    embeds, settings = regions(theirs.config), {"output_hidden_states": True}
+    there = theirs.visual_bert(IDS, MASK, visual_embeds=embeds, visual_attention_mask=REGIONS, **settings)
+    here = done.model.model(IDS, MASK, visual_embeds=embeds, pixel_attention_mask=REGIONS.bool(), **settings)
+    real = torch.cat([MASK, REGIONS], dim=1).bool()
+    assert len(here.hidden_states) == len(there.hidden_states)
+    for one, two in zip(here.hidden_states, there.hidden_states, strict=True):
+        assert_close(one[real[:, : one.shape[1]]], two[:, : one.shape[1]][real[:, : one.shape[1]]])
+    assert_close(here.pooler_output, there.pooler_output)
+
+
+@torch.no_grad()
+def test_what_a_pretrained_row_gets_depends_on_no_other_row(learners, assert_close):
+    theirs, done, _ = learners
+    _, together = pretrained(theirs, done.model)
+    for row in range(2):
+        _, alone = pretrained(theirs, done.model, slice(row, row + 1))
+        assert_close(alone.mlm_logits[0], together.mlm_logits[row])
+        assert_close(alone.itm_logits[0], together.itm_logits[row])
+
+
+def test_back_pretraining_is_bit_equal_and_the_class_loads_it(learners, tmp_path, tensors_of):
+    theirs, done, source = learners
+    done.save_pretrained(tmp_path / "mm")
+    convert_back(tmp_path / "mm", "visual-bert", tmp_path / "back")
+    before, after = tensors_of(source), tensors_of(tmp_path / "back")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    again, info = type(theirs).from_pretrained(tmp_path / "back", dtype=torch.float64, output_loading_info=True)
+    assert not any(info.values()) and again.config.tie_word_embeddings == theirs.config.tie_word_embeddings

@@ -1,0 +1,55 @@
+"""`mm export`: a model for places where MM is not installed, as ONNX files or with its code beside it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..exporting.hub import export_for_hub
+from ..exporting.onnx import export_onnx
+from ..exporting.onnx_generator import OnnxGenerator
+from ..modeling_mm.generation import MMForConditionalGeneration
+from ..processing.mm import MMProcessor
+from .caption import PACKAGED_MODEL
+
+FORMATS = ("onnx", "hub")
+
+
+def export(source: str | None, output: str, to: str = "onnx", say: Callable[[str], None] = lambda line: None) -> None:
+    """Writes the model and the processor of `source` (a folder or a Hub id; None: the packaged one) into `output`.
+
+    to: "onnx", three graphs, compared with the model afterwards; "hub", weights and code for trust_remote_code=True.
+
+    Raises: ValueError for another format, a folder that is not empty, or graphs that compute something else.
+    """
+    if to not in FORMATS:
+        raise ValueError(f"--to {to}: accepted are {', '.join(FORMATS)}")
+    if Path(output).exists() and any(Path(output).iterdir()):
+        raise ValueError(f"{output} is not empty; give a new folder")
+    source = source or str(PACKAGED_MODEL)
+    model = MMForConditionalGeneration.from_pretrained(source, attn_implementation="sdpa", dtype="float32").eval()
+    processor = MMProcessor.from_pretrained(source)
+    files = export_onnx(model, processor, output) if to == "onnx" else export_for_hub(model, processor, output)
+    say(f"{output}: {len(files)} files of {'graphs' if to == 'onnx' else 'code'}")
+    if to == "onnx":
+        say(f"largest difference of a logit: {logit_difference(model, output):.1e}")
+
+
+@torch.no_grad()
+def logit_difference(model: MMForConditionalGeneration, directory: str | Path, bound: float = 1e-4) -> float:
+    """The largest |difference| / max(1, |logit|) between a model and its graphs after a prompt of bos and a picture of
+    noise.
+
+    Raises: ValueError where it is above the bound.
+    """
+    vision = model.config.vision_config
+    pixels = torch.randn(1, vision.num_channels, vision.image_size, vision.image_size)
+    graphs = OnnxGenerator(directory)
+    ids = np.full((1, 1), graphs.start, np.int64)
+    given = torch.from_numpy(graphs.first_logits(pixels.numpy(), ids))
+    expected = model(pixel_values=pixels, input_ids=torch.from_numpy(ids)).logits[:, -1]
+    difference = float(((given - expected).abs() / expected.abs().clamp(min=1)).max())
+    if not difference <= bound:
+        raise ValueError(f"the graphs in {directory} are off by {difference:.1e}, more than {bound:.0e}")
+    return difference

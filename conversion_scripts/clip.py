@@ -1,0 +1,112 @@
+"""CLIP (Radford et al. 2021, arXiv:2103.00020): a picture and a text, each as one vector, compared.
+
+The text is causal and read at its end of text, the picture at its class token behind the last norm. Nothing joins the
+two: `fusion_type="decision"` without projectors of tokens, and InfoNCE ("itc") alone. The scale has no bound there.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from ..configuration.mm import MMConfig
+from ..configuration.vision import MMVisionConfig
+from ..modeling_mm.checkpoint import Checkpoint
+from ..modeling_mm.config_mapping import Fields, TowerPlan, prefix_of, source_config
+from ..modeling_mm.key_mapping import KeyTable, raise_faults
+from ..modeling_mm.retrieval import MMForImageTextRetrieval
+from ..modeling_mm.text_towers import BUFFER
+from ..modeling_mm.vision_towers import CLIP_FIELDS, CLIP_LAYERS, CLIP_VISION
+from .family import Family, Layout, Plan
+
+_ARCHITECTURE = "CLIPModel"
+_LEGACY_EOS = 2  # in old configs, whatever the vocabulary; the text is then read at its highest id
+TEXT = KeyTable(
+    modules={
+        **CLIP_LAYERS,
+        "embeddings.token_embedding": "embed_tokens",
+        "embeddings.position_embedding": "embed_positions",
+        "final_layer_norm": "norm",
+    },
+    dropped={"embeddings.position_ids": BUFFER},
+)
+TEXT_FIELDS = Fields(
+    names={
+        name: name
+        for name in (
+            "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
+            "layer_norm_eps", "attention_dropout", "max_position_embeddings", "bos_token_id", "eos_token_id",
+        )
+    },
+    # Theirs trains the row of its pad_token_id like any other, often that of a word: no padding row here.
+    ours={
+        "norm_position": "pre", "embedding_norm": False, "final_norm": "all", "pooler": "eos", "is_causal": True,
+        "attention_bias": True, "pad_token_id": None,
+    },
+)  # fmt: skip
+HEADS = KeyTable(
+    tensors={
+        "logit_scale": "itc_head.logit_scale",
+        "visual_projection.weight": "itc_head.vision.weight",
+        "text_projection.weight": "itc_head.text.weight",
+    }
+)
+# A model that compares and never joins.
+COMPARED = {
+    "fusion_type": "decision",
+    "fusion_weights": {"text": 0.5, "image": 0.5},
+    "projector_type": "none",
+    "pretraining_losses": {"itc": 1.0},
+    "logit_scale_max": None,
+}
+
+
+def recognises(config: Mapping[str, Any], names: Iterable[str]) -> bool:
+    return config.get("model_type") == "clip"
+
+
+def text_plan(config: Any, names: Collection[str]) -> TowerPlan:
+    """CLIP's text tower; the end of text of an old config is the vocabulary's last id."""
+    before, settings, notes = prefix_of(names, "embeddings.token_embedding.weight"), TEXT_FIELDS.convert(config), ()
+    if settings["eos_token_id"] == _LEGACY_EOS:
+        last = config.vocab_size - 1
+        settings |= {"bos_token_id": None, "eos_token_id": last}
+        notes = (f"eos_token_id={_LEGACY_EOS} is an old config's, by which a text is read at its highest id: {last}",)
+    return TowerPlan(settings, TEXT.under(before, ""), notes=notes)
+
+
+def plan(checkpoint: Checkpoint) -> Plan:
+    """Raises ValueError for another class than the one of both towers."""
+    config = source_config(checkpoint.config)
+    architecture = (checkpoint.config.get("architectures") or [_ARCHITECTURE])[0]
+    if architecture != _ARCHITECTURE:
+        raise ValueError(f"{architecture} is not known; of CLIP this is: {_ARCHITECTURE}")
+    text = text_plan(config.text_config, checkpoint)
+    made = MMConfig(
+        vision_config=CLIP_FIELDS.convert(config.vision_config),
+        text_config=text.settings,
+        projection_dim=config.projection_dim,
+        logit_scale_init_value=config.logit_scale_init_value,
+        **COMPARED,
+    )
+    before = prefix_of(checkpoint, "embeddings.class_embedding")
+    table = CLIP_VISION.under(before, "model.vision_tower.") + text.table.under("", "model.language_model.") + HEADS
+    return Plan(MMForImageTextRetrieval, made, table, processor={"add_eos_token": True}, notes=text.notes)
+
+
+def layout(model: Any) -> Layout:
+    """The layout of an MM model built as a CLIP; raises ValueError for another."""
+    config, tower = model.config, model.config.vision_config
+    wrong = [] if isinstance(tower, MMVisionConfig) else [f"the vision tower is a {type(tower).__name__}"]
+    raise_faults("CLIP wants a ViT", wrong)
+    width = {"projection_dim": config.projection_dim}
+    settings = {
+        "model_type": "clip",
+        "vision_config": CLIP_FIELDS.restore(tower) | width,
+        "text_config": TEXT_FIELDS.restore(config.text_config) | width,
+        "logit_scale_init_value": config.logit_scale_init_value,
+        **width,
+    }
+    names = ("vision_model.embeddings.class_embedding", "text_model.embeddings.token_embedding.weight")
+    return Layout(source_config(settings), _ARCHITECTURE, names, "CLIPImageProcessor", "CLIPProcessor")
+
+
+FAMILY = Family("clip", recognises, plan, layout)

@@ -1,0 +1,146 @@
+"""export_for_hub: a model with its code in one directory, for those who have Transformers but not MM.
+
+They load it with `trust_remote_code=True`, which means that the repository's code runs on their machine; without it
+Transformers refuses. Where MM is installed, its own classes are used and the code beside the weights is not read.
+"""
+
+# Transformers' registries of third parties have no public way to be read.
+# pyright: reportAttributeAccessIssue=false, reportPrivateUsage=false
+
+import hashlib
+import json
+from functools import cache
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from transformers.models.auto import modeling_auto
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.processing_utils import ProcessorMixin
+
+from ..modeling_mm.base import MMPreTrainedModel
+from .flat_source import flat_name, flat_sources
+
+# All classes are found through one file: from a directory Transformers loads the files of an auto_map one by one, each
+# with a copy of all it imports, and the classes of two copies are not the same.
+FRONT = "mm_remote_code"
+_ROOT = Path(__file__).resolve().parents[1]
+_PACKAGE = __name__.split(".")[0]
+_PARTS = {
+    "image_processor": "AutoImageProcessor",
+    "video_processor": "AutoVideoProcessor",
+    "feature_extractor": "AutoFeatureExtractor",
+}
+
+
+def export_for_hub(model: MMPreTrainedModel, processor: ProcessorMixin | None, directory: str | Path) -> list[Path]:
+    """Writes weights, configuration, processor and all the code they need into one flat directory.
+
+    Args:
+        model: any model or tower of MM.
+        processor: its processor; None writes none.
+        directory: made if it is not there; files of the same names are replaced.
+
+    Returns: the files of code, the one that names every class first. `HfApi().upload_folder` pushes the directory.
+
+    Raises: TypeError for a model or a processor that is none of ours.
+    """
+    if not isinstance(model, MMPreTrainedModel):
+        raise TypeError(f"model must be a model or a tower of MM; got {type(model).__name__}")
+    if processor is not None and not _is_ours(type(processor)):
+        raise TypeError(f"processor must be an MMProcessor or None; got {type(processor).__name__}")
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    classes = auto_classes(model)
+    model.save_pretrained(directory)
+    _add_auto_map(directory / "config.json", classes)
+    if processor is not None:
+        processor.save_pretrained(directory)
+        classes["AutoProcessor"] = type(processor)
+        classes |= _processor_auto_maps(directory / "processor_config.json", processor)
+    found = [list(cls.values()) if isinstance(cls, dict) else [cls] for cls in classes.values()]
+    return _write_code(directory, set(chain(*found)))
+
+
+# A class, or one for each backend.
+AutoMap = dict[str, type | dict[str, type]]
+
+
+def auto_classes(model: MMPreTrainedModel) -> AutoMap:
+    """{Auto class: class of ours} for all that is registered for the model's configuration."""
+    config_class = type(model.config)
+    found: AutoMap = {"AutoConfig": config_class}
+    for name, auto in vars(modeling_auto).items():
+        if isinstance(auto, type) and issubclass(auto, _BaseAutoModelClass):
+            registered = getattr(auto._model_mapping, "_extra_content", {})
+            found |= {name: registered[config_class]} if config_class in registered else {}
+    if config_class in PROCESSOR_MAPPING._extra_content:
+        found["AutoProcessor"] = PROCESSOR_MAPPING._extra_content[config_class]
+    if config_class in IMAGE_PROCESSOR_MAPPING._extra_content:
+        found["AutoImageProcessor"] = IMAGE_PROCESSOR_MAPPING._extra_content[config_class]
+    return found
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.split(".")[0] == _PACKAGE
+
+
+def _reference(cls: type | dict[str, type]) -> str | dict[str, str]:
+    if isinstance(cls, dict):
+        return {backend: f"{FRONT}.{one.__name__}" for backend, one in cls.items()}
+    return f"{FRONT}.{cls.__name__}"
+
+
+def _add_auto_map(file: Path, classes: AutoMap) -> None:
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    saved["auto_map"] = {name: _reference(cls) for name, cls in classes.items()}
+    file.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _processor_auto_maps(file: Path, processor: ProcessorMixin) -> AutoMap:
+    """Names the classes of a processor and of its parts in its file; returns those of the parts that are ours."""
+    saved: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    saved["auto_map"] = {"AutoProcessor": _reference(type(processor))}
+    ours: AutoMap = {}
+    for part, auto in _PARTS.items():
+        cls = type(getattr(processor, part, None))
+        if isinstance(saved.get(part), dict) and _is_ours(cls):
+            twins = [held for held in IMAGE_PROCESSOR_MAPPING._extra_content.values() if cls in held.values()]
+            ours[auto] = twins[0] if twins else cls
+            saved[part]["auto_map"] = {auto: _reference(ours[auto])}
+    file.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return ours
+
+
+def _write_code(directory: Path, classes: set[type]) -> list[Path]:
+    homes = {cls.__name__: cls.__module__.removeprefix(f"{_PACKAGE}.") for cls in classes}
+    files = _code(tuple(sorted(homes.items())))
+    for name, text in files.items():
+        (directory / name).write_text(text, encoding="utf-8")
+    return [directory / name for name in files]
+
+
+@cache
+def _code(homes: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """The files of code for the named classes, given with the modules that they are in."""
+    made_by = f"mm-transformers {version('mm-transformers')} (Apache-2.0)"
+    lines = [f'"""The classes of {made_by}, as mm.export_for_hub wrote them for remote code."""', ""]
+    lines += [f"from .{flat_name(module)} import {name}" for name, module in homes]
+    lines += ["", f"__all__ = {[name for name, _ in homes]!r}"]
+    files = {f"{FRONT}.py": "\n".join(lines) + "\n"}
+    for name, text in _with_own_ops(flat_sources(_ROOT, [module for _, module in homes])).items():
+        files[name] = f"# Written by mm.export_for_hub from {made_by}.\n{text}"
+    return files
+
+
+def _with_own_ops(sources: dict[str, str]) -> dict[str, str]:
+    """The sources with torch's custom ops in a namespace of their own, named by what is written: a process may hold
+    the code of several repositories, and that of the package, and torch has one registry of ops."""
+    digest = hashlib.sha256("".join(sources.values()).encode()).hexdigest()[:12]
+    for place in ('"{}::', "torch.ops.{}.", 'Library("{}", '):
+        old, new = place.format("mm"), place.format(f"mm_{digest}")
+        sources = {name: text.replace(old, new) for name, text in sources.items()}
+    return sources

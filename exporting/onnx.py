@@ -1,0 +1,82 @@
+"""export_onnx: the parts of a model that writes as ONNX files, through Transformers' exporter.
+
+Needs the extra `onnx` (onnx, onnxscript, onnxruntime); nothing of it is imported before it is asked for.
+"""
+
+# The exporter is typed for whole models, and takes any module.
+# pyright: reportArgumentType=false, reportPrivateImportUsage=false
+
+import importlib.util
+import logging
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from transformers.processing_utils import ProcessorMixin
+
+from ..modeling_mm.generation import MMForConditionalGeneration
+from .parts import check_exportable, parts_of
+
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+
+
+def check_installed(names: tuple[str, ...] = NEEDED) -> None:
+    """Raises ModuleNotFoundError in words where something of the extra is missing."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(f"ONNX needs {', '.join(missing)}: pip install 'mm-transformers[onnx]'")
+
+
+def export_onnx(
+    model: MMForConditionalGeneration, processor: ProcessorMixin | None, directory: str | Path
+) -> list[Path]:
+    """Writes vision.onnx, context.onnx and decoder.onnx (their weights beside them), configuration and processor.
+
+    Rows, tokens and what stands before them may be of any number; a picture has the size of the configuration.
+    `OnnxGenerator` and `mm.exporting.parts` say what goes in and comes out.
+
+    Args:
+        model: one that cross-attends to one picture, in eval mode and float32.
+        processor: None writes none.
+
+    Returns: the three files.
+
+    Raises: TypeError or ValueError for a model of another kind; ModuleNotFoundError without the extra `onnx`.
+    """
+    check_exportable(model)
+    if model.training:
+        raise ValueError("the model is in training mode, whose dropout would be written down; call model.eval() first")
+    for part in (model.config.text_config, model.config.vision_config):
+        if part._attn_implementation not in ("sdpa", "eager"):
+            raise ValueError(
+                f"attn_implementation={part._attn_implementation!r} has no ONNX; call "
+                "model.set_attn_implementation('sdpa') first"
+            )
+    check_installed()
+    from transformers.exporters import ExportedModel, OnnxConfig, OnnxExporter
+
+    directory = Path(directory)
+    exporter = _quiet(OnnxExporter)
+    components = {}
+    for name, (part, inputs, free) in parts_of(model).items():
+        with redirect_stdout(sys.stderr):  # torch.onnx prints how far it is
+            # Not optimized here: onnxscript drops the addition of an epsilon of 1e-12, and a norm of zeros is NaN
+            # then. ONNX Runtime optimizes what it loads itself.
+            exported = exporter.export(part.eval(), inputs, OnnxConfig(dynamic_shapes=free, optimize=False))
+        components[name] = exported.components["model"]
+    whole = ExportedModel(components, exporter.export_format, model.config, model.generation_config)
+    whole.save_pretrained(directory)
+    if processor is not None:
+        processor.save_pretrained(directory)
+    return [directory / f"{name}.onnx" for name in components]
+
+
+def _quiet(exporter_class: type):
+    """An exporter without its warning of versions: ours are tested."""
+    logger = logging.getLogger("transformers.exporters.utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        return exporter_class()
+    finally:
+        logger.setLevel(level)

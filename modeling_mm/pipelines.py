@@ -1,0 +1,138 @@
+"""Tasks of MM for `transformers.pipeline`: mm-captioning, mm-vqa, mm-retrieval. Importing this file registers them."""
+
+# The processor and the model of a pipeline are there: each of these tasks loads both.
+# pyright: reportOptionalCall=false, reportOptionalMemberAccess=false, reportIncompatibleMethodOverride=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false, reportCallIssue=false
+# pyright: reportArgumentType=false
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoModelForZeroShotImageClassification
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.base import Pipeline
+
+
+class MMPipeline(Pipeline):
+    """What the tasks share: MMProcessor reads pictures and texts; options that are not a task's own are refused."""
+
+    _load_processor = True
+    _load_tokenizer = _load_image_processor = _load_feature_extractor = False
+    _pipeline_calls_generate = True
+
+    def inputs(self, **given: Any) -> dict[str, Any]:
+        """Tensors on the model's device, floating ones in its dtype."""
+        read = self.processor(**given, return_tensors="pt").to(self.device)
+        return {k: v.to(self.dtype) if torch.is_floating_point(v) else v for k, v in read.items()}
+
+
+class MMCaptioningPipeline(MMPipeline):
+    """`pipeline("mm-captioning")(image, prompt=None, **generation)` -> [{"caption": str}, ...] of each image.
+
+    image: whatever MMProcessor reads (a picture, or its path), or a list of them. generation: arguments of generate();
+    num_return_sequences says how many captions come.
+    """
+
+    def _sanitize_parameters(self, prompt: str | None = None, **generation):
+        return {} if prompt is None else {"prompt": prompt}, generation, {}
+
+    def preprocess(self, image, prompt: str | None = None):
+        return self.inputs(images=image) if prompt is None else self.inputs(images=image, text=prompt)
+
+    def _forward(self, model_inputs, **generation):
+        ids = self.model.generate(**model_inputs, **generation)
+        prompt = model_inputs.get("input_ids")
+        return {"ids": ids if prompt is None else ids[:, prompt.shape[1] :]}
+
+    def postprocess(self, model_outputs):
+        return [{"caption": text.strip()} for text in self.decoded(model_outputs["ids"])]
+
+    def decoded(self, ids) -> list[str]:
+        return self.processor.batch_decode(ids, skip_special_tokens=True)
+
+
+class MMVQAPipeline(MMCaptioningPipeline):
+    """`pipeline("mm-vqa")(image=..., question=..., answers=None, **generation)` -> [{"answer": str}, ...], best first.
+
+    Also of a list of {"image": ..., "question": ...}. With a list of `answers` none is written; these are ranked:
+    [{"answer": str, "score": log-likelihood per token}, ...]. A model with a text encoder reads the question there,
+    any other goes on from it.
+    """
+
+    def __call__(self, inputs=None, *, image=None, question=None, **kwargs):
+        if (inputs is None) == (image is None or question is None):
+            raise ValueError("mm-vqa takes image=... and question=..., or a dict of these two, or a list of dicts")
+        return super().__call__({"image": image, "question": question} if inputs is None else inputs, **kwargs)
+
+    def _sanitize_parameters(self, answers: list[str] | None = None, **generation):
+        if answers is not None and generation:
+            raise ValueError(f"answers are ranked, not written, so {', '.join(generation)} would not be read")
+        return {}, generation if answers is None else {"answers": answers}, {}
+
+    def preprocess(self, inputs):
+        if not isinstance(inputs, dict) or set(inputs) != {"image", "question"}:
+            raise ValueError(f'mm-vqa takes {{"image": ..., "question": ...}}; got {inputs!r:.80}')
+        side = "context_text" if self.model.config.has_text_encoder else "text"
+        return self.inputs(images=[inputs["image"]], **{side: [inputs["question"]]})
+
+    def _forward(self, model_inputs, answers: list[str] | None = None, **generation):
+        if answers is None:
+            return super()._forward(model_inputs, **generation)
+        eos = self.processor.tokenizer.eos_token or self.processor.tokenizer.sep_token or ""
+        read = self.processor.tokenizer(
+            [answer + eos for answer in answers], add_special_tokens=False, padding=True, return_tensors="pt"
+        ).to(self.device)
+        ranked = self.model.rank_answers(read.input_ids, read.attention_mask, **model_inputs)
+        order = ranked.indices[0].tolist()
+        return {"ranked": [{"answer": answers[i], "score": ranked.scores[0, i].item()} for i in order]}
+
+    def postprocess(self, model_outputs):
+        if "ranked" in model_outputs:
+            return model_outputs["ranked"]
+        return [{"answer": text.strip()} for text in self.decoded(model_outputs["ids"])]
+
+
+class MMRetrievalPipeline(MMPipeline):
+    """`pipeline("mm-retrieval")(text=..., images=[...], top_k=5)`, or `(image=..., texts=[...])`.
+
+    Returns the best of the list first: [{"index": number in the list, "score": cosine similarity}, ...].
+    """
+
+    _pipeline_calls_generate = False
+
+    def __call__(self, *, text=None, images=None, image=None, texts=None, **kwargs):
+        by_text, by_image = text is not None and images is not None, image is not None and texts is not None
+        if by_text == by_image or (by_text and (image is not None or texts is not None)):
+            raise ValueError("mm-retrieval takes text=... and images=[...], or image=... and texts=[...]")
+        given = {"text": [text], "images": list(images)} if by_text else {"text": list(texts), "images": [image]}
+        return super().__call__({**given, "by_text": by_text}, **kwargs)
+
+    def _sanitize_parameters(self, top_k: int = 5):
+        return {}, {}, {"top_k": top_k}
+
+    def preprocess(self, inputs):
+        read = {"by_text": inputs["by_text"]}
+        read["text"] = self.inputs(text=inputs["text"])
+        read["images"] = self.inputs(images=inputs["images"])
+        return read
+
+    def _forward(self, model_inputs):
+        names = ("input_ids", "attention_mask")
+        texts = self.model.encode_text(**{name: model_inputs["text"][name] for name in names})
+        images = self.model.encode_image(**model_inputs["images"])
+        scores = texts @ images.T
+        return {"scores": scores[0] if model_inputs["by_text"] else scores[:, 0]}
+
+    def postprocess(self, model_outputs, top_k: int = 5):
+        scores, indices = model_outputs["scores"].sort(descending=True, stable=True)
+        found = zip(indices.tolist(), scores.tolist(), strict=True)
+        return [{"index": index, "score": score} for index, score in list(found)[:top_k]]
+
+
+for _task, _pipeline, _model in (
+    ("mm-captioning", MMCaptioningPipeline, AutoModelForImageTextToText),
+    ("mm-vqa", MMVQAPipeline, AutoModelForImageTextToText),
+    ("mm-retrieval", MMRetrievalPipeline, AutoModelForZeroShotImageClassification),
+):
+    if _task not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline(_task, _pipeline, pt_model=_model, type="multimodal")

@@ -1,0 +1,153 @@
+"""Any mode of Pillow's to upright RGB with 8 bits per channel.
+
+    EXIF ── turned upright        alpha, tRNS ── laid on the background
+    ICC  ── to sRGB, on demand    I;16, I, F  ── to 8 bits by their range
+
+Large pictures are worked through in strips, so that beside the picture only a strip is held twice.
+"""
+
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms, ImageColor
+
+from .limits import DECODER_FAULTS, MediaDecodeError
+
+STRIP_PIXELS = 2**20
+
+# EXIF orientation (2..8) -> the transposition that puts the picture upright.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+Colour = str | Sequence[int]
+
+
+def rgb_colour(colour: Colour) -> tuple[int, int, int]:
+    """A colour name, "#rrggbb" or three integers in 0..255 as (red, green, blue). Raises ValueError on others."""
+    if isinstance(colour, str):
+        red, green, blue = ImageColor.getrgb(colour)[:3]
+        return red, green, blue
+    if len(colour) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in colour):
+        raise ValueError(f"a colour is a name such as 'white' or three integers in 0..255; got {colour!r}")
+    red, green, blue = colour
+    return red, green, blue
+
+
+def strips(width: int, height: int) -> Iterator[tuple[int, int]]:
+    """(top, bottom) of strips of some STRIP_PIXELS that cover `height` rows."""
+    rows = max(1, STRIP_PIXELS // max(width, 1))
+    for top in range(0, height, rows):
+        yield top, min(top + rows, height)
+
+
+def upright_rgb(
+    image: Image.Image, colour: tuple[int, int, int], *, use_icc: bool = False, own: bool = False
+) -> Image.Image:
+    """`image` in RGB, turned as its EXIF says.
+
+    It is returned as it is where it fits. It is never changed unless it is `own`, which saves the memory of a copy.
+    """
+    image.load()
+    turn = UPRIGHT.get(_orientation(image))
+    rgb = on_background(_in_srgb(image) if use_icc else image, colour, own=own)
+    if turn is not None:
+        rgb = rgb.transpose(turn)
+    if rgb is not image:
+        rgb.info = {}  # transpose and convert hand the EXIF on, and a second reading would turn the picture again
+    return rgb
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 (upright) where there is none. A broken EXIF block is no reason to lose the picture."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except DECODER_FAULTS:
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """`image` by its colour profile in sRGB, its alpha kept; as it is without a profile, or with a broken one."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "L"):
+        return image
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        target = ImageCms.createProfile("sRGB")
+        plain = image.convert("RGB") if image.mode == "RGBA" else image
+        seen = ImageCms.profileToProfile(plain, source, target, outputMode="RGB")
+    except (ImageCms.PyCMSError, *DECODER_FAULTS):
+        return image
+    if seen is None:
+        return image
+    if image.mode == "RGBA":
+        seen.putalpha(image.getchannel("A"))
+    return seen
+
+
+def on_background(image: Image.Image, colour: tuple[int, int, int], own: bool = False) -> Image.Image:
+    """`image` of any mode in RGB, its transparent pixels filled from `colour`."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith(("I", "F")):
+        return _wide_grey(image).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    in_place = own and image.mode in ("RGB", "RGBA")
+    flat = image if in_place else Image.new("RGB", image.size)
+    for top, bottom in strips(*image.size):
+        box = (0, top, image.width, bottom)
+        strip = image.crop(box)
+        rgba = (strip.convert("LA") if strip.mode == "La" else strip).convert("RGBA")
+        canvas = Image.new("RGB", rgba.size, colour)
+        canvas.paste(rgba, mask=rgba.getchannel("A"))
+        flat.paste(canvas, box)
+    flat.info.pop("transparency", None)
+    return _without_alpha(flat)
+
+
+def _without_alpha(image: Image.Image) -> Image.Image:
+    """An opaque RGBA image as RGB, in the same memory where this Pillow can (as `putalpha` does it)."""
+    if image.mode != "RGBA":
+        return image
+    try:
+        image.im.setmode("RGB")
+    except (AttributeError, ValueError):
+        return image.convert("RGB")
+    return image._new(image.im)
+
+
+def _wide_grey(image: Image.Image) -> Image.Image:
+    """An 8-bit grey image from a wider one: I;16 spans 0..65535; I and F span what their values show."""
+    boxes = [(0, top, image.width, bottom) for top, bottom in strips(*image.size)]
+    factor = np.float32(1 / 257 if image.mode.startswith("I;16") else _factor(image, boxes))
+    grey = Image.new("L", image.size)
+    for box in boxes:
+        values = np.asarray(image.crop(box)).astype(np.float32) * factor
+        grey.paste(Image.fromarray(np.rint(values).astype(np.uint8)), box)
+    return grey
+
+
+def _factor(image: Image.Image, boxes: list[tuple[int, int, int, int]]) -> float:
+    """What an I or F image is multiplied by to span 0..255. Raises MediaDecodeError for other values."""
+    ends = np.array([[values.min(), values.max()] for values in (np.asarray(image.crop(box)) for box in boxes)])
+    low, high = ends.min(), ends.max()
+    if not np.isfinite(ends).all() or low < 0:
+        raise MediaDecodeError(f"mode {image.mode} holds values in {low}..{high}; accepted are finite ones from 0")
+    if image.mode == "F" and high <= 1:
+        return 255.0
+    if high <= 255:
+        return 1.0
+    if image.mode == "I" and high <= 65535:
+        return 1 / 257
+    raise MediaDecodeError(
+        f"mode {image.mode} holds values up to {high}; accepted are 0..255, and 0..65535 (I) or 0..1 (F)"
+    )

@@ -1,0 +1,61 @@
+"""The parts of a processor, any of which may be absent, and how they are saved and found again.
+
+processor_config.json   settings, image_processor {…}, feature_extractor {…}, processor_class
+tokenizer.json, tokenizer_config.json, chat_template.jinja
+"""
+
+from typing import Any
+
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
+from transformers.processing_utils import ProcessorMixin
+
+PARTS = {
+    "image_processor": AutoImageProcessor,
+    "tokenizer": AutoTokenizer,
+    "feature_extractor": AutoFeatureExtractor,
+}
+
+
+class _OwnParts:
+    """`get_attributes` of ProcessorMixin: of the class every part there can be, of a processor those it has."""
+
+    def __get__(self, processor, owner):
+        names = [name for name in PARTS if processor is None or getattr(processor, name) is not None]
+        return lambda: names
+
+
+class ProcessorOfParts(ProcessorMixin):
+    """A processor whose parts may be None; a part that is absent stays absent through saving and loading."""
+
+    get_attributes = _OwnParts()  # pyright: ignore[reportAssignmentType]: called alike, on class and instance
+    image_processor: Any = None
+    tokenizer: Any = None
+    feature_extractor: Any = None
+
+    def __init__(self, *, chat_template: str | None, **parts: Any):
+        for name in PARTS:
+            setattr(self, name, parts[name])
+        own = {name: parts[name] for name in self.get_attributes()}
+        if not own:
+            raise ValueError(f"{type(self).__name__} needs an image_processor, a tokenizer, or both")
+        super().__init__(**own, chat_template=chat_template)
+
+    @property
+    def unused_input_names(self) -> list[str]:
+        return ["token_type_ids"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is saved: the settings, the image processor and the feature extractor; null for an image processor or
+        a tokenizer that is absent."""
+        absent = {name: None for name in ("image_processor", "tokenizer") if getattr(self, name) is None}
+        saved = {name: value for name, value in super().to_dict().items() if name not in PARTS or value is not None}
+        return saved | absent
+
+    @classmethod
+    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
+        saved = processor_dict or {}
+        wanted = {"image_processor": True, "tokenizer": True, "feature_extractor": None} | saved
+        return [
+            None if wanted[name] is None else auto_class.from_pretrained(pretrained_model_name_or_path, **kwargs)
+            for name, auto_class in PARTS.items()
+        ]

@@ -1,0 +1,259 @@
+"""Reading videos: a few frames of any length of film, found by seeking, as upright RGB pictures.
+
+    path | bytes | file object ─┬─ PyAV: seek to the keyframe before each time, decode up to it, no further
+                                └─ animated GIF, WebP, PNG, AVIF: Pillow
+    array | list of frames ────── each frame as `load_image` reads it
+
+PyAV (the extra `video`) is imported when a film is read.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .limits import DECODER_FAULTS, MediaDecodeError, PixelBudget, check_pixels, decoding
+from .media import load_image
+from .modes import Colour, rgb_colour, upright_rgb
+from .pairing import is_frames
+from .sampling import sample_times, shown_at, spread
+from .sources import opened
+
+CONTAINERS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "ogg", "flv")
+CODECS = (
+    "h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "libvpx", "libvpx-vp9", "mpeg4", "msmpeg4v3", "mpeg1video",
+    "mpeg2video", "mjpeg", "theora", "h263", "flv", "wmv2", "ffv1", "prores", "png",
+)  # fmt: skip
+ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF")
+MAX_SECONDS = 6 * 3600.0
+MAX_FRAME_PIXELS = 16_000_000
+MAX_VIDEO_BYTES = 8_000_000_000
+# Frames decoded on the way to those that are taken, for each of them; and width x height x frames of an animation.
+MAX_DECODED = 600
+MAX_ANIMATION_PIXELS = 1_000_000_000
+# A target this near, in seconds, is reached by decoding on rather than by seeking.
+NEAR = 1.0
+BACK = (0.0, 2.0, 10.0, math.inf)
+
+
+def load_video(
+    source: Any,
+    *,
+    num_frames: int = 8,
+    frame_sampling: str | float = "uniform",
+    max_seconds: float = MAX_SECONDS,
+    max_pixels: int = MAX_FRAME_PIXELS,
+    background: Colour = "white",
+    allow_urls: bool = False,
+    budget: PixelBudget | None = None,
+    load: Callable[..., Image.Image] = load_image,
+    **options: Any,
+) -> list[Image.Image]:
+    """At most `num_frames` frames of one video as upright RGB pictures, in the order of time, none twice.
+
+    Args:
+        source: path, bytes, binary file object, data URL; a list of pictures, or an array (F, H, W[, C]) or
+            (F, C, H, W). Lists and arrays have no times: of more than num_frames an even choice is taken.
+        num_frames, frame_sampling: "uniform", "keyframes", or frames per second (`sample_times`).
+        max_seconds, max_pixels: length of the film and size of a frame allowed, checked before decoding.
+        background: behind the transparent pixels of animations and of frames given.
+        load: reads frames that are given one by one, with `options`.
+        budget: pixels that are left for all frames of a call.
+
+    Raises:
+        MediaDecodeError: broken, of a container or codec not accepted, too long or large, without any picture.
+        MediaNotFoundError: no file. ValueError, TypeError: another source. ImportError: no extra `video`.
+    """
+    if is_frames(source):
+        frames = [source[number] for number in spread(len(source), num_frames)]
+        if not frames:
+            raise ValueError("the video has no frames")
+        return [load(frame, budget=budget, **({"background": background} | options)) for frame in frames]
+    limits = {"max_pixels": max_pixels, "budget": budget}
+    with opened(source, "video", MAX_VIDEO_BYTES, allow_urls) as (file, name):
+        with decoding(name):
+            animation = _is_animation(file)
+        if animation:
+            with decoding(name, ANIMATIONS) as known, Image.open(file, formats=ANIMATIONS) as image:
+                known["format"] = image.format
+                return _animation_frames(image, num_frames, frame_sampling, rgb_colour(background), **limits)
+        av = _av()
+        with decoding(name, (*CONTAINERS, *ANIMATIONS), (*DECODER_FAULTS, av.FFmpegError)) as known:
+            allowed = {"format_whitelist": ",".join(CONTAINERS), "codec_whitelist": ",".join(CODECS)}
+            with av.open(file, "r", options=allowed, metadata_errors="ignore") as container:
+                known["format"] = container.format.name
+                return _Film(container, max_seconds, num_frames, **limits).frames(num_frames, frame_sampling)
+
+
+def video_tensors(
+    videos: list[list[list[Image.Image] | None]], pixels_of: Callable[[list[Image.Image]], torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Videos nested by sample as pixel_values_videos float32 (B, F, C, H, W), where each sample has just one; else
+    (B, N, F, C, H, W). With them video_attention_mask, bool (B[, N], F), unless all frames are there.
+
+    Args:
+        videos: frames, or None for a video that cannot be read. pixels_of: makes (n, C, H, W) of n pictures.
+    """
+    pixels = pixels_of([frame for sample in videos for video in sample for frame in video or []])
+    slots, length = max(map(len, videos)), max(len(video or []) for sample in videos for video in sample)
+    mask = torch.zeros(len(videos), slots, length, dtype=torch.bool)
+    for row, sample in enumerate(videos):
+        for slot, video in enumerate(sample):
+            mask[row, slot, : len(video or [])] = True
+    slotted = pixels.new_zeros(*mask.shape, *pixels.shape[1:])
+    slotted[mask] = pixels
+    if slots == 1 and all(sample and sample[0] is not None for sample in videos):
+        slotted, mask = slotted[:, 0], mask[:, 0]
+    return {"pixel_values_videos": slotted} | ({} if mask.all() else {"video_attention_mask": mask})
+
+
+class _Film:
+    """The picture stream of an open container."""
+
+    def __init__(self, container: Any, max_seconds: float, num_frames: int, max_pixels: int, budget: Any):
+        streams = container.streams.video
+        if not streams:
+            raise MediaDecodeError("it has no video stream")
+        self.container, self.stream = container, streams[0]
+        self.max_pixels, self.budget = max_pixels, budget
+        codec = self.stream.codec_context
+        if codec is None or codec.codec.name not in CODECS:
+            raise MediaDecodeError(f"its codec {codec and codec.codec.name} is not accepted")
+        codec.thread_count = 1
+        check_pixels(codec.width, codec.height, max_pixels)
+        self.start = float((self.stream.start_time or 0) * self.stream.time_base)
+        self.seconds = self._length()
+        if self.seconds > max_seconds:
+            raise MediaDecodeError(f"it lasts {self.seconds:.1f} s; max_seconds={max_seconds} allows no more")
+        self.left = MAX_DECODED * num_frames
+        self.decoder: Iterator[Any] = iter(())
+        self.shown: Any = None  # the last frame taken from the decoder, and the one after it
+        self.next: Any = None
+
+    def frames(self, num_frames: int, frame_sampling: str | float) -> list[Image.Image]:
+        if frame_sampling == "keyframes":
+            found = self._keyframes()
+            frames = (found[number]() for number in spread(len(found), num_frames))
+        else:
+            times = sample_times(self.seconds, num_frames, frame_sampling)
+            frames = (self._at(self.start + time) for time in times)
+        taken = {}
+        for frame in frames:
+            if frame.pts not in taken:
+                taken[frame.pts] = self._picture(frame)
+        return list(taken.values())
+
+    def _length(self) -> float:
+        """Seconds, by the stream or else its container; by the packets where neither says, or only guesses."""
+        if self.container.format.name != "mpeg":
+            if self.stream.duration:
+                return float(self.stream.duration * self.stream.time_base)
+            if self.container.duration:
+                return self.container.duration / 1e6
+        packets = [packet for packet in self.container.demux(self.stream) if packet.pts is not None]
+        ends = [packet.pts + (packet.duration or 0) for packet in packets]
+        ticks = max(ends) - min(packet.pts for packet in packets) if packets else 0
+        return float(ticks * self.stream.time_base)
+
+    def _keyframes(self) -> list[Callable[[], Any]]:
+        """For each keyframe a call that decodes it; found in the index of the file where that is whole, or else by its
+        packets, none of which is decoded."""
+        entries, base = self.stream.index_entries, self.stream.time_base
+        find, ticks = partial(self._seek, forward=True), []  # an index has decoding times, before those of showing
+        if 0 < self.stream.frames <= len(entries):
+            ticks = [entry.timestamp for entry in entries if entry.is_keyframe and not entry.is_discard]
+        if not ticks:
+            self.container.seek(0)
+            packets = self.container.demux(self.stream)
+            find, ticks = self._at, [p.pts for p in packets if p.is_keyframe and p.pts is not None]
+        if not ticks:
+            raise MediaDecodeError("it has no keyframe")
+        return [partial(find, float(tick * base)) for tick in sorted(ticks)]
+
+    def _at(self, time: float) -> Any:
+        """The frame that is shown at `time`: the last one that starts by then."""
+        late = time + 1e-6
+        if self.shown is None or self.shown.time > late or time - self.shown.time > NEAR:
+            for back in BACK:  # containers without an index are sought by guesses, which may overshoot
+                if self._seek(time - back).time <= late:
+                    break
+        while self.next is not None and self.next.time <= late:
+            self.shown, self.next = self.next, self._decode()
+        return self.shown
+
+    def _seek(self, time: float, forward: bool = False) -> Any:
+        """The first frame from the keyframe at or before `time`; forward: at or after it. From the start where there
+        is none."""
+        for place in (time, -math.inf):
+            if place < self.start:
+                self.container.seek(0)
+            else:
+                self.container.seek(round(place / self.stream.time_base), stream=self.stream, backward=not forward)
+            self.decoder = self.container.decode(self.stream)
+            first = self._decode()
+            if first is not None:
+                self.shown, self.next = first, self._decode()
+                return first
+        raise MediaDecodeError("no frame of it can be decoded")
+
+    def _decode(self) -> Any:
+        """The next frame with a time, None at the end."""
+        for frame in self.decoder:
+            self.left -= 1
+            if self.left < 0:
+                raise MediaDecodeError("its keyframes are too far apart: too much would have to be decoded")
+            if frame.pts is not None:
+                return frame
+        return None
+
+    def _picture(self, frame: Any) -> Image.Image:
+        check_pixels(frame.width, frame.height, self.max_pixels, self.budget)
+        picture, turn = frame.to_image(), round(frame.rotation) % 360
+        return picture if turn % 90 or not turn else picture.rotate(turn, expand=True)
+
+
+def _animation_frames(
+    image: Any, num_frames: int, frame_sampling: str | float, colour: tuple, max_pixels: int, budget: Any
+) -> list[Image.Image]:
+    """Frames of an open animation, or the one of a still picture; every frame counts as a keyframe."""
+    check_pixels(image.width, image.height, max_pixels)
+    count = getattr(image, "n_frames", 1)
+    if count * image.width * image.height > MAX_ANIMATION_PIXELS:
+        raise MediaDecodeError(f"its {count} frames of {image.width} x {image.height} are too many to decode")
+    numbers = spread(count, num_frames)
+    if not isinstance(frame_sampling, str):
+        starts = np.cumsum([0.0, *(_seconds(image, number) for number in range(count))])
+        numbers = shown_at(starts[:-1].tolist(), sample_times(starts[-1], num_frames, frame_sampling))
+    pictures = []
+    for number in numbers:
+        image.seek(number)
+        check_pixels(image.width, image.height, max_pixels, budget)
+        pictures.append(upright_rgb(image.copy(), colour))
+    return pictures
+
+
+def _seconds(image: Any, number: int) -> float:
+    image.seek(number)
+    image.load()  # WebP says a frame's time when it is decoded
+    return max(float(image.info.get("duration") or 0), 10.0) / 1000
+
+
+def _is_animation(file: Any) -> bool:
+    """Whether a file starts like a picture of ANIMATIONS; its place is left as it was."""
+    place = file.tell()
+    head = file.read(16)
+    file.seek(place)
+    webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    return webp or head[:4] == b"GIF8" or head[:4] == b"\x89PNG" or head[4:12] in (b"ftypavif", b"ftypavis")
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ImportError as fault:
+        raise ImportError("PyAV is needed for video files: pip install 'mm-transformers[video]'") from fault
+    return av

@@ -1,0 +1,256 @@
+"""CLIP, SigLIP and VisionTextDualEncoder: two towers compared, converted and back, beside the installed classes."""
+
+# Fixtures build models whose types pyright cannot follow.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOptionalMemberAccess=false
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import (
+    BertConfig,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    DeiTConfig,
+    RobertaConfig,
+    SiglipConfig,
+    SiglipForImageClassification,
+    SiglipModel,
+    SiglipVisionConfig,
+    VisionTextDualEncoderConfig,
+    VisionTextDualEncoderModel,
+    ViTConfig,
+)
+
+from mm import MMForImageTextRetrieval
+from mm.conversion_scripts.convert import FAMILIES, convert, convert_back
+from mm.modeling_mm.checkpoint import Checkpoint
+
+WIDE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+NARROW = {"hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 3, "num_attention_heads": 3}
+SEES = {**WIDE, "image_size": 16, "patch_size": 8}
+SEES_ODD = {**NARROW, "image_size": 18, "patch_size": 6, "num_channels": 1, "layer_norm_eps": 1e-3}
+READS = {**WIDE, "vocab_size": 30, "max_position_embeddings": 12}
+READS_ODD = {**NARROW, "num_attention_heads": 2, "vocab_size": 41, "max_position_embeddings": 9}
+EOT = {"bos_token_id": 28, "eos_token_id": 29}
+ODD_EOT = {"bos_token_id": 3, "eos_token_id": 29}
+BERT_IDS = {"bos_token_id": 28, "eos_token_id": 29, "pad_token_id": 0}
+ROBERTA = {**READS_ODD, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, "type_vocab_size": 1}
+
+
+def two(vision, text) -> VisionTextDualEncoderConfig:
+    return VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=12)
+
+
+# Name -> family, class, config: a usual one and odd ones with other widths, heads, vocabularies, patches, channels.
+CASES = {
+    "clip": ("clip", CLIPModel, CLIPConfig(vision_config=SEES, text_config={**READS, **EOT}, projection_dim=16)),
+    "clip, odd": (
+        "clip", CLIPModel,
+        CLIPConfig(vision_config=SEES_ODD, text_config={**READS_ODD, **ODD_EOT, "hidden_act": "gelu"},
+                   projection_dim=7, logit_scale_init_value=1.0),
+    ),
+    "siglip": ("siglip", SiglipModel, SiglipConfig(vision_config=SEES, text_config=READS)),
+    "siglip, odd": (  # SigLIP 2's largest: towers of two widths
+        "siglip", SiglipModel,
+        SiglipConfig(vision_config=SEES_ODD, text_config={**READS_ODD, "hidden_size": 32, "projection_size": 24}),
+    ),
+    "vit, bert": (
+        "vision-text-dual-encoder", VisionTextDualEncoderModel, two(ViTConfig(**SEES), BertConfig(**READS, **BERT_IDS))
+    ),
+    "clip, roberta": (
+        "vision-text-dual-encoder", VisionTextDualEncoderModel,
+        two(CLIPVisionConfig(**SEES_ODD), RobertaConfig(**ROBERTA)),
+    ),
+    "siglip, clip text": (
+        "vision-text-dual-encoder", VisionTextDualEncoderModel,
+        two(SiglipVisionConfig(**SEES_ODD), CLIPTextConfig(**READS, **EOT)),
+    ),
+    "deit, bert": (
+        "vision-text-dual-encoder", VisionTextDualEncoderModel,
+        two(DeiTConfig(**SEES), BertConfig(**READS_ODD, **BERT_IDS, type_vocab_size=3)),
+    ),
+}  # fmt: skip
+IDS = torch.tensor([[28, 5, 9, 7, 29, 0], [28, 6, 8, 29, 0, 0], [28, 4, 11, 12, 13, 29]])
+MASK = torch.tensor([[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])
+
+
+def inputs(name: str, config, dtype=torch.float64) -> dict[str, torch.Tensor]:
+    """Three pictures and three texts; SigLIP reads its padding, RoBERTa tells it by its id."""
+    vision = config.vision_config
+    shape = (3, vision.num_channels, vision.image_size, vision.image_size)
+    pixels = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    ids = IDS.masked_fill(MASK == 0, config.text_config.pad_token_id or 0)
+    mask = torch.ones_like(MASK) if name.startswith("siglip") and "text" not in name else MASK
+    return {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels}
+
+
+@pytest.fixture(params=CASES)
+def pair(request, peer, saved):
+    family, cls, config = CASES[request.param]
+    theirs = peer(cls, config).double()  # so that the one sum of a conversion (DeiT's token) rounds no sooner
+    source = saved(theirs)
+    return request.param, family, theirs, convert(source), source
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@torch.no_grad()
+def test_logits_embeddings_and_loss_are_equal(pair, assert_close, dtype):
+    name, _, theirs, done, _ = pair
+    theirs, ours = theirs.to(dtype), done.model.to(dtype)
+    given = inputs(name, theirs.config, dtype)
+    there, here = theirs(**given, return_loss=True), ours(**given, return_loss=True)
+    assert type(ours) is MMForImageTextRetrieval
+    for output in ("logits_per_image", "logits_per_text", "image_embeds", "text_embeds", "loss"):
+        assert_close(here[output], there[output])
+
+
+@torch.no_grad()
+def test_the_states_of_every_layer_of_both_towers_are_equal(pair, assert_close):
+    name, _, theirs, done, _ = pair
+    given = inputs(name, theirs.config)
+    ours = done.model.model
+    pixels = {"pixel_values": given.pop("pixel_values"), "output_hidden_states": True}
+    there, here = theirs.vision_model(**pixels), ours.vision_tower(**pixels)
+    assert_close(here.pooler_output, there.pooler_output)
+    assert len(here.hidden_states) == len(there.hidden_states) == theirs.config.vision_config.num_hidden_layers + 1
+    if name != "deit, bert":  # its second token is a register here, which has its place added from the start
+        for one, two in zip(here.hidden_states[:-1], there.hidden_states[:-1], strict=True):
+            assert_close(one, two)
+    real = given["attention_mask"].bool()
+    there = theirs.text_model(**given, output_hidden_states=True)
+    here = ours.language_model(**given, output_hidden_states=True)
+    for one, two in zip(here.hidden_states[:-1], there.hidden_states[:-1], strict=True):
+        assert_close(one[real], two[real])
+    assert_close(here.last_hidden_state[real], there.last_hidden_state[real])
+
+
+def test_every_gradient_is_equal(pair):
+    name, family, theirs, done, source = pair
+    if name == "deit, bert":  # two of its tensors are one here
+        return
+    given = inputs(name, theirs.config)
+    theirs(**given, return_loss=True).loss.backward()
+    done.model(**given, return_loss=True).loss.backward()
+    table = FAMILIES[family].plan(Checkpoint(source)).table
+    grads = {key: parameter.grad for key, parameter in done.model.named_parameters()}
+    here = table.restore(grads)
+    for key, parameter in theirs.named_parameters():
+        error = (here[_on_disk(key)] - parameter.grad).abs().max()
+        assert error <= 1e-10 * max(parameter.grad.abs().max(), 1e-3), key
+
+
+def _on_disk(key: str) -> str:
+    """The name of a parameter in files, where ViT's layers keep their older names."""
+    swaps = (
+        ("vision_model.layers", "vision_model.encoder.layer"), ("attention.q_proj", "attention.attention.query"),
+        ("attention.k_proj", "attention.attention.key"), ("attention.v_proj", "attention.attention.value"),
+        ("attention.o_proj", "attention.output.dense"), ("mlp.fc1", "intermediate.dense"), ("mlp.fc2", "output.dense"),
+    )  # fmt: skip
+    if "vision_model.layers" in key:
+        for new, old in swaps:
+            key = key.replace(new, old)
+    return key
+
+
+def test_back_every_tensor_is_bit_equal_and_the_class_loads_it(pair, tmp_path, tensors_of):
+    name, family, theirs, done, source = pair
+    done.save_pretrained(tmp_path / "mm")
+    convert_back(tmp_path / "mm", family, tmp_path / "back")
+    before, after = tensors_of(source), tensors_of(tmp_path / "back")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
+    again, info = type(theirs).from_pretrained(tmp_path / "back", dtype=torch.float64, output_loading_info=True)
+    assert not any(info.values())
+    given = inputs(name, theirs.config)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(**given).logits_per_text, theirs(**given).logits_per_text)
+
+
+@torch.no_grad()
+def test_what_a_text_gets_depends_on_no_other_row_and_no_padding(pair, assert_close):
+    name, _, theirs, done, _ = pair
+    given, ours = inputs(name, theirs.config), done.model
+    together = ours(**given)
+    for row in range(3):
+        length = int(given["attention_mask"][row].sum())
+        alone = {key: value[row : row + 1] for key, value in given.items()}
+        alone |= {key: alone[key][:, :length] for key in ("input_ids", "attention_mask")}
+        single = ours(**alone)
+        assert_close(single.text_embeds[0], together.text_embeds[row])
+        assert_close(single.image_embeds[0], together.image_embeds[row])
+        left = {"input_ids": torch.nn.functional.pad(alone["input_ids"], (2, 0))}
+        left["attention_mask"] = torch.nn.functional.pad(alone["attention_mask"], (2, 0))
+        assert_close(ours(**left).text_embeds[0], together.text_embeds[row])
+
+
+@torch.no_grad()
+def test_an_old_clip_reads_its_text_at_the_highest_id(peer, saved, tmp_path, assert_close):
+    old = CLIPConfig(vision_config=SEES, text_config={**READS, "bos_token_id": 0, "eos_token_id": 2}, projection_dim=8)
+    theirs = peer(CLIPModel, old).double()
+    done = convert(saved(theirs))
+    given = inputs("clip", theirs.config)
+    assert_close(done.model(**given).logits_per_text, theirs(**given).logits_per_text)
+    assert done.model.config.text_config.eos_token_id == 29
+    assert "eos_token_id=2 is an old config's" in "\n".join(done.report)
+    done.save_pretrained(tmp_path / "mm")
+    convert_back(tmp_path / "mm", "clip", tmp_path / "back")
+    again = CLIPModel.from_pretrained(tmp_path / "back", dtype=torch.float64).eval()
+    assert torch.equal(again(**given).logits_per_text, theirs(**given).logits_per_text)
+
+
+@torch.no_grad()
+def test_a_scale_beyond_a_hundred_is_not_cut(peer, saved, assert_close):
+    theirs = peer(CLIPModel, CASES["clip"][2]).double()
+    theirs.logit_scale.fill_(4.9)
+    ours, given = convert(saved(theirs)).model, inputs("clip", theirs.config)
+    assert_close(ours(**given).logits_per_text, theirs(**given).logits_per_text)
+
+
+@torch.no_grad()
+def test_clip_s_embeddings_are_equal_bit_by_bit(peer, saved):
+    theirs = peer(CLIPModel, CASES["clip"][2])
+    given = inputs("clip", theirs.config, torch.float32)
+    there, here = theirs(**given), convert(saved(theirs)).model(**given)
+    for output in ("image_embeds", "text_embeds", "logits_per_text"):
+        assert torch.equal(here[output], there[output]), output
+
+
+def test_older_files_hold_buffers_and_longer_names(peer, saved, tensors_of, tmp_path):
+    """Positions were saved, and CLIP's tower stood one level deeper inside a pair."""
+    theirs = peer(VisionTextDualEncoderModel, CASES["clip, roberta"][2])
+    source = saved(theirs)
+    new = convert(source).model.state_dict()
+    old = {
+        key.replace("vision_model.", "vision_model.vision_model."): value for key, value in tensors_of(source).items()
+    }
+    for name in ("vision_model.vision_model", "text_model"):
+        old[f"{name}.embeddings.position_ids"] = torch.arange(4)[None]
+    save_file(old, source / "model.safetensors", metadata={"format": "pt"})
+    done = convert(source)
+    assert all(torch.equal(value, new[key]) for key, value in done.model.state_dict().items())
+    assert "vision_model.vision_model.embeddings.position_ids (a buffer, made anew)" in "\n".join(done.report)
+
+
+@pytest.mark.parametrize(
+    ("cls", "config", "message"),
+    [
+        (CLIPTextModelWithProjection, CASES["clip"][2].text_config, "is not recognised"),
+        (SiglipForImageClassification, CASES["siglip"][2], "SiglipForImageClassification is not known"),
+    ],
+)
+def test_a_class_without_both_towers_is_refused(peer, saved, cls, config, message):
+    with pytest.raises(ValueError, match=message):
+        convert(saved(peer(cls, config)))
+
+
+def test_a_tower_that_is_not_known_is_refused_by_name(peer, saved):
+    config = two(ViTConfig(**SEES), BertConfig(**READS, **BERT_IDS))
+    source = saved(peer(VisionTextDualEncoderModel, config))
+    text = (source / "config.json").read_text().replace('"model_type": "bert"', '"model_type": "albert"')
+    (source / "config.json").write_text(text)
+    with pytest.raises(ValueError, match="model_type='albert' inside VisionTextDualEncoderModel; known are bert"):
+        convert(source)

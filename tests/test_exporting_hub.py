@@ -1,0 +1,178 @@
+"""export_for_hub: what one directory gives to a process that has Transformers and not MM."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, BertTokenizer
+from transformers.utils.import_utils import is_torchvision_available
+
+import mm
+
+IDS = torch.tensor([[1, 5, 6], [1, 7, 8]])
+# {directory: (class, Auto class that must find it, inputs, fields of the tiny configuration)}
+PICTURE, TEXT = {"pixel_values": 2}, {"input_ids": IDS}
+BOTH = {**PICTURE, **TEXT}
+SEES_BOTH_WAYS = {"text_config": {"is_causal": False}}
+MODELS = {
+    "base": (mm.MMModel, "AutoModel", BOTH, {}),
+    "writes": (mm.MMForConditionalGeneration, "AutoModelForImageTextToText", BOTH, {}),
+    "classifies": (mm.MMForSequenceClassification, "AutoModelForSequenceClassification", BOTH, {}),
+    "finds": (mm.MMForImageTextRetrieval, "AutoModelForZeroShotImageClassification", BOTH, {}),
+    "fills in": (mm.MMForMaskedLM, "AutoModelForMaskedLM", BOTH, SEES_BOTH_WAYS),
+    "pretrains": (mm.MMForPreTraining, "AutoModelForPreTraining", BOTH, {}),
+}
+TOWERS = {
+    "vision": (mm.MMVisionModel, PICTURE, lambda config: config.vision_config),
+    "text": (mm.MMTextModel, TEXT, lambda config: config.text_config),
+    "conv": (mm.MMConvModel, PICTURE, lambda config: config.vision_config),
+}
+
+READ = """
+import importlib.abc, json, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "mm":
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+sys.meta_path.insert(0, Absent())
+import torch, transformers
+place = sys.argv[1]
+report = {}
+for name, auto in json.load(open(f"{place}/models.json")).items():
+    model = getattr(transformers, auto).from_pretrained(f"{place}/{name}", trust_remote_code=True).eval()
+    saved = torch.load(f"{place}/{name}/expected.pt")
+    with torch.no_grad():
+        given = model(**saved["inputs"])
+    report[name] = [type(model).__name__, type(model).__module__.split(".")[0]]
+    for key, expected in saved["outputs"].items():
+        torch.testing.assert_close(given[key], expected, rtol=0, atol=0, msg=lambda text: f"{name} {key}: {text}")
+
+folder = f"{place}/writes"
+processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+model = transformers.AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
+batch = processor(images=f"{place}/picture.png", text="w3 w4", return_tensors="pt")
+report["image processor"] = type(processor.image_processor).__name__
+report["tokens"] = model.generate(**batch, max_new_tokens=4).tolist()
+model.set_attn_implementation("mm_triton")  # TRITON_INTERPRET=1: on the CPU, through Triton's interpreter
+report["tokens of the kernel"] = model.generate(**batch, max_new_tokens=4).tolist()
+report["kernel"] = [name for name in sys.modules if name.endswith("kernels_forward")]
+try:
+    transformers.AutoModel.from_pretrained(folder)
+except ValueError as error:
+    report["refusal"] = str(error)
+print()  # ends the line of the question that the refusal asks first
+print(json.dumps(report))
+"""
+
+
+def inputs_of(wanted: dict) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    pixels = {"pixel_values": torch.randn(2, 3, 16, 16, generator=generator)} if "pixel_values" in wanted else {}
+    return {**{name: value for name, value in wanted.items() if torch.is_tensor(value)}, **pixels}
+
+
+def save(directory: Path, model: Any, inputs: dict[str, torch.Tensor], processor=None) -> None:
+    mm.export_for_hub(model, processor, directory)
+    with torch.no_grad():
+        outputs = model(**inputs)
+    tensors = {name: value for name, value in outputs.items() if torch.is_tensor(value)}
+    assert tensors
+    torch.save({"inputs": inputs, "outputs": tensors}, directory / "expected.pt")
+
+
+@pytest.fixture(scope="module")
+def processor() -> mm.MMProcessor:
+    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *(f"w{number}" for number in range(45))]
+    tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
+    return mm.MMProcessor(mm.MMImageProcessorPil(size={"height": 16, "width": 16}), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_model, tiny_config, visible, processor, tmp_path_factory) -> Path:
+    """Every public class exported, each with its inputs and outputs beside it."""
+    place = tmp_path_factory.mktemp("exported")
+    for name, (cls, _, wanted, fields) in MODELS.items():
+        model = tiny_model(cls=cls, dtype=torch.float32, **fields)
+        save(place / name, model, inputs_of(wanted), processor if name == "writes" else None)
+    for name, (cls, wanted, part) in TOWERS.items():
+        torch.manual_seed(0)
+        tower = visible(cls(part(tiny_config("conv" if name == "conv" else "vit")))).eval()
+        save(place / name, tower, inputs_of(wanted))
+    autos = {name: auto for name, (_, auto, *_) in MODELS.items()} | dict.fromkeys(TOWERS, "AutoModel")
+    (place / "models.json").write_text(json.dumps(autos))
+    Image.effect_noise((20, 24), 80).convert("RGB").save(place / "picture.png")
+    return place
+
+
+@pytest.fixture(scope="module")
+def report(exported, tmp_path_factory) -> dict:
+    """What a process without MM found, in one go."""
+    environment = {
+        **os.environ, "HF_HOME": str(tmp_path_factory.mktemp("home")), "HF_HUB_OFFLINE": "1", "TRITON_INTERPRET": "1",
+    }  # fmt: skip
+    command = [sys.executable, "-W", "error::UserWarning:torch", "-c", READ, str(exported)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", [*MODELS, *TOWERS])
+def test_every_class_is_found_without_the_package_and_computes_the_same(report, name):
+    cls = (MODELS | TOWERS)[name][0]
+    assert report[name] == [cls.__name__, "transformers_modules"]
+
+
+def test_every_public_model_is_among_them():
+    public = {getattr(mm, name) for name in mm.__all__ if name.startswith("MM")}
+    models = {cls for cls in public if isinstance(cls, type) and issubclass(cls, torch.nn.Module)}
+    assert models == {entry[0] for entry in (MODELS | TOWERS).values()}
+
+
+def test_processor_and_generate_work_without_the_package(report, exported):
+    expected = "MMImageProcessor" if is_torchvision_available() else "MMImageProcessorPil"
+    assert report["image processor"] == expected
+    model = mm.MMForConditionalGeneration.from_pretrained(exported / "writes")
+    batch = mm.MMProcessor.from_pretrained(exported / "writes")(
+        images=str(exported / "picture.png"), text="w3 w4", return_tensors="pt"
+    )
+    assert report["tokens"] == model.generate(**batch, max_new_tokens=4).tolist()
+
+
+def test_the_kernel_is_among_the_files_and_runs(report):
+    assert report["kernel"] and report["tokens of the kernel"] == report["tokens"]
+
+
+def test_without_trust_remote_code_the_directory_is_refused_in_words(report):
+    assert "contains custom code which must be executed" in report["refusal"]
+    assert "pass the argument `trust_remote_code=True`" in report["refusal"]
+
+
+def test_the_installed_package_wins(exported):
+    folder = exported / "writes"
+    assert type(AutoModel.from_pretrained(folder, trust_remote_code=True)) is mm.MMModel
+    model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
+    assert type(model) is mm.MMForConditionalGeneration
+    assert type(AutoProcessor.from_pretrained(folder, trust_remote_code=True)) is mm.MMProcessor
+
+
+def test_the_directory_is_flat_and_names_every_auto_class(exported):
+    folder = exported / "writes"
+    assert not [path for path in folder.iterdir() if path.is_dir()]
+    auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
+    assert set(auto_map["AutoImageProcessor"]) == {"torchvision", "pil"}  # whichever there is
+    assert {"AutoConfig", "AutoProcessor"} | {auto for _, auto, *_ in MODELS.values()} <= {*auto_map}
+
+
+@pytest.mark.parametrize(("model", "processor"), [(torch.nn.Linear(1, 1), None), (None, "a processor")])
+def test_what_is_none_of_ours_is_refused(tiny_model, tmp_path, model, processor):
+    model = tiny_model() if model is None else model
+    with pytest.raises(TypeError, match="must be a model or a tower of MM|must be an MMProcessor"):
+        mm.export_for_hub(model, processor, tmp_path)
