@@ -24,6 +24,7 @@ class MMImageProcessorKwargs(ImagesKwargs, total=False):
     do_crop_content: cut to the box of pixels that differ from the background, and pad that to a square.
     content_threshold: difference from the background, in 0..254 of any channel, up to which a pixel counts as such.
     content_margin: background added on each side of the square, as a share (0..1) of its side.
+    do_convert_rgb: False reads RGB pictures alone, and takes any other for a broken one.
     do_draft: read large JPEG files at a half, quarter or eighth of their size: faster, and not quite the same pixels.
     do_icc: convert by the colour profiles of files to sRGB.
     input_range: 255 for arrays of any type of number in 0..255; None or 1: floats are in 0..1.
@@ -86,8 +87,6 @@ def check_options(options: dict[str, Any]) -> None:
         raise ValueError("resize_mode='native' with do_center_crop=True: the crop would cut through patches")
     if options["augmentation"] is not None:
         PictureAugmentation(**options["augmentation"])  # raises for what it does not know
-    if options["do_convert_rgb"] is False:
-        raise ValueError("do_convert_rgb=False: pictures are always read as RGB")
     if options["do_pad"]:
         raise ValueError("do_pad=True: all pictures get one size; set size or do_center_crop")
     if options["data_format"] not in (None, ChannelDimension.FIRST):

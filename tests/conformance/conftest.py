@@ -124,7 +124,7 @@ SKIPS = [
     r"does not support input and output embeddings", r"does not support 4 channels", r"individual model tests",
     # MM's own way
     r"options of the call", r"takes no attribute", r"an open prompt",
-    r"always sampled", r"comes with its rate", r"always read as RGB",
+    r"always sampled", r"comes with its rate",
 ]  # fmt: skip
 
 
