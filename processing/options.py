@@ -1,7 +1,5 @@
 """The options of MM's image processors: their names and types, and the rules for their values."""
 
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -91,26 +89,3 @@ def check_options(options: dict[str, Any]) -> None:
         raise ValueError("do_pad=True: all pictures get one size; set size or do_center_crop")
     if options["data_format"] not in (None, ChannelDimension.FIRST):
         raise ValueError(f"data_format={options['data_format']!r}: pixel_values are always channels first")
-
-
-NESTED = ("text_kwargs", "images_kwargs", "videos_kwargs", "audio_kwargs")
-
-
-def flat_options(call: Callable) -> Callable:
-    """Wraps a processor's call: options may come nested by kind, as Transformers has it, or by themselves; those of
-    common_kwargs stand behind all others.
-
-    Raises: ValueError for an option that is given twice.
-    """
-
-    @wraps(call)
-    def wrapper(self, *args, **kwargs):
-        common = kwargs.pop("common_kwargs", None) or {}
-        for kind in NESTED:
-            for name, value in (kwargs.pop(kind, None) or {}).items():
-                if name in kwargs:
-                    raise ValueError(f"{name} was given twice: by itself or in another dict, and in {kind}")
-                kwargs[name] = value
-        return call(self, *args, **{**common, **kwargs})
-
-    return wrapper
