@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
-from transformers import AutoConfig
+from transformers import AutoConfig, GenerationConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
@@ -75,18 +75,22 @@ _NOT_DECODING = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_
 class Conversion:
     """A model in MM, its processor (None: the source has none), and what was done.
 
-    `save_pretrained(directory)` writes what AutoModel and AutoProcessor read.
+    `save_pretrained(directory)` writes what AutoModel and AutoProcessor read. decoding: settings of generate() for
+    MMForConditionalGeneration, which reads the same directory, where this model itself does not write.
     """
 
     model: Any
     processor: MMProcessor | None
     report: list[str]
     unread: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    decoding: Mapping[str, Any] = field(default_factory=dict)
 
     def save_pretrained(self, out: str | Path) -> None:
         self.model.save_pretrained(out)
         if self.processor is not None:
             self.processor.save_pretrained(out)
+        if self.decoding:
+            GenerationConfig(**self.decoding).save_pretrained(out)
         if self.unread:
             tensors = {name: tensor.contiguous() for name, tensor in self.unread.items()}
             save_file(tensors, Path(out) / UNREAD_FILE, metadata={"format": "pt"})
@@ -110,9 +114,9 @@ def convert(source: str | Path) -> Conversion:
     text = plan.config.text_config
     eos = text.eos_token_id[0] if isinstance(text.eos_token_id, list) else text.eos_token_id
     ends = (text.bos_token_id, eos)
-    processor, notes = convert_processor(checkpoint.directory, plan.tokens, ends, plan.pictures, **plan.processor)
+    processor, notes = convert_processor(checkpoint.directory, plan, ends)
     report = _report(checkpoint, family, plan, converted) + [f"note: {note}" for note in (*plan.notes, *notes)]
-    return Conversion(model, processor, report, converted.unread)
+    return Conversion(model, processor, report, converted.unread, {} if model.can_generate() else plan.generation)
 
 
 def recognised(checkpoint: Checkpoint) -> tuple[Family, Plan]:
@@ -294,7 +298,7 @@ def run(
         checkpoint = Checkpoint(source)
         with _quiet():
             family, _ = recognised(checkpoint)
-            done.report += verify(checkpoint.directory, checkpoint.config, done.model, family)
+            done.report += verify(checkpoint, done.model, family)
     if not dry_run:
         with _quiet():
             done.save_pretrained(str(out))
@@ -306,7 +310,7 @@ def _verified_back(source: str, to: str, out: str) -> list[str]:
     config = AutoConfig.from_pretrained(source)
     with _quiet():
         model = _MODELS[(config.architectures or ["MMModel"])[0]].from_pretrained(source)
-        return verify(Path(out), read_json(Path(out), "config.json") or {}, model, FAMILIES[to])
+        return verify(Checkpoint(out), model, FAMILIES[to])
 
 
 if __name__ == "__main__":

@@ -5,11 +5,7 @@
 # pyright: reportOptionalMemberAccess=false
 
 import importlib
-import subprocess
-import sys
 import types
-import zipfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -37,8 +33,6 @@ from mm.modeling_mm.layers import MMLayer
 from mm.modeling_mm.resampler import MMResampler
 from mm.modeling_mm.rows import MMRows
 
-CACHE = Path(__file__).resolve().parents[2] / "build" / "open_flamingo-2.0.1"
-PACKAGES = ("open-flamingo==2.0.1", "einops==0.8.2", "einops-exts==0.0.4")
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
 WORDS = {"vocab_size": 30, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0, "max_position_embeddings": 16}
 DECODERS = {
@@ -109,26 +103,6 @@ def test_what_cannot_be_put_in_is_told(decoder, clip, tmp_path, peer, saved):
 
 
 # ---- OpenFlamingo --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def open_flamingo():
-    """`open_flamingo.src`, fetched without its dependencies, and open_clip an empty module."""
-    if len(list(CACHE.glob("*.whl"))) < len(PACKAGES):
-        fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", *PACKAGES, "--dest", str(CACHE)]
-        subprocess.run(fetch, check=True)
-    for wheel in CACHE.glob("*.whl"):
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(CACHE)
-    before = sys.modules.get("open_clip")
-    sys.modules["open_clip"] = types.ModuleType("open_clip")
-    sys.path.insert(0, str(CACHE))
-    try:
-        importlib.import_module("open_flamingo")
-        return importlib.import_module("open_flamingo.src.flamingo")
-    finally:
-        sys.path.remove(str(CACHE))
-        sys.modules.pop("open_clip") if before is None else sys.modules.__setitem__("open_clip", before)
 
 
 @pytest.fixture(params=[("llama", 2), ("llama tied", 1), ("llama", 3)], ids=lambda p: f"{p[0]}, every {p[1]}")
