@@ -2,6 +2,7 @@
 
 # Fixtures build models whose types pyright cannot follow; open_clip is there in its fixture alone.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportMissingImports=false
+# pyright: reportOptionalCall=false
 
 import importlib
 import json
