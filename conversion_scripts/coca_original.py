@@ -53,7 +53,7 @@ def tokenizer(directory: Path | None, text: Mapping[str, Any], longest: int) -> 
 def clip_tokenizer(file: Path) -> CLIPTokenizer:
     """CLIP's tokenizer from open_clip's compressed list of merges: bytes, bytes that end a word, merges, two ends."""
     lines = gzip.decompress(file.read_bytes()).decode("utf-8").split("\n")
-    merges = [tuple(line.split()) for line in lines[1 : _WORDS - 2 * _BYTES - 2 + 1]]
+    merges: Any = [tuple(line.split()) for line in lines[1 : _WORDS - 2 * _BYTES - 2 + 1]]
     others = [chr(_BYTES + number) for number in range(_BYTES - len(_PRINTED))]
     letters = [*map(chr, _PRINTED), *others]
     words = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges)]

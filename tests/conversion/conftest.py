@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import BertTokenizer, GenerationMixin
+from transformers import BertTokenizer, BlipConfig, GenerationMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.modeling_utils import PreTrainedModel
@@ -40,6 +40,35 @@ STUBBED = {  # names that open_clip imports and CoCa does not call
     "torchvision.ops": [],
     "torchvision.ops.misc": ["FrozenBatchNorm2d"],
     "ftfy": [],
+}  # fmt: skip
+# BLIP's usual shape and an odd one: other widths, heads, vocabulary, patches, norms and smoothing, nothing tied.
+BLIPS = {
+    "usual": {
+        "vision_config": {
+            "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "image_size": 16, "patch_size": 8,
+        },
+        "image_text_hidden_size": 16,
+        "text_config": {
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "vocab_size": 26, "max_position_embeddings": 24, "bos_token_id": 22, "eos_token_id": 2, "sep_token_id": 3,
+            "pad_token_id": 0,
+        },
+    },
+    "odd": {
+        "vision_config": {
+            "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 3,
+            "image_size": 18, "patch_size": 6, "layer_norm_eps": 1e-3, "hidden_act": "relu",
+        },
+        "text_config": {
+            "hidden_size": 40, "intermediate_size": 28, "num_hidden_layers": 3, "num_attention_heads": 5,
+            "vocab_size": 26, "max_position_embeddings": 20, "bos_token_id": 22, "eos_token_id": 2, "sep_token_id": 3,
+            "pad_token_id": 0, "layer_norm_eps": 1e-4, "label_smoothing": 0.1, "hidden_act": "gelu_new",
+            "tie_word_embeddings": False,
+        },
+        "tie_word_embeddings": False,
+        "image_text_hidden_size": 7,
+    },
 }  # fmt: skip
 # Logits of the same weights in another order of operations.
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -70,6 +99,20 @@ def peer() -> Callable[..., Any]:
     def build(cls, config, seed: int = 0) -> Any:
         torch.manual_seed(seed)
         return randomised(cls(copy.deepcopy(config)), seed)  # models write into their configs
+
+    return build
+
+
+@pytest.fixture
+def blip_config() -> Callable[..., BlipConfig]:
+    """`blip_config(kind, answers=False)`: "usual" or "odd"; of one that answers, as its class wants it."""
+
+    def build(kind: str, answers: bool = False) -> BlipConfig:
+        settings = BLIPS[kind]
+        if answers:  # Transformers' decoder reads question states of the picture's width
+            settings = {**settings, "vision_config": {**settings["vision_config"], "num_attention_heads": 4}}
+            settings["vision_config"]["hidden_size"] = settings["text_config"]["hidden_size"]
+        return BlipConfig(**settings)
 
     return build
 
@@ -191,6 +234,30 @@ def assert_gradients(tmp_path) -> Callable[..., None]:
             if not name.endswith(apart or ("/",)):
                 error = (here.get(name, torch.zeros_like(gradient)) - gradient).abs().max()
                 assert error <= 1e-10 * max(gradient.abs().max(), 1e-3), name
+
+    return check
+
+
+@pytest.fixture
+def assert_prompts_alone() -> Callable[..., None]:
+    """`check(ours, prompts, given, alone_there, pad, **settings)`: prompts of unequal length, each as alone.
+
+    `alone_there(row)` is what theirs writes behind one prompt, alone, since several disturb each other there.
+    """
+
+    def check(
+        ours, prompts: list[list[int]], given: dict[str, torch.Tensor], alone_there, pad: int = 0, **settings
+    ) -> None:
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts])
+        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        together = ours.generate(input_ids=ids, attention_mask=mask, **given, **settings)
+        for row, prompt in enumerate(prompts):
+            one = {name: value[row : row + 1] for name, value in given.items()}
+            alone = ours.generate(input_ids=torch.tensor([prompt]), **one, **settings)[0, len(prompt) :].tolist()
+            written = together[row, longest:].tolist()
+            assert written[: len(alone)] == alone and set(written[len(alone) :]) <= {pad}
+            assert alone_there(row).tolist() == alone
 
     return check
 
