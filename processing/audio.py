@@ -6,12 +6,14 @@
 soundfile and soxr (the extra `audio`) are imported when a file is read, or another rate is made.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from .limits import DECODER_FAULTS, MediaDecodeError, PixelBudget, decoding
+from .sound_masks import SoundAugmentation, hide_parts
 from .sources import opened
 
 FORMATS = ("WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64", "RF64", "WAVEX")
@@ -88,11 +90,17 @@ def clips_of(samples: np.ndarray, window: int | None) -> list[np.ndarray]:
     return [samples[start : start + window] for start in range(0, len(samples), window)]
 
 
-def sound_tensors(feature_extractor: Any, sounds: list[list[np.ndarray | None]]) -> dict[str, torch.Tensor]:
+def sound_tensors(
+    feature_extractor: Any,
+    sounds: list[list[np.ndarray | None]],
+    augmentation: SoundAugmentation | None = None,
+    rngs: Sequence[np.random.Generator] = (),
+) -> dict[str, torch.Tensor]:
     """Sounds nested by sample as input_features float32 (B, A, ...), A clips of what the tower takes.
 
     With them input_features_mask, bool, unless all are real: (B, A), or (B, A, frames) where clips have no window and
-    so their own lengths. None stands for a sound that cannot be read: one clip, masked.
+    so their own lengths. None stands for a sound that cannot be read: one clip, masked. `augmentation` hides parts
+    of each clip, by the random numbers of its sample.
     """
     window = window_of(feature_extractor)
     clips = [
@@ -101,6 +109,11 @@ def sound_tensors(feature_extractor: Any, sounds: list[list[np.ndarray | None]])
     ]
     present = [clip for sample in clips for clip in sample if clip is not None]
     features, frames = _features(feature_extractor, present, window)
+    if augmentation is not None:
+        own = [rngs[row] for row, sample in enumerate(clips) for clip in sample if clip is not None]
+        shares = torch.tensor([len(clip) / window if window else 1.0 for clip in present], dtype=torch.float64)
+        held = shares if frames is None else frames
+        features = hide_parts(feature_extractor, features, held, augmentation, own)
     slots = max(len(sample) for sample in clips)
     mask = [[clip is not None for clip in sample] + [False] * (slots - len(sample)) for sample in clips]
     mask = torch.tensor(mask, dtype=torch.bool)

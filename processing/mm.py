@@ -23,7 +23,8 @@ from .options import flat_options
 from .pairing import Samples, pair_samples
 from .reading import ReadingProcessor
 from .rows import RowOptions, encode_rows
-from .sampling import check_frame_settings
+from .sampling import check_frame_settings, check_jitter
+from .sound_masks import SoundAugmentation
 
 
 class MMProcessor(ReadingProcessor):
@@ -44,6 +45,9 @@ class MMProcessor(ReadingProcessor):
             number of frames per second.
         prompt_to: "decoder", or "context": a plain text is then the context text (a question for the text encoder),
             and its row starts from bos alone; so a model with a text encoder answers in pipelines.
+        frame_jitter, audio_augmentation: kept for training, `MMDataCollator(augment="saved")` applies them and a call
+            never does. How far the frames taken of a video move, 0..1 of the time from one to the next
+            (`mm.processing.video.load_video`); settings of a `mm.processing.sound_masks.SoundAugmentation`.
     """
 
     def __init__(
@@ -58,6 +62,8 @@ class MMProcessor(ReadingProcessor):
         num_frames=8,
         frame_sampling: str | float = "uniform",
         prompt_to="decoder",
+        frame_jitter: float = 0.0,
+        audio_augmentation: dict[str, Any] | None = None,
     ):
         super().__init__(
             image_processor=image_processor,
@@ -67,12 +73,17 @@ class MMProcessor(ReadingProcessor):
         )
         check_choice("prompt_to", prompt_to, ("decoder", "context"))
         check_frame_settings(num_frames, frame_sampling)
+        check_jitter(frame_jitter)
+        if audio_augmentation is not None:
+            SoundAugmentation(**audio_augmentation)  # raises for what it does not know
         self.add_eos_token = add_eos_token
         self.context_bos_token = context_bos_token
         self.fixed_length = fixed_length
         self.num_frames = num_frames
         self.frame_sampling = frame_sampling
         self.prompt_to = prompt_to
+        self.frame_jitter = frame_jitter
+        self.audio_augmentation = audio_augmentation
         self._context_bos()
 
     @flat_options
