@@ -67,6 +67,8 @@ def load_sound(
             raise MediaDecodeError("it is empty: there are no samples")
         if not np.isfinite(samples).all():
             raise MediaDecodeError("it holds NaN or Inf")
+        if np.abs(samples).max() > LOUDEST:
+            raise MediaDecodeError(f"it is {np.abs(samples).max():.3g} times as loud as full scale")
         return _at_rate(samples, rate, sampling_rate)
 
 

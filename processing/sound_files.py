@@ -1,6 +1,6 @@
 """Sound files to samples, by two decoders; limits are held by the header, and once more as the samples come.
 
-    MP4 family (m4a, mov, 3gp), Matroska, WebM, raw AAC ── PyAV (the extra `video`) ──────┐
+    MP4 family (m4a, mov, 3gp), Matroska, WebM, AAC ────── PyAV (the extra `video`) ──────┐
     WAV, FLAC, OGG, MP3, AIFF, AU, CAF, W64 ────────────── soundfile (the extra `audio`) ─┴─ mean of the channels
 
 Both are imported when a file of theirs is read.
@@ -14,7 +14,7 @@ import numpy as np
 from .limits import DECODER_FAULTS, MediaDecodeError, decoding
 
 FORMATS = ("WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64", "RF64", "WAVEX")
-CONTAINERS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "aac")
+CONTAINERS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "aac", "flac")
 CODECS = (
     "aac", "alac", "mp3", "mp3float", "opus", "libopus", "vorbis", "flac", "pcm_u8", "pcm_s16le", "pcm_s16be",
     "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_s32be", "pcm_f32le", "pcm_f32be",
@@ -41,7 +41,7 @@ def read_sound(file: Any, name: str, max_seconds: float) -> tuple[np.ndarray, in
                 return _of_container(opened, max_seconds)
     soundfile = module("soundfile")
     with decoding(name, (*FORMATS, *CONTAINERS), (*DECODER_FAULTS, soundfile.SoundFileError)) as known:
-        with soundfile.SoundFile(file) as sound:
+        with _opened(soundfile, file) as sound:
             known["format"] = sound.format
             if sound.format not in FORMATS:
                 raise MediaDecodeError(f"its format {sound.format} is not accepted")
@@ -80,6 +80,14 @@ def module(name: str) -> Any:
         return __import__(name)
     except ImportError as fault:
         raise ImportError(f"{name} is needed for this sound: pip install 'mm-transformers[audio]'") from fault
+
+
+def _opened(soundfile: Any, file: Any) -> Any:
+    try:
+        return soundfile.SoundFile(file)
+    except soundfile.LibsndfileError as fault:
+        fault.prefix = ""  # it shows the file object
+        raise
 
 
 def _blocks(sound: Any) -> Iterator[np.ndarray]:
@@ -126,11 +134,13 @@ def _joined(blocks: Iterable[np.ndarray], rate: int, max_seconds: float) -> np.n
 def _is_container(file: Any) -> bool:
     """Whether a file starts like one of CONTAINERS; its place is left as it was."""
     place = file.tell()
-    head = file.read(12)
+    head = file.read(26)
     file.seek(place)
     boxes = head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-    adts = head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xF6 == 0xF0  # MP3 differs in its layer
-    return boxes or adts or head[:4] == b"\x1aE\xdf\xa3"
+    adts = head[:1] == b"\xff" and (head[1:2] or b"\xff")[0] & 0xF6 == 0xF0  # MP3 differs in its layer
+    # FLAC that was saved as it came does not say how long it is, and soundfile then cannot read it
+    streamed = head[:4] == b"fLaC" and len(head) == 26 and not (head[21] & 15 or any(head[22:]))
+    return boxes or adts or streamed or head[:4] == b"\x1aE\xdf\xa3"
 
 
 def _av() -> Any:
@@ -138,6 +148,7 @@ def _av() -> Any:
         import av
     except ImportError as fault:
         raise ImportError(
-            "PyAV is needed for sounds in MP4 (m4a), Matroska and AAC files: pip install 'mm-transformers[video]'"
+            "PyAV is needed for sounds in MP4 (m4a), Matroska, AAC and streamed FLAC files: "
+            "pip install 'mm-transformers[video]'"
         ) from fault
     return av
