@@ -38,6 +38,13 @@ _FORWARD = (
 )  # fmt: skip
 
 
+def _untrained_row(config: MMTextConfig) -> int | None:
+    """The padding's row of the embeddings; None where it is read, as the end of texts or by CoCa's last token."""
+    eos = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    is_read = config.unimodal_cls == "shifted" or config.pad_token_id in (config.bos_token_id, *eos)
+    return None if is_read else config.pad_token_id
+
+
 class MMTextModel(MMPreTrainedModel):
     """Embeddings, layers out of {self, cross, mlp}, a final norm and a pooler."""
 
@@ -52,7 +59,7 @@ class MMTextModel(MMPreTrainedModel):
     def __init__(self, config: MMTextConfig):
         super().__init__(config)
         width, eps = config.hidden_size, config.layer_norm_eps
-        self.embed_tokens = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
+        self.embed_tokens = nn.Embedding(config.vocab_size, width, padding_idx=_untrained_row(config))
         absolute = config.position_embedding_type == "absolute"
         self.embed_positions = nn.Embedding(config.max_position_embeddings, width) if absolute else None
         self.rotary = MMRotaryEmbedding(config) if config.position_embedding_type == "rope" else None

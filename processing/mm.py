@@ -23,7 +23,8 @@ from .media import MediaDecodeError
 from .pairing import Samples, pair_samples
 from .reading import ReadingProcessor
 from .rows import RowOptions, encode_rows
-from .sampling import check_frame_settings
+from .sampling import check_frame_settings, check_jitter
+from .sound_masks import SoundAugmentation
 
 
 class MMCallDefaults(TypedDict, total=False):
@@ -56,6 +57,9 @@ class MMProcessor(ReadingProcessor):
             number of frames per second.
         prompt_to: "decoder", or "context": a plain text is then the context text (a question for the text encoder),
             and its row starts from bos alone; so a model with a text encoder answers in pipelines.
+        frame_jitter, audio_augmentation: kept for training, `MMDataCollator(augment="saved")` applies them and a call
+            never does. How far the frames taken of a video move, 0..1 of the time from one to the next
+            (`mm.processing.video.load_video`); settings of a `mm.processing.sound_masks.SoundAugmentation`.
     """
 
     valid_processor_kwargs = MMProcessorKwargs
@@ -70,6 +74,8 @@ class MMProcessor(ReadingProcessor):
         context_bos_token: str | None = None,
         fixed_length: int | None = None,
         prompt_to="decoder",
+        frame_jitter: float = 0.0,
+        audio_augmentation: dict[str, Any] | None = None,
         **defaults: Unpack[MMCallDefaults],
     ):
         super().__init__(
@@ -79,11 +85,16 @@ class MMProcessor(ReadingProcessor):
             chat_template=chat_template,
         )
         check_choice("prompt_to", prompt_to, ("decoder", "context"))
+        check_jitter(frame_jitter)
+        if audio_augmentation is not None:
+            SoundAugmentation(**audio_augmentation)  # raises for what it does not know
         for name, value in _checked_defaults(defaults).items():
             setattr(self, name, value)
         self.context_bos_token = context_bos_token
         self.fixed_length = fixed_length
         self.prompt_to = prompt_to
+        self.frame_jitter = frame_jitter
+        self.audio_augmentation = audio_augmentation
         self._context_bos()
 
     def __call__(
