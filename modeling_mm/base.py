@@ -67,7 +67,8 @@ class MMPreTrainedModel(PreTrainedModel):
     config: MMConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ["image", "video", "audio", "text"]
+    # What the model was built for; towers name their own.
+    input_modalities: Any = property(lambda self: [*(self.config.modalities or []), "text"])
     supports_gradient_checkpointing = True
     _no_split_modules = ["MMLayer"]
     _skip_keys_device_placement = ["past_key_values"]
