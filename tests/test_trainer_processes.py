@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from PIL import Image
 from transformers import BertTokenizer, TrainingArguments
 
@@ -72,6 +73,20 @@ def test_trainer_reads_the_settings_for_fsdp():
     assert settings["fsdp_version"] == 2 and settings["reshard_after_forward"]
 
 
+def test_deepspeed_is_asked_for_by_name_where_it_is_not_installed():
+    with pytest.raises(ImportError, match="deepspeed"):
+        TrainingArguments("runs", deepspeed=str(ROOT / "examples/deepspeed_zero3.json"), use_cpu=True)
+
+
+def test_the_settings_for_deepspeed_shard_parameters_and_save_them_whole():
+    settings = HfDeepSpeedConfig(str(ROOT / "examples/deepspeed_zero3.json"))
+    assert settings.is_zero3() and not settings.is_offload()
+    assert settings.get_value("zero_optimization.stage3_gather_16bit_weights_on_model_save") is True
+    for name in ("train_batch_size", "gradient_accumulation_steps", "gradient_clipping"):
+        assert settings.get_value(name) == "auto"  # what TrainingArguments say
+
+
+@pytest.mark.slow
 def test_the_script_says_how_it_is_called():
     result = subprocess.run(
         [sys.executable, str(ROOT / "examples/train_captioner.py")], capture_output=True, text=True, timeout=120
