@@ -46,7 +46,7 @@ from . import (
     vision_text_dual_encoder,
     visual_bert,
 )
-from .family import Family, Layout, Plan, check_returns
+from .family import Family, Layout, Plan, check_returns, own_shapes, skeleton
 from .processor import convert_processor, restore_processor
 from .verify import verify
 
@@ -115,7 +115,8 @@ def convert(source: str | Path, *, vision: str | Path | None = None, text: str |
     _check_no_towers(vision, text, f"{source} is none, or lacks one of them")
     family, plan = recognised(checkpoint)
     is_large = checkpoint.numbers() > LARGE_NUMBERS
-    converted = plan.table.convert(checkpoint, wanted_shapes(plan), show_progress=is_large)
+    wanted = own_shapes(skeleton(plan.model_class, plan.config))
+    converted = plan.table.convert(checkpoint, wanted, show_progress=is_large)
     model = _loaded(plan, converted.tensors, converted.new, checkpoint.dtype())
     _set_generation(model, plan, read_json(checkpoint.directory, "generation_config.json") or {})
     words = plan.config.text_config
@@ -143,22 +144,6 @@ def recognised(checkpoint: Checkpoint) -> tuple[Family, Plan]:
         hint = "; OpenFlamingo's trained weights want their towers: mm convert FILE OUT --vision CLIP --text LLAMA"
         hint += ", or MMForConditionalGeneration.from_towers(..., flamingo=FILE)"
     raise ValueError(f"{checkpoint.source} is not recognised ({what}); known are {', '.join(FAMILIES)}{hint}")
-
-
-def wanted_shapes(plan: Plan) -> dict[str, torch.Size]:
-    """`own_shapes` of the planned model."""
-    return own_shapes(skeleton(plan.model_class, plan.config))
-
-
-def skeleton(model_class: type, config: MMConfig) -> Any:
-    """The model without its numbers."""
-    with torch.device("meta"):
-        return model_class(config)
-
-
-def own_shapes(model: Any) -> dict[str, torch.Size]:
-    """Name -> shape of every tensor that a model holds for itself."""
-    return {name: value.shape for name, value in model.state_dict().items() if name not in model.all_tied_weights_keys}
 
 
 def _loaded(plan: Plan, tensors: dict[str, torch.Tensor], new: Mapping[str, str], dtype: torch.dtype) -> Any:

@@ -8,6 +8,7 @@ import io
 import pytest
 import torch
 from transformers import (
+    BeitConfig,
     BertConfig,
     BlipConfig,
     BlipForConditionalGeneration,
@@ -56,10 +57,16 @@ SIGLIP = SiglipConfig(vision_config=PICTURE, text_config=WORDS)
 TOWERS = VisionTextDualEncoderConfig.from_vision_text_configs(
     ViTConfig(**PICTURE), BertConfig(**WORDS, eos_token_id=3), projection_dim=16
 )
+BEIT = VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+    BeitConfig(**PICTURE, use_relative_position_bias=True), GPT2
+)
+for name, value in {"decoder_start_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}.items():
+    setattr(BEIT, name, value)
 SOURCES = {
     "BLIP captions": ("blip", BlipForConditionalGeneration, BLIP),
     "BLIP answers": ("blip", BlipForQuestionAnswering, BLIP),
     "VisionEncoderDecoder": ("vision-encoder-decoder", VisionEncoderDecoderModel, PAIR),
+    "VisionEncoderDecoder of BEiT": ("vision-encoder-decoder", VisionEncoderDecoderModel, BEIT),
     "GIT": ("git", GitForCausalLM, GIT),
     "VisualBERT answers": ("visual-bert", VisualBertForQuestionAnswering, REGIONS),
     "VisualBERT reasons": ("visual-bert", VisualBertForVisualReasoning, REGIONS),

@@ -1,4 +1,4 @@
-"""VisionEncoderDecoder: a ViT or DeiT and each decoder, converted and back, beside the installed class."""
+"""VisionEncoderDecoder: a ViT, DeiT or BEiT and each decoder, converted and back, beside the installed class."""
 
 # Fixtures build models whose types pyright cannot follow.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from transformers import (
+    BeitConfig,
     BertConfig,
     DeiTConfig,
     GPT2Config,
@@ -49,6 +50,18 @@ PAIRS = {
     "deit, trocr without a norm of its embeddings": (
         DeiTConfig(**VIT),
         TrOCRConfig(**TROCR, **WORDS, cross_attention_hidden_size=32, layernorm_embedding=False),
+    ),
+    "beit, gpt2": (BeitConfig(**VIT, use_relative_position_bias=True), GPT2Config(**GPT2, **WORDS)),
+    "beit, bert, odd": (
+        BeitConfig(
+            **{**VIT, "num_attention_heads": 2, "patch_size": 4}, use_shared_relative_position_bias=True,
+            use_absolute_position_embeddings=True, use_mask_token=True, use_mean_pooling=False,
+        ),
+        BertConfig(**STACK, **WORDS, max_position_embeddings=20),
+    ),
+    "beit, trocr": (
+        BeitConfig(**VIT, use_absolute_position_embeddings=True, layer_scale_init_value=0.0),
+        TrOCRConfig(**TROCR, **WORDS, cross_attention_hidden_size=32, max_position_embeddings=20),
     ),
 }  # fmt: skip
 IDS = torch.tensor([[2, 5, 9, 8, 12], [2, 6, 8, 7, 4]])
@@ -203,7 +216,9 @@ def test_the_processor_gives_the_same_pixels_and_rows_start_as_the_decoder_does(
 def test_other_towers_and_settings_are_refused_in_words(peer, saved):
     swin = SwinConfig(image_size=16, patch_size=4, embed_dim=8, depths=[1], num_heads=[1], window_size=2)
     decoder = GPT2Config(**GPT2, **WORDS)
-    with pytest.raises(ValueError, match="model_type='swin' inside VisionEncoderDecoderModel; known are vit, deit"):
+    with pytest.raises(
+        ValueError, match="model_type='swin' inside VisionEncoderDecoderModel; known are vit, deit, beit"
+    ):
         convert(saved(peer(lambda c: VisionEncoderDecoderModel(config=c), paired(swin, decoder)), name="swin"))
     scaled = GPT2Config(**GPT2, **WORDS, scale_attn_by_inverse_layer_idx=True)
     with pytest.raises(ValueError, match="scale_attn_by_inverse_layer_idx=True, but only False is known"):
