@@ -33,6 +33,7 @@ from ..modeling_mm.key_mapping import Converted, Tensors, raise_faults
 from ..modeling_mm.model import MMModel
 from ..modeling_mm.pretraining import MMForPreTraining
 from ..modeling_mm.retrieval import MMForImageTextRetrieval
+from ..modeling_mm.vision_towers import NAFLEX, NOT_NAFLEX
 from ..processing.mm import MMProcessor
 from . import (
     blip,
@@ -46,7 +47,7 @@ from . import (
     vision_text_dual_encoder,
     visual_bert,
 )
-from .family import Family, Layout, Plan, check_returns, own_shapes, skeleton
+from .family import Family, Layout, Plan, Unwritten, check_returns, own_shapes, skeleton
 from .processor import convert_processor, restore_processor
 from .verify import verify
 
@@ -140,6 +141,8 @@ def recognised(checkpoint: Checkpoint) -> tuple[Family, Plan]:
     kind = checkpoint.config.get("model_type")
     what = f"model_type={kind!r}" if kind else f"tensors named {', '.join(sorted(checkpoint)[:3])}, ..."
     hint = "; a text, vision or audio tower alone is for MMForConditionalGeneration.from_towers" if kind else ""
+    if kind in NAFLEX:
+        hint = f"; {NOT_NAFLEX}"
     if flamingo.is_flamingo(checkpoint):
         hint = "; OpenFlamingo's trained weights want their towers: mm convert FILE OUT --vision CLIP --text LLAMA"
         hint += ", or MMForConditionalGeneration.from_towers(..., flamingo=FILE)"
@@ -250,7 +253,7 @@ def restored(
     assert family.layout is not None
     model = skeleton(model_class, config)
     layout = family.layout(model)
-    plan = family.plan(_Names(layout.settings(), layout.names))  # pyright: ignore[reportArgumentType]: names are all it reads
+    plan = family.plan(Unwritten(layout))  # pyright: ignore[reportArgumentType]: names are all it reads
     if plan.model_class is not model_class:
         raise ValueError(f"{layout.architecture} is a {plan.model_class.__name__}, this is a {model_class.__name__}")
     check_returns(config, plan.config, layout.architecture)
@@ -260,14 +263,6 @@ def restored(
     return plan.table.restore(
         tensors, unread, show_progress=sum(map(torch.Size.numel, shapes.values())) > LARGE_NUMBERS
     ), layout
-
-
-class _Names(dict[str, None]):
-    """The names of a checkpoint that is not written yet, and its config."""
-
-    def __init__(self, config: dict[str, Any], names: tuple[str, ...]):
-        super().__init__(dict.fromkeys(names))
-        self.config, self.source, self.directory = config, "an MM model", None
 
 
 def _own_processor(checkpoint: Checkpoint) -> MMProcessor | None:

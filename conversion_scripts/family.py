@@ -62,6 +62,14 @@ class Layout:
         return {**self.config.to_dict(), **named}
 
 
+class Unwritten(dict[str, None]):
+    """The names of a checkpoint that is not written yet, and its config."""
+
+    def __init__(self, layout: Layout):
+        super().__init__(dict.fromkeys(layout.names))
+        self.config, self.source, self.directory = layout.settings(), "an MM model", None
+
+
 @dataclass(frozen=True)
 class Family:
     """name: as in `mm convert --to`. recognises: by config.json, else by the names of tensors.

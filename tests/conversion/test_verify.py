@@ -93,6 +93,24 @@ def test_each_family_verifies_there_and_back(kind, peer, saved, tmp_path):
         assert any(line.startswith("verified: ") and " differ by" in line for line in report)
 
 
+@pytest.mark.parametrize(
+    "cls",
+    [BlipForConditionalGeneration, BlipForQuestionAnswering, BlipForImageTextRetrieval],
+    ids=lambda c: c.__name__,
+)
+def test_a_file_of_the_original_blip_verifies(cls, peer, saved, tensors_of, original_names, tmp_path, monkeypatch):
+    sizes = {"hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 1}
+    text = {**sizes, "vocab_size": 110, "max_position_embeddings": 12, "bos_token_id": 108, "sep_token_id": 102}
+    config = BlipConfig(vision_config={**sizes, "image_size": 16, "patch_size": 8}, text_config=text)
+    torch.save(original_names(tensors_of(saved(peer(cls, config)))), tmp_path / "model.pth")
+    report = run(str(tmp_path / "model.pth"), None, dry_run=True, compare=True)
+    wanted = {"BlipForImageTextRetrieval": ["itm_logits", "cosines"]}.get(cls.__name__, ["logits"])
+    assert [line.split()[1] for line in report if line.startswith("verified:")] == wanted
+    monkeypatch.setattr(verifying, "TOLERANCE", 0.0)
+    with pytest.raises(ValueError, match="does not compute what its source does"):
+        run(str(tmp_path / "model.pth"), str(tmp_path / "out"), compare=True)
+
+
 def test_what_differs_is_told_and_not_written(git, tmp_path, monkeypatch):
     monkeypatch.setattr(verifying, "TOLERANCE", 0.0)
     runner, out = CliRunner(), tmp_path / "out"
