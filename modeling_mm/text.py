@@ -27,7 +27,7 @@ from .mm_triton import takes_lengths
 from .outputs import MMModelOutput
 from .pooling import MMPooler
 from .reading import MMReading, as_keys, as_mask, columns_of, context_size
-from .rope import MMRotaryEmbedding
+from .rope import MMRotaryEmbedding, check_growth
 from .rows import MMRows
 from .segments import MMSegments
 from .unimodal import MMUnimodal
@@ -181,6 +181,8 @@ class MMTextModel(MMPreTrainedModel):
         if position_ids is None:
             position_ids = self._default_positions(attention_mask, past, length, inputs_embeds.device)
 
+        if cache is not None:
+            check_growth(self.config, position_ids, past)
         segments = self._segments((num_rows, length), attention_mask)
         seen = attention_mask if cache is None else cache.with_prefix_mask(attention_mask, length)
         mask = self._self_mask(cache, segments, inputs_embeds, seen) if prefix is None else None

@@ -1,26 +1,24 @@
 """Reading sounds: any rate and any number of channels to clips of one channel at the rate of the feature extractor.
 
-    path | bytes | file object ── soundfile, limits from the header ┐
+    path | bytes | file object ── soundfile or PyAV, limits first ──┐
     array | {"array", "sampling_rate"} ─────────────────────────────┴─ mean of channels ── soxr ── clips of one window
 
-soundfile and soxr (the extra `audio`) are imported when a file is read, or another rate is made.
+soxr (the extra `audio`) is imported when another rate is made; what reads files, by `sound_files.py`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from .limits import DECODER_FAULTS, MediaDecodeError, PixelBudget, decoding
+from .limits import MediaDecodeError, PixelBudget, decoding
+from .sound_files import MAX_CHANNELS, check_sound, in_full_scale, module, read_sound
+from .sound_masks import SoundAugmentation, hide_parts
 from .sources import opened
 
-FORMATS = ("WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64", "RF64", "WAVEX")
 MAX_SECONDS = 1800.0
-MAX_SAMPLES = 60_000_000
-MAX_CHANNELS = 16
-RATES = (1_000, 384_000)
 MAX_SOUND_BYTES = 512_000_000
-BLOCK = 1 << 16
 # Files of floats may go somewhat beyond full scale; 16-bit values given as floats go far beyond.
 LOUDEST = 16.0
 
@@ -45,9 +43,10 @@ def load_sound(
         budget: not for sounds.
 
     Raises:
-        MediaDecodeError: broken, of a format outside `FORMATS`, too long, empty, NaN. MediaNotFoundError: no file.
+        MediaDecodeError: broken, of a format that `sound_files.py` does not name, too long, empty, NaN.
+        MediaNotFoundError: no file.
         ValueError, TypeError: an array without a rate, or of a shape, type or range not accepted.
-        ImportError: the extra `audio` is not installed.
+        ImportError: the extra `audio` (for m4a and the like: `video`) is not installed.
     """
     if isinstance(source, dict):
         source, source_rate = _of_dict(source, source_rate)
@@ -59,16 +58,25 @@ def load_sound(
             )
         name = "the array"
         with decoding(name):
-            _check_header(len(samples), rate, 1, max_seconds)
+            check_sound(len(samples), rate, 1, max_seconds)
     else:
         with opened(source, "sound", MAX_SOUND_BYTES, allow_urls) as (file, name):
-            samples, rate = _read(file, name, max_seconds)
+            samples, rate = read_sound(file, name, max_seconds)
     with decoding(name):
         if not len(samples):
             raise MediaDecodeError("it is empty: there are no samples")
         if not np.isfinite(samples).all():
             raise MediaDecodeError("it holds NaN or Inf")
+        if np.abs(samples).max() > LOUDEST:
+            raise MediaDecodeError(f"it is {np.abs(samples).max():.3g} times as loud as full scale")
         return _at_rate(samples, rate, sampling_rate)
+
+
+def lacks_rate(source: Any) -> bool:
+    """Whether a sound is an array without a rate of its own."""
+    if isinstance(source, dict) and source.get("array") is not None:
+        return source.get("sampling_rate") is None
+    return isinstance(source, (np.ndarray, torch.Tensor))
 
 
 def window_of(feature_extractor: Any) -> int | None:
@@ -88,11 +96,17 @@ def clips_of(samples: np.ndarray, window: int | None) -> list[np.ndarray]:
     return [samples[start : start + window] for start in range(0, len(samples), window)]
 
 
-def sound_tensors(feature_extractor: Any, sounds: list[list[np.ndarray | None]]) -> dict[str, torch.Tensor]:
+def sound_tensors(
+    feature_extractor: Any,
+    sounds: list[list[np.ndarray | None]],
+    augmentation: SoundAugmentation | None = None,
+    rngs: Sequence[np.random.Generator] = (),
+) -> dict[str, torch.Tensor]:
     """Sounds nested by sample as input_features float32 (B, A, ...), A clips of what the tower takes.
 
     With them input_features_mask, bool, unless all are real: (B, A), or (B, A, frames) where clips have no window and
-    so their own lengths. None stands for a sound that cannot be read: one clip, masked.
+    so their own lengths. None stands for a sound that cannot be read: one clip, masked. `augmentation` hides parts
+    of each clip, by the random numbers of its sample.
     """
     window = window_of(feature_extractor)
     clips = [
@@ -101,6 +115,11 @@ def sound_tensors(feature_extractor: Any, sounds: list[list[np.ndarray | None]])
     ]
     present = [clip for sample in clips for clip in sample if clip is not None]
     features, frames = _features(feature_extractor, present, window)
+    if augmentation is not None:
+        own = [rngs[row] for row, sample in enumerate(clips) for clip in sample if clip is not None]
+        shares = torch.tensor([len(clip) / window if window else 1.0 for clip in present], dtype=torch.float64)
+        held = shares if frames is None else frames
+        features = hide_parts(feature_extractor, features, held, augmentation, own)
     slots = max(len(sample) for sample in clips)
     mask = [[clip is not None for clip in sample] + [False] * (slots - len(sample)) for sample in clips]
     mask = torch.tensor(mask, dtype=torch.bool)
@@ -128,39 +147,10 @@ def _features(extractor: Any, clips: list[np.ndarray], window: int | None) -> tu
     return features, None if window is not None or "attention_mask" not in made else made["attention_mask"].bool()
 
 
-def _read(file: Any, name: str, max_seconds: float) -> tuple[np.ndarray, int]:
-    """(samples,) of a file, the mean of its channels, and their rate."""
-    soundfile = _module("soundfile")
-    with decoding(name, FORMATS, (*DECODER_FAULTS, soundfile.SoundFileError)) as known:
-        with soundfile.SoundFile(file) as sound:
-            known["format"] = sound.format
-            if sound.format not in FORMATS:
-                raise MediaDecodeError(f"its format {sound.format} is not accepted")
-            _check_header(sound.frames, sound.samplerate, sound.channels, max_seconds)
-            blocks = []
-            while len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):
-                with np.errstate(all="ignore"):  # Inf and NaN are looked for in the end
-                    blocks.append(block.mean(1))
-            samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-            return samples, sound.samplerate
-
-
-def _check_header(frames: int, rate: int, channels: int, max_seconds: float) -> None:
-    """Raises MediaDecodeError for a sound that is too long, or has no sensible rate."""
-    if not RATES[0] <= rate <= RATES[1]:
-        raise MediaDecodeError(f"its sampling rate is {rate}; accepted are {RATES[0]}..{RATES[1]}")
-    if channels > MAX_CHANNELS:
-        raise MediaDecodeError(f"it has {channels} channels; accepted are {MAX_CHANNELS} at most")
-    if frames / rate > max_seconds:
-        raise MediaDecodeError(f"it lasts {frames / rate:.1f} s; max_seconds={max_seconds} allows no more")
-    if frames > MAX_SAMPLES:
-        raise MediaDecodeError(f"it has {frames} samples, more than {MAX_SAMPLES}")
-
-
 def _at_rate(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     if rate == wanted:
         return np.ascontiguousarray(samples, dtype=np.float32)
-    resampled = _module("soxr").resample(samples.astype(np.float32), rate, wanted, quality="HQ")
+    resampled = module("soxr").resample(samples.astype(np.float32), rate, wanted, quality="HQ")
     if not len(resampled):
         raise MediaDecodeError(f"it has {len(samples)} samples at {rate} a second, too few for {wanted} a second")
     return resampled
@@ -195,23 +185,10 @@ def _of_array(given: np.ndarray | torch.Tensor) -> np.ndarray:
 
 
 def _as_floats(array: np.ndarray) -> np.ndarray:
-    full_scale = {"int16": 2.0**15, "int32": 2.0**31}.get(array.dtype.name)
-    if full_scale:
-        return (array / np.float64(full_scale)).astype(np.float32)
-    if array.dtype == np.uint8:
-        return (array.astype(np.float32) - 128) / 128
-    if not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"sound arrays are floats in -1..1, int16, int32 or uint8; got {array.dtype}")
-    loudest = np.abs(array).max(initial=0)
+    floating = np.issubdtype(array.dtype, np.floating)
+    loudest = np.abs(array).max(initial=0) if floating else 0
     if np.isfinite(loudest) and loudest > LOUDEST:
         raise ValueError(
             f"sounds of floats are in -1..1; got values up to {loudest:.4g}. Divide by 32768, or give int16"
         )
-    return array.astype(np.float32)
-
-
-def _module(name: str) -> Any:
-    try:
-        return __import__(name)
-    except ImportError as fault:
-        raise ImportError(f"{name} is needed for this sound: pip install 'mm-transformers[audio]'") from fault
+    return in_full_scale(array)

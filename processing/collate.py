@@ -48,11 +48,12 @@ class MMDataCollator:
             same modules (as gradient synchronisation between processes wants it). Where the samples have columns for
             other media (None in them will do), a blank of each kind that the batch lacks instead.
         share_media: samples with the same media (equal path, equal bytes, or the same object) share a context.
-        augment: "saved" for the settings kept with the image processor (`mm.processing.augment.PictureAugmentation`,
-            which also looks at the texts), or a callable(image, rng) -> image. For upright RGB images and the frames
-            of videos, which all see the same random numbers, in mode "train" only; rng is a numpy Generator made of
-            (seed, epoch, sample id). Without an id column the position in the batch stands for it. A shared picture
-            is augmented once, for the first of its samples.
+        augment: "saved" for all that is kept with the processor: the image processor's `augmentation` (settings of a
+            `mm.processing.augment.PictureAugmentation`, which also looks at the texts), `frame_jitter` and
+            `audio_augmentation`. Or a callable(image, rng) -> image, for pictures and frames alone. For upright RGB
+            images and the frames of videos, which all see the same random numbers, in mode "train" only; rng is a
+            numpy Generator made of (seed, epoch, sample id). Without an id column the position in the batch stands
+            for it. Shared media are augmented once, for the first of their samples.
         seed: first part of that rng.
         on_error: for unreadable pictures: "raise", "skip" (the sample is left out) or "placeholder" (the picture is).
         return_loss: add return_loss=True to the batch, for models whose loss needs no labels; what a suffix makes is
@@ -103,6 +104,7 @@ class MMDataCollator:
         self.pad_to_multiple_of = pad_to_multiple_of
         self.blank_media = blank_media
         self.share_media = share_media
+        self.augment_clips = augment == "saved"  # videos in their times, and sounds
         self.augment = _saved_augmentation(processor) if augment == "saved" else augment
         self.seed = seed
         self.on_error = on_error
@@ -189,13 +191,22 @@ class MMDataCollator:
         if labels is not None and self.mode == "train":
             batch["labels"] = label_tensor([labels[index] for index in kept], counts)
         wanted = [name for name, own in MEDIA_OF.items() if set(own) & set().union(*samples)]
-        batch |= self._media({name: [read[key] for key in held] for name, read in media.items()}, wanted, bool(fields))
+        names = [str(sample.get("id", index)) for index, sample in enumerate(samples)]
+        contexts = [names[keys.index(key)] for key in held]
+        found = {name: [read[key] for key in held] for name, read in media.items()}
+        batch |= self._media(found, wanted, bool(fields), self._clip_rngs(contexts, "sounds"))
         if paired is not None:
             place = {key: number for number, key in enumerate(held)}
             batch |= self._index(batch, [place[keys[index]] for index in kept], len(held), counts, paired)
-        names = [str(sample.get("id", index)) for index, sample in enumerate(samples)]
         rows = [f"{names[index]}/{row}" for index, count in zip(kept, counts, strict=True) for row in range(count)]
-        return batch, rows, [names[keys.index(key)] for key in held]
+        return batch, rows, contexts
+
+    def _clip_rngs(self, names: Sequence[Any], use: str) -> list[np.random.Generator] | None:
+        """Random numbers for the times of videos, or for sounds, of samples of these names; None outside of training,
+        and where none are wanted."""
+        if not self.augment_clips or self.mode != "train":
+            return None
+        return [sample_rng(self.seed, self.epoch, f"{name}/{use}") for name in names]
 
     def _texts(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, list]:
         """text, suffix and context_text of each sample, nested as the processor takes them; those that there are."""
@@ -235,7 +246,8 @@ class MMDataCollator:
                 found[name] if firsts[key] == index else []
                 for index, (found, key) in enumerate(zip(sources, keys, strict=True))
             ]
-            read = self.processor.read_media(name, wanted, self.on_error)
+            rngs = self._clip_rngs([sample.get("id", index) for index, sample in enumerate(samples)], "frames")
+            read = self.processor.read_media(name, wanted, self.on_error, rngs=rngs)
             if self.augment is not None and self.mode == "train" and name != "audio":
                 for key, index in firsts.items():
                     sample_id = samples[index].get("id", index)
@@ -267,7 +279,9 @@ class MMDataCollator:
             )
         )
 
-    def _media(self, media: dict[str, list[list]], wanted: list[str], has_rows: bool) -> dict[str, torch.Tensor]:
+    def _media(
+        self, media: dict[str, list[list]], wanted: list[str], has_rows: bool, rngs: Any
+    ) -> dict[str, torch.Tensor]:
         """The tensors of the media of each context, masked blanks for the modalities that the batch has none of.
 
         wanted: the modalities that the samples have columns for; "images" where they have none.
@@ -279,7 +293,7 @@ class MMDataCollator:
             raise ValueError("the samples hold neither texts nor images, videos or sounds that can be read")
         batch = {}
         for name, held in found.items():
-            batch |= self.processor.media_tensors(name, held)
+            batch |= self.processor.media_tensors(name, held, rngs)
         rows = len(next(iter(media.values()))) if found else 1
         for name in wanted or ["images"]:
             if self.blank_media and has_rows and name not in found:
@@ -304,11 +318,15 @@ def sample_rng(seed: int, epoch: int, sample_id: Any) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
-def _saved_augmentation(processor: MMProcessor) -> PictureAugmentation:
+def _saved_augmentation(processor: MMProcessor) -> PictureAugmentation | None:
+    """That of pictures. Raises ValueError where the processor keeps none for any kind of media."""
     settings = getattr(processor.image_processor, "augmentation", None)
-    if settings is None:
-        raise ValueError('augment="saved", but the image processor has no augmentation; set its option to a dict')
-    return PictureAugmentation(**settings)
+    if settings is None and not processor.frame_jitter and processor.audio_augmentation is None:
+        raise ValueError(
+            'augment="saved", but the image processor has no augmentation, and the processor neither frame_jitter nor '
+            "audio_augmentation; set one of them"
+        )
+    return None if settings is None else PictureAugmentation(**settings)
 
 
 def _told(sample: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ B samples, N pictures (videos, clips) per sample, F frames.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .audio import load_sound, sound_tensors
+from .audio import lacks_rate, load_sound, sound_tensors
 from .chats import ChattingProcessor
 from .image import PictureOptions
 from .media import PictureReader, load_image
-from .video import load_video, video_tensors
+from .sound_masks import SoundAugmentation
+from .video import given_frames, load_video, video_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ class ReadingProcessor(ChattingProcessor):
 
     num_frames: int
     frame_sampling: str | float
+    frame_jitter: float
+    audio_augmentation: dict[str, Any] | None
 
     def read_media(
         self,
@@ -44,7 +47,9 @@ class ReadingProcessor(ChattingProcessor):
         sampling_rate: int | None = None,
         num_frames: int | None = None,
         frame_sampling: str | float | None = None,
+        do_sample_frames: bool = True,
         max_seconds: float | None = None,
+        rngs: Sequence[np.random.Generator] | None = None,
         **image_options: Any,
     ) -> list[list[Any]]:
         """Media of one kind, nested by sample.
@@ -52,8 +57,11 @@ class ReadingProcessor(ChattingProcessor):
         Args:
             name: "images" gives upright RGB pictures, as the image processor reads them; "videos" lists of such
                 frames; "audio" float32 arrays at the feature extractor's rate.
-            sampling_rate: of arrays of sound. num_frames, frame_sampling: None takes the processor's.
+            sampling_rate: of arrays of sound; None takes the feature extractor's, with a logged warning.
+            num_frames, frame_sampling: None takes the processor's.
+            do_sample_frames: False takes every frame of videos given as frames, and refuses others.
             max_seconds: length of videos and sounds allowed; None takes `load_video`'s and `load_sound`'s.
+            rngs: one for each sample, in training: frames of videos are then taken with the processor's frame_jitter.
             image_options: for images and frames.
 
         One that is missing or broken raises, naming its place images[sample][number]; under another on_error than
@@ -70,30 +78,45 @@ class ReadingProcessor(ChattingProcessor):
         if name == "videos":
             frames = num_frames or self.num_frames, frame_sampling or self.frame_sampling
             load = partial(load_video, load=load, num_frames=frames[0], frame_sampling=frames[1], **limits)
+            load = partial(load, frame_jitter=self.frame_jitter)
+            load = load if do_sample_frames else partial(given_frames, load=load.keywords["load"])
         elif name == "audio":
             rate = self.feature_extractor.sampling_rate if any(sources) else 0
-            load = partial(load_sound, sampling_rate=rate, source_rate=sampling_rate, **limits)
+            if sampling_rate is None and any(lacks_rate(sound) for sample in sources for sound in sample):
+                logger.warning("sampling_rate was not given: arrays of sound are read as %d samples a second", rate)
+            load = partial(load_sound, sampling_rate=rate, source_rate=sampling_rate or rate, **limits)
             options = {"allow_urls": allow_urls}
-        reader = PictureReader(on_error, **options)
-        read = [
-            [reader.read(source, f"{name}[{sample}][{number}]", load) for number, source in enumerate(entries)]
-            for sample, entries in enumerate(sources)
-        ]
+        reader, read = PictureReader(on_error, **options), []
+        for sample, entries in enumerate(sources):
+            own = partial(load, rng=rngs[sample]) if rngs is not None and name == "videos" else load
+            read.append(
+                [reader.read(source, f"{name}[{sample}][{place}]", own) for place, source in enumerate(entries)]
+            )
         if reader.faults:
             total = sum(map(len, sources))
             logger.warning("%d of %d %s cannot be read (on_error=%r)", len(reader.faults), total, name, on_error)
         return read
 
-    def media_tensors(self, name: str, media: list[list[Any]], **image_options: Any) -> dict[str, torch.Tensor]:
+    def media_tensors(
+        self,
+        name: str,
+        media: list[list[Any]],
+        rngs: Sequence[np.random.Generator] | None = None,
+        **image_options: Any,
+    ) -> dict[str, torch.Tensor]:
         """What `read_media` gave as float32 tensors, nested by sample and padded to slots, with a bool mask that is
         False where None stands or none is left.
 
         "images": pixel_values (B, C, H, W) where each sample has just one, without a mask; else (B, N, C, H, W) and
         pixel_attention_mask (B, N). An image processor that masks patches gives (B[, N], rows, columns) instead.
-        "videos", "audio": as `video_tensors` and `sound_tensors` say.
+        "videos", "audio": as `video_tensors` and `sound_tensors` say. rngs: one for each sample, in training: parts
+        of sounds are then hidden as the processor's audio_augmentation says.
         """
         if name == "audio":
-            return sound_tensors(self.feature_extractor, media)
+            if rngs is None or self.audio_augmentation is None:
+                return sound_tensors(self.feature_extractor, media)
+            hiding = SoundAugmentation(**self.audio_augmentation)
+            return sound_tensors(self.feature_extractor, media, hiding, rngs)
         if name == "videos":
             return video_tensors(media, lambda frames: self._pixels(frames, image_options, masked=False)[0])
         present = [picture for sample in media for picture in sample if picture is not None]

@@ -20,7 +20,7 @@ from .limits import DECODER_FAULTS, MediaDecodeError, PixelBudget, check_pixels,
 from .media import load_image
 from .modes import Colour, rgb_colour, upright_rgb
 from .pairing import is_frames
-from .sampling import sample_times, shown_at, spread
+from .sampling import frame_shifts, sample_times, shown_at, spread
 from .sources import opened
 
 CONTAINERS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "ogg", "flv")
@@ -51,6 +51,8 @@ def load_video(
     allow_urls: bool = False,
     budget: PixelBudget | None = None,
     load: Callable[..., Image.Image] = load_image,
+    frame_jitter: float = 0.0,
+    rng: np.random.Generator | None = None,
     **options: Any,
 ) -> list[Image.Image]:
     """At most `num_frames` frames of one video as upright RGB pictures, in the order of time, none twice.
@@ -63,13 +65,16 @@ def load_video(
         background: behind the transparent pixels of animations and of frames given.
         load: reads frames that are given one by one, with `options`.
         budget: pixels that are left for all frames of a call.
+        frame_jitter, rng: with an rng each frame is taken up to half of this share earlier or later, of the time (or
+            of the frames, the keyframes) from one to the next; their order stays. Without one nothing is moved.
 
     Raises:
         MediaDecodeError: broken, of a container or codec not accepted, too long or large, without any picture.
         MediaNotFoundError: no file. ValueError, TypeError: another source. ImportError: no extra `video`.
     """
+    shifts = frame_shifts(num_frames, frame_jitter, rng)
     if is_frames(source):
-        frames = [source[number] for number in spread(len(source), num_frames)]
+        frames = [source[number] for number in spread(len(source), num_frames, shifts)]
         if not frames:
             raise ValueError("the video has no frames")
         return [load(frame, budget=budget, **({"background": background} | options)) for frame in frames]
@@ -80,13 +85,23 @@ def load_video(
         if animation:
             with decoding(name, ANIMATIONS) as known, Image.open(file, formats=ANIMATIONS) as image:
                 known["format"] = image.format
-                return _animation_frames(image, num_frames, frame_sampling, rgb_colour(background), **limits)
+                return _animation_frames(image, frame_sampling, shifts, rgb_colour(background), **limits)
         av = _av()
         with decoding(name, (*CONTAINERS, *ANIMATIONS), (*DECODER_FAULTS, av.FFmpegError)) as known:
             allowed = {"format_whitelist": ",".join(CONTAINERS), "codec_whitelist": ",".join(CODECS)}
             with av.open(file, "r", options=allowed, metadata_errors="ignore") as container:
                 known["format"] = container.format.name
-                return _Film(container, max_seconds, num_frames, **limits).frames(num_frames, frame_sampling)
+                return _Film(container, max_seconds, num_frames, **limits).frames(frame_sampling, shifts)
+
+
+def given_frames(source: Any, **options: Any) -> list[Image.Image]:
+    """Every frame of a video that is given as its frames. Raises ValueError for a file, whose frames are sampled."""
+    if not is_frames(source):
+        raise ValueError(
+            "do_sample_frames=False takes videos that are given as their frames, a list of pictures or an array; the "
+            "frames of files are always sampled: raise num_frames instead"
+        )
+    return load_video(source, num_frames=max(1, len(source)), **options)
 
 
 def video_tensors(
@@ -134,12 +149,13 @@ class _Film:
         self.shown: Any = None  # the last frame taken from the decoder, and the one after it
         self.next: Any = None
 
-    def frames(self, num_frames: int, frame_sampling: str | float) -> list[Image.Image]:
+    def frames(self, frame_sampling: str | float, shifts: list[float]) -> list[Image.Image]:
+        """A frame for each shift at most, none twice."""
         if frame_sampling == "keyframes":
             found = self._keyframes()
-            frames = (found[number]() for number in spread(len(found), num_frames))
+            frames = (found[number]() for number in spread(len(found), len(shifts), shifts))
         else:
-            times = sample_times(self.seconds, num_frames, frame_sampling)
+            times = sample_times(self.seconds, len(shifts), frame_sampling, shifts)
             frames = (self._at(self.start + time) for time in times)
         taken = {}
         for frame in frames:
@@ -217,17 +233,18 @@ class _Film:
 
 
 def _animation_frames(
-    image: Any, num_frames: int, frame_sampling: str | float, colour: tuple, max_pixels: int, budget: Any
+    image: Any, frame_sampling: str | float, shifts: list[float], colour: tuple, max_pixels: int, budget: Any
 ) -> list[Image.Image]:
     """Frames of an open animation, or the one of a still picture; every frame counts as a keyframe."""
     check_pixels(image.width, image.height, max_pixels)
     count = getattr(image, "n_frames", 1)
     if count * image.width * image.height > MAX_ANIMATION_PIXELS:
         raise MediaDecodeError(f"its {count} frames of {image.width} x {image.height} are too many to decode")
-    numbers = spread(count, num_frames)
+    numbers = spread(count, len(shifts), shifts)
     if not isinstance(frame_sampling, str):
         starts = np.cumsum([0.0, *(_seconds(image, number) for number in range(count))])
-        numbers = shown_at(starts[:-1].tolist(), sample_times(starts[-1], num_frames, frame_sampling))
+        times = sample_times(starts[-1], len(shifts), frame_sampling, shifts)
+        numbers = shown_at(starts[:-1].tolist(), times)
     pictures = []
     for number in numbers:
         image.seek(number)

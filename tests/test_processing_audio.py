@@ -2,7 +2,9 @@
 
 import io
 import sys
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -29,6 +31,19 @@ def as_file(samples, rate=RATE, kind="WAV", **options) -> bytes:
     return buffer.getvalue()
 
 
+def in_container(kind="ipod", codec="aac", samples=None, rate=16000, layout="stereo") -> bytes:
+    """A film's soundtrack without the film; "ipod" is what ends in .m4a."""
+    buffer, samples = io.BytesIO(), tone(1.0, rate) if samples is None else samples
+    with av.open(buffer, "w", format=kind) as out:
+        stream: Any = out.add_stream(codec, rate=rate, layout=layout)
+        channels = np.stack([samples] * stream.codec_context.channels)
+        frame = av.AudioFrame.from_ndarray(channels, format="fltp", layout=layout)
+        frame.sample_rate, frame.pts = rate, 0
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    return buffer.getvalue()
+
+
 EXACT = [("WAV", "FLOAT"), ("AIFF", "FLOAT"), ("AU", "FLOAT"), ("CAF", "FLOAT"), ("W64", "FLOAT")]
 
 
@@ -52,6 +67,28 @@ def test_compressed_formats_are_decoded(kind, options):
     middle = slice(4000, 12000)
     spectrum = np.abs(np.fft.rfft(found[middle]))
     assert abs(len(found) - 16000) <= 2304 and np.argmax(spectrum) * 16000 / 8000 == pytest.approx(440, abs=2)
+
+
+CONTAINERS = [
+    ("ipod", "aac", 16000), ("mp4", "aac", 44100), ("3gp", "aac", 16000), ("adts", "aac", 22050),
+    ("mp4", "mp3", 16000),
+    ("mov", "pcm_s16le", 16000), ("mp4", "alac", 16000), ("matroska", "flac", 16000), ("webm", "libopus", 48000),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "codec", "rate"), CONTAINERS, ids=lambda value: str(value))
+@pytest.mark.parametrize("layout", ["mono", "stereo"])
+def test_sounds_in_containers_are_decoded(kind, codec, rate, layout):
+    found = load_sound(in_container(kind, codec, rate=rate, layout=layout), 16000)
+    spectrum = np.abs(np.fft.rfft(found[4000:12000]))
+    assert 15000 < len(found) < 18400 and np.argmax(spectrum) * 16000 / 8000 == pytest.approx(440, abs=2)
+    assert np.abs(found[4000:12000]).max() == pytest.approx(0.4, rel=0.1)
+
+
+@pytest.mark.parametrize(("kind", "codec"), [("mp4", "alac"), ("mov", "pcm_f32le"), ("matroska", "pcm_s32le")])
+def test_lossless_sounds_in_containers_are_exact(kind, codec):
+    found = load_sound(in_container(kind, codec, layout="mono"), 16000)
+    assert np.abs(found - tone(1.0, 16000)).max() <= 2.0**-23
 
 
 @settings(max_examples=25, deadline=None)
@@ -91,6 +128,11 @@ BAD = [
     (as_file(tone(0.1, 100), 100), {}, MediaDecodeError, "sampling rate is 100; accepted are 1000..384000"),
     (as_file(np.zeros((9, 17), np.float32)), {}, MediaDecodeError, "17 channels; accepted are 16"),
     (as_file(np.zeros(9, np.float32), 11025, "VOC", subtype="PCM_16"), {}, MediaDecodeError, "VOC is not accepted"),
+    (in_container()[:-300], {}, MediaDecodeError, "a mov,mp4,m4a,3gp,3g2,mj2 file|cannot decode"),
+    (in_container()[:40], {}, MediaDecodeError, "cannot decode the 40 bytes given"),
+    (in_container(), {"max_seconds": 0.5}, MediaDecodeError, "max_seconds=0.5"),
+    (in_container("adts"), {"max_seconds": 0.5}, MediaDecodeError, "max_seconds=0.5"),
+    (in_container("matroska", "ac3", rate=48000), {}, MediaDecodeError, "its codec ac3 is not accepted"),
     (np.zeros(1, np.float32), {"source_rate": 384_000}, MediaDecodeError, "too few for"),
     (tone(), {}, ValueError, "an array has no rate of its own"),
     ({"array": tone()}, {}, ValueError, "an array has no rate of its own"),
@@ -114,6 +156,7 @@ def test_bad_sounds_raise_in_words(source, options, kind, message):
 
 
 def test_without_the_extra_it_is_named(monkeypatch):
+    m4a = in_container()
     for name in ("soundfile", "soxr"):
         monkeypatch.setitem(sys.modules, name, None)
     assert np.array_equal(load_sound(tone(), RATE, source_rate=RATE), tone())  # needs neither
@@ -121,6 +164,9 @@ def test_without_the_extra_it_is_named(monkeypatch):
         load_sound(tone(), 16000, source_rate=RATE)
     with pytest.raises(ImportError, match="soundfile is needed"):
         load_sound(b"RIFF", RATE)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImportError, match=r"PyAV is needed for sounds in MP4 \(m4a\).*mm-transformers\[video\]"):
+        load_sound(m4a, RATE)
 
 
 # ------------------------------------------------------------------------------------------- clips and the processor

@@ -223,6 +223,7 @@ def test_save_and_load_keep_settings_parts_and_template(tmp_path):
     processor.save_pretrained(tmp_path)
     assert {"processor_config.json", "tokenizer.json", "chat_template.jinja"} <= {p.name for p in tmp_path.iterdir()}
     settings = {"add_eos_token", "context_bos_token", "fixed_length", "num_frames", "frame_sampling", "prompt_to"}
+    settings |= {"frame_jitter", "audio_augmentation"}
     assert set(processor.to_dict()) == {"image_processor", "processor_class"} | settings
     assert mm.MMProcessor is MMProcessor  # importing mm registers it
     for loaded in (MMProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):
@@ -247,7 +248,8 @@ def test_decoding_is_inherited(processor):
     assert processor.batch_decode(batch["input_ids"], skip_special_tokens=True) == ["a photo of cats"]
     assert processor.decode(batch["input_ids"][0], skip_special_tokens=True) == "a photo of cats"
     assert processor.post_process_image_text_to_text(batch["input_ids"]) == ["a photo of cats"]
-    assert processor.model_input_names == ["pixel_values", "input_ids", "attention_mask"]
+    names = ["pixel_values", "input_ids", "attention_mask", "pixel_values_videos"]
+    assert processor.model_input_names == names
 
 
 def chat(text, *images):

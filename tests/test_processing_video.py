@@ -149,6 +149,27 @@ def test_an_animation_is_a_video_of_all_its_frames_and_an_image_of_the_first(kin
     assert torch.equal(pixels, processor(frames[0], return_tensors="pt")["pixel_values"])
 
 
+@pytest.mark.parametrize("sampling", ["uniform", "keyframes", 2.0])
+def test_jitter_moves_frames_within_their_intervals_and_keeps_their_order(sampling):
+    data = film(frames=64, rate=16, gap=4)
+    _, pictures, keys = every_frame(data)
+    found = []
+    for seed in range(8):
+        options = {"frame_jitter": 1.0, "rng": np.random.default_rng(seed)}
+        found.append(numbers(load_video(data, num_frames=8, frame_sampling=sampling, **options), pictures))
+    assert len(set(map(tuple, found))) > 4
+    for places in found:
+        assert len(places) == 8 and places == sorted(set(places))
+        counted = [number for number, key in enumerate(keys) if key or sampling != "keyframes"]
+        width, back = len(counted) / 8, 0.5 if sampling == 2.0 else 0  # a rate takes the first of each part
+        for part, place in enumerate(map(counted.index, places)):
+            assert int((part - back) * width) <= place < (part + 1 - back) * width
+    gif = animation("GIF")
+    for seed in range(8):
+        red, later = reds(load_video(gif, num_frames=2, frame_jitter=1.0, rng=np.random.default_rng(seed)))
+        assert red in (0, 40, 80) and later in (120, 160, 200)
+
+
 # ------------------------------------------------------------------------------------------------- in the processor
 
 

@@ -14,6 +14,7 @@ SOUNDS = [
     ("WAVEX", "PCM_16"), ("RF64", "PCM_16"), ("W64", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"),
     ("MP3", "MPEG_LAYER_III"), ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("CAF", "PCM_16"), ("CAF", "ALAC_16"),
 ]  # fmt: skip
+TRACKS = [("ipod", "aac"), ("adts", "aac"), ("mp4", "alac"), ("matroska", "flac"), ("webm", "libopus")]
 FILMS = [
     ("mp4", "libx264"), ("mov", "mpeg4"), ("matroska", "libx264"), ("webm", "libvpx-vp9"), ("webm", "libvpx"),
     ("avi", "mpeg4"), ("avi", "ffv1"), ("mpegts", "mpeg2video"), ("flv", "flv"), ("mpeg", "mpeg1video"),
@@ -28,7 +29,18 @@ def sound_seeds() -> list[bytes]:
         buffer = io.BytesIO()
         soundfile.write(buffer, samples[:, :1] if subtype == "ULAW" else samples, 8000, format=kind, subtype=subtype)
         seeds.append(buffer.getvalue())
-    return seeds
+    return seeds + [_track(container, codec, samples) for container, codec in TRACKS]
+
+
+def _track(container: str, codec: str, samples: np.ndarray) -> bytes:
+    buffer, rate = io.BytesIO(), 48000 if codec == "libopus" else 8000
+    with av.open(buffer, "w", format=container) as out:
+        stream: Any = out.add_stream(codec, rate=rate, layout="stereo")
+        frame = av.AudioFrame.from_ndarray(np.tile(samples.T, rate // 8000).copy(), format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts = rate, 0
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    return buffer.getvalue()
 
 
 def film_seeds() -> list[bytes]:

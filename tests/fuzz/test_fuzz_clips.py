@@ -8,7 +8,7 @@ import pytest
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER))
 
-from clip_seeds import FILMS, SOUNDS, film_seeds, sound_seeds  # noqa: E402  # pyright: ignore[reportImplicitRelativeImport]
+from clip_seeds import FILMS, SOUNDS, TRACKS, film_seeds, sound_seeds  # noqa: E402  # pyright: ignore[reportImplicitRelativeImport]
 from mutations import mutated  # noqa: E402  # pyright: ignore[reportImplicitRelativeImport]
 from test_fuzz_images import run  # noqa: E402  # pyright: ignore[reportImplicitRelativeImport]
 
@@ -37,6 +37,6 @@ def test_a_hundred_of_them_as_a_taste(kind):
 
 def test_the_seeds_are_good():
     sounds, films = sound_seeds(), film_seeds()
-    assert len(sounds) == len(SOUNDS) and len(films) == len(FILMS) + 3
+    assert len(sounds) == len(SOUNDS) + len(TRACKS) and len(films) == len(FILMS) + 3
     assert all(4000 < len(load_sound(seed, 16000)) < 9000 for seed in sounds)
     assert all(len(load_video(seed, num_frames=4)) == 4 for seed in films)
