@@ -74,7 +74,10 @@ def paired(encoder, decoder):
     return config
 
 
-@pytest.fixture(params=PAIRS)
+SLOW = ("beit, bert, odd", "beit, trocr")
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in PAIRS])
 def pair(request, peer, saved):
     # Saved in fp64, so that the one sum in a conversion (DeiT's second token and its place) rounds no sooner;
     # from_pretrained, as published models are used: GPT-2's head is tied when it is loaded.
