@@ -223,6 +223,9 @@ def test_other_towers_and_settings_are_refused_in_words(peer, saved):
         ValueError, match="model_type='swin' inside VisionEncoderDecoderModel; known are vit, deit, beit"
     ):
         convert(saved(peer(lambda c: VisionEncoderDecoderModel(config=c), paired(swin, decoder)), name="swin"))
+    oblong = ViTConfig(**{**VIT, "image_size": (16, 24)})
+    with pytest.raises(ValueError, match=r"\[16, 24\] has unequal sides; MM's towers take squares"):
+        convert(saved(peer(lambda c: VisionEncoderDecoderModel(config=c), paired(oblong, decoder)), name="oblong"))
     scaled = GPT2Config(**GPT2, **WORDS, scale_attn_by_inverse_layer_idx=True)
     with pytest.raises(ValueError, match="scale_attn_by_inverse_layer_idx=True, but only False is known"):
         convert(saved(peer(lambda c: VisionEncoderDecoderModel(config=c), paired(ViTConfig(**VIT), scaled)), name="s"))
