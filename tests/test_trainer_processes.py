@@ -72,6 +72,7 @@ def test_trainer_reads_the_settings_for_fsdp():
     assert settings["fsdp_version"] == 2 and settings["reshard_after_forward"]
 
 
+@pytest.mark.slow
 def test_the_script_says_how_it_is_called():
     result = subprocess.run(
         [sys.executable, str(ROOT / "examples/train_captioner.py")], capture_output=True, text=True, timeout=120
