@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForImageTextToText,
     AutoModelForMaskedLM,
+    AutoModelForMultimodalLM,
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     AutoModelForZeroShotImageClassification,
@@ -65,6 +66,7 @@ for _config, _model in (
     AutoModel.register(_config, _model, exist_ok=True)
 AutoConfig.register(MMResamplerConfig.model_type, MMResamplerConfig, exist_ok=True)
 AutoModelForImageTextToText.register(MMConfig, MMForConditionalGeneration, exist_ok=True)
+AutoModelForMultimodalLM.register(MMConfig, MMForConditionalGeneration, exist_ok=True)
 AutoModelForSequenceClassification.register(MMConfig, MMForSequenceClassification, exist_ok=True)
 AutoModelForImageClassification.register(MMConfig, MMForSequenceClassification, exist_ok=True)
 AutoModelForZeroShotImageClassification.register(MMConfig, MMForImageTextRetrieval, exist_ok=True)

@@ -99,12 +99,18 @@ def convert(
     verify: Annotated[
         bool, typer.Option("--verify", help="Run both models on the same inputs; fail where they differ.")
     ] = False,
+    vision: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The CLIP that a file of OpenFlamingo was trained with.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(metavar="DIR", help="The decoder that it was trained with.")] = None,
 ) -> None:
     """Turn a published checkpoint (BLIP, VisionEncoderDecoder, GIT, ...) into a model of MM, or back."""
     with _errors_in_words():
         from mm.cli.convert import convert
 
-        convert(source, output, to=to, dry_run=dry_run, compare=verify, say=typer.echo)
+        convert(
+            source, output, to=to, dry_run=dry_run, compare=verify, vision=vision, text=text, say=typer.echo
+        )  # fmt: skip
 
 
 @app.command()

@@ -17,6 +17,7 @@ FOLDERS = [
 ]
 
 TRAIN = ["accelerate>=1.10"]
+PEFT = ["peft>=0.21"]
 FAST = ["torchvision>=0.28"]
 DATA = ["resvg-py>=0.5"]
 EVAL = ["sacrebleu>=2.5"]
@@ -49,6 +50,7 @@ setup(
     ],
     extras_require={
         "train": TRAIN,
+        "peft": PEFT,
         "eval": EVAL,
         "fast": FAST,
         "examples": DATA,
@@ -59,6 +61,7 @@ setup(
         "quant": ["torchao>=0.18"],
         "dev": [
             *TRAIN,
+            *PEFT,
             *EVAL,
             *DATA,
             *VIDEO,

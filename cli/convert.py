@@ -12,6 +12,8 @@ def convert(
     to: str | None = None,
     dry_run: bool = False,
     compare: bool = False,
+    vision: str | None = None,
+    text: str | None = None,
     say: Callable[[str], None],
 ) -> None:
     """Convert `source` into the directory `out`, and say what was done.
@@ -21,8 +23,9 @@ def convert(
         to: name of a family, to write back in its layout.
         dry_run: say what would be done, and write nothing.
         compare: run both models on the same inputs, and say by how much their outputs differ.
+        vision, text: the towers that a file of OpenFlamingo goes with.
 
     Raises: ValueError, FileNotFoundError: as `mm.conversion_scripts.convert.run`.
     """
-    for line in run(source, out, to, dry_run, compare):
+    for line in run(source, out, to, dry_run, compare, vision, text):
         say(line)

@@ -10,7 +10,7 @@ from ..configuration.mm import MMConfig
 from ..modeling_mm.model import MMModel
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow")
-OPTIONAL_PACKAGES = ("triton", "torchvision", "accelerate")
+OPTIONAL_PACKAGES = ("triton", "torchvision", "accelerate", "peft")
 
 
 def environment() -> dict[str, str]:

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from .stack import MMStackConfig, checked, nearest, positive
 
-# Transformers' kinds of rope parameters, but for those whose angles depend on the longest row of a batch.
-ROPE_TYPES = ("default", "linear", "llama3", "yarn", "proportional")
-_BATCH_ROPE_TYPES = ("dynamic", "longrope")
+# Transformers' kinds of rope parameters, but for one whose angles depend on the longest row of a batch.
+ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "proportional")
+_BATCH_ROPE_TYPES = ("longrope",)
 _ATTENTION_OVERRIDES = ("num_attention_heads", "num_key_value_heads", "head_dim", "attention_bias")
 _OWN_OVERRIDES = ("norm_type", "layer_norm_eps", "hidden_act", "gated_mlp", "intermediate_size", "mlp_bias")
 

@@ -12,15 +12,13 @@ folder.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from transformers.image_utils import PILImageResampling
-from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
-
 from ..configuration.mm import MMConfig
 from ..configuration.vision import MMVisionConfig
 from ..modeling_mm.checkpoint import Checkpoint
 from ..modeling_mm.key_mapping import raise_faults
 from ..modeling_mm.pretraining import MMForPreTraining
 from .coca_names import sizes_of, table
+from .coca_original import colours, compare, ends, original, pictures, tokenizer
 from .family import Family, Layout, Plan
 
 # What a config may say beside sizes, with the one value that is known: open_clip's default, or CoCa's own.
@@ -76,7 +74,16 @@ def plan(checkpoint: Checkpoint) -> Plan:
     notes = (
         () if checkpoint.config else ("no config: sizes are read off the tensors, heads are 64 wide, 8 in the pooler",)
     )
-    return Plan(MMForPreTraining, config, names, notes=notes, pictures=_pictures(checkpoint, vision["image_size"]))
+    return Plan(
+        MMForPreTraining,
+        config,
+        names,
+        generation=ends(config.text_config),
+        processor={"add_eos_token": True},
+        pictures=pictures(checkpoint, vision["image_size"]),
+        tokenizer=lambda directory: tokenizer(directory, model["text_cfg"], text["context_length"]),
+        notes=notes,
+    )
 
 
 def _read(given: Mapping[str, Any], sizes: Mapping[str, Any], fixed: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -124,21 +131,6 @@ def _config(model: Mapping[str, Any], vision: dict, text: dict, multimodal: int)
     )
 
 
-def _pictures(checkpoint: Checkpoint, size: int) -> dict[str, Any]:
-    """Settings of the image processor: the shorter side to `size`, the middle, and CLIP's colours."""
-    said = checkpoint.config.get("preprocess_cfg", {})
-    known = {"mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest", "size": said.get("size")}
-    faults = [
-        f"preprocess_cfg.{k}={said[k]!r}, but only {v!r} is known" for k, v in known.items() if said.get(k, v) != v
-    ]
-    raise_faults("pictures are prepared otherwise", faults)
-    return {
-        "size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}, "do_center_crop": True,
-        "resample": PILImageResampling.BICUBIC, "image_mean": list(said.get("mean") or OPENAI_CLIP_MEAN),
-        "image_std": list(said.get("std") or OPENAI_CLIP_STD),
-    }  # fmt: skip
-
-
 # ---- back ----------------------------------------------------------------------------------------------------------
 
 
@@ -177,13 +169,7 @@ def layout(model: Any) -> Layout:
     }
     names = ["visual.attn_pool.attn.in_proj_weight"] if tower.hidden_size == latents.hidden_size else []
     files = ("open_clip_config.json", "open_clip_model")
-    return Layout(_Settings(model_cfg=settings), "CoCa", tuple(names), "CLIPImageProcessor", None, files, _colours)
+    return Layout(_Settings(model_cfg=settings), "CoCa", tuple(names), "CLIPImageProcessor", None, files, colours)
 
 
-def _colours(processor: Any) -> dict[str, Any]:
-    """What open_clip_config.json says of pictures beside their size."""
-    pictures = None if processor is None else processor.image_processor
-    return {} if pictures is None else {"preprocess_cfg": {"mean": pictures.image_mean, "std": pictures.image_std}}
-
-
-FAMILY = Family("coca", recognises, plan, layout)
+FAMILY = Family("coca", recognises, plan, layout, compare, original)

@@ -4,6 +4,7 @@
     python -m mm.conversion_scripts.convert --to blip MM_DIR OUT
     python -m mm.conversion_scripts.convert --dry-run SOURCE    # what would be done
     python -m mm.conversion_scripts.convert --verify SOURCE OUT # and whether both models give the same
+    python -m mm.conversion_scripts.convert FILE OUT --vision CLIP --text LLAMA  # OpenFlamingo's, with its towers
 
 In memory: `mm.convert(source)` gives model, processor and report.
 """
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
-from transformers import AutoConfig
+from transformers import AutoConfig, GenerationConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
@@ -38,6 +39,7 @@ from . import (
     blip_original,
     clip,
     coca,
+    flamingo,
     git,
     siglip,
     vision_encoder_decoder,
@@ -75,44 +77,58 @@ _NOT_DECODING = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_
 class Conversion:
     """A model in MM, its processor (None: the source has none), and what was done.
 
-    `save_pretrained(directory)` writes what AutoModel and AutoProcessor read.
+    `save_pretrained(directory)` writes what AutoModel and AutoProcessor read. decoding: settings of generate() for
+    MMForConditionalGeneration, which reads the same directory, where this model itself does not write.
     """
 
     model: Any
     processor: MMProcessor | None
     report: list[str]
     unread: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    decoding: Mapping[str, Any] = field(default_factory=dict)
 
     def save_pretrained(self, out: str | Path) -> None:
         self.model.save_pretrained(out)
         if self.processor is not None:
             self.processor.save_pretrained(out)
+        if self.decoding:
+            GenerationConfig(**self.decoding).save_pretrained(out)
         if self.unread:
             tensors = {name: tensor.contiguous() for name, tensor in self.unread.items()}
             save_file(tensors, Path(out) / UNREAD_FILE, metadata={"format": "pt"})
 
 
-def convert(source: str | Path) -> Conversion:
+def convert(source: str | Path, *, vision: str | Path | None = None, text: str | Path | None = None) -> Conversion:
     """A published checkpoint as an MM model, in evaluation mode and in the checkpoint's dtype.
 
     Args:
         source: a directory or Hub id in the published layout, or a .pth file of an original.
+        vision, text: the towers that a file of OpenFlamingo was trained with; for such a file alone.
 
     Raises: ValueError in words: a source that is not recognised, settings that MM has not, tensors too many, too few
         or of another shape; FileNotFoundError.
     """
     checkpoint = Checkpoint(source)
+    if flamingo.is_flamingo(checkpoint) and vision is not None and text is not None:
+        with _quiet():
+            return Conversion(*flamingo.from_file(source, vision, text))
+    _check_no_towers(vision, text, f"{source} is none, or lacks one of them")
     family, plan = recognised(checkpoint)
     is_large = checkpoint.numbers() > LARGE_NUMBERS
     converted = plan.table.convert(checkpoint, wanted_shapes(plan), show_progress=is_large)
     model = _loaded(plan, converted.tensors, converted.new, checkpoint.dtype())
     _set_generation(model, plan, read_json(checkpoint.directory, "generation_config.json") or {})
-    text = plan.config.text_config
-    eos = text.eos_token_id[0] if isinstance(text.eos_token_id, list) else text.eos_token_id
-    ends = (text.bos_token_id, eos)
-    processor, notes = convert_processor(checkpoint.directory, plan.tokens, ends, plan.pictures, **plan.processor)
+    words = plan.config.text_config
+    eos = words.eos_token_id[0] if isinstance(words.eos_token_id, list) else words.eos_token_id
+    ends = (words.bos_token_id, eos)
+    processor, notes = convert_processor(checkpoint.directory, plan, ends)
     report = _report(checkpoint, family, plan, converted) + [f"note: {note}" for note in (*plan.notes, *notes)]
-    return Conversion(model, processor, report, converted.unread)
+    return Conversion(model, processor, report, converted.unread, {} if model.can_generate() else plan.generation)
+
+
+def _check_no_towers(vision: str | Path | None, text: str | Path | None, fault: str) -> None:
+    if vision is not None or text is not None:
+        raise ValueError(f"--vision and --text, both, are the towers of a file of OpenFlamingo; {fault}")
 
 
 def recognised(checkpoint: Checkpoint) -> tuple[Family, Plan]:
@@ -123,8 +139,9 @@ def recognised(checkpoint: Checkpoint) -> tuple[Family, Plan]:
     kind = checkpoint.config.get("model_type")
     what = f"model_type={kind!r}" if kind else f"tensors named {', '.join(sorted(checkpoint)[:3])}, ..."
     hint = "; a text, vision or audio tower alone is for MMForConditionalGeneration.from_towers" if kind else ""
-    if "perceiver.latents" in checkpoint:
-        hint = "; OpenFlamingo's trained weights are for MMForConditionalGeneration.from_towers(..., flamingo=...)"
+    if flamingo.is_flamingo(checkpoint):
+        hint = "; OpenFlamingo's trained weights want their towers: mm convert FILE OUT --vision CLIP --text LLAMA"
+        hint += ", or MMForConditionalGeneration.from_towers(..., flamingo=FILE)"
     raise ValueError(f"{checkpoint.source} is not recognised ({what}); known are {', '.join(FAMILIES)}{hint}")
 
 
@@ -201,19 +218,30 @@ def _report(checkpoint: Checkpoint, family: Family, plan: Plan, converted: Conve
 # ---- back ----------------------------------------------------------------------------------------------------------
 
 
-def convert_back(source: str | Path, to: str, out: str | Path) -> list[str]:
+def convert_back(
+    source: str | Path, to: str, out: str | Path, *, vision: str | Path | None = None, text: str | Path | None = None
+) -> list[str]:
     """Writes an MM directory in the layout of the family `to`, and says what was written.
+
+    Args:
+        vision, text: for "flamingo" alone, the towers that its file goes with.
 
     Raises: ValueError for an unknown family, a directory of another kind, or a model that the family cannot express.
     """
     family = FAMILIES.get(to)
-    if family is None or family.layout is None:
-        raise ValueError(f"--to {to} is not known; accepted: {', '.join(n for n, f in FAMILIES.items() if f.layout)}")
+    if to != flamingo.NAME and (family is None or family.layout is None):
+        known = [*(name for name, family in FAMILIES.items() if family.layout), flamingo.NAME]
+        raise ValueError(f"--to {to} is not known; accepted: {', '.join(known)}")
     config = AutoConfig.from_pretrained(source)
     if not isinstance(config, MMConfig):
         raise ValueError(f"{str(source)!r} holds a {config.model_type!r} model, not one of MM")
-    model_class = _MODELS[(config.architectures or ["MMModel"])[0]]
     checkpoint = Checkpoint(source)
+    if family is None:
+        if vision is None or text is None:
+            raise ValueError("--to flamingo writes beside the towers: pass --vision and --text, as on the way here")
+        return flamingo.write_back(config, checkpoint, Path(out), vision, text)
+    _check_no_towers(vision, text, f"--to {to} has them itself")
+    model_class = _MODELS[(config.architectures or ["MMModel"])[0]]
     unread_file = checkpoint.beside(UNREAD_FILE)
     unread = {} if unread_file is None else Checkpoint(unread_file)
     tensors, layout = restored(model_class, config, checkpoint, family, unread)
@@ -270,31 +298,43 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--to", metavar="FAMILY", help=f"back, to one of {', '.join(FAMILIES)}")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
     parser.add_argument("--verify", action="store_true", help="compare the outputs of both models")
+    for tower in ("vision", "text"):
+        parser.add_argument(f"--{tower}", help=f"the {tower} tower that a file of OpenFlamingo goes with")
     options = parser.parse_args(arguments)
-    for line in run(options.source, options.out, options.to, options.dry_run, options.verify):
+    towers = {"vision": options.vision, "text": options.text}
+    for line in run(options.source, options.out, options.to, options.dry_run, options.verify, **towers):
         print(line)
 
 
 def run(
-    source: str, out: str | None, to: str | None = None, dry_run: bool = False, compare: bool = False
+    source: str,
+    out: str | None,
+    to: str | None = None,
+    dry_run: bool = False,
+    compare: bool = False,
+    vision: str | None = None,
+    text: str | None = None,
 ) -> list[str]:
     """What the command lines do; returns the report. A model that `compare` finds different is not written.
 
     Raises: ValueError as the functions above, and without `out`.
     """
+    towers = {"vision": vision, "text": text}
+    if compare and (to == flamingo.NAME or vision is not None or text is not None):
+        raise ValueError("--verify has nothing that runs an OpenFlamingo: it needs Transformers 4; leave it out")
     if not dry_run and out is None:
         raise ValueError("OUT is missing: the directory to write (or --dry-run)")
     if to is not None:
         if dry_run:
             raise ValueError("--dry-run is for the way to MM; leave --to out")
-        report = convert_back(source, to, str(out))
+        report = convert_back(source, to, str(out), **towers)
         return report + (_verified_back(source, to, str(out)) if compare else [])
-    done = convert(source)
+    done = convert(source, **towers)
     if compare:
         checkpoint = Checkpoint(source)
         with _quiet():
             family, _ = recognised(checkpoint)
-            done.report += verify(checkpoint.directory, checkpoint.config, done.model, family)
+            done.report += verify(checkpoint, done.model, family)
     if not dry_run:
         with _quiet():
             done.save_pretrained(str(out))
@@ -306,7 +346,7 @@ def _verified_back(source: str, to: str, out: str) -> list[str]:
     config = AutoConfig.from_pretrained(source)
     with _quiet():
         model = _MODELS[(config.architectures or ["MMModel"])[0]].from_pretrained(source)
-        return verify(Path(out), read_json(Path(out), "config.json") or {}, model, FAMILIES[to])
+        return verify(Checkpoint(out), model, FAMILIES[to])
 
 
 if __name__ == "__main__":

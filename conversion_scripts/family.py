@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ class Plan:
 
     model_class: of MM. table: names on disk -> names in the model. generation: settings of generate(). tokens: special
     tokens by id, which the tokenizer must know (added where it does not). processor: settings of MMProcessor.
-    pictures: options of the image processor, where no file of the source gives them.
+    pictures: options of the image processor, where no file of the source gives them. tokenizer: of the source's
+    directory (None: a file) the tokenizer, or None; where it is not simply what AutoTokenizer reads there.
     """
 
     model_class: type
@@ -33,6 +35,7 @@ class Plan:
     tokens: Mapping[str, int] = field(default_factory=dict)
     processor: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, Any] | None = None
+    tokenizer: Callable[[Path | None], Any] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -64,6 +67,8 @@ class Family:
 
     layout: an MM model -> its layout there; raises ValueError in words for a model that the family cannot express.
     compare: (theirs, ours, `verify.Given`) -> {output: (ours, theirs)}; None where both take and give the same names.
+    original: a source -> its own model in fp32, or ValueError for what must be installed; None where it is of
+    Transformers.
     """
 
     name: str
@@ -71,6 +76,7 @@ class Family:
     plan: Callable[[Checkpoint], Plan]
     layout: Callable[[Any], Layout] | None = None
     compare: Callable[[Any, Any, Any], Mapping[str, tuple[torch.Tensor, torch.Tensor]]] | None = None
+    original: Callable[[Checkpoint], Any] | None = None
 
 
 def differences(one: Any, two: Any, path: str = "") -> list[str]:

@@ -11,7 +11,7 @@ from transformers.image_utils import SizeDict
 from ..processing.image import MMImageProcessorPil
 from ..processing.mm import MMProcessor
 from ..processing.rows import row_ends
-from .family import Layout
+from .family import Layout, Plan
 
 _IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model")
@@ -22,32 +22,40 @@ IMAGE_OPTIONS = (
 
 
 def convert_processor(
-    directory: Path | None,
-    tokens: Mapping[str, int],
-    ends: tuple[int | None, int | None],
-    pictures: Mapping[str, Any] | None = None,
-    **settings: Any,
+    directory: Path | None, plan: Plan, ends: tuple[int | None, int | None]
 ) -> tuple[MMProcessor | None, list[str]]:
     """The source's processor as an MMProcessor, None where it has neither part, and what is to be said of it.
 
     Args:
-        tokens: special tokens that the model knows by these ids, added where the tokenizer lacks them.
+        directory: of the source, None for a file.
         ends: the ids that open and close a row of text.
-        pictures: options of the image processor, where the directory has no file of them.
     """
     parts, notes = {}, []
-    if directory is not None and any((directory / name).is_file() for name in _IMAGE_FILES):
-        parts["image_processor"] = convert_image_processor(AutoImageProcessor.from_pretrained(directory))
-    elif pictures is not None:
-        parts["image_processor"] = MMImageProcessorPil(**pictures)
-    if directory is not None and any((directory / name).is_file() for name in _TOKENIZER_FILES):
-        parts["tokenizer"] = AutoTokenizer.from_pretrained(directory)
-        notes += fit_tokenizer(parts["tokenizer"], tokens, ends)
-        notes += _open_as_before(parts["tokenizer"]) if settings.get("add_eos_token") else []
+    images, tokenizer = image_processor_of(directory), (plan.tokenizer or tokenizer_of)(directory)
+    if images is not None or plan.pictures is not None:
+        parts["image_processor"] = MMImageProcessorPil(**plan.pictures or {}) if images is None else images
+    if tokenizer is not None:
+        parts["tokenizer"] = tokenizer
+        notes += fit_tokenizer(tokenizer, plan.tokens, ends)
+        notes += _open_as_before(tokenizer) if plan.processor.get("add_eos_token") else []
     missing = [name for name in ("image_processor", "tokenizer") if name not in parts]
     if missing:
         notes.append(f"the source has no {' and no '.join(missing)}: the model is converted without")
-    return (MMProcessor(**parts, **settings) if parts else None), notes
+    return (MMProcessor(**parts, **plan.processor) if parts else None), notes
+
+
+def image_processor_of(directory: Path | None) -> MMImageProcessorPil | None:
+    """MM's image processor with the directory's settings; None where it has none."""
+    if directory is None or not any((directory / name).is_file() for name in _IMAGE_FILES):
+        return None
+    return convert_image_processor(AutoImageProcessor.from_pretrained(directory))
+
+
+def tokenizer_of(directory: Path | None) -> Any:
+    """The directory's tokenizer; None where it has none."""
+    if directory is None or not any((directory / name).is_file() for name in _TOKENIZER_FILES):
+        return None
+    return AutoTokenizer.from_pretrained(directory)
 
 
 def convert_image_processor(source: Any) -> MMImageProcessorPil:

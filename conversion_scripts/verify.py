@@ -3,7 +3,6 @@
 import copy
 import inspect
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ import transformers
 
 from ..configuration.mm import MMConfig
 from ..configuration.towers import tower_width
+from ..modeling_mm.checkpoint import Checkpoint
 from ..modeling_mm.key_mapping import raise_faults
 from .family import Family
 
@@ -57,25 +57,32 @@ def same_calls(theirs: Any, ours: Any, given: Given) -> dict[str, tuple[torch.Te
 
 
 @torch.no_grad()
-def verify(source: Path | None, settings: Mapping[str, Any], model: Any, family: Family) -> list[str]:
-    """Runs the source's class and MM's model on the same inputs; returns the largest difference of each output.
+def verify(source: Checkpoint, model: Any, family: Family) -> list[str]:
+    """Runs the source's own model and MM's on the same inputs; returns the largest difference of each output.
 
     Args:
-        source: the directory in the family's layout, and `settings` its config.json.
+        source: in the family's layout.
         model: of MM; a copy of it runs where it is not in fp32.
 
-    Raises: ValueError where an output differs by more than TOLERANCE, or where no installed class reads the source.
+    Raises: ValueError where an output differs by more than TOLERANCE, or where nothing installed runs the source.
     """
-    name = (settings.get("architectures") or ["none"])[0]
-    if source is None or not hasattr(transformers, name):
-        raise ValueError(f"--verify compares with the source's class, and Transformers has none for it ({name})")
-    theirs, info = getattr(transformers, name).from_pretrained(source, dtype=torch.float32, output_loading_info=True)
-    raise_faults(f"{name} does not load the source whole", sorted(info["missing_keys"]))
+    theirs = (family.original or _of_transformers)(source)
     ours = model if model.dtype == torch.float32 else copy.deepcopy(model).float()
     pairs = (family.compare or same_calls)(theirs.eval(), ours.eval(), examples(model.config))
     if not pairs:
-        raise ValueError(f"--verify found no output that {name} and {type(model).__name__} both have")
+        raise ValueError(f"--verify found no output that {type(theirs).__name__} and {type(model).__name__} both have")
     return _differences(pairs)
+
+
+def _of_transformers(source: Checkpoint) -> Any:
+    """The class that the source's config.json names, in fp32."""
+    name = (source.config.get("architectures") or ["none"])[0]
+    if source.directory is None or not hasattr(transformers, name):
+        raise ValueError(f"--verify compares with the source's class, and Transformers has none for it ({name})")
+    cls = getattr(transformers, name)
+    theirs, info = cls.from_pretrained(source.directory, dtype=torch.float32, output_loading_info=True)
+    raise_faults(f"{name} does not load the source whole", sorted(info["missing_keys"]))
+    return theirs
 
 
 def _differences(pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> list[str]:

@@ -46,10 +46,17 @@ def export_for_hub(model: MMPreTrainedModel, processor: ProcessorMixin | None, d
 
     Returns: the files of code, the one that names every class first. `HfApi().upload_folder` pushes the directory.
 
-    Raises: TypeError for a model or a processor that is none of ours.
+    Raises: TypeError for a model or a processor that is none of ours; ValueError for a model with adapters, whose
+        save_pretrained writes those alone.
     """
     if not isinstance(model, MMPreTrainedModel):
-        raise TypeError(f"model must be a model or a tower of MM; got {type(model).__name__}")
+        merge = "; merge it first: model.merge_and_unload()" if hasattr(model, "merge_and_unload") else ""
+        raise TypeError(f"model must be a model or a tower of MM; got {type(model).__name__}{merge}")
+    if model._hf_peft_config_loaded:
+        raise ValueError(
+            f"the model holds adapters ({', '.join(model.peft_config)}): export what PeftModel's merge_and_unload() "
+            "gives, or the base model, over which the adapter's own folder is then loaded"
+        )
     if processor is not None and not _is_ours(type(processor)):
         raise TypeError(f"processor must be an MMProcessor or None; got {type(processor).__name__}")
     directory = Path(directory)

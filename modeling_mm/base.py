@@ -67,7 +67,8 @@ class MMPreTrainedModel(PreTrainedModel):
     config: MMConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ["image", "video", "audio", "text"]
+    # What the model was built for; towers name their own.
+    input_modalities: Any = property(lambda self: [*(self.config.modalities or []), "text"])
     supports_gradient_checkpointing = True
     _no_split_modules = ["MMLayer"]
     _skip_keys_device_placement = ["past_key_values"]
@@ -136,6 +137,13 @@ class MMPreTrainedModel(PreTrainedModel):
                 parameter.requires_grad_(False)
         return self
 
+    @staticmethod
+    def _finalize_model_loading(model, load_config, loading_info):
+        """Keeps what loading the model itself found: where an adapter follows, Transformers tells of that alone."""
+        found = PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
+        model._found_in_checkpoint = found.to_dict()
+        return found
+
     @classmethod
     def from_pretrained(
         cls, *args, ignore_mismatched_sizes: bool = False, output_loading_info: bool = False, **kwargs
@@ -145,11 +153,15 @@ class MMPreTrainedModel(PreTrainedModel):
         With output_loading_info=True nothing is silent, so missing and unknown keys are in the info and raise nothing;
         nor do they with state_dict={}, which asks for initial values.
         What the class freezes as it is built (parts that nothing reads) is frozen again: loading thaws it.
+        The folder of an adapter (PEFT) loads its base model and then the adapter; both are checked.
         """
         loaded: Any = super().from_pretrained(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
         model, info = loaded
         is_told = output_loading_info or kwargs.get("state_dict") == {}
+        own = vars(model).pop("_found_in_checkpoint", info)
+        if own != info:  # an adapter's, and nobody is told of the model's own
+            check_loaded(model, own, ignore_mismatched_sizes)
         check_loaded(model, info, ignore_mismatched_sizes, keys=not is_told)
-        model.after_loading(info)
+        model.after_loading(own)
         model.freeze_again()
         return (model, info) if output_loading_info else model

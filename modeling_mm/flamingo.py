@@ -4,18 +4,19 @@
     here      0  1  2 [3] 4  5  6  7 [8] 9      [ ]: a new layer; its gates are closed, so the decoder is as it was
 
 OpenFlamingo's files hold what it trains: the resampler, these layers and the embeddings, which have grown by the rows
-of its special tokens. Its ViT gives every patch behind the last norm, and no class token.
+of its special tokens; tensors of the decoder that are there too, inside the layers' wrappers, stand before the
+tower's. Its ViT gives every patch behind the last norm, and no class token.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from .checkpoint import Checkpoint
-from .config_mapping import TowerPlan
+from .config_mapping import TowerPlan, prefix_of
 from .key_mapping import Change, KeyTable, change, raise_faults
 from .reshapes import List, Reshape, lead, split
 
@@ -113,8 +114,61 @@ def inserted(plan: TowerPlan, every: int, weights: "FlamingoWeights | None" = No
     return replace(plan, settings=settings, table=table.adding(modules=modules), head=head.adding(tensors=tensors))
 
 
+class Names(NamedTuple):
+    """What a decoder's tensors are called in its own checkpoint and inside an OpenFlamingo."""
+
+    own: str  # what stands before them there
+    root: str  # and here
+    layers: str  # its list of layers
+    embeddings: str
+
+    @classmethod
+    def of(cls, checkpoint: Iterable[str]) -> "Names":
+        """Of a decoder's checkpoint: GPT-2's, or one that is called as Llama's is."""
+        names = list(checkpoint)
+        is_gpt2 = any(name.endswith("wte.weight") for name in names)
+        root, layers, embeddings = ("transformer.", "h", "wte") if is_gpt2 else ("model.", "layers", "embed_tokens")
+        embeddings = f"{embeddings}.weight"
+        return cls(prefix_of(names, embeddings), f"lang_encoder.{root}", layers, embeddings)
+
+    def inside(self, name: str) -> str:
+        """The name of the decoder's own tensor here: in a wrapper of its layer, beside the gated one."""
+        if not name.startswith(self.own) or name.startswith("lm_head."):
+            return f"lang_encoder.{name}"
+        rest = re.sub(rf"^{self.layers}\.(\d+)\.", rf"{self.layers}.\1.decoder_layer.", name.removeprefix(self.own))
+        return self.root + rest
+
+    def gated(self, layer: int) -> str:
+        """What stands before the tensors of the gated layer that comes before the decoder's `layer`."""
+        return f"{self.root}{self.layers}.{layer}.gated_cross_attn_layer."
+
+
+class Overlaid(Mapping[str, torch.Tensor]):
+    """A decoder's tensors, those of a file of OpenFlamingo before its own; its embeddings, which grow, apart."""
+
+    def __init__(self, tower: Checkpoint, file: Mapping[str, torch.Tensor]):
+        self.tower, self.file, names = tower, file, Names.of(tower)
+        self.inside = {name: names.inside(name) for name in tower if not name.endswith(names.embeddings)}
+        head = file.get("lang_encoder.lm_head.weight")
+        if head is not None and torch.equal(head, file[names.inside(names.own + names.embeddings)]):
+            self.inside.pop("lm_head.weight", None)  # tied to them
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        inside = self.inside.get(name, "")
+        return self.file[inside] if inside in self.file else self.tower[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tower)
+
+    def __len__(self) -> int:
+        return len(self.tower)
+
+    def dtype(self) -> torch.dtype:
+        return self.tower.dtype()
+
+
 class FlamingoWeights:
-    """A file of OpenFlamingo: its sizes, and its tensors under MM's names."""
+    """A file of OpenFlamingo, or its tensors: their sizes, and themselves under MM's names."""
 
     def __init__(self, checkpoint: Checkpoint):
         self.checkpoint = checkpoint
@@ -166,7 +220,7 @@ class FlamingoWeights:
         table = PERCEIVER.under("perceiver.", "model.vision_resampler.")
         for layer, number in zip(self.before, layers, strict=True):
             table += BLOCK.under(f"{self._stack}.{layer}{self._ending}", f"model.language_model.layers.{number}.")
-        rest = {name: "given by `vision` and `text`" for name in self._of_towers(table)}
+        rest = {name: "of the towers, read from them" for name in self._of_towers(table)}
         tensors = table.adding(dropped=rest).convert(self.checkpoint, wanted).tensors
         embeddings = self.embeddings()
         return tensors if embeddings is None else {**tensors, "model.language_model.embed_tokens.weight": embeddings}

@@ -32,6 +32,7 @@ from .losses import next_labels
 from .model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
 from .outputs import MMCausalLMOutput, MMContextOutput
 from .ranking import MMRanking
+from .rope import check_growth
 from .warm_start import from_towers
 
 
@@ -304,6 +305,7 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, GenerationMixin):
         cache = model_kwargs.get("past_key_values")
         if cache is None:
             return
+        check_growth(self.config.text_config, max_cache_length)
         context = model_kwargs.get("encoder_outputs")
         length = 0 if context is None else context.last_hidden_state.shape[1]
         wrapped = MMCache.for_generation(cache, self.config.text_config, length)

@@ -8,12 +8,15 @@ from torch import nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ..configuration.text import ROPE_TYPES, MMTextConfig
+from .inputs import may_read_values
 
 
 class MMRotaryEmbedding(nn.Module):
     """Positions to the cosines and sines of their angles. Source: Su et al. 2021 (arXiv:2104.09864).
 
-    Names and halves are those of Transformers, whose `_init_weights` fills the buffers again after loading.
+    Names and halves are those of Transformers, whose `_init_weights` fills the buffers again after loading. Under
+    "dynamic" a row longer than max_position_embeddings turns more slowly, by its own length, as Transformers does it
+    for a row alone; a batch or its padding changes nothing.
     """
 
     inv_freq: torch.Tensor
@@ -49,9 +52,48 @@ class MMRotaryEmbedding(nn.Module):
     @torch.no_grad()
     def forward(self, position_ids: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """(R or 1, T) -> cosines and sines (R or 1, 1, T, Dr); angles are computed in fp32 whatever the dtype."""
-        angles = position_ids[:, None, :, None].float() * self.inv_freq.to(position_ids.device)
+        angles = position_ids[:, None, :, None].float() * self._frequencies(position_ids)
         angles = torch.cat([angles, angles], dim=-1)
         return (angles.cos() * self.attention_scaling).to(dtype), (angles.sin() * self.attention_scaling).to(dtype)
+
+    def _frequencies(self, position_ids: torch.Tensor) -> torch.Tensor:
+        """(Dr/2,) of every row or, under "dynamic", (R or 1, 1, 1, Dr/2) by the length of each row.
+
+        Source: NTK-aware scaling with a base that grows, theta * (factor * length / trained - factor + 1) ** (Dr /
+        (Dr - 2)), as Transformers has it.
+        """
+        frequencies = self.inv_freq.to(position_ids.device)
+        if self.rope_type != "dynamic":
+            return frequencies
+        parameters, trained = self.config.rope_parameters or {}, self.config.max_position_embeddings
+        lengths = (position_ids.amax(-1) + 1).clamp(min=trained)[:, None, None, None].float()
+        size, factor = 2 * len(frequencies), parameters["factor"]
+        growth = (factor * lengths / trained - factor + 1) ** (size / (size - 2))
+        pairs = torch.arange(0, size, 2, device=position_ids.device).float() / size
+        return torch.where(lengths > trained, 1.0 / (parameters["rope_theta"] * growth) ** pairs, frequencies)
+
+
+def check_growth(config: MMTextConfig, length: torch.Tensor | int, past: torch.Tensor | int = 1) -> None:
+    """Raises ValueError where a text with a cache grows longer than "dynamic" angles stay what they are.
+
+    Behind max_position_embeddings a longer text turns all of its tokens anew, which keys in a cache cannot follow.
+
+    Args:
+        length: of the longest text, or the position_ids of a call.
+        past: tokens in the cache; with none in it all are turned in this call.
+    """
+    if (config.rope_parameters or {}).get("rope_type") != "dynamic":
+        return
+    if torch.is_tensor(length):
+        if not may_read_values() or length.is_meta or not past:
+            return
+        length = int(length.max()) + 1
+    if length > config.max_position_embeddings:
+        raise ValueError(
+            f"rope_type='dynamic' turns the tokens of a text anew with each token behind "
+            f"max_position_embeddings={config.max_position_embeddings}, and keys in a cache stay as they are: a text "
+            f"of {length} tokens needs use_cache=False"
+        )
 
 
 def rotate(states: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

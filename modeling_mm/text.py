@@ -27,7 +27,7 @@ from .mm_triton import takes_lengths
 from .outputs import MMModelOutput
 from .pooling import MMPooler
 from .reading import MMReading, as_keys, as_mask, columns_of, context_size
-from .rope import MMRotaryEmbedding
+from .rope import MMRotaryEmbedding, check_growth
 from .rows import MMRows
 from .segments import MMSegments
 from .unimodal import MMUnimodal
@@ -36,6 +36,13 @@ _FORWARD = (
     "input_ids", "attention_mask", "position_ids", "inputs_embeds", "token_type_ids", "past_key_values", "use_cache",
     "encoder_hidden_states", "encoder_attention_mask", "rows", "context_ranges", "prefix", "is_causal",
 )  # fmt: skip
+
+
+def _untrained_row(config: MMTextConfig) -> int | None:
+    """The padding's row of the embeddings; None where it is read, as the end of texts or by CoCa's last token."""
+    eos = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    is_read = config.unimodal_cls == "shifted" or config.pad_token_id in (config.bos_token_id, *eos)
+    return None if is_read else config.pad_token_id
 
 
 class MMTextModel(MMPreTrainedModel):
@@ -52,7 +59,7 @@ class MMTextModel(MMPreTrainedModel):
     def __init__(self, config: MMTextConfig):
         super().__init__(config)
         width, eps = config.hidden_size, config.layer_norm_eps
-        self.embed_tokens = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
+        self.embed_tokens = nn.Embedding(config.vocab_size, width, padding_idx=_untrained_row(config))
         absolute = config.position_embedding_type == "absolute"
         self.embed_positions = nn.Embedding(config.max_position_embeddings, width) if absolute else None
         self.rotary = MMRotaryEmbedding(config) if config.position_embedding_type == "rope" else None
@@ -174,6 +181,8 @@ class MMTextModel(MMPreTrainedModel):
         if position_ids is None:
             position_ids = self._default_positions(attention_mask, past, length, inputs_embeds.device)
 
+        if cache is not None:
+            check_growth(self.config, position_ids, past)
         segments = self._segments((num_rows, length), attention_mask)
         seen = attention_mask if cache is None else cache.with_prefix_mask(attention_mask, length)
         mask = self._self_mask(cache, segments, inputs_embeds, seen) if prefix is None else None

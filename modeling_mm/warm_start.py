@@ -20,7 +20,7 @@ from transformers.modeling_utils import PreTrainedModel
 from ..configuration.mm import MMConfig
 from .checkpoint import Checkpoint
 from .config_mapping import TowerPlan, source_config
-from .flamingo import FlamingoWeights, inserted
+from .flamingo import FlamingoWeights, Overlaid, inserted
 from .key_mapping import KeyTable, raise_faults
 from .text_towers import TEXT_PLANS
 from .towers import build_tower
@@ -53,10 +53,10 @@ _NEW_BETWEEN = {
 def text_tower(source: Source) -> tuple[Checkpoint, TowerPlan]:
     """A text tower's tensors and plan. Raises ValueError for a kind that is not known."""
     checkpoint = Checkpoint(source)
-    config = source_config(checkpoint.config)
-    if config.model_type not in TEXT_PLANS:
-        raise ValueError(f"text: model_type={config.model_type!r} is not known; these are: {', '.join(TEXT_PLANS)}")
-    return checkpoint, TEXT_PLANS[config.model_type](config, checkpoint)
+    kind = checkpoint.config.get("model_type")
+    if kind not in TEXT_PLANS:
+        raise ValueError(f"text: model_type={kind!r} is not known; these are: {', '.join(TEXT_PLANS)}")
+    return checkpoint, TEXT_PLANS[kind](source_config(checkpoint.config), checkpoint)
 
 
 def vision_tower(source: Source) -> tuple[Checkpoint, TowerPlan] | None:
@@ -107,6 +107,7 @@ def from_towers(
     every = cross_attention_every if weights is None else weights.every
     words = words if every is None else (words[0], inserted(words[1], every, weights))
     if weights is not None and seen is not None:
+        words = (Overlaid(words[0], weights.checkpoint), words[1])
         overrides = {**weights.settings(seen[1].settings), **overrides}
     config = _config(None if seen is None else seen[1], foreign, words[1], question, overrides)
     parts = [(words[0], words[1].table.adding(new=_NEW), "model.language_model.")]
@@ -131,6 +132,11 @@ def from_towers(
         tensors |= weights.tensors(config.text_config.cross_attention_layers, shapes)
     new |= {name: "between the towers" for name in shapes if any(_is(name, t) for t in _NEW_BETWEEN)}
     return _filled_model(model_class, config, tensors, set(new) - tensors.keys(), words[0].dtype())
+
+
+def flamingo_config(seen: TowerPlan, words: TowerPlan, weights: FlamingoWeights) -> MMConfig:
+    """What `from_towers(vision, text, flamingo=...)` makes of these towers' plans."""
+    return _config(seen, {}, inserted(words, weights.every, weights), None, weights.settings(seen.settings))
 
 
 def _is(name: str, template: str) -> bool:
@@ -166,7 +172,7 @@ def _config(
     return MMConfig(**settings)
 
 
-def _heads(words: tuple[Checkpoint, TowerPlan], config: MMConfig, shapes: Mapping[str, torch.Size]):
+def _heads(words: tuple[Mapping[str, torch.Tensor], TowerPlan], config: MMConfig, shapes: Mapping[str, torch.Size]):
     """The language-modelling head, as far as the source has one of the model's kind; new otherwise."""
     checkpoint, plan = words
     inside = {name: shape for name, shape in shapes.items() if name.startswith(("lm_head.", "lm_head_transform."))}

@@ -72,6 +72,13 @@ def load_sound(
         return _at_rate(samples, rate, sampling_rate)
 
 
+def lacks_rate(source: Any) -> bool:
+    """Whether a sound is an array without a rate of its own."""
+    if isinstance(source, dict) and source.get("array") is not None:
+        return source.get("sampling_rate") is None
+    return isinstance(source, (np.ndarray, torch.Tensor))
+
+
 def window_of(feature_extractor: Any) -> int | None:
     """Samples in the window that an audio tower reads, by its feature extractor; None where it reads any length."""
     for name in ("n_samples", "nb_max_samples"):  # Whisper's, CLAP's

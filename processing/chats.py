@@ -37,7 +37,12 @@ class ChattingProcessor(ProcessorOfParts):
         paths, bytes, arrays and so on under "image", "video", "audio" or "path".
         """
         sanitize = tokenize if sanitize_control_tokens is None else sanitize_control_tokens
-        if sanitize:
+        if sanitize and kwargs.get("return_assistant_tokens_mask"):
+            # Transformers has no places of marked tokens: here none is left to be marked
+            conversation = _without(conversation, self.tokenizer.all_special_tokens)
+            kwargs["processor_kwargs"] = {**(kwargs.get("processor_kwargs") or {}), "sanitize_control_tokens": True}
+            sanitize = False
+        elif sanitize:
             conversation = _without(conversation, self._unlisted_tokens())
         return super().apply_chat_template(
             conversation, chat_template, tokenize=tokenize, sanitize_control_tokens=sanitize, **kwargs

@@ -32,7 +32,7 @@ from .limits import (
     check_pixels,
     decoding,
 )
-from .modes import Colour, on_background, rgb_colour, upright_rgb
+from .modes import Colour, check_mode, on_background, rgb_colour, upright_rgb
 from .urls import MAX_URL_BYTES, fetch, is_url, read_data_url
 
 __all__ = [
@@ -53,6 +53,7 @@ def load_image(
     input_range: int | float | None = None,
     channel_order: str = "rgb",
     use_icc: bool = False,
+    convert_rgb: bool = True,
     max_pixels: int = MAX_PIXELS,
     max_bytes: int = MAX_BYTES,
     draft_size: int | None = None,
@@ -70,6 +71,7 @@ def load_image(
         input_range: 255 for arrays of any type of number in 0..255.
         channel_order: "bgr" for arrays whose first channel is blue.
         use_icc: convert by the colour profile in the file to sRGB. A broken profile is left aside.
+        convert_rgb: False takes pictures that are RGB as they come, and no others.
         max_pixels: width x height allowed, checked before the pixels are decoded; half of it for WebP, AVIF and
             progressive JPEG, whose decoders hold a picture several times over.
         max_bytes: size allowed of a file, of bytes, or of what a data URL holds.
@@ -93,6 +95,7 @@ def load_image(
         with decoding("the PIL image") as known:
             known["format"] = source.format
             check_pixels(source.width, source.height, max_pixels, budget)
+            check_mode(source, convert_rgb)
             return upright_rgb(source, colour, use_icc=use_icc)
     if isinstance(source, (np.ndarray, torch.Tensor)):
         image = image_from_array(
@@ -103,10 +106,11 @@ def load_image(
             max_pixels=max_pixels,
             budget=budget,
         )
+        check_mode(image, convert_rgb)
         return on_background(image, colour, own=True)
     options = {
         "use_icc": use_icc, "max_pixels": max_pixels, "max_bytes": max_bytes, "draft_size": draft_size,
-        "budget": budget,
+        "budget": budget, "convert_rgb": convert_rgb,
     }  # fmt: skip
     if isinstance(source, str) and is_url(source):
         name = repr(source if len(source) <= 80 else f"{source[:77]}...")
@@ -205,6 +209,7 @@ def _decode(
     colour: tuple[int, int, int],
     *,
     use_icc: bool,
+    convert_rgb: bool,
     max_pixels: int,
     max_bytes: int,
     draft_size: int | None,
@@ -215,6 +220,7 @@ def _decode(
         with Image.open(file, formats=FORMATS) as image:
             known["format"] = image.format
             check_pixels(image.width, image.height, allowed_pixels(image, max_pixels), budget)
+            check_mode(image, convert_rgb)
             if draft_size is not None:
                 image.draft(None, (draft_size, draft_size))
             upright = upright_rgb(image, colour, use_icc=use_icc, own=True)

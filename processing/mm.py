@@ -12,19 +12,30 @@ B samples, Bc context texts, R texts (rows), N pictures per sample, T and Tc tok
 
 from dataclasses import replace
 from itertools import chain
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
 from transformers.feature_extraction_utils import BatchFeature
 
+from .call_options import CallOptions, MMProcessorKwargs, call_options
 from .media import MediaDecodeError
-from .options import flat_options
 from .pairing import Samples, pair_samples
 from .reading import ReadingProcessor
 from .rows import RowOptions, encode_rows
 from .sampling import check_frame_settings, check_jitter
 from .sound_masks import SoundAugmentation
+
+
+class MMCallDefaults(TypedDict, total=False):
+    """Defaults of options of a call, which a processor keeps."""
+
+    add_eos_token: bool
+    num_frames: int
+    frame_sampling: str | float
+
+
+DEFAULTS: dict[str, Any] = {"add_eos_token": False, "num_frames": 8, "frame_sampling": "uniform"}
 
 
 class MMProcessor(ReadingProcessor):
@@ -36,6 +47,7 @@ class MMProcessor(ReadingProcessor):
         tokenizer: any Transformers tokenizer. None: texts are refused.
         feature_extractor: any Transformers feature extractor for sounds. None: sounds are refused.
         chat_template: Jinja template for `apply_chat_template` and for chats in pipelines.
+        defaults: of options that a call may have too (MMCallDefaults), saved with the processor.
         add_eos_token: close plain texts with eos; saved with checkpoints that read whole texts (retrieval,
             classification) rather than go on with them.
         context_bos_token: token of the vocabulary that opens a context text (BLIP's [ENC]). None: bos or cls, as
@@ -50,20 +62,21 @@ class MMProcessor(ReadingProcessor):
             (`mm.processing.video.load_video`); settings of a `mm.processing.sound_masks.SoundAugmentation`.
     """
 
+    valid_processor_kwargs = MMProcessorKwargs
+    add_eos_token: bool
+
     def __init__(
         self,
         image_processor=None,
         tokenizer=None,
         feature_extractor=None,
         chat_template=None,
-        add_eos_token=False,
         context_bos_token: str | None = None,
         fixed_length: int | None = None,
-        num_frames=8,
-        frame_sampling: str | float = "uniform",
         prompt_to="decoder",
         frame_jitter: float = 0.0,
         audio_augmentation: dict[str, Any] | None = None,
+        **defaults: Unpack[MMCallDefaults],
     ):
         super().__init__(
             image_processor=image_processor,
@@ -72,21 +85,18 @@ class MMProcessor(ReadingProcessor):
             chat_template=chat_template,
         )
         check_choice("prompt_to", prompt_to, ("decoder", "context"))
-        check_frame_settings(num_frames, frame_sampling)
         check_jitter(frame_jitter)
         if audio_augmentation is not None:
             SoundAugmentation(**audio_augmentation)  # raises for what it does not know
-        self.add_eos_token = add_eos_token
+        for name, value in _checked_defaults(defaults).items():
+            setattr(self, name, value)
         self.context_bos_token = context_bos_token
         self.fixed_length = fixed_length
-        self.num_frames = num_frames
-        self.frame_sampling = frame_sampling
         self.prompt_to = prompt_to
         self.frame_jitter = frame_jitter
         self.audio_augmentation = audio_augmentation
         self._context_bos()
 
-    @flat_options
     def __call__(
         self,
         images: Any = None,
@@ -96,23 +106,7 @@ class MMProcessor(ReadingProcessor):
         *,
         suffix: str | list[str] | list[list[str]] | None = None,
         context_text: str | list[str] | list[list[str]] | None = None,
-        return_tensors: str | None = None,
-        padding: bool | str = True,
-        padding_side: str | None = None,
-        max_length: int | None = None,
-        truncation: bool = True,
-        pad_to_multiple_of: int | None = None,
-        add_eos_token: bool | None = None,
-        add_special_tokens: bool = True,
-        sanitize_control_tokens: bool = False,
-        on_error: str = "raise",
-        allow_urls: bool = False,
-        sampling_rate: int | None = None,
-        num_frames: int | None = None,
-        frame_sampling: str | float | None = None,
-        do_sample_frames: bool = True,
-        max_seconds: float | None = None,
-        **image_options: Any,
+        **options: Any,
     ) -> BatchFeature:
         """Model inputs for B samples.
 
@@ -128,23 +122,30 @@ class MMProcessor(ReadingProcessor):
                 the place of one text makes several rows of that context); without them each has one row, of bos.
             videos, audio: nested as images are; a list of PIL images or arrays is one video, not several. What they
                 may be: `mm.processing.video.load_video`, `mm.processing.audio.load_sound`.
+            options (MMProcessorKwargs): by themselves, or nested by kind as text_kwargs, images_kwargs, videos_kwargs,
+                audio_kwargs.
+
             return_tensors: "pt", "np", or None (lists for texts, arrays for pictures).
-            padding: True or "longest", "max_length", False. padding_side: None is "right" for rows that are closed or
-                have a suffix and "left" for open prompts; no result depends on it.
-            max_length: most tokens in a row or a context text; None takes the tokenizer's own limit. truncation: cut
-                longer ones with a logged warning; False raises. pad_to_multiple_of: round the padded length up.
+            padding: True or "longest", "max_length", False; None is what the tokenizer was saved with, else True.
+                padding_side: None is "right" for rows that are closed or have a suffix and "left" for open prompts; no
+                result depends on it.
+            max_length: most tokens in a row or a context text; None is what the tokenizer was saved with, else its
+                limit. truncation: cut longer ones with a logged warning; False raises. pad_to_multiple_of: round the
+                padded length up.
             add_eos_token: None takes the processor's. add_special_tokens: False leaves away bos and the eos
                 of closed texts.
             sanitize_control_tokens: set by `apply_chat_template`: the text comes from a template, and its special
-                tokens count but for those marked as the user's.
+                tokens count but for those marked as the user's. return_offsets_mapping: of such texts.
             on_error: for media that are missing or broken: "raise", "skip" (their samples are left out, with a
                 logged warning) or "placeholder" (their slots are masked, with a logged warning).
             allow_urls: fetch media behind http(s) URLs, from public addresses alone.
-            sampling_rate: of arrays of sound that come without their own. num_frames, frame_sampling: None takes the
-                processor's. do_sample_frames: False is refused, videos are always sampled. max_seconds: length of
-                videos and sounds allowed.
-            image_options: options of the image processor, for this call; with MM's own also max_pixels,
-                max_bytes and max_batch_pixels.
+            sampling_rate: of arrays of sound that come without their own; None takes the feature extractor's, with a
+                logged warning.
+            num_frames, frame_sampling (or a number as fps): None takes the processor's. do_sample_frames: False takes
+                every frame of videos that are given as frames, and refuses others. max_seconds: length of videos and
+                sounds allowed.
+            Any other is an option of the image processor, for this call; with MM's own also max_pixels, max_bytes and
+            max_batch_pixels.
 
         Returns:
             input_ids, attention_mask int64 (R, T); labels int64 (R, T) with a suffix, -100 on prompt and padding;
@@ -161,23 +162,9 @@ class MMProcessor(ReadingProcessor):
             ValueError, TypeError: inputs that do not pair, or arguments that are not accepted.
             MediaDecodeError (a ValueError), FileNotFoundError: media, under on_error="raise".
         """
-        check_choice("on_error", on_error, ("raise", "skip", "placeholder"))
-        check_choice("return_tensors", return_tensors, (None, "pt", "np"))
-        self._check_image_options(image_options)
-        check_frame_settings(num_frames or self.num_frames, frame_sampling or self.frame_sampling)
-        if not do_sample_frames:
-            raise ValueError("do_sample_frames=False: videos are always sampled; raise num_frames instead")
-        row_options = RowOptions(
-            padding=padding,
-            padding_side=padding_side,
-            max_length=max_length,
-            truncation=truncation,
-            pad_to_multiple_of=pad_to_multiple_of,
-            fixed_length=self.fixed_length,
-            closed=self.add_eos_token if add_eos_token is None else add_eos_token,
-            add_special_tokens=add_special_tokens,
-            is_chat=sanitize_control_tokens,
-        )
+        call = call_options(options)
+        self._check_call(call)
+        row_options = self._row_options(call)
         context_options = replace(row_options, closed=True, bos=self._context_bos(), padding_side="right")
         if self.prompt_to == "context" and context_text is None and text is not None:
             context_text, text = text, None
@@ -185,17 +172,57 @@ class MMProcessor(ReadingProcessor):
             context_options = replace(context_options, add_special_tokens=True, is_chat=False)
         if context_text is not None and text is None:
             row_options = replace(row_options, add_special_tokens=True, is_chat=False, closed=False)
-        media_options = {
-            "allow_urls": allow_urls, "sampling_rate": sampling_rate, "num_frames": num_frames,
-            "frame_sampling": frame_sampling, "max_seconds": max_seconds, **image_options,
-        }  # fmt: skip
         samples = pair_samples({"images": images, "videos": videos, "audio": audio}, text, suffix, context_text)
-        samples = self._read_samples(samples, on_error, media_options)
+        samples = self._read_samples(samples, call.on_error, call.media_options())
         data = self._rows(samples, row_options) | self._context_rows(samples, context_options)
         for name, media in samples.media.items():
-            data |= self.media_tensors(name, media, **image_options)
+            data |= self.media_tensors(name, media, **call.image_options)
         data |= self._indices(samples)
-        return BatchFeature({name: _converted(name, values, return_tensors) for name, values in data.items()})
+        return BatchFeature({name: _converted(name, values, call.return_tensors) for name, values in data.items()})
+
+    def _check_call(self, call: CallOptions) -> None:
+        """Raises ValueError or TypeError for options of a call that are not accepted."""
+        check_choice("on_error", call.on_error, ("raise", "skip", "placeholder"))
+        check_choice("return_tensors", call.return_tensors, (None, "pt", "np"))
+        self._check_image_options(call.image_options)
+        if call.return_offsets_mapping and not call.sanitize_control_tokens:
+            raise ValueError(
+                "return_offsets_mapping=True is for chats: apply_chat_template(return_assistant_tokens_mask=True)"
+            )
+        media = call.media_options()
+        check_frame_settings(media["num_frames"] or self.num_frames, media["frame_sampling"] or self.frame_sampling)
+
+    def _row_options(self, call: CallOptions) -> RowOptions:
+        """How the rows of a call are made; what the tokenizer was saved with stands behind the call."""
+        saved = {} if self.tokenizer is None else self.tokenizer.init_kwargs
+        padding = saved.get("padding", True) if call.padding is None else call.padding
+        return RowOptions(
+            padding=True if padding is None else padding,
+            padding_side=call.padding_side,
+            max_length=saved.get("max_length") if call.max_length is None else call.max_length,
+            truncation=call.truncation,
+            pad_to_multiple_of=call.pad_to_multiple_of,
+            fixed_length=self.fixed_length,
+            closed=self.add_eos_token if call.add_eos_token is None else call.add_eos_token,
+            add_special_tokens=call.add_special_tokens,
+            is_chat=call.sanitize_control_tokens,
+            offsets=call.return_offsets_mapping,
+        )
+
+    @staticmethod
+    def validate_init_kwargs(processor_config, valid_kwargs):
+        """Transformers', which does not see the names of `defaults`."""
+        return ReadingProcessor.validate_init_kwargs(processor_config, (*valid_kwargs, *DEFAULTS))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is saved, the defaults too."""
+        return super().to_dict() | {name: getattr(self, name) for name in DEFAULTS}
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Those of the parts; the image processor reads the frames of videos, too."""
+        names = super().model_input_names
+        return names if self.image_processor is None else [*names, "pixel_values_videos"]
 
     def _read_samples(self, samples: Samples, on_error: str, options: dict[str, Any]) -> Samples:
         """`samples` with their media read (None where one is unreadable), less those that on_error skips."""
@@ -253,6 +280,16 @@ class MMProcessor(ReadingProcessor):
         ):
             raise ValueError(f"context_bos_token={self.context_bos_token!r} is no token of the tokenizer's vocabulary")
         return token
+
+
+def _checked_defaults(given: MMCallDefaults) -> dict[str, Any]:
+    """DEFAULTS with those given. Raises TypeError for other names, ValueError for values that are not accepted."""
+    unknown = sorted(set(given) - set(DEFAULTS))
+    if unknown:
+        raise TypeError(f"MMProcessor got unknown arguments {unknown}; beside its parts it takes {sorted(DEFAULTS)}")
+    defaults = {**DEFAULTS, **given}
+    check_frame_settings(defaults["num_frames"], defaults["frame_sampling"])
+    return defaults
 
 
 def check_choice(name: str, value: Any, accepted: tuple) -> None:

@@ -41,6 +41,12 @@ def rgb_colour(colour: Colour) -> tuple[int, int, int]:
     return red, green, blue
 
 
+def check_mode(image: Image.Image, convert_rgb: bool) -> None:
+    """Raises MediaDecodeError for a picture of another mode than RGB that is not to be converted."""
+    if not convert_rgb and image.mode != "RGB":
+        raise MediaDecodeError(f"its mode is {image.mode}, and do_convert_rgb=False takes RGB pictures alone")
+
+
 def strips(width: int, height: int) -> Iterator[tuple[int, int]]:
     """(top, bottom) of strips of some STRIP_PIXELS that cover `height` rows."""
     rows = max(1, STRIP_PIXELS // max(width, 1))

@@ -1,7 +1,5 @@
 """The options of MM's image processors: their names and types, and the rules for their values."""
 
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ class MMImageProcessorKwargs(ImagesKwargs, total=False):
     do_crop_content: cut to the box of pixels that differ from the background, and pad that to a square.
     content_threshold: difference from the background, in 0..254 of any channel, up to which a pixel counts as such.
     content_margin: background added on each side of the square, as a share (0..1) of its side.
+    do_convert_rgb: False reads RGB pictures alone, and takes any other for a broken one.
     do_draft: read large JPEG files at a half, quarter or eighth of their size: faster, and not quite the same pixels.
     do_icc: convert by the colour profiles of files to sRGB.
     input_range: 255 for arrays of any type of number in 0..255; None or 1: floats are in 0..1.
@@ -86,32 +85,7 @@ def check_options(options: dict[str, Any]) -> None:
         raise ValueError("resize_mode='native' with do_center_crop=True: the crop would cut through patches")
     if options["augmentation"] is not None:
         PictureAugmentation(**options["augmentation"])  # raises for what it does not know
-    if options["do_convert_rgb"] is False:
-        raise ValueError("do_convert_rgb=False: pictures are always read as RGB")
     if options["do_pad"]:
         raise ValueError("do_pad=True: all pictures get one size; set size or do_center_crop")
     if options["data_format"] not in (None, ChannelDimension.FIRST):
         raise ValueError(f"data_format={options['data_format']!r}: pixel_values are always channels first")
-
-
-NESTED = ("text_kwargs", "images_kwargs", "videos_kwargs", "audio_kwargs")
-
-
-def flat_options(call: Callable) -> Callable:
-    """Wraps a processor's call: options may come nested by kind, as Transformers has it, or by themselves; those of
-    common_kwargs stand behind all others.
-
-    Raises: ValueError for an option that is given twice.
-    """
-
-    @wraps(call)
-    def wrapper(self, *args, **kwargs):
-        common = kwargs.pop("common_kwargs", None) or {}
-        for kind in NESTED:
-            for name, value in (kwargs.pop(kind, None) or {}).items():
-                if name in kwargs:
-                    raise ValueError(f"{name} was given twice: by itself or in another dict, and in {kind}")
-                kwargs[name] = value
-        return call(self, *args, **{**common, **kwargs})
-
-    return wrapper

@@ -28,9 +28,9 @@ class ProcessorOfParts(ProcessorMixin):
     """A processor whose parts may be None; a part that is absent stays absent through saving and loading."""
 
     get_attributes = _OwnParts()  # pyright: ignore[reportAssignmentType]: called alike, on class and instance
-    image_processor: Any = None
-    tokenizer: Any = None
-    feature_extractor: Any = None
+    image_processor: Any
+    tokenizer: Any
+    feature_extractor: Any
 
     def __init__(self, *, chat_template: str | None, **parts: Any):
         for name in PARTS:
@@ -55,7 +55,10 @@ class ProcessorOfParts(ProcessorMixin):
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
         saved = processor_dict or {}
         wanted = {"image_processor": True, "tokenizer": True, "feature_extractor": None} | saved
+        given = {name: kwargs.pop(name) for name in PARTS if name in kwargs}
         return [
-            None if wanted[name] is None else auto_class.from_pretrained(pretrained_model_name_or_path, **kwargs)
+            given.get(name)
+            if name in given or wanted[name] is None
+            else auto_class.from_pretrained(pretrained_model_name_or_path, **kwargs)
             for name, auto_class in PARTS.items()
         ]

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .audio import load_sound, sound_tensors
+from .audio import lacks_rate, load_sound, sound_tensors
 from .chats import ChattingProcessor
 from .image import PictureOptions
 from .media import PictureReader, load_image
 from .sound_masks import SoundAugmentation
-from .video import load_video, video_tensors
+from .video import given_frames, load_video, video_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ class ReadingProcessor(ChattingProcessor):
         sampling_rate: int | None = None,
         num_frames: int | None = None,
         frame_sampling: str | float | None = None,
+        do_sample_frames: bool = True,
         max_seconds: float | None = None,
         rngs: Sequence[np.random.Generator] | None = None,
         **image_options: Any,
@@ -56,7 +57,9 @@ class ReadingProcessor(ChattingProcessor):
         Args:
             name: "images" gives upright RGB pictures, as the image processor reads them; "videos" lists of such
                 frames; "audio" float32 arrays at the feature extractor's rate.
-            sampling_rate: of arrays of sound. num_frames, frame_sampling: None takes the processor's.
+            sampling_rate: of arrays of sound; None takes the feature extractor's, with a logged warning.
+            num_frames, frame_sampling: None takes the processor's.
+            do_sample_frames: False takes every frame of videos given as frames, and refuses others.
             max_seconds: length of videos and sounds allowed; None takes `load_video`'s and `load_sound`'s.
             rngs: one for each sample, in training: frames of videos are then taken with the processor's frame_jitter.
             image_options: for images and frames.
@@ -76,9 +79,12 @@ class ReadingProcessor(ChattingProcessor):
             frames = num_frames or self.num_frames, frame_sampling or self.frame_sampling
             load = partial(load_video, load=load, num_frames=frames[0], frame_sampling=frames[1], **limits)
             load = partial(load, frame_jitter=self.frame_jitter)
+            load = load if do_sample_frames else partial(given_frames, load=load.keywords["load"])
         elif name == "audio":
             rate = self.feature_extractor.sampling_rate if any(sources) else 0
-            load = partial(load_sound, sampling_rate=rate, source_rate=sampling_rate, **limits)
+            if sampling_rate is None and any(lacks_rate(sound) for sample in sources for sound in sample):
+                logger.warning("sampling_rate was not given: arrays of sound are read as %d samples a second", rate)
+            load = partial(load_sound, sampling_rate=rate, source_rate=sampling_rate or rate, **limits)
             options = {"allow_urls": allow_urls}
         reader, read = PictureReader(on_error, **options), []
         for sample, entries in enumerate(sources):

@@ -15,6 +15,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 IGNORED_LABEL = -100
+NOWHERE = (0, 0)
 # Tokenizers without a limit of their own report about 1e30 tokens.
 NO_LIMIT = 10**12
 # Transformers marks the special tokens that users wrote so, before it renders their chat.
@@ -25,7 +26,8 @@ MARKED = re.compile("\U000f0000([^\U000f0001]*)\U000f0001")
 class RowOptions:
     """How rows are made; the meaning of each is told in `MMProcessor.__call__`.
 
-    bos: id that opens the rows in place of the tokenizer's. is_chat: the prompts come from a chat template.
+    bos: id that opens the rows in place of the tokenizer's. is_chat: the prompts come from a chat template. offsets:
+    tell where in a chat each of its tokens stands.
     """
 
     padding: bool | str = True
@@ -38,6 +40,7 @@ class RowOptions:
     add_special_tokens: bool = True
     is_chat: bool = False
     bos: int | None = None
+    offsets: bool = False
 
     def __post_init__(self):
         if self.padding not in (True, False, "longest", "max_length", "do_not_pad"):
@@ -65,7 +68,8 @@ def encode_rows(
     then the end of its suffix: bos stays, and a suffix that was cut has no eos, since the text does not end there.
 
     Returns:
-        input_ids, attention_mask and, with suffixes, labels: R lists each, of one length T unless padding is off.
+        input_ids, attention_mask and, with suffixes, labels: R lists each, of one length T unless padding is off. With
+        offsets offset_mapping: (start, end) in its chat of each token, (0, 0) of those that are not from it.
 
     Raises:
         ValueError: the tokenizer lacks a token that is needed, or a row is too long and truncation is off.
@@ -77,10 +81,11 @@ def encode_rows(
     if options.fixed_length is not None and suffixes is None and not options.closed:
         raise ValueError("fixed_length with open prompts: its pads are attended; pass add_eos_token=True")
     prompt_ids, suffix_ids = _token_ids(tokenizer, prompts, suffixes, options.is_chat)
+    spans = _spans(tokenizer, prompts) if options.offsets else [[] for _ in prompts]
     closes = options.closed and options.add_special_tokens
 
     limit = _limit(tokenizer, options)
-    rows, labels, lengths = [], [], []
+    rows, labels, offsets, lengths = [], [], [], []
     for index, prompt in enumerate(prompt_ids):
         starts = options.add_special_tokens and bos is not None and prompt[:1] != [bos]
         head = [bos] if starts else []
@@ -89,16 +94,21 @@ def encode_rows(
         if not head + prompt + tail:
             raise ValueError(f"text {index} is empty, and the tokenizer has no bos or cls token to start a row with")
         lengths.append(len(head) + len(prompt) + len(tail))
-        prompt = _shortened(prompt, limit - len(head) - len(tail), tokenizer.truncation_side)
+        room = limit - len(head) - len(tail)
+        prompt = _shortened(prompt, room, tokenizer.truncation_side)
         tail = tail[: max(0, limit - len(head) - len(prompt))]
         rows.append(head + prompt + tail)
         labels.append([IGNORED_LABEL] * (len(head) + len(prompt)) + tail)
+        own = _shortened(spans[index], room, tokenizer.truncation_side)
+        offsets.append([NOWHERE] * len(head) + own + [NOWHERE] * len(tail))
     if max(lengths) > limit:
         if not options.truncation:
             raise ValueError(f"a text makes {max(lengths)} tokens, more than {limit}; shorten it or allow truncation")
         cut = sum(length > limit for length in lengths)
         logger.warning("%d of %d texts were cut to %d tokens; the longest had %d", cut, len(rows), limit, max(lengths))
-    return _padded(tokenizer, rows, labels if suffixes is not None else None, limit, options)
+    more = {"labels": (labels, IGNORED_LABEL)} if suffixes is not None else {}
+    more |= {"offset_mapping": (offsets, NOWHERE)} if options.offsets else {}
+    return _padded(tokenizer, rows, more, limit, options)
 
 
 def row_ends(tokenizer: Any) -> tuple[int | None, int | None]:
@@ -115,7 +125,7 @@ def pad_id(tokenizer: Any) -> int:
     return tokenizer.pad_token_id
 
 
-def pad_rows(rows: list[list[int]], length: int, fill: int, side: str) -> list[list[int]]:
+def pad_rows(rows: list[list], length: int, fill: Any, side: str) -> list[list]:
     """Each row filled up with `fill` to `length`, at its "left" or "right" side."""
     if side == "left":
         return [[fill] * (length - len(row)) + row for row in rows]
@@ -152,6 +162,12 @@ def _chat_ids(tokenizer: Any, chat: str) -> list[int]:
         return list(tokenizer(MARKED.sub("\ufffd", chat), sanitize_control_tokens=True, **plain)["input_ids"])
 
 
+def _spans(tokenizer: Any, chats: list[str]) -> list[list[tuple[int, int]]]:
+    """(start, end) of each token of chats without marked tokens. Raises ValueError where the tokenizer has none."""
+    encoded = tokenizer([clean_text(chat) for chat in chats], add_special_tokens=False, return_offsets_mapping=True)
+    return [list(map(tuple, spans)) for spans in encoded["offset_mapping"]]
+
+
 def _user_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     if not texts:
         return []
@@ -182,17 +198,19 @@ def _limit(tokenizer: Any, options: RowOptions) -> int:
     return min(own, options.fixed_length or NO_LIMIT, NO_LIMIT)
 
 
-def _shortened(ids: list[int], length: int, side: str) -> list[int]:
+def _shortened(ids: list, length: int, side: str) -> list:
     """The first `length` ids, or the last ones where the tokenizer cuts at the left; none below 0."""
     length = min(max(0, length), len(ids))
     return ids[len(ids) - length :] if side == "left" else ids[:length]
 
 
 def _padded(
-    tokenizer: Any, rows: list[list[int]], labels: list[list[int]] | None, limit: int, options: RowOptions
+    tokenizer: Any, rows: list[list[int]], more: dict[str, tuple[list, Any]], limit: int, options: RowOptions
 ) -> dict[str, list[list[int]]]:
-    """Rows, their mask and their labels at one length. Pads up to a fixed_length are attended, others are masked."""
+    """Rows, their mask and what there is more of them ({name: (lists, what pads get)}) at one length. Pads up to a
+    fixed_length are attended, others are masked."""
     masks = [[1] * len(row) for row in rows]
+    columns = {name: lists for name, (lists, _) in more.items()}
     if options.padding not in (False, "do_not_pad"):
         length = max(len(row) for row in rows)
         if options.padding == "max_length" or options.fixed_length is not None:
@@ -201,10 +219,9 @@ def _padded(
             length = limit
         if options.pad_to_multiple_of is not None:
             length += -length % options.pad_to_multiple_of
-        side = options.padding_side or ("right" if labels is not None or options.closed else "left")
+        side = options.padding_side or ("right" if "labels" in more or options.closed else "left")
         if any(len(row) < length for row in rows):
             rows = pad_rows(rows, length, pad_id(tokenizer), side)
             masks = pad_rows(masks, length, int(options.fixed_length is not None), side)
-            labels = labels and pad_rows(labels, length, IGNORED_LABEL, side)
-    data = {"input_ids": rows, "attention_mask": masks}
-    return data if labels is None else data | {"labels": labels}
+            columns = {name: pad_rows(lists, length, fill, side) for name, (lists, fill) in more.items()}
+    return {"input_ids": rows, "attention_mask": masks, **columns}

@@ -94,6 +94,16 @@ def load_video(
                 return _Film(container, max_seconds, num_frames, **limits).frames(frame_sampling, shifts)
 
 
+def given_frames(source: Any, **options: Any) -> list[Image.Image]:
+    """Every frame of a video that is given as its frames. Raises ValueError for a file, whose frames are sampled."""
+    if not is_frames(source):
+        raise ValueError(
+            "do_sample_frames=False takes videos that are given as their frames, a list of pictures or an array; the "
+            "frames of files are always sampled: raise num_frames instead"
+        )
+    return load_video(source, num_frames=max(1, len(source)), **options)
+
+
 def video_tensors(
     videos: list[list[list[Image.Image] | None]], pixels_of: Callable[[list[Image.Image]], torch.Tensor]
 ) -> dict[str, torch.Tensor]:

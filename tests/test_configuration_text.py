@@ -93,7 +93,7 @@ FAULTS = [
     ({"interpolate_positions": True, **ROPE}, "'rope' has none; set .* rope_parameters={'rope_type': 'linear'"),
     ({"rope_parameters": {"rope_theta": 5.0}}, "it is 'absolute'; set position_embedding_type='rope' or leave"),
     ({**ROPE, "head_dim": 15}, "RoPE turns pairs of dimensions, but of head_dim=15 it would turn 15; change head_dim"),
-    ({**ROPE, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "depend on the longest row of its batch"),
+    ({**ROPE, "rope_parameters": {"rope_type": "longrope", "factor": 2.0}}, "depend on the longest row of its batch"),
     ({**ROPE, "rope_parameters": {"rope_type": "linea"}}, "'linea' is not a kind of RoPE.*did you mean 'linear'"),
     ({**ROPE, "rope_parameters": {"rope_type": "linear"}}, "rope_parameters: Missing required keys.*factor"),
     ({**ROPE, "rope_parameters": {"rope_type": "linear", "factor": 0}}, "factor=0 must be a positive number"),

@@ -12,7 +12,7 @@ from transformers import BertTokenizer
 
 import mm
 
-OPTIONAL = ("torchvision", "triton", "accelerate")
+OPTIONAL = ("torchvision", "triton", "accelerate", "peft")
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *(f"w{number}" for number in range(45))]
 
 

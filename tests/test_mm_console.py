@@ -72,7 +72,7 @@ def test_importing_mm_says_nothing(imported):
 
 
 def test_importing_mm_imports_no_package_of_an_extra(imported):
-    extras = {"torchvision", "sacrebleu", "resvg_py"}  # torch and Transformers import triton and accelerate
+    extras = {"torchvision", "sacrebleu", "resvg_py", "peft"}  # torch and Transformers import triton and accelerate
     assert extras.isdisjoint(json.loads(imported.stdout)["modules"])
 
 
@@ -85,7 +85,7 @@ def test_every_public_name_is_there_and_listed_in_order(imported):
 def test_mm_imports_and_answers_without_optional_packages():
     code = """
 import sys
-sys.modules.update(dict.fromkeys(("torchvision", "triton", "accelerate")))  # None: an import of them fails
+sys.modules.update(dict.fromkeys(("torchvision", "triton", "accelerate", "peft")))  # None: an import of them fails
 import mm
 import mm.cli.caption, mm.cli.env
 print(len(mm.cli.env.environment()))

@@ -7,6 +7,8 @@ import math
 
 import pytest
 import torch
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from mm import MMTextConfig, MMTextModel
 from mm.modeling_mm.rope import MMRotaryEmbedding, rotate
@@ -114,6 +116,54 @@ def test_a_half_precision_model_still_computes_its_angles_in_fp32(stack):
 
 def test_a_kind_of_rope_set_behind_the_config_s_back_is_refused(stack):
     config = stack(cross_attention_layers=[]).config
-    config.rope_parameters["rope_type"] = "dynamic"
-    with pytest.raises(ValueError, match="rope_type='dynamic' is not accepted; use one of default, linear"):
+    config.rope_parameters["rope_type"] = "longrope"
+    with pytest.raises(ValueError, match="rope_type='longrope' is not accepted; use one of default, linear"):
         MMTextModel(config)
+
+
+DYNAMIC = {
+    "max_position_embeddings": 6, "rope_parameters": {"rope_type": "dynamic", "factor": 3.0, "rope_theta": 50.0}
+}  # fmt: skip
+LONG = torch.randint(3, 50, (1, 11), generator=torch.Generator().manual_seed(0))
+
+
+def test_dynamic_angles_are_those_of_transformers_for_a_row_alone():
+    config = MMTextConfig(hidden_size=32, num_attention_heads=4, **ROPE, **DYNAMIC)
+    rope = LlamaRotaryEmbedding(
+        LlamaConfig(hidden_size=32, num_attention_heads=4, max_position_embeddings=6, **{
+            "rope_parameters": DYNAMIC["rope_parameters"]
+        })
+    )  # fmt: skip
+    for length in (3, 6, 7, 11):
+        positions = torch.arange(length)[None]
+        given = MMRotaryEmbedding(config)(positions, torch.float32)
+        for found, expected in zip(given, rope(torch.zeros(1), positions), strict=True):
+            torch.testing.assert_close(found[:, 0], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_dynamic_angles_of_a_row_do_not_depend_on_its_neighbours(stack, side):
+    model = stack(cross_attention_layers=[], **DYNAMIC)
+    rows = [LONG[:, :4], LONG[:, 3:], LONG[:, :7]]
+    pads = [torch.zeros(1, 8 - row.shape[1], dtype=torch.long) for row in rows]
+    pairs = zip(rows, pads, strict=True)
+    ids = torch.cat([torch.cat((pad, row) if side == "left" else (row, pad), 1) for row, pad in pairs])
+    states = model(ids, attention_mask=(ids != 0).long(), use_cache=False).last_hidden_state
+    for number, row in enumerate(rows):
+        alone = model(row, use_cache=False).last_hidden_state[0]
+        torch.testing.assert_close(states[number][ids[number] != 0], alone, rtol=0, atol=1e-12)
+
+
+def test_a_cache_that_dynamic_angles_would_make_wrong_is_refused(stack, tiny_model):
+    model = stack(cross_attention_layers=[], **DYNAMIC)
+    cache = model(LONG[:, :5], use_cache=True).past_key_values
+    whole = model(LONG[:, :6], use_cache=False).last_hidden_state[:, 5:]
+    step = model(LONG[:, 5:6], past_key_values=cache, use_cache=True).last_hidden_state
+    torch.testing.assert_close(step, whole, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="a text of 7 tokens needs use_cache=False"):
+        model(LONG[:, 6:7], past_key_values=cache, use_cache=True)
+    writer = tiny_model("vit", "llama", text_config=DYNAMIC)
+    given = {"input_ids": IDS, "pixel_values": torch.zeros(2, 3, 16, 16, dtype=torch.float64), "min_new_tokens": 5}
+    with pytest.raises(ValueError, match="needs use_cache=False"):
+        writer.generate(**given, max_new_tokens=5)
+    assert writer.generate(**given, max_new_tokens=5, use_cache=False).shape == (2, 9)

@@ -5,10 +5,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModel, AutoProcessor, BertTokenizer, pipeline
+from transformers import AutoModel, AutoProcessor, BertTokenizer, WhisperFeatureExtractor, pipeline
 
 from mm import MMForImageTextRetrieval, MMImageProcessorPil, MMModel, MMProcessor
 
@@ -146,6 +147,71 @@ def test_a_question_without_its_picture_is_refused(answering):
         pipe(question="what is it")
     with pytest.raises(ValueError, match="answers are ranked, not written, so num_beams would not be read"):
         pipe(image=opened(PICTURE), question="what is it", answers=["a"], num_beams=2)
+
+
+# ---- any to any: Transformers wants torchvision for pictures and videos ---------------------------------------------
+
+CHAT = "{% for m in messages %}{% for c in m['content'] %}{{ c['text'] }}{% endfor %}{% endfor %}"
+TONE = np.sin(np.arange(1600) / 9).astype(np.float32)
+FILM = [Image.new("RGB", (20, 20), (20 * number, 90, 0)) for number in range(6)]
+
+
+@pytest.fixture
+def any_to_any(answering):
+    """`any_to_any(*modalities)`: (pipeline, what generate() writes for the same inputs)."""
+
+    def build(*modalities: str):
+        audio = {"audio_config": "whisper"} if "audio" in modalities else {}
+        model, processor = answering(modalities=list(modalities), **audio)
+        extractor = WhisperFeatureExtractor(feature_size=12, n_fft=400, hop_length=160, chunk_length=1)
+        extractor.n_samples, extractor.nb_max_frames = 1280, 8  # as long as the tiny tower's window
+        parts = {"image_processor": processor.image_processor, "tokenizer": processor.tokenizer}
+        heard = {"feature_extractor": extractor} if audio else {}
+        whole = MMProcessor(**parts, **heard, chat_template=CHAT)
+        pipe = pipeline("any-to-any", model=model, processor=whole)
+
+        def written(**given) -> list[str]:
+            read = whole(**given, return_tensors="pt")
+            ids = model.generate(**read, max_new_tokens=5)
+            return whole.batch_decode(ids[:, read["input_ids"].shape[1] :], skip_special_tokens=True)
+
+        return pipe, written
+
+    return build
+
+
+def new_texts(pipe, *args, **given) -> list[str]:
+    found = pipe(*args, **given, max_new_tokens=5, return_full_text=False)
+    return [entry["generated_text"].strip() for entry in found]
+
+
+def test_sounds_go_through_any_to_any_in_a_call_and_in_a_chat(any_to_any):
+    pipe, written = any_to_any("audio")
+    expected = [text.strip() for text in written(audio=TONE, text="what is", sampling_rate=16000)]
+    assert new_texts(pipe, "what is", audio=TONE) == expected
+    content = [{"type": "audio", "audio": TONE}, {"type": "text", "text": "what is"}]
+    assert new_texts(pipe, text=[{"role": "user", "content": content}]) == expected
+
+
+@pytest.mark.newest
+def test_pictures_videos_and_sounds_go_through_any_to_any(any_to_any):
+    pipe, written = any_to_any("image", "video", "audio")
+    media = {"images": opened(PICTURE), "videos": [FILM], "audio": TONE}
+    for name, given in media.items():
+        (expected,) = written(text="what is", **{name: given})
+        assert new_texts(pipe, "what is", **{name: given}) == [expected.strip()]
+    blocks = [("image", opened(PICTURE)), ("video", FILM), ("audio", TONE)]
+    content = [*({"type": kind, kind: given} for kind, given in blocks), {"type": "text", "text": "what is"}]
+    (expected,) = written(text="what is", **media)
+    assert new_texts(pipe, text=[{"role": "user", "content": content}]) == [expected.strip()]
+
+
+@pytest.mark.newest
+def test_any_to_any_finds_the_class_of_a_checkpoint_and_captions_with_it(captioning):
+    pipe = pipeline("any-to-any", model=MODEL)
+    expected = [generated(captioning, images=opened(path), text="")[0] for path in PICTURES]
+    found = pipe(text=["", "", ""], images=[[opened(path)] for path in PICTURES], return_full_text=False)
+    assert [entry["generated_text"].strip() for entry in found] == expected
 
 
 # ---- finding --------------------------------------------------------------------------------------------------------

@@ -171,7 +171,6 @@ BAD_OPTIONS = [
     ({"background": "whitish"}, ValueError, "unknown color"),
     ({"image_mean": [0.5, 0.5]}, ValueError, "image_mean=.*one number or three"),
     ({"image_std": [0.5, 0.5, 0.0]}, ValueError, "image_std=.*numbers above 0"),
-    ({"do_convert_rgb": False}, ValueError, "always read as RGB"),
     ({"do_pad": True}, ValueError, "all pictures get one size"),
     ({"data_format": "channels_last"}, ValueError, "always channels first"),
 ]
@@ -202,3 +201,19 @@ BAD_CALLS = [
 def test_bad_calls_raise_in_words(images, options, kind, message):
     with pytest.raises(kind, match=message):
         MMImageProcessorPil()(images, **({"return_tensors": "pt"} | options))
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_without_conversion_rgb_pictures_are_read_and_no_others():
+    processor = MMImageProcessorPil(do_convert_rgb=False)
+    for source in (PHOTO, np.asarray(PHOTO), png(PHOTO)):
+        assert np.array_equal(processor(source)["pixel_values"], MMImageProcessorPil()(source)["pixel_values"])
+    grey = PHOTO.convert("L")
+    for source in (grey, np.asarray(grey), png(grey)):
+        with pytest.raises(MediaDecodeError, match="its mode is L, and do_convert_rgb=False takes RGB pictures alone"):
+            processor(source)

@@ -248,7 +248,8 @@ def test_decoding_is_inherited(processor):
     assert processor.batch_decode(batch["input_ids"], skip_special_tokens=True) == ["a photo of cats"]
     assert processor.decode(batch["input_ids"][0], skip_special_tokens=True) == "a photo of cats"
     assert processor.post_process_image_text_to_text(batch["input_ids"]) == ["a photo of cats"]
-    assert processor.model_input_names == ["pixel_values", "input_ids", "attention_mask"]
+    names = ["pixel_values", "input_ids", "attention_mask", "pixel_values_videos"]
+    assert processor.model_input_names == names
 
 
 def chat(text, *images):

@@ -1,13 +1,14 @@
-"""ImageProcessingTestMixin over MMImageProcessorPil."""
+"""ImageProcessingTestMixin over MMImageProcessorPil and, where torchvision is (`make test-newest`), its twin."""
 
 # The upstream package is made at run time, from an sdist.
 # pyright: reportMissingImports=false
 
 import unittest
 
+from transformers.utils.import_utils import is_torchvision_available
 from upstream.test_image_processing_common import ImageProcessingTester, ImageProcessingTestMixin
 
-from mm import MMImageProcessorPil
+from mm import MMImageProcessor, MMImageProcessorPil
 
 
 class Pictures(ImageProcessingTester):
@@ -16,7 +17,8 @@ class Pictures(ImageProcessingTester):
         super().__init__(parent, batch_size=3, size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
 
     def _get_image_processing_classes(self):
-        return {"pil": MMImageProcessorPil}
+        twin = {"torchvision": MMImageProcessor} if is_torchvision_available() else {}
+        return {"pil": MMImageProcessorPil, **twin}
 
 
 class ImageProcessorTest(ImageProcessingTestMixin, unittest.TestCase):
@@ -26,10 +28,6 @@ class ImageProcessorTest(ImageProcessingTestMixin, unittest.TestCase):
     def test_call_numpy_4_channels(self):
         pass
 
-    @unittest.skip("the twin on torchvision is tested where torchvision is installed")
+    @unittest.skipUnless(is_torchvision_available(), "the twin on torchvision is tested where torchvision is")
     def test_new_models_require_torchvision_backend(self):
-        pass
-
-    @unittest.skip("pictures are always read as RGB, so do_convert_rgb=False is refused")
-    def test_image_processor_from_dict_with_kwargs_has_attributes(self):
-        pass
+        super().test_new_models_require_torchvision_backend()

@@ -132,19 +132,8 @@ class TextInputs:
         return self.get_config(), self.text()
 
 
-class Turned(Conformance):
-    """Of stacks with RoPE."""
-
-    def test_model_rope_scaling_from_config_1_dynamic(self):  # angles by the longest row of a batch
-        config, _ = self.model_tester.prepare_config_and_inputs_for_common()
-        config.get_text_config().rope_parameters.update(rope_type="dynamic", factor=10.0)
-        for model_class in self.all_model_classes:
-            with self.assertRaisesRegex(ValueError, "rope_type='dynamic' is not accepted"):
-                model_class(config)
-
-
 @pytest.mark.slow
-class TextDecoderTest(Turned, unittest.TestCase):
+class TextDecoderTest(Conformance, unittest.TestCase):
     all_model_classes = (MMTextModel,)
     inputs = TextInputs
 
@@ -154,7 +143,7 @@ class EncoderInputs(TextInputs):
 
 
 @pytest.mark.slow
-class TextEncoderTest(Turned, unittest.TestCase):
+class TextEncoderTest(Conformance, unittest.TestCase):
     all_model_classes = (MMTextModel,)
     inputs = EncoderInputs
 
@@ -196,7 +185,7 @@ class RopeInputs(Inputs):
 
 
 @pytest.mark.slow
-class ModelTest(Turned, Composite, unittest.TestCase):
+class ModelTest(Composite, unittest.TestCase):
     all_model_classes = (MMModel,)
     inputs = RopeInputs
 

@@ -1,42 +1,25 @@
-"""ProcessorTesterMixin over MMProcessor."""
+"""ProcessorTesterMixin over MMProcessor: with a tokenizer of a decoder, and with BERT's, which closes its texts."""
 
 # The upstream package is made at run time, from an sdist.
 # pyright: reportMissingImports=false
 
 import unittest
 
-from transformers import BertTokenizer, WhisperFeatureExtractor
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertTokenizer, PreTrainedTokenizerFast, WhisperFeatureExtractor
 from upstream.test_processing_common import ProcessorTesterMixin
 
 from mm import MMImageProcessorPil, MMProcessor
 
-WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] lower newer low er ##er upper older longer string test a the".split()
-
-
-# What MMProcessor does in its own way; README.md says why.
-OWN_WAY = {
-    "options of the call have names and defaults, so that a wrong one is refused by name": [
-        "test_call_arguments_default_none",
-        "test_call_arguments_not_in_attributes",
-        "test_call_arguments_not_in_processor_kwargs",
-        "test_init_arguments_not_in_class_attributes",
-        "test_init_arguments_not_in_processor_kwargs",
-    ],
-    "an image processor takes no attribute that is not an option of it": ["test_args_overlap_kwargs"],
-    "an open prompt has no closing token, and rows are padded to the longest": [
-        "test_subprocessor_defaults_0_text",
-        "test_subprocessor_defaults_preserved_by_kwargs_0_images",
-        "test_subprocessor_defaults_preserved_by_kwargs_2_audio",
-    ],
-    "videos are always sampled, so do_sample_frames=False is refused": [
-        "test_flat_kwarg_applied_when_modality_dict_lacks_it",
-        "test_model_input_names",
-        "test_processor_with_multiple_inputs",
-    ],
-    "a sound comes with its rate, which a feature extractor alone does not read": [
-        "test_subprocessor_defaults_3_audio",
-    ],
-}
+WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] <s> lower newer low er ##er upper older longer string test a the is It".split()
+CHAT = (
+    "{% for message in messages %}{{ message['role'] }} : {% for block in message['content'] or [] %}"
+    "{{ block['text'] if block['type'] == 'text' else '' }}{% endfor %}"
+    "{% for call in message['tool_calls'] or [] %}{{ call['function']['name'] }}{% endfor %}"
+    "{% if not loop.last %} {% endif %}{% endfor %}{% if add_generation_prompt %} assistant :{% endif %}"
+)
 
 
 class ProcessorTest(ProcessorTesterMixin, unittest.TestCase):
@@ -44,7 +27,11 @@ class ProcessorTest(ProcessorTesterMixin, unittest.TestCase):
 
     @classmethod
     def _setup_tokenizer(cls):
-        return BertTokenizer(vocab={word: number for number, word in enumerate(WORDS)})
+        words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
+        words.pre_tokenizer = pre_tokenizers.Whitespace()
+        words.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 5)])
+        tokens = {"bos_token": "<s>", "eos_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+        return PreTrainedTokenizerFast(tokenizer_object=words, **tokens)
 
     @classmethod
     def _setup_image_processor(cls):
@@ -54,12 +41,26 @@ class ProcessorTest(ProcessorTesterMixin, unittest.TestCase):
     def _setup_feature_extractor(cls):
         return WhisperFeatureExtractor(feature_size=8, n_fft=64, hop_length=32, chunk_length=1)
 
-    def prepare_audio_inputs(self, batch_size: int | None = None):
-        """An array has no rate of its own, so each comes with one."""
-        sounds = super().prepare_audio_inputs(batch_size)
-        return [{"array": sound, "sampling_rate": 16000} for sound in sounds]
+    @staticmethod
+    def prepare_processor_dict():
+        return {"chat_template": CHAT}
+
+    def test_subprocessor_defaults_3_audio(self):
+        """Clips are nested by sample: (B, A, ...) where the extractor gives (n, ...)."""
+        extractor, sounds = self.get_component("feature_extractor"), self.prepare_audio_inputs()
+        given = self.get_processor()(audio=sounds, return_tensors="pt").input_features
+        expected = extractor(sounds, sampling_rate=extractor.sampling_rate, return_tensors="pt").input_features
+        torch.testing.assert_close(given[:, 0], expected)
 
 
-for reason, names in OWN_WAY.items():
-    for name in names:
-        setattr(ProcessorTest, name, unittest.skip(reason)(getattr(ProcessorTest, name)))
+@pytest.mark.slow
+class ClosingProcessorTest(ProcessorTest):
+    """BERT's tokenizer closes every text; so does a processor that is told to."""
+
+    @classmethod
+    def _setup_tokenizer(cls):
+        return BertTokenizer(vocab={word: number for number, word in enumerate(WORDS)})
+
+    @staticmethod
+    def prepare_processor_dict():
+        return {"chat_template": CHAT, "add_eos_token": True}

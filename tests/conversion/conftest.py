@@ -1,20 +1,75 @@
 """Published models to convert: the installed classes with random weights, as they are saved."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 import copy
-from collections.abc import Callable
+import importlib
+import subprocess
+import sys
+import types
+import unicodedata
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import BertTokenizer
+from transformers import BertTokenizer, BlipConfig, GenerationMixin
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_outputs import CausalLMOutput
+from transformers.modeling_utils import PreTrainedModel
+
+from mm.conversion_scripts.convert import FAMILIES
+from mm.modeling_mm.checkpoint import Checkpoint
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a the red blue cat dog on mat what is how many of picture two . ?".split()
+BUILD = Path(__file__).resolve().parents[2] / "build"
+STUBBED = {  # names that open_clip imports and CoCa does not call
+    "torchvision": [],
+    "torchvision.transforms": [
+        "Normalize", "Compose", "RandomResizedCrop", "InterpolationMode", "ToTensor", "Resize", "CenterCrop",
+        "ColorJitter", "Grayscale",
+    ],
+    "torchvision.transforms.functional": [],
+    "torchvision.ops": [],
+    "torchvision.ops.misc": ["FrozenBatchNorm2d"],
+    "ftfy": [],
+}  # fmt: skip
+# BLIP's usual shape and an odd one: other widths, heads, vocabulary, patches, norms and smoothing, nothing tied.
+BLIPS = {
+    "usual": {
+        "vision_config": {
+            "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "image_size": 16, "patch_size": 8,
+        },
+        "image_text_hidden_size": 16,
+        "text_config": {
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "vocab_size": 26, "max_position_embeddings": 24, "bos_token_id": 22, "eos_token_id": 2, "sep_token_id": 3,
+            "pad_token_id": 0,
+        },
+    },
+    "odd": {
+        "vision_config": {
+            "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 3,
+            "image_size": 18, "patch_size": 6, "layer_norm_eps": 1e-3, "hidden_act": "relu",
+        },
+        "text_config": {
+            "hidden_size": 40, "intermediate_size": 28, "num_hidden_layers": 3, "num_attention_heads": 5,
+            "vocab_size": 26, "max_position_embeddings": 20, "bos_token_id": 22, "eos_token_id": 2, "sep_token_id": 3,
+            "pad_token_id": 0, "layer_norm_eps": 1e-4, "label_smoothing": 0.1, "hidden_act": "gelu_new",
+            "tie_word_embeddings": False,
+        },
+        "tie_word_embeddings": False,
+        "image_text_hidden_size": 7,
+    },
+}  # fmt: skip
 # Logits of the same weights in another order of operations.
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
 
@@ -44,6 +99,20 @@ def peer() -> Callable[..., Any]:
     def build(cls, config, seed: int = 0) -> Any:
         torch.manual_seed(seed)
         return randomised(cls(copy.deepcopy(config)), seed)  # models write into their configs
+
+    return build
+
+
+@pytest.fixture
+def blip_config() -> Callable[..., BlipConfig]:
+    """`blip_config(kind, answers=False)`: "usual" or "odd"; of one that answers, as its class wants it."""
+
+    def build(kind: str, answers: bool = False) -> BlipConfig:
+        settings = BLIPS[kind]
+        if answers:  # Transformers' decoder reads question states of the picture's width
+            settings = {**settings, "vision_config": {**settings["vision_config"], "num_attention_heads": 4}}
+            settings["vision_config"]["hidden_size"] = settings["text_config"]["hidden_size"]
+        return BlipConfig(**settings)
 
     return build
 
@@ -118,3 +187,159 @@ def original_names() -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tens
         return renamed
 
     return rename
+
+
+@pytest.fixture
+def states_of() -> Callable[..., list[torch.Tensor]]:
+    """`states_of(modules, run)`: what each of the modules gave when `run` called it last."""
+
+    def watch(modules, run: Callable[[], Any]) -> list[torch.Tensor]:
+        found: dict[int, torch.Tensor] = {}
+
+        def keep(place: int):
+            return lambda module, given, out: found.update({place: out[0] if isinstance(out, tuple) else out})
+
+        hooks = [module.register_forward_hook(keep(place)) for place, module in enumerate(modules)]
+        try:
+            run()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        assert len(found) == len(hooks)
+        return [found[place] for place in range(len(hooks))]
+
+    return watch
+
+
+@pytest.fixture
+def assert_gradients(tmp_path) -> Callable[..., None]:
+    """`assert_gradients(theirs, ours, source, family, apart)`: equal for every tensor of theirs, by its name on disk.
+
+    In fp64, 1e-10 relative. `apart`: ends of names of tensors that a conversion adds to others. Overwrites theirs.
+    """
+
+    def check(theirs, ours, source: Path, family: str, apart: tuple[str, ...] = ()) -> None:
+        table = FAMILIES[family].plan(Checkpoint(source)).table
+        here = table.restore({key: value.grad for key, value in ours.named_parameters() if value.grad is not None})
+        with torch.no_grad():
+            for weight in theirs.parameters():
+                weight.copy_(torch.zeros_like(weight) if weight.grad is None else weight.grad)
+        if isinstance(theirs, PreTrainedModel):
+            theirs.save_pretrained(tmp_path / "gradients")
+            there = load_file(tmp_path / "gradients/model.safetensors")
+        else:
+            there = theirs.state_dict()
+        assert here.keys() <= there.keys() and any(gradient.any() for gradient in there.values())
+        for name, gradient in there.items():
+            if not name.endswith(apart or ("/",)):
+                error = (here.get(name, torch.zeros_like(gradient)) - gradient).abs().max()
+                assert error <= 1e-10 * max(gradient.abs().max(), 1e-3), name
+
+    return check
+
+
+@pytest.fixture
+def assert_prompts_alone() -> Callable[..., None]:
+    """`check(ours, prompts, given, alone_there, pad, **settings)`: prompts of unequal length, each as alone.
+
+    `alone_there(row)` is what theirs writes behind one prompt, alone, since several disturb each other there.
+    """
+
+    def check(
+        ours, prompts: list[list[int]], given: dict[str, torch.Tensor], alone_there, pad: int = 0, **settings
+    ) -> None:
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts])
+        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        together = ours.generate(input_ids=ids, attention_mask=mask, **given, **settings)
+        for row, prompt in enumerate(prompts):
+            one = {name: value[row : row + 1] for name, value in given.items()}
+            alone = ours.generate(input_ids=torch.tensor([prompt]), **one, **settings)[0, len(prompt) :].tolist()
+            written = together[row, longest:].tolist()
+            assert written[: len(alone)] == alone and set(written[len(alone) :]) <= {pad}
+            assert alone_there(row).tolist() == alone
+
+    return check
+
+
+# ---- originals that are fetched, and do not write by themselves ----------------------------------------------------
+
+
+class Writer(PreTrainedModel, GenerationMixin):
+    """Any function of rows (R, T) to logits (R, T, V), as something that Transformers' generate() writes with."""
+
+    config_class = PreTrainedConfig
+
+    def __init__(self, config: PreTrainedConfig, logits_of: Callable[[torch.Tensor], torch.Tensor]):
+        super().__init__(config)
+        self.logits_of, self.nothing = logits_of, nn.Parameter(torch.zeros(()))
+
+    def forward(self, input_ids, attention_mask=None, **kwargs) -> CausalLMOutput:
+        return CausalLMOutput(logits=self.logits_of(input_ids))
+
+    def prepare_inputs_for_generation(self, input_ids, attention_mask=None, **kwargs) -> dict[str, torch.Tensor]:
+        return {"input_ids": input_ids}
+
+
+@pytest.fixture
+def written_by() -> Callable[..., torch.Tensor]:
+    """`written_by(logits_of, rows, vocab_size, **settings)`: generate() over an original's plain logits, no cache."""
+
+    def write(logits_of, rows: torch.Tensor, vocab_size: int, **settings) -> torch.Tensor:
+        writer = Writer(PreTrainedConfig(vocab_size=vocab_size), logits_of)
+        return writer.generate(rows, attention_mask=torch.ones_like(rows), use_cache=False, **settings)
+
+    return write
+
+
+def fetched(name: str, *packages: str) -> Path:
+    """The folder `name` with these packages, fetched once without their dependencies."""
+    folder = BUILD / name
+    if len(list(folder.glob("*.whl"))) < len(packages):
+        fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", *packages, "--dest", str(folder)]
+        subprocess.run(fetch, check=True)
+    for wheel in folder.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder)
+    return folder
+
+
+@contextmanager
+def stand_ins(folder: Path, stubs: dict[str, types.ModuleType]) -> Iterator[None]:
+    """`folder` to import from, and modules in the place of what is not there."""
+    before = {name: sys.modules.get(name) for name in stubs}
+    sys.modules.update(stubs)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name, module in before.items():
+            sys.modules.pop(name) if module is None else sys.modules.__setitem__(name, module)
+
+
+OPEN_FLAMINGO = ("open-flamingo==2.0.1", "einops==0.8.2", "einops-exts==0.0.4")
+
+
+@pytest.fixture(scope="session")
+def open_flamingo() -> types.ModuleType:
+    """`open_flamingo.src.flamingo`, with an empty module in the place of open_clip."""
+    folder = fetched("open_flamingo-2.0.1", *OPEN_FLAMINGO)
+    with stand_ins(folder, {"open_clip": types.ModuleType("open_clip")}):
+        importlib.import_module("open_flamingo")
+        return importlib.import_module("open_flamingo.src.flamingo")
+
+
+@pytest.fixture(scope="session")
+def open_clip() -> types.ModuleType:
+    """`open_clip.coca_model`, with empty modules in the place of what it imports beside torch.
+
+    ftfy's mending is but its NFC, which is all it does to texts that are not broken.
+    """
+    stubs = {name: types.ModuleType(name) for name in STUBBED}
+    for name, members in STUBBED.items():
+        for member in members:
+            setattr(stubs[name], member, MagicMock())
+    stubs["ftfy"].fix_text = lambda text: unicodedata.normalize("NFC", text)
+    with stand_ins(fetched("open_clip-3.3.0", "open-clip-torch==3.3.0"), stubs):
+        return importlib.import_module("open_clip.coca_model")

@@ -19,45 +19,12 @@ from transformers import (
 )
 
 from mm.conversion_scripts.convert import convert, convert_back
+from mm.conversion_scripts.family import differences
 
-# BLIP's usual shape and an odd one: other widths, heads, vocabulary, patches, norms and smoothing, nothing tied.
-CONFIGS = {
-    "usual": {
-        "vision_config": {
-            "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "image_size": 16, "patch_size": 8,
-        },
-        "text_config": {
-            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "vocab_size": 26, "max_position_embeddings": 24, "bos_token_id": 22, "eos_token_id": 2, "sep_token_id": 3,
-            "pad_token_id": 0,
-        },
-    },
-    "odd": {
-        "vision_config": {
-            "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 3,
-            "image_size": 18, "patch_size": 6, "layer_norm_eps": 1e-3, "hidden_act": "relu",
-        },
-        "text_config": {
-            "hidden_size": 40, "intermediate_size": 28, "num_hidden_layers": 3, "num_attention_heads": 5,
-            "vocab_size": 26, "max_position_embeddings": 20, "bos_token_id": 22, "eos_token_id": 2, "sep_token_id": 3,
-            "pad_token_id": 0, "layer_norm_eps": 1e-4, "label_smoothing": 0.1, "hidden_act": "gelu_new",
-            "tie_word_embeddings": False,
-        },
-        "tie_word_embeddings": False,
-    },
-}  # fmt: skip
+CONFIGS = ("usual", "odd")
 IDS = torch.tensor([[22, 5, 9, 8, 12, 3], [22, 6, 8, 3, 0, 0]])
 MASK = (IDS != 0).long()
 QUESTIONS = torch.tensor([[2, 13, 14, 5, 9, 3], [2, 15, 16, 3, 0, 0]])
-
-
-def config_of(kind: str, answers: bool = False) -> BlipConfig:
-    settings = CONFIGS[kind]
-    if answers:  # Transformers' decoder reads question states of the picture's width
-        settings = {**settings, "vision_config": {**settings["vision_config"], "num_attention_heads": 4}}
-        settings["vision_config"]["hidden_size"] = settings["text_config"]["hidden_size"]
-    return BlipConfig(**settings)
 
 
 def pixels_of(config: BlipConfig) -> torch.Tensor:
@@ -66,15 +33,15 @@ def pixels_of(config: BlipConfig) -> torch.Tensor:
 
 
 @pytest.fixture(params=CONFIGS)
-def captioners(request, peer, saved):
-    theirs = peer(BlipForConditionalGeneration, config_of(request.param))
+def captioners(request, peer, saved, blip_config):
+    theirs = peer(BlipForConditionalGeneration, blip_config(request.param))
     source = saved(theirs)
     return theirs, convert(source), source
 
 
 @pytest.fixture(params=CONFIGS)
-def answerers(request, peer, saved):
-    theirs = peer(BlipForQuestionAnswering, config_of(request.param, answers=True))
+def answerers(request, peer, saved, blip_config):
+    theirs = peer(BlipForQuestionAnswering, blip_config(request.param, answers=True))
     source = saved(theirs)
     return theirs, convert(source), source
 
@@ -92,14 +59,41 @@ def test_captioning_gives_the_same_logits_loss_and_picture(captioners, assert_cl
     assert_close(here.loss, there.loss)
 
 
-def test_captioning_gives_the_same_gradients(captioners):
-    theirs, done = captioners[0].double(), captioners[1]
-    ours, pixels = done.model.double(), pixels_of(captioners[0].config)
+@pytest.mark.slow
+def test_captioning_gives_the_same_gradients(captioners, assert_gradients):
+    theirs, done, source = captioners
+    theirs, ours, pixels = theirs.double(), done.model.double(), pixels_of(theirs.config)
     theirs(pixel_values=pixels, input_ids=IDS, labels=IDS).loss.backward()
     ours(pixel_values=pixels, input_ids=IDS, labels=IDS).loss.backward()
-    there = theirs.text_decoder.bert.encoder.layer[0].crossattention.self.key.weight.grad
-    here = ours.model.language_model.layers[0].cross_attn.k_proj.weight.grad
-    assert (here - there).abs().max() <= 1e-10 * there.abs().max()
+    assert_gradients(theirs, ours, source, "blip")
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_captioning_has_the_same_states_in_every_layer(captioners, states_of, assert_close):
+    theirs, ours = captioners[0].double(), captioners[1].model.double()
+    given = {"pixel_values": pixels_of(theirs.config), "input_ids": IDS, "attention_mask": MASK}
+    seen, read = theirs.vision_model.encoder.layers, theirs.text_decoder.bert.encoder.layer
+    there = states_of([*seen, *read], lambda: theirs(**given))
+    here = states_of([*ours.model.vision_tower.layers, *ours.model.language_model.layers], lambda: ours(**given))
+    for place, (one, two) in enumerate(zip(here, there, strict=True)):
+        real = ... if place < len(seen) else MASK.bool()
+        assert_close(one[real], two[real])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("beams", [1, 3])
+def test_prompts_of_unequal_length_are_continued_as_each_alone(captioners, assert_prompts_alone, beams):
+    """Theirs cuts the last column of a batch, which is no row's [SEP] but the longest one's."""
+    theirs, ours = captioners[0].double(), captioners[1].model.double()
+    pixels, prompts = pixels_of(theirs.config), [[22, 5, 9, 8], [22, 6]]
+    settings = {"num_beams": beams, "max_new_tokens": 6, "do_sample": False}
+
+    def alone_there(row):
+        ids = torch.tensor([[2, *prompts[row][1:], 3]])  # it puts bos first and cuts the last token
+        return theirs.generate(pixels[row : row + 1], input_ids=ids, **settings)[0, len(prompts[row]) :]
+
+    assert_prompts_alone(ours, prompts, {"pixel_values": pixels}, alone_there, **settings)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -134,6 +128,39 @@ def test_answering_gives_the_same_loss_for_each_question_and_a_batch_the_mean(an
     assert_close(both, (losses[0] + losses[1]) / 2)
 
 
+@pytest.mark.slow
+@torch.no_grad()
+def test_answering_has_the_same_logits_and_states_in_every_layer(answerers, states_of, assert_close):
+    """Theirs returns no logits, so they are its decoder's; without padding, which it reads."""
+    theirs, ours = answerers[0].double(), answerers[1].model.double()
+    pixels, question, answer = pixels_of(theirs.config), QUESTIONS[:, :4], IDS[:, :4]
+    logits = []
+    hook = theirs.text_decoder.register_forward_hook(lambda module, given, out: logits.append(out.logits))
+    layers = [theirs.vision_model.encoder.layers, theirs.text_encoder.encoder.layer]
+    layers = [layer for stack in (*layers, theirs.text_decoder.bert.encoder.layer) for layer in stack]
+    there = states_of(layers, lambda: theirs(question, pixels, decoder_input_ids=answer, labels=answer))
+    hook.remove()
+    model = ours.model
+    layers = [*model.vision_tower.layers, *model.text_encoder.layers, *model.language_model.layers]
+    found = []
+    here = states_of(
+        layers, lambda: found.append(ours(answer, pixel_values=pixels, context_input_ids=question).logits)
+    )
+    assert_close(found[0], logits[0])
+    for one, two in zip(here, there, strict=True):
+        assert_close(one, two)
+
+
+@pytest.mark.slow
+def test_answering_gives_the_same_gradients(answerers, assert_gradients):
+    theirs, done, source = answerers
+    theirs, ours, pixels = theirs.double(), done.model.double(), pixels_of(theirs.config)
+    question, answer = QUESTIONS[:, :4], IDS[:, :4]
+    theirs(question, pixels, decoder_input_ids=answer, labels=answer).loss.mean().backward()
+    ours(answer, pixel_values=pixels, context_input_ids=question, labels=answer).loss.backward()
+    assert_gradients(theirs, ours, source, "blip")
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 def test_answering_writes_the_same_tokens_for_each_question(answerers, beams):
     """One by one: with questions of two lengths in a batch theirs reads the padding, ours does not."""
@@ -152,8 +179,10 @@ def test_answering_writes_the_same_tokens_for_each_question(answerers, beams):
 
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("cls", [BlipForConditionalGeneration, BlipForQuestionAnswering])
-def test_back_every_tensor_is_bit_equal_and_the_class_loads_it(cls, kind, peer, saved, tmp_path, tensors_of):
-    theirs = peer(cls, config_of(kind, answers=cls is BlipForQuestionAnswering))
+def test_back_every_tensor_is_bit_equal_and_the_class_loads_it(
+    cls, kind, peer, saved, tmp_path, tensors_of, blip_config
+):
+    theirs = peer(cls, blip_config(kind, answers=cls is BlipForQuestionAnswering))
     source = saved(theirs)
     done = convert(source)
     done.save_pretrained(tmp_path / "mm")
@@ -172,9 +201,11 @@ def test_back_every_tensor_is_bit_equal_and_the_class_loads_it(cls, kind, peer, 
         }
 
 
-def test_the_directory_loads_through_the_auto_classes_with_the_same_pixels_and_ids(peer, saved, tokenizer, tmp_path):
+def test_the_directory_loads_through_the_auto_classes_with_the_same_pixels_and_ids(
+    peer, saved, tokenizer, tmp_path, blip_config
+):
     images = BlipImageProcessor(size={"height": 16, "width": 16})
-    done = convert(saved(peer(BlipForConditionalGeneration, config_of("usual")), images, tokenizer))
+    done = convert(saved(peer(BlipForConditionalGeneration, blip_config("usual")), images, tokenizer))
     done.save_pretrained(tmp_path / "mm")
     processor = AutoProcessor.from_pretrained(tmp_path / "mm")
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 41, 3), dtype=np.uint8))
@@ -196,36 +227,42 @@ def test_a_source_of_weights_and_config_alone_says_so(captioners):
     assert "the source has no image_processor and no tokenizer" in captioners[1].report[-1]
 
 
+WIDE = {"hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+ORIGINALS = {
+    "usual": ({"image_size": 16, "patch_size": 8}, {"vocab_size": 110, "max_position_embeddings": 24}),
+    "odd": (
+        {"image_size": 15, "patch_size": 5, "num_hidden_layers": 1, "intermediate_size": 40},
+        {"vocab_size": 117, "max_position_embeddings": 19, "num_hidden_layers": 3, "intermediate_size": 28},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ORIGINALS)
 @pytest.mark.parametrize("cls", [BlipForConditionalGeneration, BlipForQuestionAnswering])
-@torch.no_grad()
 def test_a_file_of_the_original_code_gives_the_same_model(
-    cls, peer, saved, tensors_of, original_names, tmp_path, assert_close
+    cls, kind, peer, saved, tensors_of, original_names, tmp_path
 ):
-    wide = {"hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    """Bit by bit and in every setting that of the same tensors in Transformers' layout."""
+    sees, reads = ORIGINALS[kind]
+    ends = {"bos_token_id": reads["vocab_size"] - 2, "sep_token_id": 102, "pad_token_id": 0, "label_smoothing": 0.1}
     config = BlipConfig(
-        vision_config={**wide, "image_size": 16, "patch_size": 8, "layer_norm_eps": 1e-6},
+        vision_config={**WIDE, **sees, "layer_norm_eps": 1e-6},
         text_config={
-            **wide, "vocab_size": 110, "bos_token_id": 108, "sep_token_id": 102, "pad_token_id": 0,
-            "max_position_embeddings": 24, "label_smoothing": 0.1,
+            **WIDE, **reads, **ends, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
+            "layer_norm_eps": 1e-12,
         },
     )  # fmt: skip
-    theirs = peer(cls, config)
-    torch.save({"model": original_names(tensors_of(saved(theirs))), "epoch": 3}, tmp_path / "model.pth")
-    ours = convert(tmp_path / "model.pth").model.double()
-    pixels, theirs = pixels_of(config), theirs.double()
-    ids = torch.tensor([[108, 5, 9, 8], [108, 6, 8, 7]])
-    if cls is BlipForConditionalGeneration:
-        there, here = theirs(pixels, ids, labels=ids).loss, ours(ids, pixel_values=pixels, labels=ids).loss
-    else:
-        question = torch.tensor([[109, 7, 102], [109, 9, 102]])  # [ENC] first, as the original asks
-        there = theirs(question, pixels, decoder_input_ids=ids, labels=ids).loss
-        here = ours(ids, pixel_values=pixels, context_input_ids=question, labels=ids).loss
-    assert_close(here, there)
-    assert ours.generation_config.num_beams == 3 and ours.generation_config.eos_token_id == 102
+    source = saved(peer(cls, config))
+    torch.save({"model": original_names(tensors_of(source)), "epoch": 3}, tmp_path / "model.pth")
+    here, there = convert(tmp_path / "model.pth").model, convert(source).model
+    assert not differences(here.config.to_dict(), there.config.to_dict())
+    assert here.state_dict().keys() == there.state_dict().keys()
+    assert all(torch.equal(value, there.state_dict()[name]) for name, value in here.state_dict().items())
+    assert here.generation_config.num_beams == 3 and here.generation_config.eos_token_id == 102
 
 
-def test_a_blip_of_another_task_and_a_pickle_of_more_are_refused(peer, saved, tmp_path):
-    other = saved(peer(BlipModel, config_of("usual")))
+def test_a_blip_of_another_task_and_a_pickle_of_more_are_refused(peer, saved, tmp_path, blip_config):
+    other = saved(peer(BlipModel, blip_config("usual")))
     with pytest.raises(ValueError, match="BlipModel is not known; of BLIP these are: .*BlipForImageTextRetrieval"):
         convert(other)
     torch.save({"model": torch.nn.Linear(1, 1)}, tmp_path / "bad.pth")

@@ -2,15 +2,12 @@
 
 # Fixtures build models whose types pyright cannot follow; open_clip is there in its fixture alone.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportMissingImports=false
+# pyright: reportOptionalCall=false
 
 import importlib
 import json
-import subprocess
-import sys
 import types
-import zipfile
 from pathlib import Path
-from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -18,25 +15,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import CLIPImageProcessor
+from transformers import AutoTokenizer, CLIPImageProcessor, CLIPTokenizer
 
 import mm
-from mm.conversion_scripts.convert import convert, convert_back
+from mm import MMProcessor
+from mm.conversion_scripts import coca_original
+from mm.conversion_scripts.convert import FAMILIES, convert, convert_back, run
+from mm.conversion_scripts.verify import verify
+from mm.modeling_mm.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.slow
-RELEASE = "3.3.0"
-CACHE = Path(__file__).resolve().parents[2] / "build" / f"open_clip-{RELEASE}"
-STUBBED = {  # names that open_clip imports and CoCa does not call
-    "torchvision": [],
-    "torchvision.transforms": [
-        "Normalize", "Compose", "RandomResizedCrop", "InterpolationMode", "ToTensor", "Resize", "CenterCrop",
-        "ColorJitter", "Grayscale",
-    ],
-    "torchvision.transforms.functional": [],
-    "torchvision.ops": [],
-    "torchvision.ops.misc": ["FrozenBatchNorm2d"],
-    "ftfy": [],
-}  # fmt: skip
 TEXT = {"context_length": 10, "vocab_size": 40, "width": 32, "heads": 4, "layers": 2}
 COCA_TEXT = {**TEXT, "embed_cls": True, "output_tokens": True}
 VISION = {"layers": 2, "width": 48, "head_width": 12, "patch_size": 8, "image_size": 24, "attn_pooler_heads": 4}
@@ -54,28 +42,6 @@ CONFIGS = {
     },
 }
 LENGTHS = (3, 5, 0)  # of texts, 0 for one without padding
-
-
-@pytest.fixture(scope="session")
-def open_clip():
-    """The installed package `open_clip`, with empty modules in the place of what it imports beside torch."""
-    if not any(CACHE.glob("*.whl")):
-        fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", f"open-clip-torch=={RELEASE}"]
-        subprocess.run([*fetch, "--dest", str(CACHE)], check=True)
-    with zipfile.ZipFile(next(CACHE.glob("*.whl"))) as wheel:
-        wheel.extractall(CACHE)
-    before = {name: sys.modules.get(name) for name in STUBBED}
-    for name, members in STUBBED.items():
-        sys.modules[name] = types.ModuleType(name)
-        for member in members:
-            setattr(sys.modules[name], member, MagicMock())
-    sys.path.insert(0, str(CACHE))
-    try:
-        return importlib.import_module("open_clip.coca_model")
-    finally:
-        sys.path.remove(str(CACHE))
-        for name, module in before.items():
-            sys.modules.pop(name) if module is None else sys.modules.__setitem__(name, module)
 
 
 @pytest.fixture(params=CONFIGS)
@@ -150,37 +116,75 @@ def test_the_mask_as_it_was_meant_is_the_other_setting(pair, assert_close):
     assert differs.tolist() == [length > 0 for length in LENGTHS]  # without padding both masks are one
 
 
-def test_loss_and_gradients_are_equal(pair, open_clip, assert_close):
-    theirs, ours = pair[0].double(), pair[2].model.double()
+def test_loss_and_every_gradient_are_equal(pair, open_clip, assert_close, assert_gradients):
+    theirs, source, done = pair
     pixels, ids, mask = inputs(theirs)
     there = theirs(pixels, ids)
     loss = importlib.import_module("open_clip.loss").CoCaLoss(caption_loss_weight=2, clip_loss_weight=1)
     names = ("image_features", "text_features", "logits", "labels", "logit_scale")
     contrastive, caption = loss(**{name: there[name] for name in names})
-    here = ours(ids, mask, pixel_values=pixels, return_loss=True)
+    here = done.model(ids, mask, pixel_values=pixels, return_loss=True)
     assert_close(here.loss, contrastive + caption)
     here.loss.backward()
     (contrastive + caption).backward()
-    gradient = theirs.visual.attn_pool.query.grad
-    found = ours.model.vision_resampler.latents.grad[0]
-    assert (found - gradient).abs().max() <= 1e-10 * gradient.abs().max()
+    places = theirs.text.positional_embedding.grad
+    token = done.model.model.language_model.unimodal.cls_token.grad[0, 0]
+    assert_close(places[-1], token)  # the last place is in the token here
+    places[-1] = 0
+    assert_gradients(theirs, done.model, source, "coca")
 
 
 @torch.no_grad()
-def test_greedy_tokens_are_equal(pair, tmp_path):
+def test_the_states_of_every_layer_are_equal(pair, states_of, assert_close):
+    theirs, ours = pair[0], pair[2].model
+    pixels, ids, mask = inputs(theirs)
+    decoder, stack = theirs.text_decoder, ours.model.language_model
+    blocks = [*theirs.visual.transformer.resblocks, *theirs.text.transformer.resblocks]
+    blocks += [block for two in zip(decoder.resblocks, decoder.cross_attn, strict=True) for block in two]
+    there = states_of(blocks, lambda: theirs(pixels, ids, output_labels=False))
+    here = states_of([*ours.model.vision_tower.layers, *stack.layers], lambda: ours(ids, mask, pixel_values=pixels))
+    seen, real = len(ours.model.vision_tower.layers), mask.bool()
+    for one, two in zip(here[:seen], there[:seen], strict=True):
+        assert_close(one, two)
+    for one, two in zip(here[seen:], there[seen:], strict=True):
+        assert_close(one[:, : ids.shape[1]][real], two[:, : ids.shape[1]][real])
+
+
+@torch.no_grad()
+def test_what_a_row_gets_depends_on_no_other_row_and_no_padding(pair, assert_close):
+    theirs, ours = pair[0], pair[2].model
+    pixels, ids, mask = inputs(theirs)
+    together = ours(ids, mask, pixel_values=pixels)
+    for row in range(len(ids)):
+        length = int(mask[row].sum())
+        alone = ours(ids[row : row + 1, :length], pixel_values=pixels[row : row + 1])
+        assert_close(alone.logits[0], together.logits[row, :length])
+        assert_close(alone.text_embeds[0], together.text_embeds[row])
+        assert_close(alone.image_embeds[0], together.image_embeds[row])
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@torch.no_grad()
+def test_the_same_tokens_are_written(pair, written_by, tmp_path, beams):
+    """open_clip's generate() needs a scorer that Transformers has no more, and searches in groups of beams; so
+    Transformers' own search writes with its logits. The id 0 is padding to it wherever it stands."""
     theirs, source, done = pair
-    theirs = theirs.double()
     done.save_pretrained(tmp_path / "mm")
     ours = mm.MMForConditionalGeneration.from_pretrained(tmp_path / "mm", dtype=torch.float64)
     pixels, ids, _ = inputs(theirs)
-    rows = ids[:, :1]
-    for _ in range(theirs.text.context_length - 2):
-        step = theirs(pixels, rows, output_labels=False)["logits"][:, -1]
-        rows = torch.cat([rows, step.argmax(-1, keepdim=True)], dim=1)
-    length = theirs.text.context_length - 2
-    settings = {"max_new_tokens": length, "min_new_tokens": length, "do_sample": False, "eos_token_id": None}
-    written = ours.generate(pixel_values=pixels, **settings)
-    assert written[:, -length:].tolist() == rows[:, 1:].tolist()
+    words = theirs.text.vocab_size
+
+    def logits_of(rows):
+        seen = pixels.repeat_interleave(len(rows) // len(pixels), dim=0)
+        return theirs(seen, rows, output_labels=False)["logits"]
+
+    settings = {
+        "num_beams": beams, "max_new_tokens": theirs.text.context_length - 2, "do_sample": False,
+        "suppress_tokens": [0], "eos_token_id": words - 1, "pad_token_id": words - 1,
+    }  # fmt: skip
+    there = written_by(logits_of, ids[:, :1], words, **settings)
+    assert torch.equal(ours.generate(pixel_values=pixels, **settings), there)
+    assert ours.generation_config.pad_token_id == words - 1  # and not "!"
 
 
 def test_back_every_tensor_is_bit_equal_and_open_clip_loads_it(pair, open_clip, tmp_path):
@@ -234,3 +238,91 @@ def test_settings_without_a_counterpart_are_refused(open_clip, pair, part, chang
     (source / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
     with pytest.raises(ValueError, match=match):
         convert(source)
+
+
+# ---- verify --------------------------------------------------------------------------------------------------------
+
+
+def test_both_ways_are_verified_beside_open_clip(pair, saved_in_fp32, tmp_path, monkeypatch):
+    source, out, back = saved_in_fp32(pair), str(tmp_path / "out"), str(tmp_path / "back")
+    monkeypatch.setattr(coca_original, "find_spec", lambda name: object())
+    for report in (run(str(source), out, compare=True), run(out, back, to="coca", compare=True)):
+        assert [line.split()[1] for line in report if line.startswith("verified:")] == [
+            "logits", "image_embeds", "text_embeds",
+        ]  # fmt: skip
+    done = convert(source)
+    with torch.no_grad():
+        done.model.model.vision_resampler.latents[0, 0, 0] += 0.1
+    with pytest.raises(ValueError, match="image_embeds differ by"):
+        verify(Checkpoint(source), done.model, FAMILIES["coca"])
+
+
+@pytest.fixture
+def saved_in_fp32(tmp_path):
+    """`saved_in_fp32(pair)`: the pair's source in another folder, as published models are."""
+
+    def save(pair) -> Path:
+        folder = tmp_path / "published"
+        folder.mkdir()
+        (folder / "open_clip_config.json").write_text((pair[1] / "open_clip_config.json").read_text())
+        tensors = {name: value.float().contiguous() for name, value in pair[0].state_dict().items()}
+        save_file(tensors, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+        return folder
+
+    return save
+
+
+def test_without_open_clip_it_is_told_what_to_install(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(coca_original, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install open-clip-torch, or leave --verify out"):
+        run(str(pair[1]), str(tmp_path / "out"), compare=True)
+    assert not (tmp_path / "out").exists()
+
+
+# ---- texts ---------------------------------------------------------------------------------------------------------
+
+TEXTS = [
+    "a diagram", "two cats on a mat, what else?", "A  Red\tDOG's   hat !", "!?! 3.14 x2", "", "naïve café — 北京 🙂",
+    "<start_of_text>", "it's we'll you're I'd " * 9, "word " * 100,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["the package", "the folder"])
+def test_texts_get_open_clip_s_ids_and_are_cut_and_padded_as_there(open_clip, tmp_path, monkeypatch, where):
+    words = importlib.import_module("open_clip.tokenizer")
+    package = Path(words.__file__).parent
+    context, home = 24, tmp_path
+    if where == "the package":
+        spec = types.SimpleNamespace(submodule_search_locations=[str(package)])
+        monkeypatch.setattr(coca_original, "find_spec", lambda name: spec)
+        home = None
+    else:
+        (tmp_path / coca_original.BPE_FILE).write_bytes((package / coca_original.BPE_FILE).read_bytes())
+    tokenizer = coca_original.tokenizer(home, {"vocab_size": 49408}, context)
+    assert type(tokenizer) is CLIPTokenizer and len(tokenizer) == 49408
+    processor = MMProcessor(tokenizer=tokenizer, add_eos_token=True)
+    texts = [text for text in TEXTS if "<" not in text]
+    there = words.SimpleTokenizer(context_length=context)(texts)
+    for given in (tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt"),
+                  processor(text=texts, padding="max_length", return_tensors="pt")):  # fmt: skip
+        real = given["attention_mask"].bool()
+        assert torch.equal(given["input_ids"].masked_fill(~real, 0), there)
+        assert set(given["input_ids"][~real].tolist()) == {49407}  # and not "!", which is a word's beginning too
+    assert coca_original.tokenizer(home, {"vocab_size": 32000}, context) is None
+    assert coca_original.tokenizer(home, {"hf_tokenizer_name": "bert-base-uncased"}, context) is None
+
+
+def test_a_folder_s_own_tokenizer_goes_along_both_ways(pair, tmp_path):
+    """As open_clip's Hub folders have it: CLIP's, whose rows are cut to the model's length."""
+    theirs, source, _ = pair
+    words = theirs.text.vocab_size
+    letters = {f"{chr(97 + number)}</w>": number for number in range(words - 2)}
+    CLIPTokenizer(letters | {"<|startoftext|>": words - 2, "<|endoftext|>": words - 1}, []).save_pretrained(source)
+    done = convert(source)
+    rows = done.processor(text=["a b c", "b " * 90], return_tensors="pt")
+    assert rows["input_ids"].shape[1] == theirs.text.context_length
+    assert rows["input_ids"][0, :5].tolist() == [words - 2, 0, 1, 2, words - 1]
+    assert rows["input_ids"][1, -1] == words - 1
+    done.save_pretrained(tmp_path / "mm")
+    convert_back(tmp_path / "mm", "coca", tmp_path / "back")
+    assert AutoTokenizer.from_pretrained(tmp_path / "back")("a b c")["input_ids"] == [words - 2, 0, 1, 2, words - 1]

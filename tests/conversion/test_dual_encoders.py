@@ -26,8 +26,7 @@ from transformers import (
 )
 
 from mm import MMForImageTextRetrieval
-from mm.conversion_scripts.convert import FAMILIES, convert, convert_back
-from mm.modeling_mm.checkpoint import Checkpoint
+from mm.conversion_scripts.convert import convert, convert_back
 
 WIDE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 NARROW = {"hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 3, "num_attention_heads": 3}
@@ -117,9 +116,9 @@ def test_the_states_of_every_layer_of_both_towers_are_equal(pair, assert_close):
     there, here = theirs.vision_model(**pixels), ours.vision_tower(**pixels)
     assert_close(here.pooler_output, there.pooler_output)
     assert len(here.hidden_states) == len(there.hidden_states) == theirs.config.vision_config.num_hidden_layers + 1
-    if name != "deit, bert":  # its second token is a register here, which has its place added from the start
-        for one, two in zip(here.hidden_states[:-1], there.hidden_states[:-1], strict=True):
-            assert_close(one, two)
+    first = int(name == "deit, bert")  # its second token is a register here, which gets its place before the layers
+    for one, two in zip(here.hidden_states[first:-1], there.hidden_states[first:-1], strict=True):
+        assert_close(one, two)
     real = given["attention_mask"].bool()
     there = theirs.text_model(**given, output_hidden_states=True)
     here = ours.language_model(**given, output_hidden_states=True)
@@ -128,32 +127,14 @@ def test_the_states_of_every_layer_of_both_towers_are_equal(pair, assert_close):
     assert_close(here.last_hidden_state[real], there.last_hidden_state[real])
 
 
-def test_every_gradient_is_equal(pair):
+def test_every_gradient_is_equal(pair, assert_gradients):
+    """But for the places of a DeiT: that of its second token is in the token here."""
     name, family, theirs, done, source = pair
-    if name == "deit, bert":  # two of its tensors are one here
-        return
     given = inputs(name, theirs.config)
     theirs(**given, return_loss=True).loss.backward()
     done.model(**given, return_loss=True).loss.backward()
-    table = FAMILIES[family].plan(Checkpoint(source)).table
-    grads = {key: parameter.grad for key, parameter in done.model.named_parameters()}
-    here = table.restore(grads)
-    for key, parameter in theirs.named_parameters():
-        error = (here[_on_disk(key)] - parameter.grad).abs().max()
-        assert error <= 1e-10 * max(parameter.grad.abs().max(), 1e-3), key
-
-
-def _on_disk(key: str) -> str:
-    """The name of a parameter in files, where ViT's layers keep their older names."""
-    swaps = (
-        ("vision_model.layers", "vision_model.encoder.layer"), ("attention.q_proj", "attention.attention.query"),
-        ("attention.k_proj", "attention.attention.key"), ("attention.v_proj", "attention.attention.value"),
-        ("attention.o_proj", "attention.output.dense"), ("mlp.fc1", "intermediate.dense"), ("mlp.fc2", "output.dense"),
-    )  # fmt: skip
-    if "vision_model.layers" in key:
-        for new, old in swaps:
-            key = key.replace(new, old)
-    return key
+    apart = ("position_embeddings",) if name == "deit, bert" else ()
+    assert_gradients(theirs, done.model, source, family, apart)
 
 
 def test_back_every_tensor_is_bit_equal_and_the_class_loads_it(pair, tmp_path, tensors_of):

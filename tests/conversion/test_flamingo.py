@@ -1,15 +1,8 @@
-"""Flamingo: gated layers put into a decoder, OpenFlamingo's own files, and Idefics' blocks."""
+"""Flamingo: gated layers put into a decoder, what is refused, and Idefics' blocks."""
 
-# Fixtures build models whose types pyright cannot follow; open_flamingo is there in its fixture alone.
+# Fixtures build models whose types pyright cannot follow.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # pyright: reportOptionalMemberAccess=false
-
-import importlib
-import subprocess
-import sys
-import types
-import zipfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +17,10 @@ from transformers import (
     IdeficsConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     ViTConfig,
     ViTModel,
 )
@@ -32,13 +29,11 @@ from transformers.models.idefics.perceiver import IdeficsPerceiverResampler
 
 from mm import MMForConditionalGeneration, MMTextConfig
 from mm.configuration.resampler import MMResamplerConfig
-from mm.conversion_scripts.convert import convert
+from mm.conversion_scripts.convert import convert, convert_back
 from mm.modeling_mm.layers import MMLayer
 from mm.modeling_mm.resampler import MMResampler
 from mm.modeling_mm.rows import MMRows
 
-CACHE = Path(__file__).resolve().parents[2] / "build" / "open_flamingo-2.0.1"
-PACKAGES = ("open-flamingo==2.0.1", "einops==0.8.2", "einops-exts==0.0.4")
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
 WORDS = {"vocab_size": 30, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0, "max_position_embeddings": 16}
 DECODERS = {
@@ -50,8 +45,6 @@ DECODERS = {
     ),
 }
 PICTURE = {**SIZES, "num_hidden_layers": 2, "image_size": 16, "patch_size": 8}
-MEDIA, NEW_WORDS = 31, 2  # <|endofchunk|> and <image> behind the decoder's 30
-IDS = torch.tensor([[MEDIA, 5, 9, 8, 12], [MEDIA, 6, 8, 7, 4]])
 PLAIN = torch.tensor([[2, 5, 9, 8, 12], [2, 6, 8, 7, 4]])
 
 
@@ -108,131 +101,36 @@ def test_what_cannot_be_put_in_is_told(decoder, clip, tmp_path, peer, saved):
         MMForConditionalGeneration.from_towers(clip[1], source, flamingo=bert)
 
 
-# ---- OpenFlamingo --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["opt", "mpt"])
+def test_decoders_of_another_kind_are_refused_with_those_that_are_known(kind, clip, tmp_path, peer, saved):
+    classes = {"opt": (OPTForCausalLM, OPTConfig), "mpt": (MptForCausalLM, MptConfig)}
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 20}
+    mpt = {"d_model": 16, "n_heads": 2, "n_layers": 1, "vocab_size": 20}
+    cls, config = classes[kind]
+    other = saved(peer(cls, config(**(mpt if kind == "mpt" else {**sizes, "ffn_dim": 16, "word_embed_proj_dim": 16}))))
+    torch.save({"perceiver.latents": torch.zeros(2, 32)}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match=f"model_type='{kind}' is not known; these are: .*gpt2.*llama, qwen2, qwen3"):
+        MMForConditionalGeneration.from_towers(clip[1], other, cross_attention_every=1)
 
 
-@pytest.fixture(scope="session")
-def open_flamingo():
-    """`open_flamingo.src`, fetched without its dependencies, and open_clip an empty module."""
-    if len(list(CACHE.glob("*.whl"))) < len(PACKAGES):
-        fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", *PACKAGES, "--dest", str(CACHE)]
-        subprocess.run(fetch, check=True)
-    for wheel in CACHE.glob("*.whl"):
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(CACHE)
-    before = sys.modules.get("open_clip")
-    sys.modules["open_clip"] = types.ModuleType("open_clip")
-    sys.path.insert(0, str(CACHE))
-    try:
-        importlib.import_module("open_flamingo")
-        return importlib.import_module("open_flamingo.src.flamingo")
-    finally:
-        sys.path.remove(str(CACHE))
-        sys.modules.pop("open_clip") if before is None else sys.modules.__setitem__("open_clip", before)
+@pytest.mark.parametrize("given", [{"vision": "clip"}, {"vision": "clip", "text": "llama"}])
+def test_towers_of_another_family_s_source_are_refused(given, peer, saved, tmp_path):
+    source = saved(peer(CLIPVisionModel, CLIPVisionConfig(**PICTURE)))
+    with pytest.raises(ValueError, match="--vision and --text, both, are the towers of a file of OpenFlamingo"):
+        convert(source, **given)
 
 
-@pytest.fixture(params=[("llama", 2), ("llama tied", 1), ("llama", 3)], ids=lambda p: f"{p[0]}, every {p[1]}")
-def pair(request, open_flamingo, decoder, clip, tmp_path):
-    """Their model with open gates; ours of their towers and a file of what they publish."""
-    kind, every = request.param
-    lang, text = decoder(kind)
-    lang = type(lang).from_pretrained(text, dtype=torch.float64)
-    parts = importlib.import_module("open_flamingo.src.flamingo_lm")
-    importlib.import_module("open_flamingo.src.utils").extend_instance(lang, parts.FlamingoLMMixin)
-    lang.set_decoder_layers_attr_name("model.layers")
-    lang.resize_token_embeddings(lang.config.vocab_size + NEW_WORDS)
-    theirs = open_flamingo.Flamingo(
-        types.SimpleNamespace(visual=nn.Identity()), lang, MEDIA - 1, MEDIA, SIZES["hidden_size"], every
-    )
-    scatter(theirs)
-    theirs = theirs.double().eval()
-    torch.save(published(theirs), tmp_path / "checkpoint.pt")
-    ours = MMForConditionalGeneration.from_towers(clip[1], text, flamingo=tmp_path / "checkpoint.pt")
-    return theirs, ours, clip[0]
-
-
-def scatter(theirs) -> None:
-    """Every weight that they train counts, and the gates are open."""
-    generator = torch.Generator().manual_seed(0)
-    trained = [*theirs.perceiver.parameters(), *theirs.lang_encoder.gated_cross_attn_layers.parameters()]
-    with torch.no_grad():
-        for weight in [*trained, theirs.lang_encoder.get_input_embeddings().weight]:
-            noise = torch.randn(weight.shape, generator=generator)
-            weight.copy_(0.7 + 0.2 * noise if weight.ndim == 1 else noise * weight.shape[-1] ** -0.5)
-
-
-def published(theirs) -> dict[str, torch.Tensor]:
-    """What their training saves: trained tensors, under their names in the decoder's own layers."""
-    state = theirs.state_dict()
-    kept = ("perceiver.", "lang_encoder.model.embed_tokens.")
-    return {
-        name: value for name, value in state.items() if name.startswith(kept) or ".gated_cross_attn_layer." in name
-    }
-
-
-def tokens_of(clip, pixels: torch.Tensor) -> torch.Tensor:
-    """Every patch behind the last norm, as open_clip's ViT with output_tokens gives them."""
-    vision = getattr(clip, "vision_model", clip)
-    return vision.post_layernorm(vision(pixels).last_hidden_state)[:, 1:]
-
-
-@torch.no_grad()
-def logits_of(theirs, tokens: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    seen = theirs.perceiver(tokens[:, None, None])
-    for layer in theirs.lang_encoder._get_decoder_layers():
-        layer.condition_vis_x(seen)
-    return theirs.lang_encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-
-
-@pytest.mark.slow
-@torch.no_grad()
-def test_openflamingo_gives_the_same_latents_and_logits(pair):
-    """One picture per sample, the first token of the text. New rows of an untied head are ours."""
-    theirs, ours, clip = pair
-    pixels, known = pictures(), DECODERS["llama"][1].vocab_size
-    tokens = tokens_of(clip, pixels)
-    latents = ours.encode_context(pixel_values=pixels).last_hidden_state
-    assert not differ(latents, theirs.perceiver(tokens[:, None, None])[:, 0])
-    here, there = ours(IDS, pixel_values=pixels).logits, logits_of(theirs, tokens, IDS)
-    words = slice(None) if ours.config.tie_word_embeddings else slice(known)
-    assert not differ(here[..., words], there[..., words])
-    assert here.shape[-1] == known + NEW_WORDS
-
-
-@pytest.mark.slow
-@torch.no_grad()
-def test_openflamingo_writes_the_same_tokens_and_rows_stand_alone(pair):
-    theirs, ours, clip = pair
-    pixels, tied = pictures(), ours.config.tie_word_embeddings
-    rows, tokens = IDS[:, :1], tokens_of(clip, pixels)
-    banned = [] if tied else [[MEDIA - 1], [MEDIA]]
-    for _ in range(4):
-        step = logits_of(theirs, tokens, rows)[:, -1]
-        step[:, [word for (word,) in banned]] = -torch.inf
-        rows = torch.cat([rows, step.argmax(-1, keepdim=True)], dim=1)
-    settings = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "eos_token_id": None}
-    written = ours.generate(IDS[:, :1], pixel_values=pixels, bad_words_ids=banned or None, **settings)
-    assert torch.equal(written[:, -4:], rows[:, 1:])
-    together = ours(IDS, pixel_values=pixels).logits
-    for row in range(2):
-        alone = ours(IDS[row : row + 1], pixel_values=pixels[row : row + 1]).logits
-        assert (together[row] - alone[0]).abs().max() <= 1e-12
-
-
-@pytest.mark.slow
-def test_openflamingo_in_another_place_or_too_much_is_refused(pair, clip, tmp_path):
-    theirs, _, _ = pair
-    text, tensors = tmp_path / "text", published(theirs)
-    torch.save({**tensors, "perceiver.frame_embs": torch.zeros(3, 32)}, tmp_path / "frames.pt")
-    with pytest.raises(ValueError, match="from_towers.*flamingo"):
-        convert(tmp_path / "frames.pt")
-    with pytest.raises(ValueError, match="no place for perceiver.frame_embs"):
-        MMForConditionalGeneration.from_towers(clip[1], text, flamingo=tmp_path / "frames.pt")
-    extra = {name.replace("layers.2.gated", "layers.9.gated"): value for name, value in tensors.items()}
-    extra |= {name.replace("layers.1.gated", "layers.9.gated"): value for name, value in tensors.items()}
-    torch.save({**tensors, **extra}, tmp_path / "moved.pt")
-    with pytest.raises(ValueError, match="gated layers stand elsewhere"):
-        MMForConditionalGeneration.from_towers(clip[1], text, flamingo=tmp_path / "moved.pt")
+def test_the_way_back_wants_the_towers_a_file_and_a_flamingo(clip, decoder, tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "other")
+    towers = {"vision": clip[1], "text": decoder("llama")[1]}
+    with pytest.raises(ValueError, match="pass --vision and --text"):
+        convert_back(tmp_path / "other", "flamingo", tmp_path / "out.pt")
+    with pytest.raises(ValueError, match=r"does not end in \.pt"):
+        convert_back(tmp_path / "other", "flamingo", tmp_path / "out", **towers)
+    with pytest.raises(ValueError, match="this model is no Flamingo"):
+        convert_back(tmp_path / "other", "flamingo", tmp_path / "out.pt", **towers)
+    with pytest.raises(ValueError, match="--to blip has them itself"):
+        convert_back(tmp_path / "other", "blip", tmp_path / "out", **towers)
 
 
 # ---- Idefics -------------------------------------------------------------------------------------------------------

@@ -74,13 +74,44 @@ def test_a_padded_text_has_the_same_logits(pair, pixels, assert_close):
     assert_close(here[mask.bool()], there[mask.bool()])
 
 
-def test_gradients_are_equal(pair, pixels):
-    theirs, ours = pair[0].double(), pair[1].model.double()
+@pytest.mark.slow
+def test_every_gradient_is_equal(pair, pixels, assert_gradients):
+    """Of logits, as the loss there is of logits rounded to fp32."""
+    theirs, done, source = pair
+    theirs, ours = theirs.double(), done.model.double()
     there = theirs(input_ids=IDS, pixel_values=pixels).logits[:, -IDS.shape[1] :]
     for logits in (there, ours(input_ids=IDS, **media(pixels)).logits):
         logits.log_softmax(-1)[..., 5].sum().backward()
-    there = theirs.git.visual_projection.visual_projection[0].weight.grad
-    assert (ours.model.vision_projector.dense.weight.grad - there).abs().max() <= 1e-10 * there.abs().max()
+    assert_gradients(theirs, ours, source, "git")
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_states_of_every_layer_are_equal(pair, pixels, states_of, assert_close):
+    """Of the last frame, as theirs reads frames one after the other; and of the text."""
+    theirs, ours = pair[0].double(), pair[1].model.double()
+    seen = theirs.git.image_encoder.vision_model.encoder.layers
+    there = states_of([*seen, *theirs.git.encoder.layer], lambda: theirs(input_ids=IDS, pixel_values=pixels))
+    layers = [*ours.model.vision_tower.layers, *ours.model.language_model.layers]
+    here = states_of(layers, lambda: ours(input_ids=IDS, **media(pixels)))
+    for place, (one, two) in enumerate(zip(here, there, strict=True)):
+        if place < len(seen):
+            assert_close(one.unflatten(0, (len(IDS), -1))[:, -1], two)
+        else:
+            assert_close(one[:, -IDS.shape[1] :], two[:, -IDS.shape[1] :])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("beams", [1, 3])
+def test_prompts_of_unequal_length_are_continued_as_each_alone(pair, pixels, assert_prompts_alone, beams):
+    theirs, ours = pair[0].double(), pair[1].model.double()
+    prompts, settings = [[2, 5, 9, 8], [2, 6]], {"num_beams": beams, "max_new_tokens": 6, "do_sample": False}
+
+    def alone_there(row):
+        ids = torch.tensor([prompts[row]])
+        return theirs.generate(pixel_values=pixels[row : row + 1], input_ids=ids, **settings)[0, len(prompts[row]) :]
+
+    assert_prompts_alone(ours, prompts, media(pixels), alone_there, **settings)
 
 
 @pytest.mark.parametrize("beams", [1, 3])

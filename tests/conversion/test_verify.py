@@ -38,6 +38,7 @@ from mm.conversion_scripts import convert as engine
 from mm.conversion_scripts import verify as verifying
 from mm.conversion_scripts.convert import run
 from mm.modeling_mm import key_mapping
+from mm.modeling_mm.checkpoint import Checkpoint
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 PICTURE = {**SIZES, "image_size": 16, "patch_size": 8}
@@ -98,7 +99,7 @@ def test_a_single_changed_weight_is_found(git):
     with torch.no_grad():
         done.model.model.vision_projector.dense.weight[0, 0] += 0.1
     with pytest.raises(ValueError, match="logits differ by .*, more than"):
-        verifying.verify(git, {"architectures": ["GitForCausalLM"]}, done.model, engine.FAMILIES["git"])
+        verifying.verify(Checkpoint(git), done.model, engine.FAMILIES["git"])
 
 
 def test_half_a_checkpoint_is_compared_in_fp32_and_written_as_it_was(peer, saved, tmp_path):
@@ -118,7 +119,7 @@ def test_a_dry_run_verifies_and_names_the_reshapes(git, tmp_path):
 def test_a_source_without_a_class_is_told(git):
     done = mm.convert(git)
     with pytest.raises(ValueError, match="Transformers has none for it"):
-        verifying.verify(None, {}, done.model, engine.FAMILIES["git"])
+        verifying.verify(Checkpoint(git / "model.safetensors"), done.model, engine.FAMILIES["git"])
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

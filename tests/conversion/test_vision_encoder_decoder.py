@@ -96,6 +96,69 @@ def test_the_same_tokens_are_written(pair, beams):
     assert torch.equal(ours.generate(pixel_values=PIXELS, **settings), there)
 
 
+def layers_of(theirs) -> list:
+    """Of both stacks, one after the other."""
+    decoder = theirs.decoder
+    stacks = {
+        "gpt2": ("transformer", "h"),
+        "bert": ("bert", "encoder", "layer"),
+        "trocr": ("model", "decoder", "layers"),
+    }
+    for name in stacks[decoder.config.model_type]:
+        decoder = getattr(decoder, name)
+    return [*theirs.encoder.layers, *decoder]
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_states_of_every_layer_are_equal(pair, states_of, assert_close):
+    theirs, ours = pair[0].double(), pair[1].model.double()
+    layers = [*ours.model.vision_tower.layers, *ours.model.language_model.layers]
+    there = states_of(layers_of(theirs), lambda: theirs(pixel_values=PIXELS, decoder_input_ids=IDS))
+    here = states_of(layers, lambda: ours(pixel_values=PIXELS, input_ids=IDS))
+    for one, two in zip(here, there, strict=True):
+        assert_close(one, two)
+
+
+@pytest.mark.slow
+def test_every_gradient_is_equal(pair, assert_gradients):
+    """But for the places of a DeiT: that of its second token is in the token here."""
+    theirs, done, source = pair
+    theirs(pixel_values=PIXELS, labels=IDS[:, 1:]).loss.backward()
+    done.model(pixel_values=PIXELS, input_ids=IDS, labels=IDS).loss.backward()
+    apart = ("position_embeddings",) if theirs.config.encoder.model_type == "deit" else ()
+    assert_gradients(theirs, done.model, source, "vision-encoder-decoder", apart)
+
+
+@pytest.mark.slow
+def test_an_end_that_pads_too_is_trained_as_there(peer, saved, assert_gradients):
+    """As published GPT-2s have it; BERT's padding is nothing else, and stays as it is."""
+    config = paired(*PAIRS["vit, gpt2"])
+    config.pad_token_id = config.eos_token_id
+    theirs = peer(lambda c: VisionEncoderDecoderModel(config=c), config).double()
+    source = saved(theirs)
+    theirs, ours = VisionEncoderDecoderModel.from_pretrained(source).eval(), convert(source).model
+    rows = torch.tensor([[2, 5, 9, 8, 3], [2, 6, 3, 8, 3]])
+    theirs(pixel_values=PIXELS, decoder_input_ids=rows).logits.log_softmax(-1)[..., 7].sum().backward()
+    ours(pixel_values=PIXELS, input_ids=rows).logits.log_softmax(-1)[..., 7].sum().backward()
+    assert ours.model.language_model.embed_tokens.weight.grad[3].any()
+    assert_gradients(theirs, ours, source, "vision-encoder-decoder")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("beams", [1, 3])
+def test_prompts_of_unequal_length_are_continued_as_each_alone(pair, assert_prompts_alone, beams):
+    """Theirs counts the padding of a batch as places."""
+    theirs, ours = pair[0].double(), pair[1].model.double()
+    prompts, settings = [[2, 5, 9, 8], [2, 6]], {"num_beams": beams, "max_new_tokens": 6, "do_sample": False}
+
+    def alone_there(row):
+        ids = torch.tensor([prompts[row]])
+        return theirs.generate(PIXELS[row : row + 1], decoder_input_ids=ids, **settings)[0, len(prompts[row]) :]
+
+    assert_prompts_alone(ours, prompts, {"pixel_values": PIXELS}, alone_there, **settings)
+
+
 def test_back_every_tensor_is_bit_equal_and_the_class_loads_it(pair, tmp_path, tensors_of):
     theirs, done, source = pair
     done.save_pretrained(tmp_path / "mm")

@@ -1,0 +1,148 @@
+"""OpenFlamingo's checkpoint.pt, with the towers that it was trained with, there and back.
+
+    mm convert checkpoint.pt OUT --vision CLIP --text LLAMA
+    mm convert --to flamingo OUT checkpoint.pt --vision CLIP --text LLAMA
+
+The file has what is trained: the resampler, the gated layers and the embeddings. What else of the decoder was trained
+here is written too, under its name inside the layers' wrappers, where OpenFlamingo loads it from.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..configuration.mm import MMConfig
+from ..modeling_mm.checkpoint import Checkpoint
+from ..modeling_mm.config_mapping import TowerPlan
+from ..modeling_mm.flamingo import BLOCK, PERCEIVER, FlamingoWeights, Insertion, Names, grown
+from ..modeling_mm.generation import MMForConditionalGeneration
+from ..modeling_mm.key_mapping import raise_faults
+from ..modeling_mm.warm_start import flamingo_config, text_tower, vision_tower
+from ..processing.mm import MMProcessor
+from .family import check_returns
+from .processor import fit_tokenizer, image_processor_of, tokenizer_of
+
+NAME = "flamingo"
+_ADDED = ("<|endofchunk|>", "<image>", "<PAD>")  # in the order of their ids; the last where the tokenizer has no pad
+_GATED = "cross_attention_every, or OpenFlamingo's weights, put gated layers before every n-th layer"
+
+
+def is_flamingo(checkpoint: Mapping[str, torch.Tensor]) -> bool:
+    return "perceiver.latents" in checkpoint
+
+
+def from_file(source: str | Path, vision: str | Path, text: str | Path) -> tuple[Any, MMProcessor | None, list[str]]:
+    """The model, its processor (None: the towers have none) and what was done.
+
+    Raises: ValueError as `MMForConditionalGeneration.from_towers`.
+    """
+    model = MMForConditionalGeneration.from_towers(vision, text, flamingo=source)
+    seen, read = Checkpoint(vision).directory, Checkpoint(text).directory
+    processor, notes = _processor(seen, read, model.config)
+    numbers = sum(weight.numel() for weight in model.parameters())
+    gated = len(model.config.text_config.cross_attention_layers)
+    lines = [
+        f"source: {source} (flamingo), vision: {vision}, text: {text}",
+        f"model: {type(model).__name__}, {numbers / 1e6:.1f} M parameters, {model.dtype}",
+        f"tensors: {len(Checkpoint(source))} in the file, {gated} gated layers; the rest is the towers'",
+    ]
+    return model, processor, lines + [f"note: {note}" for note in notes]
+
+
+def _processor(seen: Path | None, read: Path | None, config: MMConfig) -> tuple[MMProcessor | None, list[str]]:
+    """The towers' image processor and tokenizer, with OpenFlamingo's tokens behind its own."""
+    parts, notes = {"image_processor": image_processor_of(seen), "tokenizer": tokenizer_of(read)}, []
+    tokenizer, text = parts["tokenizer"], config.text_config
+    if tokenizer is not None:
+        first = len(tokenizer)
+        added = {token: first + place for place, token in enumerate(_ADDED) if first + place < text.vocab_size}
+        if tokenizer.pad_token_id is None and len(added) == len(_ADDED):
+            tokenizer.pad_token = _ADDED[-1]
+        eos = text.eos_token_id[0] if isinstance(text.eos_token_id, list) else text.eos_token_id
+        notes += fit_tokenizer(tokenizer, added, (text.bos_token_id, eos))
+    missing = [name for name, part in parts.items() if part is None]
+    if missing:
+        notes.append(f"the towers have no {' and no '.join(missing)}: the model is converted without")
+    found = {name: part for name, part in parts.items() if part is not None}
+    return (MMProcessor(**found) if found else None), notes
+
+
+# ---- back ----------------------------------------------------------------------------------------------------------
+
+
+def write_back(
+    config: MMConfig, source: Mapping[str, torch.Tensor], out: Path, vision: str | Path, text: str | Path
+) -> list[str]:
+    """Writes the tensors of an MM directory as OpenFlamingo's file, and says what it holds.
+
+    Raises: ValueError for a model that is no Flamingo of these towers, or whose vision tower was trained.
+    """
+    if out.suffix != ".pt":
+        raise ValueError(
+            f"--to {NAME} writes one file, the trained weights beside the towers; {out} does not end in .pt"
+        )
+    seen, words = vision_tower(vision), text_tower(text)
+    new = config.text_config.cross_attention_layers
+    if seen is None or not new or config.vision_resampler_config is None or config.text_config.unimodal_layers:
+        raise ValueError(f"this model is no Flamingo: a ViT, a perceiver, and {_GATED} of a decoder")
+    result = _trained(source, new, Names.of(words[0]))
+    weights = FlamingoWeights(Sized(result))  # pyright: ignore[reportArgumentType]: shapes are all it reads
+    check_returns(config, flamingo_config(seen[1], words[1], weights), "OpenFlamingo of these towers")
+    more = _of_decoder(source, words, weights)
+    moved = _differing(
+        seen[1].table.under("", "model.vision_tower.").restore(_under(source, "model.vision_tower.")), seen[0]
+    )
+    raise_faults("OpenFlamingo's file has no place for a vision tower that was trained", sorted(moved))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({name: tensor.clone() for name, tensor in (result | more).items()}, out)
+    trained = f", {len(more)} of the decoder that differ from {text}" if more else ""
+    return [f"wrote OpenFlamingo: {len(result)} tensors{trained}"]
+
+
+class Sized(dict[str, torch.Tensor]):
+    """Tensors that tell their shapes, as a checkpoint does."""
+
+    source = "an MM model"
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self[name].shape)
+
+
+def _under(source: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name: source[name] for name in source if name.startswith(prefix)}
+
+
+def _trained(source: Mapping[str, torch.Tensor], new: list[int], names: Names) -> dict[str, torch.Tensor]:
+    """The resampler, the gated layers and the embeddings."""
+    table = PERCEIVER.under("perceiver.", "model.vision_resampler.")
+    wanted = _under(source, "model.vision_resampler.")
+    for count, number in enumerate(new):
+        here = f"model.language_model.layers.{number}."
+        table += BLOCK.under(names.gated(number - count), here)
+        wanted |= _under(source, here)
+    embeddings = source["model.language_model.embed_tokens.weight"]
+    return table.restore(wanted) | {names.root + names.embeddings: embeddings}
+
+
+def _of_decoder(
+    source: Mapping[str, torch.Tensor], words: tuple[Checkpoint, TowerPlan], weights: FlamingoWeights
+) -> dict[str, torch.Tensor]:
+    """What is not as in its tower: name inside OpenFlamingo -> tensor."""
+    tower, plan = words
+    places = Insertion(plan.settings["num_hidden_layers"], weights.every)
+    names, prefix = Names.of(tower), "model.language_model."
+    gated = tuple(f"{prefix}layers.{number}." for number in places.new)
+    own = {name: tensor for name, tensor in _under(source, prefix).items() if not name.startswith(gated)}
+    rows = len(own.pop(f"{prefix}embed_tokens.weight"))
+    restored = places.table(plan.table).under("", prefix).restore(own) | plan.head.restore(_under(source, "lm_head."))
+    grow = grown(rows)
+    before = {
+        name: grow.forward([tower[name]])[0][0] if name == "lm_head.weight" else tower[name] for name in restored
+    }
+    return {names.inside(name): restored[name] for name in _differing(restored, before)}
+
+
+def _differing(tensors: Mapping[str, torch.Tensor], before: Mapping[str, torch.Tensor]) -> list[str]:
+    return [name for name, tensor in tensors.items() if name not in before or not torch.equal(tensor, before[name])]
