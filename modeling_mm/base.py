@@ -79,6 +79,16 @@ class MMPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go. Weights that accelerate keeps on disk are on the meta device until they are read."""
+        found = super().device
+        places = getattr(self, "hf_device_map", {}).values()
+        if found.type != "meta" or not places:
+            return found
+        accelerators = [place for place in places if place not in ("cpu", "disk")]
+        return torch.device(accelerators[0] if accelerators else "cpu")
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
