@@ -36,13 +36,16 @@ _PARTS = {
 }
 
 
-def export_for_hub(model: MMPreTrainedModel, processor: ProcessorMixin | None, directory: str | Path) -> list[Path]:
+def export_for_hub(
+    model: MMPreTrainedModel, processor: ProcessorMixin | None, directory: str | Path, max_shard_size: str = "50GB"
+) -> list[Path]:
     """Writes weights, configuration, processor and all the code they need into one flat directory.
 
     Args:
         model: any model or tower of MM.
         processor: its processor; None writes none.
         directory: made if it is not there; files of the same names are replaced.
+        max_shard_size: of a file of weights, as in save_pretrained.
 
     Returns: the files of code, the one that names every class first. `HfApi().upload_folder` pushes the directory.
 
@@ -62,7 +65,7 @@ def export_for_hub(model: MMPreTrainedModel, processor: ProcessorMixin | None, d
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     classes = auto_classes(model)
-    model.save_pretrained(directory)
+    model.save_pretrained(directory, max_shard_size=max_shard_size)
     _add_auto_map(directory / "config.json", classes)
     if processor is not None:
         processor.save_pretrained(directory)

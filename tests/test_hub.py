@@ -26,7 +26,7 @@ PUSH_CODE = """
 from huggingface_hub import HfApi
 from mm import export_for_hub
 name, directory = sys.argv[4:]
-export_for_hub(model, processor, directory)
+export_for_hub(model, processor, directory, max_shard_size="5MB")
 HfApi().create_repo(name)
 HfApi().upload_folder(repo_id=name, folder_path=directory)
 """
@@ -81,9 +81,10 @@ def test_a_model_in_shards_and_its_processor_come_back_in_a_fresh_process(hub, t
 
 
 @pytest.mark.slow
-def test_a_model_with_its_code_comes_back_without_the_package(hub, tmp_path, pictures, captions):
+def test_a_model_in_shards_with_its_code_comes_back_without_the_package(hub, tmp_path, pictures, captions):
     writer, reader = hub.environment(tmp_path / "writer"), hub.environment(tmp_path / "reader")
     run(PUSH + PUSH_CODE, PACKAGED, MODEL, "1GB", WITH_CODE, tmp_path / "exported", environment=writer)
+    assert "model.safetensors.index.json" in hub.files(WITH_CODE)
     given = run(WITHOUT_MM + CAPTION, WITH_CODE, *pictures, environment=reader)
     assert json.loads(given) == ["transformers_modules", captions]
 
