@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import infer_auto_device_map, init_empty_weights, load_checkpoint_and_dispatch
+from accelerate import (
+    cpu_offload,
+    disk_offload,
+    infer_auto_device_map,
+    init_empty_weights,
+    load_checkpoint_and_dispatch,
+)
 from accelerate.utils import compute_module_sizes
 
 import mm
@@ -147,6 +153,20 @@ def test_layers_and_blocks_are_whole_whatever_the_limits(tiny_model, name):
             if name == key or name.startswith(f"{key}.")
         }
         assert len(ends) == 1 or not getattr(model, "_tied_weights_keys", None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("offload", [cpu_offload, disk_offload])
+def test_a_model_is_offloaded_after_it_was_loaded_too(tiny_model, pictures, offload, tmp_path):
+    model, found = tiny_model(), tiny_model()
+    where = {"offload_dir": tmp_path} if offload is disk_offload else {}
+    offload(found, execution_device=torch.device("cpu"), **where)
+    assert found.lm_head.weight.device.type == "meta" and found.device.type == "cpu"
+    with torch.device("meta"):
+        assert WRITER(model.config).device.type == "meta"
+    for inputs in ({"pixel_values": pictures}, inputs_of("inside", pictures)):
+        written = found.generate(**inputs, max_new_tokens=5, num_beams=3)
+        assert torch.equal(written, model.generate(**inputs, max_new_tokens=5, num_beams=3))
 
 
 def test_tied_weights_are_one_tensor_by_a_device_map_too(tiny_model, tmp_path):
