@@ -88,7 +88,7 @@ NEWEST_TOO := $(addprefix tests/test_modeling_mm_,$(addsuffix .py,generation cac
 $(NEWEST)/.installed: setup.py
 	@$(PYTHON) -m venv $(NEWEST)
 	@$(NEWEST)/bin/python -m pip --disable-pip-version-check install -q --editable . torch==2.14.1 torchvision==0.29.1 \
-	    accelerate pytest hypothesis
+	    accelerate peft pytest hypothesis
 	@touch $@
 
 test-newest: $(NEWEST)/.installed  ## torch 2.14.1 and torchvision 0.29.1: its image processor, the models' core (6 GB)

@@ -3,17 +3,25 @@
 OMP_NUM_THREADS=1 python benchmarks/image_throughput.py [--pictures 1000] [--workers 2]
 
 The same files, size, resampling, mean and standard deviation in both; their pixel_values are compared first. Times are
-medians over blocks of 50 files that are read in turn by the one and the other. Then one process against a DataLoader
-with workers, in turn too; that ratio means something only on a machine with as many idle cores.
+medians over blocks of 50 files that are read in turn by the one and the other.
+
+Then DataLoaders of two workers, of one and of none read the same files in turn, after an epoch to warm up: pictures as
+they are decoded and resized (uint8), and normalised ones (float32), which are four times as much to hand on. These
+ratios mean something only on a machine with as many idle cores. Beside them stand the ceiling of the machine (Pillow's
+decoding and resizing alone, in two bare processes and in one) and the CPU time of all processes against that of none:
+twice its inverse is all that two cores can give.
 """
 
 import argparse
+import multiprocessing
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,7 +31,7 @@ from transformers import BlipImageProcessorPil
 
 from mm import MMImageProcessorPil
 
-BLOCK = 50
+BLOCK, BATCH = 50, 16
 SIZES = [(640, 480), (480, 640), (500, 375), (800, 600)]
 
 
@@ -57,20 +65,60 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-class Pictures(Dataset):
-    def __init__(self, paths: list[Path], processor):
-        self.paths, self.processor = paths, processor
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self.processor(self.paths[index], return_tensors="pt")["pixel_values"][0]
+def read_pixels(processor: MMImageProcessorPil, paths: list[Path]) -> torch.Tensor:
+    return processor(paths, return_tensors="pt")["pixel_values"]
 
 
-def read_all(dataset: Dataset, workers: int) -> None:
-    for _ in DataLoader(dataset, batch_size=16, num_workers=workers):
+def read_all(batches: DataLoader) -> None:
+    for _ in batches:
         pass
+
+
+def epoch(paths: list[Path], workers: int, processor: MMImageProcessorPil) -> tuple[float, float]:
+    """Seconds of an epoch that is not the first, and CPU seconds of all processes for one of them."""
+    before, data = sum(os.times()[:4]), cast(Dataset, paths)
+    collate = partial(read_pixels, processor)
+    batches = DataLoader(data, BATCH, num_workers=workers, collate_fn=collate, persistent_workers=workers > 0)
+    read_all(batches)
+    passed = seconds(lambda: read_all(batches))
+    batches._iterator = None  # ends the workers, whose CPU time is known then
+    return passed, (sum(os.times()[:4]) - before) / 2
+
+
+def bare(paths: list[Path], processes: int) -> float:
+    """Seconds of Pillow alone, in processes that share the files and give nothing back."""
+    parts = [paths[start::processes] for start in range(processes)]
+    started = [multiprocessing.get_context("fork").Process(target=_bare, args=(part,)) for part in parts]
+
+    def run() -> None:
+        for process in started:
+            process.start()
+        for process in started:
+            process.join()
+
+    return seconds(run)
+
+
+def _bare(paths: list[Path]) -> None:
+    for path in paths:
+        with Image.open(path) as image:
+            image.convert("RGB").resize((384, 384), Image.Resampling.BICUBIC)
+
+
+def scaling(paths: list[Path], workers: int, rounds: int) -> dict[str, float]:
+    """Medians of ratios over rounds in which everything is timed once."""
+    numbers, found = processors()[0], {}
+    bytes_alone = MMImageProcessorPil(**(numbers.to_dict() | {"do_rescale": False, "do_normalize": False}))
+    for _ in range(rounds):
+        ratios = {f"{workers} bare processes / 1": bare(paths, 1) / bare(paths, workers)}
+        for kind, processor in (("uint8", bytes_alone), ("float32", numbers)):
+            (none, plain), (one, _), (many, spent) = (epoch(paths, count, processor) for count in (0, 1, workers))
+            ratios[f"{kind}, {workers} workers / none"] = none / many
+            ratios[f"{kind}, {workers} workers / 1"] = one / many
+            ratios[f"{kind}, CPU time / none's"] = spent / plain
+        for name, value in ratios.items():
+            found.setdefault(name, []).append(value)
+    return {name: statistics.median(values) for name, values in found.items()}
 
 
 def compare(paths: list[Path]) -> list[tuple[float, float]]:
@@ -108,13 +156,8 @@ def main() -> None:
         print(f"BlipImageProcessorPil  {per_picture[1]:6.2f} ms per picture")
         print(f"ratio BLIP / MM        {statistics.median(blip / mine for mine, blip in times):6.2f} median of pairs")
         if arguments.workers:
-            dataset = Pictures(paths, processors()[0])
-            rounds = [
-                (seconds(lambda: read_all(dataset, 0)), seconds(lambda: read_all(dataset, arguments.workers)))
-                for _ in range(arguments.rounds)
-            ]
-            speedups = [alone / together for alone, together in rounds]
-            print(f"{arguments.workers} workers / none       {statistics.median(speedups):6.2f} times as fast")
+            for name, value in scaling(paths, arguments.workers, arguments.rounds).items():
+                print(f"{name:28s} {value:5.2f}")
 
 
 if __name__ == "__main__":

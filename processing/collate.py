@@ -37,8 +37,9 @@ class MMDataCollator:
         context_text: what the text encoder reads; text and suffix are then its rows, a list beside one several;
         label: for classification, a number per sample or a vector;
         id: names the sample for augmentation, a whole number or a string;
-    others are left aside. Or it holds the processor's output without batch dim: input_ids (T,), attention_mask (T,),
-    labels (T,) or a label, pixel_values, pixel_attention_mask, visual_embeds (S, Dv), which are padded and stacked.
+    others are left aside. Or it holds the processor's output without batch dim, which is padded and stacked: input_ids
+    (T,), attention_mask (T,), labels (T,) or a label, context_input_ids (Tc,), pixel_values, pixel_values_videos and
+    input_features with their masks where there are any; or visual_embeds (S, Dv).
     Samples with and without media, and with other kinds of media, may be mixed.
 
     Args:
@@ -129,7 +130,7 @@ class MMDataCollator:
         if not samples:
             raise ValueError("no samples to make a batch of")
         columns = set().union(*samples)
-        if columns & {"input_ids", *MEDIA_COLUMNS}:
+        if columns & {"input_ids", "context_input_ids", *MEDIA_COLUMNS}:
             train = self.mode == "train"
             side = self.padding_side if train else "left"
             limits = {"max_length": self.max_length, "pad_to_multiple_of": self.pad_to_multiple_of}

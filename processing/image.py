@@ -94,7 +94,7 @@ class PictureOptions(BaseImageProcessor):
         max_batch_pixels: int = MAX_BATCH_PIXELS,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Pictures to pixel_values (n, 3, H, W).
+        """Pictures to pixel_values (n, 3, H, W): float32, or uint8 where both do_rescale and do_normalize are False.
 
         Args:
             images: one picture, an array (n, ...) of pictures, or a list of these; nested lists are flattened.
@@ -246,6 +246,7 @@ class MMImageProcessorPil(PictureOptions, PilBackend):
             mean=image_mean if do_normalize else 0.0,
             std=image_std if do_normalize else 1.0,
             ragged=native,
+            dtype=np.float32 if do_rescale or do_normalize else np.uint8,
         )
         data = {"pixel_values": pixel_values}
         if native:
@@ -274,23 +275,28 @@ def patch_mask(sizes: list[tuple[int, int]], patch_size: int) -> np.ndarray:
 
 
 def _to_numbers(
-    images: list[Image.Image | None], scale: float, mean: Any, std: Any, ragged: bool
+    images: list[Image.Image | None], scale: float, mean: Any, std: Any, ragged: bool, dtype: Any
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """(pixels * scale - mean) / std as one array (n, 3, H, W), float32, and (width, height) of each picture.
+    """(pixels * scale - mean) / std as one array (n, 3, H, W), and (width, height) of each picture.
 
-    Zeros stand where no picture is, and with `ragged` around those that are smaller.
+    dtype: float32, or uint8 for the pixels as they are. Zeros stand where no picture is, and with `ragged` around those
+    that are smaller.
     """
     sizes = [(0, 0) if image is None else image.size for image in images]
     width, height = batch_size(sizes, ragged)
     mean, std = (np.asarray(value, dtype=np.float32).reshape(-1, 1, 1) for value in (mean, std))
     factor, offset = np.float32(scale) / std, mean / std
     make = np.empty if all(size == (width, height) for size in sizes) else np.zeros
-    pixel_values = make((len(images), 3, height, width), dtype=np.float32)
+    pixel_values = make((len(images), 3, height, width), dtype=dtype)
     for target, image in zip(pixel_values, images, strict=True):
         if image is None:
             continue
         inside = target[:, : image.height, : image.width]
-        np.multiply(np.asarray(image).transpose(2, 0, 1), factor, out=inside)
+        pixels = np.asarray(image).transpose(2, 0, 1)
+        if dtype == np.uint8:
+            inside[:] = pixels
+            continue
+        np.multiply(pixels, factor, out=inside)
         inside -= offset
     return pixel_values, sizes
 

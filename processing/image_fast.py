@@ -93,10 +93,12 @@ class MMImageProcessor(PictureOptions, TorchvisionBackend):
             for values in ((image_mean, image_std) if do_normalize else (0.0, 1.0))
         )
         factor, offset = (rescale_factor if do_rescale else 1.0) / std, mean / std
-        pixel_values = torch.zeros(len(images), 3, height, width, device=device)
+        whole = not (do_rescale or do_normalize)  # pixels as they are
+        dtype = torch.uint8 if whole else torch.float32
+        pixel_values = torch.zeros(len(images), 3, height, width, dtype=dtype, device=device)
         for target, image in zip(pixel_values, images, strict=True):
             if image is not None:
-                target[:, : image.shape[1], : image.shape[2]] = image * factor - offset
+                target[:, : image.shape[1], : image.shape[2]] = image if whole else image * factor - offset
         data: dict[str, Any] = {"pixel_values": pixel_values}
         if native:
             data["pixel_attention_mask"] = torch.from_numpy(patch_mask(sizes, patch_size)).to(device)

@@ -8,9 +8,16 @@ import torch
 from .rows import IGNORED_LABEL, pad_id, pad_rows
 from .samples import label_tensor, stacked
 
-# What such a sample may hold, without batch dim: rows are padded, media stacked.
+# What such a sample may hold, without batch dim: rows are padded; media get slots, and a mask where slots are empty.
 ROW_COLUMNS = ("input_ids", "attention_mask", "labels")
-MEDIA_COLUMNS = ("pixel_values", "pixel_attention_mask", "visual_embeds")
+CONTEXT_COLUMNS = ("context_input_ids", "context_attention_mask")
+MASK_OF = {
+    "pixel_values": "pixel_attention_mask",
+    "pixel_values_videos": "video_attention_mask",
+    "input_features": "input_features_mask",
+}
+MEDIA_COLUMNS = (*MASK_OF, *MASK_OF.values(), "visual_embeds")
+READY_COLUMNS = (*ROW_COLUMNS, *CONTEXT_COLUMNS, *MEDIA_COLUMNS, "label")
 
 
 def stack_ready(
@@ -23,14 +30,16 @@ def stack_ready(
     pad_to_multiple_of: int | None,
 ) -> tuple[dict[str, Any], list[str]]:
     """A batch of ready samples, and their names. Rows are contexts. Outside of training only prompts are kept."""
-    names = [name for name in (*ROW_COLUMNS, *MEDIA_COLUMNS, "label") if name in samples[0]]
+    free = {"id", *MASK_OF.values()}  # the processor gives a mask only where something is masked
+    wanted = {name for name in READY_COLUMNS if name in samples[0]} - free
     for index, sample in enumerate(samples):
-        if set(sample) - {"id"} != set(names):
+        alone = [mask for name, mask in MASK_OF.items() if mask in sample and name not in wanted]
+        if set(sample) - free != wanted or alone:
             raise ValueError(
                 f"sample {index} holds the columns {sorted(sample)}; ready samples hold the same ones throughout, "
-                f"of {(*ROW_COLUMNS, *MEDIA_COLUMNS, 'label')}"
+                f"of {READY_COLUMNS}"
             )
-    columns = {name: [torch.as_tensor(sample[name]) for sample in samples] for name in names}
+    columns = {name: [torch.as_tensor(sample[name]) for sample in samples] for name in READY_COLUMNS if name in wanted}
     batch = {}
     if "input_ids" in columns:
         rows = _rows(columns) if train else _prompts(_rows(columns))
@@ -38,8 +47,45 @@ def stack_ready(
     given = columns.get("label") or columns.get("labels")
     if given and "labels" not in batch and train:
         batch["labels"] = label_tensor([label.numpy() for label in given], [1] * len(given))
-    media = {name: stacked(name, columns[name]) for name in MEDIA_COLUMNS if name in columns}
-    return batch | media, [str(sample.get("id", index)) for index, sample in enumerate(samples)]
+    if "context_input_ids" in columns:
+        contexts = {"input_ids": columns["context_input_ids"]}
+        if "context_attention_mask" in columns:
+            contexts["attention_mask"] = columns["context_attention_mask"]
+        padded = _padded(_rows(contexts), tokenizer, "right", max_length, pad_to_multiple_of)
+        batch |= {f"context_{name}": values for name, values in padded.items()}
+    if "visual_embeds" in columns:
+        batch["visual_embeds"] = stacked("visual_embeds", columns["visual_embeds"])
+    for name in MASK_OF:
+        if name in columns:
+            batch |= _slotted(name, columns[name], [sample.get(MASK_OF[name]) for sample in samples])
+    return batch, [str(sample.get("id", index)) for index, sample in enumerate(samples)]
+
+
+def _slotted(name: str, values: list[torch.Tensor], given: list[Any]) -> dict[str, torch.Tensor]:
+    """Media of each sample with as many slots (pictures, frames, clips) as the sample with most of them, and a bool
+    mask where one was given or slots are left empty."""
+    masks = [None if mask is None else torch.as_tensor(mask, dtype=torch.bool) for mask in given]
+    known = [mask for mask in masks if mask is not None]
+    if name == "input_features":  # (A, ...), or (A, T, ...) where clips have their own lengths
+        uneven = len({tuple(value.shape[1:2]) for value in values}) > 1
+        slots = 2 if uneven else max([1, *(mask.ndim for mask in known)])
+    else:  # (N, C, H, W), (F, C, H, W) or (N, F, C, H, W); one picture or video is one of several
+        slots = max(value.ndim for value in values) - 3
+        short = [value.ndim - 3 < slots for value in values]
+        values = [value[None] if one else value for value, one in zip(values, short, strict=True)]
+        masks = [mask[None] if one and mask is not None else mask for mask, one in zip(masks, short, strict=True)]
+    if slots == 0:  # a picture each; where they are of their own sizes, with masks of patches
+        return {name: stacked(name, values)} | ({MASK_OF[name]: stacked(MASK_OF[name], known)} if known else {})
+    stacked(name, [value.new_zeros(value.shape[slots:]) for value in values])  # raises for sizes that differ
+    sizes = [max(value.shape[axis] for value in values) for axis in range(slots)]
+    patches = next((mask.shape[slots:] for mask in masks if mask is not None), ())
+    made = torch.zeros(len(values), *sizes, *values[0].shape[slots:])
+    mask = torch.zeros(len(values), *sizes, *patches, dtype=torch.bool)
+    for row, (value, own) in enumerate(zip(values, masks, strict=True)):
+        place = (row, *(slice(size) for size in value.shape[:slots]))
+        made[place] = value
+        mask[place] = True if own is None else own.reshape(*own.shape, *[1] * (slots - own.ndim))
+    return {name: made} | ({MASK_OF[name]: mask} if known or not mask.all() else {})
 
 
 def _rows(columns: dict[str, list[torch.Tensor]]) -> dict[str, list[torch.Tensor]]:

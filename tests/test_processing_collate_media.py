@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
-from transformers import BertTokenizer, WhisperFeatureExtractor
+from transformers import BertTokenizer, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from mm.processing.collate import MMDataCollator
 from mm.processing.image import MMImageProcessorPil
@@ -117,6 +117,48 @@ def test_undecoded_columns_of_datasets_are_read_when_the_batch_is_made(processor
     batch = MMDataCollator(processor)(samples)
     assert batch["context_index"].tolist() == [0, 1, 0]
     assert torch.equal(batch["pixel_values"][0], batch["pixel_values"][1])
+
+
+# ---------------------------------------------------------------------------------------------------- ready samples
+
+READY = [
+    {"videos": [[FILM], [FILM[:2]], [[RED]]]},
+    {"videos": [[FILM], [FILM[:1], FILM], [[RED]]]},
+    {"videos": [FILM, FILM, FILM[::-1]]},
+    {"audio": [[SOUND], [SOUND, SOUND], [SOUND]]},
+    {"audio": [SOUND, SOUND, SOUND]},
+    {"images": [[RED], [BLUE, RED], [RED]]},
+    {"images": [RED, BLUE, RED], "videos": [FILM, FILM[:2], FILM], "audio": [SOUND, [SOUND] * 3, SOUND]},
+    {"images": [RED, BLUE, RED], "context_text": ["a", "a photo", "of"]},
+]
+
+
+@pytest.mark.parametrize("media", READY, ids=lambda media: "-".join(media))
+@pytest.mark.parametrize("extractor", ["window", "frames"])
+def test_ready_samples_of_every_kind_give_the_processors_batch(processor, media, extractor):
+    if extractor == "frames":
+        lengths = {"audio": [{**SOUND, "array": SOUND["array"][: 900 + 300 * row]} for row in range(3)]}
+        media = media | (lengths if media.keys() == {"audio"} else {})
+        own = Wav2Vec2FeatureExtractor(return_attention_mask=True, do_normalize=False)
+        processor = MMProcessor(processor.image_processor, processor.tokenizer, own, num_frames=4)
+    rows = {"text": ["a", "a photo", "cat"], "suffix": ["cat", "of dog", "red"]}
+    rows = {"suffix": rows["suffix"]} if "context_text" in media else rows
+    expected = processor(**media, **rows, return_tensors="pt")
+    samples = []
+    for row in range(3):
+        one = processor(**{name: [values[row]] for name, values in (media | rows).items()}, return_tensors="pt")
+        samples.append({name: value[0] for name, value in one.items()})
+    assert_equal(MMDataCollator(processor)(samples), expected)
+
+
+def test_ready_media_of_other_sizes_are_refused(processor):
+    samples = [{"pixel_values_videos": torch.zeros(2, 3, side, side)} for side in (8, 9)]
+    with pytest.raises(ValueError, match="pixel_values_videos of ready samples has one shape"):
+        MMDataCollator(processor)(samples)
+    with pytest.raises(ValueError, match="ready samples hold the same ones throughout"):
+        MMDataCollator(processor)([{"input_ids": [CLS], "context_index": 0}] * 2)
+    with pytest.raises(ValueError, match="ready samples hold the same ones throughout"):
+        MMDataCollator(processor)([{"input_ids": [CLS], "video_attention_mask": [True]}])
 
 
 # ---------------------------------------------------------------------------------------------------- context texts
