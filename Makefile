@@ -91,7 +91,8 @@ NEWEST_TESTS := tests/conformance tests/kernels $(wildcard tests/test_processing
 $(NEWEST)/.installed: setup.py
 	@$(PYTHON) -m venv $(NEWEST)
 	@$(NEWEST)/bin/python -m pip --disable-pip-version-check install -q --upgrade --editable '.[video,audio]' \
-	    torch==2.14.1 torchvision==0.29.1 accelerate librosa pytest pytest-xdist hypothesis parameterized sentencepiece
+	    torch==2.14.1 torchvision==0.29.1 \
+	    accelerate librosa peft pytest pytest-xdist hypothesis parameterized sentencepiece
 	@touch $@
 
 test-newest: $(NEWEST)/.installed  ## torch 2.14.1, torchvision 0.29.1 and the newest of the rest, in build/newest (6 GB)

@@ -301,7 +301,7 @@ def run(
     """
     towers = {"vision": vision, "text": text}
     if compare and (to == flamingo.NAME or vision is not None or text is not None):
-        raise ValueError("--verify has nothing that runs an OpenFlamingo: it needs Transformers 4; leave it out")
+        raise ValueError("--verify has nothing that runs an OpenFlamingo: its package wants torch 2.0.1; leave it out")
     if not dry_run and out is None:
         raise ValueError("OUT is missing: the directory to write (or --dry-run)")
     if to is not None:

@@ -81,13 +81,13 @@ class MMPreTrainedModel(PreTrainedModel):
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go. Weights that accelerate keeps on disk are on the meta device until they are read."""
+        """Where inputs go. Weights that accelerate keeps elsewhere are on the meta device until they are read."""
         found = super().device
-        places = getattr(self, "hf_device_map", {}).values()
-        if found.type != "meta" or not places:
-            return found
-        accelerators = [place for place in places if place not in ("cpu", "disk")]
-        return torch.device(accelerators[0] if accelerators else "cpu")
+        if found.type == "meta":
+            hooks = (getattr(module, "_hf_hook", None) for module in self.modules())
+            places = (getattr(hook, "execution_device", None) for hook in hooks)
+            found = next((torch.device(place) for place in places if place is not None), found)
+        return found
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -3,11 +3,21 @@
 # Fixtures build models whose types pyright cannot follow.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
-from accelerate import infer_auto_device_map, init_empty_weights, load_checkpoint_and_dispatch
+from accelerate import (
+    cpu_offload,
+    disk_offload,
+    infer_auto_device_map,
+    init_empty_weights,
+    load_checkpoint_and_dispatch,
+)
 from accelerate.utils import compute_module_sizes
 
+import mm
 from mm import (
     MMConfig,
     MMForConditionalGeneration,
@@ -18,6 +28,7 @@ from mm import (
     MMModel,
 )
 
+ROOT = Path(__file__).resolve().parents[1]
 IDS = torch.tensor([[1, 5, 6], [1, 7, 8], [1, 9, 4]])
 BOTH_WAYS = {"text_config": {"is_causal": False, "pooler": "mean"}}
 WRITER, CLASSES = MMForConditionalGeneration, {"cls": MMForSequenceClassification, **BOTH_WAYS}
@@ -144,7 +155,37 @@ def test_layers_and_blocks_are_whole_whatever_the_limits(tiny_model, name):
         assert len(ends) == 1 or not getattr(model, "_tied_weights_keys", None)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("offload", [cpu_offload, disk_offload])
+def test_a_model_is_offloaded_after_it_was_loaded_too(tiny_model, pictures, offload, tmp_path):
+    model, found = tiny_model(), tiny_model()
+    where = {"offload_dir": tmp_path} if offload is disk_offload else {}
+    offload(found, execution_device=torch.device("cpu"), **where)
+    assert found.lm_head.weight.device.type == "meta" and found.device.type == "cpu"
+    with torch.device("meta"):
+        assert WRITER(model.config).device.type == "meta"
+    for inputs in ({"pixel_values": pictures}, inputs_of("inside", pictures)):
+        written = found.generate(**inputs, max_new_tokens=5, num_beams=3)
+        assert torch.equal(written, model.generate(**inputs, max_new_tokens=5, num_beams=3))
+
+
 def test_tied_weights_are_one_tensor_by_a_device_map_too(tiny_model, tmp_path):
     tiny_model().save_pretrained(tmp_path / "model")
     model = WRITER.from_pretrained(tmp_path / "model", device_map={"": "cpu"})
     assert model.lm_head.weight is model.get_input_embeddings().weight
+
+
+@pytest.mark.slow
+def test_the_map_of_the_page_holds_the_packaged_model(tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    (block,) = (text for text in re.findall(r"```python\n(.*?)```", page, re.S) if "device_map" in text)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mine").symlink_to(ROOT / "checkpoints" / "mm-tiny")
+    monkeypatch.chdir(tmp_path)
+    found = {"mm": mm}
+    exec(block, found)
+    pixels = torch.randn(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    size = found["model"].config.vision_config.image_size
+    pixels = pixels[..., :size, :size]
+    expected = WRITER.from_pretrained(ROOT / "checkpoints" / "mm-tiny").generate(pixel_values=pixels)
+    assert torch.equal(found["model"].generate(pixel_values=pixels), expected)

@@ -26,13 +26,14 @@ TABLE = {
 SCRIPT = """
 import json, sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 root = Path(sys.argv[1])
 sys.path.insert(0, str(root / "benchmarks"))
 import torch
 from PIL import Image
 from quantization import MODELS, PACKAGED_MODEL, run, weight_bytes
-from mm import MMProcessor
+from mm import MMForConditionalGeneration, MMProcessor
 
 processor = MMProcessor.from_pretrained(PACKAGED_MODEL)
 pictures = [Image.open(path) for path in sorted((root / "examples/pictures").glob("*.png"))]
@@ -47,6 +48,12 @@ for name, build in MODELS.items():
         "captions": processor.batch_decode(ids, skip_special_tokens=True), "mean": float(errors.mean()),
         "largest": float(errors.max()), "weights": weight_bytes(model) / 1e6, "context": context / 1e3,
     }
+    if name.startswith("int8 weights"):
+        with TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            again = MMForConditionalGeneration.from_pretrained(folder).eval()
+        beams = {"pixel_values": pixels, "num_beams": 3}
+        report[name]["comes back"] = torch.equal(again.generate(**beams), model.generate(**beams))
 print(json.dumps(report))
 """
 
@@ -85,6 +92,12 @@ def test_captions_and_logits_stay_within_what_the_page_says(report, name):
     assert len(expected) == 12 and differing <= -(-12 * (1 - equal) // 1)
     assert 0 < found["largest"] <= largest and 0 < found["mean"] <= 2 * mean
     assert round(found["weights"], 1) == weights and round(found["context"], 1) == context
+
+
+@pytest.mark.slow
+def test_a_quantized_model_is_saved_and_loaded_as_any_other(report):
+    names = [name for name in report if name.startswith("int8 weights")]
+    assert len(names) == 2 and all(report[name]["comes back"] for name in names)
 
 
 @pytest.mark.slow
