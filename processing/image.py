@@ -279,8 +279,8 @@ def _to_numbers(
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """(pixels * scale - mean) / std as one array (n, 3, H, W), and (width, height) of each picture.
 
-    dtype: float32, or uint8 for the pixels as they are. Zeros stand where no picture is, and with `ragged` around those
-    that are smaller.
+    dtype: float32, or uint8 for the pixels as they are. Zeros stand where no picture is, and with `ragged` around
+    those that are smaller.
     """
     sizes = [(0, 0) if image is None else image.size for image in images]
     width, height = batch_size(sizes, ragged)
