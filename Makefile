@@ -78,7 +78,7 @@ $(NEWER): | $(DEV)
 
 kernel-newer-triton: $(NEWER)  ## the same gate and the kernels' tests with Triton 3.9.0
 	@PYTHONPATH=$(NEWER) $(BIN)/python benchmarks/kernel_static.py --check benchmarks/kernel_static.json
-	@PYTHONPATH=$(NEWER) $(BIN)/pytest -q -n 2 -m 'not slow and not gpu' tests/kernels tests/test_modeling_mm_triton.py
+	@PYTHONPATH=$(NEWER) $(BIN)/pytest -q -n 2 -m 'not gpu' tests/kernels tests/test_modeling_mm_triton.py
 
 # What the tests in .venv do without: torchvision, and the torch that it was built for.
 NEWEST := build/newest
@@ -88,7 +88,7 @@ NEWEST_TOO := $(addprefix tests/test_modeling_mm_,$(addsuffix .py,generation cac
 $(NEWEST)/.installed: setup.py
 	@$(PYTHON) -m venv $(NEWEST)
 	@$(NEWEST)/bin/python -m pip --disable-pip-version-check install -q --editable . torch==2.14.1 torchvision==0.29.1 \
-	    accelerate pytest hypothesis
+	    accelerate peft pytest hypothesis
 	@touch $@
 
 test-newest: $(NEWEST)/.installed  ## torch 2.14.1 and torchvision 0.29.1: its image processor, the models' core (6 GB)

@@ -115,7 +115,9 @@ def _read(batch: list[Path], processor, prompt: str, on_bad_picture) -> tuple[li
     """The files of `batch` that hold a picture, and the model's inputs for them; None for no files."""
     text = [prompt] * len(batch) if prompt else None
     try:
-        return batch, processor(images=batch, text=text, return_tensors="pt") if batch else None
+        if not batch:
+            return batch, None
+        return batch, processor(images=batch, text=text, add_eos_token=False, return_tensors="pt")
     except MediaDecodeError:  # which file it was, and whether more are bad, is found out now only
         if on_bad_picture is None:
             raise

@@ -9,12 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import transformers
 
 from ..modeling_mm.checkpoint import Checkpoint
 from ..modeling_mm.key_mapping import KeyTable, change, raise_faults
 from ..modeling_mm.reshapes import Reshape, lead
+from . import blip
 from .blip import BLOCK, TEXT_FIELDS, VISION_FIELDS, retrieval_plan, writer_plan
-from .family import Family, Plan
+from .family import Family, Plan, Unwritten, own_shapes, skeleton
 
 _HEAD_WIDTH = 64
 _TIMM_BLOCK = {"norm1": "layer_norm1", "attn.qkv": "self_attn.qkv", "attn.proj": "self_attn.projection"}
@@ -46,7 +48,7 @@ def plan(checkpoint: Checkpoint) -> Plan:
     """Sizes are read off the tensors; what they do not say are the original's settings."""
     compares, writes = "text_proj.weight" in checkpoint, any(name.startswith("text_decoder.") for name in checkpoint)
     if compares and writes:
-        raise ValueError("this is BLIP's pre-training; known are captioning, question answering and retrieval")
+        raise ValueError("this is BLIP's pre-training; accepted are files of captioning, answering and retrieval")
     answers = writes and any(name.startswith("text_encoder.") for name in checkpoint)
     text = _text(checkpoint, "text_decoder.bert." if writes else "text_encoder.")
     parts = (_VISION.under("visual_encoder.", "model.vision_tower."), _vision(checkpoint), text)
@@ -103,4 +105,32 @@ def _sizes(checkpoint: Checkpoint, inner: str, width: int) -> dict[str, int]:
     }
 
 
-FAMILY = Family("blip-original", recognises, plan)
+# ---- verify --------------------------------------------------------------------------------------------------------
+
+
+def original(source: Checkpoint) -> Any:
+    """Transformers' class with these tensors, by both tables: the original's code is no package to install."""
+    made = plan(source)
+    model = skeleton(made.model_class, made.config)
+    tensors = made.table.convert(source, own_shapes(model)).tensors
+    tensors = {name: tensor.float() for name, tensor in tensors.items()}
+    made.config.itm_bos_token_id = None
+    there = blip.layout(model)
+    table = blip.plan(Unwritten(there)).table  # pyright: ignore[reportArgumentType]: names are all it reads
+    theirs = getattr(transformers, there.architecture)(there.config)
+    missing = set(theirs.load_state_dict(table.restore(tensors), strict=False).missing_keys)
+    raise_faults(f"{there.architecture} lacks tensors", sorted(missing - set(theirs.all_tied_weights_keys)))
+    theirs.tie_weights()
+    return theirs
+
+
+def compare(theirs: Any, ours: Any, given: Any) -> dict[str, Any]:
+    """As BLIP's, but what is matched opens with [ENC]."""
+    pairs, opens = blip.compare(theirs, ours, given), ours.config.itm_bos_token_id
+    if opens is not None:
+        ids = torch.cat([torch.full_like(given.input_ids[:, :1], opens), given.input_ids[:, 1:]], dim=1)
+        pairs["itm_logits"] = (pairs["itm_logits"][0], theirs(ids, given.pixel_values).itm_score)
+    return pairs
+
+
+FAMILY = Family("blip-original", recognises, plan, compare=compare, original=original)

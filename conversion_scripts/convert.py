@@ -33,6 +33,7 @@ from ..modeling_mm.key_mapping import Converted, Tensors, raise_faults
 from ..modeling_mm.model import MMModel
 from ..modeling_mm.pretraining import MMForPreTraining
 from ..modeling_mm.retrieval import MMForImageTextRetrieval
+from ..modeling_mm.vision_towers import NAFLEX, NOT_NAFLEX
 from ..processing.mm import MMProcessor
 from . import (
     blip,
@@ -46,7 +47,7 @@ from . import (
     vision_text_dual_encoder,
     visual_bert,
 )
-from .family import Family, Layout, Plan, check_returns
+from .family import Family, Layout, Plan, Unwritten, check_returns, own_shapes, skeleton
 from .processor import convert_processor, restore_processor
 from .verify import verify
 
@@ -115,7 +116,8 @@ def convert(source: str | Path, *, vision: str | Path | None = None, text: str |
     _check_no_towers(vision, text, f"{source} is none, or lacks one of them")
     family, plan = recognised(checkpoint)
     is_large = checkpoint.numbers() > LARGE_NUMBERS
-    converted = plan.table.convert(checkpoint, wanted_shapes(plan), show_progress=is_large)
+    wanted = own_shapes(skeleton(plan.model_class, plan.config))
+    converted = plan.table.convert(checkpoint, wanted, show_progress=is_large)
     model = _loaded(plan, converted.tensors, converted.new, checkpoint.dtype())
     _set_generation(model, plan, read_json(checkpoint.directory, "generation_config.json") or {})
     words = plan.config.text_config
@@ -139,26 +141,12 @@ def recognised(checkpoint: Checkpoint) -> tuple[Family, Plan]:
     kind = checkpoint.config.get("model_type")
     what = f"model_type={kind!r}" if kind else f"tensors named {', '.join(sorted(checkpoint)[:3])}, ..."
     hint = "; a text, vision or audio tower alone is for MMForConditionalGeneration.from_towers" if kind else ""
+    if kind in NAFLEX:
+        hint = f"; {NOT_NAFLEX}"
     if flamingo.is_flamingo(checkpoint):
         hint = "; OpenFlamingo's trained weights want their towers: mm convert FILE OUT --vision CLIP --text LLAMA"
         hint += ", or MMForConditionalGeneration.from_towers(..., flamingo=FILE)"
     raise ValueError(f"{checkpoint.source} is not recognised ({what}); known are {', '.join(FAMILIES)}{hint}")
-
-
-def wanted_shapes(plan: Plan) -> dict[str, torch.Size]:
-    """`own_shapes` of the planned model."""
-    return own_shapes(skeleton(plan.model_class, plan.config))
-
-
-def skeleton(model_class: type, config: MMConfig) -> Any:
-    """The model without its numbers."""
-    with torch.device("meta"):
-        return model_class(config)
-
-
-def own_shapes(model: Any) -> dict[str, torch.Size]:
-    """Name -> shape of every tensor that a model holds for itself."""
-    return {name: value.shape for name, value in model.state_dict().items() if name not in model.all_tied_weights_keys}
 
 
 def _loaded(plan: Plan, tensors: dict[str, torch.Tensor], new: Mapping[str, str], dtype: torch.dtype) -> Any:
@@ -265,7 +253,7 @@ def restored(
     assert family.layout is not None
     model = skeleton(model_class, config)
     layout = family.layout(model)
-    plan = family.plan(_Names(layout.settings(), layout.names))  # pyright: ignore[reportArgumentType]: names are all it reads
+    plan = family.plan(Unwritten(layout))  # pyright: ignore[reportArgumentType]: names are all it reads
     if plan.model_class is not model_class:
         raise ValueError(f"{layout.architecture} is a {plan.model_class.__name__}, this is a {model_class.__name__}")
     check_returns(config, plan.config, layout.architecture)
@@ -275,14 +263,6 @@ def restored(
     return plan.table.restore(
         tensors, unread, show_progress=sum(map(torch.Size.numel, shapes.values())) > LARGE_NUMBERS
     ), layout
-
-
-class _Names(dict[str, None]):
-    """The names of a checkpoint that is not written yet, and its config."""
-
-    def __init__(self, config: dict[str, Any], names: tuple[str, ...]):
-        super().__init__(dict.fromkeys(names))
-        self.config, self.source, self.directory = config, "an MM model", None
 
 
 def _own_processor(checkpoint: Checkpoint) -> MMProcessor | None:
@@ -321,7 +301,7 @@ def run(
     """
     towers = {"vision": vision, "text": text}
     if compare and (to == flamingo.NAME or vision is not None or text is not None):
-        raise ValueError("--verify has nothing that runs an OpenFlamingo: it needs Transformers 4; leave it out")
+        raise ValueError("--verify has nothing that runs an OpenFlamingo: its package wants torch 2.0.1; leave it out")
     if not dry_run and out is None:
         raise ValueError("OUT is missing: the directory to write (or --dry-run)")
     if to is not None:

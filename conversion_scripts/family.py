@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.core_model_loading import revert_weight_conversion
 
 from ..configuration.mm import MMConfig
 from ..modeling_mm.checkpoint import Checkpoint
@@ -61,6 +62,14 @@ class Layout:
         return {**self.config.to_dict(), **named}
 
 
+class Unwritten(dict[str, None]):
+    """The names of a checkpoint that is not written yet, and its config."""
+
+    def __init__(self, layout: Layout):
+        super().__init__(dict.fromkeys(layout.names))
+        self.config, self.source, self.directory = layout.settings(), "an MM model", None
+
+
 @dataclass(frozen=True)
 class Family:
     """name: as in `mm convert --to`. recognises: by config.json, else by the names of tensors.
@@ -77,6 +86,18 @@ class Family:
     layout: Callable[[Any], Layout] | None = None
     compare: Callable[[Any, Any, Any], Mapping[str, tuple[torch.Tensor, torch.Tensor]]] | None = None
     original: Callable[[Checkpoint], Any] | None = None
+
+
+def skeleton(model_class: type, config: MMConfig) -> Any:
+    """The model without its numbers."""
+    with torch.device("meta"):
+        return model_class(config)
+
+
+def own_shapes(model: Any) -> dict[str, torch.Size]:
+    """Name -> shape of every tensor that a model holds for itself, as files name it (a BEiT's have older names)."""
+    own = {name: value for name, value in model.state_dict().items() if name not in model.all_tied_weights_keys}
+    return {name: value.shape for name, value in revert_weight_conversion(model, own).items()}
 
 
 def differences(one: Any, two: Any, path: str = "") -> list[str]:

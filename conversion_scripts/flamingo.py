@@ -8,6 +8,8 @@ here is written too, under its name inside the layers' wrappers, where OpenFlami
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from ..modeling_mm.checkpoint import Checkpoint
 from ..modeling_mm.config_mapping import TowerPlan
 from ..modeling_mm.flamingo import BLOCK, PERCEIVER, FlamingoWeights, Insertion, Names, grown
 from ..modeling_mm.generation import MMForConditionalGeneration
-from ..modeling_mm.key_mapping import raise_faults
+from ..modeling_mm.key_mapping import KeyTable, raise_faults
 from ..modeling_mm.warm_start import flamingo_config, text_tower, vision_tower
 from ..processing.mm import MMProcessor
 from .family import check_returns
@@ -91,12 +93,10 @@ def write_back(
     weights = FlamingoWeights(Sized(result))  # pyright: ignore[reportArgumentType]: shapes are all it reads
     check_returns(config, flamingo_config(seen[1], words[1], weights), "OpenFlamingo of these towers")
     more = _of_decoder(source, words, weights)
-    moved = _differing(
-        seen[1].table.under("", "model.vision_tower.").restore(_under(source, "model.vision_tower.")), seen[0]
-    )
+    moved = _changed(source, "model.vision_tower.", seen[1].table.under("", "model.vision_tower."), seen[0])
     raise_faults("OpenFlamingo's file has no place for a vision tower that was trained", sorted(moved))
     out.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({name: tensor.clone() for name, tensor in (result | more).items()}, out)
+    torch.save(result | more, out)
     trained = f", {len(more)} of the decoder that differ from {text}" if more else ""
     return [f"wrote OpenFlamingo: {len(result)} tensors{trained}"]
 
@@ -122,7 +122,7 @@ def _trained(source: Mapping[str, torch.Tensor], new: list[int], names: Names) -
         here = f"model.language_model.layers.{number}."
         table += BLOCK.under(names.gated(number - count), here)
         wanted |= _under(source, here)
-    embeddings = source["model.language_model.embed_tokens.weight"]
+    embeddings = source["model.language_model.embed_tokens.weight"].clone()
     return table.restore(wanted) | {names.root + names.embeddings: embeddings}
 
 
@@ -133,16 +133,31 @@ def _of_decoder(
     tower, plan = words
     places = Insertion(plan.settings["num_hidden_layers"], weights.every)
     names, prefix = Names.of(tower), "model.language_model."
+    grow = grown(len(source[f"{prefix}embed_tokens.weight"]))
+    own = replace(places.table(plan.table), new={}).under("", prefix)
     gated = tuple(f"{prefix}layers.{number}." for number in places.new)
-    own = {name: tensor for name, tensor in _under(source, prefix).items() if not name.startswith(gated)}
-    rows = len(own.pop(f"{prefix}embed_tokens.weight"))
-    restored = places.table(plan.table).under("", prefix).restore(own) | plan.head.restore(_under(source, "lm_head."))
-    grow = grown(rows)
-    before = {
-        name: grow.forward([tower[name]])[0][0] if name == "lm_head.weight" else tower[name] for name in restored
-    }
-    return {names.inside(name): restored[name] for name in _differing(restored, before)}
+    found = _changed(source, prefix, own, tower, apart=(*gated, f"{prefix}embed_tokens."))
+    heads = plan.head.restore(_under(source, "lm_head."))
+    before = {name: grow.forward([tower[name]])[0][0] for name in heads if name in tower}
+    found |= {name: head for name, head in heads.items() if not _same(name, head, before)}
+    return {names.inside(name): tensor for name, tensor in found.items()}
 
 
-def _differing(tensors: Mapping[str, torch.Tensor], before: Mapping[str, torch.Tensor]) -> list[str]:
-    return [name for name, tensor in tensors.items() if name not in before or not torch.equal(tensor, before[name])]
+def _changed(
+    source: Mapping[str, torch.Tensor],
+    prefix: str,
+    table: KeyTable,
+    tower: Mapping[str, torch.Tensor],
+    apart: tuple[str, ...] = (),
+) -> dict[str, torch.Tensor]:
+    """What of a tower, its tensors under `prefix`, is not as it was: its own name -> tensor. A layer at a time."""
+    names = [name for name in source if name.startswith(prefix) and not name.startswith(apart or ("/",))]
+    changed = {}
+    for _, layer in groupby(sorted(names), key=lambda name: name.removeprefix(prefix).split(".")[:2]):
+        restored = table.restore({name: source[name] for name in layer})
+        changed |= {name: tensor for name, tensor in restored.items() if not _same(name, tensor, tower)}
+    return changed
+
+
+def _same(name: str, tensor: torch.Tensor, before: Mapping[str, torch.Tensor]) -> bool:
+    return name in before and torch.equal(tensor, before[name])

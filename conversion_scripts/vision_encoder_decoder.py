@@ -1,13 +1,14 @@
-"""VisionEncoderDecoderModel: a ViT or DeiT with a decoder of GPT-2, BERT, RoBERTa or TrOCR.
+"""VisionEncoderDecoderModel: a ViT, DeiT or BEiT with a decoder of GPT-2, BERT, RoBERTa or TrOCR.
 
 The decoder starts from `decoder_start_token_id`, which is MM's bos. The memory is every token of the ViT, through
-`enc_to_dec_proj` where the widths differ and the decoder's cross-attention has no width of its own.
+`enc_to_dec_proj` where the widths differ and the decoder's cross-attention has no width of its own. A BEiT stays
+Transformers' own class, as its relative positions are none of MM's ViT.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from transformers import VisionEncoderDecoderConfig
+from transformers import BeitConfig, VisionEncoderDecoderConfig
 
 from ..configuration.mm import MMConfig
 from ..configuration.text import MMTextConfig
@@ -16,14 +17,25 @@ from ..modeling_mm.checkpoint import Checkpoint, read_json
 from ..modeling_mm.config_mapping import TowerPlan, source_config
 from ..modeling_mm.generation import MMForConditionalGeneration
 from ..modeling_mm.key_mapping import KeyTable
-from ..modeling_mm.text_towers import BERT_FIELDS, GPT2_FIELDS, TEXT_PLANS, TROCR_FIELDS, bert_settings
+from ..modeling_mm.text_towers import BERT_FIELDS, BUFFER, GPT2_FIELDS, TEXT_PLANS, TROCR_FIELDS, bert_settings
 from ..modeling_mm.vision_towers import VISION_PLANS, VIT_FIELDS
 from .family import Family, Layout, Plan
 
 _ARCHITECTURE = "VisionEncoderDecoderModel"
-_ENCODERS = ("vit", "deit")
+_ENCODERS = ("vit", "deit", "beit")
 _DECODERS = ("gpt2", "bert", "roberta", "trocr")
-_IMAGE_PROCESSORS = {"vit": "ViTImageProcessor", "deit": "DeiTImageProcessor"}
+_IMAGE_PROCESSORS = {"vit": "ViTImageProcessor", "deit": "DeiTImageProcessor", "beit": "BeitImageProcessor"}
+# A tower that stays as it is: every tensor under its own name. Older files keep what is made of its size too.
+_ITSELF = KeyTable(
+    modules={"{rest}": "{rest}"},
+    tensors={
+        f"{{rest}}.{name}": f"{{rest}}.{name}"
+        for name in (
+            "cls_token", "mask_token", "position_embeddings", "lambda_1", "lambda_2", "relative_position_bias_table",
+        )
+    },
+    dropped={"{rest}.relative_position_index": BUFFER},
+)  # fmt: skip
 
 
 def recognises(config: Mapping[str, Any], names: Iterable[str]) -> bool:
@@ -36,7 +48,10 @@ def plan(checkpoint: Checkpoint) -> Plan:
     for part, known in ((config.encoder, _ENCODERS), (config.decoder, _DECODERS)):
         if part.model_type not in known:
             raise ValueError(f"model_type={part.model_type!r} inside {_ARCHITECTURE}; known are {', '.join(known)}")
-    vision = VISION_PLANS[config.encoder.model_type](config.encoder, checkpoint)
+    if isinstance(config.encoder, BeitConfig):
+        vision = TowerPlan(config.encoder.to_dict(), _ITSELF.under("encoder.", ""))
+    else:
+        vision = VISION_PLANS[config.encoder.model_type](config.encoder, checkpoint)
     decoder = config.decoder
     text = TEXT_PLANS[decoder.model_type](decoder, checkpoint)
     memory = getattr(decoder, "cross_attention_hidden_size", None)
@@ -79,8 +94,9 @@ def _notes(*parts: TowerPlan) -> tuple[str, ...]:
 def layout(model: Any) -> Layout:
     """The layout of an MM model built as one of these pairs; raises ValueError for another."""
     config = model.config
-    if not isinstance(config.vision_config, MMVisionConfig):
-        raise ValueError(f"the vision tower is a {type(config.vision_config).__name__}; {_ARCHITECTURE} wants a ViT")
+    if not isinstance(config.vision_config, MMVisionConfig | BeitConfig):
+        tower = type(config.vision_config).__name__
+        raise ValueError(f"the vision tower is a {tower}; {_ARCHITECTURE} wants a ViT, a DeiT or a BEiT")
     kind, decoder, decoder_names = _decoder(config)
     encoder, encoder_names = _encoder(config.vision_config)
     text = config.text_config
@@ -99,8 +115,10 @@ def layout(model: Any) -> Layout:
     return Layout(source, _ARCHITECTURE, names, _IMAGE_PROCESSORS[encoder["model_type"]], processor)
 
 
-def _encoder(config: MMVisionConfig) -> tuple[dict[str, Any], list[str]]:
-    """A ViT's config, or DeiT's where there is a second token, and the names that tell."""
+def _encoder(config: MMVisionConfig | BeitConfig) -> tuple[dict[str, Any], list[str]]:
+    """A BEiT's own config, a ViT's, or DeiT's where there is a second token, and the names that tell."""
+    if isinstance(config, BeitConfig):
+        return config.to_dict(), []
     names = ["encoder.embeddings.cls_token"]
     names += ["encoder.embeddings.mask_token"] if config.use_mask_token else []
     names += ["encoder.pooler.dense.weight"] if config.pooler == "cls_tanh" else []

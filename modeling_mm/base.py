@@ -79,6 +79,16 @@ class MMPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go. Weights that accelerate keeps elsewhere are on the meta device until they are read."""
+        found = super().device
+        if found.type == "meta":
+            hooks = (getattr(module, "_hf_hook", None) for module in self.modules())
+            places = (getattr(hook, "execution_device", None) for hook in hooks)
+            found = next((torch.device(place) for place in places if place is not None), found)
+        return found
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

@@ -25,7 +25,8 @@ _SMALL_FILES = [
 ]  # fmt: skip
 _READ_AT_ONCE = 2**25  # bytes of a mapped file, whose pages are then given back
 # Where trainers put the weights of a model among their own things.
-_NESTED = ("model", "state_dict")
+_NESTED = ("model", "state_dict", "model_state_dict")
+_WRAPPER = "module."  # what training over several devices puts before every name
 
 
 class _Whole(dict[str, torch.Tensor]):
@@ -178,4 +179,5 @@ def _tensors(loaded: Any, file: Path) -> dict[str, torch.Tensor]:
             loaded = loaded[name]
     if not isinstance(loaded, dict) or not all(torch.is_tensor(value) for value in loaded.values()):
         raise ValueError(f"{file.name} is not a dictionary of tensors by name")
-    return dict(loaded)
+    is_wrapped = all(name.startswith(_WRAPPER) for name in loaded)
+    return {name.removeprefix(_WRAPPER) if is_wrapped else name: value for name, value in loaded.items()}

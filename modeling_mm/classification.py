@@ -126,12 +126,12 @@ class MMForSequenceClassification(MMPreTrainedModel):
             output = self.model(**text, encoder_outputs=context, use_cache=False, return_dict=True, **kwargs)
         else:
             output = self._media_alone(context)
-        logits, modality_logits = self._answer(output)
+        logits, modality_logits, fusion_weights = self._answer(output)
         return MMClassifierOutput(
             loss=None if labels is None else self._loss(logits, labels),
             logits=logits,
             modality_logits=modality_logits,
-            fusion_weights=self.model.fusion.weights(logits) if self.is_late else None,
+            fusion_weights=fusion_weights,
             hidden_states=output.hidden_states,
             attentions=output.attentions,
             cross_attentions=output.cross_attentions,
@@ -143,13 +143,16 @@ class MMForSequenceClassification(MMPreTrainedModel):
         pooled = self.model.fusion(vectors) if self.is_pooled else None
         return MMModelOutput(pooler_output=pooled, modality_embeds=vectors, modality_present=present)
 
-    def _answer(self, output: MMModelOutput) -> tuple[torch.Tensor, dict[str, torch.Tensor] | None]:
-        """Logits (R, L); under late fusion those of each modality by name, too."""
+    def _answer(
+        self, output: MMModelOutput
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor] | None, torch.Tensor | None]:
+        """Logits (R, L); under late fusion those of each modality by name and the weights (M,), too."""
         if not self.is_late:
-            return self.classifier(self.dropout(output.pooler_output)), None
+            return self.classifier(self.dropout(output.pooler_output)), None, None
         vectors = output.modality_embeds.items()
         answers = {name: self.classifiers[name](self.dropout(vector)) for name, vector in vectors}
-        return self.model.fusion(answers, output.modality_present), answers
+        logits, weights = self.model.fusion(answers, output.modality_present)
+        return logits, answers, weights
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         config = self.config

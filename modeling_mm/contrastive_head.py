@@ -63,21 +63,28 @@ class MMContrastiveHead(nn.Module):
             embeds = embeds + embed.masked_fill(~there, 0)
         return embeds
 
+    def forward(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """() by which similarities are multiplied, and () that is added, or None.
+
+        Read by a call, as hooks that bring weights from elsewhere see calls alone.
+        """
+        return logit_scale(self.logit_scale, self.config.logit_scale_max), self.logit_bias
+
     def scale(self) -> torch.Tensor:
         """(), by which similarities are multiplied."""
-        return logit_scale(self.logit_scale, self.config.logit_scale_max)
+        return self()[0]
 
     def logits(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
         """(B, R)."""
-        return similarities(image_embeds, text_embeds, self.scale()) + (
-            0 if self.logit_bias is None else self.logit_bias
-        )
+        scale, bias = self()
+        return similarities(image_embeds, text_embeds, scale) + (0 if bias is None else bias)
 
     def loss(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, pairs: Pairs) -> torch.Tensor:
+        scale, bias = self()
         if self.config.contrastive_loss == "sigmoid":
             loss = neighbour_sigmoid_loss if self.config.contrastive_exchange == "ring" else sigmoid_loss
-            return loss(image_embeds, text_embeds, pairs, self.scale(), self.logit_bias)
-        return info_nce_loss(image_embeds, text_embeds, pairs, self.scale())
+            return loss(image_embeds, text_embeds, pairs, scale, bias)
+        return info_nce_loss(image_embeds, text_embeds, pairs, scale)
 
 
 def normalised(vectors: torch.Tensor) -> torch.Tensor:

@@ -54,15 +54,17 @@ class MMFrozenBatchNorm(nn.Module):
         init.ones_(self.running_var)
         init.zeros_(self.num_batches_tracked)
 
-    def scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each (channels,), at least fp32: norm(x) = x * scale + shift."""
+    def forward(self, x: torch.Tensor | None = None) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """x * scale + shift, or without x scale and shift alone, each (channels,), at least fp32, to be folded in.
+
+        Either way a call, as hooks that bring weights from elsewhere see calls alone.
+        """
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
         scale = self.weight.to(dtype) * torch.rsqrt(self.running_var.to(dtype) + self.eps)
-        return scale, self.bias.to(dtype) - self.running_mean.to(dtype) * scale
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        scale, shift = (vector.to(x.dtype).view(1, -1, 1, 1) for vector in self.scale_and_shift())
-        return x * scale + shift
+        shift = self.bias.to(dtype) - self.running_mean.to(dtype) * scale
+        if x is None:
+            return scale, shift
+        return x * scale.to(x.dtype).view(1, -1, 1, 1) + shift.to(x.dtype).view(1, -1, 1, 1)
 
 
 class MMConv2d(nn.Conv2d):
@@ -74,11 +76,11 @@ class MMConv2d(nn.Conv2d):
         bias, padding = not config.batch_norm, kernel_size // 2
         super().__init__(inputs, outputs, kernel_size, stride, padding, groups=groups, bias=bias)
 
-    def forward(self, x: torch.Tensor, norm: MMFrozenBatchNorm | None = None) -> torch.Tensor:
-        """(n, C, H, W) -> (n, outputs, h, w), a frozen norm folded in: one pass over the pixels less."""
+    def forward(self, x: torch.Tensor, norm: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
+        """(n, C, H, W) -> (n, outputs, h, w), a frozen norm folded in (scale, shift): one pass over pixels less."""
         weight, bias = self.weight, self.bias
         if norm is not None:
-            scale, shift = norm.scale_and_shift()
+            scale, shift = norm
             weight, bias = (weight * scale.view(-1, 1, 1, 1)).to(x.dtype), shift.to(x.dtype)
         if not self.odd_zero_last:
             return self._conv_forward(x, weight, bias)
@@ -123,7 +125,7 @@ class MMConvUnit(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # An adapter wrapped around the convolution gets the plain order.
         if isinstance(self.norm, MMFrozenBatchNorm) and isinstance(self.conv, MMConv2d):
-            return self.act(self.conv(x, self.norm))
+            return self.act(self.conv(x, self.norm()))
         x = self.conv(x)
         return self.act(x if self.norm is None else self.norm(x))
 

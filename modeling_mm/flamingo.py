@@ -21,6 +21,7 @@ from .key_mapping import Change, KeyTable, change, raise_faults
 from .reshapes import List, Reshape, lead, split
 
 _HEAD_WIDTH = 64  # of every attention in OpenFlamingo
+_HEAD = "lm_head.weight"
 _LAYER = re.compile(r"(lang_encoder\..+)\.(\d+)\.gated_cross_attn_layer\.attn_gate")
 _LIST = re.compile(r"(lang_encoder\.gated_cross_attn_layers)\.(\d+)\.attn_gate")
 
@@ -148,20 +149,21 @@ class Overlaid(Mapping[str, torch.Tensor]):
 
     def __init__(self, tower: Checkpoint, file: Mapping[str, torch.Tensor]):
         self.tower, self.file, names = tower, file, Names.of(tower)
-        self.inside = {name: names.inside(name) for name in tower if not name.endswith(names.embeddings)}
-        head = file.get("lang_encoder.lm_head.weight")
-        if head is not None and torch.equal(head, file[names.inside(names.own + names.embeddings)]):
-            self.inside.pop("lm_head.weight", None)  # tied to them
+        self.inside = {name: names.inside(name) for name in (*tower, _HEAD) if not name.endswith(names.embeddings)}
+        head, embeddings = file.get(self.inside[_HEAD]), file.get(names.inside(names.own + names.embeddings))
+        if head is None or (embeddings is not None and torch.equal(head, embeddings)):  # there is none, or it is tied
+            del self.inside[_HEAD]
+        self.names = dict.fromkeys((*tower, *(name for name in (_HEAD,) if name in self.inside)))
 
     def __getitem__(self, name: str) -> torch.Tensor:
         inside = self.inside.get(name, "")
         return self.file[inside] if inside in self.file else self.tower[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.tower)
+        return iter(self.names)
 
     def __len__(self) -> int:
-        return len(self.tower)
+        return len(self.names)
 
     def dtype(self) -> torch.dtype:
         return self.tower.dtype()

@@ -272,20 +272,26 @@ class MMDecisionFusion(nn.Module):
         self.fixed = None if fixed is None else [float(fixed[name]) for name in names]
         self.gate_bias = nn.Parameter(torch.zeros(len(names))) if fixed is None else None
 
-    def weights(self, like: torch.Tensor) -> torch.Tensor:
+    def _weights(self, like: torch.Tensor) -> torch.Tensor:
         """(M,), in the order of the names, summing to 1."""
         return like.new_tensor(self.fixed) if self.gate_bias is None else torch.softmax(self.gate_bias, dim=0)
 
-    def forward(self, logits: Vectors, present: Mapping[str, torch.Tensor | None]) -> torch.Tensor:
-        """{modality: (R, L)}, {modality: bool (R,), None: in every row} -> (R, L); zeros where a row has nothing."""
+    def forward(
+        self, logits: Vectors, present: Mapping[str, torch.Tensor | None]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """{modality: (R, L)}, {modality: bool (R,), None: in every row} -> (R, L) and the weights (M,).
+
+        Zeros where a row has nothing.
+        """
         like = next(answer for answer in logits.values() if answer is not None)
         weighted, total = torch.zeros_like(like), like.new_zeros(len(like))
-        for name, weight in zip(self.names, self.weights(like), strict=True):
+        weights = self._weights(like)
+        for name, weight in zip(self.names, weights, strict=True):
             answer, here = logits.get(name), present.get(name)
             if answer is not None:
                 share = weight.expand_as(total) if here is None else weight * here.to(total.dtype)  # (R,)
                 weighted, total = weighted + share[:, None] * answer, total + share
-        return weighted / torch.where(total > 0, total, torch.ones_like(total))[:, None]
+        return weighted / torch.where(total > 0, total, torch.ones_like(total))[:, None], weights
 
 
 REPRESENTATION = {"concat": MMConcatFusion, "sum": MMSumFusion, "gated": MMGatedFusion}

@@ -29,6 +29,11 @@ class MMMLP(nn.Module):
         return self.down_proj(self.act(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
+def whole_table(embedding: nn.Embedding, device: torch.device) -> torch.Tensor:
+    """(numbers, width): every vector, by a call, as hooks that bring weights from elsewhere see calls alone."""
+    return embedding(torch.arange(embedding.num_embeddings, device=device))
+
+
 def build_gate(kind: str, width: int) -> nn.Parameter | None:
     """The factor tanh(gate) of a gated sublayer, closed (0) at the start; None: no gate."""
     return None if kind == "none" else nn.Parameter(torch.zeros(1 if kind == "tanh" else width))

@@ -261,7 +261,9 @@ class MMMediaModel(MMPreTrainedModel):
         count = seen.tokens.shape[dim]
         if count > slots.num_embeddings:
             raise ValueError(f"{count} {what} were given, but {setting}={slots.num_embeddings}")
-        vectors = slots.weight[:count].reshape(count, *[1] * (seen.tokens.ndim - dim - 2), -1)
+        vectors = slots(torch.arange(count, device=seen.tokens.device)).reshape(
+            count, *[1] * (seen.tokens.ndim - dim - 2), -1
+        )
         return seen._replace(tokens=seen.tokens + vectors)
 
     def _pooled_video(self, seen: Items) -> Items:
@@ -293,5 +295,6 @@ class MMMediaModel(MMPreTrainedModel):
             pooled = pooled if vector is None else placed(vector, present).unflatten(0, grid)
             mask = None if seen.present is None else seen.present[..., None].expand(*grid, tokens.shape[2])
         if self.modality_embedding is not None:
-            tokens = tokens + self.modality_embedding.weight[self.config.modalities.index(seen.kind)]
+            number = self.config.modalities.index(seen.kind)
+            tokens = tokens + self.modality_embedding(torch.full((), number, device=tokens.device))
         return seen._replace(tokens=tokens, mask=mask, pooled=pooled)

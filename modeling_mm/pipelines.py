@@ -37,7 +37,9 @@ class MMCaptioningPipeline(MMPipeline):
         return {} if prompt is None else {"prompt": prompt}, generation, {}
 
     def preprocess(self, image, prompt: str | None = None):
-        return self.inputs(images=image) if prompt is None else self.inputs(images=image, text=prompt)
+        if prompt is None:
+            return self.inputs(images=image)
+        return self.inputs(images=image, text=prompt, add_eos_token=False)  # it goes on, whatever else texts are for
 
     def _forward(self, model_inputs, **generation):
         ids = self.model.generate(**model_inputs, **generation)
@@ -73,7 +75,7 @@ class MMVQAPipeline(MMCaptioningPipeline):
         if not isinstance(inputs, dict) or set(inputs) != {"image", "question"}:
             raise ValueError(f'mm-vqa takes {{"image": ..., "question": ...}}; got {inputs!r:.80}')
         side = "context_text" if self.model.config.has_text_encoder else "text"
-        return self.inputs(images=[inputs["image"]], **{side: [inputs["question"]]})
+        return self.inputs(images=[inputs["image"]], add_eos_token=False, **{side: [inputs["question"]]})
 
     def _forward(self, model_inputs, answers: list[str] | None = None, **generation):
         if answers is None:

@@ -22,7 +22,7 @@ from .base import MMKwargs, MMPreTrainedModel, reject_unknown, weights_by_eager
 from .cache import MMCache
 from .fusion import MMPrefix, merge, merged_mask, split
 from .inputs import check_memory, check_positions, check_text
-from .layers import MMLayer
+from .layers import MMLayer, whole_table
 from .mm_triton import takes_lengths
 from .outputs import MMModelOutput
 from .pooling import MMPooler
@@ -263,7 +263,7 @@ class MMTextModel(MMPreTrainedModel):
 
         A row that fits gets its own positions exactly, whatever else is in the batch.
         """
-        table = self.embed_positions.weight
+        table = whole_table(self.embed_positions, position_ids.device)
         last = len(table) - 1
         check_positions(position_ids.clamp(max=last), self.config)  # none is negative
         longest = position_ids.amax(dim=1, keepdim=True).clamp(min=max(last, 1))

@@ -162,7 +162,7 @@ def _freeze_unread(tower: Any, config: PreTrainedConfig, layer: int) -> None:
             if hasattr(tower, name):
                 getattr(tower, name).requires_grad_(False)
         return
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.device("cpu"):  # BEiT keeps what it makes on the way, for every BEiT to come
         tokens = tower_features(probe, example, layer=layer).tokens
         if tokens.shape[-1] != tower_width(config):
             raise ValueError(

@@ -1,7 +1,7 @@
 """MMVisionModel: a ViT. n pictures, S tokens (CLS, registers, patches in row-major order), D hidden_size."""
 
 # The positions are there wherever they are asked for: __init__ decides.
-# pyright: reportOptionalMemberAccess=false
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false
 
 from typing import Unpack
 
@@ -17,7 +17,7 @@ from ..configuration.vision import MMVisionConfig
 from .attention import MMAttention, build_norm
 from .base import MMKwargs, MMPreTrainedModel, reject_unknown, weights_by_eager
 from .inputs import check_patch_mask, check_tensors, may_read_values
-from .layers import MMLayer
+from .layers import MMLayer, whole_table
 from .pooling import MMPooler
 
 _FORWARD = ("pixel_values", "interpolate_pos_encoding", "pixel_attention_mask", "bool_masked_pos")
@@ -120,7 +120,7 @@ class MMVisionModel(MMPreTrainedModel):
         if mask is not None:
             check_patch_mask(mask, (tokens.shape[0], *grid))
         if self.embed_positions is not None:
-            tokens = tokens + (self._positions(grid) if mask is None else self._positions_of_each(mask))
+            tokens = tokens + (self._positions(grid, tokens.device) if mask is None else self._positions_of_each(mask))
         if self.register_tokens is not None:
             lead = self.config.use_cls_token
             registers = self.register_tokens.expand(tokens.shape[0], -1, -1)
@@ -166,11 +166,11 @@ class MMVisionModel(MMPreTrainedModel):
             )
         lead, (count, rows, columns) = int(self.config.use_cls_token), mask.shape
         sizes = torch.stack([mask.bool().any(2).sum(1), mask.bool().any(1).sum(1)], dim=1).tolist()
-        table = self.embed_positions.weight
+        table = whole_table(self.embed_positions, mask.device)
         placed = table.new_zeros(count, rows, columns, table.shape[1])
         first = table.new_zeros(lead, table.shape[1])
         for height, width in {tuple(size) for size in sizes}:
-            positions = self._positions((height, width))
+            positions = self._positions((height, width), mask.device)
             of_size = torch.tensor([size == [height, width] for size in sizes], device=table.device)
             patches = functional.pad(
                 positions[lead:].unflatten(0, (height, width)), (0, 0, 0, columns - width, 0, rows - height)
@@ -178,9 +178,9 @@ class MMVisionModel(MMPreTrainedModel):
             placed, first = torch.where(of_size[:, None, None, None], patches, placed), positions[:lead]
         return torch.cat([first.expand(count, -1, -1), placed.flatten(1, 2)], dim=1)
 
-    def _positions(self, grid: tuple[int, int]) -> torch.Tensor:
+    def _positions(self, grid: tuple[int, int], device: torch.device) -> torch.Tensor:
         """(CLS + rows*columns, D), resampled when the picture's grid is not the trained one."""
-        table, side = self.embed_positions.weight, self.config.grid_size
+        table, side = whole_table(self.embed_positions, device), self.config.grid_size
         if grid == (side, side):
             return table
         lead = self.config.use_cls_token

@@ -185,3 +185,6 @@ VISION_PLANS: dict[str, Callable[[Any, Collection[str]], TowerPlan]] = {
 }
 # A checkpoint of several towers holds the vision tower's config inside.
 WITH_VISION = ("clip", "siglip")
+# Pictures of their own number of patches, with a mask and shapes beside them.
+NAFLEX = ("siglip2", "siglip2_vision_model")
+NOT_NAFLEX = "SigLIP 2 with NaFlex is not known; accepted is SigLIP 2 of a fixed resolution (model_type='siglip')"

@@ -24,7 +24,7 @@ from .flamingo import FlamingoWeights, Overlaid, inserted
 from .key_mapping import KeyTable, raise_faults
 from .text_towers import TEXT_PLANS
 from .towers import build_tower
-from .vision_towers import VISION_PLANS, WITH_VISION
+from .vision_towers import NAFLEX, NOT_NAFLEX, VISION_PLANS, WITH_VISION
 
 Source = str | Path
 # What heads of other tasks are called beside a text tower.
@@ -55,7 +55,9 @@ def text_tower(source: Source) -> tuple[Checkpoint, TowerPlan]:
     checkpoint = Checkpoint(source)
     kind = checkpoint.config.get("model_type")
     if kind not in TEXT_PLANS:
-        raise ValueError(f"text: model_type={kind!r} is not known; these are: {', '.join(TEXT_PLANS)}")
+        whole = str(kind).startswith(("clip", "siglip"))
+        more = "; the text tower of a CLIP or SigLIP comes with the whole model, by mm convert" if whole else ""
+        raise ValueError(f"text: model_type={kind!r} is not known; these are: {', '.join(TEXT_PLANS)}{more}")
     return checkpoint, TEXT_PLANS[kind](source_config(checkpoint.config), checkpoint)
 
 
@@ -63,6 +65,8 @@ def vision_tower(source: Source) -> tuple[Checkpoint, TowerPlan] | None:
     """A vision tower's tensors and plan as MM's ViT; None for another kind, which stays as it is in Transformers."""
     checkpoint = Checkpoint(source)
     config = source_config(checkpoint.config)
+    if config.model_type in NAFLEX:
+        raise ValueError(NOT_NAFLEX)
     if config.model_type in WITH_VISION:
         config = config.vision_config
     if config.model_type not in VISION_PLANS:

@@ -8,6 +8,7 @@ squash ┌────┐   crop ┌─┬──┬─┐   pad ┌────�
 import math
 
 from PIL import Image, ImageChops
+from PIL import __version__ as pillow_version
 from transformers.image_transforms import get_size_with_aspect_ratio
 from transformers.image_utils import SizeDict, get_image_size_for_max_height_width
 
@@ -21,6 +22,9 @@ LARGEST_SQUARE = 4096
 
 # Pixels between the two passes of a resize from which on the channels go one by one, to save memory.
 LARGEST_BETWEEN = 2**23
+
+# Up to 12 Pillow resizes rows first, but for very tall pictures; from 13 on columns, wherever that is cheaper.
+CHOOSES_ORDER = int(pillow_version.split(".")[0]) >= 13
 
 Box = tuple[int, int, int, int]
 Rgb = tuple[int, int, int]
@@ -62,18 +66,24 @@ def _content_box(image: Image.Image, colour: Rgb, threshold: int) -> Box | None:
 def resized(image: Image.Image, size: tuple[int, int], resample: int, box: Box | None = None) -> Image.Image:
     """`image.crop(box).resize(size)`, bit for bit, without the memory of that crop, or of much between the two passes.
 
-    Pillow resizes rows first and columns of the result second, each channel for itself: so the rows may come in
-    strips, and the channels one by one. Only where a picture is very tall and becomes lower are columns the first.
+    Where Pillow resizes rows first and columns of the result second, each channel for itself, the rows may come in
+    strips, and the channels one by one. Where columns may be first, a picture of up to LARGEST_BETWEEN pixels goes
+    the plain way, and a larger one may be some levels off (`rows_are_first`).
     """
     whole = (0, 0, *image.size)
     box = box or whole
     width, height = box[2] - box[0], box[3] - box[1]
-    if height > 100 * width and size[1] < height:
+    if not rows_are_first(width, height, size) and (not CHOOSES_ORDER or width * height <= LARGEST_BETWEEN):
         return (image if box == whole else image.crop(box)).resize(size, resample)
     if size[0] * height > LARGEST_BETWEEN:
         bands = [_resized_by_strips(image, size, resample, box, channel) for channel in image.getbands()]
         return Image.merge(image.mode, bands)
     return image.resize(size, resample) if box == whole else _resized_by_strips(image, size, resample, box)
+
+
+def rows_are_first(width: int, height: int, size: tuple[int, int]) -> bool:
+    """Whether it is certain that Pillow resizes the rows of a picture first."""
+    return size[1] >= height or not (CHOOSES_ORDER or height > 100 * width)
 
 
 def _resized_by_strips(

@@ -49,6 +49,7 @@ def test_decoding_alone_gives_the_tokens_of_the_whole_generate(contest):
         assert torch.equal(decode(), expected)
 
 
+@pytest.mark.slow
 def test_a_wanted_ratio_that_is_missed_fails_the_run(benchmark, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "WANTED", {1: (1e6, 0.0)})
     assert benchmark.main(["--tiny", "--batches", "1", "--pairs", "1"]) == 1

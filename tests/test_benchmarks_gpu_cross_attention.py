@@ -176,6 +176,7 @@ def test_the_file_is_named_after_the_device():
     assert benchmark.file_name("NVIDIA A100-SXM4-80GB") == "nvidia-a100-sxm4-80gb.json"
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_so_in_one_sentence_with_exit_code_2():
     command = [sys.executable, str(Path(benchmark.__file__)), "--quick"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}

@@ -29,6 +29,7 @@ def test_the_page_has_a_row_for_every_preset(benchmark, documented):
     assert names[0] == "preset" and names[2:] == list(benchmark.PRESETS)
 
 
+@pytest.mark.slow
 def test_the_row_of_the_smallest_preset_is_what_the_script_counts(benchmark, documented):
     assert documented[2] == "| " + " | ".join(benchmark.row("mm-tiny")) + " |"
 
@@ -38,6 +39,7 @@ def test_the_page_holds_what_the_script_prints(benchmark, documented):
     assert documented == list(benchmark.lines())
 
 
+@pytest.mark.slow
 def test_counts_are_those_by_hand(benchmark, documented):
     """mm-small: a [self, cross, mlp] layer has 8 D^2 weights in attention and 8 D^2 in the MLP; D = 384, 6 layers."""
     width, layers, vocabulary, tokens = 384, 6, 30522, 197

@@ -185,6 +185,7 @@ def test_the_command_prints_captions_and_nothing_else(pictures, model_folder, tm
     assert done.stdout == "".join(f"{found.path.name}\t{found.caption}\n" for found in expected)
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_2_where_a_file_is_no_picture(pictures, model_folder, tmp_path):
     done = run_mm(pictures / "notes.txt", pictures / "a.png", "--model", model_folder, cwd=tmp_path)
     assert done.returncode == 2
@@ -192,6 +193,7 @@ def test_the_command_ends_with_2_where_a_file_is_no_picture(pictures, model_fold
     assert "notes.txt" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_2_where_the_model_is_missing(pictures, tmp_path):
     done = run_mm(pictures, "--model", "nowhere", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")

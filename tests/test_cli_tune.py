@@ -243,6 +243,7 @@ def test_the_command_measures_and_says_how_to_use_the_table(tmp_path, monkeypatc
     assert tile_of(target) == SMALL
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_so_in_one_line_with_exit_code_2(tmp_path):
     command, hidden = [MM, "tune", str(tmp_path / "table.json")], {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=hidden)

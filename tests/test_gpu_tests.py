@@ -19,11 +19,13 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, env=settings)
 
 
+@pytest.mark.slow
 def test_they_are_left_out_by_default():
     done = run()
     assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED and "deselected" in done.stdout
 
 
+@pytest.mark.slow
 def test_asked_for_without_a_gpu_they_fail_in_words():
     done = run("-m", "gpu", "-k", "test_it_is_the_default_on_a_gpu")
     assert done.returncode == pytest.ExitCode.TESTS_FAILED

@@ -25,6 +25,7 @@ from mm import (
     MMForSequenceClassification,
     MMModel,
 )
+from mm.modeling_mm.int8_cache import Int8Context, Int8Layer
 
 LIMITS = {torch.float64: 1e-12, torch.float32: 1e-5}
 PICTURES = (1, 0, 3)  # of the first context, the second, the third, and so on
@@ -35,6 +36,10 @@ HEADS = {
     "generation": (MMForConditionalGeneration, "inside", {}, ["logits"], [], []),
     "generation, own layers": (MMForConditionalGeneration, "own", {}, ["logits"], [], []),
     "generation, merged": (MMForConditionalGeneration, "inside", {"fusion_type": "merged"}, ["logits"], [], []),
+    **{
+        f"generation, {how} encoder": (MMForConditionalGeneration, "inside", fields, ["logits"], [], [])
+        for how, fields in (("own", {"text_encoder_config": "tiny"}), ("shared", {"share_text_encoder": True}))
+    },
     "masked": (MMForMaskedLM, "inside", BOTH_WAYS, ["logits"], [], []),
     "retrieval": (MMForImageTextRetrieval, "inside", BOTH_WAYS, [], ["text_embeds"], ["image_embeds"]),
     "pre-training": (MMForPreTraining, "inside", {}, ["logits"], ["text_embeds"], ["image_embeds"]),
@@ -56,28 +61,47 @@ def model_of(tiny_model):
     @cache
     def build(head, dtype, attention):
         cls, text, fields = HEADS[head][:3]
+        if attention == "flex_attention":  # on a CPU it wants head widths of 16 and more
+            fields = {**fields, "vision_config": {"hidden_size": 32}}
         return tiny_model("vit", text, cls=cls, dtype=dtype, attention=attention, **fields)
 
     return build
 
 
-def drawn(contexts, questions, dtype, side, seed=0):
-    """A batch of contexts * questions rows, and what each row is alone: (inputs, list of inputs)."""
+def padded(texts, side):
+    """int64 (rows, the longest's length)."""
+    longest = max(map(len, texts))
+    gaps = [torch.zeros(longest - len(text), dtype=torch.long) for text in texts]
+    return torch.stack(
+        [torch.cat([gap, text] if side == "left" else [text, gap]) for gap, text in zip(gaps, texts, strict=True)]
+    )
+
+
+def drawn(head, contexts, questions, dtype, side, seed=0):
+    """A batch of contexts * questions rows, and what each row is alone: (inputs, list of inputs).
+
+    With a text encoder each row has a question of its own, and so a context of its own; pictures are shared.
+    """
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(contexts, 3, 3, 16, 16, generator=generator, dtype=torch.float64).to(dtype)
     counts = [PICTURES[number % len(PICTURES)] for number in range(contexts)]
     present = torch.arange(3) < torch.tensor(counts)[:, None]
-    lengths = torch.randint(1, 7, (contexts * questions,), generator=generator).tolist()
-    longest, texts, rows = max(lengths), [], []
-    for number, length in enumerate(lengths):
-        text, context = torch.randint(3, 50, (length,), generator=generator), number // questions
-        padding = torch.zeros(longest - length, dtype=torch.long)
-        texts.append(torch.cat([padding, text] if side == "left" else [text, padding]))
+
+    def draw():
+        lengths = torch.randint(1, 7, (contexts * questions,), generator=generator).tolist()
+        return [torch.randint(3, 50, (length,), generator=generator) for length in lengths]
+
+    columns = {"input_ids": draw()}
+    if {"text_encoder_config", "share_text_encoder"} & set(HEADS[head][2]):
+        columns["context_input_ids"] = draw()
+    rows = []
+    for number in range(contexts * questions):
+        context = number // questions
         seen = {"pixel_values": pixels[context, : counts[context]][None]} if counts[context] else {}
-        rows.append({"input_ids": text[None], **seen})
-    ids = torch.stack(texts)
-    batch = {"input_ids": ids, "attention_mask": (ids != 0).long()}
-    return {**batch, "pixel_values": pixels, "pixel_attention_mask": present}, rows
+        rows.append({**{name: texts[number][None] for name, texts in columns.items()}, **seen})
+    batch = {name: padded(texts, side) for name, texts in columns.items()}
+    masks = {name.replace("input_ids", "attention_mask"): (ids != 0).long() for name, ids in batch.items()}
+    return {**batch, **masks, "pixel_values": pixels, "pixel_attention_mask": present}, rows
 
 
 def assert_close(found, expected, what):
@@ -95,16 +119,22 @@ def marked(*case):
     return pytest.param(*case, marks=[] if fast else pytest.mark.slow, id="-".join(map(str, case)))
 
 
-MATRIX = [
-    marked(*case)
-    for case in product(HEADS, ("eager", "sdpa", "mm_triton"), LIMITS, SIDES, (1, 3), (1, 2, 3))
-    if case[1] != "mm_triton" or case[3:] == ("left", 3, 3)  # the interpreter of the kernels takes its time
-]
+ATTENTIONS = ("eager", "sdpa", "mm_triton", "flex_attention")
 
 
+def affordable(head, attention, *case):
+    """The kernels' interpreter, and flex attention without its compiler, take their time: the widest batch alone."""
+    quick = attention == "flex_attention" or "encoder" not in head
+    return attention in ("eager", "sdpa") or (case[-3:] == ("left", 3, 3) and quick)
+
+
+MATRIX = [marked(*case) for case in product(HEADS, ATTENTIONS, LIMITS, SIDES, (1, 3), (1, 2, 3)) if affordable(*case)]
+
+
+@pytest.mark.usefixtures("no_compiler")
 @pytest.mark.parametrize(("head", "attention", "dtype", "side", "questions", "contexts"), MATRIX)
 def test_a_batch_equals_its_rows(model_of, head, attention, dtype, side, questions, contexts):
-    model, (batch, rows) = model_of(head, dtype, attention), drawn(contexts, questions, dtype, side)
+    model, (batch, rows) = model_of(head, dtype, attention), drawn(head, contexts, questions, dtype, side)
     with torch.no_grad():
         output = model(**batch)
         for number, row in enumerate(rows):
@@ -118,7 +148,9 @@ def test_a_batch_equals_its_rows(model_of, head, attention, dtype, side, questio
                 assert_close(here, alone[name][0] if "pixel_values" in row else torch.zeros_like(here), (number, name))
 
 
-def empty_cache(model, kind, context_length):
+def empty_cache(model, kind, context_length=None):
+    if kind == "int8":
+        return MMCache(DynamicCache(config=model.config.text_config), Int8Context())
     if kind == "dynamic":
         return MMCache(DynamicCache(config=model.config.text_config), DynamicCache())
     text = model.config.text_config
@@ -126,16 +158,21 @@ def empty_cache(model, kind, context_length):
 
 
 CACHES = [
-    marked(*case) for case in product(WRITERS, ("dynamic", "static"), ("eager", "sdpa"), LIMITS, SIDES, (1, 3), (1, 3))
+    marked(*case)
+    for case in product(WRITERS, ("dynamic", "static", "int8"), ATTENTIONS, LIMITS, SIDES, (1, 3), (1, 3))
+    if affordable(case[0], *case[2:])
+    # In fp32 a number between two steps of int8 may fall to either in another batch; in fp64 that needs 1 in 10^14.
+    if case[1] != "int8" or case[3] == torch.float64
 ]
 
 
+@pytest.mark.usefixtures("no_compiler")
 @pytest.mark.parametrize(("head", "kind", "attention", "dtype", "side", "questions", "contexts"), CACHES)
 def test_two_steps_on_a_cache_equal_one_call_alone(model_of, head, kind, attention, dtype, side, questions, contexts):
-    model, (batch, rows) = model_of(head, dtype, attention), drawn(contexts, questions, dtype, side)
+    model, (batch, rows) = model_of(head, dtype, attention), drawn(head, contexts, questions, dtype, side)
     more = torch.arange(5, 5 + 2 * len(rows)).view(-1, 2) % 47 + 3
     with torch.no_grad():
-        media = {name: batch.pop(name) for name in ("pixel_values", "pixel_attention_mask")}
+        media = {name: batch.pop(name) for name in list(batch) if name.startswith(("pixel", "context"))}
         context = model.encode_context(**media)
         held, mask = empty_cache(model, kind, context.last_hidden_state.shape[1]), batch["attention_mask"]
         model(**batch, encoder_outputs=context, past_key_values=held, use_cache=True)
@@ -144,8 +181,25 @@ def test_two_steps_on_a_cache_equal_one_call_alone(model_of, head, kind, attenti
             given = {"input_ids": more[:, step : step + 1], "attention_mask": mask}
             logits = model(**given, past_key_values=held, use_cache=True).logits[:, 0]
         for number, row in enumerate(rows):
-            ids = torch.cat([row["input_ids"], more[number : number + 1]], 1)
-            assert_close(logits[number], model(**{**row, "input_ids": ids}).logits[0, -1], number)
+            whole = {**row, "input_ids": torch.cat([row["input_ids"], more[number : number + 1]], 1)}
+            rounding = {"past_key_values": empty_cache(model, kind)} if kind == "int8" else {}
+            assert_close(logits[number], model(**whole, **rounding).logits[0, -1], number)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("head", WRITERS)
+def test_what_is_written_over_contexts_in_int8_is_what_is_written_alone(model_of, head, beams):
+    model, (batch, rows) = model_of(head, torch.float64, "sdpa"), drawn(head, 3, 2, torch.float64, "left")
+    settings = {"num_beams": beams, "max_new_tokens": 5, "min_new_tokens": 5, "return_dict_in_generate": True}
+    settings |= {"output_scores": True}
+    written = model.generate(**batch, **settings, past_key_values=empty_cache(model, "int8"))
+    assert isinstance(written.past_key_values.cross_attention_cache.layers[0], Int8Layer)
+    for number, row in enumerate(rows):
+        alone = model.generate(**row, **settings, past_key_values=empty_cache(model, "int8"))
+        assert torch.equal(alone.sequences[0, -5:], written.sequences[number, -5:])
+        if beams > 1:
+            score = written.sequences_scores[number]
+            torch.testing.assert_close(alone.sequences_scores[0], score, rtol=0, atol=1e-6)  # generate() keeps fp32
 
 
 # ---- failures of other models, by name ------------------------------------------------------------------------------
@@ -155,7 +209,7 @@ def test_two_steps_on_a_cache_equal_one_call_alone(model_of, head, kind, attenti
 @pytest.mark.parametrize("side", SIDES)
 def test_prompts_of_unequal_length_start_as_they_do_alone(model_of, head, side):
     """BLIP cuts one column off a batch of prompts, not each row's closing token: first logits are off by 7 to 9."""
-    model, (batch, rows) = model_of(head, torch.float64, "sdpa"), drawn(3, 2, torch.float64, side)
+    model, (batch, rows) = model_of(head, torch.float64, "sdpa"), drawn(head, 3, 2, torch.float64, side)
     logits = model(**batch).logits
     for number, row in enumerate(rows):
         last = int(batch["attention_mask"][number].nonzero()[-1])
@@ -209,7 +263,7 @@ def test_every_query_reads_a_padded_context_whatever_their_number(tiny_model, at
     dtype = torch.float32
     model = tiny_model(dtype=dtype, attention=attention, vision_config={"hidden_size": 32})  # head widths of 16
     for length in (1, 2, 5, 12, 13):  # a full context is 12 tokens
-        batch, rows = drawn(3, 1, dtype, "left")
+        batch, rows = drawn("generation", 3, 1, dtype, "left")
         batch["input_ids"] = ids = torch.arange(3, 3 + 3 * length).view(3, length)
         batch["attention_mask"] = torch.ones_like(ids)
         logits = model(**batch).logits
@@ -220,7 +274,7 @@ def test_every_query_reads_a_padded_context_whatever_their_number(tiny_model, at
 @pytest.mark.parametrize("head", WRITERS)
 def test_prompts_padded_on_the_left_are_written_on_as_alone_without_positions_given(model_of, head):
     """Transformers' encoder-decoder models count positions by column: logits are off by 4 unless told."""
-    model, (batch, rows) = model_of(head, torch.float64, "sdpa"), drawn(3, 2, torch.float64, "left")
+    model, (batch, rows) = model_of(head, torch.float64, "sdpa"), drawn(head, 3, 2, torch.float64, "left")
     written = model.generate(**batch, max_new_tokens=4, min_new_tokens=4)[:, -4:]
     for number, row in enumerate(rows):
         assert torch.equal(model.generate(**row, max_new_tokens=4, min_new_tokens=4)[0, -4:], written[number])

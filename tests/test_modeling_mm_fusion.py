@@ -86,14 +86,17 @@ def test_late_fusion_is_the_weighted_mean_of_the_answers():
     """0.3 of the text's (1, 0) and 0.7 of the picture's (0, 1)."""
     fusion = MMDecisionFusion(["text", "image"], {"image": 0.7, "text": 0.3})
     logits = {"text": double([[1, 0]]), "image": double([[0, 1]])}
-    assert_close(fusion(logits, {"text": None, "image": None}), double([[0.3, 0.7]]))
+    fused, weights = fusion(logits, {"text": None, "image": None})
+    assert_close(fused, double([[0.3, 0.7]]))
+    assert_close(weights, double([0.3, 0.7]))
 
 
 def test_learned_late_fusion_starts_from_equal_weights():
     fusion = MMDecisionFusion(["text", "image", "audio"]).double()
-    assert_close(fusion.weights(double([0.0])).detach(), double([1 / 3] * 3))
     logits = {"text": double([[6, 0]]), "image": double([[0, 3]]), "audio": double([[3, 3]])}
-    assert_close(fusion(logits, dict.fromkeys(logits)).detach(), double([[3, 2]]))
+    fused, weights = fusion(logits, dict.fromkeys(logits))
+    assert_close(weights.detach(), double([1 / 3] * 3))
+    assert_close(fused.detach(), double([[3, 2]]))
 
 
 def test_a_sum_of_projections_by_hand():
@@ -139,10 +142,10 @@ def test_late_fusion_weighs_only_the_modalities_that_a_row_has():
     logits = {"text": double([[1.0]] * 3), "image": double([[2.0]] * 3), "audio": double([[4.0]] * 3)}
     present = {"text": None, "image": torch.tensor([True, False, True]), "audio": torch.tensor([True, True, False])}
     expected = [[0.5 + 0.6 + 0.8], [(0.5 + 0.8) / 0.7], [(0.5 + 0.6) / 0.8]]
-    assert_close(fusion(logits, present), double(expected))
+    assert_close(fusion(logits, present)[0], double(expected))
     nothing = {name: torch.zeros(3, dtype=torch.bool) for name in logits}
-    assert_close(fusion(logits, nothing), double([[0.0]] * 3))
-    assert_close(fusion({**logits, "image": None, "audio": None}, {}), double([[1.0]] * 3))
+    assert_close(fusion(logits, nothing)[0], double([[0.0]] * 3))
+    assert_close(fusion({**logits, "image": None, "audio": None}, {})[0], double([[1.0]] * 3))
 
 
 def test_modality_vectors_are_the_mean_of_the_real_tokens_of_each_kind():

@@ -5,6 +5,7 @@
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers.cache_utils import DynamicCache
 
 from mm import MMCache
@@ -27,6 +28,20 @@ def test_a_number_is_off_by_at_most_half_a_step_of_its_vector(dtype):
     bound = largest / 254 + 2 * torch.finfo(dtype).eps * largest
     assert ((given - states).abs() <= bound).all()
     assert (given[0, 0, 0] == 0).all() and torch.equal(rounded(given).numbers, rounded(states).numbers)
+
+
+def test_attention_over_rounded_states_is_off_by_no_more_than_their_rounding_allows():
+    """Keys off by d move a score by at most e = scale * |q|_1 * d, so a weight p to at most p * exp(2e)."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(2, 3, length, 16, generator=generator, dtype=torch.float64) for length in (7, 50, 50)
+    )
+    exact = scaled_dot_product_attention(query, key, value)
+    given = scaled_dot_product_attention(query, rounded(key).states(), rounded(value).states())
+    of_key, of_value = (states.abs().amax((-1, -2), keepdim=True) / 254 for states in (key, value))  # half a step
+    moved = torch.exp(2 * 16**-0.5 * query.abs().sum(-1, keepdim=True) * of_key)
+    bound = of_value + (moved - 1) * value.abs().amax((-1, -2), keepdim=True)
+    assert ((given - exact).abs() <= bound).all() and (given - exact).abs().max() > 1e-4
 
 
 def test_a_layer_takes_a_quarter_of_float32_and_a_half_of_bfloat16():

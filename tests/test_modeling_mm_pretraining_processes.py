@@ -117,6 +117,7 @@ def test_two_processes_learn_what_one_does_with_the_whole_batch(tiny_model, name
         assert_close(gradient, trained[name], rtol=1e-10, atol=1e-11, msg=name)
 
 
+@pytest.mark.slow
 def test_a_process_without_pictures_takes_part(tiny_model, tmp_path):
     """Its texts count for the language loss, and nothing waits for what it does not have."""
     model = tiny_model(cls=MMForPreTraining, projection_dim=12)

@@ -113,6 +113,13 @@ def test_token_by_token_gives_what_one_call_gives(stack, text, padded):
     torch.testing.assert_close(torch.cat(steps, 1)[real], whole[real], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("pad, trained", [(0, False), (1, True), (2, True), (None, True)])
+def test_the_padding_s_row_is_trained_where_the_padding_is_an_end_of_texts_too(stack, pad, trained):
+    model = stack(pad_token_id=pad)
+    model(torch.tensor([[1, pad or 0, 2]])).last_hidden_state.sum().backward()
+    assert bool(model.embed_tokens.weight.grad[pad or 0].any()) == trained
+
+
 def test_embeddings_may_stand_for_ids_and_positions_may_be_given(stack):
     model = stack()
     expected = model(IDS).last_hidden_state

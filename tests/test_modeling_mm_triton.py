@@ -60,7 +60,7 @@ def answers(model, implementation, **inputs):
     return output.logits.detach(), gradients, tokens
 
 
-@pytest.mark.parametrize("text", ["inside", "own", "llama"])
+@pytest.mark.parametrize("text", ["inside", pytest.param("own", marks=pytest.mark.slow), "llama"])
 @pytest.mark.parametrize("rows", ROWS)
 def test_a_model_gives_what_eager_gives(tiny_model, launched, text, rows):
     model = tiny_model("vit", text, dtype=torch.float32)

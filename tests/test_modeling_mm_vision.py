@@ -104,8 +104,10 @@ def test_positions_are_resampled_for_another_size_only_when_asked(tower):
     table = model.embed_positions.weight
     grid = table[1:].T.reshape(1, 24, 2, 2)
     expected = functional.interpolate(grid, size=(3, 4), mode="bicubic", align_corners=False)
-    torch.testing.assert_close(model._positions((3, 4))[1:], expected[0].flatten(1).T, rtol=0, atol=1e-12)
-    assert torch.equal(model._positions((3, 4))[0], table[0])
+    torch.testing.assert_close(
+        model._positions((3, 4), torch.device("cpu"))[1:], expected[0].flatten(1).T, rtol=0, atol=1e-12
+    )
+    assert torch.equal(model._positions((3, 4), torch.device("cpu"))[0], table[0])
 
 
 def test_resampling_leaves_the_trained_size_as_it_is(tower, pixels):

@@ -10,14 +10,19 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     ASTConfig,
     ASTModel,
+    BeitConfig,
+    BeitModel,
     BertConfig,
     BertForMaskedLM,
     BertModel,
     BertTokenizer,
     CLIPConfig,
     CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
     CLIPVisionConfig,
     CLIPVisionModel,
+    CLIPVisionModelWithProjection,
     ConvNextConfig,
     ConvNextModel,
     DeiTConfig,
@@ -40,6 +45,14 @@ from transformers import (
     ResNetModel,
     RobertaConfig,
     RobertaForMaskedLM,
+    Siglip2Config,
+    Siglip2Model,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
+    SiglipConfig,
+    SiglipModel,
+    SiglipTextConfig,
+    SiglipTextModel,
     SiglipVisionConfig,
     SiglipVisionModel,
     ViTConfig,
@@ -50,6 +63,7 @@ from transformers import (
     WhisperModel,
 )
 
+import mm
 from mm import MMForConditionalGeneration
 from mm.training import sources
 
@@ -73,13 +87,16 @@ VISIONS = {
     "vit with a classifier": (ViTForImageClassification, ViTConfig(**PICTURE)),
     "deit": (DeiTModel, DeiTConfig(**PICTURE)),
     "clip": (CLIPVisionModel, CLIPVisionConfig(**PICTURE)),
+    "clip with its projection": (CLIPVisionModelWithProjection, CLIPVisionConfig(**PICTURE, projection_dim=8)),
     "clip of both towers": (CLIPModel, CLIPConfig(vision_config=PICTURE, text_config={**SIZES, **WORDS})),
     "siglip": (SiglipVisionModel, SiglipVisionConfig(**PICTURE)),
     "siglip without a head": (SiglipVisionModel, SiglipVisionConfig(**PICTURE, vision_use_head=False)),
+    "siglip of both towers": (SiglipModel, SiglipConfig(vision_config=PICTURE, text_config={**SIZES, **WORDS})),
 }
 FOREIGN = {
     "dinov2": (Dinov2Model, Dinov2Config(**{**PICTURE, "mlp_ratio": 2})),
     "dinov3": (DINOv3ViTModel, DINOv3ViTConfig(**PICTURE, num_register_tokens=2)),
+    "beit": (BeitModel, BeitConfig(**PICTURE, use_relative_position_bias=True)),
     "resnet": (
         ResNetModel, ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
     ),
@@ -222,6 +239,26 @@ def test_a_text_encoder_reads_context_text_with_its_own_weights(saved, vit):
     model = MMForConditionalGeneration.from_towers(vit, source, text_encoder=encoder, **settings)
     here = model.model.get_text_features(IDS)
     assert (here.last_hidden_state - theirs(IDS).last_hidden_state).abs().max() <= 1e-10
+
+
+@pytest.mark.parametrize("cls, config", [
+    (Siglip2VisionModel, Siglip2VisionConfig(**SIZES, patch_size=8, num_patches=4)),
+    (Siglip2Model, Siglip2Config(vision_config={**SIZES, "num_patches": 4}, text_config={**SIZES, **WORDS})),
+])  # fmt: skip
+def test_pictures_of_any_number_of_patches_are_refused_with_what_is_accepted(cls, config, saved, vit):
+    source = saved(cls, config, "naflex")[1]
+    for convert in (lambda: MMForConditionalGeneration.from_towers(source, vit), lambda: mm.convert(source)):
+        with pytest.raises(ValueError, match="accepted is SigLIP 2 of a fixed resolution"):
+            convert()
+
+
+@pytest.mark.parametrize("cls, config", [
+    (CLIPTextModel, CLIPTextConfig(**SIZES, **WORDS)), (SiglipTextModel, SiglipTextConfig(**SIZES, **WORDS)),
+])  # fmt: skip
+def test_the_text_tower_of_a_pair_is_told_to_come_with_it(cls, config, saved, vit):
+    source = saved(cls, config, "words")[1]
+    with pytest.raises(ValueError, match="these are: bert, .*text tower of a CLIP or SigLIP comes with the whole"):
+        MMForConditionalGeneration.from_towers(vit, source)
 
 
 def test_an_unknown_tower_and_a_text_without_ends_are_told(saved, vit):

@@ -70,6 +70,17 @@ def captioning():
     return pipeline("mm-captioning", model=MODEL)
 
 
+def test_a_prompt_is_gone_on_from_also_where_other_texts_are_closed(captioning):
+    """As of a CoCa, whose texts are compared whole."""
+    expected = captioning(PICTURE, prompt="a red", max_new_tokens=3)
+    assert captioning.processor.add_eos_token is False
+    captioning.processor.add_eos_token = True
+    try:
+        assert captioning(PICTURE, prompt="a red", max_new_tokens=3) == expected
+    finally:
+        captioning.processor.add_eos_token = False
+
+
 def generated(pipe, *, images, **given):
     read = pipe.processor(images=images, return_tensors="pt", **given)
     ids = pipe.model.generate(**read)[:, read["input_ids"].shape[1] if "input_ids" in read else 0 :]

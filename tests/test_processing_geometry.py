@@ -108,7 +108,8 @@ def test_resizing_a_box_by_strips_is_crop_and_resize_bit_for_bit(data):
     resample = data.draw(st.sampled_from([Image.Resampling.BICUBIC, Image.Resampling.BILINEAR]))
     image = Image.frombytes("RGB", (width, height), np.random.default_rng(1).bytes(3 * width * height))
     expected = image.crop(box).resize(size, resample)
-    for limit in (geometry.LARGEST_BETWEEN, 0):  # 0: the channels one by one
+    exact = geometry.rows_are_first(right - left, box[3] - top, size) or not geometry.CHOOSES_ORDER
+    for limit in (geometry.LARGEST_BETWEEN, 0) if exact else (geometry.LARGEST_BETWEEN,):  # 0: the channels one by one
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(geometry, "LARGEST_BETWEEN", limit)
             np.testing.assert_array_equal(np.asarray(resized(image, size, resample, box)), np.asarray(expected))

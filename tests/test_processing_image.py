@@ -149,7 +149,10 @@ def test_save_and_load_keep_every_option(tmp_path):
     processor.save_pretrained(tmp_path)
     assert processor.to_dict()["image_processor_type"] == "MMImageProcessor"
     assert mm.MMImageProcessorPil is MMImageProcessorPil  # importing mm registers it
-    for loaded in (MMImageProcessorPil.from_pretrained(tmp_path), AutoImageProcessor.from_pretrained(tmp_path)):
+    for loaded in (
+        MMImageProcessorPil.from_pretrained(tmp_path),
+        AutoImageProcessor.from_pretrained(tmp_path, backend="pil"),
+    ):
         assert type(loaded) is MMImageProcessorPil and loaded.to_dict() == processor.to_dict()
         assert torch.equal(
             loaded(PHOTO, return_tensors="pt").pixel_values, processor(PHOTO, return_tensors="pt").pixel_values

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from PIL import Image
 from transformers import BertTokenizer, TrainingArguments
 
@@ -42,13 +43,19 @@ def train(folder: Path, launcher: list[str], batch_size: int, name: str) -> MMFo
     command = [sys.executable, *launcher, ROOT / "examples/train_captioner.py", folder / "samples.jsonl"]
     command += ["--model", folder / "model", "--output_dir", folder / name, "--use_cpu", "--report_to", "none"]
     command += ["--train_sampling_strategy", "sequential", "--optim", "sgd", "--learning_rate", "0.01"]
-    command += ["--num_train_epochs", "2", "--per_device_train_batch_size", batch_size]
+    command += ["--num_train_epochs", "2", "--per_device_train_batch_size", batch_size, "--logging_steps", "1"]
     result = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     return MMForConditionalGeneration.from_pretrained(folder / name)
+
+
+def losses(run: Path) -> list[float]:
+    """Of every step, as Trainer logs them: means over the tokens of all processes."""
+    state = json.loads(next(run.glob("checkpoint-*/trainer_state.json")).read_text())
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
 
 
 @pytest.mark.slow
@@ -64,6 +71,9 @@ def test_two_processes_leave_the_weights_that_one_leaves(folder):
         torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6, msg=name)
         moved = max(moved, float((one - before).detach().abs().max()))
     assert moved > 1e-3
+    ours, theirs = losses(folder / "both"), losses(folder / "alone")
+    assert len(ours) == len(theirs) == 6
+    assert all(abs(one - other) <= 1e-5 for one, other in zip(ours, theirs, strict=True)), (ours, theirs)
 
 
 def test_trainer_reads_the_settings_for_fsdp():
@@ -72,6 +82,20 @@ def test_trainer_reads_the_settings_for_fsdp():
     assert settings["fsdp_version"] == 2 and settings["reshard_after_forward"]
 
 
+def test_deepspeed_is_asked_for_by_name_where_it_is_not_installed():
+    with pytest.raises(ImportError, match="deepspeed"):
+        TrainingArguments("runs", deepspeed=str(ROOT / "examples/deepspeed_zero3.json"), use_cpu=True)
+
+
+def test_the_settings_for_deepspeed_shard_parameters_and_save_them_whole():
+    settings = HfDeepSpeedConfig(str(ROOT / "examples/deepspeed_zero3.json"))
+    assert settings.is_zero3() and not settings.is_offload()
+    assert settings.get_value("zero_optimization.stage3_gather_16bit_weights_on_model_save") is True
+    for name in ("train_batch_size", "gradient_accumulation_steps", "gradient_clipping"):
+        assert settings.get_value(name) == "auto"  # what TrainingArguments say
+
+
+@pytest.mark.slow
 def test_the_script_says_how_it_is_called():
     result = subprocess.run(
         [sys.executable, str(ROOT / "examples/train_captioner.py")], capture_output=True, text=True, timeout=120

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import mm
 import mm_console
 from mm.conversion_scripts.convert import convert_back
+from mm.modeling_mm.checkpoint import Checkpoint
 
 SIZES = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 CONFIG = GitConfig(
@@ -65,6 +66,15 @@ def test_shards_and_pickles_give_the_same_model(theirs, source, tmp_path):
     (tmp_path / "bin/config.json").write_text((source / "config.json").read_text())
     torch.save(load_file(source / "model.safetensors"), tmp_path / "bin/pytorch_model.bin")
     assert equal(mm.convert(tmp_path / "bin").model, whole)
+
+
+@pytest.mark.parametrize("place", ["model", "state_dict", "model_state_dict"])
+def test_a_trainer_s_file_gives_the_tensors_under_their_own_names(tmp_path, place):
+    tensors = {"module.a.weight": torch.ones(2), "module.b": torch.zeros(3)}
+    torch.save({place: tensors, "epoch": 3}, tmp_path / "checkpoint.pt")
+    assert set(Checkpoint(tmp_path / "checkpoint.pt")) == {"a.weight", "b"}
+    torch.save({place: {**tensors, "c": torch.ones(1)}}, tmp_path / "mixed.pt")
+    assert set(Checkpoint(tmp_path / "mixed.pt")) == {"module.a.weight", "module.b", "c"}
 
 
 @pytest.mark.parametrize("shard", ["../secret.safetensors", "/etc/weights.safetensors", "a\\b.safetensors", ".."])

@@ -17,10 +17,13 @@ from transformers import (
     IdeficsConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaModel,
     MptConfig,
     MptForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     ViTConfig,
     ViTModel,
 )
@@ -39,6 +42,8 @@ WORDS = {"vocab_size": 30, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id":
 DECODERS = {
     "llama": (LlamaForCausalLM, LlamaConfig(**SIZES, **WORDS, num_key_value_heads=2)),
     "llama tied": (LlamaForCausalLM, LlamaConfig(**SIZES, **WORDS, tie_word_embeddings=True)),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SIZES, **WORDS, num_key_value_heads=2, head_dim=12)),
+    "llama without a head": (LlamaModel, LlamaConfig(**SIZES, **WORDS)),
     "gpt2": (
         GPT2LMHeadModel,
         GPT2Config(n_embd=32, n_layer=4, n_head=4, n_positions=16, vocab_size=30, bos_token_id=2, eos_token_id=3),
@@ -111,6 +116,59 @@ def test_decoders_of_another_kind_are_refused_with_those_that_are_known(kind, cl
     torch.save({"perceiver.latents": torch.zeros(2, 32)}, tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match=f"model_type='{kind}' is not known; these are: .*gpt2.*llama, qwen2, qwen3"):
         MMForConditionalGeneration.from_towers(clip[1], other, cross_attention_every=1)
+
+
+def made(
+    vision: int, width: int, layers: list[int], stack: str, embeddings: str, rows: int
+) -> dict[str, torch.Tensor]:
+    """OpenFlamingo's file by its names: gated layers before `layers`, one perceiver layer, heads of 64."""
+    generator = torch.Generator().manual_seed(0)
+
+    def norm(name: str, size: int) -> dict[str, tuple[int, ...]]:
+        return {f"{name}.{leaf}": (size,) for leaf in ("weight", "bias")}
+
+    shapes: dict[str, tuple[int, ...]] = {"perceiver.latents": (3, vision), **norm("perceiver.norm", vision)}
+    layer = "perceiver.layers.0."
+    for name in ("0.norm_media", "0.norm_latents", "1.0"):
+        shapes |= norm(layer + name, vision)
+    shapes |= {f"{layer}0.to_q.weight": (64, vision), f"{layer}0.to_kv.weight": (128, vision)}
+    shapes |= {f"{layer}0.to_out.weight": (vision, 64), f"{layer}1.1.weight": (4 * vision, vision)}
+    shapes |= {f"{layer}1.3.weight": (vision, 4 * vision), f"lang_encoder.{embeddings}.weight": (rows, width)}
+    for number in layers:
+        gated = f"lang_encoder.{stack}.{number}.gated_cross_attn_layer."
+        shapes |= {**norm(f"{gated}attn.norm", width), **norm(f"{gated}ff.0", width)}
+        shapes |= {f"{gated}{name}_gate": (1,) for name in ("attn", "ff")}
+        shapes |= {f"{gated}attn.to_q.weight": (64, width), f"{gated}attn.to_kv.weight": (128, vision)}
+        shapes |= {f"{gated}attn.to_out.weight": (width, 64), f"{gated}ff.1.weight": (4 * width, width)}
+        shapes |= {f"{gated}ff.3.weight": (width, 4 * width)}
+    return {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama tied", "qwen3", "llama without a head"])
+@torch.no_grad()
+def test_a_file_beside_any_decoder_of_the_kind_comes_back_with_what_was_trained(kind, decoder, clip, tmp_path):
+    _, text = decoder(kind)
+    stack, embeddings = (
+        ("transformer.h", "transformer.wte") if kind == "gpt2" else ("model.layers", "model.embed_tokens")
+    )
+    before = made(32, 32, [1, 3], stack, embeddings, 32)
+    torch.save(before, tmp_path / "checkpoint.pt")
+    towers = {"vision": clip[1], "text": text}
+    done = convert(tmp_path / "checkpoint.pt", **towers)
+    done.save_pretrained(tmp_path / "mm")
+    report = convert_back(tmp_path / "mm", "flamingo", tmp_path / "back.pt", **towers)
+    assert report[0].startswith(f"wrote OpenFlamingo: {len(before)} tensors")
+    after = torch.load(tmp_path / "back.pt")
+    more = {"lang_encoder.lm_head.weight"} if kind.endswith("without a head") else set()  # made anew on the way here
+    assert before.keys() == after.keys() - more and all(
+        torch.equal(after[name], value) for name, value in before.items()
+    )
+    for name, weight in done.model.named_parameters():
+        weight.add_(0.0 if "vision_tower" in name else 0.1)
+    done.save_pretrained(tmp_path / "mm")
+    convert_back(tmp_path / "mm", "flamingo", tmp_path / "back.pt", **towers)
+    again = convert(tmp_path / "back.pt", **towers).model.state_dict()
+    assert all(torch.equal(again[name], value) for name, value in done.model.state_dict().items())
 
 
 @pytest.mark.parametrize("given", [{"vision": "clip"}, {"vision": "clip", "text": "llama"}])

@@ -8,6 +8,7 @@ import io
 import pytest
 import torch
 from transformers import (
+    BeitConfig,
     BertConfig,
     BlipConfig,
     BlipForConditionalGeneration,
@@ -56,10 +57,16 @@ SIGLIP = SiglipConfig(vision_config=PICTURE, text_config=WORDS)
 TOWERS = VisionTextDualEncoderConfig.from_vision_text_configs(
     ViTConfig(**PICTURE), BertConfig(**WORDS, eos_token_id=3), projection_dim=16
 )
+BEIT = VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+    BeitConfig(**PICTURE, use_relative_position_bias=True), GPT2
+)
+for name, value in {"decoder_start_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}.items():
+    setattr(BEIT, name, value)
 SOURCES = {
     "BLIP captions": ("blip", BlipForConditionalGeneration, BLIP),
     "BLIP answers": ("blip", BlipForQuestionAnswering, BLIP),
     "VisionEncoderDecoder": ("vision-encoder-decoder", VisionEncoderDecoderModel, PAIR),
+    "VisionEncoderDecoder of BEiT": ("vision-encoder-decoder", VisionEncoderDecoderModel, BEIT),
     "GIT": ("git", GitForCausalLM, GIT),
     "VisualBERT answers": ("visual-bert", VisualBertForQuestionAnswering, REGIONS),
     "VisualBERT reasons": ("visual-bert", VisualBertForVisualReasoning, REGIONS),
@@ -84,6 +91,24 @@ def test_each_family_verifies_there_and_back(kind, peer, saved, tmp_path):
     back = run(str(tmp_path / "mm"), str(tmp_path / "back"), to=family, compare=True)
     for report in (there, back):
         assert any(line.startswith("verified: ") and " differ by" in line for line in report)
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [BlipForConditionalGeneration, BlipForQuestionAnswering, BlipForImageTextRetrieval],
+    ids=lambda c: c.__name__,
+)
+def test_a_file_of_the_original_blip_verifies(cls, peer, saved, tensors_of, original_names, tmp_path, monkeypatch):
+    sizes = {"hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 1}
+    text = {**sizes, "vocab_size": 110, "max_position_embeddings": 12, "bos_token_id": 108, "sep_token_id": 102}
+    config = BlipConfig(vision_config={**sizes, "image_size": 16, "patch_size": 8}, text_config=text)
+    torch.save(original_names(tensors_of(saved(peer(cls, config)))), tmp_path / "model.pth")
+    report = run(str(tmp_path / "model.pth"), None, dry_run=True, compare=True)
+    wanted = {"BlipForImageTextRetrieval": ["itm_logits", "cosines"]}.get(cls.__name__, ["logits"])
+    assert [line.split()[1] for line in report if line.startswith("verified:")] == wanted
+    monkeypatch.setattr(verifying, "TOLERANCE", 0.0)
+    with pytest.raises(ValueError, match="does not compute what its source does"):
+        run(str(tmp_path / "model.pth"), str(tmp_path / "out"), compare=True)
 
 
 def test_what_differs_is_told_and_not_written(git, tmp_path, monkeypatch):

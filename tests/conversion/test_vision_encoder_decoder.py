@@ -1,4 +1,4 @@
-"""VisionEncoderDecoder: a ViT or DeiT and each decoder, converted and back, beside the installed class."""
+"""VisionEncoderDecoder: a ViT, DeiT or BEiT and each decoder, converted and back, beside the installed class."""
 
 # Fixtures build models whose types pyright cannot follow.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from transformers import (
+    BeitConfig,
     BertConfig,
     DeiTConfig,
     GPT2Config,
@@ -50,6 +51,18 @@ PAIRS = {
         DeiTConfig(**VIT),
         TrOCRConfig(**TROCR, **WORDS, cross_attention_hidden_size=32, layernorm_embedding=False),
     ),
+    "beit, gpt2": (BeitConfig(**VIT, use_relative_position_bias=True), GPT2Config(**GPT2, **WORDS)),
+    "beit, bert, odd": (
+        BeitConfig(
+            **{**VIT, "num_attention_heads": 2, "patch_size": 4}, use_shared_relative_position_bias=True,
+            use_absolute_position_embeddings=True, use_mask_token=True, use_mean_pooling=False,
+        ),
+        BertConfig(**STACK, **WORDS, max_position_embeddings=20),
+    ),
+    "beit, trocr": (
+        BeitConfig(**VIT, use_absolute_position_embeddings=True, layer_scale_init_value=0.0),
+        TrOCRConfig(**TROCR, **WORDS, cross_attention_hidden_size=32, max_position_embeddings=20),
+    ),
 }  # fmt: skip
 IDS = torch.tensor([[2, 5, 9, 8, 12], [2, 6, 8, 7, 4]])
 PIXELS = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -61,7 +74,10 @@ def paired(encoder, decoder):
     return config
 
 
-@pytest.fixture(params=PAIRS)
+SLOW = ("beit, bert, odd", "beit, trocr")
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in PAIRS])
 def pair(request, peer, saved):
     # Saved in fp64, so that the one sum in a conversion (DeiT's second token and its place) rounds no sooner;
     # from_pretrained, as published models are used: GPT-2's head is tied when it is loaded.
@@ -203,8 +219,13 @@ def test_the_processor_gives_the_same_pixels_and_rows_start_as_the_decoder_does(
 def test_other_towers_and_settings_are_refused_in_words(peer, saved):
     swin = SwinConfig(image_size=16, patch_size=4, embed_dim=8, depths=[1], num_heads=[1], window_size=2)
     decoder = GPT2Config(**GPT2, **WORDS)
-    with pytest.raises(ValueError, match="model_type='swin' inside VisionEncoderDecoderModel; known are vit, deit"):
+    with pytest.raises(
+        ValueError, match="model_type='swin' inside VisionEncoderDecoderModel; known are vit, deit, beit"
+    ):
         convert(saved(peer(lambda c: VisionEncoderDecoderModel(config=c), paired(swin, decoder)), name="swin"))
+    oblong = ViTConfig(**{**VIT, "image_size": (16, 24)})
+    with pytest.raises(ValueError, match=r"\[16, 24\] has unequal sides; MM's towers take squares"):
+        convert(saved(peer(lambda c: VisionEncoderDecoderModel(config=c), paired(oblong, decoder)), name="oblong"))
     scaled = GPT2Config(**GPT2, **WORDS, scale_attn_by_inverse_layer_idx=True)
     with pytest.raises(ValueError, match="scale_attn_by_inverse_layer_idx=True, but only False is known"):
         convert(saved(peer(lambda c: VisionEncoderDecoderModel(config=c), paired(ViTConfig(**VIT), scaled)), name="s"))

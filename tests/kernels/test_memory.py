@@ -17,6 +17,13 @@ from mm.kernels.cross_attention import flash_cross_attention
 from mm.kernels.tuning import Tile, forced
 
 KINDS = ["all keys", "lengths", "mask", "ranges", "everything", "ragged"]
+
+
+def slow(*values):
+    """A case that `make test` leaves out."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.mmap.restype = ctypes.c_void_p
 LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
@@ -96,7 +103,7 @@ def guarded_results(mapped, monkeypatch):
             monkeypatch.setattr(owner, name, guard(getattr(owner, name)))
 
 
-@pytest.mark.parametrize("at_end, layout", [(True, "dense"), (True, "heads inside"), (False, "dense")])
+@pytest.mark.parametrize("at_end, layout", [(True, "dense"), slow(True, "heads inside"), slow(False, "dense")])
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_outside_of_a_tensor_is_touched(
     kind, at_end, layout, mapped, guarded_results, laid_out, draw, settings_of, attend, same_bits
@@ -110,7 +117,7 @@ def test_nothing_outside_of_a_tensor_is_touched(
         assert same_bits(attend(guarded_tensors, guarded, splits), attend(given, settings, splits))
 
 
-@pytest.mark.parametrize("splits", [1, 2])
+@pytest.mark.parametrize("splits", [slow(1), 2])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_offsets_beyond_32_bits(axis, splits, mapped, draw, attend, same_bits):
     sizes = {"batch": 3, "heads": 3, "kv_heads": 3, "queries": 3, "keys": 17 if axis < 2 else 3, "width": 16}
@@ -119,7 +126,7 @@ def test_offsets_beyond_32_bits(axis, splits, mapped, draw, attend, same_bits):
     assert same_bits(attend(far, {}, splits), attend(given, {}, splits))
 
 
-@pytest.mark.parametrize("kind", ["everything", "ragged"])
+@pytest.mark.parametrize("kind", ["everything", slow("ragged")])
 @pytest.mark.parametrize("layout", ["heads inside", "gaps", "columns"])
 def test_strides_change_no_bit(layout, kind, laid_out, draw, settings_of, attend, same_bits):
     given, settings = draw(torch.float16, ragged=kind == "ragged"), settings_of(kind)
@@ -128,6 +135,7 @@ def test_strides_change_no_bit(layout, kind, laid_out, draw, settings_of, attend
         assert same_bits(attend(strided, settings, splits), attend(given, settings, splits))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["everything", "ragged"])
 def test_strides_of_the_settings_change_no_bit(kind, draw, settings_of, attend, same_bits):
     def strided(value):

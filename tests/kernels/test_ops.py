@@ -144,7 +144,7 @@ def test_compiled_whole_it_gives_what_it_gives_eagerly(block):
             assert_close(compiled(*block_inputs(*sizes)), block(*block_inputs(*sizes)))
 
 
-@pytest.mark.parametrize("mass", [False, True])
+@pytest.mark.parametrize("mass", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_compiled_for_training_it_has_the_same_gradients(mass, block):
     block.mass = mass
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager", dynamic=True)
@@ -162,6 +162,7 @@ def test_one_graph_serves_every_number_of_queries(block):
     assert counter.frame_count == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["everything", "ragged"])
 def test_every_setting_compiles(kind, draw, settings_of):
     given, settings = draw(ragged=kind == "ragged"), settings_of(kind)
