@@ -87,6 +87,10 @@ class MMProcessor(ReadingProcessor):
         check_choice("prompt_to", prompt_to, ("decoder", "context"))
         check_jitter(frame_jitter)
         if audio_augmentation is not None:
+            if not isinstance(audio_augmentation, dict):
+                raise ValueError(
+                    f"audio_augmentation={audio_augmentation!r}; accepted are a dict of settings, or None"
+                )
             SoundAugmentation(**audio_augmentation)  # raises for what it does not know
         for name, value in _checked_defaults(defaults).items():
             setattr(self, name, value)
