@@ -80,20 +80,23 @@ kernel-newer-triton: $(NEWER)  ## the same gate and the kernels' tests with Trit
 	@PYTHONPATH=$(NEWER) $(BIN)/python benchmarks/kernel_static.py --check benchmarks/kernel_static.json
 	@PYTHONPATH=$(NEWER) $(BIN)/pytest -q -n 2 -m 'not gpu' tests/kernels tests/test_modeling_mm_triton.py
 
-# What the tests in .venv do without: torchvision, and the torch that it was built for.
+# What the tests in .venv do without: torchvision, and the newest of all that setup.py allows (torch, Triton, Pillow, the
+# patches of Transformers). The fast tests of what depends on those, and all that are marked `newest`.
 NEWEST := build/newest
-NEWEST_TOO := $(addprefix tests/test_modeling_mm_,$(addsuffix .py,generation cache loading attention text vision int8_cache)) \
-    tests/test_exporting_hub.py
+NEWEST_TESTS := tests/conformance tests/kernels $(wildcard tests/test_processing_*.py tests/test_exporting_*.py) \
+    $(addprefix tests/test_,$(addsuffix .py,pipelines hub invariance generation_conformance generation_contexts)) \
+    $(addprefix tests/test_modeling_mm_,$(addsuffix .py,generation cache loading attention text vision media rope \
+    int8_cache compile triton))
 
 $(NEWEST)/.installed: setup.py
 	@$(PYTHON) -m venv $(NEWEST)
-	@$(NEWEST)/bin/python -m pip --disable-pip-version-check install -q --editable . torch==2.14.1 torchvision==0.29.1 \
-	    accelerate peft pytest hypothesis
+	@$(NEWEST)/bin/python -m pip --disable-pip-version-check install -q --upgrade --editable '.[video,audio]' \
+	    torch==2.14.1 torchvision==0.29.1 accelerate peft pytest pytest-xdist hypothesis parameterized sentencepiece
 	@touch $@
 
-test-newest: $(NEWEST)/.installed  ## torch 2.14.1 and torchvision 0.29.1: its image processor, the models' core (6 GB)
-	@OMP_NUM_THREADS=1 $(NEWEST)/bin/pytest -q -m newest tests
-	@OMP_NUM_THREADS=1 $(NEWEST)/bin/pytest -q $(NEWEST_TOO)
+test-newest: $(NEWEST)/.installed  ## torch 2.14.1, torchvision 0.29.1 and the newest of the rest, in build/newest (6 GB)
+	@OMP_NUM_THREADS=1 $(NEWEST)/bin/pytest -q -n 2 \
+	    -m '(newest or not slow) and not kernel_full and not gpu' $(NEWEST_TESTS)
 
 fuzz: $(DEV)  ## a million broken pictures, sounds and films each, in processes of their own (hours)
 	@for kind in image audio video; do \

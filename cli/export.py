@@ -9,6 +9,7 @@ import torch
 from ..exporting.hub import export_for_hub
 from ..exporting.onnx import export_onnx
 from ..exporting.onnx_generator import OnnxGenerator
+from ..exporting.parts import context_inputs
 from ..modeling_mm.generation import MMForConditionalGeneration
 from ..processing.mm import MMProcessor
 from .caption import PACKAGED_MODEL
@@ -19,7 +20,7 @@ FORMATS = ("onnx", "hub")
 def export(source: str | None, output: str, to: str = "onnx", say: Callable[[str], None] = lambda line: None) -> None:
     """Writes the model and the processor of `source` (a folder or a Hub id; None: the packaged one) into `output`.
 
-    to: "onnx", three graphs, compared with the model afterwards; "hub", weights and code for trust_remote_code=True.
+    to: "onnx", graphs, compared with the model afterwards; "hub", weights and code for trust_remote_code=True.
 
     Raises: ValueError for another format, a folder that is not empty, or graphs that compute something else.
     """
@@ -38,17 +39,19 @@ def export(source: str | None, output: str, to: str = "onnx", say: Callable[[str
 
 @torch.no_grad()
 def logit_difference(model: MMForConditionalGeneration, directory: str | Path, bound: float = 1e-4) -> float:
-    """The largest |difference| / max(1, |logit|) between a model and its graphs after a prompt of bos and a picture of
+    """The largest |difference| / max(1, |logit|) between a model and its graphs after a prompt of bos and media of
     noise.
 
     Raises: ValueError where it is above the bound.
     """
-    vision = model.config.vision_config
-    pixels = torch.randn(1, vision.num_channels, vision.image_size, vision.image_size)
+    media = {
+        name: torch.randn(value.shape) if value.is_floating_point() else value
+        for name, value in context_inputs(model)[0].items()
+    }
     graphs = OnnxGenerator(directory)
-    ids = np.full((1, 1), graphs.start, np.int64)
-    given = torch.from_numpy(graphs.first_logits(pixels.numpy(), ids))
-    expected = model(pixel_values=pixels, input_ids=torch.from_numpy(ids)).logits[:, -1]
+    ids = np.full((2, 1), graphs.start, np.int64)
+    given = torch.from_numpy(graphs.first_logits(ids, **{name: value.numpy() for name, value in media.items()}))
+    expected = model(**media, input_ids=torch.from_numpy(ids)).logits[:, -1]
     difference = float(((given - expected).abs() / expected.abs().clamp(min=1)).max())
     if not difference <= bound:
         raise ValueError(f"the graphs in {directory} are off by {difference:.1e}, more than {bound:.0e}")

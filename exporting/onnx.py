@@ -30,24 +30,27 @@ def check_installed(names: tuple[str, ...] = NEEDED) -> None:
 def export_onnx(
     model: MMForConditionalGeneration, processor: ProcessorMixin | None, directory: str | Path
 ) -> list[Path]:
-    """Writes vision.onnx, context.onnx and decoder.onnx (their weights beside them), configuration and processor.
+    """Writes context.onnx, decoder.onnx and, of a model that sees, vision.onnx (their weights beside them),
+    configuration and processor.
 
-    Rows, tokens and what stands before them may be of any number; a picture has the size of the configuration.
-    `OnnxGenerator` and `mm.exporting.parts` say what goes in and comes out.
+    Contexts, pictures, videos, frames, clips, rows, tokens and what stands before them may be of any number; a picture
+    has the size of the configuration. `OnnxGenerator` and `mm.exporting.parts` say what goes in and comes out.
 
     Args:
-        model: one that cross-attends to one picture, in eval mode and float32.
+        model: in eval mode and float32.
         processor: None writes none.
 
-    Returns: the three files.
+    Returns: the files of graphs.
 
     Raises: TypeError or ValueError for a model of another kind; ModuleNotFoundError without the extra `onnx`.
     """
     check_exportable(model)
     if model.training:
         raise ValueError("the model is in training mode, whose dropout would be written down; call model.eval() first")
-    for part in (model.config.text_config, model.config.vision_config):
-        if part._attn_implementation not in ("sdpa", "eager"):
+    config = model.config
+    stacks = (config.text_config, config.text_encoder_config, config.vision_config, config.audio_config)
+    for part in stacks:
+        if part is not None and part._attn_implementation not in ("sdpa", "eager"):
             raise ValueError(
                 f"attn_implementation={part._attn_implementation!r} has no ONNX; call "
                 "model.set_attn_implementation('sdpa') first"

@@ -1,6 +1,6 @@
 """OnnxGenerator: captions and answers from the files of `export_onnx`, by numpy and ONNX Runtime alone.
 
-B pictures and as many prompts, T tokens of a prompt, N new tokens.
+B contexts, R prompts, T tokens of a prompt, N new tokens.
 """
 
 import json
@@ -8,11 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
+from .beams import Beams
 from .onnx import check_installed
+
+# Inputs of context.onnx, each with its mask, and how many dimensions say which contexts, items and frames there are.
+MASKS = {
+    "pixel_values": ("pixel_attention_mask", 2),
+    "pixel_values_videos": ("video_attention_mask", 3),
+    "input_features": ("input_features_mask", 2),
+    "context_input_ids": ("context_attention_mask", 2),
+}
+Arrays = dict[str, np.ndarray]
 
 
 class OnnxGenerator:
-    """Greedy decoding over context.onnx and decoder.onnx; the context is encoded once, the prompt in one call.
+    """Greedy decoding, or beams, over context.onnx and decoder.onnx; contexts are encoded once, a prompt in one call.
 
     Args:
         directory: what `export_onnx` wrote.
@@ -40,51 +50,140 @@ class OnnxGenerator:
 
     def generate(
         self,
-        pixel_values: np.ndarray,
+        pixel_values: np.ndarray | None = None,
         input_ids: np.ndarray | None = None,
         attention_mask: np.ndarray | None = None,
         max_new_tokens: int | None = None,
+        *,
+        num_beams: int = 1,
+        length_penalty: float = 1.0,
+        context_index: np.ndarray | None = None,
+        **media: np.ndarray,
     ) -> np.ndarray:
-        """int64 (B, T + N), the prompts and what follows; after its end a row is padded.
+        """int64 (R, T + N), the prompts and what follows; after its end a row is padded.
 
         Args:
-            pixel_values: float32 (B, C, H, W), one picture for each row.
-            input_ids: int64 (B, T), padded on the left; None: bos alone.
-            attention_mask: (B, T), 1 = real; None: no padding.
+            pixel_values: float (B, C, H, W), one picture for each context, or (B, N, C, H, W).
+            media: what else the model reads, as MMProcessor gives it (`return_tensors="np"`): pixel_attention_mask
+                bool (B, N) with the pictures that are there, pixel_values_videos, video_attention_mask,
+                input_features, input_features_mask, context_input_ids, context_attention_mask.
+            input_ids: int64 (R, T), padded on the left; None: bos alone, a row for each context.
+            attention_mask: (R, T), 1 = real; None: all but pad tokens, as generate() has it.
             max_new_tokens: None: the generation configuration's, or 20.
+            num_beams, length_penalty: as in generate() with early_stopping=False.
+            context_index: int64 (R,), the context of each row; None: R = k*B, row r reads context r // k.
+
+        Raises: ValueError for inputs that the graphs do not have, or counts that do not fit.
         """
-        ids = np.full((len(pixel_values), 1), self.start, np.int64) if input_ids is None else input_ids
-        if ids.shape[0] != len(pixel_values):
-            raise ValueError(f"{len(pixel_values)} pictures and {ids.shape[0]} prompts; pass one prompt a picture")
-        mask = np.ones_like(ids) if attention_mask is None else attention_mask.astype(np.int64)
-        context = self._run(self.context, pixel_values=pixel_values.astype(np.float32))
-        past = self._nothing_before(len(ids))
-        is_done = np.zeros(len(ids), bool)
-        new = ids
-        for _ in range(max_new_tokens or self.max_new_tokens):
-            given = self._run(self.decoder, input_ids=new, attention_mask=mask, **past, **context)
-            past = {"past_keys": given["keys"], "past_values": given["values"]}
-            new = np.where(is_done, self.pad, given["logits"].argmax(-1))[:, None].astype(np.int64)
+        given = {"pixel_values": pixel_values, **media}
+        context = self._context({name: value for name, value in given.items() if value is not None})
+        ids, mask, context = self._rows(context, input_ids, attention_mask, context_index)
+        limit = max_new_tokens or self.max_new_tokens
+        if num_beams > 1:
+            return self._search(ids, mask, context, Beams(ids, num_beams, self.ends, self.pad, limit, length_penalty))
+        past, new, is_done = self._nothing_before(len(ids)), ids, np.zeros(len(ids), bool)
+        for _ in range(limit):
+            logits, past = self._step(new, mask, past, context)
+            new = np.where(is_done, self.pad, logits.argmax(-1))[:, None].astype(np.int64)
             ids, mask = np.concatenate([ids, new], 1), np.concatenate([mask, np.ones_like(new)], 1)
             is_done |= np.isin(new[:, 0], self.ends)
             if is_done.all():
                 break
         return ids
 
-    def first_logits(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> np.ndarray:
-        """float32 (B, V), those of the token behind prompts (B, T) without padding."""
-        context = self._run(self.context, pixel_values=pixel_values.astype(np.float32))
-        before = self._nothing_before(len(input_ids))
-        prompt = {"input_ids": input_ids, "attention_mask": np.ones_like(input_ids)}
-        return self._run(self.decoder, **prompt, **before, **context)["logits"]
+    def first_logits(self, input_ids: np.ndarray, **media: np.ndarray) -> np.ndarray:
+        """float32 (R, V), those of the token behind prompts (R, T) without padding."""
+        ids, mask, context = self._rows(self._context(media), input_ids, None, None)
+        return self._step(ids, mask, self._nothing_before(len(ids)), context)[0]
 
-    def _nothing_before(self, rows: int) -> dict[str, np.ndarray]:
+    def _search(self, ids: np.ndarray, mask: np.ndarray, context: Arrays, beams: Beams) -> np.ndarray:
+        """The prompts run once; from then on each beam is a row."""
+        logits, past = self._step(ids, mask, self._nothing_before(len(ids)), context)
+        spread = np.arange(len(ids)).repeat(beams.num_beams)
+        logits, mask = logits[spread], mask[spread]
+        past = {name: value[:, spread] for name, value in past.items()}
+        context = _taken(context, spread)
+        new, sources = beams.step(logits)
+        while not beams.is_done:
+            past = {name: value[:, sources] for name, value in past.items()}
+            mask = np.concatenate([mask, np.ones_like(new)], 1)
+            logits, past = self._step(new, mask, past, context)
+            new, sources = beams.step(logits)
+        return beams.best()
+
+    def _step(self, new: np.ndarray, mask: np.ndarray, past: Arrays, context: Arrays) -> tuple[np.ndarray, Arrays]:
+        given = self._run(self.decoder, input_ids=new, attention_mask=mask, **past, **context)
+        return given["logits"], {"past_keys": given["keys"], "past_values": given["values"]}
+
+    def _rows(
+        self, context: Arrays, ids: np.ndarray | None, mask: np.ndarray | None, index: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, Arrays]:
+        """Prompts and their mask, and a context for each of them."""
+        contexts = len(context["context_lengths"])
+        if ids is None:
+            ids = np.full((contexts if index is None else len(index), 1), self.start, np.int64)
+        if index is None:
+            if len(ids) % contexts:
+                raise ValueError(
+                    f"{len(ids)} prompts and {contexts} contexts: without context_index the prompts must be a "
+                    "multiple of the contexts"
+                )
+            index = np.arange(len(ids)) // (len(ids) // contexts)
+        if len(index) != len(ids) or not ((index >= 0) & (index < contexts)).all():
+            raise ValueError(f"context_index must be ({len(ids)},), numbers in 0..{contexts - 1}; got {index}")
+        if mask is None:
+            mask = np.ones_like(ids) if self.pad in (None, *self.ends) else np.not_equal(ids, self.pad)
+        mask = np.asarray(mask, dtype=np.int64)
+        whole = len(index) == contexts and (index == np.arange(contexts)).all()
+        return ids.astype(np.int64), mask, context if whole else _taken(context, index)
+
+    def _context(self, given: Arrays) -> Arrays:
+        """context_keys, context_values and context_lengths of B contexts."""
+        wanted = {one.name: one for one in self.context.get_inputs()}
+        unknown = sorted(set(given) - set(wanted))
+        if unknown:
+            raise ValueError(f"the graphs take no {', '.join(unknown)}; they take {', '.join(wanted)}")
+        if "context_input_ids" in wanted and "context_input_ids" not in given:
+            raise ValueError("this model's decoder reads a text and its media: give context_input_ids")
+        given = {name: _slotted(name, value) for name, value in given.items()}
+        contexts = {len(value) for value in given.values()}
+        if len(contexts) != 1:
+            raise ValueError(f"every input must come for the same contexts; got {sorted(contexts) or 'none'}")
+        inputs: Arrays = {}
+        for name, (mask, leading) in MASKS.items():
+            if name not in wanted:
+                continue
+            if name in given:
+                values, real = given[name], given.get(mask)
+                real = np.ones(values.shape[:leading]) if real is None else real
+            else:
+                shape = [*contexts, *[1] * (leading - 1), *wanted[name].shape[leading:]]
+                values, real = np.zeros(shape, np.float32), np.zeros(shape[:leading])
+            if real.shape != values.shape[:leading]:
+                raise ValueError(f"{mask} must be {values.shape[:leading]} here; got {real.shape}")
+            is_text = name == "context_input_ids"
+            inputs |= {name: values.astype(np.int64 if is_text else np.float32)}
+            inputs |= {mask: real.astype(np.int64 if is_text else bool)}
+        return self._run(self.context, **inputs)
+
+    def _nothing_before(self, rows: int) -> Arrays:
         """Keys and values of no token, as the decoder takes them."""
         layers, _, heads, _, width = next(one.shape for one in self.decoder.get_inputs() if one.name == "past_keys")
         empty = np.zeros((layers, rows, heads, 0, width), np.float32)
         return {"past_keys": empty, "past_values": empty}
 
     @staticmethod
-    def _run(session, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+    def _run(session, **inputs: np.ndarray) -> Arrays:
         names = [one.name for one in session.get_outputs()]
         return dict(zip(names, session.run(None, inputs), strict=True))
+
+
+def _slotted(name: str, values: np.ndarray) -> np.ndarray:
+    """With the dimension of the items: one picture or video of each context may come without."""
+    single = {"pixel_values": 4, "pixel_values_videos": 5, "pixel_attention_mask": 1, "video_attention_mask": 2}
+    return values[:, None] if values.ndim == single.get(name) else values
+
+
+def _taken(context: Arrays, index: np.ndarray) -> Arrays:
+    """The contexts that an index names, in its order."""
+    return {name: value[index] if name == "context_lengths" else value[:, index] for name, value in context.items()}

@@ -141,8 +141,11 @@ def pack(tokens: torch.Tensor, sources: torch.Tensor, mask: torch.Tensor):
     Exact, as cross-attention has no positions. tokens (B, S, Dc), sources (B, S, 3), mask bool (B, S); the last of
     what is returned, int64 (B, S + 1), says how many real tokens stood before each place.
     """
-    order = torch.argsort((~mask).to(torch.uint8), dim=1, stable=True)
-    offsets = torch.nn.functional.pad(mask.long().cumsum(1), (1, 0))
+    real, rest = mask.long().cumsum(1), (~mask).long().cumsum(1)
+    goes_to = torch.where(mask, real - 1, real[:, -1:] + rest - 1)  # a stable sort, which ONNX has not
+    places = torch.arange(mask.shape[1], device=mask.device).expand_as(goes_to)
+    order = torch.zeros_like(goes_to).scatter(1, goes_to, places)
+    offsets = torch.nn.functional.pad(real, (1, 0))
     mask = mask.gather(1, order)
     tokens = tokens.gather(1, order[..., None].expand_as(tokens))
     sources = sources.gather(1, order[..., None].expand_as(sources))

@@ -252,7 +252,7 @@ def filled(vectors: Vectors, widths: Mapping[str, int]) -> list[torch.Tensor]:
     """The vectors in the order of `widths`, zeros for those that are not given."""
     given = next(vector for vector in vectors.values() if vector is not None)
     values = [(vectors.get(name), width) for name, width in widths.items()]
-    return [given.new_zeros(len(given), width) if vector is None else vector for vector, width in values]
+    return [given.new_zeros(given.shape[0], width) if vector is None else vector for vector, width in values]
 
 
 # ---- late: one answer per modality ---------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ class MMJoiningModel(MMMediaModel):
         check_text(self._encoder().config, ids, None, mask, read_values=self.config.check_inputs, prefix="context_")
         rows = None
         if media is not None:
-            rows = MMRows(len(ids), len(media.last_hidden_state), media_index, name="media_index")
+            rows = MMRows(ids.shape[0], media.last_hidden_state.shape[0], media_index, name="media_index")
         elif media_index is not None:
             raise ValueError("media_index was given, but there are no media for the context text to read")
         output = self.read(media, rows, input_ids=ids, attention_mask=mask)
@@ -183,11 +183,11 @@ class MMJoiningModel(MMMediaModel):
             mask = None if mask is None else rows.per_row(mask)
             return stack(prefix=MMPrefix(rows.per_row(states), mask, *settings), **text)
         cache = MMCache(DynamicCache(config=stack.config), DynamicCache()) if cache is None else MMCache.wrap(cache)
-        self._remember(stack, MMPrefix(states, mask, *settings), rows, cache)
+        self.remember(stack, MMPrefix(states, mask, *settings), rows, cache)
         return stack(**{**text, "past_key_values": cache})
 
     @staticmethod
-    def _remember(stack: MMTextModel, prefix: MMPrefix, rows: MMRows, cache: MMCache) -> None:
+    def remember(stack: MMTextModel, prefix: MMPrefix, rows: MMRows, cache: MMCache) -> None:
         """Runs media (B, S, D) alone, as they see no text, and keeps their keys and values in the cache.
 
         Raises: ValueError where media see the text, or where the cache holds text already.
@@ -223,7 +223,7 @@ class MMJoiningModel(MMMediaModel):
         """One vector (R, width) per modality that is given, and bool (R,), which rows have it."""
         vectors, present = {}, {}
         if text is not None:
-            vectors["text"], present["text"] = text, text.new_ones(len(text), dtype=torch.bool)
+            vectors["text"], present["text"] = text, text.new_ones(text.shape[0], dtype=torch.bool)
         if context is not None:
             media, there = modality_vectors(context, self.config.modalities)
             for name, vector in media.items():

@@ -45,12 +45,12 @@ def build_slots(number: int, width: int) -> nn.Embedding | None:
 
 
 def chosen(values: torch.Tensor, present: torch.Tensor | None) -> torch.Tensor:
-    """The items that are there, (M, ...) -> (n, ...).
+    """The items that are there, (M, ...) -> (n, ...). In an exported graph, which wants one shape, all of them.
 
     Of a batch without any, a blank stands in, which `placed` puts nowhere: so every rank of a distributed run uses the
     same parameters, with zero gradients.
     """
-    if present is None:
+    if present is None or torch.compiler.is_exporting():
         return values
     there = values[present]
     if len(there):
@@ -62,6 +62,8 @@ def chosen_mask(mask: torch.Tensor, present: torch.Tensor | None) -> torch.Tenso
     """As `chosen`; the blank is whole."""
     if present is None:
         return mask
+    if torch.compiler.is_exporting():
+        return mask | ~present.reshape(-1, *[1] * (mask.ndim - 1))
     there = mask[present]
     return there if len(there) else torch.ones_like(mask[:1])
 
@@ -70,6 +72,8 @@ def placed(values: torch.Tensor, present: torch.Tensor | None) -> torch.Tensor:
     """(n, ...) of the items that are there -> (M, ...), zeros where there is none; a blank lands nowhere."""
     if present is None:
         return values
+    if torch.compiler.is_exporting():
+        return values.masked_fill(~present.reshape(-1, *[1] * (values.ndim - 1)), 0)
     there = values.new_zeros(len(present), *values.shape[1:])
     there[present] = values
     return there

@@ -50,7 +50,8 @@ class MMRows:
                     f"{num_rows} text rows and {num_contexts} contexts: without {name} the rows must be a "
                     f"multiple of the contexts; pass {name} ({num_rows},) to say which row reads which context"
                 )
-            self.rows_per_context = num_rows // num_contexts
+            # said so that an exported graph of as many rows as contexts knows it, too
+            self.rows_per_context = 1 if num_rows == num_contexts else num_rows // num_contexts
         else:
             self._plan(self._checked(context_index, name))
 

@@ -154,7 +154,7 @@ def _check_size(tower: Any, pixels: torch.Tensor, interpolate: bool) -> None:
 def _freeze_unread(tower: Any, config: PreTrainedConfig, layer: int) -> None:
     """Freezes what the hidden state of `layer` does not depend on: a run without numbers tells."""
     with torch.device("meta"):
-        example = _example(tower, config)
+        example = example_of(tower, config)
         probe = AutoModel.from_config(config)
     probe = (probe.get_encoder() if config.is_encoder_decoder else probe).eval()
     if example is None:
@@ -178,7 +178,7 @@ def _freeze_unread(tower: Any, config: PreTrainedConfig, layer: int) -> None:
             parameter.requires_grad_(False)
 
 
-def _example(tower: Any, config: Any) -> torch.Tensor | None:
+def example_of(tower: Any, config: Any) -> torch.Tensor | None:
     """One item as the tower takes it, by the sizes of its config; None for a kind of audio that is not known."""
     if tower.main_input_name == "pixel_values":
         size = getattr(config, "image_size", 224)
