@@ -10,7 +10,7 @@ from typing import Any
 
 from ..configuration.mm import MMConfig
 from ..modeling_mm.checkpoint import Checkpoint
-from ..modeling_mm.config_mapping import Fields, source_config
+from ..modeling_mm.config_mapping import Fields, VisionFields, source_config
 from ..modeling_mm.generation import MMForConditionalGeneration
 from ..modeling_mm.key_mapping import KeyTable, change
 from ..modeling_mm.reshapes import lead, split
@@ -18,7 +18,7 @@ from ..modeling_mm.retrieval import MMForImageTextRetrieval
 from ..modeling_mm.text_towers import BERT, bert_head
 from .family import Family, Layout, Plan
 
-VISION_FIELDS = Fields(
+VISION_FIELDS = VisionFields(
     names={
         name: name
         for name in (

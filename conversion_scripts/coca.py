@@ -15,6 +15,7 @@ from typing import Any
 from ..configuration.mm import MMConfig
 from ..configuration.vision import MMVisionConfig
 from ..modeling_mm.checkpoint import Checkpoint
+from ..modeling_mm.config_mapping import partial_patches
 from ..modeling_mm.key_mapping import raise_faults
 from ..modeling_mm.pretraining import MMForPreTraining
 from .coca_names import sizes_of, table
@@ -101,6 +102,7 @@ def _config(model: Mapping[str, Any], vision: dict, text: dict, multimodal: int)
         "num_hidden_layers": vision["layers"], "num_attention_heads": vision["width"] // vision["head_width"],
         "hidden_act": act, "image_size": vision["image_size"], "patch_size": vision["patch_size"],
         "patch_bias": False, "embedding_norm": True, "final_norm": "none", "pooler": "cls",
+        **partial_patches(vision["image_size"], vision["patch_size"]),
     }  # fmt: skip
     latents = {
         "norm_position": "pre", "layer_norm_eps": 1e-5, "attention_bias": True, "hidden_size": embed,

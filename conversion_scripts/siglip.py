@@ -10,7 +10,7 @@ from typing import Any
 from ..configuration.mm import MMConfig
 from ..configuration.vision import MMVisionConfig
 from ..modeling_mm.checkpoint import Checkpoint
-from ..modeling_mm.config_mapping import Fields, prefix_of, source_config
+from ..modeling_mm.config_mapping import Fields, VisionFields, prefix_of, source_config
 from ..modeling_mm.key_mapping import KeyTable, change, raise_faults
 from ..modeling_mm.reshapes import lead
 from ..modeling_mm.retrieval import MMForImageTextRetrieval
@@ -20,7 +20,7 @@ from .family import Family, Layout, Plan
 
 _ARCHITECTURE = "SiglipModel"
 _LOG_TEN = 2.302585  # the paper's start of the scale, and of the bias below; a source has the learned ones
-_VISION_FIELDS = Fields(
+_VISION_FIELDS = VisionFields(
     names=SIGLIP_FIELDS.names,
     ours={**SIGLIP_FIELDS.ours, "pooler": "attention"},
     theirs={"vision_use_head": True},

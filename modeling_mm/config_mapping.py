@@ -41,6 +41,26 @@ class Fields:
 
 
 @dataclass(frozen=True)
+class VisionFields(Fields):
+    """Those of a ViT. oblong: whether the source's class has pictures of two different sides."""
+
+    oblong: bool = False
+
+    def convert(self, config: Any) -> dict[str, Any]:
+        settings = super().convert(config)
+        self._check_oblong(settings["image_size"])
+        return settings | partial_patches(settings["image_size"], settings["patch_size"])
+
+    def restore(self, settings: Any) -> dict[str, Any]:
+        self._check_oblong(settings.image_size)
+        return super().restore(settings)
+
+    def _check_oblong(self, size: Any) -> None:
+        if isinstance(size, list) and not self.oblong:
+            raise ValueError(f"image_size={size} has two sides; this kind of model has pictures of one, squares")
+
+
+@dataclass(frozen=True)
 class TowerPlan:
     """How one stack is converted.
 
@@ -53,6 +73,14 @@ class TowerPlan:
     head: KeyTable = field(default_factory=KeyTable)
     head_settings: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+def partial_patches(size: Any, patch: Any) -> dict[str, Any]:
+    """The setting that goes with sides that are no multiples of a patch: all peers leave the rest unseen."""
+    if isinstance(patch, list):
+        raise ValueError(f"patch_size={patch} has unequal sides; MM's patches are squares")
+    sides = size if isinstance(size, list) else [size]
+    return {"drop_partial_patches": True} if any(side % patch for side in sides) else {}
 
 
 def source_config(settings: Mapping[str, Any]) -> Any:
@@ -74,7 +102,5 @@ def prefix_of(names: Iterable[str], anchor: str) -> str:
 def _plain(value: Any) -> Any:
     """Sizes of two equal sides as one number."""
     if isinstance(value, list | tuple) and len(value) == 2:
-        if value[0] != value[1]:
-            raise ValueError(f"{list(value)} has unequal sides; MM's towers take squares")
-        return value[0]
+        return value[0] if value[0] == value[1] else list(value)
     return value

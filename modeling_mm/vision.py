@@ -3,6 +3,7 @@
 # The positions are there wherever they are asked for: __init__ decides.
 # pyright: reportOptionalMemberAccess=false, reportArgumentType=false
 
+import math
 from typing import Unpack
 
 import torch
@@ -47,7 +48,7 @@ class MMVisionModel(MMPreTrainedModel):
         self.register_tokens = nn.Parameter(torch.zeros(1, registers, width)) if registers else None
         self.embed_positions = None
         if config.position_embedding_type == "absolute":
-            self.embed_positions = nn.Embedding(config.use_cls_token + config.grid_size**2, width)
+            self.embed_positions = nn.Embedding(config.use_cls_token + math.prod(config.patch_grid), width)
         self.embed_norm = build_norm(
             config.norm_type if config.embedding_norm else "none", width, config.layer_norm_eps
         )
@@ -79,8 +80,8 @@ class MMVisionModel(MMPreTrainedModel):
 
         Args:
             pixel_values: float (n, C, height, width), normalised as the processor does; cast to the weights' dtype.
-            interpolate_pos_encoding: accept another size than image_size (multiples of patch_size) by resampling
-                the learned positions bicubically.
+            interpolate_pos_encoding: accept another size than image_size by resampling the learned positions
+                bicubically; multiples of patch_size, or with drop_partial_patches any from one patch up.
             pixel_attention_mask: bool (n, height/p, width/p) of patches of p pixels, True in a rectangle at the top
                 left: pictures of several sizes on one canvas of any size. Each picture gets the positions of its own
                 rectangle, and what lies outside changes nothing; the states of such tokens mean nothing.
@@ -142,17 +143,20 @@ class MMVisionModel(MMPreTrainedModel):
     def _check_size(self, pixel_values: torch.Tensor, interpolate: bool) -> None:
         config = self.config
         check_tensors(pixel_values=pixel_values)
-        wanted = f"float (n, {config.num_channels}, {config.image_size}, {config.image_size}), n at least 1"
+        sides, patch = config.image_sides, config.patch_size
+        wanted = f"float (n, {config.num_channels}, {sides[0]}, {sides[1]}), n at least 1"
         shape = tuple(pixel_values.shape)
         if len(shape) != 4 or shape[1] != config.num_channels or not shape[0] or not pixel_values.is_floating_point():
             raise ValueError(f"pixel_values must be {wanted}; got {pixel_values.dtype} {shape}")
         height, width = pixel_values.shape[-2:]
-        if interpolate and height % config.patch_size == 0 and width % config.patch_size == 0 and height and width:
+        whole = config.drop_partial_patches or not (height % patch or width % patch)
+        if interpolate and whole and min(height, width) >= patch:
             return
-        if (height, width) != (config.image_size, config.image_size):
+        if (height, width) != sides:
+            accepted = f"of at least {patch}" if config.drop_partial_patches else f"that are multiples of {patch}"
             raise ValueError(
                 f"pixel_values are {height}x{width}, but image_size={config.image_size}; resize them, or pass "
-                f"interpolate_pos_encoding=True with sides that are multiples of {config.patch_size}"
+                f"interpolate_pos_encoding=True with sides {accepted}"
             )
 
     def _positions_of_each(self, mask: torch.Tensor) -> torch.Tensor:
@@ -180,10 +184,10 @@ class MMVisionModel(MMPreTrainedModel):
 
     def _positions(self, grid: tuple[int, int], device: torch.device) -> torch.Tensor:
         """(CLS + rows*columns, D), resampled when the picture's grid is not the trained one."""
-        table, side = whole_table(self.embed_positions, device), self.config.grid_size
-        if grid == (side, side):
+        table, trained = whole_table(self.embed_positions, device), self.config.patch_grid
+        if grid == trained:
             return table
         lead = self.config.use_cls_token
-        patches = table[lead:].T.reshape(1, -1, side, side).to(torch.promote_types(table.dtype, torch.float32))
+        patches = table[lead:].T.reshape(1, -1, *trained).to(torch.promote_types(table.dtype, torch.float32))
         patches = functional.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
         return torch.cat([table[:lead], patches.flatten(2)[0].T.to(table.dtype)])

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from .config_mapping import Fields, TowerPlan, prefix_of
+from .config_mapping import TowerPlan, VisionFields, prefix_of
 from .key_mapping import KeyTable, change
 from .reshapes import List, Reshape, lead, split
 from .text_towers import BUFFER
@@ -40,13 +40,14 @@ VIT = KeyTable(
         "embeddings.position_embeddings": change("embed_positions.weight", by=lead(1)),
     },
 )
-VIT_FIELDS = Fields(
+VIT_FIELDS = VisionFields(
     names={
         **_SIZES, "num_channels": "num_channels", "hidden_dropout_prob": "hidden_dropout",
         "attention_probs_dropout_prob": "attention_dropout",
     },
     ours={"norm_position": "pre", "final_norm": "all"},
     theirs={"pooler_act": "tanh"},
+    oblong=True,
 )  # fmt: skip
 
 
@@ -135,7 +136,7 @@ SIGLIP_VISION = KeyTable(
     dropped={"embeddings.position_ids": BUFFER},
 )
 _CLIP_NAMES = {**_SIZES, "num_channels": "num_channels", "attention_dropout": "attention_dropout"}
-CLIP_FIELDS = Fields(
+CLIP_FIELDS = VisionFields(
     names=_CLIP_NAMES,
     ours={
         "norm_position": "pre", "embedding_norm": True, "patch_bias": False, "final_norm": "pooled", "pooler": "cls",
@@ -143,8 +144,8 @@ CLIP_FIELDS = Fields(
     },
 )  # fmt: skip
 # GIT reads every token behind the last norm.
-GIT_VISION_FIELDS = Fields(names=_CLIP_NAMES, ours={**CLIP_FIELDS.ours, "final_norm": "all"})
-SIGLIP_FIELDS = Fields(
+GIT_VISION_FIELDS = VisionFields(names=_CLIP_NAMES, ours={**CLIP_FIELDS.ours, "final_norm": "all"})
+SIGLIP_FIELDS = VisionFields(
     names=_CLIP_NAMES,
     ours={"norm_position": "pre", "final_norm": "all", "use_cls_token": False, "attention_bias": True},
 )

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from .limits import MediaDecodeError, PixelBudget, decoding
+from .sampling import check_positive
 from .sound_files import MAX_CHANNELS, check_sound, in_full_scale, module, read_sound
 from .sound_masks import SoundAugmentation, hide_parts
 from .sources import opened
@@ -56,6 +57,7 @@ def load_sound(
             raise ValueError(
                 'an array has no rate of its own: give sampling_rate=, or {"array": …, "sampling_rate": …}'
             )
+        check_positive("sampling_rate", rate)
         name = "the array"
         with decoding(name):
             check_sound(len(samples), rate, 1, max_seconds)
@@ -158,7 +160,8 @@ def _at_rate(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
 
 def _of_dict(source: dict[str, Any], source_rate: int | None) -> tuple[Any, int | None]:
     if source.get("array") is not None:
-        return np.asarray(source["array"]), source.get("sampling_rate", source_rate)
+        own = source.get("sampling_rate")
+        return np.asarray(source["array"]), source_rate if own is None else own
     for key in ("bytes", "path"):
         if source.get(key) is not None:
             return source[key], None
@@ -179,7 +182,7 @@ def _of_array(given: np.ndarray | torch.Tensor) -> np.ndarray:
                 f"channels; which of the two is not certain of shape {array.shape}"
             )
         array = _as_floats(array).mean(short[0])
-    if array.ndim > 2:
+    if array.ndim not in (1, 2):
         raise ValueError(f"a sound array is (samples,), (channels, samples) or (samples, channels); got {array.shape}")
     return _as_floats(array.reshape(-1))
 

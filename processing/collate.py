@@ -39,7 +39,7 @@ class MMDataCollator:
         id: names the sample for augmentation, a whole number or a string;
     others are left aside. Or it holds the processor's output without batch dim, which is padded and stacked: input_ids
     (T,), attention_mask (T,), labels (T,) or a label, context_input_ids (Tc,), pixel_values, pixel_values_videos and
-    input_features with their masks where there are any; or visual_embeds (S, Dv).
+    input_features with their masks where there are any; or visual_embeds (S, Dv). Such samples are not augmented.
     Samples with and without media, and with other kinds of media, may be mixed.
 
     Args:
@@ -88,6 +88,8 @@ class MMDataCollator:
         check_choice("padding_side", padding_side, ("left", "right"))
         check_choice("on_error", on_error, ("raise", "skip", "placeholder"))
         check_choice("mode", mode, ("train", "generate"))
+        if augment is not None and augment != "saved" and not callable(augment):
+            raise ValueError(f'augment={augment!r}; accepted are "saved", a callable(image, rng), or None')
         for name, share in {"mlm_probability": mlm_probability, "mim_ratio": mim_ratio}.items():
             if not 0 <= share <= 1:
                 raise ValueError(f"{name}={share!r}; accepted are shares from 0 to 1")

@@ -23,7 +23,7 @@ from .media import MediaDecodeError
 from .pairing import Samples, pair_samples
 from .reading import ReadingProcessor
 from .rows import RowOptions, encode_rows
-from .sampling import check_frame_settings, check_jitter
+from .sampling import check_frame_settings, check_jitter, check_positive
 from .sound_masks import SoundAugmentation
 
 
@@ -87,6 +87,10 @@ class MMProcessor(ReadingProcessor):
         check_choice("prompt_to", prompt_to, ("decoder", "context"))
         check_jitter(frame_jitter)
         if audio_augmentation is not None:
+            if not isinstance(audio_augmentation, dict):
+                raise ValueError(
+                    f"audio_augmentation={audio_augmentation!r}; accepted are a dict of settings, or None"
+                )
             SoundAugmentation(**audio_augmentation)  # raises for what it does not know
         for name, value in _checked_defaults(defaults).items():
             setattr(self, name, value)
@@ -190,7 +194,9 @@ class MMProcessor(ReadingProcessor):
                 "return_offsets_mapping=True is for chats: apply_chat_template(return_assistant_tokens_mask=True)"
             )
         media = call.media_options()
-        check_frame_settings(media["num_frames"] or self.num_frames, media["frame_sampling"] or self.frame_sampling)
+        check_frame_settings(*self.frame_settings(media["num_frames"], media["frame_sampling"]))
+        for name in ("sampling_rate", "max_seconds"):
+            check_positive(name, media[name])
 
     def _row_options(self, call: CallOptions) -> RowOptions:
         """How the rows of a call are made; what the tokenizer was saved with stands behind the call."""

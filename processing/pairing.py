@@ -136,7 +136,7 @@ def nest_media(name: str, given: Any, samples: int | None, one: bool) -> Nested 
                 f"{name} nests the {noun}s of {len(entries)} samples, but text is one string, one sample; "
                 f"give a list of {len(entries)} texts"
             )
-        entries = [entries]
+        return [entries] if entries else None
     if samples is not None and entries and len(entries) != samples:
         raise ValueError(
             f"{_counted(len(entries), noun)} with {_counted(samples, 'text')}: give an entry for each text (a "

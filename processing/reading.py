@@ -76,7 +76,7 @@ class ReadingProcessor(ChattingProcessor):
         load, options = self._picture_loader(image_options)
         options["allow_urls"] = allow_urls
         if name == "videos":
-            frames = num_frames or self.num_frames, frame_sampling or self.frame_sampling
+            frames = self.frame_settings(num_frames, frame_sampling)
             load = partial(load_video, load=load, num_frames=frames[0], frame_sampling=frames[1], **limits)
             load = partial(load, frame_jitter=self.frame_jitter)
             load = load if do_sample_frames else partial(given_frames, load=load.keywords["load"])
@@ -84,7 +84,8 @@ class ReadingProcessor(ChattingProcessor):
             rate = self.feature_extractor.sampling_rate if any(sources) else 0
             if sampling_rate is None and any(lacks_rate(sound) for sample in sources for sound in sample):
                 logger.warning("sampling_rate was not given: arrays of sound are read as %d samples a second", rate)
-            load = partial(load_sound, sampling_rate=rate, source_rate=sampling_rate or rate, **limits)
+            told = rate if sampling_rate is None else sampling_rate
+            load = partial(load_sound, sampling_rate=rate, source_rate=told, **limits)
             options = {"allow_urls": allow_urls}
         reader, read = PictureReader(on_error, **options), []
         for sample, entries in enumerate(sources):
@@ -96,6 +97,13 @@ class ReadingProcessor(ChattingProcessor):
             total = sum(map(len, sources))
             logger.warning("%d of %d %s cannot be read (on_error=%r)", len(reader.faults), total, name, on_error)
         return read
+
+    def frame_settings(self, num_frames: int | None, frame_sampling: str | float | None) -> tuple[int, str | float]:
+        """Those of a call, the processor's own for None."""
+        return (
+            self.num_frames if num_frames is None else num_frames,
+            self.frame_sampling if frame_sampling is None else frame_sampling,
+        )
 
     def media_tensors(
         self,

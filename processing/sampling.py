@@ -25,6 +25,13 @@ def check_frame_settings(num_frames: Any, frame_sampling: Any) -> None:
         )
 
 
+def check_positive(name: str, value: Any) -> None:
+    """Raises ValueError unless `value` is None or a number above 0."""
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if value is not None and not (number and value > 0):
+        raise ValueError(f"{name}={value!r}; accepted are numbers above 0, or None")
+
+
 def check_jitter(frame_jitter: Any) -> None:
     """Raises ValueError unless that is a share of the time between two frames, 0..1."""
     if isinstance(frame_jitter, bool) or not isinstance(frame_jitter, (int, float)) or not 0 <= frame_jitter <= 1:

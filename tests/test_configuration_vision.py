@@ -14,7 +14,7 @@ from mm import MMVisionConfig
 def test_the_defaults_are_vit_base_with_patches_of_16_at_224_pixels():
     config = MMVisionConfig()
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (768, 12, 12)
-    assert (config.image_size, config.patch_size, config.grid_size, config.num_channels) == (224, 16, 14, 3)
+    assert (config.image_size, config.patch_size, config.patch_grid, config.num_channels) == (224, 16, (14, 14), 3)
     assert (config.norm_position, config.final_norm, config.embedding_norm, config.pooler) == (
         "pre", "all", False, "cls",
     )  # fmt: skip
@@ -27,6 +27,10 @@ FAULTS = [
     ({"num_channels": 0}, "num_channels=0 must be positive"),
     ({"image_size": 230}, "image_size=230 is not a multiple of patch_size=16; use 224"),
     ({"image_size": 8}, "image_size=8 is not a multiple of patch_size=16; use 16"),
+    ({"image_size": 8, "drop_partial_patches": True}, "image_size=8 is not a multiple of patch_size=16; use 16"),
+    ({"image_size": [224, 230]}, r"image_size=\[224, 230\] is not a multiple of patch_size=16; use \[224, 224\]"),
+    ({"image_size": [224, 0]}, r"image_size=\[224, 0\] must be positive, one number or \[height, width\]"),
+    ({"image_size": []}, r"image_size=\[\] must be positive, one number or \[height, width\]"),
     ({"num_register_tokens": -1}, "num_register_tokens=-1 must not be negative"),
     ({"use_cls_token": False}, "pooler='cls' reads the CLS token, but use_cls_token=False; use pooler='mean'"),
     ({"use_cls_token": False, "pooler": "cls_tanh"}, "pooler='cls_tanh' reads the CLS token"),
@@ -42,6 +46,18 @@ FAULTS = [
 def test_a_broken_rule_is_named_with_the_setting_to_change(fields, message):
     with pytest.raises(ValueError, match=message):
         MMVisionConfig(**fields)
+
+
+@pytest.mark.parametrize("size", [(224, 448), [224, 448]], ids=["tuple", "list"])
+def test_a_picture_may_have_two_sides(size):
+    config = MMVisionConfig(image_size=size)
+    assert (config.image_sides, config.patch_grid) == ((224, 448), (14, 28))
+    assert MMVisionConfig.from_dict(config.to_dict()).image_size == config.image_size == [224, 448]
+
+
+def test_sides_that_are_no_multiples_of_a_patch_have_to_be_asked_for():
+    config = MMVisionConfig(image_size=384, patch_size=14, drop_partial_patches=True)
+    assert config.patch_grid == (27, 27)
 
 
 def test_all_faults_come_in_one_error():

@@ -110,6 +110,18 @@ def test_positions_are_resampled_for_another_size_only_when_asked(tower):
     assert torch.equal(model._positions((3, 4), torch.device("cpu"))[0], table[0])
 
 
+def test_pictures_of_two_sides_are_rows_and_columns_of_patches(tower, pixels):
+    """Of tall pictures too, and what is behind the last whole patch is not read."""
+    wide = torch.cat([pixels, pixels[..., :8]], 3)  # 16x24: two rows of three
+    for given in (wide, wide.transpose(2, 3), torch.nn.functional.pad(wide, (0, 5, 0, 7), value=9.0)):
+        model = tower(image_size=list(given.shape[2:]), num_register_tokens=0, drop_partial_patches=True)
+        embedded = model._embed(given, None, None)[:, 1:]
+        assert torch.allclose(embedded, patches_of(model, given) + model.embed_positions.weight[1:], atol=1e-12)
+        assert model(given).last_hidden_state.shape[1] == 7
+        with pytest.raises(ValueError, match=r"pixel_values are 16x16, but image_size=\["):
+            model(pixels)
+
+
 def test_resampling_leaves_the_trained_size_as_it_is(tower, pixels):
     model = tower()
     assert torch.equal(model(pixels, interpolate_pos_encoding=True).last_hidden_state, model(pixels).last_hidden_state)

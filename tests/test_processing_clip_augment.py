@@ -141,6 +141,7 @@ def test_bands_and_stretches_are_those_of_the_extractors_own_axes(kind, which):
     [
         ({"frame_jitter": 1.5}, "frame_jitter=1.5; accepted are 0..1"),
         ({"frame_jitter": True}, "frame_jitter=True"),
+        ({"audio_augmentation": 5}, "audio_augmentation=5; accepted are a dict of settings"),
         ({"audio_augmentation": {"time_width": 2}}, "time_width=2; accepted are shares from 0 to 1"),
         ({"audio_augmentation": {"time_masks": -1}}, "time_masks=-1; accepted are whole numbers from 0"),
     ],
@@ -150,6 +151,11 @@ def test_bad_settings_raise_in_words(given, message):
         MMProcessor(MMImageProcessorPil(), **given)
     with pytest.raises(TypeError, match="unexpected keyword argument 'warp'"):
         MMProcessor(MMImageProcessorPil(), audio_augmentation={"warp": 5})
+
+
+def test_an_augmentation_that_is_none_is_refused_where_it_is_given():
+    with pytest.raises(ValueError, match="augment='save'; accepted are \"saved\", a callable"):
+        MMDataCollator(make_processor(), augment="save")
 
 
 def test_an_axis_that_is_not_certain_is_refused():

@@ -307,6 +307,22 @@ def test_other_bad_sources_raise_in_words(source, kind, message):
         load_video(source)
 
 
+@pytest.mark.parametrize(
+    "option",
+    [{"num_frames": 0}, {"num_frames": "4"}, {"max_seconds": 0}, {"max_seconds": "5"}, {"frame_sampling": -1}],
+)
+def test_settings_of_a_call_that_are_no_numbers_raise_in_words(processor, option):
+    (name,) = option
+    with pytest.raises(ValueError, match=f"{name}=.*accepted are"):
+        call(processor, videos=[frames_of(3)], text="a", **option)
+
+
+def test_grey_frames_may_come_as_one_array_beside_one_text(processor):
+    grey = np.arange(5, dtype=np.uint8)[:, None, None] * np.full((1, 9, 7), 40, np.uint8)
+    expected = call(processor, videos=[list(grey)], text=["a"])["pixel_values_videos"]
+    assert torch.equal(call(processor, videos=grey, text="a")["pixel_values_videos"], expected)
+
+
 def test_the_place_is_named_in_the_processor(processor):
     with pytest.raises(MediaDecodeError, match=r"videos\[1\]\[0\]: cannot decode") as caught:
         call(processor, videos=[frames_of(1), b"broken"], text=["a", "cat"])

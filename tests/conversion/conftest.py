@@ -59,7 +59,7 @@ BLIPS = {
     "odd": {
         "vision_config": {
             "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 3,
-            "image_size": 18, "patch_size": 6, "layer_norm_eps": 1e-3, "hidden_act": "relu",
+            "image_size": 20, "patch_size": 6, "layer_norm_eps": 1e-3, "hidden_act": "relu",
         },
         "text_config": {
             "hidden_size": 40, "intermediate_size": 28, "num_hidden_layers": 3, "num_attention_heads": 5,

@@ -31,7 +31,7 @@ from mm.conversion_scripts.convert import convert, convert_back
 WIDE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 NARROW = {"hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 3, "num_attention_heads": 3}
 SEES = {**WIDE, "image_size": 16, "patch_size": 8}
-SEES_ODD = {**NARROW, "image_size": 18, "patch_size": 6, "num_channels": 1, "layer_norm_eps": 1e-3}
+SEES_ODD = {**NARROW, "image_size": 20, "patch_size": 6, "num_channels": 1, "layer_norm_eps": 1e-3}
 READS = {**WIDE, "vocab_size": 30, "max_position_embeddings": 12}
 READS_ODD = {**NARROW, "num_attention_heads": 2, "vocab_size": 41, "max_position_embeddings": 9}
 EOT = {"bos_token_id": 28, "eos_token_id": 29}

@@ -35,12 +35,15 @@ TROCR = {"d_model": 24, "decoder_layers": 2, "decoder_attention_heads": 3, "deco
 PAIRS = {
     "vit, gpt2": (ViTConfig(**VIT), GPT2Config(**GPT2, **WORDS)),
     "vit, gpt2 of equal width, odd": (
-        ViTConfig(**{**VIT, "hidden_size": 24, "num_attention_heads": 2, "patch_size": 4}, qkv_bias=False),
+        ViTConfig(
+            **{**VIT, "hidden_size": 24, "num_attention_heads": 2, "patch_size": 4, "image_size": (16, 26)},
+            qkv_bias=False,
+        ),
         GPT2Config(**GPT2, **WORDS, n_inner=20, activation_function="relu", tie_word_embeddings=False),
     ),
     "vit, bert": (ViTConfig(**VIT), BertConfig(**STACK, **WORDS, max_position_embeddings=20)),
     "deit, bert untied": (
-        DeiTConfig(**VIT),
+        DeiTConfig(**{**VIT, "image_size": (24, 16)}),
         BertConfig(**STACK, **WORDS, max_position_embeddings=20, tie_word_embeddings=False),
     ),
     "vit, trocr": (
@@ -65,7 +68,13 @@ PAIRS = {
     ),
 }  # fmt: skip
 IDS = torch.tensor([[2, 5, 9, 8, 12], [2, 6, 8, 7, 4]])
-PIXELS = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def pixels_of(theirs) -> torch.Tensor:
+    """Two random pictures of its size, in fp64."""
+    size = theirs.config.encoder.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
 def paired(encoder, decoder):
@@ -90,7 +99,8 @@ def pair(request, peer, saved):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @torch.no_grad()
 def test_logits_and_picture_are_equal(pair, assert_close, dtype):
-    theirs, ours, pixels = pair[0].to(dtype), pair[1].model.to(dtype), PIXELS.to(dtype)
+    theirs, ours = pair[0].to(dtype), pair[1].model.to(dtype)
+    pixels = pixels_of(theirs).to(dtype)
     there = theirs(pixel_values=pixels, decoder_input_ids=IDS)
     here = ours(pixel_values=pixels, input_ids=IDS)
     assert_close(here.logits, there.logits)
@@ -100,16 +110,16 @@ def test_logits_and_picture_are_equal(pair, assert_close, dtype):
 def test_the_loss_of_their_labels_is_that_of_ours_behind_the_start(pair, assert_close):
     """Theirs puts the start before the labels; ours reads whole rows and shifts inside."""
     theirs, ours = pair[0].double(), pair[1].model.double()
-    there = theirs(pixel_values=PIXELS, labels=IDS[:, 1:]).loss
-    assert_close(ours(pixel_values=PIXELS, input_ids=IDS, labels=IDS).loss, there)
+    there = theirs(pixel_values=pixels_of(theirs), labels=IDS[:, 1:]).loss
+    assert_close(ours(pixel_values=pixels_of(theirs), input_ids=IDS, labels=IDS).loss, there)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_the_same_tokens_are_written(pair, beams):
     theirs, ours = pair[0].double(), pair[1].model.double()
     settings = {"num_beams": beams, "max_new_tokens": 8, "do_sample": False}
-    there = theirs.generate(pixel_values=PIXELS, **settings)
-    assert torch.equal(ours.generate(pixel_values=PIXELS, **settings), there)
+    there = theirs.generate(pixel_values=pixels_of(theirs), **settings)
+    assert torch.equal(ours.generate(pixel_values=pixels_of(theirs), **settings), there)
 
 
 def layers_of(theirs) -> list:
@@ -130,8 +140,8 @@ def layers_of(theirs) -> list:
 def test_the_states_of_every_layer_are_equal(pair, states_of, assert_close):
     theirs, ours = pair[0].double(), pair[1].model.double()
     layers = [*ours.model.vision_tower.layers, *ours.model.language_model.layers]
-    there = states_of(layers_of(theirs), lambda: theirs(pixel_values=PIXELS, decoder_input_ids=IDS))
-    here = states_of(layers, lambda: ours(pixel_values=PIXELS, input_ids=IDS))
+    there = states_of(layers_of(theirs), lambda: theirs(pixel_values=pixels_of(theirs), decoder_input_ids=IDS))
+    here = states_of(layers, lambda: ours(pixel_values=pixels_of(theirs), input_ids=IDS))
     for one, two in zip(here, there, strict=True):
         assert_close(one, two)
 
@@ -140,8 +150,8 @@ def test_the_states_of_every_layer_are_equal(pair, states_of, assert_close):
 def test_every_gradient_is_equal(pair, assert_gradients):
     """But for the places of a DeiT: that of its second token is in the token here."""
     theirs, done, source = pair
-    theirs(pixel_values=PIXELS, labels=IDS[:, 1:]).loss.backward()
-    done.model(pixel_values=PIXELS, input_ids=IDS, labels=IDS).loss.backward()
+    theirs(pixel_values=pixels_of(theirs), labels=IDS[:, 1:]).loss.backward()
+    done.model(pixel_values=pixels_of(theirs), input_ids=IDS, labels=IDS).loss.backward()
     apart = ("position_embeddings",) if theirs.config.encoder.model_type == "deit" else ()
     assert_gradients(theirs, done.model, source, "vision-encoder-decoder", apart)
 
@@ -155,8 +165,8 @@ def test_an_end_that_pads_too_is_trained_as_there(peer, saved, assert_gradients)
     source = saved(theirs)
     theirs, ours = VisionEncoderDecoderModel.from_pretrained(source).eval(), convert(source).model
     rows = torch.tensor([[2, 5, 9, 8, 3], [2, 6, 3, 8, 3]])
-    theirs(pixel_values=PIXELS, decoder_input_ids=rows).logits.log_softmax(-1)[..., 7].sum().backward()
-    ours(pixel_values=PIXELS, input_ids=rows).logits.log_softmax(-1)[..., 7].sum().backward()
+    theirs(pixel_values=pixels_of(theirs), decoder_input_ids=rows).logits.log_softmax(-1)[..., 7].sum().backward()
+    ours(pixel_values=pixels_of(theirs), input_ids=rows).logits.log_softmax(-1)[..., 7].sum().backward()
     assert ours.model.language_model.embed_tokens.weight.grad[3].any()
     assert_gradients(theirs, ours, source, "vision-encoder-decoder")
 
@@ -170,9 +180,11 @@ def test_prompts_of_unequal_length_are_continued_as_each_alone(pair, assert_prom
 
     def alone_there(row):
         ids = torch.tensor([prompts[row]])
-        return theirs.generate(PIXELS[row : row + 1], decoder_input_ids=ids, **settings)[0, len(prompts[row]) :]
+        return theirs.generate(pixels_of(theirs)[row : row + 1], decoder_input_ids=ids, **settings)[
+            0, len(prompts[row]) :
+        ]
 
-    assert_prompts_alone(ours, prompts, {"pixel_values": PIXELS}, alone_there, **settings)
+    assert_prompts_alone(ours, prompts, {"pixel_values": pixels_of(theirs)}, alone_there, **settings)
 
 
 def test_back_every_tensor_is_bit_equal_and_the_class_loads_it(pair, tmp_path, tensors_of):
@@ -187,7 +199,7 @@ def test_back_every_tensor_is_bit_equal_and_the_class_loads_it(pair, tmp_path, t
     )
     assert not any(info.values())
     with torch.no_grad():
-        there, here = (m(pixel_values=PIXELS, decoder_input_ids=IDS).logits for m in (theirs, again.eval()))
+        there, here = (m(pixel_values=pixels_of(theirs), decoder_input_ids=IDS).logits for m in (theirs, again.eval()))
     assert torch.equal(there, here)
 
 
@@ -200,8 +212,8 @@ def test_a_trained_distillation_token_goes_back_as_what_it_does(peer, saved, tmp
     convert_back(tmp_path / "mm", "vision-encoder-decoder", tmp_path / "back")
     theirs, ours = VisionEncoderDecoderModel.from_pretrained(tmp_path / "back").double().eval(), done.model.double()
     with torch.no_grad():
-        there = theirs(pixel_values=PIXELS, decoder_input_ids=IDS).logits
-        assert (ours(pixel_values=PIXELS, input_ids=IDS).logits - there).abs().max() <= 1e-6
+        there = theirs(pixel_values=pixels_of(theirs), decoder_input_ids=IDS).logits
+        assert (ours(pixel_values=pixels_of(theirs), input_ids=IDS).logits - there).abs().max() <= 1e-6
 
 
 def test_the_processor_gives_the_same_pixels_and_rows_start_as_the_decoder_does(peer, saved, tokenizer):
@@ -223,8 +235,8 @@ def test_other_towers_and_settings_are_refused_in_words(peer, saved):
         ValueError, match="model_type='swin' inside VisionEncoderDecoderModel; known are vit, deit, beit"
     ):
         convert(saved(peer(lambda c: VisionEncoderDecoderModel(config=c), paired(swin, decoder)), name="swin"))
-    oblong = ViTConfig(**{**VIT, "image_size": (16, 24)})
-    with pytest.raises(ValueError, match=r"\[16, 24\] has unequal sides; MM's towers take squares"):
+    oblong = ViTConfig(**{**VIT, "patch_size": (8, 4)})
+    with pytest.raises(ValueError, match=r"patch_size=\[8, 4\] has unequal sides; MM's patches are squares"):
         convert(saved(peer(lambda c: VisionEncoderDecoderModel(config=c), paired(oblong, decoder)), name="oblong"))
     scaled = GPT2Config(**GPT2, **WORDS, scale_attn_by_inverse_layer_idx=True)
     with pytest.raises(ValueError, match="scale_attn_by_inverse_layer_idx=True, but only False is known"):
@@ -244,8 +256,8 @@ def test_robertas_positions_start_behind_its_pad_there_and_back(peer, saved, ass
     assert before.keys() == after.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     theirs, ours = VisionEncoderDecoderModel.from_pretrained(source).double().eval(), done.model.double()
-    there = theirs(pixel_values=PIXELS, decoder_input_ids=IDS).logits
-    assert_close(ours(pixel_values=PIXELS, input_ids=IDS).logits, there)
+    there = theirs(pixel_values=pixels_of(theirs), decoder_input_ids=IDS).logits
+    assert_close(ours(pixel_values=pixels_of(theirs), input_ids=IDS).logits, there)
     again, info = VisionEncoderDecoderModel.from_pretrained(tmp_path / "back", output_loading_info=True)
     assert not any(info.values())
-    assert_close(again.double().eval()(pixel_values=PIXELS, decoder_input_ids=IDS).logits, there)
+    assert_close(again.double().eval()(pixel_values=pixels_of(theirs), decoder_input_ids=IDS).logits, there)
