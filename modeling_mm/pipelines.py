@@ -5,12 +5,22 @@
 # pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false, reportCallIssue=false
 # pyright: reportArgumentType=false
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText, AutoModelForZeroShotImageClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import Pipeline
+
+
+@dataclass
+class Asked:
+    """One picture, or a list of the pictures of one sample, and its text. A batch of a pipeline is a list of these:
+    the processor pads them together."""
+
+    image: Any
+    text: str | None
 
 
 class MMPipeline(Pipeline):
@@ -25,6 +35,14 @@ class MMPipeline(Pipeline):
         read = self.processor(**given, return_tensors="pt").to(self.device)
         return {k: v.to(self.dtype) if torch.is_floating_point(v) else v for k, v in read.items()}
 
+    def together(self, asked: Asked | list[Asked], side: str = "text") -> dict[str, Any]:
+        """Inputs of one or of a batch; their texts are open, as the model goes on from them."""
+        asked = asked if isinstance(asked, list) else [asked]
+        given: dict[str, Any] = {"images": [one.image for one in asked]}
+        if asked[0].text is not None:
+            given |= {side: [one.text for one in asked], "add_eos_token": False}
+        return self.inputs(**given)
+
 
 class MMCaptioningPipeline(MMPipeline):
     """`pipeline("mm-captioning")(image, prompt=None, **generation)` -> [{"caption": str}, ...] of each image.
@@ -37,17 +55,21 @@ class MMCaptioningPipeline(MMPipeline):
         return {} if prompt is None else {"prompt": prompt}, generation, {}
 
     def preprocess(self, image, prompt: str | None = None):
-        if prompt is None:
-            return self.inputs(images=image)
-        return self.inputs(images=image, text=prompt, add_eos_token=False)  # it goes on, whatever else texts are for
+        return {"asked": Asked(image, prompt)}
 
     def _forward(self, model_inputs, **generation):
-        ids = self.model.generate(**model_inputs, **generation)
-        prompt = model_inputs.get("input_ids")
-        return {"ids": ids if prompt is None else ids[:, prompt.shape[1] :]}
+        return self.written(model_inputs["asked"], **generation)
+
+    def written(self, asked: Asked | list[Asked], side: str = "text", **generation) -> dict[str, torch.Tensor]:
+        """What generate() adds: ids (B, texts of each, N)."""
+        read = self.together(asked, side)
+        ids = self.model.generate(**read, **generation)
+        prompt = read.get("input_ids")
+        new = ids if prompt is None else ids[:, prompt.shape[1] :]
+        return {"ids": new.unflatten(0, (len(asked) if isinstance(asked, list) else 1, -1))}
 
     def postprocess(self, model_outputs):
-        return [{"caption": text.strip()} for text in self.decoded(model_outputs["ids"])]
+        return [{"caption": text.strip()} for text in self.decoded(model_outputs["ids"][0])]
 
     def decoded(self, ids) -> list[str]:
         return self.processor.batch_decode(ids, skip_special_tokens=True)
@@ -69,29 +91,31 @@ class MMVQAPipeline(MMCaptioningPipeline):
     def _sanitize_parameters(self, answers: list[str] | None = None, **generation):
         if answers is not None and generation:
             raise ValueError(f"answers are ranked, not written, so {', '.join(generation)} would not be read")
-        return {}, generation if answers is None else {"answers": answers}, {}
+        if answers is None:
+            return {}, generation, {}
+        return {}, {"answers": answers}, {"answers": answers}
 
     def preprocess(self, inputs):
         if not isinstance(inputs, dict) or set(inputs) != {"image", "question"}:
             raise ValueError(f'mm-vqa takes {{"image": ..., "question": ...}}; got {inputs!r:.80}')
-        side = "context_text" if self.model.config.has_text_encoder else "text"
-        return self.inputs(images=[inputs["image"]], add_eos_token=False, **{side: [inputs["question"]]})
+        return {"asked": Asked(inputs["image"], inputs["question"])}
 
     def _forward(self, model_inputs, answers: list[str] | None = None, **generation):
+        asked, side = model_inputs["asked"], "context_text" if self.model.config.has_text_encoder else "text"
         if answers is None:
-            return super()._forward(model_inputs, **generation)
+            return self.written(asked, side, **generation)
         eos = self.processor.tokenizer.eos_token or self.processor.tokenizer.sep_token or ""
-        read = self.processor.tokenizer(
+        ends = self.processor.tokenizer(
             [answer + eos for answer in answers], add_special_tokens=False, padding=True, return_tensors="pt"
         ).to(self.device)
-        ranked = self.model.rank_answers(read.input_ids, read.attention_mask, **model_inputs)
-        order = ranked.indices[0].tolist()
-        return {"ranked": [{"answer": answers[i], "score": ranked.scores[0, i].item()} for i in order]}
+        ranked = self.model.rank_answers(ends.input_ids, ends.attention_mask, **self.together(asked, side))
+        return {"indices": ranked.indices, "scores": ranked.scores}
 
-    def postprocess(self, model_outputs):
-        if "ranked" in model_outputs:
-            return model_outputs["ranked"]
-        return [{"answer": text.strip()} for text in self.decoded(model_outputs["ids"])]
+    def postprocess(self, model_outputs, answers: list[str] | None = None):
+        if answers is None:
+            return [{"answer": text.strip()} for text in self.decoded(model_outputs["ids"][0])]
+        scores = model_outputs["scores"][0].tolist()
+        return [{"answer": answers[i], "score": scores[i]} for i in model_outputs["indices"][0].tolist()]
 
 
 class MMRetrievalPipeline(MMPipeline):

@@ -116,6 +116,11 @@ def test_captions_of_one_picture_or_many_by_path_or_opened(captioning):
     assert [found["caption"] for found in prompted] == generated(captioning, images=PICTURES[0], text="a")
 
 
+def test_a_batch_of_captions_holds_all_of_each_picture(captioning):
+    several = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 3}
+    assert captioning(PICTURES, **several, batch_size=2) == [captioning(path, **several) for path in PICTURES]
+
+
 @pytest.fixture
 def answering(tiny_model):
     def build(**fields):
@@ -149,6 +154,19 @@ def test_questions_are_answered_by_writing_or_by_ranking(answering, has_encoder)
     for found in ranked:
         ids = torch.tensor([processor.tokenizer.encode(found["answer"], add_special_tokens=False) + [3]])
         assert found["score"] == pytest.approx(model.rank_answers(ids, **read).scores.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("has_encoder", [False, True])
+@pytest.mark.parametrize("options", [{"max_new_tokens": 3}, {"answers": ["a cat", "red"]}], ids=["write", "rank"])
+def test_a_batch_of_questions_is_answered_as_each_alone(answering, has_encoder, options):
+    model, processor = answering(has_encoder=has_encoder)
+    pipe = pipeline("mm-vqa", model=model, processor=processor)
+    questions = zip(PICTURES, ["what is it", "is it", "is it a red dog"], strict=True)
+    asked = [{"image": opened(path), "question": question} for path, question in questions]
+    for found, one in zip(pipe(asked, **options, batch_size=2), asked, strict=True):
+        for answer, alone in zip(found, pipe(one, **options), strict=True):
+            assert answer["answer"] == alone["answer"]
+            assert answer.get("score", 0) == pytest.approx(alone.get("score", 0), abs=1e-5)
 
 
 def test_a_question_without_its_picture_is_refused(answering):
