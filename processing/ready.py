@@ -75,7 +75,8 @@ def _slotted(name: str, values: list[torch.Tensor], given: list[Any]) -> dict[st
         values = [value[None] if one else value for value, one in zip(values, short, strict=True)]
         masks = [mask[None] if one and mask is not None else mask for mask, one in zip(masks, short, strict=True)]
     if slots == 0:  # a picture each; where they are of their own sizes, with masks of patches
-        return {name: stacked(name, values)} | ({MASK_OF[name]: stacked(MASK_OF[name], known)} if known else {})
+        whole = [torch.ones_like(known[0]) if mask is None else mask for mask in masks] if known else []
+        return {name: stacked(name, values)} | ({MASK_OF[name]: stacked(MASK_OF[name], whole)} if known else {})
     stacked(name, [value.new_zeros(value.shape[slots:]) for value in values])  # raises for sizes that differ
     sizes = [max(value.shape[axis] for value in values) for axis in range(slots)]
     patches = next((mask.shape[slots:] for mask in masks if mask is not None), ())
@@ -104,10 +105,10 @@ def _rows(columns: dict[str, list[torch.Tensor]]) -> dict[str, list[torch.Tensor
 
 
 def _prompts(rows: dict[str, list[torch.Tensor]]) -> dict[str, list[torch.Tensor]]:
-    """The part of each row that has no label."""
-    if "labels" not in rows:
-        return rows
-    keep = [label == IGNORED_LABEL for label in rows["labels"]]
+    """The part of each row that is real and has no label."""
+    keep = [mask != 0 for mask in rows["attention_mask"]]
+    if "labels" in rows:
+        keep = [real & (label == IGNORED_LABEL) for real, label in zip(keep, rows["labels"], strict=True)]
     return {
         name: [row[prompt] for row, prompt in zip(rows[name], keep, strict=True)]
         for name in ("input_ids", "attention_mask")

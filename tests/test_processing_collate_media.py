@@ -151,6 +151,21 @@ def test_ready_samples_of_every_kind_give_the_processors_batch(processor, media,
     assert_equal(MMDataCollator(processor)(samples), expected)
 
 
+def test_a_ready_picture_without_a_mask_of_patches_is_whole_beside_those_with_one(processor):
+    present = torch.tensor([[True, False]])
+    samples = [{"pixel_values": torch.zeros(3, 8, 16)} for _ in range(3)]
+    samples[1]["pixel_attention_mask"] = present
+    batch = MMDataCollator(processor)(samples)
+    assert batch["pixel_attention_mask"].tolist() == [[[True, True]], present.tolist(), [[True, True]]]
+
+
+def test_prompts_of_ready_samples_lose_their_padding_where_they_are_gone_on_from(processor):
+    given = processor(text=["a", "a photo of"], suffix=["cat", "a dog"], add_eos_token=True, return_tensors="pt")
+    samples = [{name: value[row] for name, value in given.items()} for row in range(2)]
+    batch = MMDataCollator(processor, mode="generate")(samples)
+    assert_equal(batch, processor(text=["a", "a photo of"], return_tensors="pt"))
+
+
 def test_ready_media_of_other_sizes_are_refused(processor):
     samples = [{"pixel_values_videos": torch.zeros(2, 3, side, side)} for side in (8, 9)]
     with pytest.raises(ValueError, match="pixel_values_videos of ready samples has one shape"):
