@@ -5,6 +5,7 @@ As with every processor of Transformers they may come by themselves, or nested b
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from types import NoneType
 from typing import Any, TypedDict
 
 from .options import MMImageProcessorKwargs
@@ -66,6 +67,7 @@ class CallOptions:
     """The options of one call, each with its default; `image_options` are all that is not named here.
 
     padding, max_length: None takes what the tokenizer was saved with, and True and its own limit without that.
+    of_kind: those that were nested for "images", "videos" or "audio" and count for that kind alone.
     """
 
     return_tensors: str | None = None
@@ -88,36 +90,75 @@ class CallOptions:
     do_sample_frames: bool = True
     max_seconds: float | None = None
     image_options: dict[str, Any] = field(default_factory=dict)
+    of_kind: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self):
+        for name in _SWITCHES:
+            if not isinstance(getattr(self, name), (bool, NoneType)):
+                raise TypeError(f"{name}={getattr(self, name)!r}; accepted are True or False")
         if self.fps is not None and self.frame_sampling is not None:
             raise ValueError(f"fps={self.fps!r} and frame_sampling={self.frame_sampling!r} both say which frames")
+        if not self.do_sample_frames:
+            for name in ("num_frames", "fps", "frame_sampling"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} with do_sample_frames=False: every frame is taken, none sampled")
 
-    def media_options(self) -> dict[str, Any]:
-        """Those that `ReadingProcessor.read_media` takes."""
+    def media_options(self, kind: str) -> dict[str, Any]:
+        """Those that `ReadingProcessor.read_media` takes for "images", "videos" or "audio"."""
         names = ("allow_urls", "sampling_rate", "num_frames", "do_sample_frames", "max_seconds")
         sampling = self.fps if self.frame_sampling is None else self.frame_sampling
-        return {**{name: getattr(self, name) for name in names}, "frame_sampling": sampling, **self.image_options}
+        own = {**{name: getattr(self, name) for name in names}, "frame_sampling": sampling}
+        return {**own, **self.image_options, **self.of_kind.get(kind, {})}
+
+    def options_of_images(self, kind: str) -> dict[str, Any]:
+        """Those of the image processor, for "images" or the frames of "videos"."""
+        return {**self.image_options, **{n: v for n, v in self.of_kind.get(kind, {}).items() if n != "max_seconds"}}
 
 
-_OWN = {one.name for one in fields(CallOptions)} - {"image_options"}
+_OWN = {one.name for one in fields(CallOptions)} - {"image_options", "of_kind"}
+_SWITCHES = (
+    "add_eos_token", "add_special_tokens", "return_offsets_mapping", "sanitize_control_tokens",
+    "allow_urls", "do_sample_frames",
+)  # fmt: skip
+# What may be nested beside options of the image processor, and for which kind of media options nested there count.
+_NAMES = {
+    "text_kwargs": set(MMTextKwargs.__annotations__),
+    "images_kwargs": {"return_tensors"},
+    "videos_kwargs": set(MMVideosKwargs.__annotations__),
+    "audio_kwargs": set(MMAudioKwargs.__annotations__),
+}
+_KINDS = {"images_kwargs": "images", "videos_kwargs": "videos", "audio_kwargs": "audio"}
 
 
 def call_options(given: Mapping[str, Any]) -> CallOptions:
     """Options as a call has them: by themselves, nested by kind, and under common_kwargs, which all others override.
 
-    Raises: ValueError for an option that is given twice, TypeError for a nest that is no dict.
+    Raises: ValueError for an option that is given twice, TypeError for a nest that is no dict, or that holds an option
+    of another kind.
     """
     flat = {name: value for name, value in given.items() if name not in (*NESTED, "common_kwargs")}
     nested: dict[str, Any] = {}
-    for kind in NESTED:
-        for name, value in _dict_of(given, kind).items():
-            if name in flat or (name in nested and nested[name] != value):
-                raise ValueError(f"{name} was given twice: by itself or in another dict, and in {kind}")
-            nested[name] = value
+    of_kind: dict[str, dict[str, Any]] = {kind: {} for kind in _KINDS.values()}
+    for nest in NESTED:
+        for name, value in _dict_of(given, nest).items():
+            _check_name(nest, name)
+            is_shared = name in _OWN - {"max_seconds"}
+            if name in flat or (is_shared and name in nested and nested[name] != value):
+                raise ValueError(f"{name} was given twice: by itself or in another dict, and in {nest}")
+            (nested if is_shared else of_kind[_KINDS[nest]])[name] = value
     options = {**_dict_of(given, "common_kwargs"), **nested, **flat}
     own = {name: options.pop(name) for name in _OWN & set(options)}
-    return CallOptions(**own, image_options=options)
+    return CallOptions(**own, image_options=options, of_kind=of_kind)
+
+
+def _check_name(nest: str, name: str) -> None:
+    """Raises TypeError for an option that has no place in a nest; their processor checks those of pictures."""
+    takes_pictures = nest in ("images_kwargs", "videos_kwargs")
+    if name not in _NAMES[nest] and (name in _OWN or not takes_pictures):
+        known = sorted(_NAMES[nest])
+        raise TypeError(
+            f"{name} is no option of {nest}; known are {known}" + " and those of the image processor" * takes_pictures
+        )
 
 
 def _dict_of(given: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from .call_options import CallOptions, MMProcessorKwargs, call_options
 from .media import MediaDecodeError
 from .pairing import Samples, pair_samples
-from .reading import ReadingProcessor
+from .reading import LIMITS, ReadingProcessor
 from .rows import RowOptions, encode_rows
 from .sampling import check_frame_settings, check_jitter, check_positive
 from .sound_masks import SoundAugmentation
@@ -127,7 +127,7 @@ class MMProcessor(ReadingProcessor):
             videos, audio: nested as images are; a list of PIL images or arrays is one video, not several. What they
                 may be: `mm.processing.video.load_video`, `mm.processing.audio.load_sound`.
             options (MMProcessorKwargs): by themselves, or nested by kind as text_kwargs, images_kwargs, videos_kwargs,
-                audio_kwargs.
+                audio_kwargs. Those of pictures and max_seconds then count for that kind alone.
 
             return_tensors: "pt", "np", or None (lists for texts, arrays for pictures).
             padding: True or "longest", "max_length", False; None is what the tokenizer was saved with, else True.
@@ -177,10 +177,10 @@ class MMProcessor(ReadingProcessor):
         if context_text is not None and text is None:
             row_options = replace(row_options, add_special_tokens=True, is_chat=False, closed=False)
         samples = pair_samples({"images": images, "videos": videos, "audio": audio}, text, suffix, context_text)
-        samples = self._read_samples(samples, call.on_error, call.media_options())
+        samples = self._read_samples(samples, call)
         data = self._rows(samples, row_options) | self._context_rows(samples, context_options)
         for name, media in samples.media.items():
-            data |= self.media_tensors(name, media, **call.image_options)
+            data |= self.media_tensors(name, media, **call.options_of_images(name))
         data |= self._indices(samples)
         return BatchFeature({name: _converted(name, values, call.return_tensors) for name, values in data.items()})
 
@@ -188,15 +188,17 @@ class MMProcessor(ReadingProcessor):
         """Raises ValueError or TypeError for options of a call that are not accepted."""
         check_choice("on_error", call.on_error, ("raise", "skip", "placeholder"))
         check_choice("return_tensors", call.return_tensors, (None, "pt", "np"))
-        self._check_image_options(call.image_options)
+        for kind in ("images", "videos"):
+            self._check_image_options(call.options_of_images(kind))
         if call.return_offsets_mapping and not call.sanitize_control_tokens:
             raise ValueError(
                 "return_offsets_mapping=True is for chats: apply_chat_template(return_assistant_tokens_mask=True)"
             )
-        media = call.media_options()
-        check_frame_settings(*self.frame_settings(media["num_frames"], media["frame_sampling"]))
-        for name in ("sampling_rate", "max_seconds"):
-            check_positive(name, media[name])
+        for kind in ("images", "videos", "audio"):
+            media = call.media_options(kind)
+            check_frame_settings(*self.frame_settings(media["num_frames"], media["frame_sampling"]))
+            for name in ("sampling_rate", "max_seconds", *LIMITS):
+                check_positive(name, media.get(name))
 
     def _row_options(self, call: CallOptions) -> RowOptions:
         """How the rows of a call are made; what the tokenizer was saved with stands behind the call."""
@@ -230,11 +232,15 @@ class MMProcessor(ReadingProcessor):
         names = super().model_input_names
         return names if self.image_processor is None else [*names, "pixel_values_videos"]
 
-    def _read_samples(self, samples: Samples, on_error: str, options: dict[str, Any]) -> Samples:
+    def _read_samples(self, samples: Samples, call: CallOptions) -> Samples:
         """`samples` with their media read (None where one is unreadable), less those that on_error skips."""
+        on_error = call.on_error
         if not samples.media:
             return samples
-        read = {name: self.read_media(name, sources, on_error, **options) for name, sources in samples.media.items()}
+        read = {
+            name: self.read_media(name, sources, on_error, **call.media_options(name))
+            for name, sources in samples.media.items()
+        }
         kept = [
             index
             for index in range(len(next(iter(read.values()))))

@@ -16,6 +16,7 @@ from .audio import lacks_rate, load_sound, sound_tensors
 from .chats import ChattingProcessor
 from .image import PictureOptions
 from .media import PictureReader, load_image
+from .pairing import is_frames
 from .sound_masks import SoundAugmentation
 from .video import given_frames, load_video, video_tensors
 
@@ -77,6 +78,12 @@ class ReadingProcessor(ChattingProcessor):
         options["allow_urls"] = allow_urls
         if name == "videos":
             frames = self.frame_settings(num_frames, frame_sampling)
+            if frame_sampling not in (None, "uniform") and any(is_frames(film) for row in sources for film in row):
+                logger.warning(
+                    "frame_sampling=%r: frames that are given have no times; at most num_frames=%d are taken evenly",
+                    frame_sampling,
+                    frames[0],
+                )
             load = partial(load_video, load=load, num_frames=frames[0], frame_sampling=frames[1], **limits)
             load = partial(load, frame_jitter=self.frame_jitter)
             load = load if do_sample_frames else partial(given_frames, load=load.keywords["load"])

@@ -41,7 +41,7 @@ def test_options_mean_the_same_by_themselves_and_nested_by_kind(processor):
     nested = processor(
         **given,
         text_kwargs={"max_length": 3, "padding": "max_length"},
-        videos_kwargs={"num_frames": 4},
+        videos_kwargs={"num_frames": 4, "do_normalize": False},
         images_kwargs={"do_normalize": False},
     )
     assert same(flat, nested) and flat["input_ids"].shape == (1, 3)
@@ -59,11 +59,46 @@ def test_options_mean_the_same_by_themselves_and_nested_by_kind(processor):
         ({"max_lenght": 3}, TypeError, r"unknown arguments \['max_lenght'\]"),
         ({"fps": 2, "frame_sampling": "keyframes"}, ValueError, "both say which frames"),
         ({"return_offsets_mapping": True}, ValueError, "is for chats"),
+        ({"images_kwargs": {"num_frames": 3}}, TypeError, "num_frames is no option of images_kwargs"),
+        ({"audio_kwargs": {"size": 8}}, TypeError, "size is no option of audio_kwargs; known are"),
+        ({"text_kwargs": {"stride": 8}}, TypeError, "stride is no option of text_kwargs; known are"),
+        ({"videos_kwargs": {"sise": 8}}, TypeError, r"unknown arguments \['sise'\]"),
+        ({"allow_urls": "no"}, TypeError, "allow_urls='no'; accepted are True or False"),
+        ({"add_eos_token": 1}, TypeError, "add_eos_token=1; accepted are True or False"),
+        ({"max_pixels": "many"}, ValueError, "max_pixels='many'; accepted are numbers above 0"),
+        ({"images_kwargs": {"max_bytes": -1}}, ValueError, "max_bytes=-1; accepted are numbers above 0"),
+        ({"fps": 2, "do_sample_frames": False}, ValueError, "fps with do_sample_frames=False: every frame"),
     ],
 )
 def test_wrong_options_are_refused_by_name(processor, options, kind, words):
     with pytest.raises(kind, match=words):
         processor(text="a cat", **options)
+
+
+def test_options_nested_for_one_kind_leave_the_others_alone(processor):
+    small, large = {"height": 8, "width": 8}, {"height": 24, "width": 24}
+    given = {"images": FRAMES[3], "videos": [[FRAMES]], "audio": {"array": np.tile(TONE, 12), "sampling_rate": 16000}}
+    read = processor(
+        **given,
+        images_kwargs={"size": small},
+        videos_kwargs={"size": large, "max_seconds": 0.5},
+        audio_kwargs={"max_seconds": 5},
+        return_tensors="pt",
+    )
+    assert read["pixel_values"].shape[-2:] == (8, 8) and read["pixel_values_videos"].shape[-2:] == (24, 24)
+    assert read["input_features"].shape[1] == 2
+    alone = processor(**given, videos_kwargs={"size": large}, return_tensors="pt")
+    assert torch.equal(alone["pixel_values"], processor(**given, return_tensors="pt")["pixel_values"])
+    with pytest.raises(ValueError, match=r"it lasts 1.2 s; max_seconds=1 allows no more"):
+        processor(**given, audio_kwargs={"max_seconds": 1})
+
+
+def test_a_rate_for_frames_without_times_is_said_to_be_none(processor, caplog):
+    given = processor(videos=[FRAMES], fps=1, return_tensors="pt")
+    assert "frame_sampling=1: frames that are given have no times; at most num_frames=8" in caplog.text
+    caplog.clear()
+    processor.frame_sampling = 2.0  # a default for files
+    assert same(given, processor(videos=[FRAMES], return_tensors="pt")) and not caplog.text
 
 
 def test_defaults_are_saved_and_others_are_refused(parts, tmp_path):
