@@ -139,7 +139,7 @@ def nest_media(name: str, given: Any, samples: int | None, one: bool) -> Nested 
         return [entries] if entries else None
     if samples is not None and entries and len(entries) != samples:
         raise ValueError(
-            f"{_counted(len(entries), noun)} with {_counted(samples, 'text')}: give an entry for each text (a "
+            f"{_counted(len(entries), noun)} with {_counted(samples, 'text')}: give an entry for each text (one "
             f"{noun}, a list of {noun}s, or None), or nest the texts of one {noun}: text=[[...]]"
         )
     nested = [[] if entry is None else list(entry) if holds(entry) else [entry] for entry in entries]

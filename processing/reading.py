@@ -17,6 +17,7 @@ from .chats import ChattingProcessor
 from .image import PictureOptions
 from .media import PictureReader, load_image
 from .pairing import is_frames
+from .sampling import check_frame_settings, check_jitter
 from .sound_masks import SoundAugmentation
 from .video import given_frames, load_video, video_tensors
 
@@ -78,6 +79,8 @@ class ReadingProcessor(ChattingProcessor):
         options["allow_urls"] = allow_urls
         if name == "videos":
             frames = self.frame_settings(num_frames, frame_sampling)
+            check_frame_settings(*frames)
+            check_jitter(self.frame_jitter)
             if frame_sampling not in (None, "uniform") and any(is_frames(film) for row in sources for film in row):
                 logger.warning(
                     "frame_sampling=%r: frames that are given have no times; at most num_frames=%d are taken evenly",

@@ -28,6 +28,14 @@ def rng(seed=0) -> np.random.Generator:
 # ------------------------------------------------------------------------------------------------------ frame jitter
 
 
+@pytest.mark.parametrize(("name", "value"), [("frame_jitter", 5), ("num_frames", 0), ("frame_sampling", "all")])
+def test_settings_that_are_set_later_are_checked_when_they_are_read(name, value):
+    processor = MMProcessor(MMImageProcessorPil(size={"height": 8, "width": 8}), BertTokenizer(vocab={}))
+    setattr(processor, name, value)
+    with pytest.raises(ValueError, match=f"{name}={value!r}; accepted are"):
+        MMDataCollator(processor)([{"video": FILM}])
+
+
 @settings(max_examples=300, derandomize=True, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 20), st.floats(0, 1), SEEDS)
 def test_jittered_frames_stay_in_their_parts_and_in_order(count, wanted, jitter, seed):
