@@ -39,8 +39,8 @@ def export(source: str | None, output: str, to: str = "onnx", say: Callable[[str
 
 @torch.no_grad()
 def logit_difference(model: MMForConditionalGeneration, directory: str | Path, bound: float = 1e-4) -> float:
-    """The largest |difference| / max(1, |logit|) between a model and its graphs after a prompt of bos and media of
-    noise.
+    """The largest |difference| / max(1, |logit|) between a model and its graphs after a prompt of bos (or token 0) and
+    media of noise.
 
     Raises: ValueError where it is above the bound.
     """
@@ -49,7 +49,7 @@ def logit_difference(model: MMForConditionalGeneration, directory: str | Path, b
         for name, value in context_inputs(model)[0].items()
     }
     graphs = OnnxGenerator(directory)
-    ids = np.full((2, 1), graphs.start, np.int64)
+    ids = np.full((2, 1), graphs.start or 0, np.int64)
     given = torch.from_numpy(graphs.first_logits(ids, **{name: value.numpy() for name, value in media.items()}))
     expected = model(**media, input_ids=torch.from_numpy(ids)).logits[:, -1]
     difference = float(((given - expected).abs() / expected.abs().clamp(min=1)).max())

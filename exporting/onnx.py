@@ -12,6 +12,7 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import torch
 from transformers.processing_utils import ProcessorMixin
 
 from ..modeling_mm.generation import MMForConditionalGeneration
@@ -55,6 +56,8 @@ def export_onnx(
                 f"attn_implementation={part._attn_implementation!r} has no ONNX; call "
                 "model.set_attn_implementation('sdpa') first"
             )
+    if model.dtype != torch.float32:
+        raise ValueError(f"the graphs are of float32, and the model is of {model.dtype}; call model.float() first")
     check_installed()
     from transformers.exporters import ExportedModel, OnnxConfig, OnnxExporter
 

@@ -4,6 +4,7 @@ B contexts, R prompts, T tokens of a prompt, N new tokens.
 """
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,17 @@ MASKS = {
     "context_input_ids": ("context_attention_mask", 2),
 }
 Arrays = dict[str, np.ndarray]
+# What generate() would read from a generation configuration and this loop does not, with the values that ask nothing.
+NOT_FOLLOWED = {
+    "do_sample": (None, False), "early_stopping": (None, False), "repetition_penalty": (None, 1.0),
+    "no_repeat_ngram_size": (None, 0), "min_length": (None, 0), "min_new_tokens": (None, 0),
+    "bad_words_ids": (None,), "suppress_tokens": (None,), "begin_suppress_tokens": (None,),
+    "forced_bos_token_id": (None,), "forced_eos_token_id": (None,), "num_beam_groups": (None, 1),
+    "num_return_sequences": (None, 1), "penalty_alpha": (None,), "sequence_bias": (None,), "max_time": (None,),
+    "stop_strings": (None,), "guidance_scale": (None, 1.0), "exponential_decay_length_penalty": (None,),
+}  # fmt: skip
+
+logger = logging.getLogger(__name__)
 
 
 class OnnxGenerator:
@@ -46,7 +58,13 @@ class OnnxGenerator:
         ends = ids["eos_token_id"]
         self.start, self.pad = ids["bos_token_id"], ids["pad_token_id"]
         self.ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
-        self.max_new_tokens = generation.get("max_new_tokens") or 20
+        self.fill = next(iter(self.ends), 0) if self.pad is None else self.pad  # behind the end of a text
+        self.generation = generation
+        asked = [
+            f"{name}={generation.get(name)}" for name, same in NOT_FOLLOWED.items() if generation.get(name) not in same
+        ]
+        if asked:
+            logger.warning("generation_config.json asks for %s, which this loop does not do", ", ".join(asked))
 
     def generate(
         self,
@@ -55,8 +73,8 @@ class OnnxGenerator:
         attention_mask: np.ndarray | None = None,
         max_new_tokens: int | None = None,
         *,
-        num_beams: int = 1,
-        length_penalty: float = 1.0,
+        num_beams: int | None = None,
+        length_penalty: float | None = None,
         context_index: np.ndarray | None = None,
         **media: np.ndarray,
     ) -> np.ndarray:
@@ -69,8 +87,8 @@ class OnnxGenerator:
                 input_features, input_features_mask, context_input_ids, context_attention_mask.
             input_ids: int64 (R, T), padded on the left; None: bos alone, a row for each context.
             attention_mask: (R, T), 1 = real; None: all but pad tokens, as generate() has it.
-            max_new_tokens: None: the generation configuration's, or 20.
-            num_beams, length_penalty: as in generate() with early_stopping=False.
+            max_new_tokens: None: the generation configuration's, or what its max_length leaves, or 20.
+            num_beams, length_penalty: as in generate() with early_stopping=False; None: as configured.
             context_index: int64 (R,), the context of each row; None: R = k*B, row r reads context r // k.
 
         Raises: ValueError for inputs that the graphs do not have, or counts that do not fit.
@@ -78,13 +96,17 @@ class OnnxGenerator:
         given = {"pixel_values": pixel_values, **media}
         context = self._context({name: value for name, value in given.items() if value is not None})
         ids, mask, context = self._rows(context, input_ids, attention_mask, context_index)
-        limit = max_new_tokens or self.max_new_tokens
-        if num_beams > 1:
-            return self._search(ids, mask, context, Beams(ids, num_beams, self.ends, self.pad, limit, length_penalty))
+        limit = max_new_tokens or self._most_new(ids.shape[1])
+        beams: int = num_beams or self.generation.get("num_beams") or 1
+        if beams > 1:
+            configured = self.generation.get("length_penalty")
+            configured = 1.0 if configured is None else configured
+            penalty = configured if length_penalty is None else length_penalty
+            return self._search(ids, mask, context, Beams(ids, beams, self.ends, self.fill, limit, penalty))
         past, new, is_done = self._nothing_before(len(ids)), ids, np.zeros(len(ids), bool)
         for _ in range(limit):
             logits, past = self._step(new, mask, past, context)
-            new = np.where(is_done, self.pad, logits.argmax(-1))[:, None].astype(np.int64)
+            new = np.where(is_done, self.fill, logits.argmax(-1))[:, None].astype(np.int64)
             ids, mask = np.concatenate([ids, new], 1), np.concatenate([mask, np.ones_like(new)], 1)
             is_done |= np.isin(new[:, 0], self.ends)
             if is_done.all():
@@ -115,12 +137,19 @@ class OnnxGenerator:
         given = self._run(self.decoder, input_ids=new, attention_mask=mask, **past, **context)
         return given["logits"], {"past_keys": given["keys"], "past_values": given["values"]}
 
+    def _most_new(self, length: int) -> int:
+        """How many tokens may follow prompts of `length`, by the generation configuration."""
+        most, whole = self.generation.get("max_new_tokens"), self.generation.get("max_length")
+        return most or (max(1, whole - length) if whole else 20)
+
     def _rows(
         self, context: Arrays, ids: np.ndarray | None, mask: np.ndarray | None, index: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, Arrays]:
         """Prompts and their mask, and a context for each of them."""
         contexts = len(context["context_lengths"])
         if ids is None:
+            if self.start is None:
+                raise ValueError("the model has no bos_token_id to start from: give input_ids")
             ids = np.full((contexts if index is None else len(index), 1), self.start, np.int64)
         if index is None:
             if len(ids) % contexts:

@@ -3,6 +3,8 @@
 # The exporters are typed for whole models, and take any module.
 # pyright: reportArgumentType=false, reportPrivateImportUsage=false
 
+import json
+import shutil
 import subprocess
 import sys
 
@@ -205,6 +207,27 @@ def test_inputs_that_the_graphs_do_not_have_are_refused_in_words(exported):
 
 
 @pytest.mark.slow
+def test_the_generation_configuration_of_a_folder_is_followed_or_named(exported, tmp_path, caplog):
+    _, folder, graphs = exported(IN_ONNX[0])
+    pixels = np.random.default_rng(5).normal(size=(2, 3, 16, 16)).astype(np.float32)
+    shutil.copytree(folder, tmp_path / "copy")
+
+    def configured(**settings):
+        (tmp_path / "copy" / "generation_config.json").write_text(json.dumps(settings))
+        return OnnxGenerator(tmp_path / "copy", num_threads=1)
+
+    beams = configured(num_beams=3, length_penalty=0.5, max_length=6, eos_token_id=None)
+    expected = graphs.generate(pixels, num_beams=3, length_penalty=0.5, max_new_tokens=5)
+    assert beams.generate(pixels).shape[1] == 6 and "asks for" not in caplog.text
+    named = configured(num_beams=3, length_penalty=0.5, max_new_tokens=5)
+    assert np.array_equal(named.generate(pixels), expected)
+    configured(repetition_penalty=1.7, do_sample=True, min_length=0)
+    assert "asks for do_sample=True, repetition_penalty=1.7, which this loop does not do" in caplog.text
+    with pytest.raises(ValueError, match="no bos_token_id to start from: give input_ids"):
+        configured(bos_token_id=None).generate(pixels)
+
+
+@pytest.mark.slow
 def test_the_packaged_model_goes_through_mm_export(tmp_path):
     from mm.cli.export import export
 
@@ -224,6 +247,7 @@ def test_what_has_other_parts_is_refused_before_anything_is_written(tiny_model, 
         (tiny_model(text_encoder_config={**TINY_ENCODER, **segments}), ValueError, "attends in segments"),
         (tiny_model().train(), ValueError, "training mode"),
         (tiny_model(attention="flex_attention"), ValueError, "set_attn_implementation"),
+        (tiny_model(attention="sdpa").to(torch.bfloat16), ValueError, r"torch.bfloat16; call model.float\(\) first"),
     ]
     for model, kind, words in refused:
         with pytest.raises(kind, match=words):
