@@ -6,6 +6,7 @@
 # pyright: reportArgumentType=false
 
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 import torch
@@ -21,6 +22,10 @@ class Asked:
 
     image: Any
     text: str | None
+
+    def __post_init__(self):
+        if not isinstance(self.text, (str, NoneType)):
+            raise TypeError(f"each picture goes with one text, a string; got {self.text!r:.80}")
 
 
 class MMPipeline(Pipeline):
@@ -93,6 +98,8 @@ class MMVQAPipeline(MMCaptioningPipeline):
             raise ValueError(f"answers are ranked, not written, so {', '.join(generation)} would not be read")
         if answers is None:
             return {}, generation, {}
+        if isinstance(answers, str) or not answers:
+            raise ValueError(f"answers is a list of strings to rank; got {answers!r:.80}")
         return {}, {"answers": answers}, {"answers": answers}
 
     def preprocess(self, inputs):

@@ -176,6 +176,11 @@ def test_a_question_without_its_picture_is_refused(answering):
         pipe(question="what is it")
     with pytest.raises(ValueError, match="answers are ranked, not written, so num_beams would not be read"):
         pipe(image=opened(PICTURE), question="what is it", answers=["a"], num_beams=2)
+    with pytest.raises(TypeError, match=r"one text, a string; got \['is it', 'what'\]"):
+        pipe(image=[opened(PICTURE)] * 2, question=["is it", "what"])
+    for answers in ("a cat", []):
+        with pytest.raises(ValueError, match="answers is a list of strings to rank; got"):
+            pipe(image=opened(PICTURE), question="what is it", answers=answers)
 
 
 # ---- any to any: Transformers wants torchvision for pictures and videos ---------------------------------------------
