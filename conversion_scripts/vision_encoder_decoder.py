@@ -24,7 +24,7 @@ from .family import Family, Layout, Plan
 
 _ARCHITECTURE = "VisionEncoderDecoderModel"
 _ENCODERS = ("vit", "deit", "beit")
-_DECODERS = ("gpt2", "bert", "roberta", "trocr")
+_DECODERS = ("gpt2", "bert", "roberta", "xlm-roberta", "trocr")
 _IMAGE_PROCESSORS = {"vit": "ViTImageProcessor", "deit": "DeiTImageProcessor", "beit": "BeitImageProcessor"}
 # A tower that stays as it is: every tensor under its own name. Older files keep what is made of its size too.
 _ITSELF = KeyTable(

@@ -337,6 +337,7 @@ def llama_plan(config: Any, names: Collection[str]) -> TowerPlan:
 TEXT_PLANS: dict[str, Callable[[Any, Collection[str]], TowerPlan]] = {
     "bert": bert_plan,
     "roberta": roberta_plan,
+    "xlm-roberta": roberta_plan,
     "distilbert": distilbert_plan,
     "gpt2": gpt2_plan,
     "trocr": trocr_plan,

@@ -5,15 +5,18 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForMaskedLM, ViTConfig, ViTModel
+from transformers import AutoImageProcessor, BertConfig, BertForMaskedLM, ViTConfig, ViTModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mm import MMForConditionalGeneration
 from mm.conversion_scripts.convert import FAMILIES, convert, convert_back
+from mm.conversion_scripts.processor import image_processor_of
 from mm.conversion_scripts.verify import examples, verify
 from mm.modeling_mm.checkpoint import Checkpoint
 
@@ -46,6 +49,10 @@ CLIP_TEXT = {
     "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1,
 }  # fmt: skip
 BERT = {**STACK, "vocab_size": 40, "max_position_embeddings": 20, "pad_token_id": 0}
+XLM_ROBERTA = {
+    **BERT, "model_type": "xlm-roberta", "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, "type_vocab_size": 1,
+    "max_position_embeddings": 22, "layer_norm_eps": 1e-5,
+}  # fmt: skip
 VISUAL_BERT = {
     **BERT, "model_type": "visual_bert", "bypass_transformer": False, "special_visual_initialize": True,
     "pad_token_id": 1,
@@ -129,6 +136,13 @@ PUBLISHED = {
     "CLIP-ViT-H-14": clip({**WIDE, "hidden_act": "gelu"}, {"hidden_act": "gelu"}),
     "siglip-base-patch16-224": siglip({"image_size": 32, "patch_size": 16}, {}),
     "siglip-so400m-patch14-384": siglip({"image_size": 32, "patch_size": 14}, {}),
+    "a CLIP with XLM-RoBERTa": {
+        "model_type": "vision-text-dual-encoder", "architectures": ["VisionTextDualEncoderModel"],
+        "projection_dim": 16, "vision_config": CLIP_VISION, "text_config": XLM_ROBERTA,
+    },
+    "a ViT with XLM-RoBERTa": pair(
+        VIT, {**XLM_ROBERTA, "is_decoder": True, "add_cross_attention": True}, decoder_start_token_id=0
+    ),
     "siglip2-giant-opt": siglip({**WIDE, "image_size": 32, "patch_size": 16}, {"projection_size": 32}),
 }  # fmt: skip
 
@@ -206,3 +220,44 @@ def test_fixed_positions_behind_another_padding_are_refused(peer, saved):
     config = CONFIG_MAPPING["vision-encoder-decoder"].from_dict(pair(VIT, decoder))
     with pytest.raises(ValueError, match="pad_token_id=3, behind which fixed positions start; only 1 is known"):
         convert(saved(peer(lambda c: transformers.VisionEncoderDecoderModel(config=c), config)))
+
+
+COLOURS = {"do_normalize": True, "do_resize": True, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.6, 0.7]}
+SQUARE = {**COLOURS, "do_rescale": True, "resample": 3, "size": {"height": 24, "width": 24}}
+CUT = {**SQUARE, "size": {"shortest_edge": 24}, "crop_size": {"height": 24, "width": 24}, "do_center_crop": True}
+PREPROCESSORS = {
+    "trocr-base": {**COLOURS, "feature_extractor_type": "ViTFeatureExtractor", "resample": 2, "size": 24},
+    "trocr-small": {
+        **COLOURS, "feature_extractor_type": "DeiTFeatureExtractor", "size": 24, "crop_size": 24,
+        "do_center_crop": False,
+    },
+    "clip": {
+        **COLOURS, "feature_extractor_type": "CLIPFeatureExtractor", "resample": 3, "size": 24, "crop_size": 24,
+        "do_center_crop": True,
+    },
+    "git-base-coco": {**CUT, "image_processor_type": "CLIPImageProcessor", "do_convert_rgb": True},
+    "git-base-vatex": {**CUT, "image_processor_type": "VideoMAEImageProcessor"},
+    "blip, which pads nothing": {
+        **SQUARE, "image_processor_type": "BlipImageProcessor", "do_pad": True, "size_divisor": 8
+    },
+    "siglip2": {**SQUARE, "image_processor_type": "SiglipImageProcessor", "do_convert_rgb": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", PREPROCESSORS.values(), ids=PREPROCESSORS)
+def test_their_pictures_become_the_same_pixels(settings, tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    generator = np.random.default_rng(0)
+    picture = Image.fromarray(generator.integers(0, 256, (30, 50, 3), dtype=np.uint8))
+    ours = image_processor_of(tmp_path)
+    theirs = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+    here, there = (np.asarray(processor(picture)["pixel_values"]) for processor in (ours, theirs))
+    assert here.shape == (1, 3, 24, 24)
+    assert np.abs(here - there.reshape(here.shape)).max() <= 1e-6
+
+
+def test_padding_that_does_something_is_refused(tmp_path):
+    settings = {**SQUARE, "image_processor_type": "BlipImageProcessor", "do_pad": True, "size_divisor": 32}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="pads pictures, which MM's image processor does not"):
+        image_processor_of(tmp_path)
