@@ -63,6 +63,15 @@ def test_numbers_are_those_of_the_same_pixels():
 
 
 @pytest.mark.newest
+def test_pixels_as_they_are_stay_bytes():
+    options = {"do_resize": False, "do_rescale": False, "do_normalize": False}
+    slow = MMImageProcessorPil(**options)(SMOOTH, return_tensors="pt")["pixel_values"]
+    fast = MMImageProcessor(**options)(SMOOTH, return_tensors="pt")["pixel_values"]
+    assert slow.dtype == fast.dtype == torch.uint8 and torch.equal(fast, slow)
+    assert torch.equal(fast[0], torch.from_numpy(np.array(SMOOTH)).permute(2, 0, 1))
+
+
+@pytest.mark.newest
 def test_a_saved_processor_is_loaded_as_either(tmp_path):
     MMImageProcessorPil(size=SIZE, resize_mode="pad").save_pretrained(tmp_path)
     fast = AutoImageProcessor.from_pretrained(tmp_path)
