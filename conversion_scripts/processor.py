@@ -71,7 +71,7 @@ def _pads_nothing(source: Any) -> bool:
     size = _plain(getattr(source, "size", None)) or {}
     sides, step = (size.get("height"), size.get("width")), getattr(source, "size_divisor", None) or 1
     is_one = bool(source.do_resize) and None not in sides and not getattr(source, "do_center_crop", None)
-    return is_one and getattr(source, "pad_size", None) is None and not any(side % step for side in sides)
+    return is_one and getattr(source, "pad_size", None) is None and not any((side or 0) % step for side in sides)
 
 
 def _plain(value: Any) -> Any:

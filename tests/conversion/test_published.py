@@ -250,6 +250,7 @@ def test_their_pictures_become_the_same_pixels(settings, tmp_path):
     generator = np.random.default_rng(0)
     picture = Image.fromarray(generator.integers(0, 256, (30, 50, 3), dtype=np.uint8))
     ours = image_processor_of(tmp_path)
+    assert ours is not None
     theirs = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
     here, there = (np.asarray(processor(picture)["pixel_values"]) for processor in (ours, theirs))
     assert here.shape == (1, 3, 24, 24)
