@@ -133,7 +133,8 @@ class MMStackConfig(MMBaseConfig):
     layer_norm_eps: float = 1e-12
     embedding_norm: bool = False
     final_norm: Literal["all", "pooled", "none"] = "all"  # "pooled": only what the pooler reads
-    position_embedding_type: Literal["absolute", "rope", "none"] = "absolute"  # the one switch; "rope": text alone
+    # The one switch; "rope" and "sinusoidal" are of texts alone.
+    position_embedding_type: Literal["absolute", "rope", "sinusoidal", "none"] = "absolute"
     attention_scale: float | None = None  # None: head_dim ** -0.5
     attention_dropout: float | int = 0.0
     hidden_dropout: float | int = 0.0

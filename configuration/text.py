@@ -40,6 +40,7 @@ class MMTextConfig(MMStackConfig):
     pooler: Literal["none", "cls", "cls_tanh", "eos", "last", "before_last", "mean", "attention"] = "last"
     vocab_size: int = 30522
     max_position_embeddings: int = 512
+    embedding_scale: float | int = 1.0  # factor of the tokens' vectors; sqrt(hidden_size) in fairseq's models
     interpolate_positions: bool = False  # a text longer than the learned positions spreads over them
     rope_parameters: dict | None = None  # Transformers' (rope_type, rope_theta, ...); None with "rope": theta 10000
     type_vocab_size: int = 0  # 0: token_type_ids are ignored
@@ -103,6 +104,8 @@ class MMTextConfig(MMStackConfig):
         )
         if self.vocab_size > 0:
             faults += self._token_faults()
+        if not 0 < self.embedding_scale < float("inf"):
+            faults.append(f"embedding_scale={self.embedding_scale} must be a positive number")
         if self.pooler == "eos" and self.eos_token_id in (None, []):
             faults.append("pooler='eos' reads the eos token, but there is none; set eos_token_id")
         if self.type_vocab_size < 0:
@@ -152,6 +155,10 @@ class MMTextConfig(MMStackConfig):
             faults.append(
                 f"interpolate_positions=True stretches learned positions, but position_embedding_type={kind!r} has "
                 "none; set position_embedding_type='absolute', or rope_parameters={'rope_type': 'linear', ...}"
+            )
+        if kind == "sinusoidal" and (self.hidden_size % 2 or self.hidden_size < 4):
+            faults.append(
+                f"sinusoidal positions are as many sines as cosines, two at least; hidden_size={self.hidden_size}"
             )
         if kind == "rope":
             return faults + self._rope_faults()

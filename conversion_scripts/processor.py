@@ -60,10 +60,18 @@ def tokenizer_of(directory: Path | None) -> Any:
 
 def convert_image_processor(source: Any) -> MMImageProcessorPil:
     """Raises ValueError for an option of the source that MM has not."""
-    if getattr(source, "do_pad", None):
+    if getattr(source, "do_pad", None) and not _pads_nothing(source):
         raise ValueError(f"{type(source).__name__} pads pictures, which MM's image processor does not")
     options = {name: _plain(getattr(source, name, None)) for name in IMAGE_OPTIONS}
     return MMImageProcessorPil(**{name: value for name, value in options.items() if value is not None})
+
+
+def _pads_nothing(source: Any) -> bool:
+    """Whether its pictures have one size before they are padded to it; several BLIPs say do_pad, to no effect."""
+    size = _plain(getattr(source, "size", None)) or {}
+    sides, step = (size.get("height"), size.get("width")), getattr(source, "size_divisor", None) or 1
+    is_one = bool(source.do_resize) and None not in sides and not getattr(source, "do_center_crop", None)
+    return is_one and getattr(source, "pad_size", None) is None and not any((side or 0) % step for side in sides)
 
 
 def _plain(value: Any) -> Any:

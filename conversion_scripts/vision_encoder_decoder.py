@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from transformers import BeitConfig, VisionEncoderDecoderConfig
+from transformers.models.trocr.modeling_trocr import TrOCRSinusoidalPositionalEmbedding
 
 from ..configuration.mm import MMConfig
 from ..configuration.text import MMTextConfig
@@ -17,13 +18,13 @@ from ..modeling_mm.checkpoint import Checkpoint, read_json
 from ..modeling_mm.config_mapping import TowerPlan, source_config
 from ..modeling_mm.generation import MMForConditionalGeneration
 from ..modeling_mm.key_mapping import KeyTable
-from ..modeling_mm.text_towers import BERT_FIELDS, BUFFER, GPT2_FIELDS, TEXT_PLANS, TROCR_FIELDS, bert_settings
+from ..modeling_mm.text_towers import BERT_FIELDS, BUFFER, GPT2_FIELDS, TEXT_PLANS, bert_settings, trocr_settings
 from ..modeling_mm.vision_towers import VISION_PLANS, VIT_FIELDS
 from .family import Family, Layout, Plan
 
 _ARCHITECTURE = "VisionEncoderDecoderModel"
 _ENCODERS = ("vit", "deit", "beit")
-_DECODERS = ("gpt2", "bert", "roberta", "trocr")
+_DECODERS = ("gpt2", "bert", "roberta", "xlm-roberta", "trocr")
 _IMAGE_PROCESSORS = {"vit": "ViTImageProcessor", "deit": "DeiTImageProcessor", "beit": "BeitImageProcessor"}
 # A tower that stays as it is: every tensor under its own name. Older files keep what is made of its size too.
 _ITSELF = KeyTable(
@@ -138,11 +139,14 @@ def _decoder(config: MMConfig) -> tuple[str, dict[str, Any], list[str]]:
     if text.norm_position == "pre":
         inner = {"n_inner": text.intermediate_size, "embd_pdrop": text.hidden_dropout}
         return "gpt2", GPT2_FIELDS.restore(text) | inner | tied, ["decoder.transformer.wte.weight"]
-    memory = {"cross_attention_hidden_size": text.cross_attention_hidden_size}
-    return "trocr", TROCR_FIELDS.restore(text) | memory | tied, ["decoder.model.decoder.embed_tokens.weight"]
+    return "trocr", trocr_settings(text) | tied, ["decoder.model.decoder.embed_tokens.weight"]
 
 
 def compare(theirs: Any, ours: Any, given: Any) -> dict[str, Any]:
+    """Transformers 5 loads a TrOCR's fixed positions without their numbers; where there are none, it makes them."""
+    for module in theirs.modules():
+        if isinstance(module, TrOCRSinusoidalPositionalEmbedding):
+            vars(module)["weights"] = None
     there = theirs(given.pixel_values, given.input_ids).logits
     return {"logits": (ours(given.input_ids, pixel_values=given.pixel_values).logits, there)}
 

@@ -1,6 +1,7 @@
 """VisionTextDualEncoder (LiT's shape, Zhai et al. 2022, arXiv:2111.07991): any two towers, compared as CLIP compares.
 
-Known are the vision towers of `VISION_PLANS` that pool (ViT, DeiT, CLIP, SigLIP), and BERT, RoBERTa and CLIP's text.
+Known are the vision towers of `VISION_PLANS` that pool (ViT, DeiT, CLIP, SigLIP), and BERT,
+RoBERTa, XLM-RoBERTa (which goes back as the RoBERTa that it is) and CLIP's text.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -23,7 +24,7 @@ _VISION = {
     "vit": "ViTImageProcessor", "deit": "DeiTImageProcessor", "clip_vision_model": "CLIPImageProcessor",
     "siglip_vision_model": "SiglipImageProcessor",
 }  # fmt: skip
-_TEXT = {"bert": TEXT_PLANS["bert"], "roberta": TEXT_PLANS["roberta"], "clip_text_model": text_plan}
+_TEXT = {**{kind: TEXT_PLANS[kind] for kind in ("bert", "roberta", "xlm-roberta")}, "clip_text_model": text_plan}
 
 
 def recognises(config: Mapping[str, Any], names: Iterable[str]) -> bool:

@@ -27,6 +27,8 @@ _READ_AT_ONCE = 2**25  # bytes of a mapped file, whose pages are then given back
 # Where trainers put the weights of a model among their own things.
 _NESTED = ("model", "state_dict", "model_state_dict")
 _WRAPPER = "module."  # what training over several devices puts before every name
+# What TensorFlow calls the weights of a norm, and the first BERTs have kept.
+_OLD_NORMS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
 class _Whole(dict[str, torch.Tensor]):
@@ -56,10 +58,10 @@ class Checkpoint(Mapping[str, torch.Tensor]):
             files = list(_weight_files(self.directory))
         configs = (read_json(self.directory, name) for name in CONFIG_FILES)
         self.config: dict[str, Any] = next((config for config in configs if config), {})
-        self._homes: dict[str, Path] = {}
+        self._homes: dict[str, tuple[Path, str]] = {}  # by name: the file, and what it is called there
         self._file, self._opened, self._read = Path(), None, 0
         for file in files:
-            self._homes |= dict.fromkeys(self._at(file).keys(), file)
+            self._homes |= {_modern(name): (file, name) for name in self._at(file).keys()}
 
     def _at(self, file: Path) -> Any:
         """The file, open; one at a time, and anew from time to time, so that what was read is not held in memory."""
@@ -68,8 +70,9 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         return self._opened
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        opened = self._at(self._homes[name])
-        tensor = opened[name] if isinstance(opened, dict) else opened.get_tensor(name)
+        file, called = self._homes[name]
+        opened = self._at(file)
+        tensor = opened[called] if isinstance(opened, dict) else opened.get_tensor(called)
         self._read += 0 if isinstance(opened, _Whole) else tensor.nbytes
         return tensor
 
@@ -88,8 +91,9 @@ class Checkpoint(Mapping[str, torch.Tensor]):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor that need not be read for it."""
-        opened = self._at(self._homes[name])
-        return tuple(opened[name].shape if isinstance(opened, dict) else opened.get_slice(name).get_shape())
+        file, called = self._homes[name]
+        opened = self._at(file)
+        return tuple(opened[called].shape if isinstance(opened, dict) else opened.get_slice(called).get_shape())
 
     def numbers(self) -> int:
         """How many numbers all tensors hold."""
@@ -99,6 +103,12 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         """That of the largest tensor."""
         largest = max(self, key=lambda name: torch.Size(self.shape(name)).numel())
         return self[largest].dtype
+
+
+def _modern(name: str) -> str:
+    """A name as Transformers has it today."""
+    ending = next((old for old in _OLD_NORMS if name.endswith(old)), None)
+    return name if ending is None else name.removesuffix(ending) + _OLD_NORMS[ending]
 
 
 def read_json(directory: Path | None, name: str) -> dict[str, Any] | None:

@@ -29,6 +29,24 @@ class MMMLP(nn.Module):
         return self.down_proj(self.act(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
+class MMScaledEmbedding(nn.Embedding):
+    """An embedding whose vectors are multiplied by `scale`; a head tied to it has the vectors as they are."""
+
+    def __init__(self, *args, scale: float, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.scale = scale
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) * self.scale
+
+
+def build_embedding(numbers: int, width: int, padding_idx: int | None, scale: float) -> nn.Embedding:
+    """Vectors of tokens, each `scale` times its row."""
+    if scale == 1.0:
+        return nn.Embedding(numbers, width, padding_idx=padding_idx)
+    return MMScaledEmbedding(numbers, width, padding_idx=padding_idx, scale=scale)
+
+
 def whole_table(embedding: nn.Embedding, device: torch.device) -> torch.Tensor:
     """(numbers, width): every vector, by a call, as hooks that bring weights from elsewhere see calls alone."""
     return embedding(torch.arange(embedding.num_embeddings, device=device))

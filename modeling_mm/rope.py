@@ -1,7 +1,9 @@
-"""Rotary positions by Transformers' rope parameters.
+"""Rotary positions by Transformers' rope parameters, and the fixed sines and cosines of older texts.
 
 R rows, T tokens, D head width, Dr <= D turned dimensions.
 """
+
+import math
 
 import torch
 from torch import nn
@@ -9,6 +11,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ..configuration.text import ROPE_TYPES, MMTextConfig
 from .inputs import may_read_values
+
+SINUSOID_OFFSET = 2  # the number of a text's first token in fairseq: behind the id of its padding, 1
 
 
 class MMRotaryEmbedding(nn.Module):
@@ -71,6 +75,34 @@ class MMRotaryEmbedding(nn.Module):
         growth = (factor * lengths / trained - factor + 1) ** (size / (size - 2))
         pairs = torch.arange(0, size, 2, device=position_ids.device).float() / size
         return torch.where(lengths > trained, 1.0 / (parameters["rope_theta"] * growth) ** pairs, frequencies)
+
+
+class MMSinusoids(nn.Module):
+    """Fixed vectors of positions: sin(p w_i) of every frequency w_i = 10000 ** (-i / (D/2 - 1)), then the cosines.
+
+    Source: Vaswani et al. 2017 (arXiv:1706.03762) as fairseq has it, whose texts start at p = 2.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.width = width
+
+    @torch.no_grad()
+    def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
+        """(R or 1, T) -> fp32 (R or 1, T, D)."""
+        half = self.width // 2
+        numbers = torch.arange(half, device=position_ids.device).float()
+        frequencies = torch.exp(numbers * -(math.log(10000) / (half - 1)))
+        angles = (position_ids + SINUSOID_OFFSET).float()[..., None] * frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def build_positions(config: MMTextConfig) -> nn.Embedding | MMSinusoids | None:
+    """What is added to the tokens' vectors for their places: learned, fixed, or nothing."""
+    if config.position_embedding_type == "sinusoidal":
+        return MMSinusoids(config.hidden_size)
+    is_learned = config.position_embedding_type == "absolute"
+    return nn.Embedding(config.max_position_embeddings, config.hidden_size) if is_learned else None
 
 
 def check_growth(config: MMTextConfig, length: torch.Tensor | int, past: torch.Tensor | int = 1) -> None:

@@ -22,12 +22,12 @@ from .base import MMKwargs, MMPreTrainedModel, reject_unknown, weights_by_eager
 from .cache import MMCache
 from .fusion import MMPrefix, merge, merged_mask, split
 from .inputs import check_memory, check_positions, check_text
-from .layers import MMLayer, whole_table
+from .layers import MMLayer, build_embedding, whole_table
 from .mm_triton import takes_lengths
 from .outputs import MMModelOutput
 from .pooling import MMPooler
 from .reading import MMReading, as_keys, as_mask, columns_of, context_size
-from .rope import MMRotaryEmbedding, check_growth
+from .rope import MMRotaryEmbedding, build_positions, check_growth
 from .rows import MMRows
 from .segments import MMSegments
 from .unimodal import MMUnimodal
@@ -59,9 +59,8 @@ class MMTextModel(MMPreTrainedModel):
     def __init__(self, config: MMTextConfig):
         super().__init__(config)
         width, eps = config.hidden_size, config.layer_norm_eps
-        self.embed_tokens = nn.Embedding(config.vocab_size, width, padding_idx=_untrained_row(config))
-        absolute = config.position_embedding_type == "absolute"
-        self.embed_positions = nn.Embedding(config.max_position_embeddings, width) if absolute else None
+        self.embed_tokens = build_embedding(config.vocab_size, width, _untrained_row(config), config.embedding_scale)
+        self.embed_positions = build_positions(config)
         self.rotary = MMRotaryEmbedding(config) if config.position_embedding_type == "rope" else None
         types = config.type_vocab_size
         self.embed_token_types = nn.Embedding(types, width) if types else None
@@ -230,7 +229,7 @@ class MMTextModel(MMPreTrainedModel):
                 hidden_states = hidden_states + self._stretched_positions(position_ids)
             else:  # states in a cache could not move when the text grows
                 check_positions(position_ids, self.config)
-                hidden_states = hidden_states + self.embed_positions(position_ids)
+                hidden_states = hidden_states + self.embed_positions(position_ids).to(hidden_states.dtype)
         if self.embed_token_types is not None:
             if token_type_ids is None:
                 token_type_ids = torch.zeros(hidden_states.shape[:2], dtype=torch.long, device=hidden_states.device)

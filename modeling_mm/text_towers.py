@@ -3,12 +3,14 @@
 Each `*_plan(config, names)` takes the source's config and the names of its tensors as they are on disk.
 """
 
+import math
 from collections.abc import Callable, Collection
 from typing import Any
 
 from .config_mapping import Fields, TowerPlan, prefix_of
 from .key_mapping import KeyTable, change
 from .reshapes import TRANSPOSE, skip_rows, split
+from .rope import SINUSOID_OFFSET
 
 _IDS = {name: name for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 _SIZES = {
@@ -251,6 +253,7 @@ TROCR = KeyTable(
         "layernorm_embedding": "embed_norm",
         **{f"layers.{{n}}.{old}": f"layers.{{n}}.{new}" for old, new in _TROCR_LAYER.items()},
     },
+    dropped={"embed_positions._float_tensor": BUFFER},  # beside fixed positions, in older files
 )
 TROCR_FIELDS = Fields(
     names={
@@ -264,16 +267,33 @@ TROCR_FIELDS = Fields(
         "norm_position": "post", "final_norm": "none", "layer_norm_eps": 1e-5, "is_causal": True, "pooler": "last",
         "attention_bias": True,
     },
-    theirs={"scale_embedding": False, "use_learned_position_embeddings": True, "activation_dropout": 0.0},
+    theirs={"activation_dropout": 0.0},
 )  # fmt: skip
 
 
 def trocr_plan(config: Any, names: Collection[str]) -> TowerPlan:
-    """TrOCR's decoder, with learned positions."""
+    """TrOCR's decoder, its positions learned or fixed. Raises ValueError for fixed ones that start elsewhere."""
     before = prefix_of(names, "embed_tokens.weight")
     outer = before.removesuffix("model.decoder.")
     head, settings = plain_head(config, f"{before}embed_tokens.weight", "", f"{outer}output_projection.weight")
-    return TowerPlan(TROCR_FIELDS.convert(config), TROCR.under(before, ""), head, settings)
+    stack = TROCR_FIELDS.convert(config)
+    stack |= {"embedding_scale": math.sqrt(config.d_model) if config.scale_embedding else 1.0}
+    if not config.use_learned_position_embeddings:
+        if config.pad_token_id != SINUSOID_OFFSET - 1:
+            raise ValueError(
+                f"pad_token_id={config.pad_token_id}, behind which fixed positions start; only 1 is known"
+            )
+        stack |= {"position_embedding_type": "sinusoidal"}
+    return TowerPlan(stack, TROCR.under(before, ""), head, settings)
+
+
+def trocr_settings(text: Any) -> dict[str, Any]:
+    """The config of TrOCR's decoder of a stack."""
+    return TROCR_FIELDS.restore(text) | {
+        "scale_embedding": text.embedding_scale != 1.0,
+        "use_learned_position_embeddings": text.position_embedding_type == "absolute",
+        "cross_attention_hidden_size": text.cross_attention_hidden_size,
+    }
 
 
 # ---- Llama and its kind --------------------------------------------------------------------------------------------
@@ -317,6 +337,7 @@ def llama_plan(config: Any, names: Collection[str]) -> TowerPlan:
 TEXT_PLANS: dict[str, Callable[[Any, Collection[str]], TowerPlan]] = {
     "bert": bert_plan,
     "roberta": roberta_plan,
+    "xlm-roberta": roberta_plan,
     "distilbert": distilbert_plan,
     "gpt2": gpt2_plan,
     "trocr": trocr_plan,
