@@ -57,8 +57,8 @@ class MMVisionConfig(MMStackConfig):
 
     def _size_faults(self) -> list[str]:
         size, patch = self.image_size, self.patch_size
-        sides = [size] if isinstance(size, int) else size
-        if len(sides) not in (1, 2) or min(sides) <= 0:
+        sides = [size, size] if isinstance(size, int) else size
+        if len(sides) != 2 or min(sides) <= 0:
             return [f"image_size={size} must be positive, one number or [height, width]"]
         if patch <= 0:
             return []

@@ -30,6 +30,7 @@ FAULTS = [
     ({"image_size": 8, "drop_partial_patches": True}, "image_size=8 is not a multiple of patch_size=16; use 16"),
     ({"image_size": [224, 230]}, r"image_size=\[224, 230\] is not a multiple of patch_size=16; use \[224, 224\]"),
     ({"image_size": [224, 0]}, r"image_size=\[224, 0\] must be positive, one number or \[height, width\]"),
+    ({"image_size": [224]}, r"image_size=\[224\] must be positive, one number or \[height, width\]"),
     ({"image_size": []}, r"image_size=\[\] must be positive, one number or \[height, width\]"),
     ({"num_register_tokens": -1}, "num_register_tokens=-1 must not be negative"),
     ({"use_cls_token": False}, "pooler='cls' reads the CLS token, but use_cls_token=False; use pooler='mean'"),
