@@ -53,6 +53,12 @@ def _overrides(**fields):
 
 FAULTS = [
     ({"hidden_size": -4}, "hidden_size=-4 must be positive"),
+    ({"embedding_scale": 0.0}, "embedding_scale=0.0 must be a positive number"),
+    ({"embedding_scale": float("nan")}, "embedding_scale=nan must be a positive number"),
+    (
+        {"position_embedding_type": "sinusoidal", "hidden_size": 27, "num_attention_heads": 3},
+        "as many sines as cosines, two at least; hidden_size=27",
+    ),
     ({"hidden_size": 0}, "hidden_size=0 must be positive"),
     ({"intermediate_size": 0}, "intermediate_size=0 must be positive"),
     ({"num_hidden_layers": 0}, "num_hidden_layers=0 must be positive"),
