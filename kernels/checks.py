@@ -7,6 +7,7 @@ from torch import Tensor
 from torch._guards import detect_fake_mode
 
 INTEGERS = (torch.int32, torch.int64)
+STATES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MAX_HEAD_DIM = 256
 
 
@@ -63,7 +64,7 @@ def _check_states(query: Tensor, key: Tensor, value: Tensor, ragged: bool) -> No
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if tensor.ndim != 4:
             raise ValueError(f"{name} must be (batch, heads, length, head width); got {tuple(tensor.shape)}")
-        if not tensor.is_floating_point():
+        if tensor.dtype not in STATES:
             raise ValueError(f"{name} must be float16, bfloat16, float32 or float64; got {tensor.dtype}")
     if key.shape != value.shape:
         raise ValueError(f"key {tuple(key.shape)} and value {tuple(value.shape)} must have one shape")

@@ -2,7 +2,8 @@
 
 B contexts · H query heads · Hkv key heads (H a multiple of it) · M queries · N keys · D head width.
 On CUDA the ops run the Triton kernels; everywhere else, and for float64, the plain-torch reference. With
-TRITON_INTERPRET=1 set before Triton is imported, CPU tensors run the kernels through Triton's interpreter.
+TRITON_INTERPRET=1 set before MM is imported, CPU tensors run the kernels through Triton's interpreter; bfloat16, which
+it cannot compute, goes to the reference.
 """
 
 import importlib.util
@@ -18,16 +19,26 @@ from .reference import Attended, reference_attention, reference_backward
 __all__ = ["MAX_HEAD_DIM", "attend", "flash_cross_attention", "runs_kernels"]
 
 KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+# Triton's interpreter adds and multiplies the bit patterns of bf16 as integers, and cuts off where it should round.
+INTERPRETED_DTYPES = (torch.float16, torch.float32)
 HAS_TRITON = importlib.util.find_spec("triton") is not None  # found, not imported
-IS_INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it as kernels are defined
+
+
+def asks_for_interpreter(setting: str) -> bool:
+    """What Triton takes for a yes in TRITON_INTERPRET, which it reads as kernels are defined."""
+    return setting.lower() in ("1", "true", "on", "yes", "y")
+
+
+IS_INTERPRETED = HAS_TRITON and asks_for_interpreter(os.environ.get("TRITON_INTERPRET", ""))
 
 
 def runs_kernels(tensor: Tensor) -> bool:
     """Whether the Triton kernels compute this tensor's attention; otherwise the reference does.
 
-    They want an NVIDIA GPU of compute capability 8.0 or later and float16, bfloat16 or float32.
+    They want an NVIDIA GPU of compute capability 8.0 or later and float16, bfloat16 or float32; in Triton's interpreter
+    float16 or float32.
     """
-    if tensor.dtype not in KERNEL_DTYPES:
+    if tensor.dtype not in (INTERPRETED_DTYPES if IS_INTERPRETED else KERNEL_DTYPES):
         return False
     if tensor.device.type == "cuda":
         capable = torch.version.hip is None and torch.cuda.get_device_capability(tensor.device) >= (8, 0)

@@ -10,7 +10,15 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 from transformers.utils import logging
 
-from ..kernels.cross_attention import HAS_TRITON, KERNEL_DTYPES, MAX_HEAD_DIM, attend, runs_kernels
+from ..kernels.cross_attention import (
+    HAS_TRITON,
+    INTERPRETED_DTYPES,
+    IS_INTERPRETED,
+    KERNEL_DTYPES,
+    MAX_HEAD_DIM,
+    attend,
+    runs_kernels,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -26,6 +34,8 @@ def why_not(tensor: torch.Tensor, head_dim: int, dropout: float = 0.0) -> str | 
     if head_dim > MAX_HEAD_DIM:
         return f"head_dim {head_dim} > {MAX_HEAD_DIM}"
     if not runs_kernels(tensor):
+        if IS_INTERPRETED and tensor.dtype not in INTERPRETED_DTYPES:
+            return f"dtype {tensor.dtype} in Triton's interpreter"
         return f"device {tensor.device.type}" if HAS_TRITON else "Triton is not installed"
     return None
 

@@ -10,10 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import triton
 
 from mm import MMForConditionalGeneration, MMForSequenceClassification, MMModel
 from mm.kernels import launch
-from mm.kernels.reference import reference_attention
+from mm.kernels.cross_attention import asks_for_interpreter, flash_cross_attention
+from mm.kernels.reference import reference_attention, reference_backward
 from mm.modeling_mm import mm_triton
 from mm.modeling_mm.mm_triton import mm_triton_forward
 
@@ -202,6 +204,48 @@ def test_it_is_the_default_where_there_is_a_gpu_and_triton(tiny_model, monkeypat
     assert model.model.language_model.config._attn_implementation == "mm_triton"
     monkeypatch.setattr(mm_triton, "HAS_TRITON", False)
     assert tiny_model().config._attn_implementation == "sdpa"
+
+
+def test_bf16_is_right_in_tritons_own_interpreter(launched):
+    """Triton 3.7 multiplies bf16 there as integers: output and gradients were wrong by 1e8, without a word."""
+    query, key, value = (torch.randn(1, 2, n, 16, generator=GENERATOR).bfloat16() for n in (4, 8, 8))
+    given = [tensor.requires_grad_() for tensor in (query, key, value)]
+    got = flash_cross_attention(*given, return_lse=True, return_mass=True)
+    grads = torch.autograd.grad(got.output.sum(), given)
+    wide = [tensor.detach().double() for tensor in given]
+    truth = reference_attention(*wide)
+    ones = torch.ones_like(truth.output)
+    wide_grads = reference_backward(ones, None, *wide, truth.output, truth.lse)
+    for mine, right in zip((*got, *grads), (*truth, *wide_grads), strict=True):
+        torch.testing.assert_close(mine.double(), right, rtol=2e-2, atol=4e-2)
+    assert not launched
+    half = [tensor.detach().half() for tensor in given]
+    torch.testing.assert_close(flash_cross_attention(*half).double(), truth.output, rtol=1e-2, atol=1e-2)
+    assert len(launched) == 1  # fp16 and fp32 it computes
+
+
+def test_a_model_in_bf16_says_that_the_interpreter_cannot(tiny_model, launched):
+    model = tiny_model(dtype=torch.bfloat16)
+    answers = []
+    for implementation in ("sdpa", "mm_triton"):
+        model.set_attn_implementation(implementation)
+        answers.append(model(IDS[:2], pixel_values=PIXELS[:, 0].bfloat16()).logits)
+    assert (answers[0] - answers[1]).abs().max() <= 0.05 * answers[0].abs().max()
+    reason = mm_triton.why_not(PIXELS.bfloat16(), 16)
+    assert (reason, launched) == ("dtype torch.bfloat16 in Triton's interpreter", [])
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_eight_bits_are_refused_in_words(dtype):
+    states = torch.ones(1, 1, 4, 16).to(dtype)
+    with pytest.raises(ValueError, match="query must be float16, bfloat16, float32 or float64; got torch.float8"):
+        flash_cross_attention(states, states, states)
+
+
+@pytest.mark.parametrize("setting", "1 true True TRUE on ON yes Yes y Y 0 false off no t 2".split() + ["", " 1"])
+def test_the_interpreter_is_asked_for_as_triton_is(setting, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", setting)
+    assert asks_for_interpreter(setting) == triton.knobs.runtime.interpret
 
 
 WITHOUT_TRITON = """

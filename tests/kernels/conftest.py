@@ -3,7 +3,8 @@ NaN, the error that a kernel is allowed, and small inputs of every kind.
 
 Triton's interpreter computes with NumPy. As it comes, it adds, multiplies and compares the bit patterns of bf16 as if
 they were integers, cuts off the low half of a number made bf16 instead of rounding it, accumulates fp16 products in
-fp16 and ignores `input_precision`. A GPU does none of that, so the tests put `HardwareBuilder` in its place.
+fp16 and ignores `input_precision`. A GPU does none of that, so the tests put `HardwareBuilder` in its place, and let
+bf16 through, which MM keeps from Triton's own.
 """
 
 # Triton's interpreter is untyped, and its dtypes are attributes set at run time.
@@ -21,6 +22,7 @@ from triton._C.libtriton import ir
 from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, TensorHandle
 
+from mm.kernels import cross_attention
 from mm.kernels.cross_attention import flash_cross_attention
 from mm.kernels.tuning import Tile, forced
 
@@ -106,6 +108,7 @@ def call_patching_once(self, *args, **kwargs):
 @pytest.fixture(autouse=True)
 def hardware_arithmetic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(interpreter.interpreter_builder, "__class__", HardwareBuilder)
+    monkeypatch.setattr(cross_attention, "INTERPRETED_DTYPES", cross_attention.KERNEL_DTYPES)
     monkeypatch.setattr(InterpretedFunction, "__call__", call_patching_once)
     # oneDNN compiles PyTorch's own 16-bit products for every shape anew, and keeps them: 2 GB after 2,000 cases.
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
