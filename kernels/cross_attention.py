@@ -35,8 +35,8 @@ IS_INTERPRETED = HAS_TRITON and asks_for_interpreter(os.environ.get("TRITON_INTE
 def runs_kernels(tensor: Tensor) -> bool:
     """Whether the Triton kernels compute this tensor's attention; otherwise the reference does.
 
-    They want an NVIDIA GPU of compute capability 8.0 or later and float16, bfloat16 or float32; in Triton's interpreter
-    float16 or float32.
+    They want an NVIDIA GPU of compute capability 8.0 or later and float16, bfloat16 or float32; in Triton's own
+    interpreter float16 or float32.
     """
     if tensor.dtype not in (INTERPRETED_DTYPES if IS_INTERPRETED else KERNEL_DTYPES):
         return False
