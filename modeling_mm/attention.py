@@ -6,6 +6,8 @@ R rows, B contexts, k rows per context, T text tokens, S context tokens, H / Hkv
 # MMStackConfig fills head_dim and num_key_value_heads in; cross-attention always comes with its row plan.
 # pyright: reportArgumentType=false, reportOperatorIssue=false, reportOptionalMemberAccess=false, reportOptionalOperand=false
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -17,12 +19,28 @@ from .rope import rotate
 from .rows import MMRows
 from .segments import MMSegments
 
+EAGER = "eager"  # computes attention weights; the others do not
 NORMS = {"layer_norm": nn.LayerNorm, "rms_norm": nn.RMSNorm}
 
 
 def build_norm(norm_type: str, size: int, eps: float) -> nn.Module:
     """A norm over the last dimension; "none" is the identity."""
     return nn.Identity() if norm_type == "none" else NORMS[norm_type](size, eps=eps)
+
+
+def implementation_of(config: Any, output_attentions: bool | None) -> str:
+    """The attention implementation of one call: the config's, or eager where the weights are asked for."""
+    return EAGER if output_attentions else config._attn_implementation
+
+
+class CallConfig:
+    """What Transformers' mask functions read of a config, as one call has it. The config itself is read by every
+    thread, so a call that differs from it never writes to it.
+    """
+
+    def __init__(self, config: Any, output_attentions: bool | None = False, is_causal: bool = False):
+        self._attn_implementation = implementation_of(config, output_attentions)
+        self.is_causal = is_causal
 
 
 def eager_attention_forward(
@@ -116,6 +134,7 @@ class MMAttention(nn.Module):
         key_lengths: torch.Tensor | None = None,  # cross only, where no mask says it: int32 (B,)
         row_ranges: torch.Tensor | None = None,  # int32 (B, k*T, 2), packed (1, R*T, 2)
         cu_rows: torch.Tensor | None = None,  # int32 (B + 1,): ragged rows are packed, not folded
+        output_attentions: bool | None = None,  # the weights are asked for
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         length = hidden_states.shape[1]
@@ -133,7 +152,7 @@ class MMAttention(nn.Module):
                 key, value = past_key_values.self_attention_cache.update(key, value, self.layer_idx)
                 key, value = past_key_values.behind_prefix(self.layer_idx, key, value)
 
-        implementation = self.config._attn_implementation
+        implementation = implementation_of(self.config, output_attentions)
         if implementation == "flex_attention" and torch.is_tensor(attention_mask):
             implementation = "sdpa"  # a range per query is a plain mask, which flex attention does not take
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)

@@ -1,7 +1,6 @@
 """MMPreTrainedModel: what every MM class shares (flags, initial weights, strict loading), and forward's guard."""
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import wraps
+from collections.abc import Iterable, Mapping
 from typing import Any, Self, TypedDict
 
 import torch
@@ -33,32 +32,6 @@ def reject_unknown(kwargs: Mapping[str, Any], accepted: Iterable[str]) -> None:
     for name in kwargs:
         if name not in _ALLOWED_KWARGS:
             raise TypeError(f"forward() has no argument {name!r}{nearest(name, accepted)}")
-
-
-def weights_by_eager(forward: Callable) -> Callable:
-    """Wraps a forward: a call with output_attentions=True runs by eager attention, which alone computes weights.
-
-    Raises: ValueError where the call's layers are run again later, without the weights (activation checkpointing).
-    """
-
-    @wraps(forward)
-    def wrapper(self, *args, **kwargs):
-        config = self.config
-        held = config._attn_implementation
-        if not kwargs.get("output_attentions") or held == "eager":
-            return forward(self, *args, **kwargs)
-        if self.training and self.is_gradient_checkpointing:
-            raise ValueError(
-                f"output_attentions=True runs by eager attention, but activation checkpointing would run {held!r} "
-                "again; set attn_implementation='eager', or leave one of the two out"
-            )
-        config._attn_implementation_internal = "eager"
-        try:
-            return forward(self, *args, **kwargs)
-        finally:
-            config._attn_implementation_internal = held
-
-    return wrapper
 
 
 class MMPreTrainedModel(PreTrainedModel):

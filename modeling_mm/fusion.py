@@ -25,7 +25,7 @@ from transformers.masking_utils import create_bidirectional_mask, create_causal_
 
 from ..configuration.mm import MMConfig
 from ..configuration.text import MMTextConfig
-from .attention import build_norm
+from .attention import CallConfig, build_norm
 from .context import KINDS
 from .layers import MMLayer
 from .outputs import MMContextOutput
@@ -95,7 +95,7 @@ class MMPrefix:
 
 
 def merged_mask(
-    config: MMTextConfig,
+    config: CallConfig,
     states: torch.Tensor,  # (R, S + T, D), the queries
     prefix: MMPrefix,
     text_mask: torch.Tensor | None,  # (R, T), 1 = real; None: all

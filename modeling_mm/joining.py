@@ -16,6 +16,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration.mm import MMConfig
 from ..configuration.rules import REPRESENTATION_FUSIONS
+from .attention import CallConfig
 from .base import MMPreTrainedModel
 from .cache import MMCache
 from .context import text_context
@@ -197,7 +198,7 @@ class MMJoiningModel(MMMediaModel):
         if cache.get_seq_length():
             raise ValueError("past_key_values holds text already; media cannot be put before it")
         states = stack.dropout(stack.embed_norm(prefix.states)) if prefix.embedding_norm else prefix.states
-        mask = merged_mask(stack.config, states, prefix, None)
+        mask = merged_mask(CallConfig(stack.config, is_causal=True), states, prefix, None)
         places = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
         rotary = None if stack.rotary is None else stack.rotary(places, states.dtype)
         kept = MMCache(cache.cross_attention_cache, DynamicCache())

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from transformers.configuration_utils import PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
 
+from .attention import CallConfig
 from .cache import MMCache
 from .rows import MMRows
 
@@ -51,7 +51,7 @@ def as_keys(
 
 
 def as_mask(
-    config: PreTrainedConfig,
+    config: CallConfig,
     rows: MMRows,
     lengths: torch.Tensor | None,  # (B,)
     ranges: torch.Tensor | None,  # (R, T, 2)

@@ -13,12 +13,11 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
-from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.text import MMTextConfig
-from .attention import MMAttention, build_norm
-from .base import MMKwargs, MMPreTrainedModel, reject_unknown, weights_by_eager
+from .attention import CallConfig, MMAttention, build_norm
+from .base import MMKwargs, MMPreTrainedModel, reject_unknown
 from .cache import MMCache
 from .fusion import MMPrefix, merge, merged_mask, split
 from .inputs import check_memory, check_positions, check_text
@@ -115,15 +114,14 @@ class MMTextModel(MMPreTrainedModel):
             token_type_ids = nn.functional.pad(token_type_ids, (0, 1))
         hidden_states = self._embed(self.embed_tokens(text.input_ids), text.position_ids, token_type_ids, False)
         hidden_states = self.unimodal.append(hidden_states)
-        mask = self._self_mask(None, None, hidden_states, text.attention_mask)
+        call = CallConfig(self.config, kwargs.get("output_attentions"), is_causal=True)
+        mask = self._self_mask(call, None, None, hidden_states, text.attention_mask)
         for layer in self.layers[: self.config.unimodal_layers]:
             hidden_states = layer(hidden_states, attention_mask=mask, is_causal=True, **kwargs)
         return MMModelOutput(
             last_hidden_state=hidden_states[:, :length], pooler_output=self.unimodal.norm(hidden_states[:, -1])
         )
 
-    @weights_by_eager
-    @merge_with_config_defaults
     @capture_outputs
     def forward(
         self,
@@ -174,6 +172,9 @@ class MMTextModel(MMPreTrainedModel):
             inputs_embeds = self.embed_tokens(input_ids)
         num_rows, length = inputs_embeds.shape[:2]
         is_causal = self.config.is_causal if is_causal is None else is_causal
+        call = CallConfig(self.config, kwargs.get("output_attentions"), is_causal)
+        if use_cache is None:
+            use_cache = self.config.use_cache and not (self.training and self.is_gradient_checkpointing)
         use_cache = use_cache and self.config.segment_length is None and prefix is None
         cache = self._cache(past_key_values, use_cache, num_rows)
         past = 0 if cache is None else cache.get_seq_length()
@@ -184,15 +185,15 @@ class MMTextModel(MMPreTrainedModel):
             check_growth(self.config, position_ids, past)
         segments = self._segments((num_rows, length), attention_mask)
         seen = attention_mask if cache is None else cache.with_prefix_mask(attention_mask, length)
-        mask = self._self_mask(cache, segments, inputs_embeds, seen) if prefix is None else None
+        mask = self._self_mask(call, cache, segments, inputs_embeds, seen) if prefix is None else None
         rows, lengths = self._context_plan(cache, rows, num_rows, encoder_hidden_states, encoder_attention_mask)
         context_ranges = context_ranges if cache is None else cache.keep_ranges(context_ranges)
-        reading = self._reading(cache, rows, lengths, context_ranges, past, inputs_embeds, encoder_hidden_states)
+        reading = self._reading(call, cache, rows, lengths, context_ranges, past, inputs_embeds, encoder_hidden_states)
 
         hidden_states = self._embed(inputs_embeds, position_ids, token_type_ids, cache is not None)
         if prefix is not None:
             hidden_states, position_ids = self._join(prefix, hidden_states, position_ids, cache, segments)
-            mask = self._merged_mask(prefix, hidden_states, attention_mask)
+            mask = self._merged_mask(call, prefix, hidden_states, attention_mask)
         rotary = None if self.rotary is None else self.rotary(position_ids, hidden_states.dtype)
         for layer in self.layers:
             hidden_states = layer(
@@ -252,10 +253,11 @@ class MMTextModel(MMPreTrainedModel):
         at_zero = position_ids.new_zeros(position_ids.shape[0], prefix.length)
         return merge(media, hidden_states, prefix.order), merge(at_zero, position_ids, prefix.order)
 
-    def _merged_mask(self, prefix: MMPrefix, hidden_states, attention_mask):
+    @staticmethod
+    def _merged_mask(call: CallConfig, prefix: MMPrefix, hidden_states, attention_mask):
         if attention_mask is not None and attention_mask.ndim != 2:
             return attention_mask  # ready made, for the whole sequence
-        return merged_mask(self.config, hidden_states, prefix, attention_mask)
+        return merged_mask(call, hidden_states, prefix, attention_mask)
 
     def _stretched_positions(self, position_ids: torch.Tensor) -> torch.Tensor:
         """(R or 1, T) -> (R or 1, T, D): a row longer than the table spreads over it, between two vectors linearly.
@@ -283,17 +285,15 @@ class MMTextModel(MMPreTrainedModel):
             )
         return MMSegments(shape, config.segment_length, config.memory_length, attention_mask)
 
-    def _self_mask(self, cache, segments: MMSegments | None, inputs_embeds, attention_mask):
-        """Who sees whom in self-attention, of the implementation's kind; None where is_causal says it all.
-
-        While forward runs, `config.is_causal` is the call's own (merge_with_config_defaults).
-        """
+    @staticmethod
+    def _self_mask(call: CallConfig, cache, segments: MMSegments | None, inputs_embeds, attention_mask):
+        """Who sees whom in self-attention, of the implementation's kind; None where is_causal says it all."""
         if segments is not None:
             cache, attention_mask = segments, segments.key_mask(inputs_embeds.device)
             length = segments.segment_length
             inputs_embeds = inputs_embeds.new_empty(()).expand(attention_mask.shape[0], length, 1)
         return create_causal_mask(
-            config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=cache
+            config=call, inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=cache
         )
 
     def _cache(self, past_key_values: Cache | None, use_cache: bool | None, num_rows: int) -> MMCache | None:
@@ -333,7 +333,7 @@ class MMTextModel(MMPreTrainedModel):
             cache.rows, cache.context_lengths = rows, lengths
         return rows, lengths
 
-    def _reading(self, cache, rows, lengths, ranges, past, inputs_embeds, encoder_hidden_states) -> MMReading:
+    def _reading(self, call, cache, rows, lengths, ranges, past, inputs_embeds, encoder_hidden_states) -> MMReading:
         """What each row may read of its context."""
         if rows is None:
             return MMReading()
@@ -341,7 +341,7 @@ class MMTextModel(MMPreTrainedModel):
         ranges = None if ranges is None else columns_of(ranges, past, length)
         has_context = None if lengths is None else rows.per_row(lengths > 0)[:, None, None]
         dropout = float(self.config.attention_dropout) if self.training else 0.0
-        if takes_lengths(self.config._attn_implementation, inputs_embeds, self.cross_head_dim, dropout):
+        if takes_lengths(call._attn_implementation, inputs_embeds, self.cross_head_dim, dropout):
             return MMReading(rows, has_context, keys=as_keys(rows, lengths, ranges, length))
         size = context_size(cache, encoder_hidden_states)
-        return MMReading(rows, has_context, mask=as_mask(self.config, rows, lengths, ranges, size, inputs_embeds))
+        return MMReading(rows, has_context, mask=as_mask(call, rows, lengths, ranges, size, inputs_embeds))

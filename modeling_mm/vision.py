@@ -11,12 +11,11 @@ from torch import nn
 from torch.nn import functional
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.vision import MMVisionConfig
-from .attention import MMAttention, build_norm
-from .base import MMKwargs, MMPreTrainedModel, reject_unknown, weights_by_eager
+from .attention import CallConfig, MMAttention, build_norm
+from .base import MMKwargs, MMPreTrainedModel, reject_unknown
 from .inputs import check_patch_mask, check_tensors, may_read_values
 from .layers import MMLayer, whole_table
 from .pooling import MMPooler
@@ -65,8 +64,6 @@ class MMVisionModel(MMPreTrainedModel):
     def pooled_only(self) -> list[nn.Module]:
         return [self.pooler, self.norm] if self.config.final_norm == "pooled" else [self.pooler]
 
-    @weights_by_eager
-    @merge_with_config_defaults
     @capture_outputs
     def forward(
         self,
@@ -95,7 +92,9 @@ class MMVisionModel(MMPreTrainedModel):
         real, mask = None, None
         if pixel_attention_mask is not None:
             real = self.token_mask(pixel_attention_mask)
-            mask = create_bidirectional_mask(self.config, hidden_states, real)
+            mask = create_bidirectional_mask(
+                CallConfig(self.config, kwargs.get("output_attentions")), hidden_states, real
+            )
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask=mask, **kwargs)
         if self.config.final_norm == "pooled":

@@ -278,11 +278,29 @@ def test_generate_gives_weights_under_sdpa_and_the_same_tokens(tiny_model, batch
             torch.testing.assert_close(found, weights, rtol=0, atol=1e-12)
 
 
-def test_weights_beside_checkpointing_need_eager_attention(tiny_model, batch):
-    model = tiny_model(attention="sdpa").train()
-    model.gradient_checkpointing_enable()
-    with pytest.raises(ValueError, match="output_attentions=True .* activation checkpointing .*'sdpa'"):
-        model(**batch, output_attentions=True)
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_weights_beside_checkpointing_are_computed_again_by_eager_attention_too(tiny_model, batch, reentrant):
+    settings = {"text_config": {"hidden_dropout": 0.0, "attention_dropout": 0.0}}
+    settings["vision_config"] = settings["text_config"]
+    model = tiny_model(attention="sdpa", **settings).train()
+    labels = batch["input_ids"]
+    expected = model(**batch, labels=labels, output_attentions=True)
+    expected.loss.backward()
+    wanted = {
+        name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
+    model.zero_grad()
+    model.activation_checkpointing_enable({"use_reentrant": reentrant})
+    if reentrant:
+        model.enable_input_require_grads()
+    found = model(**batch, labels=labels, output_attentions=True)
+    for weights, once in zip(found.attentions, expected.attentions, strict=True):
+        torch.testing.assert_close(weights, once, rtol=1e-12, atol=1e-12)
+    found.loss.backward()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(
+            dict(model.named_parameters())[name].grad, gradient, rtol=1e-9, atol=1e-12, msg=name
+        )
 
 
 def stacks():
