@@ -1,5 +1,8 @@
 """The one layer of every MM stack: an ordered list of residual sublayers out of {self, cross, mlp}."""
 
+from collections.abc import Callable
+from functools import partial, wraps
+
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
@@ -57,7 +60,29 @@ def build_gate(kind: str, width: int) -> nn.Parameter | None:
     return None if kind == "none" else nn.Parameter(torch.zeros(1 if kind == "tanh" else width))
 
 
-class MMLayer(GradientCheckpointingLayer):
+def recomputed(forward: Callable) -> Callable:
+    """Wraps the forward of a layer: in training with activation checkpointing its backward computes it again.
+
+    Not in a call with a cache, which the second run would write once more: that call keeps its activations.
+    """
+
+    @wraps(forward)
+    def wrapper(self, *args, **kwargs):
+        if self.gradient_checkpointing and self.training and kwargs.get("past_key_values") is None:
+            return self._gradient_checkpointing_func(partial(forward, self, **kwargs), *args)
+        return forward(self, *args, **kwargs)
+
+    return wrapper
+
+
+class MMCheckpointingLayer(GradientCheckpointingLayer):
+    """A layer that `recomputed` wraps; Transformers' own wrapper drops the cache of a call and answers without it."""
+
+    def __init_subclass__(cls, **kwargs):
+        super(GradientCheckpointingLayer, cls).__init_subclass__(**kwargs)
+
+
+class MMLayer(MMCheckpointingLayer):
     """Residual sublayers in order; pre-norm x + f(norm x), post-norm norm(x + f(x)), f times tanh(gate) where gated.
 
     Args:
@@ -106,6 +131,7 @@ class MMLayer(GradientCheckpointingLayer):
             self.mlp_norm = norm()
             self.mlp_gate = build_gate(config.cross_attention_gate, config.hidden_size) if self.is_cross_only else None
 
+    @recomputed
     def forward(
         self,
         hidden_states: torch.Tensor,  # (R, T, width)
