@@ -7,7 +7,6 @@
 A sample is a row of text; samples with the same picture may share one context, which is then encoded once.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,9 +18,11 @@ from .augment import PictureAugmentation
 from .masking import mask_patches, mask_tokens
 from .media import MediaDecodeError
 from .mm import MMProcessor, check_choice
+from .naming import Draws, sample_names, sample_rng  # noqa: F401  found here by callers of `augment`
 from .pairing import Samples, pair_samples
+from .passes import Asked, Passes, who_asks
 from .reading import KEYS, blank_media
-from .ready import MEDIA_COLUMNS, stack_ready
+from .ready import MEDIA_COLUMNS, READY_COLUMNS, stack_ready
 from .samples import MEDIA_OF, column, label_tensor, media_key, sources_of, texts, texts_under
 
 SAMPLE_COLUMNS = (*(name for own in MEDIA_OF.values() for name in own), "text", "suffix", "context_text", "label")
@@ -36,7 +37,7 @@ class MMDataCollator:
         text, suffix: the prompt and what the model is to write; a list under text makes several rows;
         context_text: what the text encoder reads; text and suffix are then its rows, a list beside one several;
         label: for classification, a number per sample or a vector;
-        id: names the sample for augmentation, a whole number or a string;
+        id: names the sample in draws, a whole number or a string;
     others are left aside. Or it holds the processor's output without batch dim, which is padded and stacked: input_ids
     (T,), attention_mask (T,), labels (T,) or a label, context_input_ids (Tc,), pixel_values, pixel_values_videos and
     input_features with their masks where there are any; or visual_embeds (S, Dv). Such samples are not augmented.
@@ -52,18 +53,21 @@ class MMDataCollator:
         augment: "saved" for all that is kept with the processor: the image processor's `augmentation` (settings of a
             `mm.processing.augment.PictureAugmentation`, which also looks at the texts), `frame_jitter` and
             `audio_augmentation`. Or a callable(image, rng) -> image, for pictures and frames alone. For upright RGB
-            images and the frames of videos, which all see the same random numbers, in mode "train" only; rng is a
-            numpy Generator made of (seed, epoch, sample id). Without an id column the position in the batch stands
-            for it. Shared media are augmented once, for the first of their samples.
-        seed: first part of that rng.
+            images and the frames of videos, which all see the same random numbers, in mode "train" only, and not
+            where Trainer evaluates; rng is a numpy Generator. Shared media are augmented once, for the first of their
+            samples.
+        seed: all draws (augmentation, hidden tokens and patches) are made of (seed, epoch, sample). The epoch is that
+            of Trainer or accelerate, or the pass of a DataLoader (`Passes.current`), or what `set_epoch` is told; the
+            sample its id, or its place in a map-style data set, or what it holds (`sample_names`).
         on_error: for unreadable pictures: "raise", "skip" (the sample is left out) or "placeholder" (the picture is).
         return_loss: add return_loss=True to the batch, for models whose loss needs no labels; what a suffix makes is
-            then called lm_targets.
+            then called lm_targets. Where Trainer evaluates such a model, it is added to pairs without being asked for.
         mlm_probability: hide so many of the tokens: masked_input_ids and mlm_targets, both (R, T). masked_lm: put
             them in the place of input_ids and labels, for MMForMaskedLM.
         mim_ratio: hide so many of the patches of each picture: bool_masked_pos (B[, N], L). patch_size: of the tower.
-            What is hidden is drawn from (seed, epoch, sample id), as augmentation is.
         mode: "train", or "generate": prompts alone, padded at the left, without labels, ready for generate().
+
+    Where Trainer trains by the model's own loss, a batch with labels gets return_logits=False if the model takes it.
     """
 
     def __init__(
@@ -117,11 +121,16 @@ class MMDataCollator:
         self.mim_ratio = mim_ratio
         self.patch_size = patch_size
         self.mode = mode
-        self.epoch = 0
+        self._passes = Passes()
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch that `set_epoch` told; None: nobody did, and each pass over the data has draws of its own."""
+        return None if self._passes.told is None else int(self._passes.told)
 
     def set_epoch(self, epoch: int) -> None:
-        """Number of the epoch, for augmentation. Workers of a DataLoader take it over when they start."""
-        self.epoch = epoch
+        """For draws by this number instead of the pass that is found; workers that run already follow."""
+        self._passes.tell(epoch)
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """One batch: a dict of tensors as `MMProcessor.__call__` describes them, input_ids first.
@@ -131,32 +140,48 @@ class MMDataCollator:
         """
         if not samples:
             raise ValueError("no samples to make a batch of")
+        asked = who_asks(len(samples))
+        caller, draws = self._passes.caller(asked), self._draws(samples, asked)
         columns = set().union(*samples)
         if columns & {"input_ids", "context_input_ids", *MEDIA_COLUMNS}:
             train = self.mode == "train"
             side = self.padding_side if train else "left"
             limits = {"max_length": self.max_length, "pad_to_multiple_of": self.pad_to_multiple_of}
-            batch, contexts = stack_ready(samples, self.processor.tokenizer, side=side, train=train, **limits)
+            batch = stack_ready(samples, self.processor.tokenizer, side=side, train=train, **limits)
+            contexts = draws.names
             rows = [f"{name}/0" for name in contexts]
         elif columns & set(SAMPLE_COLUMNS):
-            batch, rows, contexts = self._process(samples)
+            batch, rows, contexts = self._process(samples, draws)
         else:
             raise ValueError(
                 f"the samples hold the columns {sorted(columns)}, none of {SAMPLE_COLUMNS}; under Trainer set "
                 f"remove_unused_columns=False, since it drops columns that the model's forward does not name"
             )
         if self.mode == "train":
-            batch = self._hidden(batch, rows, contexts)
-        if self.return_loss:
+            batch = self._hidden(batch, rows, contexts, draws)
+        pairs = "input_ids" in batch and not set(KEYS.values()).isdisjoint(batch)
+        if self.return_loss or (caller.needs_return_loss and pairs):
             if "labels" in batch:
                 batch["lm_targets"] = batch.pop("labels")
             batch["return_loss"] = True
+        if caller.drops_logits and not {"labels", "lm_targets", "mlm_targets"}.isdisjoint(batch):
+            batch["return_logits"] = False
         return batch
 
-    def _hidden(self, batch: dict[str, Any], rows: list[str], contexts: list[str]) -> dict[str, Any]:
+    def _draws(self, samples: Sequence[Mapping[str, Any]], asked: Asked) -> Draws:
+        """The random numbers of a batch, by the pass that it belongs to and what its samples are called."""
+        made, epoch = self._passes.current(asked)
+        augments = self.mode == "train" and self._passes.caller(asked).task not in ("evaluate", "predict")
+        names = [str(index) for index in range(len(samples))]
+        if self.augment is not None or self.augment_clips or self.mlm_probability or self.mim_ratio:
+            columns = (*SAMPLE_COLUMNS, *READY_COLUMNS)
+            names = sample_names(samples, columns, asked.places, made, asked.is_stream)
+        return Draws(self.seed, epoch, names, augments)
+
+    def _hidden(self, batch: dict[str, Any], rows: list[str], contexts: list[str], draws: Draws) -> dict[str, Any]:
         """The batch with what the masked losses need; rows and contexts by names that their random numbers go by."""
         if self.mlm_probability and "input_ids" in batch:
-            rngs = [sample_rng(self.seed, self.epoch, f"{name}/tokens") for name in rows]
+            rngs = draws.rngs(rows, "tokens")
             ids, mask = batch["input_ids"], batch["attention_mask"]
             masked, targets = mask_tokens(ids, mask, self.processor.tokenizer, self.mlm_probability, rngs)
             if self.masked_lm and "labels" in batch:
@@ -165,20 +190,22 @@ class MMDataCollator:
             batch |= dict(zip(names, (masked, targets), strict=True))
         if self.mim_ratio and "pixel_values" in batch:
             held = contexts[: len(batch["pixel_values"])]  # a blank stands for all
-            rngs = [sample_rng(self.seed, self.epoch, f"{name}/patches") for name in held]
+            rngs = draws.rngs(held, "patches")
             hidden = mask_patches(batch["pixel_values"], self.patch_size or 1, self.mim_ratio, rngs)
             present = batch.get("pixel_attention_mask")
             batch["bool_masked_pos"] = hidden if present is None else hidden & present[..., None]
         return batch
 
-    def _process(self, samples: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str], list[str]]:
+    def _process(
+        self, samples: Sequence[Mapping[str, Any]], draws: Draws
+    ) -> tuple[dict[str, Any], list[str], list[str]]:
         """A batch of raw samples, and the names of its rows and contexts."""
         sources = [sources_of(index, sample) for index, sample in enumerate(samples)]
         fields, labels = self._texts(samples), column(samples, "label")
         if labels is not None and column(samples, "suffix") is not None:
             raise ValueError("the samples have both suffix and label, and both make labels: drop one")
         keys = [self._context_key(index, found) if fields else index for index, found in enumerate(sources)]
-        media = self._read(samples, sources, keys)
+        media = self._read(samples, sources, keys, draws)
         kept = [
             index
             for index, key in enumerate(keys)
@@ -194,22 +221,21 @@ class MMDataCollator:
         if labels is not None and self.mode == "train":
             batch["labels"] = label_tensor([labels[index] for index in kept], counts)
         wanted = [name for name, own in MEDIA_OF.items() if set(own) & set().union(*samples)]
-        names = [str(sample.get("id", index)) for index, sample in enumerate(samples)]
-        contexts = [names[keys.index(key)] for key in held]
+        contexts = [draws.names[keys.index(key)] for key in held]
         found = {name: [read[key] for key in held] for name, read in media.items()}
-        batch |= self._media(found, wanted, bool(fields), self._clip_rngs(contexts, "sounds"))
+        batch |= self._media(found, wanted, bool(fields), self._clip_rngs(contexts, "sounds", draws))
         if paired is not None:
             place = {key: number for number, key in enumerate(held)}
             batch |= self._index(batch, [place[keys[index]] for index in kept], len(held), counts, paired)
-        rows = [f"{names[index]}/{row}" for index, count in zip(kept, counts, strict=True) for row in range(count)]
+        rows = [
+            f"{draws.names[index]}/{row}" for index, count in zip(kept, counts, strict=True) for row in range(count)
+        ]
         return batch, rows, contexts
 
-    def _clip_rngs(self, names: Sequence[Any], use: str) -> list[np.random.Generator] | None:
+    def _clip_rngs(self, names: list[str], use: str, draws: Draws) -> list[np.random.Generator] | None:
         """Random numbers for the times of videos, or for sounds, of samples of these names; None outside of training,
         and where none are wanted."""
-        if not self.augment_clips or self.mode != "train":
-            return None
-        return [sample_rng(self.seed, self.epoch, f"{name}/{use}") for name in names]
+        return draws.rngs(names, use) if self.augment_clips and draws.augments else None
 
     def _texts(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, list]:
         """text, suffix and context_text of each sample, nested as the processor takes them; those that there are."""
@@ -240,7 +266,9 @@ class MMDataCollator:
             return index
         return tuple((name, media_key(source)) for name, found in sources.items() for source in found)
 
-    def _read(self, samples: Sequence[Mapping[str, Any]], sources: list[dict], keys: list) -> dict[str, dict]:
+    def _read(
+        self, samples: Sequence[Mapping[str, Any]], sources: list[dict], keys: list, draws: Draws
+    ) -> dict[str, dict]:
         """The media of each context by modality, read and augmented once, for the first of its samples."""
         firsts = {key: index for index, key in reversed(list(enumerate(keys)))}
         media = {}
@@ -249,22 +277,21 @@ class MMDataCollator:
                 found[name] if firsts[key] == index else []
                 for index, (found, key) in enumerate(zip(sources, keys, strict=True))
             ]
-            rngs = self._clip_rngs([sample.get("id", index) for index, sample in enumerate(samples)], "frames")
+            rngs = self._clip_rngs(draws.names, "frames", draws)
             read = self.processor.read_media(name, wanted, self.on_error, rngs=rngs)
-            if self.augment is not None and self.mode == "train" and name != "audio":
+            if self.augment is not None and draws.augments and name != "audio":
                 for key, index in firsts.items():
-                    sample_id = samples[index].get("id", index)
                     told = [t for sample, own in zip(samples, keys, strict=True) if own == key for t in _told(sample)]
-                    rng = sample_rng(self.seed, self.epoch, sample_id)
-                    read[index] = [self._augmented(medium, rng, sample_id, told) for medium in read[index]]
+                    rng = draws.rng(draws.names[index])
+                    read[index] = [self._augmented(medium, rng, draws, index, told) for medium in read[index]]
             media[name] = {key: read[index] for key, index in firsts.items()}
         return media
 
-    def _augmented(self, medium: Any, rng: np.random.Generator, sample_id: Any, told: list[str]) -> Any:
+    def _augmented(self, medium: Any, rng: np.random.Generator, draws: Draws, index: int, told: list[str]) -> Any:
         """A picture, or frames that all see the same random numbers; None stays None."""
         if isinstance(medium, list):
-            rngs = [sample_rng(self.seed, self.epoch, sample_id) for _ in medium]
-            return [self._augmented(frame, own, sample_id, told) for frame, own in zip(medium, rngs, strict=True)]
+            rngs = [draws.rng(draws.names[index]) for _ in medium]
+            return [self._augmented(frame, own, draws, index, told) for frame, own in zip(medium, rngs, strict=True)]
         return medium and _changed(self.augment, medium, rng, told)
 
     def _rows(self, fields: dict[str, list], kept: list[int]) -> dict[str, Any]:
@@ -313,12 +340,6 @@ class MMDataCollator:
             name, times = "media_index", [len(texts) for texts in paired.contexts]
         index = np.repeat(media, times) * (rows == held)  # a blank stands for all
         return {} if np.array_equal(index, np.arange(rows)) else {name: torch.from_numpy(index)}
-
-
-def sample_rng(seed: int, epoch: int, sample_id: Any) -> np.random.Generator:
-    """Random numbers that depend on (seed, epoch, sample id) alone, the same on every machine and in every order."""
-    digest = hashlib.sha256(f"{seed}/{epoch}/{sample_id}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
 def _saved_augmentation(processor: MMProcessor) -> PictureAugmentation | None:

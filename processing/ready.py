@@ -28,8 +28,8 @@ def stack_ready(
     train: bool,
     max_length: int | None,
     pad_to_multiple_of: int | None,
-) -> tuple[dict[str, Any], list[str]]:
-    """A batch of ready samples, and their names. Rows are contexts. Outside of training only prompts are kept."""
+) -> dict[str, Any]:
+    """A batch of ready samples. Rows are contexts. Outside of training only prompts are kept."""
     free = {"id", *MASK_OF.values()}  # the processor gives a mask only where something is masked
     wanted = {name for name in READY_COLUMNS if name in samples[0]} - free
     for index, sample in enumerate(samples):
@@ -58,7 +58,7 @@ def stack_ready(
     for name in MASK_OF:
         if name in columns:
             batch |= _slotted(name, columns[name], [sample.get(MASK_OF[name]) for sample in samples])
-    return batch, [str(sample.get("id", index)) for index, sample in enumerate(samples)]
+    return batch
 
 
 def _slotted(name: str, values: list[torch.Tensor], given: list[Any]) -> dict[str, torch.Tensor]:
