@@ -11,6 +11,7 @@ from transformers.image_utils import SizeDict
 from ..processing.image import MMImageProcessorPil
 from ..processing.mm import MMProcessor
 from ..processing.rows import row_ends
+from ..processing.spelling import PROBES, changed_texts
 from .family import Layout, Plan
 
 _IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -38,6 +39,7 @@ def convert_processor(
         parts["tokenizer"] = tokenizer
         notes += fit_tokenizer(tokenizer, plan.tokens, ends)
         notes += _open_as_before(tokenizer) if plan.processor.get("add_eos_token") else []
+        notes += _spelling(tokenizer) if plan.model_class.can_generate() else []
     missing = [name for name in ("image_processor", "tokenizer") if name not in parts]
     if missing:
         notes.append(f"the source has no {' and no '.join(missing)}: the model is converted without")
@@ -96,6 +98,13 @@ def fit_tokenizer(tokenizer: Any, tokens: Mapping[str, int], ends: tuple[int | N
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(ends[1])
         notes.append(f"tokenizer: pad_token is {tokenizer.pad_token!r}")
     return notes
+
+
+def _spelling(tokenizer: Any) -> list[str]:
+    """What the source's tokenizer does to the texts that the model writes; it is left as it is."""
+    changed = changed_texts(tokenizer, PROBES)
+    told = ", ".join(f'"{written}" for "{text}"' for text, written in changed.items())
+    return [f"tokenizer: it writes {told} (docs/processing.md, What the text becomes)"] if changed else []
 
 
 def _open_as_before(tokenizer: Any) -> list[str]:

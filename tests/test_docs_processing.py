@@ -13,7 +13,6 @@ from mm.processing.limits import COSTLY_FORMATS, FORMATS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "processing.md").read_text(encoding="utf-8")
-PICTURES = PAGE[PAGE.index("## Pictures") :]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +20,7 @@ def names():
     found: dict = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        for block in re.findall(r"```python\n(.*?)```", PICTURES, flags=re.S):
+        for block in re.findall(r"```python\n(.*?)```", PAGE, flags=re.S):
             exec(block, found)
     return found
 

@@ -4,13 +4,17 @@ import string
 from collections.abc import Iterable
 from pathlib import Path
 
-from transformers import BertTokenizer
+from transformers import BertTokenizer, PreTrainedTokenizerFast
+
+from ..processing.spelling import spelled
 
 SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")  # their ids are 0, 1, 2, 3
 
 
-def pruned_tokenizer(vocabulary_file: Path, texts: Iterable[str]) -> BertTokenizer:
+def pruned_tokenizer(vocabulary_file: Path, texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """The tokenizer that splits `texts` as MiniLM's does, with a vocabulary of no more than that needs.
+
+    It writes them as they are spelled, in lower case and without accents (`changed_texts` finds those that suffer).
 
     Letters, digits and punctuation stay too, alone and as continuations, so that any English text has tokens.
     Greedy longest-match splitting never prefers a piece that was left out, so the splits are the same.
@@ -21,10 +25,11 @@ def pruned_tokenizer(vocabulary_file: Path, texts: Iterable[str]) -> BertTokeniz
         used |= {character, f"##{character}"} & full.get_vocab().keys()
     order = full.get_vocab()
     pieces = [*SPECIAL, *sorted(used - set(SPECIAL), key=order.__getitem__)]
-    return BertTokenizer(
+    tokenizer = BertTokenizer(
         vocab={piece: i for i, piece in enumerate(pieces)},
         do_lower_case=True,
         bos_token="[CLS]",
         eos_token="[SEP]",
         model_max_length=64,
     )
+    return spelled(tokenizer)
