@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from .augment import PictureAugmentation
+from .columns import check_columns, check_nothing_lost, renamed, unknown_columns
 from .masking import mask_patches, mask_tokens
 from .media import MediaDecodeError
 from .mm import MMProcessor, check_choice
@@ -38,9 +39,10 @@ class MMDataCollator:
         context_text: what the text encoder reads; text and suffix are then its rows, a list beside one several;
         label: for classification, a number per sample or a vector;
         id: names the sample in draws, a whole number or a string;
-    others are left aside. Or it holds the processor's output without batch dim, which is padded and stacked: input_ids
-    (T,), attention_mask (T,), labels (T,) or a label, context_input_ids (Tc,), pixel_values, pixel_values_videos and
-    input_features with their masks where there are any; or visual_embeds (S, Dv). Such samples are not augmented.
+    others are left aside, unless `columns` gives them one of these names. Or it holds the processor's output without
+    batch dim, which is padded and stacked: input_ids (T,), attention_mask (T,), labels (T,) or a label,
+    context_input_ids (Tc,), pixel_values, pixel_values_videos and input_features with their masks where there are any;
+    or visual_embeds (S, Dv). Such samples are not augmented.
     Samples with and without media, and with other kinds of media, may be mixed.
 
     Args:
@@ -66,6 +68,8 @@ class MMDataCollator:
             them in the place of input_ids and labels, for MMForMaskedLM.
         mim_ratio: hide so many of the patches of each picture: bool_masked_pos (B[, N], L). patch_size: of the tower.
         mode: "train", or "generate": prompts alone, padded at the left, without labels, ready for generate().
+        columns: what columns of other names are, {"caption": "suffix"} or webdataset's {"jpg": "image", "txt":
+            "suffix"}. None for a name leaves it aside: a column like "caption" is refused where nothing makes labels.
 
     Where Trainer trains by the model's own loss, a batch with labels gets return_logits=False if the model takes it.
     """
@@ -88,6 +92,7 @@ class MMDataCollator:
         mim_ratio: float = 0.0,
         patch_size: int | None = None,
         mode: str = "train",
+        columns: Mapping[str, str | None] | None = None,
     ):
         check_choice("padding_side", padding_side, ("left", "right"))
         check_choice("on_error", on_error, ("raise", "skip", "placeholder"))
@@ -121,6 +126,7 @@ class MMDataCollator:
         self.mim_ratio = mim_ratio
         self.patch_size = patch_size
         self.mode = mode
+        self.columns = check_columns(columns, (*SAMPLE_COLUMNS, "id"))
         self._passes = Passes()
 
     @property
@@ -140,6 +146,7 @@ class MMDataCollator:
         """
         if not samples:
             raise ValueError("no samples to make a batch of")
+        samples = renamed(samples, self.columns)
         asked = who_asks(len(samples))
         caller, draws = self._passes.caller(asked), self._draws(samples, asked)
         columns = set().union(*samples)
@@ -152,11 +159,11 @@ class MMDataCollator:
             rows = [f"{name}/0" for name in contexts]
         elif columns & set(SAMPLE_COLUMNS):
             batch, rows, contexts = self._process(samples, draws)
+            hides = self.mlm_probability or self.mim_ratio
+            if self.mode == "train" and not hides and ("input_ids" if self.return_loss else "labels") not in batch:
+                check_nothing_lost(columns, (*SAMPLE_COLUMNS, "id"))
         else:
-            raise ValueError(
-                f"the samples hold the columns {sorted(columns)}, none of {SAMPLE_COLUMNS}; under Trainer set "
-                f"remove_unused_columns=False, since it drops columns that the model's forward does not name"
-            )
+            raise unknown_columns(columns, SAMPLE_COLUMNS)
         if self.mode == "train":
             batch = self._hidden(batch, rows, contexts, draws)
         pairs = "input_ids" in batch and not set(KEYS.values()).isdisjoint(batch)

@@ -253,7 +253,15 @@ def test_broken_pictures_raise_are_skipped_or_masked(processor):
 BAD_SAMPLES = [
     ([], ValueError, "no samples"),
     ([{}, {}], ValueError, "remove_unused_columns=False"),
-    ([{"caption": "a"}], ValueError, r"hold the columns \['caption'\]"),
+    ([{"caption": "a"}], ValueError, r"hold the columns \['caption'\].* columns=\{\"caption\": \"suffix\"\}"),
+    (
+        [{"__key__": "0", "jpg": RED, "txt": "a"}],
+        ValueError,
+        r'MMDataCollator\(processor, columns=\{"jpg": "image", "txt": "suffix"\}\)',
+    ),
+    ([{"image": RED, "caption_0": "a", "caption_1": "b"}], ValueError, r'columns=\{"caption_0": "suffix"\}'),
+    ([{"image": RED, "labels": 1}], ValueError, r'columns=\{"labels": "label"\}'),
+    ([{"image": RED, "text": "a", "Answer": "red"}], ValueError, r'columns=\{"Answer": "suffix"\}'),
     ([{"image": RED, "images": [RED], "text": "a"}], ValueError, "sample 0 has both image and images"),
     ([{"images": RED, "text": "a"}], TypeError, "images of sample 0 is a list; got Image"),
     (
@@ -298,3 +306,53 @@ def test_bad_options_raise_in_words(processor, option):
     (name,) = option
     with pytest.raises(ValueError, match=f"{name}=.*accepted are"):
         MMDataCollator(processor, **option)
+
+
+@pytest.mark.parametrize(
+    ("columns", "sample"),
+    [
+        ({"caption": "suffix"}, {"image": RED, "caption": "cat"}),
+        ({"jpg": "image", "txt": "suffix"}, {"__key__": "a", "__url__": "b", "jpg": RED, "txt": "cat"}),
+        ({"picture": "image", "caption_0": "suffix"}, {"picture": RED, "caption_0": "cat", "caption_1": "dog"}),
+        ({"image": None, "file": "image", "suffix": None, "t": "suffix"},
+         {"image": 5, "file": as_bytes(RED), "suffix": None, "t": "cat"}),
+    ],
+)  # fmt: skip
+def test_columns_of_other_names_are_read_as_they_are_told(processor, columns, sample):
+    batch = MMDataCollator(processor, columns=columns)([sample, {**sample}])
+    plain = MMDataCollator(processor)([{"image": RED, "suffix": "cat"}] * 2)
+    assert list(batch) == list(plain) and all(torch.equal(batch[name], plain[name]) for name in plain)
+
+
+def test_a_column_that_a_batch_lacks_is_no_fault(processor):
+    collator = MMDataCollator(processor, columns={"jpg": "image", "caption": "suffix"})
+    assert collator([{"caption": "cat"}])["labels"].tolist() == [[-100, ID["cat"], SEP]]
+    with pytest.raises(ValueError, match=r"columns names \['caption', 'jpg'\], but the samples hold \['suffix'\]"):
+        collator([{"suffix": "cat"}])
+
+
+def test_a_caption_that_is_to_be_left_aside_is_named_so(processor):
+    sample = {"image": RED, "text": "a", "answer": "cat"}
+    batch = MMDataCollator(processor, columns={"answer": None})([sample])
+    assert "labels" not in batch
+    assert "labels" not in MMDataCollator(processor, mode="generate")([sample])  # prompts are all that is asked for
+    assert "mlm_targets" in MMDataCollator(processor, mlm_probability=0.5)([sample])
+    assert MMDataCollator(processor)([{**sample, "suffix": "dog"}])["labels"][0, -2] == ID["dog"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind", "message"),
+    [
+        (["caption"], TypeError, "columns is a dict"),
+        ({"caption": "target"}, ValueError, "'caption' cannot be read as 'target'; accepted are image, images"),
+        ({"a": "suffix", "b": "suffix"}, ValueError, "'a' and 'b' cannot both be 'suffix'"),
+    ],
+)
+def test_columns_that_name_nothing_raise_in_words(processor, columns, kind, message):
+    with pytest.raises(kind, match=message):
+        MMDataCollator(processor, columns=columns)
+
+
+def test_a_name_that_is_taken_raises_in_words(processor):
+    with pytest.raises(ValueError, match="the samples hold 'suffix' too, so 'caption' cannot be read as it"):
+        MMDataCollator(processor, columns={"caption": "suffix"})([{"image": RED, "caption": "a", "suffix": "b"}])
