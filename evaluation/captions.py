@@ -1,19 +1,21 @@
 """How well captions match their references: exact match, chrF, and how sure the numbers are.
 
-Captions are compared in lower case, without white space at the ends and with one space where there are several.
+Captions are compared in lower case, in one Unicode normal form (é is one letter however it was typed), without white
+space at the ends and with one space where there are several.
 Several systems on the same pictures are compared by the interval of their difference, picture by picture:
 
     bootstrap_interval(exact_matches(ours, references) - exact_matches(theirs, references))
 """
 
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 
 
 def normalize_caption(caption: str) -> str:
-    """`caption` in lower case, white space at the ends removed and within reduced to single spaces."""
-    return " ".join(caption.lower().split())
+    """`caption` in lower case and NFC, white space at the ends removed and within reduced to single spaces."""
+    return " ".join(unicodedata.normalize("NFC", caption.lower()).split())
 
 
 def _check_pairs(predictions: Sequence[str], references: Sequence[str]) -> None:
@@ -44,6 +46,8 @@ def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
 
 def chrf(predictions: Sequence[str], references: Sequence[str]) -> float:
     """Corpus chrF, 0..100, as sacrebleu counts it by default (character 1- to 6-grams, beta 2).
+
+    Two empty captions have nothing in common there: 0, where their exact match is 1.
 
     Raises:
         ValueError: not as many predictions as references, or none.

@@ -4,7 +4,8 @@
     torchrun --nproc_per_node 2 examples/train_captioner.py samples.jsonl --output_dir runs/mine
 
 Each line of samples.jsonl is a sample: {"image": "rocket.png", "suffix": "a rocket"}, paths from the file's folder. A
-line may have "text", a prompt that the caption follows, and need not have a picture. Every argument of Transformers'
+line may have "text", a prompt that the caption follows, and need not have a picture (or says null). Of other columns,
+say what they are: --columns '{"file": "image", "caption": "suffix"}'. Every argument of Transformers'
 TrainingArguments may follow.
 """
 
@@ -24,21 +25,45 @@ import mm
 @dataclass
 class Arguments(TrainingArguments):
     model: str = field(default="checkpoints/mm-tiny", metadata={"help": "a folder or Hub id to start from"})
+    columns: str = field(default="{}", metadata={"help": "JSON: what the columns of the samples are to the collator"})
     remove_unused_columns: bool = field(default=False, metadata={"help": "the collator reads the columns"})
 
 
-def read_samples(path: Path) -> list[dict]:
-    samples = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    return [{**s, "image": str(path.parent / s["image"])} if "image" in s else s for s in samples]
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+
+
+def read_samples(path: Path, columns: dict[str, str] | None = None) -> list[dict]:
+    """The samples of a file of JSON Lines (UTF-8), their paths from its folder. A line ends at a line feed alone: JSON
+    may hold the other ends that Python's splitlines knows."""
+    samples, media = [], {name for name, ours in (columns or {}).items() if ours in MEDIA}.union(MEDIA)
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                sample = json.loads(line.encode("utf-8", "surrogateescape"))
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise ValueError(f"{path}, line {number}: no JSON in UTF-8 ({error})") from error
+            if not isinstance(sample, dict):
+                raise ValueError(f"{path}, line {number}: an object is wanted; got {line.strip():.80}")
+            samples.append({k: _from_folder(v, path.parent) if k in media else v for k, v in sample.items()})
+    return samples
+
+
+def _from_folder(source, folder: Path):
+    if isinstance(source, list):
+        return [_from_folder(one, folder) for one in source]
+    is_path = isinstance(source, str) and not source.startswith(("data:", "http://", "https://"))
+    return str(folder / source) if is_path else source
 
 
 def main(samples: str, arguments: Arguments) -> None:
-    processor = AutoProcessor.from_pretrained(arguments.model)
+    processor, columns = AutoProcessor.from_pretrained(arguments.model), json.loads(arguments.columns)
     trainer = Trainer(
         model=AutoModelForImageTextToText.from_pretrained(arguments.model),
         args=arguments,
-        train_dataset=read_samples(Path(samples)),
-        data_collator=mm.MMDataCollator(processor),
+        train_dataset=read_samples(Path(samples), columns),
+        data_collator=mm.MMDataCollator(processor, columns=columns),
         processing_class=processor,
     )
     trainer.train()

@@ -5,6 +5,7 @@
 # pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false, reportCallIssue=false
 # pyright: reportArgumentType=false
 
+import unicodedata
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any
@@ -26,6 +27,12 @@ class Asked:
     def __post_init__(self):
         if not isinstance(self.text, (str, NoneType)):
             raise TypeError(f"each picture goes with one text, a string; got {self.text!r:.80}")
+        self.text = composed(self.text)
+
+
+def composed(text: Any) -> Any:
+    """A string in NFC, the form that models are trained on: é in two letters has other tokens and other scores."""
+    return unicodedata.normalize("NFC", text) if isinstance(text, str) else text
 
 
 class MMPipeline(Pipeline):
@@ -113,7 +120,7 @@ class MMVQAPipeline(MMCaptioningPipeline):
             return self.written(asked, side, **generation)
         eos = self.processor.tokenizer.eos_token or self.processor.tokenizer.sep_token or ""
         ends = self.processor.tokenizer(
-            [answer + eos for answer in answers], add_special_tokens=False, padding=True, return_tensors="pt"
+            [composed(answer) + eos for answer in answers], add_special_tokens=False, padding=True, return_tensors="pt"
         ).to(self.device)
         ranked = self.model.rank_answers(ends.input_ids, ends.attention_mask, **self.together(asked, side))
         return {"indices": ranked.indices, "scores": ranked.scores}
@@ -145,7 +152,7 @@ class MMRetrievalPipeline(MMPipeline):
 
     def preprocess(self, inputs):
         read = {"by_text": inputs["by_text"]}
-        read["text"] = self.inputs(text=inputs["text"])
+        read["text"] = self.inputs(text=[composed(text) for text in inputs["text"]])
         read["images"] = self.inputs(images=inputs["images"])
         return read
 

@@ -11,6 +11,22 @@ def test_case_and_white_space_do_not_count():
     assert exact_matches(["Red apple ", "red  apple"], ["red apple", "RED APPLE"]).tolist() == [1.0, 1.0]
 
 
+@pytest.mark.parametrize(
+    ("ours", "truth"),
+    [
+        ("caf\u00e9", "cafe\u0301"),
+        ("CAFE\u0301", "caf\u00e9"),
+        ("\ud55c", "\u1112\u1161\u11ab"),  # Korean
+        ("\u212bngstr\u00f6m", "a\u030angstro\u0308m"),  # the sign of the unit
+        ("\u0130stanbul", "I\u0307stanbul"),
+    ],
+)
+def test_letters_are_compared_however_they_were_typed(ours, truth):
+    assert exact_matches([ours, truth], [truth, ours]).tolist() == [1.0, 1.0]
+    assert chrf([ours], [truth]) == pytest.approx(100)
+    assert exact_match(["cafe"], ["caf\u00e9"]) == 0.0  # another word
+
+
 def test_a_part_of_the_caption_or_other_punctuation_is_no_match():
     assert exact_matches(["apple", "red apple."], ["red apple", "red apple"]).tolist() == [0.0, 0.0]
 

@@ -169,6 +169,21 @@ def test_a_batch_of_questions_is_answered_as_each_alone(answering, has_encoder, 
             assert answer.get("score", 0) == pytest.approx(alone.get("score", 0), abs=1e-5)
 
 
+def test_letters_are_read_however_they_were_typed(answering):
+    """A tokenizer that keeps accents knows é as one letter: in two it read [UNK], and ranked that."""
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    model, processor = answering()
+    words = {composed if word == "cat" else word: number for word, number in processor.tokenizer.get_vocab().items()}
+    processor.tokenizer = BertTokenizer(vocab=words, do_lower_case=False, strip_accents=False)
+    pipe = pipeline("mm-vqa", model=model, processor=processor)
+    picture, found = opened(PICTURE), []
+    for word in (composed, decomposed):
+        ranked = pipe(image=picture, question=f"is it a {word}", answers=["red", f"a {word}"])
+        assert {one["answer"] for one in ranked} == {"red", f"a {word}"}
+        found.append({one["answer"].replace(word, composed): one["score"] for one in ranked})
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+
+
 def test_a_question_without_its_picture_is_refused(answering):
     model, processor = answering()
     pipe = pipeline("mm-vqa", model=model, processor=processor)

@@ -38,7 +38,7 @@ FROZEN_STAGES = 4  # of seven; the stem too
 def embeddings_from(minilm: Path, tokenizer, width: int, std: float) -> torch.Tensor:
     """(V, width): MiniLM's embeddings of the same pieces, by their principal components, at the given scale."""
     table = load_file(minilm / "model.safetensors")["embeddings.word_embeddings.weight"].float()
-    ids = {piece: i for i, piece in enumerate((minilm / "vocab.txt").read_text(encoding="utf-8").splitlines())}
+    ids = {piece: i for i, piece in enumerate((minilm / "vocab.txt").read_text(encoding="utf-8").split("\n"))}
     kept = table[[ids[piece] for piece in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]]
     kept = kept - kept.mean(0)
     components = torch.linalg.svd(kept, full_matrices=False)[2][:width]
