@@ -217,6 +217,15 @@ class MMConfig(MMBaseConfig):
             return self.media_width
         return self.fusion_width if self.fusion_type in ("concat", "sum", "gated") else self.reader.hidden_size
 
+    @property
+    def pad_token_id(self) -> int | None:
+        """The decoder's, where Trainer looks for it."""
+        return getattr(self.text_config, "pad_token_id", None)
+
+    @pad_token_id.setter
+    def pad_token_id(self, value: int | None) -> None:
+        self.text_config.pad_token_id = value
+
     def faults(self) -> list[str]:
         return config_faults(self)
 

@@ -89,7 +89,8 @@ class MMBaseConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def _warn_of_unknown(self, kwargs: dict[str, Any]) -> None:
-        known = {*self.__dataclass_fields__, *self.attribute_map}
+        synonyms = (name for name in kwargs if isinstance(getattr(type(self), name, None), property))
+        known = {*self.__dataclass_fields__, *self.attribute_map, *synonyms}
         generation = GenerationConfig._get_default_generation_params()
         for key in kwargs:
             if key in known or key in _TRANSFORMERS_KEYS or key in generation or key.startswith("_"):

@@ -20,6 +20,7 @@ from .base import MMKwargs, MMPreTrainedModel, reject_unknown
 from .losses import check_class_labels, classification_kind, classification_loss
 from .model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
 from .outputs import MMClassifierOutput, MMContextOutput, MMModelOutput
+from .trainers import check_smoothing_of_classes
 
 
 class MMForSequenceClassification(MMPreTrainedModel):
@@ -93,6 +94,8 @@ class MMForSequenceClassification(MMPreTrainedModel):
                 `classification_loss` of the config says what is made of them ("auto": as in Transformers).
         """
         reject_unknown(kwargs, {*MEDIA_INPUTS, *TEXT_INPUTS, "labels"} - {"past_key_values", "use_cache"})
+        if labels is None:
+            check_smoothing_of_classes(self.config)
         media = {
             "pixel_values": pixel_values,
             "pixel_attention_mask": pixel_attention_mask,

@@ -33,6 +33,7 @@ from .model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
 from .outputs import MMCausalLMOutput, MMContextOutput
 from .ranking import MMRanking
 from .rope import check_growth
+from .trainers import answer_settings, check_no_labels, check_smoothing_of_tokens, prompts_of, register_shifted
 from .warm_start import from_towers
 
 
@@ -67,6 +68,10 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, GenerationMixin):
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        register_shifted(cls)
 
     def __init__(self, config: MMConfig):
         super().__init__(config)
@@ -174,6 +179,8 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, GenerationMixin):
         if input_ids is None and inputs_embeds is None:
             raise ValueError("text is needed to predict text: pass input_ids or inputs_embeds (generate() needs none)")
         targets = self._targets(labels, shift_labels, input_ids, inputs_embeds, logits_to_keep)
+        if targets is None and num_items_in_batch is not None:
+            check_smoothing_of_tokens()  # the loss is made outside of the model
         output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -226,6 +233,23 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, GenerationMixin):
         check_tensors(input_ids=input_ids, inputs_embeds=inputs_embeds)
         check_labels(self.config, given, (input_ids if inputs_embeds is None else inputs_embeds).shape[:2])
         return next_labels(labels) if shift_labels is None else shift_labels
+
+    @torch.no_grad()
+    def generate(self, inputs: torch.Tensor | None = None, generation_config=None, *args, **kwargs):
+        """As in Transformers. Labels are refused, since a row of training holds its answer.
+
+        Seq2SeqTrainer(predict_with_generate=True) hands over whole batches all the same: their prompts alone are read,
+        and what comes back is the answers without them, so that they are compared with the labels. Limits of length
+        then count the answer.
+        """
+        check_no_labels(kwargs)
+        if kwargs.get("labels") is None:
+            return super().generate(inputs, generation_config, *args, **kwargs)
+        check_smoothing_of_tokens()
+        saved = generation_config or self.generation_config
+        pad = saved.pad_token_id if saved.pad_token_id is not None else self.config.pad_token_id
+        batch = answer_settings(prompts_of(kwargs, 0 if pad is None else int(pad)), saved)
+        return super().generate(inputs, generation_config, *args, **batch)[:, batch["input_ids"].shape[1] :]
 
     # ---- generate(): the context is encoded once and never expanded; everything with rows is -----------------------
 
@@ -320,3 +344,6 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, GenerationMixin):
                 return attention_mask
             attention_mask = past_key_values.with_prefix_mask(attention_mask, 1)
         return create_masks_for_generate(attention_mask=attention_mask, past_key_values=past_key_values, **kwargs)
+
+
+register_shifted(MMForConditionalGeneration)

@@ -227,6 +227,15 @@ class MMProcessor(ReadingProcessor):
         return super().to_dict() | {name: getattr(self, name) for name in DEFAULTS}
 
     @property
+    def pad_token_id(self) -> int | None:
+        """The tokenizer's, where Seq2SeqTrainer looks for it."""
+        return None if self.tokenizer is None else self.tokenizer.pad_token_id
+
+    @property
+    def eos_token_id(self) -> int | None:
+        return None if self.tokenizer is None else self.tokenizer.eos_token_id
+
+    @property
     def model_input_names(self) -> list[str]:
         """Those of the parts; the image processor reads the frames of videos, too."""
         names = super().model_input_names
