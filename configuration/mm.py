@@ -110,7 +110,8 @@ class MMConfig(MMBaseConfig):
     itm_bos_token_id: int | None = None  # opens a text that is matched with a picture (BLIP's [ENC]); None: its own
     mim_target: Literal["pixels", "features"] = "pixels"  # of masked patches: "features" are another tower's
     mim_momentum: float | int = 1.0  # that tower follows the model's own by so much; 1: it stays as it is
-    check_inputs: bool = True  # NaN pixels and ids outside the vocabulary raise (never inside compile and export)
+    # NaN pixels and ids outside the vocabulary raise, broken logits are said (never inside compile and export)
+    check_inputs: bool = True
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any):

@@ -43,7 +43,7 @@ class MMCache(EncoderDecoderCache):
         self.context_lengths: torch.Tensor | None = None
         self.context_ranges: torch.Tensor | None = None
         self.prefix_length = 0
-        self.fingerprint: tuple | None = None
+        self.fingerprint: str | None = None
 
     @classmethod
     def wrap(cls, cache: Cache) -> "MMCache":

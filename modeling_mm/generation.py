@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
+from transformers.generation.logits_process import LogitsProcessorList
 from transformers.generation.utils import GenerationMixin
 from transformers.masking_utils import create_masks_for_generate
 from transformers.modeling_utils import slice_logits_to_keep
@@ -27,7 +28,9 @@ from .base import MMKwargs, MMPreTrainedModel, reject_unknown
 from .cache import MMCache, check_cache
 from .chunked import predicted
 from .context import as_context, trimmed
+from .fingerprint import fingerprint
 from .inputs import check_labels, check_logits_to_keep, check_prompt_ends, check_tensors, check_text
+from .logits_check import BROKEN, LogitsCheck
 from .losses import next_labels
 from .model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
 from .outputs import MMCausalLMOutput, MMContextOutput
@@ -47,20 +50,8 @@ def build_head_transform(config: MMTextConfig) -> nn.Module:
 _PER_CONTEXT = ("context_input_ids", "pixel_values", "visual_embeds", "pixel_values_videos", "input_features")
 
 
-def fingerprint(media: dict, ready) -> tuple | None:
-    """Shapes and weighted sums of what is looked at, to tell two contexts apart; None if nothing is given.
-
-    One sum per context, with a weight per place: the same pictures in another order, or mirrored, are others.
-    """
-    if ready is not None:
-        media = {"encoder_outputs": ready.last_hidden_state}
-    tensors = sorted((name, value) for name, value in media.items() if torch.is_tensor(value))
-    return tuple((name, tuple(value.shape), *_weighted_sums(value)) for name, value in tensors) or None
-
-
-def _weighted_sums(values: torch.Tensor) -> list[float]:
-    flat = values.detach().reshape(len(values), -1).float()
-    return (flat @ torch.linspace(1, 2, flat.shape[1], device=flat.device)).tolist()
+# generate() reads these itself, but some of its ways hand them on to the model.
+_OF_GENERATE = ("tokenizer", "assistant_tokenizer")
 
 
 class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, GenerationMixin):
@@ -253,6 +244,39 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, GenerationMixin):
 
     # ---- generate(): the context is encoded once and never expanded; everything with rows is -----------------------
 
+    @torch.no_grad()
+    def generate(self, inputs=None, generation_config=None, logits_processor=None, *args, **kwargs):
+        """Transformers' own, with all its arguments; a RuntimeWarning says where the logits are broken.
+
+        Raises: ValueError for what the model cannot take, and where there is nothing to sample from broken logits.
+        """
+        check = LogitsCheck()
+        if self.config.check_inputs:
+            logits_processor = LogitsProcessorList([check, *(logits_processor or [])])
+        try:
+            written = super().generate(inputs, generation_config, logits_processor, *args, **kwargs)
+        except RuntimeError as error:
+            if check.found_broken():
+                raise ValueError(f"generate(): {BROKEN}") from error
+            raise
+        check.warn()
+        return written
+
+    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
+        """Takes out what is not of the model."""
+        kwargs = {name: value for name, value in kwargs.items() if name not in _OF_GENERATE}
+        return super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+
+    def heal_tokens(self, input_ids, tokenizer=None):
+        """Transformers' own, by the texts alone: it reads the prompts again with the tokenizer."""
+        healed = super().heal_tokens(input_ids, tokenizer)
+        if healed.shape != input_ids.shape:
+            raise ValueError(
+                f"token_healing reads the prompts again with the tokenizer, which gave {tuple(healed.shape)} for "
+                f"{tuple(input_ids.shape)}: it takes prompts without special tokens, of a tokenizer that adds none"
+            )
+        return healed
+
     def _prepare_model_inputs(self, inputs, bos_token_id, model_kwargs):
         """The first step of generate() that sees the prompt: it is checked here, once and in words."""
         cache = model_kwargs.get("past_key_values")
@@ -308,7 +332,8 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, GenerationMixin):
             seen = fingerprint(media, ready)
             if seen is not None and seen != cache.fingerprint:
                 raise ValueError(
-                    "past_key_values holds the keys and values of another context; call past_key_values.reset() first"
+                    "past_key_values holds the keys and values of another context; call past_key_values.reset() "
+                    "first, or leave the context out to go on with the one that it holds"
                 )
             return model_kwargs
         context = self.model.context_of(ready, lonely_mask, **media)

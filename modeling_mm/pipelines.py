@@ -56,15 +56,26 @@ class MMPipeline(Pipeline):
         return self.inputs(**given)
 
 
+def with_stop_strings(generation: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of generate(), `stop_sequence` among them by generate()'s name. Raises: ValueError for both names."""
+    if "stop_sequence" not in generation:
+        return generation
+    if "stop_strings" in generation:
+        raise ValueError("stop_sequence and stop_strings are one thing; pass one of them")
+    stop = generation.pop("stop_sequence")
+    return {**generation, "stop_strings": [stop] if isinstance(stop, str) else stop}
+
+
 class MMCaptioningPipeline(MMPipeline):
     """`pipeline("mm-captioning")(image, prompt=None, **generation)` -> [{"caption": str}, ...] of each image.
 
-    image: whatever MMProcessor reads (a picture, or its path), or a list of them. generation: arguments of generate();
-    num_return_sequences says how many captions come.
+    image: whatever MMProcessor reads (a picture, or its path), or a list of them. generation: arguments of generate(),
+    which gets the tokenizer; num_return_sequences says how many captions come. stop_sequence: a string or a list of
+    them, generate()'s stop_strings under the name of Transformers' pipelines.
     """
 
     def _sanitize_parameters(self, prompt: str | None = None, **generation):
-        return {} if prompt is None else {"prompt": prompt}, generation, {}
+        return {} if prompt is None else {"prompt": prompt}, with_stop_strings(generation), {}
 
     def preprocess(self, image, prompt: str | None = None):
         return {"asked": Asked(image, prompt)}
@@ -75,7 +86,7 @@ class MMCaptioningPipeline(MMPipeline):
     def written(self, asked: Asked | list[Asked], side: str = "text", **generation) -> dict[str, torch.Tensor]:
         """What generate() adds: ids (B, texts of each, N)."""
         read = self.together(asked, side)
-        ids = self.model.generate(**read, **generation)
+        ids = self.model.generate(**read, **{"tokenizer": self.processor.tokenizer, **generation})
         prompt = read.get("input_ids")
         new = ids if prompt is None else ids[:, prompt.shape[1] :]
         return {"ids": new.unflatten(0, (len(asked) if isinstance(asked, list) else 1, -1))}
@@ -104,7 +115,7 @@ class MMVQAPipeline(MMCaptioningPipeline):
         if answers is not None and generation:
             raise ValueError(f"answers are ranked, not written, so {', '.join(generation)} would not be read")
         if answers is None:
-            return {}, generation, {}
+            return {}, with_stop_strings(generation), {}
         if isinstance(answers, str) or not answers:
             raise ValueError(f"answers is a list of strings to rank; got {answers!r:.80}")
         return {}, {"answers": answers}, {"answers": answers}
