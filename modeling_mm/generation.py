@@ -14,8 +14,6 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
-from transformers.generation.logits_process import LogitsProcessorList
-from transformers.generation.utils import GenerationMixin
 from transformers.masking_utils import create_masks_for_generate
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
@@ -29,8 +27,8 @@ from .cache import MMCache, check_cache
 from .chunked import predicted
 from .context import as_context, trimmed
 from .fingerprint import fingerprint
+from .generation_mixin import MMGenerationMixin
 from .inputs import check_labels, check_logits_to_keep, check_prompt_ends, check_tensors, check_text
-from .logits_check import BROKEN, LogitsCheck
 from .losses import next_labels
 from .model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
 from .outputs import MMCausalLMOutput, MMContextOutput
@@ -50,11 +48,7 @@ def build_head_transform(config: MMTextConfig) -> nn.Module:
 _PER_CONTEXT = ("context_input_ids", "pixel_values", "visual_embeds", "pixel_values_videos", "input_features")
 
 
-# generate() reads these itself, but some of its ways hand them on to the model.
-_OF_GENERATE = ("tokenizer", "assistant_tokenizer")
-
-
-class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, GenerationMixin):
+class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, MMGenerationMixin):
     """The base model with a language-modelling head: generate(), and rank_answers() and score() of given texts."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
@@ -227,7 +221,8 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, generation_config=None, *args, **kwargs):
-        """As in Transformers. Labels are refused, since a row of training holds its answer.
+        """As in Transformers, with all its arguments. Labels are refused, since a row of training holds its answer; a
+        RuntimeWarning says where the logits are NaN or infinite.
 
         Seq2SeqTrainer(predict_with_generate=True) hands over whole batches all the same: their prompts alone are read,
         and what comes back is the answers without them, so that they are compared with the labels. Limits of length
@@ -243,39 +238,6 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, GenerationMixin):
         return super().generate(inputs, generation_config, *args, **batch)[:, batch["input_ids"].shape[1] :]
 
     # ---- generate(): the context is encoded once and never expanded; everything with rows is -----------------------
-
-    @torch.no_grad()
-    def generate(self, inputs=None, generation_config=None, logits_processor=None, *args, **kwargs):
-        """Transformers' own, with all its arguments; a RuntimeWarning says where the logits are broken.
-
-        Raises: ValueError for what the model cannot take, and where there is nothing to sample from broken logits.
-        """
-        check = LogitsCheck()
-        if self.config.check_inputs:
-            logits_processor = LogitsProcessorList([check, *(logits_processor or [])])
-        try:
-            written = super().generate(inputs, generation_config, logits_processor, *args, **kwargs)
-        except RuntimeError as error:
-            if check.found_broken():
-                raise ValueError(f"generate(): {BROKEN}") from error
-            raise
-        check.warn()
-        return written
-
-    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
-        """Takes out what is not of the model."""
-        kwargs = {name: value for name, value in kwargs.items() if name not in _OF_GENERATE}
-        return super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
-
-    def heal_tokens(self, input_ids, tokenizer=None):
-        """Transformers' own, by the texts alone: it reads the prompts again with the tokenizer."""
-        healed = super().heal_tokens(input_ids, tokenizer)
-        if healed.shape != input_ids.shape:
-            raise ValueError(
-                f"token_healing reads the prompts again with the tokenizer, which gave {tuple(healed.shape)} for "
-                f"{tuple(input_ids.shape)}: it takes prompts without special tokens, of a tokenizer that adds none"
-            )
-        return healed
 
     def _prepare_model_inputs(self, inputs, bos_token_id, model_kwargs):
         """The first step of generate() that sees the prompt: it is checked here, once and in words."""

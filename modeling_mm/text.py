@@ -174,7 +174,7 @@ class MMTextModel(MMPreTrainedModel):
         is_causal = self.config.is_causal if is_causal is None else is_causal
         call = CallConfig(self.config, kwargs.get("output_attentions"), is_causal)
         if use_cache is None:
-            use_cache = self.config.use_cache and not (self.training and self.is_gradient_checkpointing)
+            use_cache = self.config.use_cache and not (self.training and self.is_activation_checkpointing)
         use_cache = use_cache and self.config.segment_length is None and prefix is None
         cache = self._cache(past_key_values, use_cache, num_rows)
         past = 0 if cache is None else cache.get_seq_length()

@@ -1,0 +1,74 @@
+"""MMGenerationMixin: Transformers' generate() with all its arguments, that says where its logits are broken.
+
+What broken numbers leave is padding, mostly, which nobody should take for a text.
+"""
+
+# Transformers types GenerationMixin's methods for a class of its own.
+# pyright: reportAttributeAccessIssue=false
+
+import warnings
+
+import torch
+from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
+from transformers.generation.utils import GenerationMixin
+
+BROKEN = (
+    "the logits are NaN or infinite, so what is written means nothing: look for NaN among the weights, an overflow of "
+    "float16 (take bfloat16 or float32) or pixels that are not normalised. remove_invalid_values=True writes on "
+    "without NaN; config.check_inputs=False does not look"
+)
+# generate() reads these itself, but some of its ways hand them on to the model.
+_OF_GENERATE = ("tokenizer", "assistant_tokenizer")
+
+
+class LogitsCheck(LogitsProcessor):
+    """Changes no score, and notes on the device whether each row of a step has a best token; read once, at the end."""
+
+    def __init__(self):
+        self.is_whole: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        is_whole = torch.isfinite(scores.amax(-1)).all()  # tokens that are ruled out are -inf
+        self.is_whole = is_whole if self.is_whole is None else self.is_whole & is_whole
+        return scores
+
+    def found_broken(self) -> bool:
+        return self.is_whole is not None and not bool(self.is_whole)
+
+
+class MMGenerationMixin(GenerationMixin):
+    """What generate() of every MM class does beside its model."""
+
+    @torch.no_grad()
+    def generate(self, inputs=None, generation_config=None, logits_processor=None, *args, **kwargs):
+        """Transformers' own, and one RuntimeWarning if the logits of any step were broken.
+
+        Raises: ValueError where broken logits leave nothing to sample from.
+        """
+        check = LogitsCheck()
+        if self.config.check_inputs:
+            logits_processor = LogitsProcessorList([check, *(logits_processor or [])])
+        try:
+            written = super().generate(inputs, generation_config, logits_processor, *args, **kwargs)
+        except RuntimeError as error:
+            if check.found_broken():
+                raise ValueError(f"generate(): {BROKEN}") from error
+            raise
+        if check.found_broken():
+            warnings.warn(f"generate(): {BROKEN}", RuntimeWarning, stacklevel=5)
+        return written
+
+    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
+        """Takes out what is not of the model."""
+        kwargs = {name: value for name, value in kwargs.items() if name not in _OF_GENERATE}
+        return super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+
+    def heal_tokens(self, input_ids, tokenizer=None):
+        """Transformers' own, by the texts alone: it reads the prompts again with the tokenizer."""
+        healed = super().heal_tokens(input_ids, tokenizer)
+        if healed.shape != input_ids.shape:
+            raise ValueError(
+                f"token_healing reads the prompts again with the tokenizer, which gave {tuple(healed.shape)} for "
+                f"{tuple(input_ids.shape)}: it takes prompts without special tokens, of a tokenizer that adds none"
+            )
+        return healed
