@@ -1,19 +1,26 @@
 """MMPreTrainedModel: what every MM class shares (flags, initial weights, strict loading), and forward's guard."""
 
+import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Self, TypedDict
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils.generic import TransformersKwargs
 
 from ..configuration.mm import MMConfig
 from ..configuration.stack import nearest
 from .freezing import named_parts
-from .loading import check_loaded
+from .hub_files import check_json_object, check_source
+from .loading import check_loaded, note_new_heads
 from .mm_triton import default_implementation
+from .saving import adapter_base, check_place, remove_stale, upload
+from .weight_files import broken, check_dtypes
 
 _ALLOWED_KWARGS = {*TransformersKwargs.__annotations__, "return_dict"}
 
@@ -127,17 +134,43 @@ class MMPreTrainedModel(PreTrainedModel):
         model._found_in_checkpoint = found.to_dict()
         return found
 
+    @staticmethod
+    def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, expected_keys=None):
+        """Says which file is broken, and refuses tensors of another kind than the model's (not under quantization,
+        whose files hold integers)."""
+        files = [Path(file) for file in checkpoint_files or () if state_dict is None]
+        files = [file for file in files if file.suffix in (".safetensors", ".bin")]
+        if load_config.hf_quantizer is None:
+            is_adapter = expected_keys is not None
+            held = None if is_adapter else {name: value.dtype for name, value in model.state_dict().items()}
+            check_dtypes(files, held, model.base_model_prefix)
+        try:
+            return PreTrainedModel._load_pretrained_model(
+                model, state_dict, checkpoint_files, load_config, expected_keys
+            )
+        except SafetensorError as error:
+            raise broken(files[0], error) from error
+
+    def adjust_generation_fn(self, generation_config, from_auto_class, from_pipeline, source, **options) -> None:
+        """As in Transformers, but a generation_config.json that is no JSON object is an error, not set aside."""
+        if generation_config is None and source is not None:
+            check_json_object(source, GENERATION_CONFIG_NAME, options)
+        load: Any = super().adjust_generation_fn  # pyright: ignore[reportAttributeAccessIssue]: of those that generate
+        load(generation_config, from_auto_class, from_pipeline, source, **options)
+
     @classmethod
     def from_pretrained(
         cls, *args, ignore_mismatched_sizes: bool = False, output_loading_info: bool = False, **kwargs
     ) -> Any:
-        """As in Transformers, and strict: see `check_loaded` for what raises and what is only reported.
+        """As in Transformers, and strict: see `check_loaded` for what raises and what is only reported, and
+        `check_source` for what is looked at before.
 
         With output_loading_info=True nothing is silent, so missing and unknown keys are in the info and raise nothing;
         nor do they with state_dict={}, which asks for initial values.
         What the class freezes as it is built (parts that nothing reads) is frozen again: loading thaws it.
         The folder of an adapter (PEFT) loads its base model and then the adapter; both are checked.
         """
+        check_source(args[0] if args else kwargs.get("pretrained_model_name_or_path"), kwargs)
         loaded: Any = super().from_pretrained(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
         model, info = loaded
         is_told = output_loading_info or kwargs.get("state_dict") == {}
@@ -147,4 +180,54 @@ class MMPreTrainedModel(PreTrainedModel):
         check_loaded(model, info, ignore_mismatched_sizes, keys=not is_told)
         model.after_loading(own)
         model.freeze_again()
+        note_new_heads(model)
         return (model, info) if output_loading_info else model
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        *args,
+        variant: str | None = None,
+        distributed_checkpoint: bool = False,
+        **kwargs,
+    ) -> None:
+        """As in Transformers, and what is saved replaces the weights that the folder held: shards a single file and
+        the reverse, pickles, and a whole model an adapter. A variant replaces that variant.
+
+        Raises: NotADirectoryError for the path of a file; ValueError for an adapter over the folder of a whole model
+            that is not its base.
+        """
+        folder, base = check_place(save_directory, adapter_base(self)), adapter_base(self)
+        super().save_pretrained(
+            save_directory,
+            is_main_process,
+            *args,
+            variant=variant,
+            distributed_checkpoint=distributed_checkpoint,
+            **kwargs,
+        )
+        if self.should_save_on_this_rank(is_main_process) and not distributed_checkpoint:
+            remove_stale(folder, variant, base is not None)
+
+    def _upload_modified_files(
+        self, working_dir, repo_id, files_timestamps, commit_message=None, token=None, create_pr=False,
+        revision=None, commit_description=None,
+    ):  # fmt: skip
+        """What save_pretrained wrote, in one commit that deletes the weights which it replaces."""
+        names = [
+            name
+            for name in os.listdir(working_dir)
+            if name not in files_timestamps or (Path(working_dir) / name).stat().st_mtime > files_timestamps[name]
+        ]
+        return upload(
+            working_dir,
+            repo_id,
+            names,
+            adapter_base(self) is not None,
+            commit_message=commit_message or "Upload model",
+            commit_description=commit_description,
+            token=token,
+            create_pr=create_pr,
+            revision=revision,
+        )

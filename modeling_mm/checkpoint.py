@@ -1,14 +1,14 @@
 """Reading a published checkpoint: its config.json, and its tensors one at a time, without running anything of it."""
 
-import json
-import pickle
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers.utils.hub import cached_file, cached_files
+
+from .weight_files import check_inside, opened, read_json_file, shards_named, unpickled
 
 # In the order in which Transformers looks for them, then open_clip's.
 CONFIG_FILES = ("config.json", "open_clip_config.json")
@@ -115,7 +115,7 @@ def read_json(directory: Path | None, name: str) -> dict[str, Any] | None:
     """A JSON file of the directory; None if it is not there."""
     if directory is None or not (directory / name).is_file():
         return None
-    return json.loads((directory / name).read_text(encoding="utf-8"))
+    return read_json_file(directory / name)
 
 
 def _fetched(repository: str) -> Path:
@@ -129,7 +129,7 @@ def _fetched(repository: str) -> Path:
     for name in WEIGHT_FILES:
         if cached_file(repository, name, revision=directory.name, _raise_exceptions_for_missing_entries=False):
             if name.endswith(".json"):
-                cached_files(repository, _shards(directory, name), revision=directory.name)
+                cached_files(repository, shards_named(directory / name), revision=directory.name)
             break
     return directory
 
@@ -138,49 +138,22 @@ def _weight_files(directory: Path) -> Iterator[Path]:
     name = next((name for name in WEIGHT_FILES if (directory / name).is_file()), None)
     if name is None:
         raise ValueError(f"no weights in {str(directory)!r}: looked for {', '.join(WEIGHT_FILES)}")
-    for shard in _shards(directory, name) if name.endswith(".json") else [name]:
-        if not (directory / shard).is_file():
-            raise FileNotFoundError(f"{name} names the shard {shard!r}, which is not there")
+    if not name.endswith(".json"):
+        yield directory / name
+        return
+    for shard in shards_named(directory / name):
+        check_inside(directory, shard, name)
         yield directory / shard
-
-
-def _shards(directory: Path, name: str) -> list[str]:
-    """The names in an index. Raises ValueError for one that leads elsewhere."""
-    index = read_json(directory, name) or {}
-    shards = sorted(set(index["weight_map"].values()))
-    for shard in shards:
-        if Path(shard).name != shard or shard.startswith(".") or "\\" in shard:
-            raise ValueError(f"{name} names the shard {shard!r}; a shard lies beside its index, without a path")
-    return shards
 
 
 def _opened(file: Path) -> Any:
     """An open safetensors file, or the tensors of a pickle."""
     if file.suffix == ".safetensors":
-        return safe_open(file, framework="pt")
+        return opened(file)
     if file.suffix not in PICKLES:
         raise ValueError(f"{file.name} is no file of weights; known are .safetensors, {', '.join(PICKLES)}")
-    try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        if isinstance(error, RuntimeError):  # an old file, not a zip archive, cannot be mapped
-            return _Whole(_tensors(_unpickled(file), file))
-        raise _unsafe(file) from error
-    return _tensors(loaded, file)
-
-
-def _unpickled(file: Path) -> Any:
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise _unsafe(file) from error
-
-
-def _unsafe(file: Path) -> ValueError:
-    return ValueError(
-        f"{file.name} holds more than tensors, and unpickling that could run any code; save its tensors alone as "
-        "safetensors where you trust it"
-    )
+    tensors = _tensors(unpickled(file, map_location="cpu", mmap=True), file)
+    return tensors if zipfile.is_zipfile(file) else _Whole(tensors)
 
 
 def _tensors(loaded: Any, file: Path) -> dict[str, torch.Tensor]:

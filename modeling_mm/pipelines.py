@@ -15,6 +15,8 @@ from transformers import AutoModelForImageTextToText, AutoModelForZeroShotImageC
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import Pipeline
 
+from .loading import check_trained
+
 
 @dataclass
 class Asked:
@@ -36,11 +38,16 @@ def composed(text: Any) -> Any:
 
 
 class MMPipeline(Pipeline):
-    """What the tasks share: MMProcessor reads pictures and texts; options that are not a task's own are refused."""
+    """What the tasks share: MMProcessor reads pictures and texts; options that are not a task's own are refused, and
+    so is a model whose heads were not in its checkpoint."""
 
     _load_processor = True
     _load_tokenizer = _load_image_processor = _load_feature_extractor = False
     _pipeline_calls_generate = True
+
+    def __init__(self, model, *args, **kwargs):
+        check_trained(model)
+        super().__init__(model, *args, **kwargs)
 
     def inputs(self, **given: Any) -> dict[str, Any]:
         """Tensors on the model's device, floating ones in its dtype."""

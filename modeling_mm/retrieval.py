@@ -7,7 +7,7 @@ B contexts (pictures, or what stands in their place), R rows (texts), P projecti
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
 # pyright: reportOptionalCall=false, reportOptionalOperand=false, reportOperatorIssue=false
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -61,13 +61,10 @@ class MMForImageTextRetrieval(MMMatchingModel):
             self.slow.start_as(self)
         self._freeze_unread()
 
-    @classmethod
-    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs) -> Any:
-        """As for every class of MM; a slow copy that the checkpoint does not have starts as the model is."""
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+    def after_loading(self, info: Mapping[str, Iterable]) -> None:
+        """A slow copy that the checkpoint does not have starts as the model is."""
         if any(key.startswith("slow.model.") for key in info["missing_keys"]):
-            model.slow.start_as(model)
-        return (model, info) if output_loading_info else model
+            self.slow.start_as(self)
 
     @can_return_tuple
     def forward(

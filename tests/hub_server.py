@@ -88,6 +88,7 @@ class HubServer:
         self.repositories: dict[str, Repository] = {}
         self.blobs: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.faults: list[tuple[str, int, str]] = []  # (pattern of "METHOD /path", status, message), answered instead
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -307,6 +308,13 @@ def _answer(hub: HubServer, method: str, target: str, body: bytes, has_token: bo
     return as_json({"error": f"no route for {method} {place.path}"}, 404)
 
 
+def _fault(hub: HubServer, request: str) -> Answer | None:
+    for pattern, status, message in hub.faults:
+        if re.search(pattern, request):
+            return Answer(b"{}", {"Content-Type": "application/json", "X-Error-Message": message}, status)
+    return None
+
+
 def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -315,7 +323,10 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             hub.requests.append(f"{self.command} {self.path}")
             has_token = self.headers.get("Authorization") == f"Bearer {TOKEN}"
-            answer = _answer(hub, self.command, self.path, self._body(), has_token)
+            body = self._body()
+            answer = _fault(hub, f"{self.command} {self.path}") or _answer(
+                hub, self.command, self.path, body, has_token
+            )
             self.send_response(answer.status)
             for name, value in {**answer.headers, "Content-Length": str(len(answer.body))}.items():
                 self.send_header(name, value)

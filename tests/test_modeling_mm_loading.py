@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForImageTextToText, BitsAndBytesConfig
 
+import mm
 from mm import MMForConditionalGeneration, MMModel, MMTextModel, MMVisionModel
 
 HEAD = {
@@ -198,6 +199,72 @@ def test_another_architecture_s_settings_raise(tiny_model, tiny_config, tmp_path
         MMForConditionalGeneration.from_pretrained(tmp_path, config=tiny_config(text_config={"num_hidden_layers": 1}))
     with pytest.raises(ValueError, match="unknown: lm_head_transform.dense.bias"):
         MMForConditionalGeneration.from_pretrained(tmp_path, config=tiny_config(lm_head_transform=False))
+
+
+# Every class that can be saved: its configuration, and a part that this class has.
+SEES = {"is_causal": False, "pooler": "mean"}
+ITC = {"projection_dim": 12, "text_config": SEES}
+QUEUE = {**ITC, "pretraining_losses": {"itc": 1.0}, "contrastive_queue_size": 4}
+LOSSES = {"pretraining_losses": {"itc": 1.0, "itm": 1.0, "mlm": 1.0, "mim": 1.0}}
+ALL = {**ITC, **LOSSES, "mim_target": "features", "vision_config": {"use_mask_token": True}}
+EVERY = {
+    "base": (mm.MMModel, {}, "vision_projector"),
+    "writes": (mm.MMForConditionalGeneration, {}, "lm_head_transform"),
+    "classifies": (mm.MMForSequenceClassification, {"num_labels": 3}, "classifier"),
+    "late": (mm.MMForSequenceClassification, {"num_labels": 3, "fusion_type": "decision"}, "classifiers"),
+    "finds": (mm.MMForImageTextRetrieval, ITC, "itc_head"),
+    "matches": (mm.MMForImageTextRetrieval, ITC, "itm_head"),
+    "slow copy": (mm.MMForImageTextRetrieval, QUEUE, "slow.model"),
+    "slow head": (mm.MMForImageTextRetrieval, QUEUE, "slow.itc_head"),
+    "queue": (mm.MMForImageTextRetrieval, QUEUE, "slow.contrast"),
+    "fills in": (mm.MMForMaskedLM, {"text_config": SEES}, "lm_head_transform"),
+    "pretrains": (mm.MMForPreTraining, ALL, "mim_head"),
+    "follows": (mm.MMForPreTraining, ALL, "mim_tower"),
+    "vision": (mm.MMVisionModel, {}, "layers"),
+    "conv": (mm.MMConvModel, {"vision": "conv"}, "stages"),
+    "text": (mm.MMTextModel, {}, "layers"),
+}
+FAULTS = {
+    "missing": lambda state, name: state.pop(name),
+    "stray": lambda state, name: state.update({f"{name}_2": torch.zeros(3)}),
+    "misshaped": lambda state, name: state.update({name: state[name][1:].clone()}),
+}
+
+
+def one_of(tiny_model, name):
+    """A model, and a matrix of the part."""
+    cls, fields, part = EVERY[name]
+    towers = {mm.MMVisionModel: "vision_tower", mm.MMConvModel: "vision_tower", mm.MMTextModel: "language_model"}
+    if cls in towers:
+        model = getattr(tiny_model(**fields, dtype=torch.float32).model, towers[cls])
+    else:
+        model = tiny_model(cls=cls, dtype=torch.float32, **fields)
+    state = model.state_dict()
+    return model, next(key for key in state if key.startswith(f"{part}.") and state[key].ndim > 1)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", EVERY)
+def test_every_class_is_strict_about_its_own_weights(tiny_model, edited, name, fault):
+    model, weight = one_of(tiny_model, name)
+    words = {"missing": f"missing: {weight}", "stray": f"unknown: {weight}_2", "misshaped": f"shape: {weight} is"}
+    with pytest.raises(ValueError, match=f"(?s)does not fit {type(model).__name__};.*{words[fault]}"):
+        type(model).from_pretrained(edited(model, lambda state: FAULTS[fault](state, weight)))
+
+
+def test_every_head_is_among_them():
+    classes = {cls.__name__ for cls, *_ in EVERY.values()}
+    public = {name: getattr(mm, name) for name in mm.__all__ if name.startswith("MM")}
+    assert classes == {name for name, cls in public.items() if issubclass(cls, torch.nn.Module)}
+
+
+def test_a_queue_may_be_switched_on_over_a_checkpoint_without_its_slow_copy(retriever, tmp_path):
+    model = retriever(dtype=torch.float32, pretraining_losses={"itc": 1.0})
+    model.save_pretrained(tmp_path)
+    loaded = mm.MMForImageTextRetrieval.from_pretrained(tmp_path, contrastive_queue_size=4)
+    same_weights(loaded.slow.model, model.model)
+    loaded.save_pretrained(tmp_path)
+    same_weights(AutoModel.from_pretrained(tmp_path), model.model)  # the copy is a head of that class
 
 
 STRANGERS = ["model.language_model.layers.0.self_attn.z_proj.weight", "classifier2.weight", "lm_head.scale"]

@@ -242,6 +242,44 @@ def test_behind_an_adapter_no_weight_of_the_base_or_its_own_is_filled_in_silentl
     assert MMForConditionalGeneration.from_pretrained(tmp_path / "adapter", output_loading_info=told)
 
 
+@pytest.mark.parametrize("tokens", [[41, 42], {"embed_tokens": [41, 42]}], ids=["list", "dict"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("how", ["folder", "auto", "load_adapter", "peft"])
+def test_trained_tokens_come_back_every_way(tiny_model, pictures, tmp_path, tokens, tied, how):
+    """PEFT saves the tokens of a tied head once, under the embedding's name."""
+    tiny_model(tie_word_embeddings=tied).save_pretrained(tmp_path / "base")
+    base = MMForConditionalGeneration.from_pretrained(tmp_path / "base")
+    lora = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, trainable_token_indices=tokens)
+    peft = get_peft_model(base, lora)
+    with torch.no_grad():
+        for name, parameter in peft.named_parameters():
+            if "trainable_tokens_delta" in name:
+                parameter.add_(1.0)
+    inputs = {"input_ids": torch.tensor([[1, 5, 41, 7], [1, 42, 4, 2], [1, 9, 41, 42]]), "pixel_values": pictures}
+    expected = peft.eval()(**inputs).logits
+    peft.save_pretrained(tmp_path / "adapter")
+    again = MMForConditionalGeneration.from_pretrained(tmp_path / "base")
+    assert (again(**inputs).logits - expected).abs().max() > 0.1
+    if how == "load_adapter":
+        again.load_adapter(tmp_path / "adapter")
+    elif how == "peft":
+        again = PeftModel.from_pretrained(again, tmp_path / "adapter")
+    else:
+        loader = AutoModelForImageTextToText if how == "auto" else MMForConditionalGeneration
+        again = loader.from_pretrained(tmp_path / "adapter")
+    assert_close(again(**inputs).logits, expected)
+
+
+def test_a_tied_adapter_that_lacks_its_tokens_is_refused(tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "base")
+    base = MMForConditionalGeneration.from_pretrained(tmp_path / "base")
+    get_peft_model(base, LoraConfig(target_modules=["q_proj"], trainable_token_indices=[41])).save_pretrained(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    save_file({name: value for name, value in load_file(file).items() if "token" not in name}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match="missing: model.language_model.embed_tokens.*trainable_tokens_delta"):
+        MMForConditionalGeneration.from_pretrained(tmp_path)
+
+
 # ---- training -------------------------------------------------------------------------------------------------------
 
 

@@ -300,3 +300,27 @@ def test_zero_shot_classes_are_the_similarities_of_their_texts(finding):
     pixels = processor.image_processor([opened(PICTURE)], return_tensors="pt")
     scores = model(input_ids=text.input_ids, **pixels).logits_per_image.softmax(-1)[0].tolist()
     assert {entry["label"]: entry["score"] for entry in found} == pytest.approx(dict(zip(labels, scores, strict=True)))
+
+
+# ---- untrained heads ------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_found_with_heads_that_the_checkpoint_lacks():
+    with pytest.raises(
+        ValueError, match="itc_head, itm_head of MMForImageTextRetrieval would be random: the checkpoint"
+    ):
+        pipeline("mm-retrieval", model=MODEL)
+    model = MMForImageTextRetrieval.from_pretrained(MODEL)
+    processor = AutoProcessor.from_pretrained(MODEL)
+    with pytest.raises(ValueError, match="was written by MMForConditionalGeneration, which has no such head"):
+        pipeline("mm-retrieval", model=model, processor=processor)
+    with torch.no_grad():
+        next(model.itc_head.parameters()).add_(0.1)  # as a step of training does
+    assert pipeline("mm-retrieval", model=model, processor=processor)(image=PICTURE, texts=["a rocket"])
+
+
+def test_captions_are_not_written_from_a_checkpoint_without_a_head(captioning, tmp_path):
+    captioning.model.model.save_pretrained(tmp_path)
+    captioning.processor.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="lm_head.* would be random: the checkpoint was written by MMModel"):
+        pipeline("mm-captioning", model=str(tmp_path))

@@ -1,0 +1,130 @@
+"""Weights on a Hub on the loopback: a push replaces what it does not write, two sets are refused, errors say what the
+server answered. One process of a user, started once, runs all of it."""
+
+# The process has its pipes.
+# pyright: reportOptionalMemberAccess=false, reportOptionalIterable=false
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import beside_the_tests
+
+ONE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+USER = """
+import json, sys
+import torch, transformers, huggingface_hub.utils._http as http
+import mm
+http.time.sleep = lambda seconds: None  # between the tries at a server that is down
+sys.path.insert(0, sys.argv[1])
+from conftest import build_config, make_visible
+
+def built(seed):
+    torch.manual_seed(seed)
+    return make_visible(mm.MMForConditionalGeneration._from_config(build_config()))
+
+old, new = built(0), built(1)
+loads = mm.MMForConditionalGeneration.from_pretrained
+
+def same(one, other):
+    return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+for line in sys.stdin:
+    try:
+        answer = eval(json.loads(line))
+    except Exception as error:
+        kind = next((base.__name__ for base in (OSError, ValueError) if isinstance(error, base)), None)
+        answer = [kind, type(error).__name__, str(error)]
+    print("ANSWER " + json.dumps(answer), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with beside_the_tests("hub_server").HubServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def ask(hub, tmp_path_factory):
+    """`ask(expression)` in the process of a user; an error is [OSError or ValueError or None, class, text]."""
+    environment = {**os.environ, **hub.environment(tmp_path_factory.mktemp("home"))}
+    command = [sys.executable, "-W", "ignore", "-c", USER, str(Path(__file__).parent)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+
+        def ask(expression: str):
+            process.stdin.write(json.dumps(expression) + "\n")
+            process.stdin.flush()
+            for line in process.stdout:
+                if line.startswith("ANSWER "):
+                    return json.loads(line.removeprefix("ANSWER "))
+            raise AssertionError("the process ended")
+
+        yield ask
+        process.kill()
+
+
+SHARDS = 'max_shard_size="40KB"'
+LAYOUTS = {"one": "", "shards": SHARDS, "larger": 'max_shard_size="90KB"'}
+
+
+@pytest.mark.parametrize(("first", "second"), [("one", "shards"), ("shards", "one"), ("shards", "larger")])
+def test_what_was_pushed_last_loads_and_nothing_else_is_left(hub, ask, first, second):
+    name, alone = f"tester/{first}-{second}", f"tester/{second}-alone"
+    ask(f"old.push_to_hub('{name}', {LAYOUTS[first]}) and 1")
+    commits = len(hub.repositories[name].commits)
+    ask(f"new.push_to_hub('{name}', {LAYOUTS[second]}) and 1")
+    ask(f"new.push_to_hub('{alone}', {LAYOUTS[second]}) and 1")
+    assert len(hub.repositories[name].commits) == commits + 1  # one commit adds and deletes
+    assert hub.files(name).keys() == hub.files(alone).keys()
+    assert ask(f"same(loads('{name}'), new)") is True
+
+
+def test_saving_with_a_push_and_other_branches_and_variants(hub, ask, tmp_path):
+    ask("old.push_to_hub('tester/mixed') and 1")
+    ask(f"old.save_pretrained({str(tmp_path)!r}, push_to_hub=True, repo_id='tester/mixed', variant='half') or 1")
+    assert {ONE, "model.half.safetensors"} < hub.files("tester/mixed").keys()
+    ask(f"new.save_pretrained({str(tmp_path)!r}, push_to_hub=True, repo_id='tester/mixed', {SHARDS}) or 1")
+    assert {INDEX, "model.half.safetensors"} < hub.files("tester/mixed").keys()
+    assert ONE not in hub.files("tester/mixed")
+    assert ask("[same(loads('tester/mixed'), new), same(loads('tester/mixed', variant='half'), old)]") == [True, True]
+
+
+def test_a_repository_with_two_sets_is_refused_by_both_names(hub, ask):
+    ask("old.push_to_hub('tester/both') and 1")
+    ask(f"new.push_to_hub('tester/shards', {SHARDS}) and 1")
+    repository = hub.repositories["tester/both"]
+    repository.add("main", {**repository.tree("main")[1], **hub.repositories["tester/shards"].tree("main")[1]})
+    for loader in ("loads", "transformers.AutoModel.from_pretrained"):
+        base, _, text = ask(f"{loader}('tester/both') and 1")
+        assert "'tester/both' holds two sets of weights, model.safetensors and model.safetensors.index.json" in text
+        assert base == "ValueError"
+
+
+def test_an_index_on_the_hub_that_leads_elsewhere_is_refused(hub, ask):
+    ask(f"new.push_to_hub('tester/above', {SHARDS}) and 1")
+    files = hub.files("tester/above")
+    index = json.loads(files[INDEX])
+    index["weight_map"] = {name: "../" + file for name, file in index["weight_map"].items()}
+    repository = hub.repositories["tester/above"]
+    moved = hub.store(json.dumps(index).encode(), False)
+    repository.add("main", {**repository.tree("main")[1], INDEX: moved})
+    assert "without a path" in ask("loads('tester/above') and 1")[2]
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
+def test_what_the_server_answered_is_said(hub, ask, status):
+    if "tester/faulty" not in hub.repositories:
+        ask("old.push_to_hub('tester/faulty') and 1")
+    hub.faults.append((rf"(GET|HEAD) /tester/faulty/resolve/.*/{ONE}", status, f"because of {status}"))
+    try:
+        base, _, text = ask("loads('tester/faulty') and 1")
+    finally:
+        hub.faults.clear()
+    assert base == "OSError" and f"{ONE} of 'tester/faulty' could not be fetched: the Hub answered {status}" in text
+    assert f"because of {status}" in text
