@@ -8,6 +8,7 @@ PyAV (the extra `video`) is imported when a film is read.
 """
 
 import math
+import struct
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -16,11 +17,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .animations import animation_frames
 from .limits import DECODER_FAULTS, MediaDecodeError, PixelBudget, check_pixels, decoding
 from .media import load_image
-from .modes import Colour, rgb_colour, upright_rgb
+from .modes import Colour, rgb_colour
 from .pairing import is_frames
-from .sampling import frame_shifts, sample_times, shown_at, spread
+from .sampling import frame_shifts, sample_times, spread
 from .sources import opened
 
 CONTAINERS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "ogg", "flv")
@@ -32,12 +34,23 @@ ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF")
 MAX_SECONDS = 6 * 3600.0
 MAX_FRAME_PIXELS = 16_000_000
 MAX_VIDEO_BYTES = 8_000_000_000
-# Frames decoded on the way to those that are taken, for each of them; and width x height x frames of an animation.
+# Frames decoded on the way to those that are taken, for each of them.
 MAX_DECODED = 600
-MAX_ANIMATION_PIXELS = 1_000_000_000
 # A target this near, in seconds, is reached by decoding on rather than by seeking.
 NEAR = 1.0
 BACK = (0.0, 2.0, 10.0, math.inf)
+# What a display matrix (a, b, c, d) does to a picture: the pixel (x, y) is shown at (a x + c y, b x + d y).
+SHOWN = {
+    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
+    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
+    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
+    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
+    (0, 1, -1, 0): Image.Transpose.ROTATE_270,
+    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
+    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
+}
+# Pixels wider or higher than this are a fault of the file; those within a hundredth of square are square.
+MAX_PIXEL_ASPECT = 10.0
 
 
 def load_video(
@@ -85,7 +98,7 @@ def load_video(
         if animation:
             with decoding(name, ANIMATIONS) as known, Image.open(file, formats=ANIMATIONS) as image:
                 known["format"] = image.format
-                return _animation_frames(image, frame_sampling, shifts, rgb_colour(background), **limits)
+                return animation_frames(image, frame_sampling, shifts, rgb_colour(background), **limits)
         av = _av()
         with decoding(name, (*CONTAINERS, *ANIMATIONS), (*DECODER_FAULTS, av.FFmpegError)) as known:
             allowed = {"format_whitelist": ",".join(CONTAINERS), "codec_whitelist": ",".join(CODECS)}
@@ -227,36 +240,30 @@ class _Film:
         return None
 
     def _picture(self, frame: Any) -> Image.Image:
-        check_pixels(frame.width, frame.height, self.max_pixels, self.budget)
-        picture, turn = frame.to_image(), round(frame.rotation) % 360
-        return picture if turn % 90 or not turn else picture.rotate(turn, expand=True)
+        """A frame as it is shown: its pixels made square, turned and mirrored by the display matrix."""
+        size = _shown_size(frame.width, frame.height, self.stream.sample_aspect_ratio)
+        check_pixels(*size, self.max_pixels, self.budget)
+        picture, turn = frame.to_image(), _turn(frame)
+        picture = picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC)
+        return picture if turn is None else picture.transpose(turn)
 
 
-def _animation_frames(
-    image: Any, frame_sampling: str | float, shifts: list[float], colour: tuple, max_pixels: int, budget: Any
-) -> list[Image.Image]:
-    """Frames of an open animation, or the one of a still picture; every frame counts as a keyframe."""
-    check_pixels(image.width, image.height, max_pixels)
-    count = getattr(image, "n_frames", 1)
-    if count * image.width * image.height > MAX_ANIMATION_PIXELS:
-        raise MediaDecodeError(f"its {count} frames of {image.width} x {image.height} are too many to decode")
-    numbers = spread(count, len(shifts), shifts)
-    if not isinstance(frame_sampling, str):
-        starts = np.cumsum([0.0, *(_seconds(image, number) for number in range(count))])
-        times = sample_times(starts[-1], len(shifts), frame_sampling, shifts)
-        numbers = shown_at(starts[:-1].tolist(), times)
-    pictures = []
-    for number in numbers:
-        image.seek(number)
-        check_pixels(image.width, image.height, max_pixels, budget)
-        pictures.append(upright_rgb(image.copy(), colour))
-    return pictures
+def _shown_size(width: int, height: int, pixel_aspect: Any) -> tuple[int, int]:
+    """(width, height) in square pixels: the side is lengthened along which pixels are long."""
+    aspect = float(pixel_aspect or 1)
+    if abs(aspect - 1) <= 0.01 or not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
+        return width, height
+    return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
 
 
-def _seconds(image: Any, number: int) -> float:
-    image.seek(number)
-    image.load()  # WebP says a frame's time when it is decoded
-    return max(float(image.info.get("duration") or 0), 10.0) / 1000
+def _turn(frame: Any) -> Image.Transpose | None:
+    """What puts a frame as its display matrix shows it; None for upright ones and for angles beside quarter turns."""
+    matrix = next((entry for entry in frame.side_data if entry.type.name == "DISPLAYMATRIX"), None)
+    if matrix is None or len(bytes(matrix)) < 36:
+        return None
+    a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
+    largest = max(map(abs, (a, b, c, d)))
+    return SHOWN.get(tuple(round(value / largest) if largest else 0 for value in (a, b, c, d)))
 
 
 def _is_animation(file: Any) -> bool:
