@@ -48,8 +48,19 @@ help:  ## this list
 
 # -- use --------------------------------------------------------------------------------------------------------------
 
+# IMAGES is one path as it stands, or several: words are joined until they name something that is there, so spaces in
+# names need no quotes. Where that does not work out, the shell reads the words, with their quotes.
+caption: export PATHS := $(if $(filter command environment,$(firstword $(origin IMAGES))),$(value IMAGES),$(IMAGES))
 caption: $(BASE)  ## caption the sample pictures, or IMAGES="a.png b.jpg"; a line each on stdout
-	@$(BIN)/mm caption $(IMAGES)
+	@paths=() path=; \
+	if [ -e "$$PATHS" ]; then paths=("$$PATHS"); else \
+	    for word in $$PATHS; do \
+	        path="$${path:+$$path }$$word"; \
+	        if [ -e "$$path" ]; then paths+=("$$path"); path=; fi; \
+	    done; \
+	    if [ -n "$$path" ]; then eval "paths=($$PATHS)" 2>/dev/null || paths+=("$$path"); fi; \
+	fi; \
+	$(BIN)/mm caption $${paths[@]+"$${paths[@]}"}
 
 # -- check ------------------------------------------------------------------------------------------------------------
 

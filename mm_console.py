@@ -47,8 +47,18 @@ def _errors_in_words() -> Iterator[None]:
     except BrokenPipeError:  # the reader of our output went away (`mm caption … | head -1`): not a fault of the input
         raise
     except (ValueError, TypeError, OSError) as error:
-        typer.echo(f"mm: {error}", err=True)
+        from mm.cli.printing import printable
+
+        words = " ".join(str(error).split("\n"))
+        typer.echo(f"mm: {printable(words, sys.stderr)}", err=True)
         raise typer.Exit(BAD_INPUT) from None
+
+
+def _say(line: object) -> None:
+    """A line on stdout, whatever the names in it hold."""
+    from mm.cli.printing import printable
+
+    typer.echo(printable(line))
 
 
 @app.command()
@@ -57,7 +67,8 @@ def caption(
         list[Path], typer.Argument(metavar="PATH", exists=True, help="Pictures, or folders of pictures.")
     ],
     model: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder of a saved MM model. Default: the one in the package.")
+        str | None,
+        typer.Option(metavar="DIR", help="Folder or Hub id of a model or adapter. Default: the one in the package."),
     ] = None,
     num_beams: Annotated[
         int | None, typer.Option(min=1, help="Beams of the search. Default: the model's own.")
@@ -65,7 +76,9 @@ def caption(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest caption. Default: the model's own.")
     ] = None,
-    prompt: Annotated[str, typer.Option(metavar="TEXT", help="Words that every caption starts with.")] = "",
+    prompt: Annotated[
+        str, typer.Option(metavar="TEXT", help="Words that every caption starts with, or a question.")
+    ] = "",
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures captioned at a time.")] = 8,
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line, with the score.")] = False,
 ) -> None:
@@ -109,7 +122,7 @@ def convert(
         from mm.cli.convert import convert
 
         convert(
-            source, output, to=to, dry_run=dry_run, compare=verify, vision=vision, text=text, say=typer.echo
+            source, output, to=to, dry_run=dry_run, compare=verify, vision=vision, text=text, say=_say
         )  # fmt: skip
 
 
@@ -125,16 +138,17 @@ def export(
     with _errors_in_words():
         from mm.cli.export import export
 
-        export(model, output, to=to, say=typer.echo)
+        export(model, output, to=to, say=_say)
 
 
 @app.command()
 def env() -> None:
     """Show the versions and the hardware that MM runs on (for a report of a fault)."""
     from mm.cli.env import environment
+    from mm.cli.printing import printable
 
     for name, value in environment().items():
-        typer.echo(f"{name}\t{value}")
+        typer.echo(f"{name}\t{printable(value)}")
 
 
 @app.command()
@@ -166,7 +180,7 @@ def tune(
     with _errors_in_words():
         from mm.cli.tune import tune
 
-        tune(output, head_dims=head_dims, dtypes=dtypes, kernels=kernels, rows=rows, say=typer.echo)
+        tune(output, head_dims=head_dims, dtypes=dtypes, kernels=kernels, rows=rows, say=_say)
 
 
 def main() -> None:

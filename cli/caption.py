@@ -3,22 +3,21 @@
 B pictures in a batch, T tokens of prompt and caption.
 """
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from PIL import Image
-from torch import nn
 from tqdm.auto import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature
+from transformers import BatchFeature
 from transformers.utils import logging
 
 from ..processing.media import FORMATS, MediaDecodeError, load_image
+from .models import PACKAGED_MODEL, load_model  # noqa: F401  the packaged one is found here too
+from .printing import json_line, printable
 
-PACKAGED_MODEL = Path(__file__).resolve().parents[1] / "checkpoints" / "mm-tiny"
 # What of a folder is a picture: .png, .jpg and so on. A file named itself may have any suffix.
 PICTURE_SUFFIXES = sorted(suffix for suffix, name in Image.EXTENSION.items() if name in FORMATS)
 
@@ -55,24 +54,6 @@ def list_pictures(paths: Iterable[str | Path]) -> list[Path]:
     return pictures
 
 
-def load_model(directory: str | Path | None = None) -> tuple:
-    """(model, processor) of a folder written by save_pretrained, the model in eval mode, on the GPU if there is one.
-
-    Args:
-        directory: None takes the model in the package.
-
-    Raises:
-        ValueError: no such folder, or none with a captioning model and its processor.
-    """
-    directory = PACKAGED_MODEL if directory is None else Path(directory)
-    if not (directory / "config.json").is_file():
-        raise ValueError(f"no saved model in {str(directory)!r}: a folder with a config.json is wanted")
-    processor = AutoProcessor.from_pretrained(directory)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = cast(nn.Module, AutoModelForImageTextToText.from_pretrained(directory))
-    return model.to(device).eval(), processor
-
-
 def caption(
     paths: Iterable[str | Path],
     model: str | Path | None = None,
@@ -88,41 +69,53 @@ def caption(
 
     Args:
         paths: pictures, or folders of them (see `list_pictures`).
-        model: folder of a saved model. None takes the one in the package.
+        model: folder or Hub id of a saved model or adapter (see `load_model`). None takes the one in the package.
         num_beams, max_new_tokens: of generate(). None leaves it to the model's generation_config.
-        prompt: words that every caption starts with; they are part of the caption returned.
+        prompt: words that every caption starts with; they are part of the caption returned. A model with a text
+            encoder is asked them instead.
         with_scores: fill in `Caption.score`.
         on_bad_picture: called with the error for each file that holds no picture, which is then left out. None raises.
 
     Raises:
-        FileNotFoundError, ValueError: as `list_pictures` and `load_model`, before anything is captioned.
+        FileNotFoundError, ValueError: as `list_pictures` and `load_model`, before anything is captioned; no prompt
+            for a model that is to be asked.
         MediaDecodeError (a ValueError): a file that holds no picture.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} is not a number of pictures; use 1 or more")
     pictures = list_pictures(paths)
     loaded, processor = load_model(model)
+    config = loaded.config
+    if "image" not in config.modalities:
+        raise ValueError(f"the model reads {' and '.join(config.modalities)}; mm caption gives it pictures")
+    if config.has_text_encoder and not prompt:
+        raise ValueError(
+            "the model reads a question or prompt with its text encoder: give one, --prompt 'what is it?'"
+        )
+    asked = {"context_text" if config.has_text_encoder else "text": prompt} if prompt else {}
     given = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
     settings = {name: value for name, value in given.items() if value is not None}
     for start in range(0, len(pictures), batch_size):
         batch = pictures[start : start + batch_size]
-        batch, inputs = _read(batch, processor, prompt, on_bad_picture)
+        batch, inputs = _read(batch, processor, asked, on_bad_picture)
         if inputs is not None:
             yield from _caption_batch(batch, inputs.to(loaded.device), loaded, processor, settings, with_scores)
 
 
-def _read(batch: list[Path], processor, prompt: str, on_bad_picture) -> tuple[list[Path], BatchFeature | None]:
+def _read(
+    batch: list[Path], processor, asked: dict[str, str], on_bad_picture
+) -> tuple[list[Path], BatchFeature | None]:
     """The files of `batch` that hold a picture, and the model's inputs for them; None for no files."""
-    text = [prompt] * len(batch) if prompt else None
+    texts = {side: [prompt] * len(batch) for side, prompt in asked.items()}
     try:
         if not batch:
             return batch, None
-        return batch, processor(images=batch, text=text, add_eos_token=False, return_tensors="pt")
+        return batch, processor(images=batch, **texts, add_eos_token=False, return_tensors="pt")
     except MediaDecodeError:  # which file it was, and whether more are bad, is found out now only
         if on_bad_picture is None:
             raise
     good = [path for path in batch if _is_picture(path, on_bad_picture)]
-    return _read(good, processor, prompt, None)
+    return _read(good, processor, asked, None)
 
 
 def _is_picture(path: Path, on_bad_picture: Callable[[MediaDecodeError], None]) -> bool:
@@ -157,7 +150,8 @@ def _mean_log_probabilities(model, output) -> list[float]:
 def print_captions(paths: Sequence[str | Path], *, json_lines: bool = False, **options) -> bool:
     """Print a line per picture, "file name<TAB>caption" or JSON with path, caption and score, as the captions come.
 
-    A file that holds no picture is reported on stderr, and the others are captioned all the same.
+    What a terminal would obey in a name or a caption (escapes, line ends, changes of direction) is escaped. A file
+    that holds no picture is reported on stderr, and the others are captioned all the same.
 
     Args:
         options: of `caption`.
@@ -169,14 +163,15 @@ def print_captions(paths: Sequence[str | Path], *, json_lines: bool = False, **o
 
     def report(error: MediaDecodeError) -> None:
         bad.append(error)
-        tqdm.write(f"mm: {error}", file=sys.stderr)
+        tqdm.write(f"mm: {printable(error, sys.stderr)}", file=sys.stderr)
 
     pictures = list_pictures(paths)
     captions = caption(pictures, with_scores=json_lines, on_bad_picture=report, **options)
     for found in tqdm(captions, total=len(pictures), unit=" pictures", disable=None):  # None: only on a terminal
-        tqdm.write(_json_line(found) if json_lines else f"{found.path.name}\t{found.caption}", file=sys.stdout)
+        plain = f"{printable(found.path.name)}\t{printable(found.caption)}"
+        tqdm.write(json_line(_fields(found)) if json_lines else plain, file=sys.stdout)
     return not bad
 
 
-def _json_line(found: Caption) -> str:
-    return json.dumps({"path": str(found.path), "caption": found.caption, "score": found.score}, ensure_ascii=False)
+def _fields(found: Caption) -> dict[str, str | float | None]:
+    return {"path": str(found.path), "caption": found.caption, "score": found.score}

@@ -1,6 +1,9 @@
 """`mm caption`, with a tiny random model in a folder; last, with the model in the package."""
 
+import io
 import json
+import os
+import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -8,12 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
+import mm_console
 from mm import MMConfig, MMForConditionalGeneration, MMImageProcessorPil, MMProcessor
 from mm.cli.caption import PACKAGED_MODEL, caption, list_pictures, load_model, print_captions
+from mm.cli.printing import json_line, printable
 from mm.processing.media import MediaDecodeError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,13 +37,14 @@ def tiny_processor() -> MMProcessor:
     return MMProcessor(MMImageProcessorPil(size={"height": 32, "width": 32}), tokenizer)
 
 
-def tiny_model() -> MMForConditionalGeneration:
+def tiny_model(**fields: Any) -> MMForConditionalGeneration:
     stack: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
     stack |= {"num_attention_heads": 2, "initializer_range": 0.5}  # a wide one, so that the pictures' captions differ
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     config = MMConfig(
         vision_config={"image_size": 32, "patch_size": 16, **stack},
         text_config={"vocab_size": len(WORDS), "max_position_embeddings": 32, **ids, **stack},
+        **fields,
     )
     torch.manual_seed(0)
     return MMForConditionalGeneration(config)
@@ -171,6 +179,145 @@ def test_a_json_line_holds_path_caption_and_score(pictures, model_folder, capsys
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["path"] for line in lines] == [str(path) for path in list_pictures([pictures])]
     assert all(set(line) == {"path", "caption", "score"} and line["score"] < 0 for line in lines)
+
+
+HOSTILE = "a\x1b[31mRED\x1b]0;title\x07\tTAB\nLINE\u2028\u202etxt\x9b2J\x7f.png"
+OBEYED = set("\x1b\x07\x9b\x7f\u2028\u202e\r")
+
+
+@pytest.fixture
+def hostile(tmp_path, pictures) -> Path:
+    """A folder of pictures whose names a terminal would obey, one of them broken, one not even Unicode."""
+    (tmp_path / "names").mkdir()
+    for name in (HOSTILE, os.fsdecode(b"b\xff.png"), "c \u732b\u00e9 \U0001f469\u200d\U0001f680.png"):
+        shutil.copy(pictures / "a.png", tmp_path / "names" / name)
+    (tmp_path / "names" / "d\x1b]0;title\x07\n.png").write_bytes(b"no")
+    return tmp_path / "names"
+
+
+def test_names_are_printed_and_never_obeyed(hostile, model_folder, capsys):
+    assert not print_captions([hostile], model=model_folder, max_new_tokens=2)
+    said = capsys.readouterr()
+    assert not OBEYED & set(said.out + said.err)
+    lines = said.out.split("\n")
+    assert [line.count("\t") for line in lines] == [1, 1, 1, 0]  # the last line is empty
+    names = [line.split("\t")[0] for line in lines[:3]]
+    assert names[0] == r"a\x1b[31mRED\x1b]0;title\x07\tTAB\nLINE\u2028\u202etxt\x9b2J\x7f.png"
+    assert names[1:] == [r"b\udcff.png", "c \u732b\u00e9 \U0001f469\u200d\U0001f680.png"]
+    assert said.err.count("\n") == 1 and r"\x1b]0;title\x07\n" in said.err
+
+
+def test_json_lines_read_back_equal_and_hold_nothing_that_is_obeyed(hostile, model_folder, capsys):
+    print_captions([hostile], json_lines=True, model=model_folder, max_new_tokens=2)
+    out = capsys.readouterr().out
+    assert not OBEYED & set(out) and len(out.splitlines()) == 3  # also where a reader cuts at U+2028
+    paths = [Path(json.loads(line)["path"]) for line in out.splitlines()]
+    assert paths == list_pictures([hostile])[:3]
+
+
+def test_captions_of_a_hostile_vocabulary_are_printed_and_never_obeyed(pictures, tmp_path, capsys):
+    processor = tiny_processor()
+    backend = processor.tokenizer.backend_tokenizer
+    words = {f"{word}\x1b[2J\u202e\x07" if number > 3 else word: number for number, word in enumerate(WORDS)}
+    backend.model = models.WordLevel(words, unk_token="[UNK]")
+    tiny_model().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    print_captions([pictures], model=tmp_path, max_new_tokens=3)
+    out = capsys.readouterr().out
+    assert r"\x1b[2J\u202e\x07" in out and not OBEYED & set(out)
+    print_captions([pictures], json_lines=True, model=tmp_path, max_new_tokens=3)
+    out = capsys.readouterr().out
+    assert not OBEYED & set(out) and "\x1b[2J" in json.loads(out.splitlines()[0])["caption"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_stream_of_few_letters_gets_escapes(encoding):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding)
+    name = "\u732b\u00e9\U0001f680"
+    for line in (printable(name, stream), json_line({"path": name}, stream)):
+        stream.write(line)
+    assert json.loads(json_line({"path": name}, stream)) == {"path": name}
+
+
+@pytest.mark.parametrize("command", [["export", "{}"], ["convert", "{}"], ["convert", "{}", "OUT"]])
+def test_other_commands_print_names_in_one_line(command, hostile):
+    """Errors go to stderr, whoever raised them."""
+    folder = str(hostile)
+    done = CliRunner().invoke(mm_console.app, [part.format(folder + "/" + HOSTILE) for part in command])
+    assert done.exit_code == 2 and done.stderr.count("\n") == 1 and not OBEYED & set(done.output)
+
+
+# ---- what --model may be --------------------------------------------------------------------------------------------
+
+
+def folder_of(tmp_path: Path, config: Any, **files: str) -> Path:
+    (tmp_path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    for name, text in files.items():
+        (tmp_path / name.replace("__", ".")).write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("config", "files", "words"),
+    [
+        ({"model_type": "blip"}, {}, "is no model of MM .*'blip'.*mm convert .* NEW_FOLDER"),
+        ({"model_type": "vision-encoder-decoder"}, {}, "mm convert .* NEW_FOLDER"),
+        ({"model_type": "bert"}, {}, "is no model of MM .*'bert'.*mm convert knows it neither"),
+        ({}, {}, "its model_type is None"),
+        ({"model_type": "mm", "architectures": ["MMForImageTextRetrieval"]}, {}, r'pipeline\("mm-retrieval"\)'),
+        ({"model_type": "mm", "architectures": ["MMForSequenceClassification"]}, {}, "gives classes, not words"),
+        ({"model_type": "mm", "architectures": ["MMForMaskedLM"]}, {}, "fills in hidden words"),
+        ({"model_type": "mm"}, {"decoder__onnx": ""}, "holds ONNX graphs.*OnnxGenerator"),
+        ("{", {}, "config.json of .* is not JSON"),
+        ("[]", {}, "holds no object of JSON"),
+        ({"model_type": "mm"}, {"adapter_config__json": "{}"}, "does not say of which model; merge"),
+        ({}, {"adapter_config__json": '{"base_model_name_or_path": "no/where/at/all"}'}, "not found from here"),
+    ],
+)
+def test_what_the_command_cannot_run_is_told_with_what_to_do(tmp_path, config, files, words):
+    with pytest.raises(ValueError, match=words):
+        load_model(folder_of(tmp_path, config, **files))
+
+
+@pytest.mark.parametrize("name", ["nowhere", "you/nowhere", "./no/such/folder", "/no/such", "~/x", "a b/c"])
+def test_a_model_that_is_nowhere_is_named(name):
+    with pytest.raises(ValueError, match=f"no saved model in '{name}': there is no such folder, and as a Hub id: "):
+        load_model(name)
+
+
+def test_a_file_is_no_model(model_folder):
+    with pytest.raises(ValueError, match="that is a file; give the folder"):
+        load_model(model_folder / "config.json")
+
+
+def test_an_adapter_writes_what_its_merged_model_writes(pictures, model_folder, tmp_path):
+    """With the processor beside the adapter, as Trainer saves it, or beside the model alone."""
+    base = MMForConditionalGeneration.from_pretrained(model_folder)
+    torch.manual_seed(3)
+    adapted = get_peft_model(base, LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "lora")
+    options = {"max_new_tokens": 5, "with_scores": True}
+    found = list(caption([pictures], tmp_path / "lora", **options))
+    tiny_processor().save_pretrained(tmp_path / "lora")
+    assert list(caption([pictures], str(tmp_path / "lora"), **options)) == found
+    adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
+    tiny_processor().save_pretrained(tmp_path / "merged")
+    merged = list(caption([pictures], tmp_path / "merged", **options))
+    assert texts(found) == texts(merged) != texts(caption([pictures], model_folder, max_new_tokens=5))
+    assert [one.score for one in found] == pytest.approx([one.score for one in merged], abs=1e-4)
+
+
+def test_a_model_with_a_text_encoder_is_asked(pictures, tmp_path):
+    encoder = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = tiny_model(text_encoder_config={**encoder, "vocab_size": len(WORDS), "bos_token_id": 1, "eos_token_id": 2})
+    model.save_pretrained(tmp_path)
+    tiny_processor().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="reads a question or prompt with its text encoder: give one, --prompt"):
+        next(caption([pictures], tmp_path))
+    found = texts(caption([pictures], tmp_path, prompt="a red dog", max_new_tokens=4))
+    inputs = tiny_processor()(images=list_pictures([pictures]), context_text=["a red dog"] * 5, return_tensors="pt")
+    ids = model.eval().generate(**inputs, max_new_tokens=4)
+    assert found == tiny_processor().batch_decode(ids, skip_special_tokens=True)
 
 
 def run_mm(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess:

@@ -30,6 +30,11 @@ export_for_hub(model, processor, directory, max_shard_size="5MB")
 HfApi().create_repo(name)
 HfApi().upload_folder(repo_id=name, folder_path=directory)
 """
+PUSH_ADAPTER = """
+from peft import LoraConfig, get_peft_model
+model.config._name_or_path = name  # where the adapter finds its model
+get_peft_model(model, LoraConfig(target_modules=["q_proj"])).push_to_hub(sys.argv[4])  # as new, it changes nothing
+"""
 WITHOUT_MM = """
 import sys
 sys.modules.update(mm=None, triton=None)  # an import of either fails
@@ -106,3 +111,18 @@ def test_a_private_repository_is_refused_without_the_token(hub, tmp_path):
     run(read, MODEL, environment=environment)
     with pytest.raises(AssertionError, match="Repository Not Found"):
         run(read, MODEL, environment={**hub.environment(tmp_path / "stranger"), "HF_TOKEN": ""})
+
+
+@pytest.mark.slow
+def test_mm_caption_takes_an_id_of_a_model_and_of_an_adapter(hub, tmp_path, pictures, captions):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", **hub.environment(tmp_path / "writer")}
+    run(PUSH + PUSH_ADAPTER, PACKAGED, MODEL, "1GB", "tester/lora", environment=environment)
+    for name in (MODEL, "tester/lora"):
+        command = [Path(sys.executable).with_name("mm"), "caption", *pictures, "--model", name]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert [line.split("\t")[1] for line in done.stdout.splitlines()] == captions
+    command[-1] = "tester/nothing"
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "mm: no saved model in 'tester/nothing': there is no such folder, and as a Hub id:" in done.stderr
