@@ -41,7 +41,7 @@ $(DEV): setup.py constraints.txt | $(BIN)/python
 	@$(call install,'.[dev]')
 	@touch $(BASE) $@
 
-.PHONY: help caption test test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest fuzz lint format data train benchmark quantization clean
+.PHONY: help caption originals test test-other-cpu test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest fuzz lint format data train benchmark quantization clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -64,13 +64,27 @@ caption: $(BASE)  ## caption the sample pictures, or IMAGES="a.png b.jpg"; a lin
 
 # -- check ------------------------------------------------------------------------------------------------------------
 
-# Two worker processes of one thread each are faster than one process of two threads.
-test test-slow test-kernels kernel-newer-triton: export OMP_NUM_THREADS := 1
+# Transformers imports torchao wherever it is installed, so it is kept out of .venv.
+TORCHAO := build/torchao-0.18.0
 
-test: $(DEV)  ## the fast tests (5 minutes at most)
+$(TORCHAO): | $(DEV)
+	@$(BIN)/python -m pip --disable-pip-version-check install -q --target $@ --no-deps torchao==0.18.0
+
+originals: $(DEV)  ## fetch what the tests read of other projects into build/ (once)
+	@$(BIN)/python tests/originals.py
+
+# Two worker processes of one thread each are faster than one process of two threads.
+test test-other-cpu test-slow test-kernels kernel-newer-triton: export OMP_NUM_THREADS := 1
+
+test: originals  ## the fast tests (4 minutes at most)
 	@$(BIN)/pytest -q -n 2
 
-test-slow: $(DEV)
+# Nothing that a kernel does or a file holds: what is left out has no matrix products of torch's to round.
+test-other-cpu: originals  ## the fast tests of models with matrix products that round as on some other CPU
+	@$(BIN)/pytest -q -n 2 --other-cpu --weights-at 0 --ignore tests/kernels --ignore tests/attacks --ignore tests/fuzz \
+	    --ignore-glob 'tests/test_processing_*'
+
+test-slow: originals $(TORCHAO)
 	@$(BIN)/pytest -q -n 2 -m slow
 
 test-kernels: $(DEV)
@@ -103,10 +117,11 @@ $(NEWEST)/.installed: setup.py
 	@$(PYTHON) -m venv $(NEWEST)
 	@$(NEWEST)/bin/python -m pip --disable-pip-version-check install -q --upgrade --editable '.[video,audio]' \
 	    torch==2.14.1 torchvision==0.29.1 \
-	    accelerate librosa peft pytest pytest-xdist hypothesis parameterized sentencepiece
+	    accelerate librosa peft pytest pytest-xdist hypothesis parameterized sentencepiece setuptools
 	@touch $@
 
 test-newest: $(NEWEST)/.installed  ## torch 2.14.1, torchvision 0.29.1 and the newest of the rest, in build/newest (6 GB)
+	@$(NEWEST)/bin/python tests/originals.py
 	@OMP_NUM_THREADS=1 $(NEWEST)/bin/pytest -q -n 2 \
 	    -m '(newest or not slow) and not kernel_full and not gpu' $(NEWEST_TESTS)
 
@@ -135,12 +150,6 @@ train: data  ## train mm-tiny again and pack it into checkpoints/mm-tiny (half a
 
 benchmark: $(DEV)  ## generate() beside transformers' BLIP, the same weights in both
 	@$(BIN)/python benchmarks/beam_search_vs_blip.py
-
-# Transformers imports torchao wherever it is installed, so it is kept out of .venv.
-TORCHAO := build/torchao-0.18.0
-
-$(TORCHAO): | $(DEV)
-	@$(BIN)/python -m pip --disable-pip-version-check install -q --target $@ --no-deps torchao==0.18.0
 
 quantization: $(TORCHAO)  ## what int8 and bf16 cost mm-tiny, on Twemoji (needs make data)
 	@PYTHONPATH=$(TORCHAO) $(BIN)/python benchmarks/quantization.py

@@ -21,6 +21,34 @@ from mm import MMConfig, MMForConditionalGeneration, MMForImageTextRetrieval  # 
 
 torch.set_num_threads(1)
 
+
+def beside_the_tests(name: str) -> ModuleType:
+    """A module of this folder that is no test, imported by that name from now on: pytest's importlib mode puts the
+    folder on no path."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+beside_the_tests("comparing")
+beside_the_tests("originals")
+other_cpu = beside_the_tests("other_cpu")
+weight_files = beside_the_tests("weight_files")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--other-cpu", action="store_true", help="matrix products round as on some other CPU")
+    parser.addoption("--weights-at", type=int, choices=(0, 8), help="where weights begin in a file, modulo 16")
+
+
+def pytest_configure(config):
+    if config.getoption("--other-cpu"):
+        config.pluginmanager.register(other_cpu)
+    weight_files.install(config.getoption("--weights-at"))
+
+
 VISIONS = {
     "vit": {
         "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16,
@@ -145,6 +173,13 @@ def retriever(tiny_model) -> Callable[..., MMForImageTextRetrieval]:
     return build
 
 
+@pytest.fixture(params=[0, 8], ids=["aligned", "not aligned"])
+def data_begins(request, monkeypatch) -> int:
+    """Weights saved in this test begin at an address that is this modulo 16; see weight_files.py."""
+    monkeypatch.setattr(weight_files, "REMAINDER", request.param)
+    return request.param
+
+
 def _random(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -165,15 +200,6 @@ def videos() -> torch.Tensor:
 def clips() -> Callable[[str], torch.Tensor]:
     """Three contexts of two clips each, as the named audio tower of AUDIOS takes them."""
     return lambda tower: _random(3, 2, *{"ast": (12, 8), "whisper": (12, 8)}[tower], seed=2)
-
-
-def beside_the_tests(name: str) -> ModuleType:
-    """A module of this folder that is no test: pytest's importlib mode puts the folder on no path."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

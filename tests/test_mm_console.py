@@ -1,17 +1,18 @@
-"""What a user feels before any model runs: how long `mm --help` and `import mm` take, and what they need."""
+"""What a user meets before any model runs: what `mm --help` and `import mm` need and say.
+
+How long they take is measured by .ci/speed.py.
+"""
 
 import json
 import subprocess
 import sys
 import sysconfig
-import time
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 MM = str(Path(sysconfig.get_path("scripts")) / "mm")
-ATTEMPTS = 8  # a busy machine makes single timings long, never short: the best counts
 
 
 def run(*command: str) -> subprocess.CompletedProcess:
@@ -24,47 +25,23 @@ def run_python(code: str) -> str:
     return done.stdout
 
 
-def test_help_takes_less_than_half_a_second():
-    best = float("inf")
-    for _ in range(ATTEMPTS):
-        start = time.perf_counter()
-        done = run(MM, "--help")
-        best = min(best, time.perf_counter() - start)
-        assert done.returncode == 0, done.stderr
-        if best < 0.5:
-            break
-    assert best < 0.5
-
-
 def test_the_console_imports_neither_mm_nor_torch():
     code = "import sys, mm_console; print(sorted({'mm', 'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     assert run_python(code).strip() == "[]"
 
 
 IMPORT_MM = """
-import json, sys, time
-from transformers import PreTrainedModel, GenerationMixin, ProcessorMixin, AutoModel
-start = time.perf_counter()
+import json, sys
 import mm
-seconds = time.perf_counter() - start
 missing = [name for name in mm.__all__ if not hasattr(mm, name)]
-print(json.dumps({"seconds": seconds, "modules": sorted(sys.modules), "names": mm.__all__, "missing": missing}))
+print(json.dumps({"modules": sorted(sys.modules), "names": mm.__all__, "missing": missing}))
 """
 
 
 @pytest.fixture(scope="module")
 def imported() -> subprocess.CompletedProcess:
-    """A fresh process that imported Transformers' base classes, then mm, and told what came of it."""
+    """A fresh process that imported mm and told what came of it."""
     return run(sys.executable, "-c", IMPORT_MM)
-
-
-def test_importing_mm_adds_less_than_a_third_of_a_second_to_transformers(imported):
-    best = json.loads(imported.stdout)["seconds"]
-    for _ in range(ATTEMPTS):
-        if best < 0.3:
-            break
-        best = min(best, json.loads(run_python(IMPORT_MM))["seconds"])
-    assert best < 0.3
 
 
 def test_importing_mm_says_nothing(imported):

@@ -19,16 +19,12 @@ from transformers import (
     pipeline,
 )
 
+from comparing import close
 from mm import MMClassifierOutput, MMForConditionalGeneration, MMForSequenceClassification, MMImageProcessorPil
 from mm.modeling_mm.losses import classification_loss
 
 FUSIONS = ["cross_attention", "co_attention", "merged", "concat", "sum", "gated", "decision"]
 IDS = torch.tensor([[1, 5, 6, 9], [1, 7, 8, 3], [1, 4, 4, 2]])
-
-
-def close(got: torch.Tensor, expected: torch.Tensor) -> None:
-    """Equal up to the rounding of fp64."""
-    assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.fixture
@@ -82,7 +78,7 @@ def test_names_of_the_classes_travel_with_the_checkpoint(tiny_model, tmp_path, p
     for auto in (AutoModelForSequenceClassification, AutoModelForImageClassification):
         loaded = auto.from_pretrained(tmp_path, dtype=torch.float64).eval()
         assert type(loaded) is MMForSequenceClassification and loaded.config.id2label == names
-        assert torch.equal(loaded(pixel_values=pixels).logits, model(pixel_values=pixels).logits)
+        close(loaded(pixel_values=pixels).logits, model(pixel_values=pixels).logits)
 
 
 def test_a_new_classifier_over_a_captioner_is_reported_and_the_rest_loaded(tiny_model, tmp_path):
@@ -135,7 +131,7 @@ def test_new_gates_start_from_the_answer_of_the_text(tiny_config, pixels):
     torch.manual_seed(0)
     config = tiny_config(fusion_type="gated", text_config={"is_causal": False})
     model = MMForSequenceClassification(config).double().eval()
-    assert torch.equal(model(input_ids=IDS, pixel_values=pixels).logits, model(input_ids=IDS).logits)
+    close(model(input_ids=IDS, pixel_values=pixels).logits, model(input_ids=IDS).logits)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from comparing import close
 from mm.modeling_mm.layers import MMMLP, MMLayer
 from mm.modeling_mm.rows import MMRows
 
@@ -71,7 +72,8 @@ def test_a_row_without_context_skips_cross_whole_and_an_own_layer_as_a_whole(
     mask[1] = torch.finfo(torch.float64).min
     got = layer(STATES, MEMORY, context_mask=mask, rows=MMRows(2, 2), has_context=has_context)
     alone = layer(STATES)  # no context at all
-    assert torch.equal(got[1], alone[1]) and not torch.equal(got[0], alone[0])
+    close(got[1], alone[1])
+    assert not torch.equal(got[0], alone[0])
     if sublayers == "cross mlp":
         assert torch.equal(alone, STATES)
 

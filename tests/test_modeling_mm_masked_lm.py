@@ -8,16 +8,12 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModel, AutoModelForMaskedLM, BertTokenizer, Trainer, TrainingArguments, pipeline
 
+from comparing import close, same_weights
 from mm import MMForMaskedLM
 
 FUSIONS = ["cross_attention", "co_attention", "merged"]
 IDS = torch.tensor([[1, 5, 6, 9], [1, 7, 8, 3], [1, 4, 4, 2]])
 LABELS = torch.tensor([[-100, 5, -100, 7], [-100] * 4, [-100, -100, 4, -100]])
-
-
-def close(got: torch.Tensor, expected: torch.Tensor) -> None:
-    """Equal up to the rounding of fp64."""
-    assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.fixture
@@ -115,9 +111,8 @@ def test_a_checkpoint_loads_bit_by_bit_and_tied(filler, pixels, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = AutoModelForMaskedLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
     assert type(loaded) is MMForMaskedLM and loaded.lm_head.weight is loaded.model.language_model.embed_tokens.weight
-    assert torch.equal(
-        loaded(input_ids=IDS, pixel_values=pixels).logits, model(input_ids=IDS, pixel_values=pixels).logits
-    )
+    same_weights(loaded, model)
+    close(loaded(input_ids=IDS, pixel_values=pixels).logits, model(input_ids=IDS, pixel_values=pixels).logits)
     _, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and all(key.startswith("lm_head") for key in info["unexpected_keys"])
 

@@ -5,8 +5,8 @@ R rows, T text tokens, S media tokens, D width.
 
 import pytest
 import torch
-from torch.testing import assert_close
 
+from comparing import close
 from mm import MMTextConfig, MMTextModel
 from mm.modeling_mm.fusion import MMPrefix, merge
 
@@ -16,11 +16,6 @@ TINY = {
 }  # fmt: skip
 KINDS = [("prefix", "media_first"), ("causal", "media_first"), ("bidirectional", "media_first"),
          ("bidirectional", "text_first")]  # fmt: skip
-
-
-def close(got: torch.Tensor, expected: torch.Tensor) -> None:
-    """Equal up to the rounding of fp64."""
-    assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.fixture

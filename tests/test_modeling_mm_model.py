@@ -6,6 +6,7 @@
 import pytest
 import torch
 
+from comparing import close
 from mm import MMContextOutput, MMModel
 
 VISIONS, TEXTS = ["vit", "conv"], ["inside", "own", "llama"]
@@ -17,10 +18,6 @@ TOKENS = {"vit": 6, "conv": 4}  # of one picture
 def pixels():
     """Three contexts of two pictures each."""
     return torch.randn(3, 2, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-
-def close(got, expected):
-    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("vision", VISIONS)

