@@ -119,11 +119,11 @@ def test_text_features_are_the_encoder_s_without_media(tiny_model):
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_saved_and_loaded_it_has_the_same_bits_and_answers_the_same(tiny_model, pictures, encoder, fusion, tmp_path):
-    model = tiny_model(dtype=torch.float32, **ENCODERS[encoder], **FUSIONS[fusion])
-    inputs = {"input_ids": IDS, "pixel_values": pictures.float(), "context_input_ids": QUESTIONS[:3]}
+    model = tiny_model(**ENCODERS[encoder], **FUSIONS[fusion])
+    inputs = {"input_ids": IDS, "pixel_values": pictures, "context_input_ids": QUESTIONS[:3]}
     expected = model(**inputs).logits
     model.save_pretrained(tmp_path)
-    loaded = MMForConditionalGeneration.from_pretrained(tmp_path).eval()
+    loaded = MMForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float64).eval()
     same_weights(loaded, model)
     close(loaded(**inputs).logits, expected)
 
