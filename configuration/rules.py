@@ -11,7 +11,7 @@ from .objectives import objective_faults
 from .resampler import MMResamplerConfig
 from .stack import positive, shares
 from .text import MMTextConfig
-from .towers import VISION_CONFIGS, tower_width
+from .towers import VISION_CONFIGS, tower_faults, tower_width
 from .vision import MMVisionConfig
 
 MODALITIES = ("image", "video", "audio")
@@ -129,6 +129,10 @@ def _kind_faults(config: Any) -> Iterator[str]:
         if not isinstance(part, PreTrainedConfig) or part.model_type.split("_")[0] == "mm":
             accepted = [*(c.__name__ for c in own), f"a Transformers {key.split('_')[0]} config"]
             yield f"{key} is a {type(part).__name__}; accepted: {', '.join(accepted)}"
+            continue
+        refused = tower_faults(part, key.split("_")[0])
+        if refused:
+            yield f"{key}: {refused[0]}"
             continue
         try:
             tower_width(part)

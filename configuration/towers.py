@@ -1,17 +1,25 @@
 """Parts inside MMConfig: MM's own configs, or those of any Transformers tower, found by `model_type`."""
 
+import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
+import torch
+from transformers import AutoModel
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.configuration_auto import (
+    CONFIG_MAPPING_NAMES,  # pyright: ignore[reportPrivateImportUsage]: what Transformers itself has, without registered ones
+)
 
 from .conv import MMConvConfig
 from .stack import nearest
+from .tower_kinds import MEASURED_WIDTH, NO_TOWERS, TOWER_KINDS
 from .vision import MMVisionConfig
 
 VISION_CONFIGS = {config.model_type: config for config in (MMVisionConfig, MMConvConfig)}
-_WIDTHS = ("hidden_size", "d_model", "num_features")  # ViT, CLIP, AST; Whisper; timm
+_WIDTHS = ("hidden_size", "d_model")  # ViT, CLIP, AST; Whisper
 
 
 class TowerSpec(SubConfigSpec):
@@ -49,11 +57,29 @@ class TowerSpec(SubConfigSpec):
         return self.get_config_class(model_type)(**subconfig), kwargs
 
 
+def tower_faults(config: PreTrainedConfig, kind: str) -> list[str]:
+    """Why a Transformers config is no tower of "vision" or "audio".
+
+    What is registered beside Transformers' own kinds is tried when the model is built.
+    """
+    model_type, accepted = config.model_type, TOWER_KINDS[kind]
+    if model_type in accepted or model_type not in CONFIG_MAPPING_NAMES:
+        return []
+    why = next((reason for kinds, reason in NO_TOWERS if model_type in kinds), "no tower of this kind")
+    parts = [key for key in ("vision_config", "audio_config") if hasattr(config, key)]
+    hint = f"; pass its {parts[0]}" if parts else ""
+    return [f"model_type={model_type!r} is {why}{hint}; accepted: {', '.join(accepted)}"]
+
+
 def tower_width(config: PreTrainedConfig) -> int:
-    """Width of a tower's tokens.
+    """Width of a tower's tokens: the field of its config that says it, or what a run without numbers gives.
 
     Raises: ValueError for a config that names no width, as of a model made of several towers.
     """
+    if config.model_type in MEASURED_WIDTH:
+        return _measured_width(config.to_json_string(use_diff=False))
+    if getattr(config, "add_adapter", False):  # of Wav2Vec2 and its kind
+        return config.output_hidden_size
     for name in _WIDTHS:
         width = getattr(config, name, None)  # of another library: which of these it has is what is asked
         if isinstance(width, int):
@@ -64,3 +90,23 @@ def tower_width(config: PreTrainedConfig) -> int:
     parts = [key for key in ("vision_config", "audio_config") if hasattr(config, key)]
     hint = f"; pass its {parts[0]}" if parts else ""
     raise ValueError(f"{type(config).__name__} has no width ({', '.join(_WIDTHS)} or hidden_sizes){hint}")
+
+
+@lru_cache(maxsize=64)
+def _measured_width(settings: str) -> int:
+    """Channels of the map, or width of the tokens, that a vision tower of these settings (JSON) gives."""
+    fields = json.loads(settings)
+    config = CONFIG_MAPPING[fields["model_type"]].from_dict(fields)
+    try:
+        with torch.device("meta"), torch.no_grad():
+            tokens = AutoModel.from_config(config).eval()(picture_example(config)).last_hidden_state
+    except (RuntimeError, ValueError, TypeError, ImportError) as error:
+        raise ValueError(f"{type(config).__name__} makes no tower that runs: {error}") from error
+    return tokens.shape[1 if tokens.ndim == 4 else -1]
+
+
+def picture_example(config: PreTrainedConfig) -> torch.Tensor:
+    """One blank picture as a vision tower takes it, by the sizes of its config; of 224 pixels where it names none."""
+    size = getattr(config, "image_size", None) or 224
+    height, width = (size, size) if isinstance(size, int) else size
+    return torch.zeros(1, getattr(config, "num_channels", 3), height, width)

@@ -6,6 +6,7 @@
 soxr (the extra `audio`) is imported when another rate is made; what reads files, by `sound_files.py`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,11 @@ MAX_SECONDS = 1800.0
 MAX_SOUND_BYTES = 512_000_000
 # Files of floats may go somewhat beyond full scale; 16-bit values given as floats go far beyond.
 LOUDEST = 16.0
+# Extractors of bands want 25 ms for a frame, those that join pairs of frames 10 ms more.
+SHORTEST_SECONDS = 0.035
+
+# What extractors call the mask of their frames.
+_FRAME_MASKS = ("attention_mask", "padding_mask", "input_features_mask")
 
 
 def load_sound(
@@ -139,14 +145,30 @@ def _features(extractor: Any, clips: list[np.ndarray], window: int | None) -> tu
     options = {"sampling_rate": extractor.sampling_rate, "return_tensors": "pt"}
     if window is None:
         options |= {"padding": True, "return_attention_mask": True}
-    made = extractor(clips, **options)
+    made = extractor([_long_enough(clip, extractor) for clip in clips], **options)
     features = made[extractor.model_input_names[0]].float()
     if len(features) != len(clips):
         raise ValueError(
             f"{type(extractor).__name__} makes {extractor.model_input_names[0]} of shape {tuple(features.shape)} from "
             f"{len(clips)} clips; MMProcessor works with one entry per clip"
         )
-    return features, None if window is not None or "attention_mask" not in made else made["attention_mask"].bool()
+    if window is not None:
+        return features, None
+    found = next((made[name] for name in _FRAME_MASKS if name in made), None)
+    if found is None and len({len(clip) for clip in clips}) > 1:
+        raise ValueError(
+            f"{type(extractor).__name__} does not say which of its frames are padding, so sounds of unequal length "
+            "cannot come in one batch; cut them to one length"
+        )
+    return features, None if found is None else found.bool()
+
+
+def _long_enough(clip: np.ndarray, extractor: Any) -> np.ndarray:
+    """A clip that makes at least one frame of bands: silence follows a shorter one. Raw waves stay as they are."""
+    if not hasattr(extractor, "num_mel_bins") and getattr(extractor, "feature_size", 1) == 1:
+        return clip
+    shortest = math.ceil(SHORTEST_SECONDS * extractor.sampling_rate)
+    return np.pad(clip, (0, max(0, shortest - len(clip))))
 
 
 def _at_rate(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:

@@ -60,7 +60,10 @@ FAULTS = [
     ({"vision_config": {"model_type": "mm_visio"}}, "neither one of MM's towers .*did you mean 'mm_vision'"),
     ({"vision_config": {"model_type": "mm_text"}}, "vision_config: model_type='mm_text' is neither one of MM's"),
     ({"vision_config": {"image_size": "30"}}, "vision_config: .*image_size.*expected int, got str"),
-    ({"vision_config": CLIPConfig()}, "vision_config: CLIPConfig has no width .*pass its vision_config"),
+    (
+        {"vision_config": CLIPConfig()},
+        "vision_config: model_type=.clip. is no tower of this kind; pass its vision_config",
+    ),
     ({"vision_config": MMTextConfig()}, "vision_config is a MMTextConfig; accepted: MMVisionConfig, MMConvConfig"),
     ({"vision_resampler_config": ViTConfig()}, "vision_resampler_config is a ViTConfig"),
     ({"text_config": {"vocab_size": 0}}, "text_config: vocab_size=0 must be positive"),
