@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from transformers import AutoModel
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.configuration_auto import (
-    CONFIG_MAPPING_NAMES,  # pyright: ignore[reportPrivateImportUsage]: what Transformers itself has, without registered ones
+    CONFIG_MAPPING,
+    CONFIG_MAPPING_NAMES,  # pyright: ignore[reportPrivateImportUsage]: what Transformers itself has
 )
 
 from .conv import MMConvConfig
