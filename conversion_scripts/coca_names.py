@@ -6,7 +6,7 @@ import torch
 
 from ..modeling_mm.checkpoint import Checkpoint
 from ..modeling_mm.key_mapping import KeyTable, change
-from ..modeling_mm.reshapes import TRANSPOSE, List, Reshape, lead, split
+from ..modeling_mm.reshapes import TRANSPOSE, List, Reshape, lead, split, summands
 
 
 def _qkv(attention: str) -> dict[str, Any]:
@@ -52,14 +52,13 @@ def pooler(is_fused: bool) -> KeyTable:
 def _cls_there(old: List) -> tuple[List, List]:
     """Positions (T + 1, D) and the token (D,) that always stands at the last of them."""
     places, token = old
-    return [places[:-1], (token + places[-1])[None, None]], [places[-1].clone(), token.clone()]
+    return [places[:-1], (token + places[-1])[None, None]], [places[-1].clone(), token]
 
 
 def _cls_back(new: List, unread: List) -> List:
     table, vector = new[0], new[1][0, 0]
     place, token = unread or [torch.zeros_like(vector), vector]
-    if not torch.equal(token + place, vector):  # it was trained on
-        token = vector - place
+    token, place = summands(vector, token, place)
     return [torch.cat([table, place[None]]), token]
 
 

@@ -20,7 +20,7 @@ from ..modeling_mm.classification import MMForSequenceClassification
 from ..modeling_mm.config_mapping import Fields, source_config
 from ..modeling_mm.key_mapping import KeyTable, change
 from ..modeling_mm.pretraining import MMForPreTraining
-from ..modeling_mm.reshapes import FLIP, List, Reshape
+from ..modeling_mm.reshapes import FLIP, List, Reshape, summands
 from ..modeling_mm.text_towers import BERT, BERT_FIELDS, bert_head
 from .family import Family, Layout, Plan
 
@@ -44,14 +44,13 @@ def region_vector(positions: int, types: int) -> Reshape:
     """Tables of visual positions and types -> the one vector of a region (1, D); the rest of them waits."""
 
     def forward(old: List) -> tuple[List, List]:
-        return [(old[0][0] + old[1][1])[None]], [table.clone() for table in old]
+        return [(old[0][0] + old[1][1])[None]], old
 
     def backward(new: List, unread: List) -> List:
         vector = new[0][0]
         place, kind = unread or [vector.new_zeros(rows, len(vector)) for rows in (positions, types)]
-        if not torch.equal(place[0] + kind[1], vector):  # it was trained on
-            place = torch.cat([(vector - kind[1])[None], place[1:]])
-        return [place, kind]
+        first, second = summands(vector, place[0], kind[1])
+        return [torch.cat([first[None], place[1:]]), torch.cat([kind[:1], second[None], kind[2:]])]
 
     return Reshape("joined: place and type of a region", forward, backward)
 

@@ -131,13 +131,15 @@ class KeyTable:
         for name in homeless:
             if not self._set_aside(name, source, result):
                 faults.append(f"no place for {name}")
+        # Those that are read first: what is handed on as it lies in a file keeps what was read of that file in memory.
+        groups.sort(key=lambda group: group[0].reshape.is_view)
         for rule, places, found in _shown(groups, show_progress):
             olds = _ordered(rule, found)
             if olds is None:
                 faults.append(f"{', '.join(chain(*found))} without the others of {list(rule.old)}")
                 continue
             try:
-                tensors, unread = _reshaped(rule.reshape, [source[names[name]] for name in olds])
+                tensors, unread = rule.reshape.forward([source[names[name]] for name in olds])
             except (ValueError, IndexError, RuntimeError) as error:
                 faults.append(f"{', '.join(olds)} cannot be {rule.reshape.name}: {error}")
                 continue
@@ -175,7 +177,7 @@ class KeyTable:
     def _set_aside(self, name: str, source: Tensors, result: Converted) -> bool:
         reason = _reason(self.dropped, name)
         if reason is None and (reason := _reason(self.kept, name)) is not None:
-            result.unread[name] = source[name].clone()
+            result.unread[name] = source[name]
         if reason is not None:
             result.dropped[name] = reason
         return reason is not None
@@ -193,6 +195,7 @@ class KeyTable:
         result = {name: tensor for name, tensor in unread.items() if "#" not in name}
         groups, homeless = _grouped(self._rules(), {name: name for name in tensors}, "new")
         faults = [f"no place for {name}" for name in homeless if _reason(self.new, name) is None]
+        groups.sort(key=lambda group: group[0].reshape.is_view)
         for rule, places, found in _shown(groups, show_progress):
             news = _ordered(rule, found)
             if news is None:
@@ -200,7 +203,7 @@ class KeyTable:
                 continue
             first = _filled(rule.old[0], {**places, "n": places.get("n", "0")})
             kept = [unread[key] for key in (f"{first}#{number}" for number in range(9)) if key in unread]
-            olds = _restored(rule.reshape, [tensors[name] for name in news], kept)
+            olds = rule.reshape.backward([tensors[name] for name in news], kept)
             if rule.gathers():
                 names = [_filled(rule.old[0], {**places, "n": str(number)}) for number in range(len(olds))]
             else:
@@ -272,20 +275,6 @@ def _ordered(rule: _Rule, found: list[list[str]]) -> list[str] | None:
     if rule.gathers() and len(found) == 1:
         return sorted(found[0], key=lambda name: [int(part) if part.isdigit() else 0 for part in name.split(".")])
     return [names[0] for names in found] if all(len(names) == 1 for names in found) else None
-
-
-def _reshaped(reshape: Reshape, olds: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """`reshape.forward`, with tensors of their own: a view would keep its whole file in memory."""
-    lent = {old.untyped_storage().data_ptr() for old in olds}
-    news, unread = reshape.forward(olds)
-    return [new.clone() if new.untyped_storage().data_ptr() in lent else new for new in news], unread
-
-
-def _restored(reshape: Reshape, news: list[torch.Tensor], kept: list[torch.Tensor]) -> list[torch.Tensor]:
-    """`reshape.backward`, with tensors of their own."""
-    lent = {tensor.untyped_storage().data_ptr() for tensor in (*news, *kept)}
-    olds = reshape.backward(news, kept)
-    return [old.clone() if old.untyped_storage().data_ptr() in lent else old for old in olds]
 
 
 def _placed(name: str, tensor: torch.Tensor, old: str, wanted: Mapping[str, torch.Size], into: dict) -> list[str]:

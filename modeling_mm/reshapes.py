@@ -13,20 +13,42 @@ class Reshape(NamedTuple):
 
     forward: old tensors -> (new tensors, tensors that the model does not read but the way back wants).
     backward: new tensors, the unread ones or [] -> old tensors.
+    is_view: forward's tensors lie where the old ones do; else they are new, and the old ones are read for them.
     """
 
     name: str
     forward: Callable[[List], tuple[List, List]]
     backward: Callable[[List, List], List]
+    is_view: bool = False
 
 
-SAME = Reshape("as it is", lambda old: (old, []), lambda new, unread: new)
+SAME = Reshape("as it is", lambda old: (old, []), lambda new, unread: new, is_view=True)
 # Conv1D keeps inputs first; a bias has nothing to turn.
 TRANSPOSE = Reshape("transposed", lambda old: ([_turned(old[0])], []), lambda new, unread: [_turned(new[0])])
 
 
 def _turned(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.t().contiguous()
+    """A copy, of a bias too: a small view of a file would keep all that is read of it in memory."""
+    return tensor.t().clone(memory_format=torch.contiguous_format)
+
+
+def alone(part: torch.Tensor) -> torch.Tensor:
+    """Rows of a tensor as one with a storage of its own, over the same memory: tensors that share one are saved as
+    copies."""
+    if not part.is_contiguous():
+        return part.contiguous()
+    start = part.storage_offset() * part.element_size()
+    own = part.untyped_storage()[start : start + part.nbytes]
+    return torch.empty(0, dtype=part.dtype).set_(own, 0, part.shape, part.stride())
+
+
+def summands(total: torch.Tensor, one: torch.Tensor, two: torch.Tensor) -> List:
+    """Two tensors whose sum, rounded, is `total`: `one` and `two` themselves where it is; what was trained since is
+    all in the first."""
+    moved = total - two
+    one = torch.where(one + two == total, one, moved)
+    holds = one + two == total
+    return [torch.where(holds, one, total), torch.where(holds, two, torch.zeros_like(two))]
 
 
 def split(parts: int, transposed: bool = False) -> Reshape:
@@ -36,13 +58,15 @@ def split(parts: int, transposed: bool = False) -> Reshape:
         fused = old[0].t() if transposed else old[0]
         if len(fused) % parts:
             raise ValueError(f"{len(fused)} outputs are not {parts} equal parts")
-        return [part.clone(memory_format=torch.contiguous_format) for part in fused.chunk(parts)], []
+        if transposed:
+            return [part.clone(memory_format=torch.contiguous_format) for part in fused.chunk(parts)], []
+        return [alone(part) for part in fused.chunk(parts)], []
 
     def backward(new: List, unread: List) -> List:
         fused = torch.cat(new)
         return [_turned(fused) if transposed else fused]
 
-    return Reshape(f"split in {parts}", forward, backward)
+    return Reshape(f"split in {parts}", forward, backward, is_view=not transposed)
 
 
 def lead(dimensions: int) -> Reshape:
@@ -55,17 +79,21 @@ def lead(dimensions: int) -> Reshape:
         f"{abs(dimensions)} leading dimensions {'less' if dimensions > 0 else 'more'}",
         lambda old: ([add(old[0], -dimensions)], []),
         lambda new, unread: [add(new[0], dimensions)],
+        is_view=True,
     )
 
 
 def skip_rows(count: int) -> Reshape:
     """A table of embeddings without its first rows, which nothing reads; going back they come back, or are zeros."""
 
+    def forward(old: List) -> tuple[List, List]:
+        return [alone(old[0][count:])], [alone(old[0][:count])]
+
     def backward(new: List, unread: List) -> List:
-        first = unread[0] if unread else new[0].new_zeros(count, *new[0].shape[1:])
+        first = unread[0] if unread and len(unread[0]) == count else new[0].new_zeros(count, *new[0].shape[1:])
         return [torch.cat([first, new[0]])]
 
-    return Reshape(f"without {count} rows", lambda old: ([old[0][count:].clone()], [old[0][:count].clone()]), backward)
+    return Reshape(f"without {count} rows", forward, backward, is_view=True)
 
 
 # Tensors of one row each (or (1, 1, D)), one per number, as the rows of one table.

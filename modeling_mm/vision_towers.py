@@ -7,7 +7,7 @@ import torch
 
 from .config_mapping import TowerPlan, VisionFields, prefix_of
 from .key_mapping import KeyTable, change
-from .reshapes import List, Reshape, lead, split
+from .reshapes import List, Reshape, lead, split, summands
 from .text_towers import BUFFER
 
 _SIZES = {
@@ -77,15 +77,14 @@ def _outer(prefix: str) -> str:
 def _distillation_there(old: List) -> tuple[List, List]:
     """DeiT's second token (1, 1, D) has a place in the table (1, 2 + S, D); MM's registers have none: it is added."""
     table, token = old[0][0], old[1]
-    return [token + table[1], torch.cat([table[:1], table[2:]])], [table[1].clone(), token.clone()]
+    return [token + table[1], torch.cat([table[:1], table[2:]])], [table[1].clone(), token]
 
 
 def _distillation_back(new: List, unread: List) -> List:
     register, table = new
     place, token = unread if unread else (torch.zeros_like(table[0]), register)
-    if not torch.equal(token + place, register):  # it was trained on
-        token = register - place
-    return [torch.cat([table[:1], place[None], table[1:]])[None], token]
+    token, place = summands(register, token, place.expand_as(register))
+    return [torch.cat([table[:1], place.reshape(1, -1), table[1:]])[None], token]
 
 
 DISTILLATION = Reshape("joined: distillation token and its place", _distillation_there, _distillation_back)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mm.modeling_mm.key_mapping import KeyTable, change
-from mm.modeling_mm.reshapes import STACK, TRANSPOSE, lead, skip_rows, split
+from mm.modeling_mm.reshapes import STACK, TRANSPOSE, alone, lead, skip_rows, split, summands
 
 TABLE = KeyTable(
     modules={
@@ -134,3 +134,26 @@ def test_a_shape_is_changed_without_a_copy_where_the_numbers_stay():
     tensor = numbers(1, 5, 4)
     there, _ = lead(1).forward([tensor])
     assert there[0].data_ptr() == tensor.data_ptr()
+
+
+def test_a_sum_that_goes_back_is_itself_again_bit_by_bit():
+    """Trained in half precision, where vector - place + place is often another number."""
+    generator = torch.Generator().manual_seed(0)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        one, two = (torch.randn(999, generator=generator).to(dtype) * 30 for _ in range(2))
+        kept = summands(one + two, one, two)
+        assert torch.equal(kept[0], one) and torch.equal(kept[1], two)
+        trained = torch.randn(999, generator=generator).to(dtype)
+        assert not torch.equal(trained - two + two, trained)
+        first, second = summands(trained, one, two)
+        assert torch.equal(first + second, trained)
+
+
+def test_parts_of_a_tensor_share_its_memory_and_no_storage():
+    """So that Transformers saves them as they lie, and not as copies."""
+    whole = torch.arange(24.0).view(6, 4)
+    parts = [alone(part) for part in whole.chunk(3)]
+    assert all(torch.equal(part, rows) for part, rows in zip(parts, whole.chunk(3), strict=True))
+    assert len({part.untyped_storage().data_ptr() for part in parts}) == 3
+    assert parts[2].data_ptr() == whole[4].data_ptr() and parts[2].untyped_storage().nbytes() == parts[2].nbytes
+    assert torch.equal(alone(whole.t()[:2]), whole.t()[:2])
