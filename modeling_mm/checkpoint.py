@@ -36,7 +36,7 @@ class _Whole(dict[str, torch.Tensor]):
 
 
 class Checkpoint(Mapping[str, torch.Tensor]):
-    """The tensors of a checkpoint by name, each a part of its file in memory: whoever keeps one copies it.
+    """The tensors of a checkpoint by name, each a part of its file in memory.
 
     `config` is its config.json or open_clip_config.json, else {}.
 
