@@ -25,7 +25,7 @@ def check_installed(names: tuple[str, ...] = NEEDED) -> None:
     """Raises ModuleNotFoundError in words where something of the extra is missing."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
-        raise ModuleNotFoundError(f"ONNX needs {', '.join(missing)}: pip install 'mm-transformers[onnx]'")
+        raise ModuleNotFoundError(f"ONNX needs {', '.join(missing)}: pip install '.[onnx]'")
 
 
 def export_onnx(

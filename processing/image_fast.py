@@ -28,7 +28,7 @@ class MMImageProcessor(PictureOptions, TorchvisionBackend):
     def __init__(self, **kwargs: Any):
         if not is_torchvision_available():
             raise ImportError(
-                "MMImageProcessor needs torchvision, which is not installed: pip install 'mm-transformers[fast]', "
+                "MMImageProcessor needs torchvision, which is not installed: pip install '.[fast]', "
                 "or take MMImageProcessorPil, which reads the same files"
             )
         super().__init__(**kwargs)

@@ -79,7 +79,7 @@ def module(name: str) -> Any:
     try:
         return __import__(name)
     except ImportError as fault:
-        raise ImportError(f"{name} is needed for this sound: pip install 'mm-transformers[audio]'") from fault
+        raise ImportError(f"{name} is needed for this sound: pip install '.[audio]'") from fault
 
 
 def _opened(soundfile: Any, file: Any) -> Any:
@@ -148,7 +148,6 @@ def _av() -> Any:
         import av
     except ImportError as fault:
         raise ImportError(
-            "PyAV is needed for sounds in MP4 (m4a), Matroska, AAC and streamed FLAC files: "
-            "pip install 'mm-transformers[video]'"
+            "PyAV is needed for sounds in MP4 (m4a), Matroska, AAC and streamed FLAC files: pip install '.[video]'"
         ) from fault
     return av

@@ -279,5 +279,5 @@ def _av() -> Any:
     try:
         import av
     except ImportError as fault:
-        raise ImportError("PyAV is needed for video files: pip install 'mm-transformers[video]'") from fault
+        raise ImportError("PyAV is needed for video files: pip install '.[video]'") from fault
     return av

@@ -161,6 +161,15 @@ def tiny_model() -> Callable[..., torch.nn.Module]:
 
 
 @pytest.fixture(scope="session")
+def torchao() -> Path:
+    """The folder that torchao is in: Transformers imports it wherever it is installed, so it is kept apart."""
+    folder = Path(__file__).resolve().parents[1] / "build" / "torchao-0.18.0"
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder} is not there; `make test-slow` fetches it")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def retriever(tiny_model) -> Callable[..., MMForImageTextRetrieval]:
     """`retriever(fusion, **fields)`: a new model with a text that sees both ways and embeddings of width 12."""
 

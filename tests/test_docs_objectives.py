@@ -6,27 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from mm import MMForImageTextRetrieval
-
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "objectives.md").read_text(encoding="utf-8")
 LOG = ROOT / "benchmarks" / "logs" / "chunked_cross_entropy.txt"
 
 
-def test_the_examples_run_and_end_in_finite_losses(tiny_model, pictures):
-    model = tiny_model(cls=MMForImageTextRetrieval, text_encoder_config="tiny", dtype=torch.float32).train()
-    names = {
-        "torch": torch,
-        "model": model,
-        "pixel_values": torch.cat([pictures, pictures]).float(),
-        "input_ids": torch.tensor([[1, 5, 6], [1, 8, 0], [1, 3, 9], [1, 4, 9], [1, 8, 0]]),
-        "context_index": torch.tensor([0, 1, 2, 2, 3]),
-    }
-    names["attention_mask"] = names["input_ids"].ne(0).long()
-    for block in re.findall(r"```python\n(.*?)```", PAGE, flags=re.S):
+def test_the_examples_run_as_written_and_end_in_finite_losses(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    torch.manual_seed(0)
+    names: dict = {}
+    first, *blocks = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
+    exec(first, names)
+    for block in blocks:
         exec(block, names)
         assert torch.isfinite(names["loss"]) and names["loss"] > 0
         assert names["loss"].requires_grad
+    assert len(blocks) == 3 and names["context_index"].tolist() == [0, 1, 1, 2, 3]
 
 
 def test_every_file_of_the_table_is_there():

@@ -164,7 +164,7 @@ def test_without_the_extra_it_is_named(monkeypatch):
     for name in ("soundfile", "soxr"):
         monkeypatch.setitem(sys.modules, name, None)
     assert np.array_equal(load_sound(tone(), RATE, source_rate=RATE), tone())  # needs neither
-    with pytest.raises(ImportError, match=r"soxr is needed for this sound: pip install 'mm-transformers\[audio\]'"):
+    with pytest.raises(ImportError, match=r"soxr is needed for this sound: pip install '\.\[audio\]'"):
         load_sound(tone(), 16000, source_rate=RATE)
     with pytest.raises(ImportError, match="soundfile is needed"):
         load_sound(b"RIFF", RATE)

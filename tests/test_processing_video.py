@@ -230,7 +230,7 @@ def test_frames_may_come_as_a_list_or_an_array_without_pyav(processor, monkeypat
     batch = call(processor, videos=source(frames), text="a")
     expected = processor.image_processor([frames[number] for number in spread(5, 4)], return_tensors="pt")
     assert torch.equal(batch["pixel_values_videos"][0], expected["pixel_values"])
-    with pytest.raises(ImportError, match=r"PyAV is needed for video files: pip install 'mm-transformers\[video\]'"):
+    with pytest.raises(ImportError, match=r"PyAV is needed for video files: pip install '\.\[video\]'"):
         call(processor, videos=b"\0" * 64, text="a")
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-VERSION = "0.18.0"
 PAGE = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
 # name -> equal, EM, mean error, largest error, weights in MB, context in kB
 TABLE = {
@@ -55,15 +54,6 @@ for name, build in MODELS.items():
         report[name]["comes back"] = torch.equal(again.generate(**beams), model.generate(**beams))
 print(json.dumps(report))
 """
-
-
-@pytest.fixture(scope="module")
-def torchao() -> Path:
-    """The folder that torchao is in."""
-    folder = ROOT / "build" / f"torchao-{VERSION}"
-    if not folder.exists():
-        raise FileNotFoundError(f"{folder} is not there; `make test-slow` fetches it")
-    return folder
 
 
 @pytest.fixture(scope="module")

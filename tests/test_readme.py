@@ -46,3 +46,26 @@ def test_every_make_target_that_the_documents_name_exists():
     assert {"caption", "test"} <= named
     targets = set(" ".join(re.findall(r"^([a-z][a-z -]*):(?!=)", makefile, re.MULTILINE)).split())
     assert not named - targets
+
+
+def test_the_numbers_of_the_packaged_model_are_those_of_the_logs():
+    """In the README and on its card: exact match with its interval, chrF, and the distance to the stronger baseline."""
+    log, baselines = (
+        (ROOT / "benchmarks" / "logs" / f"emoji_{name}.txt").read_text(encoding="utf-8")
+        for name in ("captions", "baselines")
+    )
+    card = (ROOT / "checkpoints" / "mm-tiny" / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"^seen names +1301 +0(\.\d+) \[0(\.\d+), 0(\.\d+)\] +([\d.]+) ", log, re.MULTILINE)
+    ahead = re.search(r"^  minus HOG, soft bins, \+ crop +\+0(\.\d+) \[\+0(\.\d+), \+0(\.\d+)\]", log, re.MULTILINE)
+    assert found is not None and ahead is not None
+    exact, low, high, chrf = found.groups()
+    assert f"| **{exact}** [{low}, {high}] |" in README and f"{chrf}, HOG + crop" in README
+    assert f"| {exact} [{low}, {high}] | {chrf} |" in card
+    assert "minus the stronger baseline on Twemoji: +{} [+{}, +{}]".format(*ahead.groups()) in card
+    for name in ("HOG + crop", "HOG, soft bins, + crop"):
+        words = re.search(
+            rf"^{re.escape(name)} +0(\.\d+) \[0(\.\d+), 0(\.\d+)\] .* ([\d.]+)$", baselines, re.MULTILINE
+        )
+        assert words is not None
+        exact, low, high, chrf = words.groups()
+        assert f"| {exact} [{low}, {high}] |" in README and f"| {exact} [{low}, {high}] | {chrf} |" in card
