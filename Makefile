@@ -41,7 +41,7 @@ $(DEV): setup.py constraints.txt | $(BIN)/python
 	@$(call install,'.[dev]')
 	@touch $(BASE) $@
 
-.PHONY: help caption originals test test-other-cpu test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest fuzz lint format data train benchmark quantization clean
+.PHONY: help caption originals test test-other-cpu test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest fuzz lint types format data train benchmark quantization clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -130,9 +130,12 @@ fuzz: $(DEV)  ## a million broken pictures, sounds and films each, in processes 
 	    OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run_images.py --kind $$kind --cases 1000000; done
 
 lint: $(DEV)  ## ruff and basedpyright, both without a finding
-	@mkdir -p build/typing && ln -sfn ../.. build/typing/mm
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory types
+
+types: $(DEV)
+	@mkdir -p build/typing && ln -sfn ../.. build/typing/mm
 	@$(BIN)/basedpyright
 
 format: $(DEV)  ## let ruff put the code in order

@@ -1,8 +1,12 @@
 """Packaging of MM: the repository root is the import package `mm`, so kernels/x.py is `mm.kernels.x`."""
 
+import re
+import subprocess
 from pathlib import Path
 
 from setuptools import setup
+
+ROOT = Path(__file__).resolve().parent
 
 FOLDERS = [
     "configuration",
@@ -27,12 +31,45 @@ AUDIO = ["soundfile>=0.13", "soxr>=0.5"]
 # CUDA builds of torch bring the Triton they were built with; this is for reading, testing and tuning the kernels.
 TRITON = ["triton>=3.7.1; platform_system == 'Linux'"]
 
+
+def home() -> str | None:
+    """Where the repository lives, as the clone says that is built from, or the sdist that was built from one."""
+    if (ROOT / "PKG-INFO").exists():
+        found = re.search(r"^Project-URL: Source, (.+)$", (ROOT / "PKG-INFO").read_text(encoding="utf-8"), re.M)
+        return found and found[1]
+    try:
+        asked = ["git", "-C", str(ROOT), "config", "--local", "--get", "remote.origin.url"]
+        told = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git
+        return None
+    found = re.fullmatch(r"(?:https://|ssh://git@|git@)(?:[^@/]*@)?([^/:]+)[:/](.+?)(?:\.git)?/?", told)
+    return found and f"https://{found[1]}/{found[2]}"
+
+
+HOME = home()
+PAGES = {"Source": "", "Documentation": "/tree/main/docs", "Issues": "/issues", "Changelog": "/blob/main/CHANGELOG.md"}
+
 setup(
     name="mm-transformers",
     version="0.1.0",
     description="Multimodal encoder-fusion-decoder models for Hugging Face Transformers",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    project_urls={name: HOME + page for name, page in PAGES.items()} if HOME else {},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+    keywords="multimodal vision-language captioning vqa retrieval transformers pytorch",
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",

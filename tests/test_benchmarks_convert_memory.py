@@ -35,6 +35,7 @@ def test_the_documented_runs_stay_below_the_limit(benchmark):
 
 
 @pytest.mark.slow
+@pytest.mark.linux
 def test_a_checkpoint_is_held_once_there_and_back(benchmark):
     found = ratios(list(benchmark.lines(layers=8, width=1024, shard="100MB")))
     assert max(max(pair) for pair in found.values()) <= benchmark.LARGEST_RATIO

@@ -70,7 +70,8 @@ for name, auto in json.load(open(f"{place}/models.json")).items():
         given = model(**saved["inputs"])
     report[name] = [type(model).__name__, type(model).__module__.split(".")[0]]
     for key, expected in saved["outputs"].items():
-        torch.testing.assert_close(given[key], expected, rtol=0, atol=0, msg=lambda text: f"{name} {key}: {text}")
+        said = {"msg": lambda text: f"{name} {key}: {text}"}
+        torch.testing.assert_close(given[key], expected, rtol=1e-5, atol=1e-5, **said)
     print(json.dumps(report))
 if not os.path.isdir(f"{place}/writes"):
     sys.exit()
@@ -180,6 +181,7 @@ def test_processor_and_generate_work_without_the_package(report, exported):
     assert report["tokens"] == model.generate(**batch, max_new_tokens=4).tolist()
 
 
+@pytest.mark.linux
 def test_the_kernel_is_among_the_files_and_runs(report):
     assert report["kernel"] and report["tokens of the kernel"] == report["tokens"]
 

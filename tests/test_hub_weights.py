@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import beside_the_tests
+
+from hub_server import HubServer
 
 ONE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -45,7 +46,7 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="module")
 def hub():
-    with beside_the_tests("hub_server").HubServer() as server:
+    with HubServer() as server:
         yield server
 
 

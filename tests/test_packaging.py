@@ -44,6 +44,8 @@ def test_the_wheel_made_from_the_sdist_holds_the_package_and_nothing_else(tmp_pa
     source = tmp_path / "source"
     skipped = shutil.ignore_patterns(".*", "build", "dist", "runs", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, source, ignore=skipped)
+    for words in (["init", "-q"], ["remote", "add", "origin", "git@example.org:someone/mm.git"]):
+        subprocess.run(["git", "-C", str(source), *words], check=True)
     built = subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(source)],
         capture_output=True,
@@ -51,6 +53,11 @@ def test_the_wheel_made_from_the_sdist_holds_the_package_and_nothing_else(tmp_pa
     )
     assert built.returncode == 0, built.stdout + built.stderr
     (wheel,) = (tmp_path / "dist").glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
+    archive = zipfile.ZipFile(wheel)
+    names = set(archive.namelist())
     assert {name for name in names if ".dist-info/" not in name} == package_files()
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+    told = archive.read(metadata).decode()
+    assert "Project-URL: Issues, https://example.org/someone/mm/issues\n" in told  # where it was cloned from
+    assert all(f"Python :: 3.{minor}\n" in told for minor in (11, 12, 13))

@@ -18,6 +18,7 @@ from mm.processing.video import load_video  # noqa: E402
 
 
 @pytest.mark.slow
+@pytest.mark.linux
 @pytest.mark.parametrize(("kind", "cases"), [("audio", 2000), ("video", 1000)])
 def test_broken_clips_give_what_they_are_or_a_typed_error(kind, cases):
     assert run(cases, seconds=300, kind=kind).startswith(f"{cases} cases, ")

@@ -24,6 +24,7 @@ def run(cases: int, seconds: float, kind: str = "image") -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.linux
 def test_twenty_thousand_broken_pictures_give_an_image_or_a_typed_error():
     assert run(20_000, seconds=600).startswith("20000 cases, ")
 
