@@ -24,8 +24,10 @@ def register_shifted(model_class: type) -> None:
 
 def calling_trainer(method: str) -> FrameType | None:
     """The call of this method of a Trainer that the present call belongs to."""
-    trainers = sys.modules.get("transformers.trainer")
-    frame = sys._getframe(1) if trainers is not None and not torch.compiler.is_compiling() else None
+    trainers: Any = sys.modules.get("transformers.trainer")
+    if trainers is None or torch.compiler.is_compiling():
+        return None
+    frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == method and isinstance(frame.f_locals.get("self"), trainers.Trainer):
             return frame

@@ -21,7 +21,7 @@ from .media import MediaDecodeError
 from .mm import MMProcessor, check_choice
 from .naming import Draws, sample_names, sample_rng  # noqa: F401  found here by callers of `augment`
 from .pairing import Samples, pair_samples
-from .passes import Asked, Passes, who_asks
+from .passes import Asked, Passes, warn_of_no_labels, who_asks
 from .reading import KEYS, blank_media
 from .ready import MEDIA_COLUMNS, READY_COLUMNS, stack_ready
 from .samples import MEDIA_OF, column, label_tensor, media_key, sources_of, texts, texts_under
@@ -166,13 +166,15 @@ class MMDataCollator:
             raise unknown_columns(columns, SAMPLE_COLUMNS)
         if self.mode == "train":
             batch = self._hidden(batch, rows, contexts, draws)
+        elif caller.task == "evaluate":
+            warn_of_no_labels()
         pairs = "input_ids" in batch and not set(KEYS.values()).isdisjoint(batch)
         if self.return_loss or (caller.needs_return_loss and pairs):
             if "labels" in batch:
                 batch["lm_targets"] = batch.pop("labels")
             batch["return_loss"] = True
         if caller.drops_logits and not {"labels", "lm_targets", "mlm_targets"}.isdisjoint(batch):
-            batch["return_logits"] = False
+            batch["return_logits"] = False  # nobody reads them
         return batch
 
     def _draws(self, samples: Sequence[Mapping[str, Any]], asked: Asked) -> Draws:

@@ -9,10 +9,12 @@ of those calls, or the collator is pickled for it there, so workers see the same
 """
 
 import inspect
+import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from types import FrameType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,6 +22,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.utils.data import get_worker_info
 
+logger = logging.getLogger(__name__)
 REMEMBERED = 2**18  # names of a stream
 _EVALUATES, _TRAINS = ("evaluate", "predict"), ("_run_epoch", "get_batch_samples", "_inner_training_loop", "train")
 
@@ -115,6 +118,15 @@ def _reads_no_logits(trainer: Any, model: Any, loader: Any) -> bool:
     head = getattr(model, "lm_head", None)
     plain = type(head) is torch.nn.Linear and type(head.weight) is torch.nn.Parameter and not head._forward_hooks
     return plain and not (makes_loss or other or spread or dispatched)
+
+
+@cache
+def warn_of_no_labels() -> None:
+    logger.warning(
+        "Trainer evaluates with MMDataCollator(mode='generate'), whose batches hold no labels: there is no eval_loss, "
+        "and compute_metrics is not called. With the mode 'train' Seq2SeqTrainer(predict_with_generate=True) writes "
+        "from the prompts alone"
+    )
 
 
 class Pass:

@@ -22,3 +22,6 @@ def test_the_examples_run_as_written(tmp_path, monkeypatch):
     assert found["merged"].generate(**found["inputs"], num_beams=3).tolist() == found["ids"].tolist()
     assert (tmp_path / "runs" / "merged" / "processor_config.json").exists()
     assert not (tmp_path / "runs" / "lora" / "model.safetensors").exists()
+    assert found["before"]["eval_exact"] == 1.0 and found["before"]["eval_loss"] < 2
+    written = [entry for entry in found["trainer"].state.log_history if "eval_exact" in entry]
+    assert [entry["step"] for entry in written] == [5]

@@ -12,6 +12,7 @@ from transformers import BertTokenizer, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from mm import MMDataCollator, MMImageProcessorPil, MMProcessor
 from mm.modeling_mm.trainers import prompts_of
+from mm.processing.passes import warn_of_no_labels
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "red", "green", "blue", "square", "round", *(f"w{i}" for i in range(41))]
 ENCODER = {"text_encoder_config": "tiny"}
@@ -130,6 +131,14 @@ def test_trainer_finds_the_pad_token_with_a_processor_or_without(tiny_model, tmp
     model.config.pad_token_id = 0
     assert model.config.text_config.pad_token_id == 0
     assert MMProcessor(MMImageProcessorPil()).pad_token_id is None
+
+
+def test_a_collator_without_labels_is_told_of(tiny_model, tmp_path, caplog):
+    warn_of_no_labels.cache_clear()
+    model, processor = tiny_model(dtype=torch.float32), make_processor()
+    found, metrics = evaluate(model, processor, samples(), tmp_path, MMDataCollator(processor, mode="generate"))
+    assert "eval_exact" not in found and not hasattr(metrics, "written")
+    assert "compute_metrics is not called" in caplog.text
 
 
 # ---------------------------------------------------------------------------------------------------- generate() alone

@@ -3,6 +3,8 @@
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
 # pyright: reportAttributeAccessIssue=false
 
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
@@ -10,6 +12,8 @@ from safetensors import safe_open
 from transformers import AutoModelForImageTextToText, AutoProcessor, BertTokenizer
 
 from mm.training import package as packaging
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture()
@@ -56,3 +60,17 @@ def test_a_folder_over_the_limit_is_refused(run, tmp_path, monkeypatch):
     monkeypatch.setattr(packaging, "LIMIT", 1000)
     with pytest.raises(ValueError, match="bytes, more than 1,000"):
         packaging.package(folder, tmp_path / "shipped")
+
+
+def test_what_is_shipped_hands_on_no_setting_of_its_training(run, tmp_path):
+    model, folder = run
+    model.config.label_smoothing = 0.1
+    model.save_pretrained(folder)
+    packaging.package(folder, tmp_path / "shipped")
+    for place in (tmp_path / "shipped", ROOT / "checkpoints" / "mm-tiny"):
+        loaded = AutoModelForImageTextToText.from_pretrained(place)
+        assert loaded.config.label_smoothing == 0 and loaded.generation_config.max_new_tokens == 48
+    processor = AutoProcessor.from_pretrained(ROOT / "checkpoints" / "mm-tiny")
+    batch = processor(images=[Image.new("RGB", (9, 9), "red")], suffix=["red apple"], return_tensors="pt")
+    scored = loaded.score(**{name: value for name, value in batch.items() if name != "labels"})
+    torch.testing.assert_close(loaded.eval()(**batch).loss, -scored.scores[0] / scored.lengths[0], rtol=1e-5, atol=0)
