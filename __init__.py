@@ -26,7 +26,7 @@ from .configuration.text import MMTextConfig
 from .configuration.vision import MMVisionConfig
 from .conversion_scripts.convert import convert
 from .exporting.hub import export_for_hub
-from .modeling_mm import pipelines as _pipelines  # noqa: F401  registers its tasks
+from .modeling_mm import pipelines as _pipelines  # registers its tasks
 from .modeling_mm.cache import MMCache
 from .modeling_mm.classification import MMForSequenceClassification
 from .modeling_mm.conv import MMConvModel
@@ -76,6 +76,7 @@ AutoImageProcessor.register(
     MMConfig, image_processor_classes={"torchvision": MMImageProcessor, "pil": MMImageProcessorPil}, exist_ok=True
 )
 AutoProcessor.register(MMConfig, MMProcessor, exist_ok=True)
+_pipelines.read_by_mm(f"{__name__}.processing.pipelines")
 
 __all__ = [
     "MMCache",

@@ -194,3 +194,18 @@ for _task, _pipeline, _model in (
 ):
     if _task not in PIPELINE_REGISTRY.supported_tasks:
         PIPELINE_REGISTRY.register_pipeline(_task, _pipeline, pt_model=_model, type="multimodal")
+
+# Transformers' own tasks, whose classes are imported when they are asked for.
+_READ_BY_MM = {
+    "image-text-to-text": "MMImageTextToText",
+    "image-classification": "MMImageClassification",
+    "image-feature-extraction": "MMImageFeatureExtraction",
+    "zero-shot-image-classification": "MMZeroShotImageClassification",
+    "text-classification": "MMTextClassification",
+}
+
+
+def read_by_mm(module: str) -> None:
+    """Puts the classes of a module in the place of Transformers' for the tasks that it reads itself."""
+    for task, name in _READ_BY_MM.items():
+        PIPELINE_REGISTRY.supported_tasks[task]["impl"] = f"{module}.{name}"

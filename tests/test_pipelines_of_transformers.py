@@ -1,0 +1,169 @@
+"""Transformers' own pipelines with MM's models: MM reads the pictures, and a classifier gets them beside the text."""
+
+# Fixtures build models whose types pyright cannot follow; tasks are registered at run time.
+# pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalCall=false
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertTokenizer,
+    CLIPImageProcessorPil,
+    TextClassificationPipeline,
+    ViTConfig,
+    ViTForImageClassification,
+    pipeline,
+)
+
+from mm import MMForImageTextRetrieval, MMForSequenceClassification, MMImageProcessorPil, MMModel, MMProcessor
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = str(ROOT / "checkpoints" / "mm-tiny")
+ROCKET = str(ROOT / "examples" / "pictures" / "rocket.png")
+WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *(f"w{number}" for number in range(45))]
+
+
+@pytest.fixture(scope="module")
+def processor():
+    tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}, bos_token="[CLS]", eos_token="[SEP]")
+    return MMProcessor(MMImageProcessorPil(size={"height": 16, "width": 16}), tokenizer, add_eos_token=True)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, str]:
+    """One picture as files that Transformers' reader and MM's take for other pixels, and as some that they do not."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rocket = Image.open(ROCKET).resize((32, 32))
+    grey = np.asarray(rocket.convert("L")).astype(np.uint16) * 257
+    made = {
+        "rgb.png": rocket.convert("RGB"), "rgba.png": rocket, "la.png": rocket.convert("LA"),
+        "palette.png": rocket.quantize(64), "grey16.png": Image.fromarray(grey), "cmyk.tif": rocket.convert("CMYK"),
+    }  # fmt: skip
+    for name, picture in made.items():
+        picture.save(folder / name)
+    return {name: str(folder / name) for name in made}
+
+
+def seen_by(model) -> list[torch.Tensor]:
+    """The pixel_values of every call of the model, as they come."""
+    seen = []
+
+    def note(module, args, kwargs):
+        if kwargs.get("pixel_values") is not None:
+            seen.append(kwargs["pixel_values"])
+
+    model.register_forward_pre_hook(note, with_kwargs=True)
+    return seen
+
+
+TASKS = {
+    "zero-shot-image-classification": (MMForImageTextRetrieval, {"candidate_labels": ["w3", "w4"]}),
+    "image-classification": (MMForSequenceClassification, {}),
+    "image-feature-extraction": (MMModel, {}),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("foreign", [False, True], ids=["own", "foreign image processor"])
+def test_one_picture_has_the_same_pixels_in_every_pipeline(tiny_model, processor, files, task, foreign):
+    cls, given = TASKS[task]
+    fields = {"text_config": {"is_causal": False, "pooler": "mean"}, "projection_dim": 8, "num_labels": 3}
+    model = tiny_model(cls=cls, dtype=torch.float32, **fields)
+    seen = seen_by(model)
+    reader = processor.image_processor
+    if foreign:
+        reader = CLIPImageProcessorPil(size={"height": 16, "width": 16}, crop_size={"height": 16, "width": 16})
+    read = MMProcessor(reader, processor.tokenizer)
+    pipe = pipeline(task, model=model, image_processor=reader, tokenizer=processor.tokenizer)
+    for path in files.values():
+        for source in (path, Image.open(path)):
+            seen.clear()
+            pipe(source, **given)
+            torch.testing.assert_close(seen[-1], read(images=path, return_tensors="pt")["pixel_values"])
+
+
+def test_image_text_to_text_reads_as_the_processor_does(files):
+    pipe = pipeline("image-text-to-text", model=MODEL)
+    assert pipe(images=ROCKET, text="", generate_kwargs={"num_beams": 3})[0]["generated_text"].strip() == "rocket"
+    for path in files.values():
+        for given in ({"images": path}, {"images": Image.open(path)}, {"images": [path], "text": ["a"]}):
+            read = pipe.preprocess({"text": "a", **given})
+            expected = pipe.processor(images=path, return_tensors="pt")["pixel_values"]
+            torch.testing.assert_close(read["pixel_values"], expected)
+
+
+ADDRESS = "http://127.0.0.1:9/a.png"
+
+
+@pytest.mark.parametrize("task", ["image-text-to-text", *TASKS])
+def test_no_pipeline_fetches_an_address(tiny_model, processor, monkeypatch, task):
+    def fetched(*args, **kwargs):
+        raise AssertionError("an address was fetched")
+
+    monkeypatch.setattr("socket.socket.connect", fetched)
+    if task == "image-text-to-text":
+        pipe, given = pipeline(task, model=MODEL), {"text": "a"}
+    else:
+        cls, given = TASKS[task]
+        fields = {"text_config": {"is_causal": False, "pooler": "mean"}, "projection_dim": 8}
+        parts = {"image_processor": processor.image_processor, "tokenizer": processor.tokenizer}
+        pipe = pipeline(task, model=tiny_model(cls=cls, **fields), **parts)
+    with pytest.raises(ValueError, match="URLs are not fetched"):
+        pipe(ADDRESS, **given)
+
+
+# ---- classes of a text and a picture --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoder", [False, True], ids=["decoder", "text encoder"])
+def test_text_classification_takes_a_picture_beside_the_text(tiny_model, processor, files, encoder, tmp_path):
+    fields = {"text_encoder_config": "tiny"} if encoder else {"fusion_type": "sum"}
+    text_config = {} if encoder else {"is_causal": False, "pooler": "mean"}
+    model = tiny_model(cls=MMForSequenceClassification, dtype=torch.float32, text_config=text_config, **fields)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    side = "context_text" if encoder else "text"
+    built = pipeline("text-classification", model=model, tokenizer=processor.tokenizer, processor=processor)
+    for pipe in (built, pipeline("text-classification", model=str(tmp_path))):
+        for path in (files["rgba.png"], files["grey16.png"]):
+            found = pipe({"text": "w3 w4", "image": path}, top_k=None)
+            logits = model(**processor(images=[path], return_tensors="pt", **{side: ["w3 w4"]})).logits[0]
+            scores = {one["label"]: one["score"] for one in found}
+            expected = dict(zip(model.config.id2label.values(), logits.softmax(-1).tolist(), strict=True))
+            assert scores == pytest.approx(expected, rel=1e-5)
+        both = [{"text": "w3", "image": files["rgba.png"]}, {"text": "w5 w6", "image": files["grey16.png"]}]
+        assert [one["score"] for one in pipe(both)] == pytest.approx([pipe(one)["score"] for one in both], rel=1e-5)
+
+
+def test_a_text_by_itself_is_classified_and_said(tiny_model, processor):
+    fields = {"fusion_type": "sum", "text_config": {"is_causal": False, "pooler": "mean"}}
+    model = tiny_model(cls=MMForSequenceClassification, dtype=torch.float32, **fields)
+    pipe = pipeline("text-classification", model=model, tokenizer=processor.tokenizer, processor=processor)
+    with pytest.warns(UserWarning, match=r'the text alone, and this model takes image beside it: pass \{"text"'):
+        said = pipe("w3 w4")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        meant = pipe({"text": "w3 w4", "image": None})
+    assert meant["score"] == pytest.approx(said[0]["score"], rel=1e-5)
+    with pytest.raises(ValueError, match="each kind once; got"):
+        pipe({"text": "w3", "picture": ROCKET, "image": ROCKET})
+    with pytest.raises(ValueError, match="each kind once; got"):
+        pipe({"text": "w3", "images": ROCKET, "image": ROCKET})
+    with pytest.raises(ValueError, match="pass processor="):
+        pipeline("text-classification", model=model, tokenizer=processor.tokenizer)({"text": "w3", "image": ROCKET})
+
+
+def test_models_of_others_get_transformers_own_pipelines(processor):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    bert = BertForSequenceClassification(BertConfig(vocab_size=50, **sizes))
+    pipe = pipeline("text-classification", model=bert, tokenizer=processor.tokenizer)
+    assert type(pipe) is TextClassificationPipeline and len(pipe(["w3", "w4"])) == 2
+    vit = ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, **sizes))
+    reader = CLIPImageProcessorPil(size={"height": 16, "width": 16}, crop_size={"height": 16, "width": 16})
+    assert len(pipeline("image-classification", model=vit, image_processor=reader)(ROCKET)) == 2
