@@ -1,17 +1,20 @@
 """The model that a command is given: a folder or a Hub id, of an adapter too; in words what it cannot run."""
 
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
-from transformers.utils.hub import cached_file
 
 PACKAGED_MODEL = Path(__file__).resolve().parents[1] / "checkpoints" / "mm-tiny"
-_ADAPTER = "adapter_config.json"
+_MODEL, _ADAPTER, _PROCESSOR = "config.json", "adapter_config.json", "processor_config.json"
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # Heads that write nothing, and where they are used.
 _OTHER_HEADS = {
     "MMForImageTextRetrieval": 'compares pictures and texts: pipeline("mm-retrieval") runs it',
@@ -31,42 +34,66 @@ def load_model(source: str | Path | None = None) -> tuple:
         ValueError: nothing there, or none with a captioning model of MM and its processor.
     """
     source = str(PACKAGED_MODEL if source is None else source)
-    adapter = _read(source, _ADAPTER)
-    holder = source if adapter is None else _base_of(source, adapter)
-    _check_kind(holder, _read(holder, "config.json"))
-    processor = _processor(source, holder)
+    found = _settings(source)
+    holder, held = source, found
+    if _ADAPTER in found:
+        holder, held = _base_of(source, found[_ADAPTER])
+    _check_kind(holder, held)
+    processor = _processor(source if _PROCESSOR in found else holder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = cast(nn.Module, AutoModelForImageTextToText.from_pretrained(source))
     return model.to(device).eval(), processor
 
 
-def _read(source: str, name: str) -> dict[str, Any] | None:
-    """A file of JSON of a folder, or of a repository of the Hub; None where that has none."""
+def _settings(source: str) -> dict[str, dict[str, Any]]:
+    """What the files of JSON say that a folder, or a repository of the Hub, has of a model and an adapter."""
     folder = Path(source)
     if folder.is_file():
         raise ValueError(f"no saved model in {source!r}: that is a file; give the folder that save_pretrained wrote")
-    path: str | Path | None = folder / name
-    if not folder.is_dir():
+    names = (_MODEL, _ADAPTER, _PROCESSOR)
+    if folder.is_dir():
+        paths = {name: folder / name for name in names if (folder / name).is_file()}
+    elif _HUB_ID.fullmatch(source):
+        paths = _downloaded(source, names)
+    else:
+        raise ValueError(f"no saved model in {source!r}: there is no such folder")
+    return {name: _read(source, path) for name, path in paths.items()}
+
+
+def _downloaded(source: str, names: tuple[str, ...]) -> dict[str, Path]:
+    """Those of the files that the repository has. The server is asked once where it does not answer."""
+    paths, silent = {}, None
+    for name in names:
         try:
-            path = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-        except OSError as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"no saved model in {source!r}: there is no such folder, and as a Hub id: {reason}"
-            ) from None
-    if path is None or not Path(path).is_file():
-        return None
+            paths[name] = Path(hf_hub_download(source, name, local_files_only=silent is not None))
+        except LocalEntryNotFoundError as error:
+            silent = silent or error
+        except EntryNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise _nowhere(source, error) from None
+    if silent is not None and not paths:
+        raise _nowhere(source, silent)
+    return paths
+
+
+def _nowhere(source: str, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())
+    return ValueError(f"no saved model in {source!r}: there is no such folder, and the Hub gave none: {reason}")
+
+
+def _read(source: str, path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # UnicodeDecodeError is one
-        raise ValueError(f"{name} of {source!r} is not JSON ({error})") from error
+        raise ValueError(f"{path.name} of {source!r} is not JSON ({error})") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{name} of {source!r} holds no object of JSON")
+        raise ValueError(f"{path.name} of {source!r} holds no object of JSON")
     return found
 
 
-def _base_of(source: str, adapter: dict[str, Any]) -> str:
-    """The folder or Hub id of the model that an adapter goes over."""
+def _base_of(source: str, adapter: dict[str, Any]) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The folder or Hub id of the model that an adapter goes over, and its settings."""
     if find_spec("peft") is None:
         raise ValueError(f"{source!r} holds an adapter, which needs PEFT: pip install '.[peft]', or merge it first")
     base = adapter.get("base_model_name_or_path")
@@ -74,25 +101,17 @@ def _base_of(source: str, adapter: dict[str, Any]) -> str:
     if not base:
         raise ValueError(f"{source!r} holds an adapter and does not say of which model; {merge}")
     try:
-        found = _read(base, "config.json")
+        return base, _settings(base)
     except ValueError as error:
-        raise ValueError(
-            f"{source!r} holds an adapter of {base!r}, which is not found from here ({error}); {merge}"
-        ) from None
-    if found is None:
-        raise ValueError(f"{source!r} holds an adapter of {base!r}, which has no config.json; {merge}")
-    return base
+        raise ValueError(f"{source!r} holds an adapter of {base!r}, which is not found ({error}); {merge}") from None
 
 
-def _check_kind(source: str, config: dict[str, Any] | None) -> None:
+def _check_kind(source: str, settings: dict[str, dict[str, Any]]) -> None:
     """Raises ValueError, saying what to do with it, for what is no captioner of MM with PyTorch's weights."""
-    folder = Path(source)
+    config = settings.get(_MODEL)
     if config is None:
-        why = (
-            "it holds no config.json" if folder.is_dir() else "there is no such folder, and as a Hub id: not in reach"
-        )
-        raise ValueError(f"no saved model in {source!r}: {why}")
-    if (folder / "decoder.onnx").is_file():
+        raise ValueError(f"no saved model in {source!r}: it holds no {_MODEL}")
+    if (Path(source) / "decoder.onnx").is_file():
         runs = "mm.exporting.onnx_generator.OnnxGenerator does"
         raise ValueError(f"{source!r} holds ONNX graphs, which mm caption does not run: {runs}")
     kind = config.get("model_type")
@@ -107,13 +126,15 @@ def _check_kind(source: str, config: dict[str, Any] | None) -> None:
             raise ValueError(f"{source!r} cannot write captions: {name} {_OTHER_HEADS[name]}")
 
 
-def _processor(source: str, holder: str) -> Any:
-    """That of the adapter, else of its model."""
-    name = source if _read(source, "processor_config.json") is not None else holder
-    processor = AutoProcessor.from_pretrained(name)
+def _processor(source: str) -> Any:
+    try:
+        processor = AutoProcessor.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{source!r} has no processor beside the model, save an MMProcessor there too ({reason})"
+        ) from error
     for part in ("image_processor", "tokenizer"):
         if getattr(processor, part, None) is None:
-            raise ValueError(
-                f"{name!r} has no {part} beside the model: save an MMProcessor there, processor.save_pretrained"
-            )
+            raise ValueError(f"{source!r} has no {part} beside the model: save an MMProcessor there too")
     return processor

@@ -24,7 +24,7 @@ from ..modeling_mm.key_mapping import KeyTable, raise_faults
 from ..modeling_mm.warm_start import flamingo_config, text_tower, vision_tower
 from ..processing.mm import MMProcessor
 from .family import check_returns
-from .processor import fit_tokenizer, image_processor_of, tokenizer_of
+from .processor import fit_tokenizer, image_processor_of, spelling_notes, tokenizer_of
 
 NAME = "flamingo"
 _ADDED = ("<|endofchunk|>", "<image>", "<PAD>")  # in the order of their ids; the last where the tokenizer has no pad
@@ -63,7 +63,7 @@ def _processor(seen: Path | None, read: Path | None, config: MMConfig) -> tuple[
         if tokenizer.pad_token_id is None and len(added) == len(_ADDED):
             tokenizer.pad_token = _ADDED[-1]
         eos = text.eos_token_id[0] if isinstance(text.eos_token_id, list) else text.eos_token_id
-        notes += fit_tokenizer(tokenizer, added, (text.bos_token_id, eos))
+        notes += fit_tokenizer(tokenizer, added, (text.bos_token_id, eos)) + spelling_notes(tokenizer)
     missing = [name for name, part in parts.items() if part is None]
     if missing:
         notes.append(f"the towers have no {' and no '.join(missing)}: the model is converted without")

@@ -39,7 +39,7 @@ def convert_processor(
         parts["tokenizer"] = tokenizer
         notes += fit_tokenizer(tokenizer, plan.tokens, ends)
         notes += _open_as_before(tokenizer) if plan.processor.get("add_eos_token") else []
-        notes += _spelling(tokenizer) if plan.model_class.can_generate() else []
+        notes += spelling_notes(tokenizer) if plan.model_class.can_generate() else []
     missing = [name for name in ("image_processor", "tokenizer") if name not in parts]
     if missing:
         notes.append(f"the source has no {' and no '.join(missing)}: the model is converted without")
@@ -100,7 +100,7 @@ def fit_tokenizer(tokenizer: Any, tokens: Mapping[str, int], ends: tuple[int | N
     return notes
 
 
-def _spelling(tokenizer: Any) -> list[str]:
+def spelling_notes(tokenizer: Any) -> list[str]:
     """What the source's tokenizer does to the texts that the model writes; it is left as it is."""
     changed = changed_texts(tokenizer, PROBES)
     told = ", ".join(f'"{written}" for "{text}"' for text, written in changed.items())

@@ -47,9 +47,9 @@ def renamed(samples: Sequence[Mapping[str, Any]], columns: Mapping[str, str | No
     for theirs, ours in columns.items():
         if ours is not None and ours != theirs and ours in held and ours not in columns:
             raise ValueError(f"the samples hold {ours!r} too, so {theirs!r} cannot be read as it; name one in columns")
+    names = {name: columns.get(name, name) for name in held}
     return [
-        {columns.get(name, name): value for name, value in sample.items() if columns.get(name, name) is not None}
-        for sample in samples
+        {str(names[name]): value for name, value in sample.items() if names[name] is not None} for sample in samples
     ]
 
 

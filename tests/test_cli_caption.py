@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import mm_console
 from mm import MMConfig, MMForConditionalGeneration, MMImageProcessorPil, MMProcessor
+from mm.cli import models as models_of_commands
 from mm.cli.caption import PACKAGED_MODEL, caption, list_pictures, load_model, print_captions
 from mm.cli.printing import json_line, printable
 from mm.processing.media import MediaDecodeError
@@ -250,39 +251,19 @@ def test_other_commands_print_names_in_one_line(command, hostile):
 # ---- what --model may be --------------------------------------------------------------------------------------------
 
 
-def folder_of(tmp_path: Path, config: Any, **files: str) -> Path:
-    (tmp_path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
-    for name, text in files.items():
-        (tmp_path / name.replace("__", ".")).write_text(text)
-    return tmp_path
+def test_a_folder_without_a_processor_is_no_captioner(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no processor beside the model, save an MMProcessor there too"):
+        load_model(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("config", "files", "words"),
-    [
-        ({"model_type": "blip"}, {}, "is no model of MM .*'blip'.*mm convert .* NEW_FOLDER"),
-        ({"model_type": "vision-encoder-decoder"}, {}, "mm convert .* NEW_FOLDER"),
-        ({"model_type": "bert"}, {}, "is no model of MM .*'bert'.*mm convert knows it neither"),
-        ({}, {}, "its model_type is None"),
-        ({"model_type": "mm", "architectures": ["MMForImageTextRetrieval"]}, {}, r'pipeline\("mm-retrieval"\)'),
-        ({"model_type": "mm", "architectures": ["MMForSequenceClassification"]}, {}, "gives classes, not words"),
-        ({"model_type": "mm", "architectures": ["MMForMaskedLM"]}, {}, "fills in hidden words"),
-        ({"model_type": "mm"}, {"decoder__onnx": ""}, "holds ONNX graphs.*OnnxGenerator"),
-        ("{", {}, "config.json of .* is not JSON"),
-        ("[]", {}, "holds no object of JSON"),
-        ({"model_type": "mm"}, {"adapter_config__json": "{}"}, "does not say of which model; merge"),
-        ({}, {"adapter_config__json": '{"base_model_name_or_path": "no/where/at/all"}'}, "not found from here"),
-    ],
-)
-def test_what_the_command_cannot_run_is_told_with_what_to_do(tmp_path, config, files, words):
-    with pytest.raises(ValueError, match=words):
-        load_model(folder_of(tmp_path, config, **files))
-
-
-@pytest.mark.parametrize("name", ["nowhere", "you/nowhere", "./no/such/folder", "/no/such", "~/x", "a b/c"])
-def test_a_model_that_is_nowhere_is_named(name):
-    with pytest.raises(ValueError, match=f"no saved model in '{name}': there is no such folder, and as a Hub id: "):
-        load_model(name)
+@pytest.mark.parametrize("part", ["tokenizer", "image_processor"])
+def test_a_processor_of_one_part_is_no_captioner_s(model_folder, part, monkeypatch):
+    processor = tiny_processor()
+    setattr(processor, part, None)
+    monkeypatch.setattr(models_of_commands.AutoProcessor, "from_pretrained", lambda source: processor)
+    with pytest.raises(ValueError, match=f"has no {part} beside the model"):
+        load_model(model_folder)
 
 
 def test_a_file_is_no_model(model_folder):
@@ -294,7 +275,7 @@ def test_an_adapter_writes_what_its_merged_model_writes(pictures, model_folder, 
     """With the processor beside the adapter, as Trainer saves it, or beside the model alone."""
     base = MMForConditionalGeneration.from_pretrained(model_folder)
     torch.manual_seed(3)
-    adapted = get_peft_model(base, LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    adapted: Any = get_peft_model(base, LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
     adapted.save_pretrained(tmp_path / "lora")
     options = {"max_new_tokens": 5, "with_scores": True}
     found = list(caption([pictures], tmp_path / "lora", **options))

@@ -125,4 +125,4 @@ def test_mm_caption_takes_an_id_of_a_model_and_of_an_adapter(hub, tmp_path, pict
     command[-1] = "tester/nothing"
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "mm: no saved model in 'tester/nothing': there is no such folder, and as a Hub id:" in done.stderr
+    assert "mm: no saved model in 'tester/nothing': there is no such folder, and the Hub gave none:" in done.stderr

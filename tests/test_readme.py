@@ -49,7 +49,7 @@ def test_every_make_target_that_the_documents_name_exists():
 
 
 def test_the_numbers_of_the_packaged_model_are_those_of_the_logs():
-    """In the README and on its card: exact match with its interval, chrF, and the distance to the stronger baseline."""
+    """In the README and on its card: exact match, its interval, chrF, and the distance to the stronger baseline."""
     log, baselines = (
         (ROOT / "benchmarks" / "logs" / f"emoji_{name}.txt").read_text(encoding="utf-8")
         for name in ("captions", "baselines")
