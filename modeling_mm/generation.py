@@ -34,7 +34,14 @@ from .model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
 from .outputs import MMCausalLMOutput, MMContextOutput
 from .ranking import MMRanking
 from .rope import check_growth
-from .trainers import answer_settings, check_no_labels, check_smoothing_of_tokens, prompts_of, register_shifted
+from .trainers import (
+    answer_settings,
+    calling_trainer,
+    check_no_labels,
+    check_smoothing_of_tokens,
+    prompts_of,
+    register_shifted,
+)
 from .warm_start import from_towers
 
 
@@ -228,14 +235,15 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, MMGenerationMixin
         and what comes back is the answers without them, so that they are compared with the labels. Limits of length
         then count the answer.
         """
-        check_no_labels(kwargs)
-        if kwargs.get("labels") is None:
+        if calling_trainer("prediction_step") is None:
+            check_no_labels(kwargs)
             return super().generate(inputs, generation_config, *args, **kwargs)
         check_smoothing_of_tokens()
         saved = generation_config or self.generation_config
         pad = saved.pad_token_id if saved.pad_token_id is not None else self.config.pad_token_id
         batch = answer_settings(prompts_of(kwargs, 0 if pad is None else int(pad)), saved)
-        return super().generate(inputs, generation_config, *args, **batch)[:, batch["input_ids"].shape[1] :]
+        written = super().generate(inputs, generation_config, *args, **batch)
+        return written[:, batch["input_ids"].shape[1] if "input_ids" in batch else 1 :]  # without a prompt: bos
 
     # ---- generate(): the context is encoded once and never expanded; everything with rows is -----------------------
 

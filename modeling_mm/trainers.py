@@ -23,13 +23,16 @@ def register_shifted(model_class: type) -> None:
 
 
 def calling_trainer(method: str) -> FrameType | None:
-    """The call of this method of a Trainer that the present call belongs to."""
-    trainers: Any = sys.modules.get("transformers.trainer")
-    if trainers is None or torch.compiler.is_compiling():
+    """The call of Trainer's own "compute_loss", or of Seq2SeqTrainer's own "prediction_step", that leads here.
+
+    An override of one's own is none of them, unless it calls theirs.
+    """
+    module = "transformers.trainer_seq2seq" if method == "prediction_step" else "transformers.trainer"
+    if module not in sys.modules or torch.compiler.is_compiling():
         return None
     frame = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name == method and isinstance(frame.f_locals.get("self"), trainers.Trainer):
+        if frame.f_code.co_name == method and frame.f_globals.get("__name__") == module:
             return frame
         frame = frame.f_back
     return None
@@ -67,9 +70,9 @@ def check_smoothing_of_classes(config: Any) -> None:
 
 
 def check_no_labels(given: dict[str, Any]) -> None:
-    """Raises ValueError where labels come to generate() by any other call than Seq2SeqTrainer's."""
+    """Raises ValueError for labels beside what generate() is to go on from."""
     names = [name for name in ("labels", "shift_labels") if given.get(name) is not None]
-    if names and calling_trainer("prediction_step") is None:
+    if names:
         raise ValueError(
             f"generate() got {' and '.join(names)}: a batch of training holds the answers in input_ids, and they "
             "would stand in the prompt. Pass prompts alone: processor(images=..., text=...) without suffix, or "
@@ -79,15 +82,21 @@ def check_no_labels(given: dict[str, Any]) -> None:
 
 def prompts_of(batch: dict[str, Any], pad: int) -> dict[str, Any]:
     """The inputs of generate() in a batch of training: what stands before each row's first label, padded at the left.
+    All of it where there are no labels.
 
     The first token of a row is always prompt: nothing predicts it. Rows without labels are prompts whole.
 
     Raises: ValueError for labels that are not those of the rows' own tokens.
     """
-    labels, ids = batch["labels"], batch.get("input_ids")
+    dropped = ("labels", "shift_labels", "position_ids", "return_logits", "num_items_in_batch")
+    made = {name: value for name, value in batch.items() if name not in dropped}
+    ids, labels = batch.get("input_ids"), batch.get("labels")
+    if labels is None and ids is None:
+        return made
     for name in ("inputs_embeds", "past_key_values"):
         if batch.get(name) is not None:
-            raise ValueError(f"prompts are cut out of input_ids where labels begin; {name} cannot stand beside labels")
+            raise ValueError(f"prompts are cut out of input_ids where labels begin; {name} cannot stand beside them")
+    labels = torch.full_like(ids, IGNORED) if labels is None and torch.is_tensor(ids) else labels
     if not torch.is_tensor(ids) or not torch.is_tensor(labels) or labels.shape != ids.shape:
         shapes = [tuple(value.shape) if torch.is_tensor(value) else type(value).__name__ for value in (labels, ids)]
         raise ValueError(
@@ -103,8 +112,6 @@ def prompts_of(batch: dict[str, Any], pad: int) -> dict[str, Any]:
     prompt = real & ((columns < first_label) | (columns == first_real))
     order = torch.argsort(prompt.to(torch.int8), dim=1, stable=True)[:, last - int(prompt.sum(1).max()) :]
     kept = prompt.gather(1, order)
-    dropped = ("labels", "shift_labels", "position_ids", "return_logits", "num_items_in_batch")
-    made = {name: value for name, value in batch.items() if name not in dropped}
     made["input_ids"] = ids.gather(1, order).masked_fill(~kept, pad)
     made["attention_mask"] = kept.long()
     if batch.get("token_type_ids") is not None:

@@ -98,6 +98,40 @@ def test_predictions_are_what_generate_writes_from_the_prompts(tiny_model, field
     assert found["eval_exact"] <= 1 / 7 and found["eval_loss"] > 1  # nothing was learnt, and nothing leaks
 
 
+@pytest.mark.parametrize("prompts", [True, False])
+def test_a_test_set_without_answers_is_predicted(tiny_model, prompts, tmp_path):
+    model, processor = tiny_model(dtype=torch.float32), make_processor()
+    names = ("image", "text") if prompts else ("image",)
+    held = [{name: sample[name] for name in names} for sample in samples()]
+    expected = by_hand(model, processor, [{"text": "", **sample} for sample in held])
+    arguments = Seq2SeqTrainingArguments(
+        str(tmp_path), report_to="none", use_cpu=True, remove_unused_columns=False, predict_with_generate=True,
+        per_device_eval_batch_size=3,
+    )  # fmt: skip
+    trainer = Seq2SeqTrainer(model, arguments, data_collator=MMDataCollator(processor), processing_class=processor)
+    found = Kept(processor).decoded(trainer.predict(held, max_length=6).predictions)
+    assert found == expected
+
+
+def test_a_prediction_step_of_ones_own_gets_what_generate_gives(tiny_model, tmp_path):
+    class Own(Seq2SeqTrainer):
+        def prediction_step(self, model, inputs, *args, **kwargs):
+            with pytest.raises(ValueError, match="Pass prompts alone"):
+                model.generate(**inputs)
+            prompts = {name: inputs[name] for name in ("input_ids", "pixel_values")}
+            written.append((inputs["input_ids"], model.generate(**prompts, max_new_tokens=2)))
+            return super().prediction_step(model, inputs, *args, **kwargs)
+
+    written, processor = [], make_processor()
+    arguments = Seq2SeqTrainingArguments(
+        str(tmp_path), report_to="none", use_cpu=True, remove_unused_columns=False, predict_with_generate=True
+    )
+    model, collator = tiny_model(dtype=torch.float32), MMDataCollator(processor)
+    held = samples(["a"])[:1]
+    metrics = Own(model, arguments, collator, eval_dataset=held, processing_class=processor).evaluate()
+    assert torch.equal(written[0][1][:, : written[0][0].shape[1]], written[0][0]) and metrics["eval_loss"] > 0
+
+
 def test_several_rows_of_a_picture_are_answered_each(tiny_model, tmp_path):
     picture, processor = Image.new("RGB", (20, 20), "red"), make_processor()
     nested = [{"image": picture, "text": ["a", "red round"], "suffix": ["green", "blue square"]}]
