@@ -44,15 +44,16 @@ def load_sound(
     Args:
         source: path, bytes, binary file object, data URL; a dict with "array" and "sampling_rate", or with "path" or
             "bytes", as `datasets` gives them; or a numpy array or torch tensor, (samples,), (channels, samples) or
-            (samples, channels): floats in -1..1, int16, int32 or uint8 as in WAV files.
+            (samples, channels) of one channel or two: floats in -1..1, int16, int32 or uint8 as in WAV files. More
+            channels come from files alone, which tell their speakers (`sound_layouts.py` says how they are mixed).
         source_rate: of an array that does not come with its own.
         max_seconds: length allowed, checked before the samples are decoded.
         budget: not for sounds.
 
     Raises:
-        MediaDecodeError: broken, of a format that `sound_files.py` does not name, too long, empty, NaN.
+        MediaDecodeError: broken, cut off, of a format that `sound_files.py` does not name, too long, empty, NaN.
         MediaNotFoundError: no file.
-        ValueError, TypeError: an array without a rate, or of a shape, type or range not accepted.
+        ValueError, TypeError: an array without a rate, or of a shape, type, range or channels not accepted.
         ImportError: the extra `audio` (for m4a and the like: `video`) is not installed.
     """
     if isinstance(source, dict):
@@ -191,7 +192,7 @@ def _of_dict(source: dict[str, Any], source_rate: int | None) -> tuple[Any, int 
 
 
 def _of_array(given: np.ndarray | torch.Tensor) -> np.ndarray:
-    """float32 (samples,) in -1..1, the mean of the channels."""
+    """float32 (samples,) in -1..1, the mean of one channel or two."""
     if isinstance(given, torch.Tensor):
         given = given.detach().cpu()
         given = (given.float() if given.dtype in (torch.bfloat16, torch.float16) else given).numpy()
@@ -202,6 +203,11 @@ def _of_array(given: np.ndarray | torch.Tensor) -> np.ndarray:
             raise ValueError(
                 f"a sound array is (samples,), (channels, samples) or (samples, channels) with up to {MAX_CHANNELS} "
                 f"channels; which of the two is not certain of shape {array.shape}"
+            )
+        if array.shape[short[0]] > 2:
+            raise ValueError(
+                f"an array of {array.shape[short[0]]} channels does not tell their speakers: give one or two (such as "
+                f"array.mean({short[0]}) for microphones side by side), or the file"
             )
         array = _as_floats(array).mean(short[0])
     if array.ndim not in (1, 2):

@@ -1,17 +1,23 @@
 """Sound files to samples, by two decoders; limits are held by the header, and once more as the samples come.
 
     MP4 family (m4a, mov, 3gp), Matroska, WebM, AAC ────── PyAV (the extra `video`) ──────┐
-    WAV, FLAC, OGG, MP3, AIFF, AU, CAF, W64 ────────────── soundfile (the extra `audio`) ─┴─ mean of the channels
+    WAV, FLAC, OGG, MP3, AIFF, AU, CAF, W64 ────────────── soundfile (the extra `audio`) ─┴─ mix of the channels
 
-Both are imported when a file of theirs is read.
+Both are imported when a file of theirs is read. A file that ends before its headers say it does is refused.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from .limits import DECODER_FAULTS, MediaDecodeError, decoding
+from .sound_headers import Patched, SoundHeader, read_header
+from .sound_layouts import IN_OGG, flac_speakers, mix_of, mixed
+from .wholeness import check_whole, cut_off, xing_header
+
+logger = logging.getLogger(__name__)
 
 FORMATS = ("WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64", "RF64", "WAVEX")
 CONTAINERS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "aac", "flac")
@@ -23,15 +29,20 @@ MAX_SAMPLES = 60_000_000
 MAX_CHANNELS = 16
 RATES = (1_000, 384_000)
 BLOCK = 1 << 16
+MP3_SLACK = 2 * 1152  # encoders count a frame more or less
+MANY_PLANES = 8
+PADDING = 2 * 2048  # samples that AAC may have after the end that an MP4 file tells
 
 
 def read_sound(file: Any, name: str, max_seconds: float) -> tuple[np.ndarray, int]:
-    """(samples,) of an open file, the mean of its channels, and their rate.
+    """(samples,) of an open file, its channels mixed to one (`sound_layouts.py`), and their rate.
 
     Raises MediaDecodeError for what is broken, of another format or beyond the limits; ImportError without the extra.
     """
     with decoding(name):
         container = _is_container(file)
+        check_whole(file)
+        header, has_length = (None, False) if container else (read_header(file), xing_header(file) is not None)
     if container:
         av = _av()
         with decoding(name, (*CONTAINERS, *FORMATS), (*DECODER_FAULTS, av.FFmpegError)) as known:
@@ -41,12 +52,22 @@ def read_sound(file: Any, name: str, max_seconds: float) -> tuple[np.ndarray, in
                 return _of_container(opened, max_seconds)
     soundfile = module("soundfile")
     with decoding(name, (*FORMATS, *CONTAINERS), (*DECODER_FAULTS, soundfile.SoundFileError)) as known:
+        if header is not None and header.was_left:
+            logger.warning("the header of %s says that it has no samples; those that follow it are read", name)
+        if header is not None and (header.was_left or header.unknown):
+            file = Patched(file, header.sizes)
         with _opened(soundfile, file) as sound:
             known["format"] = sound.format
             if sound.format not in FORMATS:
                 raise MediaDecodeError(f"its format {sound.format} is not accepted")
             check_sound(sound.frames, sound.samplerate, sound.channels, max_seconds)
-            return _joined(_blocks(sound), sound.samplerate, max_seconds), sound.samplerate
+            if header is not None:
+                header.check(sound.frames / sound.samplerate)
+            mix = mix_of(_speakers(sound, header, file), sound.channels)
+            samples = _joined(_blocks(sound, mix), sound.samplerate, max_seconds)
+            if has_length and sound.frames - len(samples) > MP3_SLACK:
+                raise cut_off(sound.frames / sound.samplerate, len(samples) / sound.samplerate, "s")
+            return samples, sound.samplerate
 
 
 def check_sound(frames: float, rate: int, channels: int, max_seconds: float) -> None:
@@ -90,11 +111,19 @@ def _opened(soundfile: Any, file: Any) -> Any:
         raise
 
 
-def _blocks(sound: Any) -> Iterator[np.ndarray]:
+def _speakers(sound: Any, header: SoundHeader | None, file: Any) -> tuple[str, ...] | None:
+    """Those of the channels, where the file or its format tells them."""
+    if sound.format == "OGG":
+        return IN_OGG.get(sound.channels)
+    if sound.format == "FLAC":
+        return flac_speakers(file, sound.channels)
+    return header and header.speakers
+
+
+def _blocks(sound: Any, mix: np.ndarray) -> Iterator[np.ndarray]:
     """Stretches of an open SoundFile, (samples,) each."""
     while len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):
-        with np.errstate(all="ignore"):  # Inf and NaN are looked for in the end
-            yield block.mean(1)
+        yield mixed(block.T, mix)
 
 
 def _of_container(container: Any, max_seconds: float) -> tuple[np.ndarray, int]:
@@ -111,14 +140,47 @@ def _of_container(container: Any, max_seconds: float) -> tuple[np.ndarray, int]:
     check_sound(told * rate, rate, codec.channels, max_seconds)
 
     def blocks() -> Iterator[np.ndarray]:
-        for frame in container.decode(stream):
-            if frame.sample_rate != rate:
-                raise MediaDecodeError(f"its sampling rate changes from {rate} to {frame.sample_rate}")
+        for frame in _readable(container.decode(stream), rate, max_seconds):
             samples = frame.to_ndarray()  # (channels, samples), or (1, samples * channels)
             samples = samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T
-            yield in_full_scale(samples).mean(0)
+            speakers = tuple(channel.name for channel in frame.layout.channels)
+            yield mixed(in_full_scale(samples), mix_of(speakers, len(samples)))
 
-    return _joined(blocks(), rate, max_seconds), rate
+    samples = _joined(blocks(), rate, max_seconds)
+    last = _told_samples(container, told * rate)
+    return samples[:last] if 0 < last < len(samples) <= last + PADDING else samples, rate
+
+
+def _readable(frames: Iterable[Any], rate: int, max_seconds: float) -> Iterator[Any]:
+    """Decoded frames that may become arrays. PyAV 18.1 reads past the end of the planes where there are 8 or more, so
+    those come interleaved, in one."""
+    interleaved = None
+    for frame in frames:
+        channels = frame.layout.nb_channels
+        if frame.sample_rate != rate:
+            raise MediaDecodeError(f"its sampling rate changes from {rate} to {frame.sample_rate}")
+        check_sound(0, rate, channels, max_seconds)
+        if not frame.format.is_planar or channels < MANY_PLANES:
+            yield frame
+            continue
+        if interleaved is None:
+            options = {"format": frame.format.packed.name, "layout": frame.layout, "rate": rate}
+            interleaved = _av().AudioResampler(**options)
+        yield from interleaved.resample(frame)
+    if interleaved is not None:
+        yield from interleaved.resample(None)
+
+
+def _told_samples(container: Any, told: float) -> int:
+    """How many samples an MP4 file says it has without the padding at its end: by the note of iTunes, or by `told`,
+    which is by its edit list; the padding at the start is left out by PyAV already. 0 for other files."""
+    if not container.format.name.startswith("mov"):
+        return 0
+    note = container.metadata.get("iTunSMPB", "").split()
+    try:
+        return int(note[3], 16) if len(note) > 3 else round(told)
+    except ValueError:
+        return round(told)
 
 
 def _joined(blocks: Iterable[np.ndarray], rate: int, max_seconds: float) -> np.ndarray:

@@ -24,6 +24,7 @@ from .modes import Colour, rgb_colour
 from .pairing import is_frames
 from .sampling import frame_shifts, sample_times, spread
 from .sources import opened
+from .wholeness import check_whole
 
 CONTAINERS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "ogg", "flv")
 CODECS = (
@@ -38,6 +39,7 @@ MAX_VIDEO_BYTES = 8_000_000_000
 MAX_DECODED = 600
 # A target this near, in seconds, is reached by decoding on rather than by seeking.
 NEAR = 1.0
+UNTOLD_FRAMES = 1 << 30  # in AVI files that were written as a stream
 BACK = (0.0, 2.0, 10.0, math.inf)
 # What a display matrix (a, b, c, d) does to a picture: the pixel (x, y) is shown at (a x + c y, b x + d y).
 SHOWN = {
@@ -95,6 +97,7 @@ def load_video(
     with opened(source, "video", MAX_VIDEO_BYTES, allow_urls) as (file, name):
         with decoding(name):
             animation = _is_animation(file)
+            check_whole(file)
         if animation:
             with decoding(name, ANIMATIONS) as known, Image.open(file, formats=ANIMATIONS) as image:
                 known["format"] = image.format
@@ -178,7 +181,8 @@ class _Film:
 
     def _length(self) -> float:
         """Seconds, by the stream or else its container; by the packets where neither says, or only guesses."""
-        if self.container.format.name != "mpeg":
+        streamed = self.container.format.name == "avi" and self.stream.frames == UNTOLD_FRAMES
+        if self.container.format.name != "mpeg" and not streamed:
             if self.stream.duration:
                 return float(self.stream.duration * self.stream.time_base)
             if self.container.duration:

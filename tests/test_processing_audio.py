@@ -91,14 +91,20 @@ def test_lossless_sounds_in_containers_are_exact(kind, codec):
     assert np.abs(found - tone(1.0, 16000)).max() <= 2.0**-23
 
 
+MIXES = {
+    1: np.float32([1]), 2: np.float32([0.5, 0.5]), 3: np.float32([0.5, 0.5, 0.5**0.5]),
+    4: np.float32([0.5, 0.5, 0.5**1.5, 0.5**1.5]),
+}  # fmt: skip
+
+
 @settings(max_examples=25, deadline=None)
 @given(rate=st.integers(1000, 48000), wanted=st.sampled_from([8000, 16000, 44100]), channels=st.integers(1, 4))
 def test_any_rate_and_any_channels_become_one_channel_at_the_wanted_rate(rate, wanted, channels):
     samples = np.stack([tone(0.1, rate, 50 + 30 * channel) for channel in range(channels)], 1)
     found = load_sound(as_file(samples, rate, subtype="FLOAT"), wanted)
-    mean = samples.mean(1)
-    expected = mean if rate == wanted else soxr.resample(mean, rate, wanted, quality="HQ")
-    assert found.shape == expected.shape and np.abs(found - expected).max() <= 1e-6
+    mix = samples @ MIXES[channels]
+    expected = mix if rate == wanted else soxr.resample(mix, rate, wanted, quality="HQ")
+    assert found.shape == expected.shape and np.abs(found - expected).max() <= 2e-6
 
 
 @pytest.mark.parametrize(
@@ -128,7 +134,7 @@ BAD = [
     (as_file(tone(0.1, 100), 100), {}, MediaDecodeError, "sampling rate is 100; accepted are 1000..384000"),
     (as_file(np.zeros((9, 17), np.float32)), {}, MediaDecodeError, "17 channels; accepted are 16"),
     (as_file(np.zeros(9, np.float32), 11025, "VOC", subtype="PCM_16"), {}, MediaDecodeError, "VOC is not accepted"),
-    (in_container()[:-300], {}, MediaDecodeError, "a mov,mp4,m4a,3gp,3g2,mj2 file|cannot decode"),
+    (in_container()[:-300], {}, MediaDecodeError, "it is cut off: it promises"),
     (in_container()[:40], {}, MediaDecodeError, "cannot decode the 40 bytes given"),
     (in_container(), {"max_seconds": 0.5}, MediaDecodeError, "max_seconds=0.5"),
     (in_container("adts"), {"max_seconds": 0.5}, MediaDecodeError, "max_seconds=0.5"),
@@ -137,6 +143,7 @@ BAD = [
     (tone(), {}, ValueError, "an array has no rate of its own"),
     (tone(), {"source_rate": "8000"}, ValueError, "sampling_rate='8000'; accepted are numbers above 0"),
     (tone(), {"source_rate": 0}, ValueError, "sampling_rate=0; accepted are numbers above 0"),
+    (np.zeros((6, 900)), {"source_rate": RATE}, ValueError, "array of 6 channels does not tell their speakers"),
     (np.zeros(()), {"source_rate": RATE}, ValueError, r"got \(\)"),
     (as_file(1000 * tone(), subtype="FLOAT"), {}, MediaDecodeError, "400 times as loud as full scale"),
     ({"array": tone()}, {}, ValueError, "an array has no rate of its own"),
