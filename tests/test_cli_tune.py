@@ -52,7 +52,9 @@ def found(target: Target, times: dict[Tile, float], tiles=None, say=lambda line:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("rows", ROW_CLASSES.values())
+@pytest.mark.parametrize(
+    "rows", [64, *(pytest.param(n, marks=pytest.mark.slow) for n in ROW_CLASSES.values() if n != 64)]
+)
 def test_the_fastest_tile_is_found(kernel, rows):
     target = Target(kernel, torch.float32, 16, rows)
     assert found(target, {SMALL: 0.9, OTHER: 0.8}) == OTHER

@@ -61,7 +61,13 @@ print(pipe(picture, text="w3 w4", return_full_text=False)[0]["generated_text"])
 """
 
 
-@pytest.mark.parametrize("blocked", [(), OPTIONAL], ids=["as installed", "without optional packages"])
+@pytest.mark.parametrize(
+    "blocked",
+    [
+        pytest.param((), id="as installed", marks=pytest.mark.slow),
+        pytest.param(OPTIONAL, id="without optional packages"),
+    ],
+)
 def test_the_auto_classes_and_the_pipeline_work_on_a_saved_directory(saved, blocked):
     directory, picture, expected = saved
     block = f"sys.modules.update(dict.fromkeys({blocked!r}))"  # None: an import of it fails

@@ -185,7 +185,13 @@ def test_what_learns_gets_a_gradient_and_what_is_frozen_none(build, media, cls, 
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, key
 
 
-@every_case
+@pytest.mark.parametrize(
+    ("cls", "name", "encoder"),
+    [
+        pytest.param(*case, id=name, marks=[] if case[2] is None else pytest.mark.slow)
+        for case, name in zip(CASES, NAMES, strict=True)
+    ],
+)
 def test_what_is_saved_is_loaded_bit_by_bit(build, media, cls, name, encoder, tmp_path):
     model = build(cls, name, encoder)
     model.save_pretrained(tmp_path)

@@ -45,6 +45,11 @@ def block_inputs(queries=5, keys=9, batch=2):
     return states, context, torch.arange(1, batch + 1)
 
 
+def slow(*values):
+    """A case that `make test` leaves out."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def arguments(op, given, settings):
     """What the public function hands to `op`."""
     query, key, value = given
@@ -87,7 +92,7 @@ def test_fp64_is_the_specification(kind, draw, settings_of):
 # -- registration -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", ["heads inside", "columns"])
+@pytest.mark.parametrize("layout", ["heads inside", slow("columns")])
 @pytest.mark.parametrize("kind", ["all keys", "everything", "ragged"])
 @pytest.mark.parametrize("op", OPS)
 def test_opcheck(op, kind, layout, draw, settings_of, laid_out):
@@ -98,7 +103,7 @@ def test_opcheck(op, kind, layout, draw, settings_of, laid_out):
     torch.library.opcheck(function, arguments(op, given, settings_of(kind, 20)))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, slow(torch.bfloat16), slow(torch.float32), torch.float64])
 @pytest.mark.parametrize("kind", ["everything", "ragged"])
 @pytest.mark.parametrize("op", OPS)
 def test_fake_results_have_the_shapes_and_strides_of_the_real_ones(op, kind, dtype, draw, settings_of, laid_out):
@@ -144,7 +149,7 @@ def test_compiled_whole_it_gives_what_it_gives_eagerly(block):
             assert_close(compiled(*block_inputs(*sizes)), block(*block_inputs(*sizes)))
 
 
-@pytest.mark.parametrize("mass", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("mass", [slow(False), True])
 def test_compiled_for_training_it_has_the_same_gradients(mass, block):
     block.mass = mass
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager", dynamic=True)
