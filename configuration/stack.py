@@ -3,6 +3,7 @@
 import difflib
 import math
 from functools import wraps
+from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -11,6 +12,8 @@ from transformers import GenerationConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
+
+from .auto_map import finish_config, kept, register_for_auto_class
 
 logger = logging.get_logger(__name__)
 
@@ -86,7 +89,18 @@ class MMBaseConfig(PreTrainedConfig):
                 type(self).__name__, [f"model_type={model_type!r} is another model's; expected {self.model_type!r}"]
             )
         self._warn_of_unknown(kwargs)
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kept(kwargs))
+
+    register_for_auto_class = classmethod(register_for_auto_class)  # pyright: ignore[reportAssignmentType]
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> None:
+        """As in Transformers, with what finds the classes for those who have not imported MM (`auto_map.py`)."""
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        finish_config(Path(save_directory), self)
+
+    def _upload_modified_files(self, working_dir, *args, **kwargs):
+        finish_config(Path(working_dir), self)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     def _warn_of_unknown(self, kwargs: dict[str, Any]) -> None:
         synonyms = (name for name in kwargs if isinstance(getattr(type(self), name, None), property))

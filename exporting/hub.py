@@ -8,32 +8,24 @@ Transformers refuses. Where MM is installed, its own classes are used and the co
 # pyright: reportAttributeAccessIssue=false, reportPrivateUsage=false
 
 import hashlib
-import json
 from functools import cache
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
-from transformers.models.auto import modeling_auto
-from transformers.models.auto.auto_factory import _BaseAutoModelClass
-from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.processing_utils import ProcessorMixin
 
+from ..configuration.auto_map import FRONT, SHIM, WRITERS, finish_config, finish_processor, registered
 from ..modeling_mm.base import MMPreTrainedModel
 from .flat_source import flat_name, flat_sources
 
 # All classes are found through one file: from a directory Transformers loads the files of an auto_map one by one, each
-# with a copy of all it imports, and the classes of two copies are not the same.
-FRONT = "mm_remote_code"
+# with a copy of all it imports, and the classes of two copies are not the same. Each class says that it is of that
+# file: Transformers saves a class with its file and all that it imports, so what is trained from an export and saved
+# is an export again.
 _ROOT = Path(__file__).resolve().parents[1]
 _PACKAGE = __name__.split(".")[0]
-_PARTS = {
-    "image_processor": "AutoImageProcessor",
-    "video_processor": "AutoVideoProcessor",
-    "feature_extractor": "AutoFeatureExtractor",
-}
 
 
 def export_for_hub(
@@ -64,73 +56,31 @@ def export_for_hub(
         raise TypeError(f"processor must be an MMProcessor or None; got {type(processor).__name__}")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    classes = auto_classes(model)
     model.save_pretrained(directory, max_shard_size=max_shard_size)
-    _add_auto_map(directory / "config.json", classes)
+    finish_config(directory, model.config, FRONT)
     if processor is not None:
         processor.save_pretrained(directory)
-        classes["AutoProcessor"] = type(processor)
-        classes |= _processor_auto_maps(directory / "processor_config.json", processor)
-    found = [list(cls.values()) if isinstance(cls, dict) else [cls] for cls in classes.values()]
-    return _write_code(directory, set(chain(*found)))
-
-
-# A class, or one for each backend.
-AutoMap = dict[str, type | dict[str, type]]
-
-
-def auto_classes(model: MMPreTrainedModel) -> AutoMap:
-    """{Auto class: class of ours} for all that is registered for the model's configuration."""
-    config_class = type(model.config)
-    found: AutoMap = {"AutoConfig": config_class}
-    for name, auto in vars(modeling_auto).items():
-        if isinstance(auto, type) and issubclass(auto, _BaseAutoModelClass):
-            registered = getattr(auto._model_mapping, "_extra_content", {})
-            found |= {name: registered[config_class]} if config_class in registered else {}
-    if config_class in PROCESSOR_MAPPING._extra_content:
-        found["AutoProcessor"] = PROCESSOR_MAPPING._extra_content[config_class]
-    if config_class in IMAGE_PROCESSOR_MAPPING._extra_content:
-        found["AutoImageProcessor"] = IMAGE_PROCESSOR_MAPPING._extra_content[config_class]
-    return found
+        finish_processor(directory, processor, FRONT)
+    (directory / f"{SHIM}.py").unlink(missing_ok=True)
+    return write_code(directory)
 
 
 def _is_ours(cls: type) -> bool:
     return cls.__module__.split(".")[0] == _PACKAGE
 
 
-def _reference(cls: type | dict[str, type]) -> str | dict[str, str]:
-    if isinstance(cls, dict):
-        return {backend: f"{FRONT}.{one.__name__}" for backend, one in cls.items()}
-    return f"{FRONT}.{cls.__name__}"
-
-
-def _add_auto_map(file: Path, classes: AutoMap) -> None:
-    saved = json.loads(file.read_text(encoding="utf-8"))
-    saved["auto_map"] = {name: _reference(cls) for name, cls in classes.items()}
-    file.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _processor_auto_maps(file: Path, processor: ProcessorMixin) -> AutoMap:
-    """Names the classes of a processor and of its parts in its file; returns those of the parts that are ours."""
-    saved: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    saved["auto_map"] = {"AutoProcessor": _reference(type(processor))}
-    ours: AutoMap = {}
-    for part, auto in _PARTS.items():
-        cls = type(getattr(processor, part, None))
-        if isinstance(saved.get(part), dict) and _is_ours(cls):
-            twins = [held for held in IMAGE_PROCESSOR_MAPPING._extra_content.values() if cls in held.values()]
-            ours[auto] = twins[0] if twins else cls
-            saved[part]["auto_map"] = {auto: _reference(ours[auto])}
-    file.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return ours
-
-
-def _write_code(directory: Path, classes: set[type]) -> list[Path]:
-    homes = {cls.__name__: cls.__module__.removeprefix(f"{_PACKAGE}.") for cls in classes}
+def write_code(directory: Path) -> list[Path]:
+    """Writes the code of every class that an Auto class finds, the file that names them first."""
+    tables = [registered(config) for config in CONFIG_MAPPING._extra_content.values() if _is_ours(config)]
+    found = [cls.values() if isinstance(cls, dict) else [cls] for table in tables for cls in table.values()]
+    homes = {cls.__name__: cls.__module__.removeprefix(f"{_PACKAGE}.") for cls in chain(*found)}
     files = _code(tuple(sorted(homes.items())))
     for name, text in files.items():
         (directory / name).write_text(text, encoding="utf-8")
     return [directory / name for name in files]
+
+
+WRITERS[FRONT] = write_code
 
 
 @cache
@@ -140,6 +90,10 @@ def _code(homes: tuple[tuple[str, str], ...]) -> dict[str, str]:
     lines = [f'"""The classes of {made_by}, as mm.export_for_hub wrote them for remote code."""', ""]
     lines += [f"from .{flat_name(module)} import {name}" for name, module in homes]
     lines += ["", f"__all__ = {[name for name, _ in homes]!r}"]
+    lines += [
+        "for _name in __all__:",
+        "    globals()[_name].__module__ = __name__  # Transformers saves this file, and so all",
+    ]
     files = {f"{FRONT}.py": "\n".join(lines) + "\n"}
     for name, text in _with_own_ops(flat_sources(_ROOT, [module for _, module in homes])).items():
         files[name] = f"# Written by mm.export_for_hub from {made_by}.\n{text}"

@@ -13,6 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils.generic import TransformersKwargs
 
+from ..configuration.auto_map import register_for_auto_class
 from ..configuration.mm import MMConfig
 from ..configuration.stack import nearest
 from .freezing import named_parts
@@ -58,6 +59,8 @@ class MMPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = False
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+
+    register_for_auto_class = classmethod(register_for_auto_class)  # pyright: ignore[reportAssignmentType]
 
     @property
     def device(self) -> torch.device:

@@ -8,6 +8,7 @@ Neither torchvision nor any other processor class is needed; `image_fast.py` has
 
 import logging
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import PILImageResampling
 from transformers.utils.constants import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
 
+from ..configuration.auto_map import finish_image_processor, kept, register_for_auto_class
 from .geometry import centre_crop, cut_to_content, shaped
 from .limits import MAX_BATCH_PIXELS, MAX_BYTES, MAX_PIXELS, MediaDecodeError
 from .media import PictureReader, flat_pictures, load_image, rgb_colour
@@ -31,6 +33,7 @@ class PictureOptions(BaseImageProcessor):
     """What both image processors share: the options and their defaults, reading, and shaping picture by picture."""
 
     valid_kwargs = MMImageProcessorKwargs
+    register_for_auto_class = classmethod(register_for_auto_class)  # pyright: ignore[reportAssignmentType]
 
     do_convert_rgb = True
     do_resize = True
@@ -55,6 +58,7 @@ class PictureOptions(BaseImageProcessor):
     augmentation = None
 
     def __init__(self, **kwargs: Any):
+        kwargs = kept(kwargs)
         check_types({name: value for name, value in kwargs.items() if name not in SAVED_BESIDE_OPTIONS})
         super().__init__(**kwargs)
         check_options(self._options({}))
@@ -63,6 +67,16 @@ class PictureOptions(BaseImageProcessor):
         """Every option of a call: those given, the processor's own for the rest."""
         own = {name: getattr(self, name) for name in self._valid_kwargs_names}
         return self._standardize_kwargs(**(own | given))
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """As in Transformers, with what finds the class for those who have not imported MM."""
+        files = super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        finish_image_processor(Path(save_directory), self)
+        return files
+
+    def _upload_modified_files(self, working_dir, *args, **kwargs):
+        finish_image_processor(Path(working_dir), self)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     def load(
         self,

@@ -4,10 +4,13 @@ processor_config.json   settings, image_processor {…}, feature_extractor {…}
 tokenizer.json, tokenizer_config.json, chat_template.jinja
 """
 
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
 from transformers.processing_utils import ProcessorMixin
+
+from ..configuration.auto_map import SHIM, finish_processor, front_of, register_for_auto_class
 
 PARTS = {
     "image_processor": AutoImageProcessor,
@@ -44,11 +47,31 @@ class ProcessorOfParts(ProcessorMixin):
     def unused_input_names(self) -> list[str]:
         return ["token_type_ids"]
 
+    register_for_auto_class = classmethod(register_for_auto_class)  # pyright: ignore[reportAssignmentType]
+    read_from = SHIM  # the file that the saved processor named for its classes
+
+    @classmethod
+    def from_args_and_dict(cls, args, processor_dict: dict[str, Any], **kwargs):
+        made: Any = super().from_args_and_dict(args, processor_dict, **kwargs)
+        (made[0] if isinstance(made, tuple) else made).read_from = front_of(processor_dict.get("auto_map"))
+        return made
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """As in Transformers, with what finds the classes for those who have not imported MM (`auto_map.py`)."""
+        files = super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        finish_processor(Path(save_directory), self)
+        return files
+
+    def _upload_modified_files(self, working_dir, *args, **kwargs):
+        finish_processor(Path(working_dir), self)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
     def to_dict(self) -> dict[str, Any]:
         """What is saved: the settings, the image processor and the feature extractor; null for an image processor or
         a tokenizer that is absent."""
         absent = {name: None for name in ("image_processor", "tokenizer") if getattr(self, name) is None}
         saved = {name: value for name, value in super().to_dict().items() if name not in PARTS or value is not None}
+        saved.pop("read_from", None)
         return saved | absent
 
     @classmethod

@@ -32,7 +32,7 @@ ALLOWED = {
     "cli": LIBRARY | {"training", "evaluation"},
 }
 FOLDERS = set(ALLOWED) - {FRONT_DOOR}
-OUTSIDE = {"tests", "benchmarks", "examples", "docs", "tools"}  # import `mm`, are never imported
+OUTSIDE = {"tests", "benchmarks", "checkpoints", "examples", "docs", "tools"}  # import `mm`, are never imported
 NOT_OURS = {"build", "dist", "runs"}
 
 

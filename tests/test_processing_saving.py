@@ -58,6 +58,7 @@ def load_in_a_fresh_process(folder, order):
 
 def test_the_files_are_those_of_transformers(folder):
     files = {path.name for path in folder.iterdir()}
+    files.remove("import_mm.py")  # what finds the class for those who have not imported MM
     assert files == {"processor_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
     saved = json.loads((folder / "processor_config.json").read_text())
     assert saved["processor_class"] == "MMProcessor"
