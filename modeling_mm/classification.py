@@ -17,6 +17,7 @@ from ..configuration.mm import MMConfig
 from ..configuration.rules import REPRESENTATION_FUSIONS
 from ..configuration.stack import ConfigFaults
 from .base import MMKwargs, MMPreTrainedModel, reject_unknown
+from .inputs import bos_where_absent
 from .losses import check_class_labels, classification_kind, classification_loss
 from .model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
 from .outputs import MMClassifierOutput, MMContextOutput, MMModelOutput
@@ -27,7 +28,8 @@ class MMForSequenceClassification(MMPreTrainedModel):
     """The base model with a linear classifier on the pooled text, on the fused vector, or one per modality (decision).
 
     Several pictures per context (two for comparing them) are slots of pixel_values; `max_images` gives them an order.
-    A call without a text is one row per context: fusions of tokens read a text of bos alone, the others no text.
+    A call without a text is one row per context: fusions of tokens read a text of bos alone, the others no text. A row
+    whose attention_mask is 0 throughout has no text either.
     """
 
     accepts_loss_kwargs = False  # every loss is a mean over the rows of the batch
@@ -125,6 +127,9 @@ class MMForSequenceClassification(MMPreTrainedModel):
             self._check_context_alone(context, text)
             if not (self.is_late or self.is_pooled):
                 text["input_ids"], has_text = self._bos_rows(len(context.last_hidden_state)), True
+        elif not (self.is_late or self.is_pooled):
+            bos = self.config.text_config.bos_token_id
+            text["attention_mask"] = bos_where_absent(input_ids, attention_mask, bos)
         if has_text:
             output = self.model(**text, encoder_outputs=context, use_cache=False, return_dict=True, **kwargs)
         else:

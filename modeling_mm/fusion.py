@@ -195,7 +195,7 @@ class MMConcatFusion(nn.Module):
         self.widths = dict(widths)
         self.dense = nn.Linear(sum(widths.values()), size, bias=False)
 
-    def forward(self, vectors: Vectors) -> torch.Tensor:
+    def forward(self, vectors: Vectors, present: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
         """{modality: (R, D)} -> (R, F)."""
         return self.dense(torch.cat(filled(vectors, self.widths), dim=-1))
 
@@ -207,7 +207,7 @@ class MMSumFusion(nn.Module):
         super().__init__()
         self.dense = nn.ModuleDict({name: nn.Linear(width, size, bias=False) for name, width in widths.items()})
 
-    def forward(self, vectors: Vectors) -> torch.Tensor:
+    def forward(self, vectors: Vectors, present: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
         """{modality: (R, D)} -> (R, F)."""
         return sum(dense(vectors[name]) for name, dense in self.dense.items() if vectors.get(name) is not None)
 
@@ -215,7 +215,7 @@ class MMSumFusion(nn.Module):
 class MMGatedFusion(nn.Module):
     """T W_t + tanh(gate(T, V)) * V W_v, summed over the media; gate(T, V) = concat(T, V) G + g.
 
-    G and g start at zero, so a new fusion gives the answer of the text alone. Without any text nothing is gated.
+    G and g start at zero, so a new fusion gives the answer of the text alone. In a row without text nothing is gated.
     """
 
     def __init__(self, widths: Mapping[str, int], size: int):
@@ -224,14 +224,16 @@ class MMGatedFusion(nn.Module):
         gated = {name: widths["text"] + width for name, width in widths.items() if name != "text"}
         self.gates = nn.ModuleDict({name: MMGate(width, size) for name, width in gated.items()})
 
-    def forward(self, vectors: Vectors) -> torch.Tensor:
-        """{modality: (R, D)} -> (R, F)."""
-        text = vectors.get("text")
+    def forward(self, vectors: Vectors, present: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
+        """{modality: (R, D)}, {modality: bool (R,), None: in every row} -> (R, F)."""
+        text, has_text = vectors.get("text"), None if present is None else present.get("text")
         fused = 0 if text is None else self.dense["text"](text)
         for name, gate in self.gates.items():
             vector = vectors.get(name)
             if vector is not None:
                 opened = 1 if text is None else torch.tanh(gate(torch.cat([text, vector], dim=-1)))
+                if text is not None and has_text is not None:
+                    opened = torch.where(has_text[:, None], opened, 1.0)
                 fused = fused + opened * self.dense[name](vector)
         return fused
 

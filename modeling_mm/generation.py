@@ -28,7 +28,7 @@ from .chunked import predicted
 from .context import as_context, trimmed
 from .fingerprint import fingerprint
 from .generation_mixin import MMGenerationMixin
-from .inputs import check_labels, check_logits_to_keep, check_prompt_ends, check_tensors, check_text
+from .inputs import bos_where_absent, check_labels, check_logits_to_keep, check_prompt_ends, check_tensors, check_text
 from .losses import next_labels
 from .model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
 from .outputs import MMCausalLMOutput, MMContextOutput
@@ -264,6 +264,9 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, MMGenerationMixin
         embeds = model_kwargs.get("inputs_embeds")
         ids = model_kwargs.get("input_ids") if inputs is None else inputs
         ids = ids if embeds is None else None  # embeddings are the prompt; ids may stand beside them
+        if ids is not None and mask is not None and cache is None:
+            bos_token_id = self.config.text_config.bos_token_id if bos_token_id is None else bos_token_id
+            model_kwargs["attention_mask"] = bos_where_absent(ids, mask, bos_token_id)
         if ids is not None or embeds is not None:
             has_past, read_values = cache is not None, self.config.check_inputs
             check_text(self.config.text_config, ids, embeds, **given, has_past=has_past, read_values=read_values)

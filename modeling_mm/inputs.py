@@ -138,6 +138,29 @@ def check_prompt_ends(attention_mask: torch.Tensor | None) -> None:
         raise ValueError("generate() goes on behind the last column, but attention_mask ends in 0; pad on the left")
 
 
+def bos_where_absent(
+    input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, bos: int | None
+) -> torch.Tensor | None:
+    """The mask (R, T), where a row without any real token has one: its last bos. Other masks, or no ids, stay."""
+    if input_ids is None or bos is None or not torch.is_tensor(attention_mask) or not torch.is_tensor(input_ids):
+        return attention_mask
+    if attention_mask.shape != input_ids.shape or attention_mask.ndim != 2:
+        return attention_mask
+    absent = ~attention_mask.bool().any(1, keepdim=True)
+    columns = torch.arange(input_ids.shape[1], device=input_ids.device)
+    last = torch.where(input_ids == bos, columns, 0).amax(1, keepdim=True)
+    return attention_mask.masked_fill(absent & (columns == last), 1)
+
+
+def check_every_text(config: MMConfig, name: str, attention_mask: torch.Tensor | None) -> None:
+    """Raises ValueError where a row has no text, for heads that cannot do without."""
+    if attention_mask is None or attention_mask.ndim != 2 or not config.check_inputs or not may_read_values():
+        return
+    absent = torch.nonzero(~attention_mask.bool().any(1))[:, 0].tolist()
+    if absent:
+        raise ValueError(f"{name} needs a text in every row, and rows {absent} have none (attention_mask is 0)")
+
+
 def check_labels(config: MMConfig, labels: torch.Tensor, shape: torch.Size) -> None:
     """Labels of the text's shape, ids inside the vocabulary or -100."""
     check_tensors(labels=labels)

@@ -168,9 +168,10 @@ class MMJoiningModel(MMMediaModel):
         output = stack(**text)
         if fusion == "co_attention":
             return self._co_attend(stack, output, context, rows, text)
-        output.modality_embeds, output.modality_present = self.modality_vectors(output.pooler_output, context, rows)
+        vectors, present = self.modality_vectors(output.pooler_output, context, rows, text.get("attention_mask"))
+        output.modality_embeds, output.modality_present = vectors, present
         if fusion in REPRESENTATION_FUSIONS:
-            output.pooler_output = self.fusion(output.modality_embeds)
+            output.pooler_output = self.fusion(vectors, present)
         return output
 
     def _merged(self, stack: MMTextModel, context: MMContextOutput | None, rows, text: dict) -> MMModelOutput:
@@ -219,12 +220,22 @@ class MMJoiningModel(MMMediaModel):
         return output
 
     def modality_vectors(
-        self, text: torch.Tensor | None, context: MMContextOutput | None, rows: MMRows | None
+        self,
+        text: torch.Tensor | None,
+        context: MMContextOutput | None,
+        rows: MMRows | None,
+        text_mask: torch.Tensor | None = None,
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """One vector (R, width) per modality that is given, and bool (R,), which rows have it."""
+        """One vector (R, width) per modality that is given, and bool (R,), which rows have it.
+
+        text_mask: (R, T), 1 = real; a row without any real token has no text. None: all have.
+        """
         vectors, present = {}, {}
         if text is not None:
-            vectors["text"], present["text"] = text, text.new_ones(text.shape[0], dtype=torch.bool)
+            has_text = text.new_ones(text.shape[0], dtype=torch.bool)
+            if text_mask is not None and text_mask.ndim == 2:
+                has_text = text_mask.bool().any(1)
+            vectors["text"], present["text"] = text.masked_fill(~has_text[:, None], 0), has_text
         if context is not None:
             media, there = modality_vectors(context, self.config.modalities)
             for name, vector in media.items():

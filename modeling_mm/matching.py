@@ -24,7 +24,7 @@ from .base import MMPreTrainedModel, reject_unknown
 from .context import TOWER_KINDS, as_context
 from .contrastive_head import MMContrastiveHead, normalised
 from .gather import gather_rows, gather_sizes
-from .inputs import INTEGERS, check_mask_values, check_tensors, may_read_values
+from .inputs import INTEGERS, check_every_text, check_mask_values, check_tensors, may_read_values
 from .mining import hard_negatives
 from .model import MMModel
 from .outputs import MMContextOutput
@@ -115,15 +115,15 @@ class MMMatchingModel(MMPreTrainedModel):
                 "encoder_outputs of encode_context(), or set vision_config.pooler='mean' (and final_norm='all')"
             )
 
-    @staticmethod
-    def _text(input_ids, **masks) -> Text | None:
-        """The rows; None where there is no text."""
+    def _text(self, input_ids, **masks) -> Text | None:
+        """The rows; None where there is no text. Raises: ValueError where some rows have one and others have none."""
         if input_ids is None:
             given = [name for name, value in masks.items() if value is not None]
             if given:
                 raise ValueError(f"{', '.join(given)} was given without a text; pass input_ids too")
             return None
         check_tensors(input_ids=input_ids, **masks)
+        check_every_text(self.config, type(self).__name__, masks.get("attention_mask"))
         positions = masks.get("position_ids")
         if positions is not None and len(positions) == 1:
             masks["position_ids"] = positions.expand(len(input_ids), -1)

@@ -19,7 +19,7 @@ from ..configuration.stack import ConfigFaults
 from .context import taken
 from .contrastive_head import normalised
 from .gradcache import encode_in_chunks
-from .inputs import check_tensors
+from .inputs import check_every_text, check_tensors
 from .matching import MMMatchingModel, Text, media_there
 from .outputs import MMContextOutput, MMRetrievalOutput, MMSearchOutput
 from .rows import MMRows
@@ -236,6 +236,8 @@ class MMForImageTextRetrieval(MMMatchingModel):
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
         """As `MMModel.get_text_features`, pooler_output projected to (R, P), not normalised."""
+        check_tensors(attention_mask=attention_mask)
+        check_every_text(self.config, type(self).__name__, attention_mask)
         output = self.model.get_text_features(input_ids, attention_mask, return_dict=True, **kwargs)
         output.pooler_output = self.itc_head.text(output.pooler_output)
         return output

@@ -35,7 +35,8 @@ class MMDataCollator:
     A sample is a dict with any of the columns
         image, images: one picture or a list of them, of any kind that `load_image` reads; None or [] for none;
         video, videos, audio, audios: the same for `load_video` and `load_sound`. Nothing is read before its batch is;
-        text, suffix: the prompt and what the model is to write; a list under text makes several rows;
+        text, suffix: the prompt and what the model is to write; a list under text makes several rows. None for the
+        text of some samples: they have none (their row is masked, or begins with its suffix);
         context_text: what the text encoder reads; text and suffix are then its rows, a list beside one several;
         label: for classification, a number per sample or a vector;
         id: names the sample in draws, a whole number or a string;
@@ -252,7 +253,7 @@ class MMDataCollator:
         asked, prompt = ("text", "context_text") if to_context else ("context_text", "text")
         contexts, train = column(samples, asked), self.mode == "train"
         if contexts is None:
-            prompts, suffixes = texts(samples, "text"), texts(samples, "suffix")
+            prompts, suffixes = texts(samples, "text", may_lack=True), texts(samples, "suffix")
             if prompts is None and suffixes is not None:
                 prompts = [[""] * len(rows) for rows in suffixes]
             found = {"text": prompts, "suffix": suffixes if train else None}

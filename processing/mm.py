@@ -119,7 +119,8 @@ class MMProcessor(ReadingProcessor):
                 of the same length whose entries are a picture, a list of pictures, or None or [] for none. Without
                 text: a picture, or a list of such entries. What a picture may be: `mm.processing.media.load_image`.
             text: one string (one sample), a list (one row per sample), or lists of lists (rows per sample). Without
-                it, and with a suffix, the prompts are empty.
+                it, and with a suffix, the prompts are empty. None in a list: that sample has no text; its row is bos,
+                masked, which classifiers take for absent and generate() for a prompt of bos.
             suffix: what the model is to write, nested like text. Gives labels.
             context_text: what the text encoder is to read, nested as text may be; samples then come by its count. Each
                 is a context of its own, over the media of its sample. text and suffix are nested like it (a list in

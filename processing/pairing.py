@@ -34,8 +34,8 @@ class Samples:
     """B samples: the sources of their media, their context texts, their prompts, and the suffix of each prompt.
 
     media: by the name of the argument ("images", "videos", "audio"), those alone that some sample has.
-    contexts, prompts, suffixes: None where there are none. owners: for each prompt, the number of the context text
-    within its sample that it goes with; 0 throughout without context texts.
+    contexts, prompts, suffixes: None where there are none; a prompt that is None is absent. owners: for each prompt,
+    the number of the context text within its sample that it goes with; 0 throughout without context texts.
     """
 
     media: dict[str, Nested]
@@ -74,7 +74,9 @@ def pair_samples(media: dict[str, Any], text: Any, suffix: Any, context_text: An
     """
     contexts = nest_texts("context_text", context_text)
     if contexts is None:
-        prompts, suffixes = nest_texts("text", text), nest_texts("suffix", suffix)
+        prompts, suffixes = nest_texts("text", text, may_lack=True), nest_texts("suffix", suffix)
+        if prompts is not None and suffixes is None and all(row is None for rows in prompts for row in rows):
+            prompts = None
         owners = [[0] * len(rows) for rows in prompts or suffixes or []]
     else:
         prompts, owners = _nest_under(context_text, "text", text)
@@ -97,8 +99,11 @@ def pair_samples(media: dict[str, Any], text: Any, suffix: Any, context_text: An
     return Samples(found, contexts, prompts, suffixes, owners)
 
 
-def nest_texts(name: str, texts: Any) -> Nested | None:
-    """A string, a list of strings or a list of lists of strings as the rows of each sample; None stays None."""
+def nest_texts(name: str, texts: Any, may_lack: bool = False) -> Nested | None:
+    """A string, a list of strings or a list of lists of strings as the rows of each sample; None stays None.
+
+    may_lack: some of them may be None, too.
+    """
     if texts is None:
         return None
     if isinstance(texts, str):
@@ -107,14 +112,17 @@ def nest_texts(name: str, texts: Any) -> Nested | None:
         _check_string(name, texts)
     if not texts:
         raise ValueError(f"{name} is an empty list; give None for no texts")
-    nested = isinstance(texts[0], (list, tuple))
+    nested = isinstance(next((entry for entry in texts if entry is not None), None), (list, tuple))
+    if nested and may_lack:
+        texts = [[None] if entry is None else entry for entry in texts]
     for index, entry in enumerate(texts):
         if isinstance(entry, (list, tuple)) != nested:
             raise TypeError(f"{name} mixes single texts and lists of texts: {name}[{index}] is {type(entry).__name__}")
         if nested and not entry:
             raise ValueError(f"{name}[{index}] is an empty list: each sample needs a text")
         for row in entry if nested else [entry]:
-            _check_string(f"{name}[{index}]", row)
+            if not (may_lack and row is None):
+                _check_string(f"{name}[{index}]", row)
     return [list(entry) if nested else [entry] for entry in texts]
 
 

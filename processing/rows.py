@@ -60,9 +60,10 @@ class RowOptions:
 
 
 def encode_rows(
-    tokenizer: Any, prompts: list[str], suffixes: list[str] | None, options: RowOptions
+    tokenizer: Any, prompts: Sequence[str | None], suffixes: list[str] | None, options: RowOptions
 ) -> dict[str, list[list[int]]]:
-    """Rows of ids for R prompts, and for as many suffixes where there are some.
+    """Rows of ids for R prompts, and for as many suffixes where there are some. A prompt of None, without a suffix, is
+    an absent text: bos that is masked like its padding.
 
     A row that is too long loses the end of its prompt first (its start where the tokenizer truncates at the left),
     then the end of its suffix: bos stays, and a suffix that was cut has no eos, since the text does not end there.
@@ -80,8 +81,10 @@ def encode_rows(
         raise ValueError("the tokenizer has neither an eos nor a sep token, and rows with a suffix or closed need one")
     if options.fixed_length is not None and suffixes is None and not options.closed:
         raise ValueError("fixed_length with open prompts: its pads are attended; pass add_eos_token=True")
-    prompt_ids, suffix_ids = _token_ids(tokenizer, prompts, suffixes, options.is_chat)
-    spans = _spans(tokenizer, prompts) if options.offsets else [[] for _ in prompts]
+    absent = {index for index, prompt in enumerate(prompts) if prompt is None and suffixes is None}
+    texts = ["" if prompt is None else prompt for prompt in prompts]
+    prompt_ids, suffix_ids = _token_ids(tokenizer, texts, suffixes, options.is_chat)
+    spans = _spans(tokenizer, texts) if options.offsets else [[] for _ in texts]
     closes = options.closed and options.add_special_tokens
 
     limit = _limit(tokenizer, options)
@@ -89,7 +92,8 @@ def encode_rows(
     for index, prompt in enumerate(prompt_ids):
         starts = options.add_special_tokens and bos is not None and prompt[:1] != [bos]
         head = [bos] if starts else []
-        closing = closes and prompt[-1:] != [eos]  # a chat template may close the text itself
+        # a chat template may close the text itself
+        closing = closes and prompt[-1:] != [eos] and index not in absent
         tail = [*suffix_ids[index], eos] if suffixes is not None else [eos] * closing
         if not head + prompt + tail:
             raise ValueError(f"text {index} is empty, and the tokenizer has no bos or cls token to start a row with")
@@ -108,7 +112,10 @@ def encode_rows(
         logger.warning("%d of %d texts were cut to %d tokens; the longest had %d", cut, len(rows), limit, max(lengths))
     more = {"labels": (labels, IGNORED_LABEL)} if suffixes is not None else {}
     more |= {"offset_mapping": (offsets, NOWHERE)} if options.offsets else {}
-    return _padded(tokenizer, rows, more, limit, options)
+    padded = _padded(tokenizer, rows, more, limit, options)
+    for index in absent:
+        padded["attention_mask"][index] = [0] * len(padded["attention_mask"][index])
+    return padded
 
 
 def row_ends(tokenizer: Any) -> tuple[int | None, int | None]:

@@ -58,10 +58,12 @@ def column(samples: Sequence[Mapping[str, Any]], name: str) -> list | None:
     return values
 
 
-def texts(samples: Sequence[Mapping[str, Any]], name: str) -> list[list] | None:
-    """A column of texts as lists: each sample has one text or several."""
-    values = column(samples, name)
-    return values and [list(value) if isinstance(value, (list, tuple)) else [value] for value in values]
+def texts(samples: Sequence[Mapping[str, Any]], name: str, may_lack: bool = False) -> list[list] | None:
+    """A column of texts as lists: each sample has one text or several; may_lack: or none, where some sample has."""
+    values = [sample.get(name) for sample in samples] if may_lack else column(samples, name)
+    if values is None or all(value is None for value in values):
+        return None
+    return [list(value) if isinstance(value, (list, tuple)) else [value] for value in values]
 
 
 def texts_under(contexts: list, samples: Sequence[Mapping[str, Any]], name: str) -> list[list] | None:

@@ -265,9 +265,9 @@ BAD_SAMPLES = [
     ([{"image": RED, "images": [RED], "text": "a"}], ValueError, "sample 0 has both image and images"),
     ([{"images": RED, "text": "a"}], TypeError, "images of sample 0 is a list; got Image"),
     (
-        [{"image": RED, "text": "a"}, {"image": RED}],
+        [{"image": RED, "context_text": "a", "suffix": "b"}, {"image": RED, "suffix": "b"}],
         ValueError,
-        "text is missing from 1 of 2 samples, first from sample 1",
+        "context_text is missing from 1 of 2 samples, first from sample 1",
     ),
     ([{"image": RED, "suffix": "a"}, {"image": RED, "suffix": None}], ValueError, "suffix is missing from 1 of 2"),
     ([{"image": RED, "suffix": "a", "label": 1}], ValueError, "both suffix and label"),
