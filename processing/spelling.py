@@ -15,12 +15,12 @@ from transformers import PreTrainedTokenizerFast
 SPACES = (
     r" (?=[.,;:!?%)\]}”…])",  # before what closes
     r"(?<=[(\[{“¿¡]) ",  # after what opens
-    r"(?<=\w) (?=[-‐‑/_] \w)",  # on both sides of what joins words
+    r"(?<=\w) (?=[-‐‑/_]( \w|$))",  # on both sides of what joins words; at the end too, as a stream shows it
     r"(?<=\w[-‐‑/_]) (?=\w)",
     r"(?<=\w) (?=’)",  # the closing quote and apostrophe: boys’ room
-    r"(?<=\w) (?=' (s|t|m|d|re|ve|ll)\b)",  # ' may open a quotation too: only of what is known it is an apostrophe
-    r"(?<=[’']) (?=(s|t|m|d|re|ve|ll)\b)",  # man’s, don't
-    r"(?<=\b[od]) (?=' \w)",  # o'clock
+    r"(?<=\w) (?='( (s|t|m|d|re|ve|ll)\b| [rvl]$|$))",  # ' may open a quotation: known ends alone
+    r"(?<=[’']) (?=(s|t|m|d|re|ve|ll)\b|[rvl]$)",  # man’s, don't
+    r"(?<=\b[od]) (?='( \w|$))",  # o'clock
     r"(?<=\b[od]['’]) (?=\w)",
     r"(?<=\d[.:]) (?=\d)",  # 3.5 and 12:30
     r"(?<=\d,) (?=\d{3}\b)",  # 1,000

@@ -4,6 +4,7 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 
 import logging
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -247,6 +248,17 @@ def test_eight_bits_are_refused_in_words(dtype):
 def test_the_interpreter_is_asked_for_as_triton_is(setting, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", setting)
     assert asks_for_interpreter(setting) == triton.knobs.runtime.interpret
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [("0", "1"), ("yes", "0")])
+def test_an_interpreter_that_comes_or_goes_after_the_import_is_refused(before, after):
+    code = (
+        f"import os, mm.kernels.cross_attention; os.environ['TRITON_INTERPRET'] = '{after}'; import mm.kernels.launch"
+    )
+    environment = {**os.environ, "TRITON_INTERPRET": before}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "RuntimeError: TRITON_INTERPRET was changed after mm was imported" in done.stderr
 
 
 WITHOUT_TRITON = """

@@ -1,7 +1,8 @@
 """What a tokenizer writes is what it read: the packaged one's names, texts of every punctuation, and what it says."""
 
 import pytest
-from transformers import AutoTokenizer, BertTokenizer, GPT2Tokenizer
+import torch
+from transformers import AutoTokenizer, BertTokenizer, GPT2Tokenizer, TextStreamer
 
 from mm import MMProcessor
 from mm.cli.caption import PACKAGED_MODEL
@@ -42,6 +43,18 @@ def test_the_packaged_model_writes_what_it_reads(shipped, text):
 def test_beams_and_batches_are_written_alike(shipped):
     ids = shipped(NAMES, padding=True)["input_ids"]
     assert shipped.batch_decode(ids, skip_special_tokens=True) == NAMES
+
+
+@pytest.mark.parametrize(
+    "text", [*NAMES, *TEXTS[:2], *TEXTS[3:], "3.5 km at 12:30", "say ' cheese ' now", "a -", "o'"]
+)
+def test_a_stream_shows_what_the_whole_is(shipped, text, capsys):
+    """A streamer prints word by word, and takes nothing back. (1,000 whose zeros are two tokens is "1, 000" there.)"""
+    streamer = TextStreamer(shipped)
+    for token in shipped(text, add_special_tokens=False)["input_ids"]:
+        streamer.put(torch.tensor([token]))
+    streamer.end()
+    assert capsys.readouterr().out.rstrip("\n") == shipped.decode(shipped(text, add_special_tokens=False)["input_ids"])
 
 
 def test_spelling_changes_no_id_and_is_saved(bert, shipped, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     AutoImageProcessor,
     AutoProcessor,
@@ -49,6 +49,7 @@ from transformers import (
 
 from mm import MMProcessor
 from mm.conversion_scripts.convert import convert, convert_back
+from mm.conversion_scripts.processor import spelling_notes
 
 SQUARE = {"size": {"height": 16, "width": 16}}
 CUT = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
@@ -196,6 +197,21 @@ def test_processor_and_model_together_give_siglip_s_logits(case, picture, assert
     there = SiglipModel.from_pretrained(directory).eval()(**given).logits_per_image
     here = done.model(**done.processor(images=[picture, None], text=texts, return_tensors="pt"), return_loss=False)
     assert_close(here.logits_per_image[:1], there)
+
+
+def test_what_the_source_s_tokenizer_changes_is_said(peer, saved, tokenizer):
+    """Of a model that writes; a dual encoder's texts are only read."""
+    parts = (BlipImageProcessor(**SQUARE), tokenizer)
+    report = convert(saved(peer(BlipForConditionalGeneration, BLIP), *parts)).report
+    (note,) = [line for line in report if "tokenizer: it writes" in line]
+    assert '"big" for "Big"' in note or "[UNK]" in note
+    assert spelling_notes(tokenizer) == [note.removeprefix("note: ")]
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend = Tokenizer(models.BPE({letter: n for n, letter in enumerate(sorted(byte_level.alphabet()))}, []))
+    backend.pre_tokenizer, backend.decoder = byte_level, decoders.ByteLevel()
+    assert spelling_notes(PreTrainedTokenizerFast(tokenizer_object=backend)) == []
+    dual = convert(saved(peer(BlipForImageTextRetrieval, BLIP), *parts, name="dual")).report
+    assert not any("it writes" in line for line in dual)
 
 
 def test_pictures_cut_to_their_content_have_no_way_back(peer, saved, tokenizer, tmp_path):
