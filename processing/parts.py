@@ -4,6 +4,7 @@ processor_config.json   settings, image_processor {…}, feature_extractor {…}
 tokenizer.json, tokenizer_config.json, chat_template.jinja
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,41 @@ PARTS = {
     "tokenizer": AutoTokenizer,
     "feature_extractor": AutoFeatureExtractor,
 }
+
+
+_FILES = (
+    "processor_config.json", "preprocessor_config.json", "tokenizer_config.json", "tokenizer.json", "vocab.json",
+    "added_tokens.json", "special_tokens_map.json",
+)  # fmt: skip
+
+
+def _unreadable(source: str | Path, error: Exception) -> ValueError:
+    """Names the file that is not JSON, else those that are there."""
+    there = [Path(source) / name for name in _FILES if (Path(source) / name).is_file()]
+    broken = [file for file in there if not _is_json(file)] or there
+    named = ", ".join(repr(str(file)) for file in broken) or repr(str(source))
+    return ValueError(f"the processor cannot be read from {named}: {type(error).__name__}: {error}")
+
+
+def _is_json(file: Path) -> bool:
+    """Whether a file holds a JSON object, as all of these do."""
+    try:
+        return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _part(auto_class: Any, source: str | Path, options: dict[str, Any]) -> Any:
+    """One part. A tokenizer.json that holds no object is refused, of which Transformers makes an empty vocabulary."""
+    if auto_class is not AutoTokenizer:
+        return auto_class.from_pretrained(source, **options)
+    file = Path(source) / (options.get("subfolder") or "") / "tokenizer.json"
+    if file.is_file() and not _is_json(file):
+        raise ValueError(f"the tokenizer cannot be read from {str(file)!r}, which holds no JSON object")
+    try:
+        return auto_class.from_pretrained(source, **options)
+    except TypeError as error:  # of its files: it is given no argument of the caller's
+        raise _unreadable(source, error) from error
 
 
 class _OwnParts:
@@ -51,6 +87,18 @@ class ProcessorOfParts(ProcessorMixin):
     read_from = SHIM  # the file that the saved processor named for its classes
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in Transformers; what its parts raise for broken files, of any kind, is a ValueError that names them."""
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except json.JSONDecodeError as error:
+            raise _unreadable(pretrained_model_name_or_path, error) from error
+        except (OSError, ValueError, TypeError):
+            raise
+        except Exception as error:  # tokenizers raises that bare; others KeyError, AttributeError, RecursionError
+            raise _unreadable(pretrained_model_name_or_path, error) from error
+
+    @classmethod
     def from_args_and_dict(cls, args, processor_dict: dict[str, Any], **kwargs):
         made: Any = super().from_args_and_dict(args, processor_dict, **kwargs)
         (made[0] if isinstance(made, tuple) else made).read_from = front_of(processor_dict.get("auto_map"))
@@ -82,6 +130,6 @@ class ProcessorOfParts(ProcessorMixin):
         return [
             given.get(name)
             if name in given or wanted[name] is None
-            else auto_class.from_pretrained(pretrained_model_name_or_path, **kwargs)
+            else _part(auto_class, pretrained_model_name_or_path, kwargs)
             for name, auto_class in PARTS.items()
         ]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -97,3 +98,29 @@ def test_sounds_alone_need_no_other_part(tmp_path):
     loaded = MMProcessor.from_pretrained(tmp_path)
     assert loaded.image_processor is None and loaded.tokenizer is None
     assert loaded(audio=np.zeros(800), sampling_rate=16000)["input_features"].shape == (1, 1, 80, 100)
+
+
+BROKEN = {
+    "cut": lambda text: text[: len(text) // 2],
+    "empty": lambda text: "",
+    "a list": lambda text: "[]",
+    "no model": lambda text: json.dumps({**json.loads(text), "model": {"type": "Nope"}}),
+    "no vocabulary": lambda text: json.dumps(
+        {name: value for name, value in json.loads(text).items() if name != "model"}
+    ),
+    "words as ids": lambda text: json.dumps({**json.loads(text), "added_tokens": [{"id": "x"}]}),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "processor_config.json"])
+def test_a_broken_file_of_a_processor_is_named(folder, tmp_path, name, how):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).write_text(BROKEN[how]((tmp_path / name).read_text()))
+    try:
+        found = MMProcessor.from_pretrained(tmp_path)
+    except (ValueError, OSError, TypeError) as error:
+        assert name in str(error)
+    else:  # what was changed is not read
+        whole = MMProcessor.from_pretrained(folder)
+        assert found.tokenizer.get_vocab() == whole.tokenizer.get_vocab()
