@@ -12,6 +12,8 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from ..modeling_mm.row_ends import warn_of_other_ids
+
 PACKAGED_MODEL = Path(__file__).resolve().parents[1] / "checkpoints" / "mm-tiny"
 _MODEL, _ADAPTER, _PROCESSOR = "config.json", "adapter_config.json", "processor_config.json"
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -42,6 +44,7 @@ def load_model(source: str | Path | None = None) -> tuple:
     processor = _processor(source if _PROCESSOR in found else holder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = cast(nn.Module, AutoModelForImageTextToText.from_pretrained(source))
+    warn_of_other_ids(model, processor)
     return model.to(device).eval(), processor
 
 

@@ -11,7 +11,7 @@ from .heads import (
     pretraining_faults,
     retrieval_faults,
 )
-from .presets import PRESETS
+from .presets import PRESETS, preset_fields
 from .resampler import MMResamplerConfig
 from .rules import config_faults, own_faults
 from .stack import ConfigFaults, MMBaseConfig, checked, nearest
@@ -144,15 +144,24 @@ class MMConfig(MMBaseConfig):
             raise ConfigFaults(type(self).__name__, own_faults(self) + faults)
 
     @classmethod
-    def preset(cls, name: str, **overrides) -> "MMConfig":
-        """The configuration of a named size; `overrides` replace top-level fields, sub-config dicts are merged."""
+    def preset(cls, name: str, *, tokenizer: Any = None, **overrides) -> "MMConfig":
+        """The configuration of a named size.
+
+        Args:
+            tokenizer: the text has its number of tokens and its ids of bos (or cls), eos (or sep) and padding, unless
+                an override names them.
+            overrides: replace top-level fields; dicts of parts are merged, or stand alone if of another model_type.
+                What then has one choice follows: a fusion that reads a text at once makes it see both ways, a text
+                encoder is built like the decoder, and the decoder reads what is as wide as that.
+        """
         if name not in PRESETS:
             raise ValueError(f"preset {name!r} is unknown{nearest(name, PRESETS)}; accepted: {', '.join(PRESETS)}")
-        fields: dict[str, Any] = dict(PRESETS[name])
-        for key, value in overrides.items():
-            both_dicts = isinstance(value, dict) and isinstance(fields.get(key), dict)
-            fields[key] = {**fields[key], **value} if both_dicts else value
-        return cls(**fields)
+        specs = cls.sub_configs_defaults
+
+        def tower(side: str, given: Any) -> Any:
+            return specs[f"{side}_config"].create_subconfig(f"{side}_config", given)[0]
+
+        return cls(**preset_fields(name, tokenizer, overrides, tower))
 
     @property
     def has_text_encoder(self) -> bool:

@@ -79,6 +79,19 @@ def shares(config, *names: str) -> list[str]:
     return [f"{n}={getattr(config, n)} must be in [0, 1)" for n in names if not 0 <= getattr(config, n) < 1]
 
 
+def overridden(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`fields` with `changes`: dicts of a part are merged, unless the part becomes one of another model_type."""
+    result = dict(fields)
+    for name, value in changes.items():
+        old = result.get(name)
+        old = old.to_dict() if isinstance(old, PreTrainedConfig) and isinstance(value, dict) else old
+        if isinstance(value, dict) and isinstance(old, dict):
+            kind = old.get("model_type")
+            value = {**old, **value} if value.get("model_type", kind) == kind else value
+        result[name] = value
+    return result
+
+
 class MMBaseConfig(PreTrainedConfig):
     """A configuration that names its unknown keys and lists all its faults at once."""
 
@@ -110,6 +123,29 @@ class MMBaseConfig(PreTrainedConfig):
             if key in known or key in _TRANSFORMERS_KEYS or key in generation or key.startswith("_"):
                 continue
             logger.warning(f"{type(self).__name__} has no field {key!r}{nearest(key, known)}; it changes nothing.")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        """As in Transformers; fields among the keywords are part of what is built and checked, not set afterwards.
+
+        A dict for a part is merged with what config_dict has of it, unless it is of another model_type.
+        """
+        own = set(cls.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)  # dtype="auto" is no value
+        fields = {name: kwargs.pop(name) for name in [*kwargs] if name in own}
+        made = super().from_dict(overridden(config_dict, fields), **kwargs)
+        (made[0] if isinstance(made, tuple) else made).validate_architecture()  # the other keywords were set on it
+        return made
+
+    def update(self, config_dict: dict[str, Any]) -> None:
+        """Sets these fields and checks them all; one that breaks a rule leaves everything as it was."""
+        before = dict(vars(self))
+        try:
+            super().update(config_dict)
+            self.validate_architecture()
+        except (ValueError, TypeError):
+            vars(self).clear()
+            vars(self).update(before)
+            raise
 
     def faults(self) -> list[str]:
         """Every broken rule, as a sentence that names the setting to change."""

@@ -43,7 +43,7 @@ class MMTextConfig(MMStackConfig):
     embedding_scale: float | int = 1.0  # factor of the tokens' vectors; sqrt(hidden_size) in fairseq's models
     interpolate_positions: bool = False  # a text longer than the learned positions spreads over them
     rope_parameters: dict | None = None  # Transformers' (rope_type, rope_theta, ...); None with "rope": theta 10000
-    type_vocab_size: int = 0  # 0: token_type_ids are ignored
+    type_vocab_size: int = 0  # 0: token_type_ids other than 0 are refused
     is_causal: bool = True
     use_cache: bool = True
     segment_length: int | None = None  # a text encoder's: longer texts attend in segments of so many tokens,

@@ -8,9 +8,9 @@ import transformers
 from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.image_utils import SizeDict
 
+from ..configuration.special_ids import row_ends
 from ..processing.image import MMImageProcessorPil
 from ..processing.mm import MMProcessor
-from ..processing.rows import row_ends
 from ..processing.spelling import PROBES, changed_texts
 from .family import Layout, Plan
 

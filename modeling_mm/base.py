@@ -62,6 +62,10 @@ class MMPreTrainedModel(PreTrainedModel):
 
     register_for_auto_class = classmethod(register_for_auto_class)  # pyright: ignore[reportAssignmentType]
 
+    def __init__(self, config, *args, **kwargs):
+        config.validate_architecture()  # again, for fields may have been set since it was made
+        super().__init__(config, *args, **kwargs)
+
     @property
     def device(self) -> torch.device:
         """Where inputs go. Weights that accelerate keeps elsewhere are on the meta device until they are read."""

@@ -34,6 +34,7 @@ from .model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
 from .outputs import MMCausalLMOutput, MMContextOutput
 from .ranking import MMRanking
 from .rope import check_growth
+from .row_ends import check_once, warn_of_beginnings, warn_of_endings
 from .trainers import (
     answer_settings,
     calling_trainer,
@@ -70,6 +71,7 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, MMGenerationMixin
         text, faults = config.text_config, config.generation_faults()
         if faults:
             raise ValueError(f"MMForConditionalGeneration cannot write with this configuration: {'; '.join(faults)}")
+        self.ends_checked: set[str] = set()
         self.model = MMModel(config)
         self.lm_head_transform = build_head_transform(text) if config.lm_head_transform else nn.Identity()
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=config.lm_head_bias)
@@ -92,6 +94,7 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, MMGenerationMixin
         text_encoder=None,
         cross_attention_every=None,
         flamingo=None,
+        tokenizer=None,
         **config_overrides,
     ) -> "MMForConditionalGeneration":
         """A model that starts from published towers; what no tower has (cross-attention, projector) is new.
@@ -106,6 +109,8 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, MMGenerationMixin
                 `text` (Flamingo).
             flamingo: a file of OpenFlamingo, whose `vision` and `text` are given beside it: its resampler, gated
                 layers and embeddings.
+            tokenizer: whose ids open, close and pad a text. None: those that the text's config does not name (BERT's)
+                are read from the tokenizer that is saved beside it.
             config_overrides: fields of MMConfig; those of a part (`text_config={...}`) are merged with the tower's.
 
         Raises: ValueError for a tower that is not known, or tensors too many, too few or of another shape.
@@ -118,6 +123,7 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, MMGenerationMixin
             text_encoder=text_encoder,
             cross_attention_every=cross_attention_every,
             flamingo=flamingo,
+            tokenizer=tokenizer,
             **config_overrides,
         )
 
@@ -171,6 +177,9 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, MMGenerationMixin
         if input_ids is None and inputs_embeds is None:
             raise ValueError("text is needed to predict text: pass input_ids or inputs_embeds (generate() needs none)")
         targets = self._targets(labels, shift_labels, input_ids, inputs_embeds, logits_to_keep)
+        if targets is not None and shift_labels is None and input_ids is not None:
+            check_once(self, "beginnings", warn_of_beginnings, input_ids, attention_mask)
+            check_once(self, "endings", warn_of_endings, labels)
         if targets is None and num_items_in_batch is not None:
             check_smoothing_of_tokens()  # the loss is made outside of the model
         output = self.model(
@@ -270,6 +279,8 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, MMGenerationMixin
         if ids is not None or embeds is not None:
             has_past, read_values = cache is not None, self.config.check_inputs
             check_text(self.config.text_config, ids, embeds, **given, has_past=has_past, read_values=read_values)
+            if ids is not None and not has_past:
+                check_once(self, "beginnings", warn_of_beginnings, ids, given["attention_mask"])
         return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
 
     def _maybe_initialize_input_ids_for_generation(self, inputs, bos_token_id, model_kwargs):

@@ -82,11 +82,21 @@ def check_text(
                 f"position_ids must be int64 {shape}, as the text; got {position_ids.dtype} "
                 f"{tuple(position_ids.shape)}"
             )
-    if token_type_ids is not None and config.type_vocab_size:
-        check_tensors(token_type_ids=token_type_ids)
-        _check_ids("token_type_ids", token_type_ids, config.type_vocab_size, read_values, limit="type_vocab_size")
-        if tuple(token_type_ids.shape) != shape:
-            raise ValueError(f"token_type_ids must be {shape}, as the text; got {tuple(token_type_ids.shape)}")
+    if token_type_ids is not None:
+        _check_token_types(token_type_ids, config.type_vocab_size, shape, read_values)
+
+
+def _check_token_types(types: torch.Tensor, size: int, shape: tuple[int, int], read_values: bool) -> None:
+    """Types inside the table. A text without one takes zeros, which many tokenizers give and which say nothing."""
+    check_tensors(token_type_ids=types)
+    if tuple(types.shape) != shape:
+        raise ValueError(f"token_type_ids must be {shape}, as the text; got {tuple(types.shape)}")
+    if not size and read_values and types.numel() and bool(types.any()):
+        raise ValueError(
+            f"token_type_ids hold {int(types.min())}..{int(types.max())}, but this model has no token types "
+            "(type_vocab_size=0); leave them out"
+        )
+    _check_ids("token_type_ids", types, size or 1, read_values, limit="type_vocab_size")
 
 
 def check_candidates(config: MMConfig, ids: torch.Tensor, mask: torch.Tensor | None) -> None:

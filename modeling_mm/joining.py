@@ -9,6 +9,8 @@ context and the text.
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalCall=false
 # pyright: reportOptionalSubscript=false
 
+import copy
+
 import torch
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -30,15 +32,31 @@ from .text import MMTextModel
 from .vision import MMVisionModel
 
 
+def _structure(config: MMConfig) -> dict:
+    """What a model is built by and a call reads again."""
+    names = ("fusion_type", "share_text_encoder", "modalities", "projector_type")
+    return {name: copy.copy(getattr(config, name)) for name in names}
+
+
 class MMJoiningModel(MMMediaModel):
     """The side of MMModel where text is read."""
 
     def __init__(self, config: MMConfig):
         super().__init__(config)
+        self.built_for = _structure(config)
         encoder = config.text_encoder_config
         self.text_encoder = None if encoder is None else MMTextModel._from_config(encoder)
         self.fusion = build_fusion(config)
         self.language_model = MMTextModel._from_config(config.text_config)
+
+    def check_unchanged(self) -> None:
+        """Raises ValueError where the configuration now describes another model than this one."""
+        for name, value in self.built_for.items():
+            if getattr(self.config, name) != value:
+                raise ValueError(
+                    f"this model was built with {name}={value!r}, but its configuration now says "
+                    f"{getattr(self.config, name)!r}; set it back, or build a new model from the configuration"
+                )
 
     # ---- the context ------------------------------------------------------------------------------------------------
 

@@ -80,6 +80,7 @@ class MMModel(MMJoiningModel):
         Raises: ValueError or TypeError in words for bad input; TypeError for unknown arguments.
         """
         reject_unknown(kwargs, MEDIA_INPUTS + TEXT_INPUTS)
+        self.check_unchanged()
         media = {
             "pixel_values": pixel_values,
             "pixel_attention_mask": pixel_attention_mask,

@@ -16,6 +16,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import Pipeline
 
 from .loading import check_trained
+from .row_ends import warn_of_other_ids
 
 
 @dataclass
@@ -48,6 +49,7 @@ class MMPipeline(Pipeline):
     def __init__(self, model, *args, **kwargs):
         check_trained(model)
         super().__init__(model, *args, **kwargs)
+        warn_of_other_ids(model, self.processor)
 
     def inputs(self, **given: Any) -> dict[str, Any]:
         """Tensors on the model's device, floating ones in its dtype."""

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, AutoTokenizer
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from ..configuration.mm import MMConfig
+from ..configuration.special_ids import text_ids
 from .checkpoint import Checkpoint
 from .config_mapping import TowerPlan, source_config
 from .flamingo import FlamingoWeights, Overlaid, inserted
@@ -98,12 +99,14 @@ def from_towers(
     text_encoder: Source | None = None,
     cross_attention_every: int | None = None,
     flamingo: Source | None = None,
+    tokenizer: Any = None,
     **overrides: Any,
 ) -> Any:
     """See `MMForConditionalGeneration.from_towers`."""
     seen, words = None if vision is None else vision_tower(vision), text_tower(text)
     foreign = {} if seen is not None or vision is None else {"vision": foreign_tower(vision)}
     foreign |= {} if audio is None else {"audio": foreign_tower(audio)}
+    words[1].settings.update(_ids(words, tokenizer, overrides.get("text_config") or {}))
     question = None if text_encoder is None else text_tower(text_encoder)
     weights = None if flamingo is None else FlamingoWeights(Checkpoint(flamingo))
     if weights is not None and (seen is None or cross_attention_every is not None):
@@ -136,6 +139,21 @@ def from_towers(
         tensors |= weights.tensors(config.text_config.cross_attention_layers, shapes)
     new |= {name: "between the towers" for name in shapes if any(_is(name, t) for t in _NEW_BETWEEN)}
     return _filled_model(model_class, config, tensors, set(new) - tensors.keys(), words[0].dtype())
+
+
+def _ids(words: tuple[Checkpoint, TowerPlan], tokenizer: Any, given: Mapping[str, Any]) -> dict[str, int]:
+    """The ids of a text's ends and padding by `tokenizer`; without one, those that neither its config nor the caller
+    names (BERT's bos and eos) by the tokenizer that is saved beside it."""
+    checkpoint, plan = words
+    if tokenizer is not None:
+        return {name: value for name, value in text_ids(tokenizer).items() if value is not None}
+    missing = [name for name in ("bos_token_id", "eos_token_id") if {**plan.settings, **given}.get(name) is None]
+    files = map(checkpoint.beside, ("tokenizer.json", "tokenizer_config.json", "vocab.txt"))
+    beside = next((file for file in files if file is not None), None)
+    if not missing or beside is None:
+        return {}
+    found = text_ids(AutoTokenizer.from_pretrained(beside.parent))
+    return {name: value for name, value in found.items() if name in missing and value is not None}
 
 
 def flamingo_config(seen: TowerPlan, words: TowerPlan, weights: FlamingoWeights) -> MMConfig:

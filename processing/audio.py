@@ -26,6 +26,26 @@ LOUDEST = 16.0
 # Extractors of bands want 25 ms for a frame, those that join pairs of frames 10 ms more.
 SHORTEST_SECONDS = 0.035
 
+# Settings of extractors by which every feature would become NaN, infinite or the same, and whether they are positive.
+_NUMBERS = {
+    "sampling_rate": True,
+    "mean": False,
+    "std": True,
+    "padding_value": False,
+    "dither": False,
+    "preemphasis": False,
+}
+
+
+def check_extractor(extractor: Any) -> None:
+    """Raises ValueError for a feature extractor with a number that makes no sense."""
+    for name, positive in _NUMBERS.items():
+        value = getattr(extractor, name, None)  # of another library: which of these it has is what is asked
+        if isinstance(value, (int, float)) and not (math.isfinite(value) and (value > 0 or not positive)):
+            accepted = "finite numbers above 0" if positive else "finite numbers"
+            raise ValueError(f"{type(extractor).__name__}: {name}={value!r}; accepted are {accepted}")
+
+
 # What extractors call the mask of their frames.
 _FRAME_MASKS = ("attention_mask", "padding_mask", "input_features_mask")
 

@@ -68,7 +68,7 @@ class PictureAugmentation:
                 raise ValueError(f"{name}={getattr(self, name)!r}; accepted are 0..1")
         if not 0 <= self.rotation <= 180:
             raise ValueError(f"rotation={self.rotation!r}; accepted are 0..180 degrees")
-        if self.operations != int(self.operations) or self.operations < 0:
+        if not (self.operations >= 0 and math.isfinite(self.operations) and self.operations == int(self.operations)):
             raise ValueError(f"operations={self.operations!r}; accepted are whole numbers from 0")
         rgb_colour(self.background)
 

@@ -18,8 +18,10 @@ import numpy as np
 import torch
 from transformers.feature_extraction_utils import BatchFeature
 
+from .audio import check_extractor
 from .call_options import CallOptions, MMProcessorKwargs, call_options
 from .media import MediaDecodeError
+from .options import check_normalisation
 from .pairing import Samples, pair_samples
 from .reading import LIMITS, ReadingProcessor
 from .rows import RowOptions, encode_rows
@@ -84,6 +86,9 @@ class MMProcessor(ReadingProcessor):
             feature_extractor=feature_extractor,
             chat_template=chat_template,
         )
+        if image_processor is not None:
+            check_normalisation(vars(image_processor))
+        check_extractor(feature_extractor)
         check_choice("prompt_to", prompt_to, ("decoder", "context"))
         check_jitter(frame_jitter)
         if audio_augmentation is not None:
@@ -94,6 +99,7 @@ class MMProcessor(ReadingProcessor):
             SoundAugmentation(**audio_augmentation)  # raises for what it does not know
         for name, value in _checked_defaults(defaults).items():
             setattr(self, name, value)
+        RowOptions(fixed_length=fixed_length)  # raises for what is no length
         self.context_bos_token = context_bos_token
         self.fixed_length = fixed_length
         self.prompt_to = prompt_to
@@ -311,6 +317,8 @@ def _checked_defaults(given: MMCallDefaults) -> dict[str, Any]:
         raise TypeError(f"MMProcessor got unknown arguments {unknown}; beside its parts it takes {sorted(DEFAULTS)}")
     defaults = {**DEFAULTS, **given}
     check_frame_settings(defaults["num_frames"], defaults["frame_sampling"])
+    if not isinstance(defaults["add_eos_token"], bool):
+        raise ValueError(f"add_eos_token={defaults['add_eos_token']!r}; accepted are True or False")
     return defaults
 
 

@@ -1,5 +1,6 @@
 """The options of MM's image processors: their names and types, and the rules for their values."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,17 @@ def check_types(options: dict[str, Any]) -> None:
         raise type(fault.__cause__ or ValueError())(f"image processor: {fault.__cause__ or fault}") from fault
 
 
+def check_normalisation(options: Mapping[str, Any]) -> None:
+    """Raises ValueError for numbers by which pixels would become NaN, infinite or all the same."""
+    for name, positive in (("image_mean", False), ("image_std", True), ("rescale_factor", True)):
+        if options.get(name) is None:
+            continue
+        numbers = np.asarray(options[name], dtype=np.float64)
+        if not np.isfinite(numbers).all() or (positive and not (numbers > 0).all()):
+            accepted = "finite numbers above 0" if positive else "finite numbers"
+            raise ValueError(f"{name}={options[name]!r}; accepted are {accepted}")
+
+
 def check_options(options: dict[str, Any]) -> None:
     """Values of options. Raises ValueError that names the option, what was given and what is accepted."""
     rgb_colour(options["background"])
@@ -72,8 +84,11 @@ def check_options(options: dict[str, Any]) -> None:
     for name in ("image_mean", "image_std"):
         if np.asarray(options[name]).size not in (1, 3):
             raise ValueError(f"{name}={options[name]!r}; accepted are one number or three")
-    if not np.all(np.asarray(options["image_std"]) > 0):
-        raise ValueError(f"image_std={options['image_std']!r}; accepted are numbers above 0")
+    check_normalisation(options)
+    for name in ("size", "crop_size"):
+        sides = {} if options[name] is None else {side: n for side, n in dict(options[name]).items() if n is not None}
+        if any(number < 1 for number in sides.values()):
+            raise ValueError(f"{name}={sides}; accepted are whole numbers from 1")
     accepted = {"resize_mode": RESIZE_MODES, "channel_order": ("rgb", "bgr"), "input_range": (None, 1, 255)}
     for name, values in accepted.items():
         if options[name] not in values:

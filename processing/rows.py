@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..configuration.special_ids import row_ends
+
 logger = logging.getLogger(__name__)
 
 IGNORED_LABEL = -100
@@ -116,13 +118,6 @@ def encode_rows(
     for index in absent:
         padded["attention_mask"][index] = [0] * len(padded["attention_mask"][index])
     return padded
-
-
-def row_ends(tokenizer: Any) -> tuple[int | None, int | None]:
-    """The ids that open and close a row: bos or else cls, eos or else sep; None where the tokenizer has neither."""
-    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
-    eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
-    return bos, eos
 
 
 def pad_id(tokenizer: Any) -> int:

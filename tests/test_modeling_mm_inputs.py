@@ -291,8 +291,18 @@ def test_forward_accepts(model, name):
     model(**{"input_ids": IDS, "attention_mask": ONES, "pixel_values": PIXELS, **GOOD[name]})
 
 
-def test_token_type_ids_pass_where_the_model_has_none(tiny_model):
-    tiny_model("vit", "own")(input_ids=IDS, token_type_ids=IDS)
+def test_token_type_ids_other_than_zeros_are_refused_where_the_model_has_none(tiny_model):
+    model = tiny_model("vit", "own").eval()
+    zeros = torch.zeros_like(IDS)
+    assert torch.equal(model(input_ids=IDS, token_type_ids=zeros).logits, model(input_ids=IDS).logits)
+    refused = r"token_type_ids hold 0..1, but this model has no token types \(type_vocab_size=0\); leave them out"
+    types = torch.zeros_like(IDS).index_fill(1, torch.tensor([1]), 1)
+    with pytest.raises(ValueError, match=refused):
+        model(input_ids=IDS, token_type_ids=types)
+    with pytest.raises(ValueError, match=refused):
+        model.generate(input_ids=IDS, token_type_ids=types, max_new_tokens=1)
+    with pytest.raises(ValueError, match="token_type_ids must be"):
+        model(input_ids=IDS, token_type_ids=zeros[:, :1])
 
 
 def test_values_are_not_read_with_check_inputs_off(tiny_model):

@@ -20,8 +20,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from mm.configuration.special_ids import row_ends
 from mm.processing.mm import MMProcessor
-from mm.processing.rows import row_ends
 
 CORPUS = ["a photo of a cat", "what is the red dog doing?", "the cat sees [two] dogs, <three> birds", "größe naïve 猫"]
 ANGLES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}

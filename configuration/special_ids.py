@@ -1,0 +1,41 @@
+"""The ids that open, close and pad a text: what a tokenizer has, and where a configuration says otherwise."""
+
+from typing import Any
+
+
+def row_ends(tokenizer: Any) -> tuple[int | None, int | None]:
+    """The ids that open and close a row: bos or else cls, eos or else sep; None where the tokenizer has neither."""
+    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
+    eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    return bos, eos
+
+
+def text_ids(tokenizer: Any) -> dict[str, int | None]:
+    """The fields of MMTextConfig that a tokenizer decides, without its vocabulary's size."""
+    bos, eos = row_ends(tokenizer)
+    pad = tokenizer.pad_token_id
+    return {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}
+
+
+def as_ids(value: int | list[int] | None) -> set[int]:
+    """A setting of one id, several or none as a set."""
+    return set() if value is None else {value} if isinstance(value, int) else set(value)
+
+
+def id_faults(config: Any, generation_config: Any, tokenizer: Any) -> list[str]:
+    """Where a model's rows would begin or end otherwise than its processor's; a setting of generation_config counts.
+
+    Args:
+        config: the decoder's MMTextConfig.
+    """
+    bos, eos = row_ends(tokenizer)
+    faults = []
+    begins = as_ids(config.bos_token_id if generation_config.bos_token_id is None else generation_config.bos_token_id)
+    if bos is not None and begins and bos not in begins:
+        faults.append(f"texts begin with {bos}, but the model's bos_token_id is {min(begins)}")
+    ends = as_ids(config.eos_token_id if generation_config.eos_token_id is None else generation_config.eos_token_id)
+    if eos is not None and eos not in ends:
+        faults.append(f"texts end with {eos}, but the model's eos_token_id is {sorted(ends) or None}")
+    if len(tokenizer) > config.vocab_size:
+        faults.append(f"the tokenizer has {len(tokenizer)} tokens, but the model's vocab_size is {config.vocab_size}")
+    return faults
