@@ -33,6 +33,7 @@ from .limits import (
     decoding,
 )
 from .modes import Colour, check_mode, on_background, rgb_colour, upright_rgb
+from .odd_files import as_in_its_file, key_as_alpha, opened_picture
 from .urls import MAX_URL_BYTES, fetch, is_url, read_data_url
 
 __all__ = [
@@ -96,7 +97,8 @@ def load_image(
             known["format"] = source.format
             check_pixels(source.width, source.height, max_pixels, budget)
             check_mode(source, convert_rgb)
-            return upright_rgb(source, colour, use_icc=use_icc)
+            with as_in_its_file(source) as image:
+                return upright_rgb(image, colour, use_icc=use_icc, own=image is not source)
     if isinstance(source, (np.ndarray, torch.Tensor)):
         image = image_from_array(
             source,
@@ -217,12 +219,12 @@ def _decode(
 ) -> Image.Image:
     with decoding(name) as known:
         file = bounded_file(file, max_bytes)
-        with Image.open(file, formats=FORMATS) as image:
+        with opened_picture(file) as image:
             known["format"] = image.format
             check_pixels(image.width, image.height, allowed_pixels(image, max_pixels), budget)
             check_mode(image, convert_rgb)
             if draft_size is not None:
                 image.draft(None, (draft_size, draft_size))
-            upright = upright_rgb(image, colour, use_icc=use_icc, own=True)
+            upright = upright_rgb(key_as_alpha(image, file), colour, use_icc=use_icc, own=True)
             upright.info = {}
             return upright

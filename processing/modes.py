@@ -103,8 +103,9 @@ def on_background(image: Image.Image, colour: tuple[int, int, int], own: bool = 
     """`image` of any mode in RGB, its transparent pixels filled from `colour`."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith(("I", "F")):
-        return _wide_grey(image).convert("RGB")
+    if image.mode.startswith(("I", "F")) or _is_signed(image):
+        return _on_colour(_wide_grey(image).convert("RGB"), image, colour)
+    image, own = (image, own) if _has_sound_key(image) else (_without_key(image), False)
     if not image.has_transparency_data:
         return image.convert("RGB")
     in_place = own and image.mode in ("RGB", "RGBA")
@@ -131,29 +132,99 @@ def _without_alpha(image: Image.Image) -> Image.Image:
     return image._new(image.im)
 
 
+def _has_sound_key(image: Image.Image) -> bool:
+    """Whether what says the transparent colour is what Pillow makes of a tRNS chunk or a GIF, if anything does."""
+    key = image.info.get("transparency")
+    if key is None or image.mode != "RGB":
+        return key is None or isinstance(key, (int, bytes))
+    return isinstance(key, tuple) and len(key) == 3 and max(key) <= 255
+
+
+def _without_key(image: Image.Image) -> Image.Image:
+    """A copy without the transparent colour: a text, or a colour of 16 bits. Raises MediaDecodeError where the picture
+    may show the latter, of which 8 bits are left."""
+    key = image.info["transparency"]
+    if isinstance(key, tuple) and image.mode == "RGB":
+        high = [value >> 8 for value in key]
+        if any((np.asarray(image.crop((0, top, image.width, bottom))) == high).all(-1).any()
+               for top, bottom in strips(*image.size)):  # fmt: skip
+            raise MediaDecodeError(
+                "its transparent colour has 16 bits, and it was read in 8, which do not tell where that is: give its "
+                "path or bytes, or the image before it is read"
+            )
+    image = image.copy()
+    del image.info["transparency"]
+    return image
+
+
+def _on_colour(rgb: Image.Image, image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    """`rgb`, made of a wider grey image, with `colour` where that has the transparent grey of its tRNS chunk."""
+    key = image.info.get("transparency")
+    if isinstance(key, int):
+        for top, bottom in strips(*image.size):
+            clear = np.asarray(image.crop((0, top, image.width, bottom))) == key
+            rgb.paste(colour, (0, top), Image.fromarray(clear.astype(np.uint8) * np.uint8(255)))
+    return rgb
+
+
+def _tags(image: Image.Image) -> tuple[int, int, bool]:
+    """(bits, kind of numbers, whether 0 is white) of an opened TIFF file; (0, 1, False) of others. The kinds are 1
+    unsigned, 2 signed, 3 floating."""
+    tags = getattr(image, "tag_v2", None)
+    if tags is None or image.format != "TIFF":
+        return 0, 1, False
+    return tags.get(258, (1,))[0], tags.get(339, (1,))[0], tags.get(262) == 0
+
+
+def _is_signed(image: Image.Image) -> bool:
+    """Whether it is a TIFF of signed numbers of 8 bits, which Pillow takes for unsigned ones."""
+    return image.mode == "L" and _tags(image)[:2] == (8, 2)
+
+
 def _wide_grey(image: Image.Image) -> Image.Image:
     """An 8-bit grey image from a wider one: I;16 spans 0..65535; I and F span what their values show."""
     boxes = [(0, top, image.width, bottom) for top, bottom in strips(*image.size)]
-    factor = np.float32(1 / 257 if image.mode.startswith("I;16") else _factor(image, boxes))
+    bits, kind, is_inverted = _tags(image)
+    if image.mode.startswith("I;16"):
+        factor = np.float32(255 / 4095 if bits == 12 else 1 / 257)
+    else:
+        factor = np.float32(_factor(image, boxes))
     grey = Image.new("L", image.size)
     for box in boxes:
-        values = np.asarray(image.crop(box)).astype(np.float32) * factor
+        values = _numbers(image, box, bits, kind).astype(np.float32) * factor
+        values = 255 - values if is_inverted else values  # Pillow does so with 8 bits only
         grey.paste(Image.fromarray(np.rint(values).astype(np.uint8)), box)
     return grey
 
 
+def _numbers(image: Image.Image, box: tuple[int, int, int, int], bits: int, kind: int) -> np.ndarray:
+    """What a part of it holds, of the type that its file says."""
+    values = np.asarray(image.crop(box))
+    if image.mode == "L":
+        return values.view(np.int8)
+    return values.view(np.uint32) if (image.mode, bits, kind) == ("I", 32, 1) else values
+
+
 def _factor(image: Image.Image, boxes: list[tuple[int, int, int, int]]) -> float:
-    """What an I or F image is multiplied by to span 0..255. Raises MediaDecodeError for other values."""
-    ends = np.array([[values.min(), values.max()] for values in (np.asarray(image.crop(box)) for box in boxes)])
+    """What an I, F or signed image is multiplied by to span 0..255. Raises MediaDecodeError for other values."""
+    bits, kind, _ = _tags(image)
+    parts = (_numbers(image, box, bits, kind) for box in boxes)
+    ends = np.array([[values.min(), values.max()] for values in parts])
     low, high = ends.min(), ends.max()
+    kinds = {1: "unsigned", 2: "signed", 3: "floating"}
+    shown = f"a TIFF of {kinds.get(kind, 'other')} {bits} bits" if bits else f"mode {image.mode}"
     if not np.isfinite(ends).all() or low < 0:
-        raise MediaDecodeError(f"mode {image.mode} holds values in {low}..{high}; accepted are finite ones from 0")
+        raise MediaDecodeError(f"{shown} holds values in {low}..{high}; accepted are finite ones from 0")
+    if _is_signed(image):
+        return 255 / 127
     if image.mode == "F" and high <= 1:
         return 255.0
     if high <= 255:
         return 1.0
+    if image.mode == "I" and (bits, kind) == (16, 2):
+        return 255 / 32767
     if image.mode == "I" and high <= 65535:
         return 1 / 257
     raise MediaDecodeError(
-        f"mode {image.mode} holds values up to {high}; accepted are 0..255, and 0..65535 (I) or 0..1 (F)"
+        f"{shown} holds values up to {high}; accepted are 0..255, and 0..65535 (whole numbers) or 0..1 (floats)"
     )

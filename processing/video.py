@@ -21,6 +21,7 @@ from .animations import animation_frames
 from .limits import DECODER_FAULTS, MediaDecodeError, PixelBudget, check_pixels, decoding
 from .media import load_image
 from .modes import Colour, rgb_colour
+from .odd_files import opened_picture
 from .pairing import is_frames
 from .sampling import frame_shifts, sample_times, spread
 from .sources import opened
@@ -99,7 +100,7 @@ def load_video(
             animation = _is_animation(file)
             check_whole(file)
         if animation:
-            with decoding(name, ANIMATIONS) as known, Image.open(file, formats=ANIMATIONS) as image:
+            with decoding(name, ANIMATIONS) as known, opened_picture(file, ANIMATIONS) as image:
                 known["format"] = image.format
                 return animation_frames(image, frame_sampling, shifts, rgb_colour(background), **limits)
         av = _av()
@@ -267,7 +268,8 @@ def _turn(frame: Any) -> Image.Transpose | None:
         return None
     a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
     largest = max(map(abs, (a, b, c, d)))
-    return SHOWN.get(tuple(round(value / largest) if largest else 0 for value in (a, b, c, d)))
+    turned = [round(value / largest) if largest else 0 for value in (a, b, c, d)]
+    return SHOWN.get((turned[0], turned[1], turned[2], turned[3]))
 
 
 def _is_animation(file: Any) -> bool:

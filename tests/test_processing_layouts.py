@@ -22,7 +22,7 @@ LAYOUTS = {
     "5.0(side)": "FL FR FC SL SR", "5.1": "FL FR FC LFE BL BR", "5.1(side)": "FL FR FC LFE SL SR",
     "6.1": "FL FR FC LFE BC SL SR", "7.1": "FL FR FC LFE BL BR SL SR", "7.1(wide)": "FL FR FC LFE BL BR FLC FRC",
 }  # fmt: skip
-BITS = "FL FR FC LFE BL BR FLC FRC BC SL SR".split()
+BITS: list[str] = [*"FL FR FC LFE BL BR FLC FRC BC SL SR".split()]
 
 
 def expected_mix(names: str) -> np.ndarray:

@@ -95,7 +95,7 @@ TRACKS = [("ipod", "aac"), ("mp4", "aac"), ("mov", "pcm_s16le"), ("matroska", "f
 
 @pytest.mark.parametrize(("kind", "codec"), TRACKS)
 @pytest.mark.parametrize("options", [{}, {"movflags": "faststart"}, {"movflags": "frag_keyframe+empty_moov"}])
-def test_a_cut_soundtrack_is_an_error(kind, codec, options):
+def test_a_cut_soundtrack_is_an_error(kind, codec, options: dict[str, Any]):
     if kind == "matroska" and options:
         options = {"reserve_index_space": "200"}
     data = track(kind, codec, **options)
