@@ -89,9 +89,8 @@ SETTINGS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", ["all losses", *(pytest.param(name, marks=pytest.mark.slow) for name in list(SETTINGS)[1:])]
-)
+@pytest.mark.slow  # in make test two processes share losses in test_distributed_losses.py
+@pytest.mark.parametrize("name", SETTINGS)
 def test_two_processes_learn_what_one_does_with_the_whole_batch(tiny_model, name, tmp_path):
     """Uneven shares; negatives for matching are drawn over both, and so are the random numbers."""
     cls, fields = SETTINGS[name]
