@@ -137,7 +137,7 @@ def _complete_media(fields: dict[str, Any], side: str, tower: Callable[[str, Any
     if given is None and side == "audio":
         return
     width = tower_width(tower(side, {} if given is None else given))
-    if whole:
+    if isinstance(resampler, dict):
         fields[f"{side}_resampler_config"] = resampler = {"hidden_size": width, **resampler}
     encoder = fields.get("text_encoder_config")
     reader = fields["text_config"] if encoder is None else encoder
