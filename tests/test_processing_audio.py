@@ -92,8 +92,8 @@ def test_lossless_sounds_in_containers_are_exact(kind, codec):
 
 
 MIXES = {
-    1: np.float32([1]), 2: np.float32([0.5, 0.5]), 3: np.float32([0.5, 0.5, 0.5**0.5]),
-    4: np.float32([0.5, 0.5, 0.5**1.5, 0.5**1.5]),
+    1: np.array([1], np.float32), 2: np.array([0.5, 0.5], np.float32), 3: np.array([0.5, 0.5, 0.5**0.5], np.float32),
+    4: np.array([0.5, 0.5, 0.5**1.5, 0.5**1.5], np.float32),
 }  # fmt: skip
 
 
