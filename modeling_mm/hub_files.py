@@ -75,6 +75,7 @@ def check_json_object(source: str | Path, name: str, options: Mapping[str, Any])
 def _check_repository(repository: str, variant: str | None, options: Mapping[str, Any]) -> None:
     """Fetches what names the weights, one file or the index of shards. What is not found is left to Transformers,
     which says so and reads other kinds of files."""
+    _fetched(repository, "config.json", options)
     one = _fetched(repository, single_name("model", variant), options)
     index = _fetched(repository, index_name("model", variant), options)
     if one and index:

@@ -118,14 +118,15 @@ def test_an_index_on_the_hub_that_leads_elsewhere_is_refused(hub, ask):
     assert "without a path" in ask("loads('tester/above') and 1")[2]
 
 
-@pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
-def test_what_the_server_answered_is_said(hub, ask, status):
-    if "tester/faulty" not in hub.repositories:
-        ask("old.push_to_hub('tester/faulty') and 1")
-    hub.faults.append((rf"(GET|HEAD) /tester/faulty/resolve/.*/{ONE}", status, f"because of {status}"))
+@pytest.mark.parametrize(("name", "status"), [*((ONE, s) for s in (401, 403, 429, 500, 503)), ("config.json", 403)])
+def test_what_the_server_answered_is_said(hub, ask, name, status):
+    repository = f"tester/faulty-{status}-{name}"  # nothing of it is in the cache
+    if repository not in hub.repositories:
+        ask(f"old.push_to_hub('{repository}') and 1")
+    hub.faults.append((rf"(GET|HEAD) /{repository}/resolve/.*/{name}", status, f"because of {status}"))
     try:
-        base, _, text = ask("loads('tester/faulty') and 1")
+        base, _, text = ask(f"loads('{repository}') and 1")
     finally:
         hub.faults.clear()
-    assert base == "OSError" and f"{ONE} of 'tester/faulty' could not be fetched: the Hub answered {status}" in text
+    assert base == "OSError" and f"{name} of '{repository}' could not be fetched: the Hub answered {status}" in text
     assert f"because of {status}" in text
