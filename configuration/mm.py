@@ -87,6 +87,7 @@ class MMConfig(MMBaseConfig):
 
     # Heads.
     lm_head_transform: bool = True  # BERT's head: dense, activation, norm before the vocabulary
+    lm_head_act: str | None = None  # of the transform; None: text_config.hidden_act
     lm_head_bias: bool = True
     tie_word_embeddings: bool = True
     label_smoothing: float | int = 0.0
@@ -113,6 +114,7 @@ class MMConfig(MMBaseConfig):
     # NaN pixels and ids outside the vocabulary raise, broken logits are said (never inside compile and export)
     check_inputs: bool = True
     initializer_range: float = 0.02
+    converted_from: dict | None = None  # settings of a converted source that nothing here reads, for the way back
 
     def __post_init__(self, **kwargs: Any):
         if self.modalities is None:

@@ -4,19 +4,20 @@
 from collections.abc import Iterator
 from typing import Any
 
+from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 
 from .conv import MMConvConfig
 from .objectives import objective_faults
 from .resampler import MMResamplerConfig
-from .stack import positive, shares
+from .stack import nearest, positive, shares
 from .text import MMTextConfig
 from .towers import VISION_CONFIGS, tower_faults, tower_width
 from .vision import MMVisionConfig
 
 MODALITIES = ("image", "video", "audio")
 REPRESENTATION_FUSIONS = ("concat", "sum", "gated")  # one vector for all
-_END_POOLERS = ("eos", "last", "before_last")
+_END_POOLERS = ("eos", "last", "before_last", "highest_id")
 
 # What is read by one kind of fusion, or by one kind of media, alone; elsewhere it stays at its default.
 _ONLY_FOR_FUSIONS = {
@@ -50,6 +51,8 @@ def own_faults(config: Any) -> list[str]:
     for name in ("max_images", "max_frames", "max_clips"):
         if getattr(config, name) < 0:
             faults.append(f"{name}={getattr(config, name)} must not be negative")
+    if config.lm_head_act is not None and config.lm_head_act not in ACT2FN:
+        faults.append(f"lm_head_act={config.lm_head_act!r} is not an activation{nearest(config.lm_head_act, ACT2FN)}")
     faults += _modality_faults(config)
     faults += list(_void(config, _ONLY_FOR_FUSIONS, [config.fusion_type], "fusion_type"))
     if config.share_text_encoder and config.text_encoder_config is not None:

@@ -190,7 +190,7 @@ class MMStackConfig(MMBaseConfig):
     attention_dropout: float | int = 0.0
     hidden_dropout: float | int = 0.0
     initializer_range: float = 0.02  # standard deviation of the initial weights
-    pooler: Literal["none", "cls", "cls_tanh", "eos", "last", "before_last", "mean", "attention"] = "cls"  # by mask
+    pooler: Literal["none", "cls", "cls_tanh", "eos", "highest_id", "last", "before_last", "mean", "attention"] = "cls"
 
     def __post_init__(self, **kwargs: Any):
         if self.num_key_value_heads is None:

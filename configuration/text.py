@@ -37,7 +37,9 @@ class MMTextConfig(MMStackConfig):
     norm_position: Literal["pre", "post"] = "post"
     embedding_norm: bool = True
     final_norm: Literal["all", "pooled", "none"] = "none"
-    pooler: Literal["none", "cls", "cls_tanh", "eos", "last", "before_last", "mean", "attention"] = "last"
+    pooler: Literal["none", "cls", "cls_tanh", "eos", "highest_id", "last", "before_last", "mean", "attention"] = (
+        "last"
+    )
     vocab_size: int = 30522
     max_position_embeddings: int = 512
     embedding_scale: float | int = 1.0  # factor of the tokens' vectors; sqrt(hidden_size) in fairseq's models
@@ -53,6 +55,7 @@ class MMTextConfig(MMStackConfig):
     bos_token_id: int | None = 101
     eos_token_id: int | list[int] | None = 102
     pad_token_id: int | None = 0
+    source_model_type: str | None = None  # what it was converted from and goes back as, where its tensors do not tell
 
     cross_attention_layers: list[int] | None = None  # None: MMConfig fills in every layer; standalone: no layer
     cross_attention_placement: Literal["inside", "own"] = "inside"  # (self, cross, mlp) or a layer (cross, mlp)

@@ -51,7 +51,7 @@ class MMVisionConfig(MMStackConfig):
             faults.append(f"num_register_tokens={self.num_register_tokens} must not be negative")
         if self.pooler in ("cls", "cls_tanh") and not self.use_cls_token:
             faults.append(f"pooler={self.pooler!r} reads the CLS token, but use_cls_token=False; use pooler='mean'")
-        if self.pooler in ("eos", "last", "before_last"):
+        if self.pooler in ("eos", "highest_id", "last", "before_last"):
             faults.append(f"pooler={self.pooler!r} is for text; use 'cls', 'cls_tanh', 'mean', 'attention' or 'none'")
         return faults
 

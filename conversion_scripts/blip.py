@@ -16,7 +16,7 @@ from ..modeling_mm.key_mapping import KeyTable, change
 from ..modeling_mm.reshapes import lead, split
 from ..modeling_mm.retrieval import MMForImageTextRetrieval
 from ..modeling_mm.text_towers import BERT, bert_head
-from .family import Family, Layout, Plan
+from .family import Family, Layout, Plan, Texts
 
 VISION_FIELDS = VisionFields(
     names={
@@ -172,17 +172,26 @@ def layout(model: Any) -> Layout:
 
 def compare(theirs: Any, ours: Any, given: Any) -> dict[str, Any]:
     """Theirs returns no logits of answers, so its parts are called one after the other."""
-    pixels, ids = given.pixel_values, given.input_ids
+    pixels, ids, mask = given.pixel_values, given.input_ids, given.attention_mask
+    real = mask.bool()
     if isinstance(ours, MMForImageTextRetrieval):
-        cosines = ours.encode_image(pixels) @ ours.encode_text(ids).T
-        matched = (ours.match(ids, pixel_values=pixels), theirs(ids, pixels).itm_score)
-        return {"itm_logits": matched, "cosines": (cosines, theirs(ids, pixels, use_itm_head=False).itm_score)}
+        cosines = ours.encode_image(pixels) @ ours.encode_text(ids, mask).T
+        matched = (ours.match(ids, mask, pixel_values=pixels), theirs(ids, pixels, attention_mask=mask).itm_score)
+        there = theirs(ids, pixels, use_itm_head=False, attention_mask=mask).itm_score
+        return {"itm_logits": matched, "cosines": (cosines, there)}
     if ours.config.text_encoder_config is None:
-        return {"logits": (ours(ids, pixel_values=pixels).logits, theirs(pixels, ids).logits)}
+        there = theirs(pixels, ids, mask).logits[real]
+        return {"logits": (ours(ids, mask, pixel_values=pixels).logits[real], there)}
     seen = theirs.vision_model(pixels).last_hidden_state
-    asked = theirs.text_encoder(ids, encoder_hidden_states=seen).last_hidden_state
-    there = theirs.text_decoder(ids, encoder_hidden_states=asked).logits
-    return {"logits": (ours(ids, pixel_values=pixels, context_input_ids=ids).logits, there)}
+    asked = theirs.text_encoder(ids, mask, encoder_hidden_states=seen).last_hidden_state
+    there = theirs.text_decoder(ids, mask, encoder_hidden_states=asked, encoder_attention_mask=mask).logits
+    context = {"context_input_ids": ids, "context_attention_mask": mask}
+    return {"logits": (ours(ids, mask, pixel_values=pixels, **context).logits[real], there[real])}
 
 
-FAMILY = Family("blip", recognises, plan, layout, compare)
+def texts(config: MMConfig) -> Texts:
+    """Theirs reads the padding of questions."""
+    return Texts(padded=() if config.text_encoder_config is not None else ("right",))
+
+
+FAMILY = Family("blip", recognises, plan, layout, compare, texts=texts)

@@ -129,8 +129,11 @@ def compare(theirs: Any, ours: Any, given: Any) -> dict[str, Any]:
     pairs, opens = blip.compare(theirs, ours, given), ours.config.itm_bos_token_id
     if opens is not None:
         ids = torch.cat([torch.full_like(given.input_ids[:, :1], opens), given.input_ids[:, 1:]], dim=1)
-        pairs["itm_logits"] = (pairs["itm_logits"][0], theirs(ids, given.pixel_values).itm_score)
+        pairs["itm_logits"] = (
+            pairs["itm_logits"][0],
+            theirs(ids, given.pixel_values, attention_mask=given.attention_mask).itm_score,
+        )
     return pairs
 
 
-FAMILY = Family("blip-original", recognises, plan, compare=compare, original=original)
+FAMILY = Family("blip-original", recognises, plan, compare=compare, original=original, texts=blip.texts)

@@ -42,6 +42,12 @@ TEXT_FIELDS = Fields(
         "attention_bias": True, "pad_token_id": None,
     },
 )  # fmt: skip
+# Of an old config, whose eos_token_id says nothing: a text is read at its highest id, and the tokenizer ends it.
+_LEGACY = {"pooler": "highest_id", "bos_token_id": None, "eos_token_id": None}
+_LEGACY_FIELDS = Fields(
+    names={theirs: ours for theirs, ours in TEXT_FIELDS.names.items() if ours not in _LEGACY},
+    ours={**TEXT_FIELDS.ours, **_LEGACY},
+)
 HEADS = KeyTable(
     tensors={
         "logit_scale": "itc_head.logit_scale",
@@ -64,13 +70,19 @@ def recognises(config: Mapping[str, Any], names: Iterable[str]) -> bool:
 
 
 def text_plan(config: Any, names: Collection[str]) -> TowerPlan:
-    """CLIP's text tower; the end of text of an old config is the vocabulary's last id."""
-    before, settings, notes = prefix_of(names, "embeddings.token_embedding.weight"), TEXT_FIELDS.convert(config), ()
-    if settings["eos_token_id"] == _LEGACY_EOS:
-        last = config.vocab_size - 1
-        settings |= {"bos_token_id": None, "eos_token_id": last}
-        notes = (f"eos_token_id={_LEGACY_EOS} is an old config's, by which a text is read at its highest id: {last}",)
-    return TowerPlan(settings, TEXT.under(before, ""), notes=notes)
+    """CLIP's text tower; that of an old config finds the end of a text otherwise."""
+    before = prefix_of(names, "embeddings.token_embedding.weight")
+    if config.eos_token_id != _LEGACY_EOS:
+        return TowerPlan(TEXT_FIELDS.convert(config), TEXT.under(before, ""))
+    note = f"eos_token_id={_LEGACY_EOS} is an old config's, by which a text is read at its highest id"
+    return TowerPlan(_LEGACY_FIELDS.convert(config), TEXT.under(before, ""), notes=(note,))
+
+
+def text_settings(text: Any) -> dict[str, Any]:
+    """The config of CLIP's text tower of a stack."""
+    if text.pooler != _LEGACY["pooler"]:
+        return TEXT_FIELDS.restore(text)
+    return _LEGACY_FIELDS.restore(text) | {"eos_token_id": _LEGACY_EOS}
 
 
 def plan(checkpoint: Checkpoint) -> Plan:
@@ -101,7 +113,7 @@ def layout(model: Any) -> Layout:
     settings = {
         "model_type": "clip",
         "vision_config": CLIP_FIELDS.restore(tower) | width,
-        "text_config": TEXT_FIELDS.restore(config.text_config) | width,
+        "text_config": text_settings(config.text_config) | width,
         "logit_scale_init_value": config.logit_scale_init_value,
         **width,
     }

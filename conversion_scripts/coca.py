@@ -9,6 +9,7 @@ One model embeds and captions: `MMForPreTraining` is what it becomes, and MMForC
 folder.
 """
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..modeling_mm.key_mapping import raise_faults
 from ..modeling_mm.pretraining import MMForPreTraining
 from .coca_names import sizes_of, table
 from .coca_original import colours, compare, ends, original, pictures, tokenizer
-from .family import Family, Layout, Plan
+from .family import Family, Layout, Plan, Texts
 
 # What a config may say beside sizes, with the one value that is known: open_clip's default, or CoCa's own.
 _VISION = {
@@ -72,18 +73,21 @@ def plan(checkpoint: Checkpoint) -> Plan:
     raise_faults("one stack holds both text towers, and reads pictures as wide as it is", wrong)
     names = table(text["layers"], decoder["layers"], is_fused="visual.attn_pool.attn.in_proj_weight" in checkpoint)
     config = _config(model, vision, text, decoder["layers"])
+    shown = pictures(checkpoint, vision["image_size"])
     notes = (
-        () if checkpoint.config else ("no config: sizes are read off the tensors, heads are 64 wide, 8 in the pooler",)
+        [] if shown else [f"image_size={vision['image_size']}: MM's image processor does not prepare oblong pictures"]
     )
+    if not checkpoint.config:
+        notes.append("no config: sizes are read off the tensors, heads are 64 wide, 8 in the pooler")
     return Plan(
         MMForPreTraining,
         config,
         names,
         generation=ends(config.text_config),
         processor={"add_eos_token": True},
-        pictures=pictures(checkpoint, vision["image_size"]),
+        pictures=shown,
         tokenizer=lambda directory: tokenizer(directory, model["text_cfg"], text["context_length"]),
-        notes=notes,
+        notes=tuple(notes),
     )
 
 
@@ -140,7 +144,11 @@ class _Settings(dict[str, Any]):
     """open_clip_config.json."""
 
     def to_dict(self) -> dict[str, Any]:
-        return dict(self)
+        return copy.deepcopy(dict(self))
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> "_Settings":
+        return cls(settings)
 
 
 def layout(model: Any) -> Layout:
@@ -174,4 +182,4 @@ def layout(model: Any) -> Layout:
     return Layout(_Settings(model_cfg=settings), "CoCa", tuple(names), "CLIPImageProcessor", None, files, colours)
 
 
-FAMILY = Family("coca", recognises, plan, layout, compare, original)
+FAMILY = Family("coca", recognises, plan, layout, compare, original, lambda config: Texts(pads_inside=False))

@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.nn.functional import pad
 from transformers import CLIPTokenizer
 from transformers.image_utils import PILImageResampling
@@ -67,8 +66,14 @@ def ends(text: Any) -> dict[str, int]:
     return {"bos_token_id": text.bos_token_id, "eos_token_id": eos, "pad_token_id": eos}
 
 
-def pictures(checkpoint: Checkpoint, size: int) -> dict[str, Any]:
-    """Settings of the image processor: the shorter side to `size`, the middle, and CLIP's colours."""
+def pictures(checkpoint: Checkpoint, size: Any) -> dict[str, Any] | None:
+    """Settings of the image processor: the shorter side to `size`, the middle, and CLIP's colours.
+
+    None for pictures of two different sides: open_clip fills those by a rule that MM's image processor has not.
+    """
+    if not isinstance(size, int) and len(set(size)) > 1:
+        return None
+    size = size if isinstance(size, int) else size[0]
     said = checkpoint.config.get("preprocess_cfg", {})
     known = {"mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest", "size": said.get("size")}
     faults = [
@@ -108,7 +113,7 @@ def original(source: Checkpoint) -> Any:
 def compare(theirs: Any, ours: Any, given: Any) -> dict[str, Any]:
     """Texts are padded to the whole context, as open_clip's always are."""
     more = ours.config.text_config.max_position_embeddings - given.input_ids.shape[1]
-    ids, mask = (pad(value, (0, more)) for value in (given.input_ids, torch.ones_like(given.input_ids)))
+    ids, mask = (pad(value, (0, more)) for value in (given.input_ids, given.attention_mask))
     ids = ids.masked_fill(mask == 0, ours.config.text_config.pad_token_id)
     there = theirs(given.pixel_values, ids, output_labels=False)
     here = ours(ids, mask, pixel_values=given.pixel_values)

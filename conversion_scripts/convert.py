@@ -10,6 +10,7 @@ In memory: `mm.convert(source)` gives model, processor and report.
 """
 
 import argparse
+import copy
 import gc
 import json
 import sys
@@ -22,14 +23,14 @@ from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
+from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoConfig, GenerationConfig
-from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import logging
 
 from ..configuration.mm import MMConfig
 from ..modeling_mm.checkpoint import Checkpoint, read_json
 from ..modeling_mm.classification import MMForSequenceClassification
+from ..modeling_mm.config_mapping import source_config
 from ..modeling_mm.generation import MMForConditionalGeneration
 from ..modeling_mm.key_mapping import Converted, Tensors, raise_faults
 from ..modeling_mm.model import MMModel
@@ -49,8 +50,10 @@ from . import (
     vision_text_dual_encoder,
     visual_bert,
 )
-from .family import Family, Layout, Plan, Unwritten, check_returns, own_shapes, skeleton
+from .family import Family, Layout, Plan, Unwritten, check_returns, differences, own_shapes, skeleton
+from .loading import loaded, narrowed, narrower, quiet, widest
 from .processor import convert_processor, restore_processor
+from .unread import as_it_was, image_class, unread_settings
 from .verify import verify
 
 _MODULES = (
@@ -89,6 +92,7 @@ class Conversion:
     report: list[str]
     unread: Mapping[str, torch.Tensor] = field(default_factory=dict)
     decoding: Mapping[str, Any] = field(default_factory=dict)
+    dtypes: Mapping[str, str] = field(default_factory=dict)  # of the source's tensors that are wider now
 
     def save_pretrained(self, out: str | Path) -> None:
         self.model.save_pretrained(out)
@@ -96,9 +100,10 @@ class Conversion:
             self.processor.save_pretrained(out)
         if self.decoding:
             GenerationConfig(**self.decoding).save_pretrained(out)
-        if self.unread:
+        if self.unread or self.dtypes:
             tensors = {name: tensor.contiguous() for name, tensor in self.unread.items()}
-            save_file(tensors, Path(out) / UNREAD_FILE, metadata={"format": "pt"})
+            metadata = {"format": "pt", "dtypes": json.dumps(self.dtypes)}
+            save_file(tensors, Path(out) / UNREAD_FILE, metadata=metadata)
 
 
 def convert(source: str | Path, *, vision: str | Path | None = None, text: str | Path | None = None) -> Conversion:
@@ -113,21 +118,54 @@ def convert(source: str | Path, *, vision: str | Path | None = None, text: str |
     """
     checkpoint = Checkpoint(source)
     if flamingo.is_flamingo(checkpoint) and vision is not None and text is not None:
-        with _quiet():
+        with quiet():
             return Conversion(*flamingo.from_file(source, vision, text))
     _check_no_towers(vision, text, f"{source} is none, or lacks one of them")
     family, plan = recognised(checkpoint)
     is_large = checkpoint.numbers() > LARGE_NUMBERS
-    wanted = own_shapes(skeleton(plan.model_class, plan.config))
+    empty = skeleton(plan.model_class, plan.config)
+    wanted = own_shapes(empty)
     converted = plan.table.convert(checkpoint, wanted, show_progress=is_large)
-    model = _loaded(plan, converted.tensors, converted.new, checkpoint.dtype())
-    _set_generation(model, plan, read_json(checkpoint.directory, "generation_config.json") or {})
+    dtype = widest(converted.tensors)
+    dtypes = narrower(checkpoint, dtype, checkpoint.keys() - converted.dropped.keys())
+    plan.config.converted_from = _record(checkpoint, family, empty)
+    model = loaded(plan, converted, dtype)
+    _set_generation(model, plan, _decoding(checkpoint, family))
     words = plan.config.text_config
     eos = words.eos_token_id[0] if isinstance(words.eos_token_id, list) else words.eos_token_id
     ends = (words.bos_token_id, eos)
     processor, notes = convert_processor(checkpoint.directory, plan, ends)
-    report = _report(checkpoint, family, plan, converted) + [f"note: {note}" for note in (*plan.notes, *notes)]
-    return Conversion(model, processor, report, converted.unread, {} if model.can_generate() else plan.generation)
+    if dtypes:
+        notes.append(f"{len(dtypes)} tensors of {', '.join(sorted(set(dtypes.values())))} are {dtype} now, exactly")
+    report = _report(checkpoint, family, plan, converted, dtype)
+    report += [f"note: {note}" for note in (*plan.notes, *notes)]
+    decoding = {} if model.can_generate() else plan.generation
+    return Conversion(model, processor, report, converted.unread, decoding, dtypes)
+
+
+def _record(checkpoint: Checkpoint, family: Family, model: Any) -> dict[str, Any] | None:
+    """What of the source MM does not read, for the way back; None where there is nothing, or no way."""
+    if family.layout is None or not checkpoint.config:
+        return None
+    try:
+        layout = family.layout(model)
+    except ValueError:  # what this family cannot express is said on the way back
+        return None
+    is_ours = layout.files[0] == "config.json"
+    source = source_config(checkpoint.config).to_dict() if is_ours else checkpoint.config
+    settings = unread_settings(source, layout.settings())
+    images = image_class(checkpoint.directory)
+    record: dict[str, Any] = {"settings": settings} if settings else {}
+    record |= {"image_processor_type": images} if images not in (None, layout.image_processor) else {}
+    return record or None
+
+
+def _decoding(checkpoint: Checkpoint, family: Family) -> dict[str, Any]:
+    """How the source decodes: by generation_config.json, else as Transformers 4 kept it, by its config."""
+    found = read_json(checkpoint.directory, "generation_config.json")
+    if found is None and family.decodes_by_config:
+        found = GenerationConfig.from_model_config(copy.deepcopy(checkpoint.config)).to_diff_dict()
+    return found or {}
 
 
 def _check_no_towers(vision: str | Path | None, text: str | Path | None, fault: str) -> None:
@@ -151,20 +189,6 @@ def recognised(checkpoint: Checkpoint) -> tuple[Family, Plan]:
     raise ValueError(f"{checkpoint.source} is not recognised ({what}); known are {', '.join(FAMILIES)}{hint}")
 
 
-def _loaded(plan: Plan, tensors: dict[str, torch.Tensor], new: Mapping[str, str], dtype: torch.dtype) -> Any:
-    """The model with these tensors themselves, not copies; what is new gets the model's own initial values."""
-    plan.config.architectures = [plan.model_class.__name__]
-    with torch.random.fork_rng(devices=[]), _quiet():
-        torch.manual_seed(0)
-        load = PreTrainedModel.from_pretrained.__func__  # the strict one takes no new tensors  # pyright: ignore
-        model, info = load(
-            plan.model_class, None, config=plan.config, state_dict=tensors, dtype=dtype, output_loading_info=True
-        )
-    wrong = {*info["missing_keys"]} ^ set(new) | {*info["unexpected_keys"]}
-    raise_faults("the model was not filled", sorted(wrong))
-    return model.eval()
-
-
 @contextmanager
 def _few_collections() -> Iterator[None]:
     """While a command runs, Python's collector leaves alone what the imports made: some 400,000 objects, which
@@ -179,38 +203,23 @@ def _few_collections() -> Iterator[None]:
         gc.unfreeze()
 
 
-class _quiet:
-    """Transformers' progress bar and load report are about files; ours is `Conversion.report`."""
-
-    def __enter__(self):
-        self.level, self.bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-
-    def __exit__(self, *error):
-        logging.set_verbosity(self.level)
-        if self.bar:
-            logging.enable_progress_bar()
-
-
 def _set_generation(model: Any, plan: Plan, source: Mapping[str, Any]) -> None:
     """How to decode: the source's settings, the plan's, and the ids that rows open and close with."""
     if not model.can_generate():
         return
     text = plan.config.text_config
     ids = {name: getattr(text, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    decoding = {name: value for name, value in source.items() if name not in _NOT_DECODING and name[0] != "_"}
     ids["pad_token_id"] = text.eos_token_id if text.pad_token_id is None else text.pad_token_id
-    model.generation_config.update(**{**decoding, **plan.generation, **ids})
+    model.generation_config.update(**{**_settings_of(source), **plan.generation, **ids})
 
 
-def _report(checkpoint: Checkpoint, family: Family, plan: Plan, converted: Converted) -> list[str]:
+def _report(checkpoint: Checkpoint, family: Family, plan: Plan, converted: Converted, dtype: torch.dtype) -> list[str]:
     used = len(checkpoint) - len(converted.dropped)
     numbers = sum(tensor.numel() for tensor in converted.tensors.values())
     architecture = (checkpoint.config.get("architectures") or ["the original's layout"])[0]
     lines = [
         f"source: {checkpoint.source} ({family.name}: {architecture})",
-        f"model: {plan.model_class.__name__}, {numbers / 1e6:.1f} M parameters, {checkpoint.dtype()}",
+        f"model: {plan.model_class.__name__}, {numbers / 1e6:.1f} M parameters, {dtype}",
         f"tensors: {used} of {len(checkpoint)} used, {len(converted.reshaped)} of them reshaped",
     ]
     kinds = Counter(converted.reshaped.values())
@@ -249,17 +258,40 @@ def convert_back(
     unread_file = checkpoint.beside(UNREAD_FILE)
     unread = {} if unread_file is None else Checkpoint(unread_file)
     tensors, layout = restored(model_class, config, checkpoint, family, unread)
+    tensors = narrowed(tensors, _dtypes(unread_file))
     Path(out).mkdir(parents=True, exist_ok=True)
     config_file, weights = layout.files
     save_torch_state_dict(tensors, out, filename_pattern=weights + "{suffix}.safetensors", max_shard_size=SHARD_SIZE)
-    with _quiet():
+    with quiet():
         processor = _own_processor(checkpoint)
         parts = restore_processor(processor, layout, Path(out))
     settings = layout.settings() | dict({} if layout.beside is None else layout.beside(processor))
     if config_file == "config.json":
-        settings["dtype"] = str(checkpoint.dtype()).removeprefix("torch.")
+        largest = max(tensors.values(), key=torch.Tensor.numel)
+        settings["dtype"] = str(largest.dtype).removeprefix("torch.")
+        if model_class.can_generate():
+            _write_generation(layout.config, read_json(checkpoint.directory, "generation_config.json"), Path(out))
     (Path(out) / config_file).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return [f"wrote {layout.architecture}: {len(tensors)} tensors", *(f"wrote {part}" for part in parts)]
+
+
+def _dtypes(unread_file: Path | None) -> dict[str, str]:
+    """Those of the source's tensors that were widened on the way here."""
+    if unread_file is None:
+        return {}
+    with safe_open(unread_file, framework="pt") as opened:
+        return json.loads((opened.metadata() or {}).get("dtypes", "{}"))
+
+
+def _write_generation(config: Any, decoding: Mapping[str, Any] | None, out: Path) -> None:
+    """How the model decodes, with the ids of the layout's own config."""
+    generation = GenerationConfig.from_model_config(config)
+    generation.update(**_settings_of(decoding or {}))
+    generation.to_json_file(out / "generation_config.json")
+
+
+def _settings_of(decoding: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in decoding.items() if name not in _NOT_DECODING and name[0] != "_"}
 
 
 def restored(
@@ -268,8 +300,12 @@ def restored(
     """A model's tensors under the family's names, and the layout. Raises ValueError as `convert_back`."""
     assert family.layout is not None
     model = skeleton(model_class, config)
-    layout = family.layout(model)
+    plain = family.layout(model)
+    layout = as_it_was(plain, config.converted_from)
     plan = family.plan(Unwritten(layout))  # pyright: ignore[reportArgumentType]: names are all it reads
+    if differences(config.to_dict(), plan.config.to_dict()):  # its ids stood in generation_config.json
+        layout = as_it_was(plain, config.converted_from, with_ids=False)
+        plan = family.plan(Unwritten(layout))  # pyright: ignore[reportArgumentType]
     if plan.model_class is not model_class:
         raise ValueError(f"{layout.architecture} is a {plan.model_class.__name__}, this is a {model_class.__name__}")
     check_returns(config, plan.config, layout.architecture)
@@ -329,11 +365,11 @@ def run(
     done = convert(source, **towers)
     if compare:
         checkpoint = Checkpoint(source)
-        with _quiet():
+        with quiet():
             family, _ = recognised(checkpoint)
             done.report += verify(checkpoint, done.model, family)
     if not dry_run:
-        with _quiet():
+        with quiet():
             done.save_pretrained(str(out))
     return done.report
 
@@ -341,7 +377,7 @@ def run(
 def _verified_back(source: str, to: str, out: str) -> list[str]:
     """`verify` of what `convert_back` wrote; what differs stays there, to be looked at."""
     config = AutoConfig.from_pretrained(source)
-    with _quiet():
+    with quiet():
         model = _MODELS[(config.architectures or ["MMModel"])[0]].from_pretrained(source)
         return verify(Checkpoint(out), model, FAMILIES[to])
 

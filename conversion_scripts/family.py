@@ -15,7 +15,7 @@ from ..modeling_mm.key_mapping import KeyTable, raise_faults
 # Settings by which two configs may differ and describe the same model.
 _BESIDE = (
     "transformers_version", "dtype", "torch_dtype", "architectures", "_name_or_path", "id2label", "label2id",
-    "initializer_range", "problem_type", "use_cache", "check_inputs",
+    "initializer_range", "problem_type", "use_cache", "check_inputs", "converted_from",
 )  # fmt: skip
 
 
@@ -71,11 +71,36 @@ class Unwritten(dict[str, None]):
 
 
 @dataclass(frozen=True)
+class Texts:
+    """Which texts a source reads as MM does, for `--verify`; the rest is in docs/conversion.md, What differs.
+
+    padded: sides of padding under a mask. pads_inside: the id of the padding may stand in a text like any other.
+    skips_pads: such a pad is no token, and is masked here (RoBERTa's positions). shortest: that it can read.
+    """
+
+    padded: tuple[str, ...] = ("right",)
+    pads_inside: bool = True
+    skips_pads: bool = False
+    shortest: int = 1
+
+
+def texts_of(config: MMConfig) -> Texts:
+    """RoBERTa tells its padding by the id, wherever it stands, and so do TrOCR's fixed positions; of others only what
+    stands behind is padding."""
+    text = config.text_config
+    if text.source_model_type is not None:
+        return Texts(padded=("right", "left") if config.decoder_crosses else ("right",), skips_pads=True)
+    return Texts(pads_inside=text.position_embedding_type != "sinusoidal")
+
+
+@dataclass(frozen=True)
 class Family:
     """name: as in `mm convert --to`. recognises: by config.json, else by the names of tensors.
 
     layout: an MM model -> its layout there; raises ValueError in words for a model that the family cannot express.
     compare: (theirs, ours, `verify.Given`) -> {output: (ours, theirs)}; None where both take and give the same names.
+    decodes_by_config: whether config.json tells how to decode where there is no generation_config.json, as of old.
+    texts: a config of MM -> the texts that are compared.
     original: a source -> its own model in fp32, or ValueError for what must be installed; None where it is of
     Transformers.
     """
@@ -86,6 +111,8 @@ class Family:
     layout: Callable[[Any], Layout] | None = None
     compare: Callable[[Any, Any, Any], Mapping[str, tuple[torch.Tensor, torch.Tensor]]] | None = None
     original: Callable[[Checkpoint], Any] | None = None
+    texts: Callable[[MMConfig], Texts] = texts_of
+    decodes_by_config: bool = False
 
 
 def skeleton(model_class: type, config: MMConfig) -> Any:

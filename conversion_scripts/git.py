@@ -86,14 +86,15 @@ def layout(model: Any) -> Layout:
 
 def compare(theirs: Any, ours: Any, given: Any) -> dict[str, Any]:
     """Theirs gives logits of the media's places too. Frames, where there are any, are two per sample."""
-    ids, pixels, there, here = given.input_ids, given.pixel_values, {}, {}
-    there["logits"] = theirs(ids, pixel_values=pixels).logits
-    here["logits"] = ours(ids, pixel_values=pixels).logits
+    ids, mask, pixels, there, here = given.input_ids, given.attention_mask, given.pixel_values, {}, {}
+    there["logits"] = theirs(ids, mask, pixel_values=pixels).logits
+    here["logits"] = ours(ids, mask, pixel_values=pixels).logits
     if ours.config.max_frames:
         frames = torch.stack([pixels, pixels.flip(0)], dim=1)[:, : ours.config.max_frames]
-        there["logits of frames"] = theirs(ids, pixel_values=frames).logits
-        here["logits of frames"] = ours(ids, pixel_values_videos=frames).logits
-    return {name: (here[name], there[name][:, -ids.shape[1] :]) for name in here}
+        there["logits of frames"] = theirs(ids, mask, pixel_values=frames).logits
+        here["logits of frames"] = ours(ids, mask, pixel_values_videos=frames).logits
+    real = mask.bool()
+    return {name: (here[name][real], there[name][:, -ids.shape[1] :][real]) for name in here}
 
 
-FAMILY = Family("git", recognises, plan, layout, compare)
+FAMILY = Family("git", recognises, plan, layout, compare, decodes_by_config=True)

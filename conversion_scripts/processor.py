@@ -1,10 +1,12 @@
 """The image processor and tokenizer of a source as MM's: the same pixels, the same ids."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import transformers
+from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.image_utils import SizeDict
 
@@ -20,6 +22,18 @@ IMAGE_OPTIONS = (
     "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
     "image_mean", "image_std",
 )  # fmt: skip
+
+_TRIED = (30, 41), (97, 33)  # height and width of pictures on which two image processors are compared
+_GREY_LEVELS = 1.5  # in 0..255; torchvision's resizing differs from Pillow's by one
+_HARMLESS = (
+    "image_processor_type",
+    "processor_class",
+    "do_pad",
+    "pad_size",
+    "size_divisor",
+    "do_convert_rgb",
+    "data_format",
+)
 
 
 def convert_processor(
@@ -65,7 +79,45 @@ def convert_image_processor(source: Any) -> MMImageProcessorPil:
     if getattr(source, "do_pad", None) and not _pads_nothing(source):
         raise ValueError(f"{type(source).__name__} pads pictures, which MM's image processor does not")
     options = {name: _plain(getattr(source, name, None)) for name in IMAGE_OPTIONS}
-    return MMImageProcessorPil(**{name: value for name, value in options.items() if value is not None})
+    options |= {name: _floats(options[name]) for name in ("image_mean", "image_std")}
+    ours = MMImageProcessorPil(**{name: value for name, value in options.items() if value is not None})
+    check_pixels(ours, source)
+    return ours
+
+
+def check_pixels(ours: Any, theirs: Any) -> None:
+    """Raises ValueError unless both make the same pixels of pictures of noise, which show any other way of resizing.
+
+    A processor's class may resize by rules of its own, and its options are many: what counts is what it does.
+    """
+    generator = np.random.default_rng(0)
+    for height, width in _TRIED:
+        picture = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        here, there = (np.asarray(one(picture)["pixel_values"]) for one in (ours, theirs))
+        same = here.size == there.size and here.shape[-3:] == there.shape[-3:]
+        step = float(ours.rescale_factor if ours.do_rescale else 1) / (
+            np.min(ours.image_std) if ours.do_normalize else 1
+        )
+        if not same or np.abs(here.reshape(there.shape) - there).max() > _GREY_LEVELS * step:
+            found = "other pixels" if same else f"{there.shape[-2:]} pixels, not {here.shape[-2:]},"
+            more = sorted(_switched_on(theirs))
+            also = f"; options that MM has not: {', '.join(more)}" if more else ""
+            raise ValueError(
+                f"{type(theirs).__name__} makes {found} of a picture of {height}x{width}, by rules that MM's image "
+                f"processor has not{also}"
+            )
+
+
+def _switched_on(source: Any) -> Iterator[str]:
+    """Options of an image processor beside those that are copied."""
+    for name, value in source.to_dict().items():
+        if name not in (*IMAGE_OPTIONS, *_HARMLESS) and value not in (None, False) and not name.startswith("_"):
+            yield f"{name}={value!r}"
+
+
+def _floats(values: Any) -> Any:
+    """Means and deviations as numbers with a point: published files say 0 and 1 too."""
+    return [float(value) for value in values] if isinstance(values, list | tuple) else values
 
 
 def _pads_nothing(source: Any) -> bool:
@@ -139,4 +191,6 @@ def _image_processor(ours: Any, class_name: str) -> Any:
     if getattr(ours, "do_crop_content", False):
         raise ValueError(f"do_crop_content=True cuts pictures to their content, which {class_name} does not")
     options = {name: _plain(getattr(ours, name, None)) for name in IMAGE_OPTIONS}
-    return getattr(transformers, class_name)(**{name: value for name, value in options.items() if value is not None})
+    theirs = getattr(transformers, class_name)(**{name: value for name, value in options.items() if value is not None})
+    check_pixels(ours, theirs)
+    return theirs

@@ -16,7 +16,7 @@ from ..modeling_mm.reshapes import lead
 from ..modeling_mm.retrieval import MMForImageTextRetrieval
 from ..modeling_mm.vision_towers import SIGLIP_FIELDS, SIGLIP_VISION
 from .clip import COMPARED, TEXT, TEXT_FIELDS
-from .family import Family, Layout, Plan
+from .family import Family, Layout, Plan, Texts
 
 _ARCHITECTURE = "SiglipModel"
 _LOG_TEN = 2.302585  # the paper's start of the scale, and of the bias below; a source has the learned ones
@@ -81,4 +81,4 @@ def layout(model: Any) -> Layout:
     return Layout(source_config(settings), _ARCHITECTURE, names, "SiglipImageProcessor", "SiglipProcessor")
 
 
-FAMILY = Family("siglip", recognises, plan, layout)
+FAMILY = Family("siglip", recognises, plan, layout, texts=lambda config: Texts(padded=()))

@@ -1,8 +1,12 @@
-"""Whether a conversion computes what its source does: both models run on the same random inputs, in fp32."""
+"""Whether a conversion computes what its source does: both models run on the same random inputs, in fp32.
+
+What was converted in half precision is converted again in fp32 to be compared, as a sum of two tensors is rounded in
+half precision; that the model holds those very numbers, rounded once, is checked tensor by tensor.
+"""
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -12,38 +16,94 @@ from ..configuration.mm import MMConfig
 from ..configuration.towers import tower_width
 from ..modeling_mm.checkpoint import Checkpoint
 from ..modeling_mm.key_mapping import raise_faults
-from .family import Family
+from .family import Family, Plan, Texts, own_shapes, skeleton
+from .loading import loaded
 
 TOLERANCE = 1e-5  # of max(1, |x|), x the largest of an output
-SAMPLES, LENGTH, REGIONS = 2, 8, 3
+LENGTH, REGIONS = 8, 3
+EVERY, LARGEST = 12, 512  # up to EVERY each length is tried; LARGEST is the longest
 _SAME = ("logits", "logits_per_image", "logits_per_text", "image_embeds", "text_embeds", "itm_logits")
 
 
 class Given(NamedTuple):
-    """Two samples without padding, which some sources read."""
+    """Some texts of one length, each with a picture."""
 
-    pixel_values: torch.Tensor  # (2, C, H, W)
-    input_ids: torch.Tensor  # (2, T), opened and closed as the model's texts are
-    visual_embeds: torch.Tensor  # (2, S, Dv), in place of pixel_values
+    pixel_values: torch.Tensor  # (R, C, H, W)
+    input_ids: torch.Tensor  # (R, T)
+    attention_mask: torch.Tensor  # (R, T), 0 where a text is padded
+    visual_embeds: torch.Tensor  # (R, S, Dv), in place of pixel_values
 
 
-def examples(config: MMConfig) -> Given:
-    """Random inputs of the model's sizes, the same at every call."""
+def examples(config: MMConfig, texts: Texts) -> Iterator[Given]:
+    """Random inputs of the model's sizes, the same at every call: what a conversion is most likely to get wrong.
+
+    Texts of many lengths (each, where the longest is short), up to the longest. At each length one is closed as the
+    model's are; one is of any ids, so without its ends, with pads inside it; one holds the last ids of the vocabulary
+    before its end, as where words were added. Then texts of two lengths are padded, as the source knows it.
+    """
     generator = torch.Generator().manual_seed(0)
+    text = config.text_config
+    for length in _lengths(texts.shortest, text.max_position_embeddings):
+        rows = torch.stack([row(text, length, texts, generator) for row in (_closed, _any, _grown)])
+        mask = (rows != text.pad_token_id).long() if texts.skips_pads else torch.ones_like(rows)
+        yield _with_pictures(config, rows, mask, generator)
+    length = min(LENGTH, text.max_position_embeddings)
+    for side in texts.padded if length > 2 else ():
+        rows = torch.stack([_closed(text, length, texts, generator) for _ in range(2)])
+        mask = torch.ones_like(rows)
+        short = length // 2
+        moved = _closed(text, length - short, texts, generator)
+        place = slice(short, None) if side == "left" else slice(None, length - short)
+        mask[1] = 0
+        rows[1] = 0 if text.pad_token_id is None else text.pad_token_id
+        mask[1, place], rows[1, place] = 1, moved
+        yield _with_pictures(config, rows, mask, generator)
+
+
+def _lengths(shortest: int, longest: int) -> list[int]:
+    """Every one up to EVERY, or a few and the longest."""
+    some = range(1, longest + 1) if longest <= EVERY else (1, 2, 3, LENGTH, min(LARGEST, longest))
+    return [length for length in some if length >= shortest]
+
+
+def _plain(text: Any, texts: Texts) -> torch.Tensor:
+    """The ids that a text has inside."""
+    pads = {text.pad_token_id} if not texts.pads_inside else set()
+    return torch.tensor([number for number in range(text.vocab_size) if number not in pads])
+
+
+def _closed(text: Any, length: int, texts: Texts, generator: torch.Generator) -> torch.Tensor:
+    eos = text.eos_token_id[0] if isinstance(text.eos_token_id, list) else text.eos_token_id
+    ends = (text.bos_token_id, eos, text.pad_token_id)
+    ids = torch.tensor([number for number in range(text.vocab_size) if number not in ends])
+    row = ids[torch.randint(len(ids), (length,), generator=generator)]
+    for place, end in ((0, ends[0]), (-1, eos)):
+        if end is not None:
+            row[place] = end
+    return row
+
+
+def _any(text: Any, length: int, texts: Texts, generator: torch.Generator) -> torch.Tensor:
+    ids = _plain(text, texts)
+    row = ids[torch.randint(len(ids), (length,), generator=generator)]
+    if texts.pads_inside and text.pad_token_id is not None and length > 2:
+        row[length // 2] = text.pad_token_id
+    return torch.cat([_closed(text, 1, texts, generator), row[1:]]) if texts.skips_pads else row
+
+
+def _grown(text: Any, length: int, texts: Texts, generator: torch.Generator) -> torch.Tensor:
+    row, last = _closed(text, length, texts, generator), _plain(text, texts)[-3:]
+    for place in range(1, length - 1, 2):
+        row[place] = last[torch.randint(len(last), (1,), generator=generator)]
+    return row
+
+
+def _with_pictures(config: MMConfig, ids: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -> Given:
     vision: Any = config.vision_config
     side = getattr(vision, "image_size", 224)
     height, width = (side, side) if isinstance(side, int) else side
-    pixels = torch.randn(SAMPLES, getattr(vision, "num_channels", 3), height, width, generator=generator)
-    regions = torch.randn(SAMPLES, REGIONS, tower_width(vision), generator=generator)
-    text = config.text_config
-    eos = text.eos_token_id[0] if isinstance(text.eos_token_id, list) else text.eos_token_id
-    plain = [i for i in range(text.vocab_size) if i not in (text.bos_token_id, eos, text.pad_token_id)]
-    length = min(LENGTH, text.max_position_embeddings)
-    ids = torch.tensor(plain)[torch.randint(len(plain), (SAMPLES, length), generator=generator)]
-    for place, end in ((0, text.bos_token_id), (-1, eos)):
-        if end is not None:
-            ids[:, place] = end
-    return Given(pixels, ids, regions)
+    pixels = torch.randn(len(ids), getattr(vision, "num_channels", 3), height, width, generator=generator)
+    return Given(pixels, ids, mask, torch.randn(len(ids), REGIONS, tower_width(vision), generator=generator))
 
 
 def same_calls(theirs: Any, ours: Any, given: Given) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -66,12 +126,56 @@ def verify(source: Checkpoint, model: Any, family: Family) -> list[str]:
 
     Raises: ValueError where an output differs by more than TOLERANCE, or where nothing installed runs the source.
     """
-    theirs = (family.original or _of_transformers)(source)
-    ours = model if model.dtype == torch.float32 else copy.deepcopy(model).float()
-    pairs = (family.compare or same_calls)(theirs.eval(), ours.eval(), examples(model.config))
-    if not pairs:
+    theirs = (family.original or _of_transformers)(source).eval()
+    ours, compare = _in_fp32(source, model, family).eval(), family.compare or same_calls
+    found: dict[str, list[tuple[float, float]]] = {}
+    for given in examples(model.config, family.texts(model.config)):
+        for name, (here, there) in compare(theirs, ours, given).items():
+            found.setdefault(name, []).append(_difference(here, there))
+    if not found:
         raise ValueError(f"--verify found no output that {type(theirs).__name__} and {type(model).__name__} both have")
-    return _differences(pairs)
+    return _told(found)
+
+
+class _Wide(Mapping[str, torch.Tensor]):
+    """The tensors of a checkpoint in fp32."""
+
+    def __init__(self, source: Checkpoint):
+        self.source = source
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.source[name].float()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.source)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+def _in_fp32(source: Checkpoint, model: Any, family: Family) -> Any:
+    """The model in fp32. Raises ValueError where one in half precision is not that one rounded."""
+    if model.dtype == torch.float32:
+        return model
+    if model.dtype == torch.float64:
+        return copy.deepcopy(model).float()
+    plan: Plan = family.plan(source)
+    wanted = own_shapes(skeleton(plan.model_class, plan.config))
+    wide = loaded(plan, plan.table.convert(_Wide(source), wanted), torch.float32)
+    there, new = wide.state_dict(), [name for name in plan.table.new]
+    faults = [
+        f"{name} is not the source's, rounded to {tensor.dtype}"
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point()
+        and not _is_new(name, new)
+        and not torch.equal(there[name].to(tensor.dtype), tensor)
+    ]
+    raise_faults("the model does not hold what its source does", faults)
+    return wide
+
+
+def _is_new(name: str, templates: list[str]) -> bool:
+    return any(name.startswith(template.split("{")[0]) for template in templates)
 
 
 def _of_transformers(source: Checkpoint) -> Any:
@@ -85,13 +189,21 @@ def _of_transformers(source: Checkpoint) -> Any:
     return theirs
 
 
-def _differences(pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> list[str]:
+def _difference(here: torch.Tensor, there: torch.Tensor) -> tuple[float, float]:
+    """The largest difference, and the bound on it."""
+    return float((here - there).abs().max()), TOLERANCE * max(1.0, float(there.abs().max()))
+
+
+def _told(found: Mapping[str, list[tuple[float, float]]]) -> list[str]:
+    """A line of every output. Raises ValueError for those that differ on any inputs."""
     lines, faults = [], []
-    for name, (here, there) in pairs.items():
-        bound = TOLERANCE * max(1.0, float(there.abs().max()))
-        difference = float((here - there).abs().max())
+    for name, pairs in found.items():
+        difference, bound = max(pairs, key=lambda pair: pair[0] - pair[1] if pair[0] == pair[0] else float("inf"))
         lines.append(f"verified: {name} differ by {difference:.1e} at most (bound {bound:.1e})")
-        if not difference <= bound:  # a NaN is a fault too
-            faults.append(f"{name} differ by {difference:.1e}, more than {bound:.1e}")
+        wrong = [pair for pair in pairs if not pair[0] <= pair[1]]  # a NaN is a fault too
+        if wrong:
+            faults.append(
+                f"{name} differ by {difference:.1e}, more than {bound:.1e}, on {len(wrong)} of {len(pairs)} inputs"
+            )
     raise_faults("the model does not compute what its source does", faults)
     return lines

@@ -18,7 +18,7 @@ from ..modeling_mm.checkpoint import Checkpoint, read_json
 from ..modeling_mm.config_mapping import TowerPlan, source_config
 from ..modeling_mm.generation import MMForConditionalGeneration
 from ..modeling_mm.key_mapping import KeyTable
-from ..modeling_mm.text_towers import BERT_FIELDS, BUFFER, GPT2_FIELDS, TEXT_PLANS, bert_settings, trocr_settings
+from ..modeling_mm.text_towers import BUFFER, GPT2_FIELDS, TEXT_PLANS, bert_settings, trocr_settings
 from ..modeling_mm.vision_towers import VISION_PLANS, VIT_FIELDS
 from .family import Family, Layout, Plan
 
@@ -132,10 +132,10 @@ def _decoder(config: MMConfig) -> tuple[str, dict[str, Any], list[str]]:
     text: MMTextConfig = config.text_config
     tied = {"tie_word_embeddings": config.tie_word_embeddings}
     if config.lm_head_transform:
-        # An untied head is BERT's.
-        settings = bert_settings(text) if config.tie_word_embeddings else BERT_FIELDS.restore(text)
-        kind = settings.pop("model_type", "bert")
-        return kind, settings | tied, [f"decoder.{kind}.embeddings.word_embeddings.weight"]
+        settings = bert_settings(text)
+        kind = settings.pop("model_type")
+        base = "bert" if kind == "bert" else "roberta"
+        return kind, settings | tied, [f"decoder.{base}.embeddings.word_embeddings.weight"]
     if text.norm_position == "pre":
         inner = {"n_inner": text.intermediate_size, "embd_pdrop": text.hidden_dropout}
         return "gpt2", GPT2_FIELDS.restore(text) | inner | tied, ["decoder.transformer.wte.weight"]
@@ -147,8 +147,9 @@ def compare(theirs: Any, ours: Any, given: Any) -> dict[str, Any]:
     for module in theirs.modules():
         if isinstance(module, TrOCRSinusoidalPositionalEmbedding):
             vars(module)["weights"] = None
-    there = theirs(given.pixel_values, given.input_ids).logits
-    return {"logits": (ours(given.input_ids, pixel_values=given.pixel_values).logits, there)}
+    pixels, ids, mask = given.pixel_values, given.input_ids, given.attention_mask
+    there = theirs(pixels, ids, mask).logits[mask.bool()]
+    return {"logits": (ours(ids, mask, pixel_values=pixels).logits[mask.bool()], there)}
 
 
-FAMILY = Family("vision-encoder-decoder", recognises, plan, layout, compare)
+FAMILY = Family("vision-encoder-decoder", recognises, plan, layout, compare, decodes_by_config=True)

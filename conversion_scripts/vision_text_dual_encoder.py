@@ -1,7 +1,7 @@
 """VisionTextDualEncoder (LiT's shape, Zhai et al. 2022, arXiv:2111.07991): any two towers, compared as CLIP compares.
 
 Known are the vision towers of `VISION_PLANS` that pool (ViT, DeiT, CLIP, SigLIP), and BERT,
-RoBERTa, XLM-RoBERTa (which goes back as the RoBERTa that it is) and CLIP's text.
+RoBERTa, XLM-RoBERTa and CLIP's text.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -16,7 +16,7 @@ from ..modeling_mm.key_mapping import KeyTable, raise_faults
 from ..modeling_mm.retrieval import MMForImageTextRetrieval
 from ..modeling_mm.text_towers import TEXT_PLANS, bert_settings
 from ..modeling_mm.vision_towers import CLIP_FIELDS, OTHER_TOWER, SIGLIP_FIELDS, VISION_PLANS, VIT_FIELDS
-from .clip import COMPARED, HEADS, TEXT_FIELDS, text_plan
+from .clip import COMPARED, HEADS, text_plan, text_settings
 from .family import Family, Layout, Plan
 
 _ARCHITECTURE = "VisionTextDualEncoderModel"
@@ -38,6 +38,12 @@ def plan(checkpoint: Checkpoint) -> Plan:
         if part.model_type not in known:
             raise ValueError(f"model_type={part.model_type!r} inside {_ARCHITECTURE}; known are {', '.join(known)}")
     vision = VISION_PLANS[config.vision_config.model_type](config.vision_config, _part(checkpoint, "vision_model."))
+    if config.vision_config.model_type in ("vit", "deit") and vision.settings["pooler"] != "cls_tanh":
+        raise ValueError(
+            f"pooler_act={config.vision_config.pooler_act!r}, "
+            f"pooler_output_size={config.vision_config.pooler_output_size}; of poolers that are compared only "
+            "'tanh' at the width of the tower is known"
+        )
     text = _TEXT[config.text_config.model_type](config.text_config, _part(checkpoint, "text_model."))
     made = MMConfig(
         vision_config=vision.settings,
@@ -97,9 +103,9 @@ def _vision(tower: MMVisionConfig) -> tuple[dict[str, Any], list[str]]:
 
 
 def _text(text: Any) -> tuple[dict[str, Any], list[str]]:
-    """The kind of text, its config and the names that tell: by its norms and the id of its padding."""
+    """The kind of text, its config and the names that tell: by its norms and what it was converted from."""
     if text.norm_position == "pre":
-        return TEXT_FIELDS.restore(text) | {"model_type": "clip_text_model"}, ["embeddings.token_embedding.weight"]
+        return text_settings(text) | {"model_type": "clip_text_model"}, ["embeddings.token_embedding.weight"]
     return bert_settings(text), ["embeddings.word_embeddings.weight", "pooler.dense.weight"]
 
 

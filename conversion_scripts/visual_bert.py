@@ -22,7 +22,7 @@ from ..modeling_mm.key_mapping import KeyTable, change
 from ..modeling_mm.pretraining import MMForPreTraining
 from ..modeling_mm.reshapes import FLIP, List, Reshape, summands
 from ..modeling_mm.text_towers import BERT, BERT_FIELDS, bert_head
-from .family import Family, Layout, Plan
+from .family import Family, Layout, Plan, Texts
 
 _FIELDS = Fields(
     names=BERT_FIELDS.names, ours={**BERT_FIELDS.ours, "is_causal": False}, theirs={"bypass_transformer": False}
@@ -126,14 +126,19 @@ def layout(model: Any) -> Layout:
 
 
 def compare(theirs: Any, ours: Any, given: Any) -> dict[str, Any]:
-    ids, regions = given.input_ids, given.visual_embeds
-    there = theirs(ids, torch.ones_like(ids), visual_embeds=regions)
+    ids, mask, regions = given.input_ids, given.attention_mask, given.visual_embeds
+    there = theirs(ids, mask, visual_embeds=regions)
     if isinstance(ours, MMForPreTraining):
         targets = {"masked_input_ids": ids, "mlm_targets": ids, "matches": torch.ones(len(ids)).long()}
-        here = ours(ids, visual_embeds=regions, return_loss=True, **targets)
-        filled = (here.mlm_logits, there.prediction_logits[:, : ids.shape[1]])
+        here = ours(ids, mask, visual_embeds=regions, return_loss=True, **targets)
+        filled = (here.mlm_logits[mask.bool()], there.prediction_logits[:, : ids.shape[1]][mask.bool()])
         return {"mlm_logits": filled, "itm_logits": (here.itm_logits, there.seq_relationship_logits.flip(1))}
-    return {"logits": (ours(ids, visual_embeds=regions).logits, there.logits)}
+    return {"logits": (ours(ids, mask, visual_embeds=regions).logits, there.logits)}
 
 
-FAMILY = Family("visual-bert", recognises, plan, layout, compare)
+def texts(config: MMConfig) -> Texts:
+    """The token before the last wants two."""
+    return Texts(shortest=2 if config.text_config.pooler == "before_last" else 1)
+
+
+FAMILY = Family("visual-bert", recognises, plan, layout, compare, texts=texts)

@@ -46,11 +46,14 @@ from .trainers import (
 from .warm_start import from_towers
 
 
-def build_head_transform(config: MMTextConfig) -> nn.Module:
-    """BERT's prediction head before the vocabulary: dense, activation, norm."""
-    dense = nn.Linear(config.hidden_size, config.hidden_size)
-    norm = build_norm(config.norm_type, config.hidden_size, config.layer_norm_eps)
-    return nn.Sequential(OrderedDict(dense=dense, act=ACT2FN[config.hidden_act], norm=norm))
+def build_head_transform(config: MMConfig) -> nn.Module:
+    """BERT's prediction head before the vocabulary: dense, activation, norm; nothing where the config has none."""
+    if not config.lm_head_transform:
+        return nn.Identity()
+    text: MMTextConfig = config.text_config
+    dense = nn.Linear(text.hidden_size, text.hidden_size)
+    norm = build_norm(text.norm_type, text.hidden_size, text.layer_norm_eps)
+    return nn.Sequential(OrderedDict(dense=dense, act=ACT2FN[config.lm_head_act or text.hidden_act], norm=norm))
 
 
 _PER_CONTEXT = ("context_input_ids", "pixel_values", "visual_embeds", "pixel_values_videos", "input_features")
@@ -73,7 +76,7 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, MMGenerationMixin
             raise ValueError(f"MMForConditionalGeneration cannot write with this configuration: {'; '.join(faults)}")
         self.ends_checked: set[str] = set()
         self.model = MMModel(config)
-        self.lm_head_transform = build_head_transform(text) if config.lm_head_transform else nn.Identity()
+        self.lm_head_transform = build_head_transform(config)
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=config.lm_head_bias)
         self.post_init()
         self._freeze_unread()

@@ -36,7 +36,7 @@ class MMForMaskedLM(MMPreTrainedModel):
             raise ConfigFaults(type(self).__name__, faults)
         text = config.text_config
         self.model = MMModel(config)
-        self.lm_head_transform = build_head_transform(text) if config.lm_head_transform else nn.Identity()
+        self.lm_head_transform = build_head_transform(config)
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=config.lm_head_bias)
         self.post_init()
         reads_vector = config.has_text_encoder and config.fusion_type in REPRESENTATION_FUSIONS

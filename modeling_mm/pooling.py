@@ -41,6 +41,7 @@ class MMPooler(nn.Module):
     of the real tokens, or what a learned query finds in them (attention).
 
     "cls_tanh" is BERT's: dense and tanh on the first token. "before_last" is VisualBERT's, the token before [SEP].
+    "highest_id" is the real token with the highest id, the first of several, as old CLIPs find the end of a text.
     "none" gives None.
     """
 
@@ -57,7 +58,7 @@ class MMPooler(nn.Module):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,  # (n, T), 1 = real; None: all
-        input_ids: torch.Tensor | None = None,  # (n, T), for "eos"
+        input_ids: torch.Tensor | None = None,  # (n, T), for "eos" and "highest_id"
     ) -> torch.Tensor | None:
         if self.kind == "none":
             return None
@@ -84,6 +85,8 @@ class MMPooler(nn.Module):
             wanted = (number[:, -1:] - 1).clamp(min=1)
             return ((number == wanted) & attention_mask.bool()).long().argmax(1)
         if input_ids is None:
-            raise ValueError("pooler='eos' finds the eos token by its id; pass input_ids, not inputs_embeds")
+            raise ValueError(f"pooler={self.kind!r} finds its token by the id; pass input_ids, not inputs_embeds")
+        if self.kind == "highest_id":
+            return input_ids.masked_fill(attention_mask == 0, -1).argmax(1)
         eos = torch.as_tensor(self.eos_token_id, device=input_ids.device).reshape(-1)
         return (torch.isin(input_ids, eos) & attention_mask.bool()).long().argmax(1)

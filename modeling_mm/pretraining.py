@@ -66,7 +66,7 @@ class MMForPreTraining(MMMatchingModel):
         text, has_vocabulary = config.text_config, bool({"lm", "mlm"} & set(self.losses))
         self.lm_head_transform = self.lm_head = self.mim_head = self.mim_tower = None
         if has_vocabulary:
-            self.lm_head_transform = build_head_transform(text) if config.lm_head_transform else nn.Identity()
+            self.lm_head_transform = build_head_transform(config)
             self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=config.lm_head_bias)
             self._tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
         if "mim" in self.losses:

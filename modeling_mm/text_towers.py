@@ -18,7 +18,7 @@ _SIZES = {
     for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 }
 BUFFER = "a buffer, made anew"
-_ROBERTA_PAD = 1
+_ROBERTA_KINDS = ("roberta", "xlm-roberta")
 _PRE_NORM = {"norm_position": "pre", "embedding_norm": False, "final_norm": "all", "pooler": "last"}
 _POST_NORM = {"norm_position": "post", "embedding_norm": True, "final_norm": "none", "attention_bias": True}
 
@@ -65,13 +65,16 @@ def bert_head(names: Collection[str], tied: bool, embeddings: str, under: str = 
     The vocabulary's bias has two names. Tied it is one tensor; untied the one beside the matrix is read.
     """
     before = f"{under}cls.predictions."
-    outer, inner, matrix = f"{before}bias", f"{before}decoder.bias", f"{before}decoder.weight"
-    head = KeyTable(
-        modules={
-            f"{before}transform.dense": "lm_head_transform.dense",
-            f"{before}transform.LayerNorm": "lm_head_transform.norm",
-        },
-    )
+    transform = (f"{before}transform.dense", f"{before}transform.LayerNorm")
+    return _head(names, tied, embeddings, transform, f"{before}bias", f"{before}decoder")
+
+
+def _head(
+    names: Collection[str], tied: bool, embeddings: str, transform: tuple[str, str], outer: str, decoder: str
+) -> KeyTable:
+    """A head of BERT's kind: its dense layer and norm, the vocabulary's bias, and the matrix that has a bias too."""
+    inner, matrix = f"{decoder}.bias", f"{decoder}.weight"
+    head = KeyTable(modules=dict(zip(transform, ("lm_head_transform.dense", "lm_head_transform.norm"), strict=True)))
     if tied:
         return head.adding(tensors={outer: "lm_head.bias"}, tied={inner: outer, matrix: embeddings})
     head = head.adding(tensors={inner: "lm_head.bias", matrix: "lm_head.weight"})
@@ -99,38 +102,32 @@ def _outside(prefix: str) -> str:
 
 
 def roberta_plan(config: Any, names: Collection[str]) -> TowerPlan:
-    """RoBERTa: BERT whose positions start behind the pad id."""
+    """RoBERTa: BERT whose positions start behind the pad id, and whose head knows one activation."""
     before = prefix_of(names, "embeddings.word_embeddings.weight")
     pooled = f"{before}pooler.dense.weight" in names
     offset = config.pad_token_id + 1
     settings = BERT_FIELDS.convert(config) | {"pooler": "cls_tanh" if pooled else "cls", "is_causal": False}
     settings |= {"max_position_embeddings": config.max_position_embeddings - offset, "is_causal": config.is_decoder}
     table = BERT.adding(modules={"embeddings.position_embeddings": change("embed_positions", by=skip_rows(offset))})
-    outer = _outside(before)
-    head = KeyTable(
-        modules={
-            f"{outer}lm_head.dense": "lm_head_transform.dense",
-            f"{outer}lm_head.layer_norm": "lm_head_transform.norm",
-        },
-        tensors={f"{outer}lm_head.bias": "lm_head.bias"},
-        tied={
-            f"{outer}lm_head.decoder.bias": f"{outer}lm_head.bias",
-            f"{outer}lm_head.decoder.weight": f"{before}embeddings.word_embeddings.weight",
-        },
-    )
-    return TowerPlan(settings, table.under(before, ""), head, _TIED_BERT)
+    settings |= {"source_model_type": config.model_type}
+    outer, tied = f"{_outside(before)}lm_head.", bool(config.tie_word_embeddings)
+    transform, embeddings = (f"{outer}dense", f"{outer}layer_norm"), f"{before}embeddings.word_embeddings.weight"
+    head = _head(names, tied, embeddings, transform, f"{outer}bias", f"{outer}decoder")
+    head_settings = {"lm_head_transform": True, "lm_head_act": "gelu", "lm_head_bias": True}
+    return TowerPlan(settings, table.under(before, ""), head, head_settings | {"tie_word_embeddings": tied})
 
 
 def bert_settings(text: Any) -> dict[str, Any]:
-    """The config of BERT's stack, or of RoBERTa's: told by the id of its padding, behind which its positions start."""
-    settings = BERT_FIELDS.restore(text) | {"model_type": "bert"}
-    if text.pad_token_id != _ROBERTA_PAD:
-        return settings
-    longest = text.max_position_embeddings + _ROBERTA_PAD + 1
-    return settings | {"model_type": "roberta", "max_position_embeddings": longest}
+    """The config of BERT's stack, or of RoBERTa's where it was converted from one.
 
+    A RoBERTa's positions start behind the id of its padding; a BERT computes what any such stack of MM does.
+    """
+    settings, kind = BERT_FIELDS.restore(text), text.source_model_type
+    if kind not in _ROBERTA_KINDS or text.pad_token_id is None:
+        return settings | {"model_type": "bert"}
+    longest = text.max_position_embeddings + text.pad_token_id + 1
+    return settings | {"model_type": kind, "max_position_embeddings": longest}
 
-_TIED_BERT = {"lm_head_transform": True, "lm_head_bias": True, "tie_word_embeddings": True}
 
 DISTILBERT = KeyTable(
     modules={
@@ -162,12 +159,14 @@ DISTILBERT_FIELDS = Fields(
 def distilbert_plan(config: Any, names: Collection[str]) -> TowerPlan:
     """DistilBERT."""
     before = prefix_of(names, "embeddings.word_embeddings.weight")
+    matrix, tied = "vocab_projector.weight", bool(config.tie_word_embeddings)
     head = KeyTable(
         modules={"vocab_transform": "lm_head_transform.dense", "vocab_layer_norm": "lm_head_transform.norm"},
-        tensors={"vocab_projector.bias": "lm_head.bias"},
-        tied={"vocab_projector.weight": f"{before}embeddings.word_embeddings.weight"},
+        tensors={"vocab_projector.bias": "lm_head.bias", **({} if tied else {matrix: "lm_head.weight"})},
+        tied={matrix: f"{before}embeddings.word_embeddings.weight"} if tied else {},
     )
-    return TowerPlan(DISTILBERT_FIELDS.convert(config), DISTILBERT.under(before, ""), head, _TIED_BERT)
+    settings = {"lm_head_transform": True, "lm_head_bias": True, "tie_word_embeddings": tied}
+    return TowerPlan(DISTILBERT_FIELDS.convert(config), DISTILBERT.under(before, ""), head, settings)
 
 
 # ---- GPT-2 ---------------------------------------------------------------------------------------------------------
@@ -329,9 +328,17 @@ def llama_plan(config: Any, names: Collection[str]) -> TowerPlan:
         raise ValueError("layer_types name layers that see a sliding window alone; MM's see all that is before them")
     bias = {"qwen2": "qkv"}.get(config.model_type) or config.attention_bias
     settings = LLAMA_FIELDS.convert(config) | {"attention_bias": bias, "head_dim": getattr(config, "head_dim", None)}
-    settings |= {"mlp_bias": getattr(config, "mlp_bias", False)}
+    settings |= {"mlp_bias": getattr(config, "mlp_bias", False), "rope_parameters": _rope(config)}
     settings |= {"qk_norm": "rms_norm" if config.model_type == "qwen3" else "none"}
     return TowerPlan(settings, LLAMA.under(before, ""), *plain_head(config, f"{before}embed_tokens.weight", before))
+
+
+def _rope(config: Any) -> dict[str, Any]:
+    """The source's parameters; by default its class turns whole heads, whatever partial_rotary_factor says."""
+    parameters = dict(config.rope_parameters)
+    if parameters.get("rope_type", "default") == "default":
+        parameters.pop("partial_rotary_factor", None)
+    return parameters
 
 
 TEXT_PLANS: dict[str, Callable[[Any, Collection[str]], TowerPlan]] = {

@@ -1,6 +1,7 @@
 """Vision towers of Transformers as MM's ViT: names and settings of ViT, DeiT, CLIP, GIT and SigLIP."""
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,23 +47,27 @@ VIT_FIELDS = VisionFields(
         "attention_probs_dropout_prob": "attention_dropout",
     },
     ours={"norm_position": "pre", "final_norm": "all"},
-    theirs={"pooler_act": "tanh"},
     oblong=True,
 )  # fmt: skip
 
 
 def vit_plan(config: Any, names: Collection[str]) -> TowerPlan:
-    """ViT, with or without its pooler and its mask token."""
+    """ViT, with or without its mask token and its pooler, which is kept aside where it is of another kind."""
     before = prefix_of(names, "embeddings.cls_token")
+    is_known = config.pooler_act == "tanh" and config.pooler_output_size in (None, config.hidden_size)
     settings = VIT_FIELDS.convert(config) | {
         "attention_bias": True if config.qkv_bias else "o",
-        "pooler": "cls_tanh" if f"{before}pooler.dense.weight" in names else "cls",
+        "pooler": "cls_tanh" if is_known and f"{before}pooler.dense.weight" in names else "cls",
         "use_mask_token": f"{before}embeddings.mask_token" in names,
     }
     table = VIT
     if config.model_type == "deit":
         settings["num_register_tokens"] = 1
         table = VIT.adding(tensors=_DISTILLATION)
+    if not is_known:
+        modules = {name: target for name, target in table.modules.items() if name != "pooler.dense"}
+        kept = {"pooler.dense.{leaf}": "a pooler of another activation or width, which no state depends on"}
+        table = replace(table, modules=modules, kept=kept)
     dropped = {f"{_outer(before)}{name}.{{leaf}}": "a classifier over names" for name in _CLASSIFIERS}
     return TowerPlan(settings, table.under(before, "").adding(dropped=dropped))
 

@@ -47,10 +47,14 @@ LENGTHS = (3, 5, 0)  # of texts, 0 for one without padding
 @pytest.fixture(params=CONFIGS)
 def pair(request, open_clip, tmp_path):
     """open_clip's model in fp64, so that no sum of a conversion rounds; its directory, and its conversion."""
-    settings = CONFIGS[request.param]
+    return made(open_clip, CONFIGS[request.param], tmp_path, torch.float64)
+
+
+def made(open_clip, settings, tmp_path, dtype):
     torch.manual_seed(0)
     theirs = open_clip.CoCa(**settings)
     scatter(theirs.double())
+    theirs = theirs.to(dtype)
     source = tmp_path / "source"
     source.mkdir()
     tensors = {name: value.contiguous() for name, value in theirs.state_dict().items()}
@@ -326,3 +330,31 @@ def test_a_folder_s_own_tokenizer_goes_along_both_ways(pair, tmp_path):
     done.save_pretrained(tmp_path / "mm")
     convert_back(tmp_path / "mm", "coca", tmp_path / "back")
     assert AutoTokenizer.from_pretrained(tmp_path / "back")("a b c")["input_ids"] == [words - 2, 0, 1, 2, words - 1]
+
+
+@torch.no_grad()
+def test_oblong_pictures_convert_without_an_image_processor(open_clip, tmp_path, assert_close):
+    """open_clip fills two different sides by a rule that MM's image processor has not."""
+    settings = {**CONFIGS["usual"], "vision_cfg": {**VISION, "image_size": [24, 16]}}
+    theirs, source, done = made(open_clip, settings, tmp_path, torch.float64)
+    pixels, ids, mask = inputs(theirs)
+    assert pixels.shape[-2:] == (24, 16)
+    here, there = done.model(ids, mask, pixel_values=pixels), theirs(pixels, ids, output_labels=False)
+    assert_close(here.image_embeds, there["image_features"])
+    assert_close(here.logits[mask.bool()], there["logits"][mask.bool()])
+    assert done.processor is None or done.processor.image_processor is None
+    assert any("image_size=[24, 16]: MM's image processor" in line for line in done.report)
+    done.save_pretrained(tmp_path / "mm")
+    convert_back(tmp_path / "mm", "coca", tmp_path / "back")
+    said = json.loads((tmp_path / "back" / "open_clip_config.json").read_text())["model_cfg"]
+    assert said["vision_cfg"]["image_size"] == [24, 16]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_a_coca_verifies(open_clip, tmp_path, dtype, monkeypatch):
+    monkeypatch.setattr(coca_original, "find_spec", lambda name: object())
+    _, source, _ = made(open_clip, CONFIGS["odd"], tmp_path, dtype)
+    report = run(str(source), None, dry_run=True, compare=True)
+    assert [line.split()[1] for line in report if line.startswith("verified:")] == [
+        "logits", "image_embeds", "text_embeds",
+    ]  # fmt: skip

@@ -23,6 +23,7 @@ from transformers import (
     VisionTextDualEncoderConfig,
     VisionTextDualEncoderModel,
     ViTConfig,
+    XLMRobertaConfig,
 )
 
 from comparing import close
@@ -169,19 +170,32 @@ def test_what_a_text_gets_depends_on_no_other_row_and_no_padding(pair, assert_cl
         assert_close(ours(**left).text_embeds[0], together.text_embeds[row])
 
 
+@pytest.mark.parametrize("paired", [False, True])
 @torch.no_grad()
-def test_an_old_clip_reads_its_text_at_the_highest_id(peer, saved, tmp_path, assert_close):
-    old = CLIPConfig(vision_config=SEES, text_config={**READS, "bos_token_id": 0, "eos_token_id": 2}, projection_dim=8)
-    theirs = peer(CLIPModel, old).double()
+def test_an_old_clip_reads_its_text_at_the_highest_id_of_each_row(peer, saved, tmp_path, assert_close, paired):
+    """Its end of text is no longer the vocabulary's last id where words were added: Transformers takes the highest."""
+    text = {**READS, "vocab_size": 34, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+    if paired:
+        old, cls, family = (
+            two(ViTConfig(**SEES), CLIPTextConfig(**text)),
+            VisionTextDualEncoderModel,
+            CASES["vit, bert"][0],
+        )
+    else:
+        old, cls, family = CLIPConfig(vision_config=SEES, text_config=text, projection_dim=8), CLIPModel, "clip"
+    theirs = peer(cls, old).double()
     done = convert(saved(theirs))
-    given = inputs("clip", theirs.config)
+    rows = [[28, 5, 9, 29, 1, 1], [28, 33, 8, 29, 0, 0], [4, 11, 31, 12, 31, 3], [29, 1, 1, 1, 1, 1]]
+    given = inputs("clip", theirs.config) | {"input_ids": torch.tensor(rows)}
+    given.pop("attention_mask")
     assert_close(done.model(**given).logits_per_text, theirs(**given).logits_per_text)
-    assert done.model.config.text_config.eos_token_id == 29
     assert "eos_token_id=2 is an old config's" in "\n".join(done.report)
     done.save_pretrained(tmp_path / "mm")
-    convert_back(tmp_path / "mm", "clip", tmp_path / "back")
-    again = CLIPModel.from_pretrained(tmp_path / "back", dtype=torch.float64).eval()
-    close(again(**given).logits_per_text, theirs(**given).logits_per_text)
+    convert_back(tmp_path / "mm", family, tmp_path / "back")
+    again = cls.from_pretrained(tmp_path / "back", dtype=torch.float64).eval()
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "projection_dim"):
+        assert getattr(again.config.text_config, name) == getattr(theirs.config.text_config, name), name
+    assert_close(again(**given).logits_per_text, theirs(**given).logits_per_text)
 
 
 @torch.no_grad()
@@ -236,3 +250,54 @@ def test_a_tower_that_is_not_known_is_refused_by_name(peer, saved):
     (source / "config.json").write_text(text)
     with pytest.raises(ValueError, match="model_type='albert' inside VisionTextDualEncoderModel; known are bert"):
         convert(source)
+
+
+@pytest.mark.parametrize(
+    ("cls", "pad"), [(BertConfig, 1), (RobertaConfig, 0), (XLMRobertaConfig, 1), (RobertaConfig, 7)]
+)
+def test_a_text_goes_back_as_the_kind_that_it_came_as(peer, saved, tensors_of, tmp_path, cls, pad):
+    """Whatever the id of its padding is, which once told BERT from RoBERTa."""
+    text = cls(**READS, bos_token_id=2, eos_token_id=3, pad_token_id=pad)
+    source = saved(peer(VisionTextDualEncoderModel, two(ViTConfig(**SEES), text)))
+    convert(source).save_pretrained(tmp_path / "mm")
+    convert_back(tmp_path / "mm", "vision-text-dual-encoder", tmp_path / "back")
+    before, after = tensors_of(source), tensors_of(tmp_path / "back")
+    assert before.keys() == after.keys() and all(torch.equal(after[key], before[key]) for key in before)
+    again = VisionTextDualEncoderConfig.from_pretrained(tmp_path / "back").text_config
+    assert (type(again), again.pad_token_id, again.max_position_embeddings) == (cls, pad, 12)
+
+
+@pytest.mark.parametrize("narrow", [torch.float16, torch.bfloat16])
+@torch.no_grad()
+def test_dtypes_that_are_mixed_are_kept_exactly_there_and_back(
+    peer, saved, tensors_of, tmp_path, assert_close, narrow
+):
+    source = saved(peer(CLIPModel, CASES["clip"][2]))
+    mixed = {key: value.to(narrow) if value.ndim > 1 else value for key, value in tensors_of(source).items()}
+    save_file(mixed, source / "model.safetensors", metadata={"format": "pt"})
+    done, theirs = convert(source), CLIPModel.from_pretrained(source, dtype=torch.float32).eval()
+    assert done.model.dtype == torch.float32
+    assert f"tensors of {str(narrow).removeprefix('torch.')} are torch.float32 now, exactly" in "\n".join(done.report)
+    given = inputs("clip", theirs.config, torch.float32)
+    assert_close(done.model(**given).logits_per_text, theirs(**given).logits_per_text)
+    with torch.no_grad():
+        done.model.itc_head.text.weight[0, 0] += 1e-6  # trained since: narrow numbers would lose it
+    done.save_pretrained(tmp_path / "mm")
+    convert_back(tmp_path / "mm", "clip", tmp_path / "back")
+    after = tensors_of(tmp_path / "back")
+    assert after.pop("text_projection.weight").dtype == torch.float32
+    assert all(after[key].dtype == mixed[key].dtype and torch.equal(after[key], mixed[key]) for key in after)
+
+
+def test_numbers_that_are_no_weights_are_refused(peer, saved, tensors_of):
+    source = saved(peer(CLIPModel, CASES["clip"][2]))
+    tensors = tensors_of(source) | {"text_projection.weight": torch.ones(16, 32, dtype=torch.int8)}
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="itc_head.text.weight is torch.int8"):
+        convert(source)
+
+
+def test_a_pooler_of_another_kind_is_refused_where_it_is_compared(peer, saved):
+    towers = two(ViTConfig(**SEES, pooler_act="relu"), BertConfig(**READS, **BERT_IDS))
+    with pytest.raises(ValueError, match="pooler_act='relu', pooler_output_size=.*'tanh' at the width"):
+        convert(saved(peer(VisionTextDualEncoderModel, towers)))
