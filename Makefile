@@ -76,7 +76,7 @@ originals: $(DEV)  ## fetch what the tests read of other projects into build/ (o
 # Two worker processes of one thread each are faster than one process of two threads.
 test test-other-cpu test-slow test-kernels kernel-newer-triton: export OMP_NUM_THREADS := 1
 
-test: originals  ## the fast tests (4 minutes at most)
+test: originals  ## the fast tests (5 minutes at most)
 	@$(BIN)/pytest -q -n 2
 
 # Nothing that a kernel does or a file holds: what is left out has no matrix products of torch's to round.
