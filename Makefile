@@ -103,7 +103,7 @@ $(NEWER): | $(DEV)
 
 kernel-newer-triton: $(NEWER)  ## the same gate and the kernels' tests with Triton 3.9.0
 	@PYTHONPATH=$(NEWER) $(BIN)/python benchmarks/kernel_static.py --check benchmarks/kernel_static.json
-	@PYTHONPATH=$(NEWER) $(BIN)/pytest -q -n 2 -m 'not gpu' tests/kernels tests/test_modeling_mm_triton.py
+	@PYTHONPATH=$(NEWER) $(BIN)/pytest -q -n 2 -m 'not gpu' tests/kernels tests/modeling_mm/core/test_triton_attention.py
 
 # What the tests in .venv do without: torchvision, and the newest of all that setup.py allows (torch, Triton, Pillow, the
 # patches of Transformers). The fast tests of what depends on those, and all that are marked `newest`.
@@ -145,11 +145,11 @@ format: $(DEV)  ## let ruff put the code in order
 # -- make again what is shipped ---------------------------------------------------------------------------------------
 
 data: $(DEV)  ## fetch and check the training pictures and the pretrained weights into .data
-	@$(BIN)/python -m mm.training.sources
+	@$(BIN)/python -m mm.recipes.sources
 
 train: data  ## train mm-tiny again and pack it into checkpoints/mm-tiny (half an hour)
-	@$(BIN)/python -m mm.training.emoji_captions --output runs/mm-tiny
-	@$(BIN)/python -m mm.training.package runs/mm-tiny/model checkpoints/mm-tiny
+	@$(BIN)/python -m mm.recipes.emoji_captions --output runs/mm-tiny
+	@$(BIN)/python -m mm.recipes.package runs/mm-tiny/model checkpoints/mm-tiny
 
 benchmark: $(DEV)  ## generate() beside transformers' BLIP, the same weights in both
 	@$(BIN)/python benchmarks/beam_search_vs_blip.py

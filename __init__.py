@@ -24,16 +24,10 @@ from .configuration.mm import MMConfig
 from .configuration.resampler import MMResamplerConfig
 from .configuration.text import MMTextConfig
 from .configuration.vision import MMVisionConfig
-from .conversion_scripts.convert import convert
+from .conversion_scripts.engine import convert
 from .exporting.hub import export_for_hub
-from .modeling_mm import pipelines as _pipelines  # registers its tasks
-from .modeling_mm.cache import MMCache
-from .modeling_mm.classification import MMForSequenceClassification
-from .modeling_mm.conv import MMConvModel
-from .modeling_mm.generation import MMForConditionalGeneration
-from .modeling_mm.masked_lm import MMForMaskedLM
-from .modeling_mm.model import MMModel
-from .modeling_mm.outputs import (
+from .modeling_mm.core.cache import MMCache
+from .modeling_mm.core.outputs import (
     MMCausalLMOutput,
     MMClassifierOutput,
     MMContextOutput,
@@ -44,15 +38,21 @@ from .modeling_mm.outputs import (
     MMScoreOutput,
     MMSearchOutput,
 )
-from .modeling_mm.pretraining import MMForPreTraining
-from .modeling_mm.retrieval import MMForImageTextRetrieval
-from .modeling_mm.text import MMTextModel
-from .modeling_mm.vision import MMVisionModel
-from .processing.collate import MMDataCollator
-from .processing.image import MMImageProcessorPil
-from .processing.image_fast import MMImageProcessor
-from .processing.media import MediaDecodeError
-from .processing.mm import MMProcessor
+from .modeling_mm.model import MMModel
+from .modeling_mm.tasks import pipelines as _pipelines  # registers its tasks
+from .modeling_mm.tasks.classification import MMForSequenceClassification
+from .modeling_mm.tasks.generation import MMForConditionalGeneration
+from .modeling_mm.tasks.masked_lm import MMForMaskedLM
+from .modeling_mm.tasks.pretraining import MMForPreTraining
+from .modeling_mm.tasks.retrieval import MMForImageTextRetrieval
+from .modeling_mm.towers.conv import MMConvModel
+from .modeling_mm.towers.text import MMTextModel
+from .modeling_mm.towers.vit import MMVisionModel
+from .processing.collator import MMDataCollator
+from .processing.images.load import MediaDecodeError
+from .processing.images.processor import MMImageProcessorPil
+from .processing.images.processor_fast import MMImageProcessor
+from .processing.processor import MMProcessor
 
 __version__ = version("mm-transformers")
 

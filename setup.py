@@ -10,12 +10,22 @@ ROOT = Path(__file__).resolve().parent
 
 FOLDERS = [
     "configuration",
+    "configuration.checks",
+    "weights",
     "kernels",
     "processing",
+    "processing.images",
+    "processing.videos",
+    "processing.sounds",
     "modeling_mm",
+    "modeling_mm.checks",
+    "modeling_mm.core",
+    "modeling_mm.losses",
+    "modeling_mm.towers",
+    "modeling_mm.fusion",
+    "modeling_mm.tasks",
     "conversion_scripts",
     "exporting",
-    "training",
     "evaluation",
     "cli",
 ]

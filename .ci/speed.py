@@ -34,9 +34,9 @@ def seconds(*command: str) -> float:
 def slowest_file() -> float:
     """CPU seconds of the file that takes longest, read as a picture, as a film and as a sound."""
     from mm import MediaDecodeError
-    from mm.processing.audio import load_sound
-    from mm.processing.media import load_image
-    from mm.processing.video import load_video
+    from mm.processing.images.load import load_image
+    from mm.processing.sounds.load import load_sound
+    from mm.processing.videos.load import load_video
 
     warnings.simplefilter("ignore")  # Pillow on the damage it finds
     times = [0.0]

@@ -62,7 +62,7 @@ def write_checkpoint(directory: Path, size: str) -> int:
 def measure(side: str, source: str, out: str) -> None:
     """Prints CPU seconds and both peaks in bytes; to be run in a process of its own."""
     import mm
-    from mm.conversion_scripts.convert import run
+    from mm.conversion_scripts.engine import run
 
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()

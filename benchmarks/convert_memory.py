@@ -72,7 +72,7 @@ def _resident() -> tuple[int, int]:
 def measure(kind: str, source: str, out: str) -> None:
     """Prints both peaks in bytes; to be run in a process of its own."""
     import mm
-    from mm.conversion_scripts.convert import run
+    from mm.conversion_scripts.engine import run
 
     mm.MMForConditionalGeneration  # noqa: B018  imported when it is asked for
     with Peak() as peak:

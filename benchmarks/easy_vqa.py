@@ -27,7 +27,7 @@ import transformers
 
 from mm import MMConfig, MMForConditionalGeneration, MMForSequenceClassification
 from mm.evaluation.captions import bootstrap_interval
-from mm.training.easy_vqa import BOS, EOS, PAD, SIZE, Questions, Words, load_questions, question_only
+from mm.recipes.easy_vqa import BOS, EOS, PAD, SIZE, Questions, Words, load_questions, question_only
 
 SYSTEMS = ("classifier", "rank_answers")
 SEEDS, EPOCHS, PICTURES, RATE = (0,), 14, 64, 2e-3

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from mm.evaluation.captions import bootstrap_interval, chrf, exact_matches
-from mm.training.emoji import DEV_VENDOR, TEST_VENDOR, TRAIN_VENDORS, EmojiItem, load_items, pictures, split_of
+from mm.recipes.emoji import DEV_VENDOR, TEST_VENDOR, TRAIN_VENDORS, EmojiItem, load_items, pictures, split_of
 
 SIZE = 64  # pixels of the pictures that every baseline sees
 CELLS = 8  # cells of the gradient histograms along each side

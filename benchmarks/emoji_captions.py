@@ -21,7 +21,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mm.cli.caption import PACKAGED_MODEL
 from mm.evaluation.captions import bootstrap_interval, chrf, exact_matches
-from mm.training.emoji import DEV_VENDOR, TEST_VENDOR, EmojiItem, load_items, render, split_of
+from mm.recipes.emoji import DEV_VENDOR, TEST_VENDOR, EmojiItem, load_items, render, split_of
 
 SPLITS = {"seen names": "seen", "new names, dev": "unseen_dev", "new names, test": "unseen_test"}
 

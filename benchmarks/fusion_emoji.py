@@ -32,9 +32,9 @@ from mm import MMConfig, MMForSequenceClassification
 from mm.configuration.presets import EFFICIENTNET_LITE0
 from mm.conversion_scripts.efficientnet_lite import load_efficientnet_lite0
 from mm.evaluation.captions import bootstrap_interval
-from mm.training.drawings import SIZE, Drawings, Features, normalised
-from mm.training.emoji import DEV_VENDOR, TRAIN_VENDORS, EmojiItem, concept_key, load_items, pictures, split_of
-from mm.training.sources import efficientnet_lite0_file, fetch, find_source
+from mm.recipes.drawings import SIZE, Drawings, Features, normalised
+from mm.recipes.emoji import DEV_VENDOR, TRAIN_VENDORS, EmojiItem, concept_key, load_items, pictures, split_of
+from mm.recipes.sources import efficientnet_lite0_file, fetch, find_source
 
 FUSIONS = ("cross_attention", "co_attention", "merged", "concat", "sum", "gated", "decision")
 # name -> (fusion, whether it sees the picture, the text)

@@ -11,7 +11,8 @@ from typing import Any
 
 from mm.benchmarks.static_gate import CEILINGS, GROUPS
 from mm.benchmarks.static_report import Case, Entry
-from mm.kernels import backward, decode, forward, mass, tuning
+from mm.kernels import backward, decode, forward, tuning
+from mm.kernels import key_mass as mass
 
 # Name in the tables -> its jit function. A forward of few rows is built with split keys and called "decode".
 FUNCTIONS: dict[str, Any] = {

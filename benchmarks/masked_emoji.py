@@ -30,12 +30,12 @@ import transformers
 from mm import MMConfig, MMForMaskedLM
 from mm.configuration.presets import EFFICIENTNET_LITE0
 from mm.evaluation.captions import bootstrap_interval
-from mm.training.drawings import caption_ids
-from mm.training.emoji import DEV_VENDOR, EmojiItem, load_items
-from mm.training.emoji_captions import embeddings_from
-from mm.training.emoji_features import VIEWS, emoji_features
-from mm.training.sources import minilm_directory
-from mm.training.vocabulary import pruned_tokenizer
+from mm.recipes.drawings import caption_ids
+from mm.recipes.emoji import DEV_VENDOR, EmojiItem, load_items
+from mm.recipes.emoji_captions import embeddings_from
+from mm.recipes.emoji_features import VIEWS, emoji_features
+from mm.recipes.sources import minilm_directory
+from mm.recipes.vocabulary import pruned_tokenizer
 
 SYSTEMS = {"text alone": False, "text and picture": True}
 SPLITS = {"seen names": "seen", "new names": "unseen_dev"}

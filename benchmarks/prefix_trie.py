@@ -21,7 +21,7 @@ import transformers
 from transformers import AutoProcessor
 
 from mm import MMForConditionalGeneration
-from mm.training.emoji import DEV_VENDOR, load_items
+from mm.recipes.emoji import DEV_VENDOR, load_items
 
 SEED, TOLERANCE, BATCH = 0, 1e-4, 512
 ADJECTIVES = "red orange yellow green blue purple brown black white gray pink large small".split()

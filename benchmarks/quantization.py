@@ -25,8 +25,8 @@ from transformers.cache_utils import DynamicCache
 from mm import MMCache, MMForConditionalGeneration, MMProcessor
 from mm.cli.caption import PACKAGED_MODEL
 from mm.evaluation.captions import exact_match
-from mm.modeling_mm.int8_cache import Int8Context, Int8Layer
-from mm.training.emoji import DEV_VENDOR, load_items, render, split_of
+from mm.modeling_mm.core.int8_cache import Int8Context, Int8Layer
+from mm.recipes.emoji import DEV_VENDOR, load_items, render, split_of
 
 BATCH = 64
 

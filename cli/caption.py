@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from transformers import BatchFeature
 from transformers.utils import logging
 
-from ..processing.media import FORMATS, MediaDecodeError, load_image
+from ..processing.images.load import FORMATS, MediaDecodeError, load_image
 from .models import PACKAGED_MODEL, load_model  # noqa: F401  the packaged one is found here too
 from .printing import json_line, printable
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ..conversion_scripts.convert import run
+from ..conversion_scripts.engine import run
 
 
 def convert(
@@ -25,7 +25,7 @@ def convert(
         compare: run both models on the same inputs, and say by how much their outputs differ.
         vision, text: the towers that a file of OpenFlamingo goes with.
 
-    Raises: ValueError, FileNotFoundError: as `mm.conversion_scripts.convert.run`.
+    Raises: ValueError, FileNotFoundError: as `mm.conversion_scripts.engine.run`.
     """
     for line in run(source, out, to, dry_run, compare, vision, text):
         say(line)

@@ -10,8 +10,8 @@ from ..exporting.hub import export_for_hub
 from ..exporting.onnx import export_onnx
 from ..exporting.onnx_generator import OnnxGenerator
 from ..exporting.parts import context_inputs
-from ..modeling_mm.generation import MMForConditionalGeneration
-from ..processing.mm import MMProcessor
+from ..modeling_mm.tasks.generation import MMForConditionalGeneration
+from ..processing.processor import MMProcessor
 from .caption import PACKAGED_MODEL
 
 FORMATS = ("onnx", "hub")

@@ -12,7 +12,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from ..modeling_mm.row_ends import warn_of_other_ids
+from ..modeling_mm.tasks.row_ends import warn_of_other_ids
 
 PACKAGED_MODEL = Path(__file__).resolve().parents[1] / "checkpoints" / "mm-tiny"
 _MODEL, _ADAPTER, _PROCESSOR = "config.json", "adapter_config.json", "processor_config.json"
@@ -119,7 +119,7 @@ def _check_kind(source: str, settings: dict[str, dict[str, Any]]) -> None:
         raise ValueError(f"{source!r} holds ONNX graphs, which mm caption does not run: {runs}")
     kind = config.get("model_type")
     if kind != "mm":
-        from ..conversion_scripts.convert import FAMILIES
+        from ..conversion_scripts.engine import FAMILIES
 
         known = any(family.recognises(config, ()) for family in FAMILIES.values())
         advice = f"make one of it first: mm convert {source} NEW_FOLDER" if known else "mm convert knows it neither"

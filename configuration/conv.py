@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from transformers.activations import ACT2FN
 
-from .stack import MMBaseConfig, checked, nearest, positive
+from .base import MMBaseConfig, checked, nearest, positive
 
 # The blocks, and a stage's `expansion` where it is not given; 1: the block has none.
 EXPANSIONS = {"plain": 1, "residual": 1, "bottleneck": 4, "inverted": 6}

@@ -4,7 +4,9 @@ from typing import Any, Literal
 
 from transformers.configuration_utils import SubConfigSpec
 
-from .heads import (
+from .base import ConfigFaults, MMBaseConfig, checked, nearest
+from .checks.fields import config_faults, own_faults
+from .checks.tasks import (
     classification_faults,
     generation_faults,
     masked_lm_faults,
@@ -13,8 +15,6 @@ from .heads import (
 )
 from .presets import PRESETS, preset_fields
 from .resampler import MMResamplerConfig
-from .rules import config_faults, own_faults
-from .stack import ConfigFaults, MMBaseConfig, checked, nearest
 from .text import MMTextConfig
 from .towers import VISION_CONFIGS, TowerSpec, tower_width
 

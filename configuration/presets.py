@@ -4,8 +4,8 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+from .base import overridden
 from .special_ids import text_ids
-from .stack import overridden
 from .towers import tower_width
 
 # EfficientNet-Lite0 (Tan & Le 2019, arXiv:1905.11946, without squeeze-and-excitation): 3.4 M weights, 1280 wide.

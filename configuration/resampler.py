@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from .stack import MMStackConfig, checked, positive
+from .base import MMStackConfig, checked, positive
 
 
 @checked

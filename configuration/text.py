@@ -3,7 +3,7 @@
 import copy
 from typing import Any, Literal
 
-from .stack import MMStackConfig, checked, nearest, positive
+from .base import MMStackConfig, checked, nearest, positive
 
 # Transformers' kinds of rope parameters, but for one whose angles depend on the longest row of a batch.
 ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "proportional")
@@ -257,3 +257,6 @@ class MMTextConfig(MMStackConfig):
 @checked
 class _MMCrossConfig(MMStackConfig):
     """A stack with the overrides in place, to be checked by the rules of every stack."""
+
+
+SINUSOID_OFFSET = 2  # the number of a text's first token in fairseq: behind the id of its padding, 1

@@ -13,8 +13,8 @@ from transformers.models.auto.configuration_auto import (
     CONFIG_MAPPING_NAMES,  # pyright: ignore[reportPrivateImportUsage]: what Transformers itself has
 )
 
+from .base import nearest
 from .conv import MMConvConfig
-from .stack import nearest
 from .tower_kinds import MEASURED_WIDTH, NO_TOWERS, TOWER_KINDS
 from .vision import MMVisionConfig
 

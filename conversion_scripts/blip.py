@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..configuration.mm import MMConfig
-from ..modeling_mm.checkpoint import Checkpoint
-from ..modeling_mm.config_mapping import Fields, VisionFields, source_config
-from ..modeling_mm.generation import MMForConditionalGeneration
-from ..modeling_mm.key_mapping import KeyTable, change
-from ..modeling_mm.reshapes import lead, split
-from ..modeling_mm.retrieval import MMForImageTextRetrieval
-from ..modeling_mm.text_towers import BERT, bert_head
+from ..modeling_mm.tasks.generation import MMForConditionalGeneration
+from ..modeling_mm.tasks.retrieval import MMForImageTextRetrieval
+from ..weights.checkpoint import Checkpoint
+from ..weights.config_table import Fields, VisionFields, source_config
+from ..weights.key_table import KeyTable, change
+from ..weights.reshapes import lead, split
+from ..weights.text_names import BERT, bert_head
 from .family import Family, Layout, Plan, Texts
 
 VISION_FIELDS = VisionFields(

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 import transformers
 
-from ..modeling_mm.checkpoint import Checkpoint
-from ..modeling_mm.key_mapping import KeyTable, change, raise_faults
-from ..modeling_mm.reshapes import Reshape, lead
+from ..weights.checkpoint import Checkpoint
+from ..weights.key_table import KeyTable, change, raise_faults
+from ..weights.reshapes import Reshape, lead
 from . import blip
 from .blip import BLOCK, TEXT_FIELDS, VISION_FIELDS, retrieval_plan, writer_plan
 from .family import Family, Plan, Unwritten, own_shapes, skeleton

@@ -9,12 +9,12 @@ from typing import Any
 
 from ..configuration.mm import MMConfig
 from ..configuration.vision import MMVisionConfig
-from ..modeling_mm.checkpoint import Checkpoint
-from ..modeling_mm.config_mapping import Fields, TowerPlan, prefix_of, source_config
-from ..modeling_mm.key_mapping import KeyTable, raise_faults
-from ..modeling_mm.retrieval import MMForImageTextRetrieval
-from ..modeling_mm.text_towers import BUFFER
-from ..modeling_mm.vision_towers import CLIP_FIELDS, CLIP_LAYERS, CLIP_VISION
+from ..modeling_mm.tasks.retrieval import MMForImageTextRetrieval
+from ..weights.checkpoint import Checkpoint
+from ..weights.config_table import Fields, TowerPlan, prefix_of, source_config
+from ..weights.key_table import KeyTable, raise_faults
+from ..weights.text_names import BUFFER
+from ..weights.vision_names import CLIP_FIELDS, CLIP_LAYERS, CLIP_VISION
 from .family import Family, Layout, Plan
 
 _ARCHITECTURE = "CLIPModel"

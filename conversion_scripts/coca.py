@@ -15,10 +15,10 @@ from typing import Any
 
 from ..configuration.mm import MMConfig
 from ..configuration.vision import MMVisionConfig
-from ..modeling_mm.checkpoint import Checkpoint
-from ..modeling_mm.config_mapping import partial_patches
-from ..modeling_mm.key_mapping import raise_faults
-from ..modeling_mm.pretraining import MMForPreTraining
+from ..modeling_mm.tasks.pretraining import MMForPreTraining
+from ..weights.checkpoint import Checkpoint
+from ..weights.config_table import partial_patches
+from ..weights.key_table import raise_faults
 from .coca_names import sizes_of, table
 from .coca_original import colours, compare, ends, original, pictures, tokenizer
 from .family import Family, Layout, Plan, Texts

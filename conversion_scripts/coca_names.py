@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from ..modeling_mm.checkpoint import Checkpoint
-from ..modeling_mm.key_mapping import KeyTable, change
-from ..modeling_mm.reshapes import TRANSPOSE, List, Reshape, lead, split, summands
+from ..weights.checkpoint import Checkpoint
+from ..weights.key_table import KeyTable, change
+from ..weights.reshapes import TRANSPOSE, List, Reshape, lead, split, summands
 
 
 def _qkv(attention: str) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from transformers import CLIPTokenizer
 from transformers.image_utils import PILImageResampling
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from ..modeling_mm.checkpoint import Checkpoint
-from ..modeling_mm.key_mapping import raise_faults
+from ..weights.checkpoint import Checkpoint
+from ..weights.key_table import raise_faults
 from .coca_names import sizes_of
 from .processor import tokenizer_of
 

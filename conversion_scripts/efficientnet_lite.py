@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from ..configuration.conv import MMConvConfig
-from ..modeling_mm.conv import MMConvModel
+from ..modeling_mm.towers.conv import MMConvModel
 
 IMAGE_MEAN = [127 / 255] * 3
 IMAGE_STD = [128 / 255] * 3

@@ -9,8 +9,8 @@ import torch
 from transformers.core_model_loading import revert_weight_conversion
 
 from ..configuration.mm import MMConfig
-from ..modeling_mm.checkpoint import Checkpoint
-from ..modeling_mm.key_mapping import KeyTable, raise_faults
+from ..weights.checkpoint import Checkpoint
+from ..weights.key_table import KeyTable, raise_faults
 
 # Settings by which two configs may differ and describe the same model.
 _BESIDE = (

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from ..configuration.mm import MMConfig
-from ..modeling_mm.checkpoint import Checkpoint
-from ..modeling_mm.config_mapping import TowerPlan
-from ..modeling_mm.flamingo import BLOCK, PERCEIVER, FlamingoWeights, Insertion, Names, grown
-from ..modeling_mm.generation import MMForConditionalGeneration
-from ..modeling_mm.key_mapping import KeyTable, raise_faults
-from ..modeling_mm.warm_start import flamingo_config, text_tower, vision_tower
-from ..processing.mm import MMProcessor
+from ..modeling_mm.tasks.generation import MMForConditionalGeneration
+from ..modeling_mm.tasks.warm_start import flamingo_config, text_tower, vision_tower
+from ..processing.processor import MMProcessor
+from ..weights.checkpoint import Checkpoint
+from ..weights.config_table import TowerPlan
+from ..weights.flamingo import BLOCK, PERCEIVER, FlamingoWeights, Insertion, Names, grown
+from ..weights.key_table import KeyTable, raise_faults
 from .family import check_returns
 from .processor import fit_tokenizer, image_processor_of, spelling_notes, tokenizer_of
 

@@ -11,13 +11,13 @@ import torch
 
 from ..configuration.mm import MMConfig
 from ..configuration.vision import MMVisionConfig
-from ..modeling_mm.checkpoint import Checkpoint
-from ..modeling_mm.config_mapping import Fields, source_config
-from ..modeling_mm.generation import MMForConditionalGeneration
-from ..modeling_mm.key_mapping import KeyTable, change, raise_faults
-from ..modeling_mm.reshapes import STACK
-from ..modeling_mm.text_towers import BERT, BERT_FIELDS
-from ..modeling_mm.vision_towers import GIT_VISION_FIELDS, VISION_PLANS
+from ..modeling_mm.tasks.generation import MMForConditionalGeneration
+from ..weights.checkpoint import Checkpoint
+from ..weights.config_table import Fields, source_config
+from ..weights.key_table import KeyTable, change, raise_faults
+from ..weights.reshapes import STACK
+from ..weights.text_names import BERT, BERT_FIELDS
+from ..weights.vision_names import GIT_VISION_FIELDS, VISION_PLANS
 from .family import Family, Layout, Plan
 
 _ARCHITECTURE = "GitForCausalLM"

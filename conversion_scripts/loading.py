@@ -8,7 +8,7 @@ import torch
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
-from ..modeling_mm.key_mapping import Converted, raise_faults
+from ..weights.key_table import Converted, raise_faults
 from .family import Plan
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

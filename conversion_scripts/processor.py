@@ -11,8 +11,8 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.image_utils import SizeDict
 
 from ..configuration.special_ids import row_ends
-from ..processing.image import MMImageProcessorPil
-from ..processing.mm import MMProcessor
+from ..processing.images.processor import MMImageProcessorPil
+from ..processing.processor import MMProcessor
 from ..processing.spelling import PROBES, changed_texts
 from .family import Layout, Plan
 

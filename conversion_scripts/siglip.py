@@ -9,12 +9,12 @@ from typing import Any
 
 from ..configuration.mm import MMConfig
 from ..configuration.vision import MMVisionConfig
-from ..modeling_mm.checkpoint import Checkpoint
-from ..modeling_mm.config_mapping import Fields, VisionFields, prefix_of, source_config
-from ..modeling_mm.key_mapping import KeyTable, change, raise_faults
-from ..modeling_mm.reshapes import lead
-from ..modeling_mm.retrieval import MMForImageTextRetrieval
-from ..modeling_mm.vision_towers import SIGLIP_FIELDS, SIGLIP_VISION
+from ..modeling_mm.tasks.retrieval import MMForImageTextRetrieval
+from ..weights.checkpoint import Checkpoint
+from ..weights.config_table import Fields, VisionFields, prefix_of, source_config
+from ..weights.key_table import KeyTable, change, raise_faults
+from ..weights.reshapes import lead
+from ..weights.vision_names import SIGLIP_FIELDS, SIGLIP_VISION
 from .clip import COMPARED, TEXT, TEXT_FIELDS
 from .family import Family, Layout, Plan, Texts
 

@@ -14,7 +14,7 @@ from typing import Any
 import transformers
 from transformers import GenerationConfig
 
-from ..modeling_mm.checkpoint import read_json
+from ..weights.checkpoint import read_json
 from .family import Layout
 
 # Settings of a file, not of a model; those of decoding go along in generation_config.json.

@@ -14,8 +14,8 @@ import transformers
 
 from ..configuration.mm import MMConfig
 from ..configuration.towers import tower_width
-from ..modeling_mm.checkpoint import Checkpoint
-from ..modeling_mm.key_mapping import raise_faults
+from ..weights.checkpoint import Checkpoint
+from ..weights.key_table import raise_faults
 from .family import Family, Plan, Texts, own_shapes, skeleton
 from .loading import loaded
 

@@ -14,12 +14,12 @@ from transformers.models.trocr.modeling_trocr import TrOCRSinusoidalPositionalEm
 from ..configuration.mm import MMConfig
 from ..configuration.text import MMTextConfig
 from ..configuration.vision import MMVisionConfig
-from ..modeling_mm.checkpoint import Checkpoint, read_json
-from ..modeling_mm.config_mapping import TowerPlan, source_config
-from ..modeling_mm.generation import MMForConditionalGeneration
-from ..modeling_mm.key_mapping import KeyTable
-from ..modeling_mm.text_towers import BUFFER, GPT2_FIELDS, TEXT_PLANS, bert_settings, trocr_settings
-from ..modeling_mm.vision_towers import VISION_PLANS, VIT_FIELDS
+from ..modeling_mm.tasks.generation import MMForConditionalGeneration
+from ..weights.checkpoint import Checkpoint, read_json
+from ..weights.config_table import TowerPlan, source_config
+from ..weights.key_table import KeyTable
+from ..weights.text_names import BUFFER, GPT2_FIELDS, TEXT_PLANS, bert_settings, trocr_settings
+from ..weights.vision_names import VISION_PLANS, VIT_FIELDS
 from .family import Family, Layout, Plan
 
 _ARCHITECTURE = "VisionEncoderDecoderModel"

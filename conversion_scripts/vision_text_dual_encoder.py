@@ -10,12 +10,12 @@ from typing import Any
 
 from ..configuration.mm import MMConfig
 from ..configuration.vision import MMVisionConfig
-from ..modeling_mm.checkpoint import Checkpoint
-from ..modeling_mm.config_mapping import TowerPlan, source_config
-from ..modeling_mm.key_mapping import KeyTable, raise_faults
-from ..modeling_mm.retrieval import MMForImageTextRetrieval
-from ..modeling_mm.text_towers import TEXT_PLANS, bert_settings
-from ..modeling_mm.vision_towers import CLIP_FIELDS, OTHER_TOWER, SIGLIP_FIELDS, VISION_PLANS, VIT_FIELDS
+from ..modeling_mm.tasks.retrieval import MMForImageTextRetrieval
+from ..weights.checkpoint import Checkpoint
+from ..weights.config_table import TowerPlan, source_config
+from ..weights.key_table import KeyTable, raise_faults
+from ..weights.text_names import TEXT_PLANS, bert_settings
+from ..weights.vision_names import CLIP_FIELDS, OTHER_TOWER, SIGLIP_FIELDS, VISION_PLANS, VIT_FIELDS
 from .clip import COMPARED, HEADS, text_plan, text_settings
 from .family import Family, Layout, Plan
 

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 
 from ..configuration.mm import MMConfig
-from ..modeling_mm.checkpoint import Checkpoint
-from ..modeling_mm.classification import MMForSequenceClassification
-from ..modeling_mm.config_mapping import Fields, source_config
-from ..modeling_mm.key_mapping import KeyTable, change
-from ..modeling_mm.pretraining import MMForPreTraining
-from ..modeling_mm.reshapes import FLIP, List, Reshape, summands
-from ..modeling_mm.text_towers import BERT, BERT_FIELDS, bert_head
+from ..modeling_mm.tasks.classification import MMForSequenceClassification
+from ..modeling_mm.tasks.pretraining import MMForPreTraining
+from ..weights.checkpoint import Checkpoint
+from ..weights.config_table import Fields, source_config
+from ..weights.key_table import KeyTable, change
+from ..weights.reshapes import FLIP, List, Reshape, summands
+from ..weights.text_names import BERT, BERT_FIELDS, bert_head
 from .family import Family, Layout, Plan, Texts
 
 _FIELDS = Fields(

@@ -1,7 +1,7 @@
 """Our modules as flat files that import each other from one folder, the only layout that remote code may have.
 
 Transformers copies the files of a repository's code by their text: it looks for lines `from .name import`, one level
-deep, and follows them; and it refuses a file whose plain imports are not all installed. So `modeling_mm/cache.py`
+deep, and follows them; and it refuses a file whose plain imports are not all installed. So `modeling_mm/core/cache.py`
 becomes `modeling_mm_cache.py`, its `from ..configuration.text import X` becomes `from .configuration_text import X`,
 and an import of what not everyone has (Triton) moves into a `try`, which Transformers does not look into.
 The rest of a file stays as it is, to the letter.

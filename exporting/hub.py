@@ -17,7 +17,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.processing_utils import ProcessorMixin
 
 from ..configuration.auto_map import FRONT, SHIM, WRITERS, finish_config, finish_processor, registered
-from ..modeling_mm.base import MMPreTrainedModel
+from ..modeling_mm.core.base import MMPreTrainedModel
 from .flat_source import flat_name, flat_sources
 
 # All classes are found through one file: from a directory Transformers loads the files of an auto_map one by one, each

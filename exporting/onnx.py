@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers.processing_utils import ProcessorMixin
 
-from ..modeling_mm.generation import MMForConditionalGeneration
+from ..modeling_mm.tasks.generation import MMForConditionalGeneration
 from .parts import check_exportable, parts_of
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")

@@ -22,11 +22,11 @@ from torch import nn
 from torch.export import Dim
 from transformers.cache_utils import DynamicCache
 
-from ..modeling_mm.cache import MMCache
-from ..modeling_mm.fusion import MMPrefix
-from ..modeling_mm.generation import MMForConditionalGeneration
-from ..modeling_mm.rows import MMRows
-from ..modeling_mm.towers import example_of
+from ..modeling_mm.core.cache import MMCache
+from ..modeling_mm.core.context_rows import MMRows
+from ..modeling_mm.core.prefix import MMPrefix
+from ..modeling_mm.tasks.generation import MMForConditionalGeneration
+from ..modeling_mm.towers.any_tower import example_of
 
 Tensors = dict[str, torch.Tensor]
 Shapes = dict[str, dict[int, Any]]

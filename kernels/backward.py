@@ -16,7 +16,8 @@ With P = exp(S - lse), S = scale Q K^T, and the gradients dO of the output and d
 import triton
 import triton.language as tl
 
-from .chunks import (
+from .forward import LOG2E, key_span
+from .head_chunks import (
     add_dot,
     chunk_width,
     dot_read_rows,
@@ -28,8 +29,7 @@ from .chunks import (
     store_chunks,
     zero_chunks,
 )
-from .forward import LOG2E, key_span
-from .rows import context_rows, row_offsets, row_tile
+from .row_tiles import context_rows, row_offsets, row_tile
 
 
 @triton.jit

@@ -15,7 +15,7 @@ fp32 mask every block. With few rows the keys are split over programs, see decod
 import triton
 import triton.language as tl
 
-from .chunks import (
+from .head_chunks import (
     add_dot,
     chunk_width,
     dot_columns,
@@ -28,7 +28,7 @@ from .chunks import (
     store_chunks,
     zero_chunks,
 )
-from .rows import row_offsets, row_tile
+from .row_tiles import row_offsets, row_tile
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)

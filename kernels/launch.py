@@ -17,8 +17,8 @@ from .backward import delta_kernel, key_value_gradient_kernel, query_gradient_ke
 from .cross_attention import IS_INTERPRETED
 from .decode import combine_kernel
 from .forward import forward_kernel
-from .mass import mass_kernel
-from .rows import row_grid
+from .key_mass import mass_kernel
+from .row_tiles import row_grid
 
 if isinstance(forward_kernel, triton.JITFunction) == IS_INTERPRETED:
     raise RuntimeError("TRITON_INTERPRET was changed after mm was imported; set it before, as Triton reads it anew")

@@ -16,20 +16,21 @@ from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple
 
+from ..configuration.checks.fields import REPRESENTATION_FUSIONS
 from ..configuration.mm import MMConfig
-from ..configuration.rules import REPRESENTATION_FUSIONS
-from .attention import CallConfig
-from .base import MMPreTrainedModel
-from .cache import MMCache
-from .context import text_context
-from .fusion import MMPrefix, build_fusion, merged_mask, modality_vectors
-from .inputs import check_text
-from .media import MMMediaModel, asked_states
-from .media_inputs import refuse_absent, refuse_lonely
-from .outputs import MMContextOutput, MMModelOutput
-from .rows import MMRows
-from .text import MMTextModel
-from .vision import MMVisionModel
+from .checks.media_inputs import refuse_absent, refuse_lonely
+from .checks.text_inputs import check_text
+from .core.attention import CallConfig
+from .core.base import MMPreTrainedModel
+from .core.cache import MMCache
+from .core.context_rows import MMRows
+from .core.outputs import MMContextOutput, MMModelOutput
+from .core.prefix import MMPrefix, merged_mask
+from .fusion.context import text_context
+from .fusion.fusions import build_fusion, modality_vectors
+from .fusion.media_encoder import MMMediaModel, asked_states
+from .towers.text import MMTextModel
+from .towers.vit import MMVisionModel
 
 
 def _structure(config: MMConfig) -> dict:

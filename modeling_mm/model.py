@@ -13,13 +13,13 @@ from transformers.cache_utils import Cache
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.mm import MMConfig
-from .base import MMKwargs, reject_unknown
-from .cache import MMCache
-from .context import as_context, packed_ranges
-from .inputs import check_tensors, check_text
+from .checks.text_inputs import check_tensors, check_text
+from .core.base import MMKwargs, reject_unknown
+from .core.cache import MMCache
+from .core.context_rows import MMRows
+from .core.outputs import MMContextOutput, MMModelOutput
+from .fusion.context import as_context, packed_ranges
 from .joining import MMJoiningModel
-from .outputs import MMContextOutput, MMModelOutput
-from .rows import MMRows
 
 MEDIA_INPUTS = (
     "pixel_values", "pixel_attention_mask", "visual_embeds", "pixel_values_videos", "video_attention_mask",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from types import NoneType
 from typing import Any, TypedDict
 
-from .options import MMImageProcessorKwargs
+from .images.options import MMImageProcessorKwargs
 
 NESTED = ("text_kwargs", "images_kwargs", "videos_kwargs", "audio_kwargs")
 

@@ -9,7 +9,7 @@ import base64
 import binascii
 from typing import Any
 
-from .parts import ProcessorOfParts
+from .components import ProcessorOfParts
 
 # Where a block holds its medium, by the type of the block.
 SOURCES = {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .rows import IGNORED_LABEL
+from .token_rows import IGNORED_LABEL
 
 
 def mask_tokens(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .limits import MAX_PIXELS
+from .images.limits import MAX_PIXELS
 from .passes import Pass
 
 

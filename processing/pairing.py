@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .images.load import is_frames
+
 Nested = list[list]
 
 # A list of 32 frames is one video; an array of four dimensions is several pictures, or one video.
@@ -152,17 +154,6 @@ def nest_media(name: str, given: Any, samples: int | None, one: bool) -> Nested 
         )
     nested = [[] if entry is None else list(entry) if holds(entry) else [entry] for entry in entries]
     return nested if any(nested) else None
-
-
-def is_frames(video: Any) -> bool:
-    """Whether `video` is one video given as its frames: a list of PIL images or of arrays, or an array of frames."""
-    if isinstance(video, (np.ndarray, torch.Tensor)):
-        return video.ndim in (3, 4)
-    frames = isinstance(video, (list, tuple)) and len(video) > 0
-    return frames and all(
-        isinstance(frame, Image.Image) or (isinstance(frame, (np.ndarray, torch.Tensor)) and frame.ndim in (2, 3))
-        for frame in video
-    )
 
 
 def _holds_images(images: Any) -> bool:

@@ -20,8 +20,8 @@ from transformers.pipelines.text_classification import TextClassificationPipelin
 from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
 
 from ..configuration.mm import MMConfig
-from .image import PictureOptions
-from .media import load_image
+from .images.load import load_image
+from .images.processor import PictureOptions
 
 # What a sample may bring beside its text, by the arguments of MMProcessor.
 MEDIA = {"image": "images", "images": "images", "video": "videos", "videos": "videos", "audio": "audio"}

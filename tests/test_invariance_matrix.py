@@ -25,7 +25,7 @@ from mm import (
     MMForSequenceClassification,
     MMModel,
 )
-from mm.modeling_mm.int8_cache import Int8Context, Int8Layer
+from mm.modeling_mm.core.int8_cache import Int8Context, Int8Layer
 
 LIMITS = {torch.float64: 1e-12, torch.float32: 1e-5}
 PICTURES = (1, 0, 3)  # of the first context, the second, the third, and so on

@@ -1,11 +1,12 @@
 """Who may import whom: the arrow of imports, held by reading every source file with `ast`.
 
-    configuration, kernels -> processing, modeling_mm -> conversion_scripts, exporting -> front door
-        -> training, evaluation -> cli
+    configuration -> its checks -> configuration/mm.py        weights, kernels: import none of the model
+    processing:   images -> videos -> sounds -> the processor and the collator
+    modeling_mm:  checks -> core -> losses, towers -> fusion -> model.py -> tasks
+    conversion_scripts, exporting -> front door -> evaluation -> recipes, cli
 
-A folder imports only what ALLOWED names for it (folders between commas know nothing of each other, but for training,
-which measures with evaluation); everything outside the package (tests, benchmarks, examples) imports
-`mm` as any user does. No file is exempt.
+A folder (or a file with a place of its own) imports only what ALLOWED names for it, and no module imports itself by
+way of others. Everything outside the package (tests, benchmarks, examples) imports `mm` as any user does.
 """
 
 import ast
@@ -17,21 +18,38 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FRONT_DOOR = "__init__"  # the root's __init__.py
 
-MODEL = {"configuration", "kernels", "processing", "modeling_mm"}
-LIBRARY = MODEL | {"conversion_scripts", "exporting", FRONT_DOOR}
+CONFIGURATION = {"configuration", "configuration.checks", "configuration.mm"}
+PROCESSING = {"processing.images", "processing.videos", "processing.sounds", "processing"}
+BELOW_TOWERS = CONFIGURATION | {"kernels", "modeling_mm.checks", "modeling_mm.core"}
+BELOW_TASKS = BELOW_TOWERS | {"modeling_mm.losses", "modeling_mm.towers", "modeling_mm.fusion", "modeling_mm"}
+MODEL = BELOW_TASKS | {"modeling_mm.tasks", "weights"}
+LIBRARY = MODEL | PROCESSING | {"conversion_scripts", "exporting", FRONT_DOOR}
+# A place is a folder, or a file above its neighbours; a module belongs to the longest place that its name begins with.
 ALLOWED = {
     "configuration": set(),
+    "configuration.checks": {"configuration"},
+    "configuration.mm": {"configuration", "configuration.checks"},
+    "weights": {"configuration"},
     "kernels": set(),
-    "processing": {"configuration"},
-    "modeling_mm": {"configuration", "kernels"},
-    "conversion_scripts": MODEL,
-    "exporting": MODEL,
-    FRONT_DOOR: MODEL | {"conversion_scripts", "exporting"},
-    "training": LIBRARY | {"evaluation"},
+    "processing.images": CONFIGURATION,
+    "processing.videos": CONFIGURATION | {"processing.images"},
+    "processing.sounds": CONFIGURATION | {"processing.images", "processing.videos"},
+    "processing": CONFIGURATION | PROCESSING,
+    "modeling_mm.checks": CONFIGURATION,
+    "modeling_mm.core": CONFIGURATION | {"kernels", "modeling_mm.checks"},
+    "modeling_mm.losses": BELOW_TOWERS,
+    "modeling_mm.towers": BELOW_TOWERS,
+    "modeling_mm.fusion": BELOW_TOWERS | {"modeling_mm.towers"},
+    "modeling_mm": BELOW_TOWERS | {"modeling_mm.towers", "modeling_mm.fusion"},
+    "modeling_mm.tasks": BELOW_TASKS | {"weights"},
+    "conversion_scripts": MODEL | PROCESSING,
+    "exporting": MODEL | PROCESSING,
+    FRONT_DOOR: MODEL | PROCESSING | {"conversion_scripts", "exporting"},
     "evaluation": LIBRARY,
-    "cli": LIBRARY | {"training", "evaluation"},
+    "recipes": LIBRARY | {"evaluation"},  # beside the package: only a checkout has it
+    "cli": LIBRARY | {"evaluation"},
 }
-FOLDERS = set(ALLOWED) - {FRONT_DOOR}
+FOLDERS = {place.split(".")[0] for place in ALLOWED} - {FRONT_DOOR}
 OUTSIDE = {"tests", "benchmarks", "checkpoints", "examples", "docs", "tools"}  # import `mm`, are never imported
 NOT_OURS = {"build", "dist", "runs"}
 
@@ -57,23 +75,59 @@ def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield from ((node.level, prefix + alias.name) for alias in node.names)
 
 
-def folder_of(name: str) -> str:
-    """Which part of the package `name`, dotted and relative to the root, belongs to."""
-    first = name.split(".")[0]
-    return first if first in FOLDERS else FRONT_DOOR
+def place_of(name: str) -> str:
+    """Which place of ALLOWED the module `name`, dotted and relative to the root, belongs to."""
+    parts = name.split(".")
+    prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((prefix for prefix in prefixes if prefix in ALLOWED), FRONT_DOOR)
 
 
 def faults_inside(relative: Path, tree: ast.AST) -> Iterator[str]:
     """Faults of a file of the package: its imports of ours are relative, and follow the arrow."""
-    own = relative.parts[0] if len(relative.parts) > 1 else FRONT_DOOR
-    depth = len(relative.parts)  # the level that reaches the root: 1 in __init__.py, 2 in kernels/x.py
+    parts = list(relative.with_suffix("").parts)
+    own = place_of(".".join(parts))
     for level, name in imports(tree):
-        if level == 0 and name.split(".")[0] == "mm":
-            yield f"imports {name}: inside the package imports are relative"
-        elif level > depth:
+        if level == 0:
+            if name.split(".")[0] == "mm":
+                yield f"imports {name}: inside the package imports are relative"
+        elif level > len(parts):
             yield f"imports {'.' * level}{name}: that is outside the package"
-        elif level == depth and folder_of(name) not in ALLOWED[own] | {own}:
-            yield f"imports {'.' * level}{name}: {own} may import {sorted(ALLOWED[own]) or 'none of ours'}"
+        else:
+            target = ".".join([*parts[: len(parts) - level], *([name] if name else [])])
+            if place_of(target) not in ALLOWED[own] | {own}:
+                yield f"imports {'.' * level}{name}: {own} may import {sorted(ALLOWED[own]) or 'none of ours'}"
+
+
+def modules_imported(root: Path, relative: Path) -> set[Path]:
+    """The files of the package that a file imports, anywhere in it."""
+    found = set()
+    parts = relative.with_suffix("").parts
+    for level, name in imports(ast.parse((root / relative).read_text(encoding="utf-8"))):
+        if level:
+            target = Path(*parts[: len(parts) - level], *name.split("."))
+            found |= {
+                one for one in (target.with_suffix(".py"), target.parent.with_suffix(".py")) if (root / one).is_file()
+            }
+    return found
+
+
+def circles(root: Path) -> list[str]:
+    """Every chain of imports that comes back to where it began."""
+    open_, done, found = [], set(), []
+
+    def visit(path: Path) -> None:
+        if path in open_:
+            found.append(" -> ".join(map(str, [*open_[open_.index(path) :], path])))
+        elif path not in done:
+            open_.append(path)
+            for target in sorted(modules_imported(root, path)):
+                visit(target)
+            done.add(open_.pop())
+
+    for relative in source_files(root):
+        if relative.parts[0] in FOLDERS:
+            visit(relative)
+    return found
 
 
 def faults_outside(relative: Path, tree: ast.Module) -> Iterator[str]:
@@ -112,6 +166,14 @@ def test_imports_follow_the_arrow():
     assert faults(ROOT) == []
 
 
+def test_no_module_imports_itself_by_way_of_others(tmp_path):
+    assert circles(ROOT) == []
+    (tmp_path / "kernels").mkdir()
+    for name, other in (("a", "b"), ("b", "c"), ("c", "a")):
+        (tmp_path / "kernels" / f"{name}.py").write_text(f"def f():\n    from .{other} import f")
+    assert len(circles(tmp_path)) == 1
+
+
 def test_the_package_folders_are_seen():
     seen = {relative.parts[0] for relative in source_files(ROOT)}
     assert {"__init__.py", "mm_console.py", "configuration", "processing", "modeling_mm", "cli", "tests"} <= seen
@@ -125,13 +187,20 @@ PLANTED = {
     "the model imports the processor": ("modeling_mm/a.py", "def f():\n    from ..processing import image"),
     "a folder imported whole": ("modeling_mm/a.py", "from .. import cli"),
     "conversion imports the front door": ("conversion_scripts/a.py", "from .. import MMModel"),
-    "the front door imports training": ("__init__.py", "from .training import recipe"),
-    "evaluation imports training": ("evaluation/a.py", "from ..training.recipe import train"),
-    "training imports the command line": ("training/a.py", "from ..cli.caption import caption"),
+    "the front door imports a recipe": ("__init__.py", "from .recipes import recipe"),
+    "evaluation imports a recipe": ("evaluation/a.py", "from ..recipes.recipe import train"),
+    "a recipe imports the command line": ("recipes/a.py", "from ..cli.caption import caption"),
+    "core imports a tower": ("modeling_mm/core/a.py", "from ..towers.text import MMTextModel"),
+    "core imports a loss": ("modeling_mm/core/a.py", "from ..losses import contrastive"),
+    "a tower imports the fusion": ("modeling_mm/towers/a.py", "from ..fusion.context import join"),
+    "the model imports a task": ("modeling_mm/model.py", "from .tasks.generation import score"),
+    "a config imports what is made of it": ("configuration/text.py", "from .mm import MMConfig"),
+    "weights import the model": ("weights/a.py", "from ..modeling_mm.core.base import MMPreTrainedModel"),
+    "pictures import the processor": ("processing/images/a.py", "from ..processor import MMProcessor"),
     "absolute import inside the package": ("cli/a.py", "import mm.modeling_mm.model"),
-    "absolute from-import inside the package": ("training/a.py", "from mm import MMModel"),
+    "absolute from-import inside the package": ("recipes/a.py", "from mm import MMModel"),
     "an import that leaves the package": ("modeling_mm/a.py", "from ... import anything"),
-    "a deeper folder leaves the package no sooner": ("modeling_mm/b/a.py", "from ...cli import caption"),
+    "a deeper folder leaves the package no sooner": ("modeling_mm/core/a.py", "from ...cli import caption"),
     "top-level kernels": ("tests/a.py", "import kernels"),
     "top-level kernels in the package": ("modeling_mm/a.py", "from kernels import get_kernel"),
     "top-level configuration": ("benchmarks/a.py", "from configuration.mm import MMConfig"),
@@ -152,8 +221,9 @@ def test_a_planted_fault_is_found(tmp_path, path, source):
 GOOD = {
     "siblings": ("modeling_mm/a.py", "from .base import MMPreTrainedModel\nfrom . import outputs"),
     "down the arrow": ("modeling_mm/a.py", "from ..configuration.mm import MMConfig\nfrom .. import kernels"),
-    "training measures": ("training/a.py", "from ..evaluation.captions import exact_match"),
-    "the command line uses the front door": ("cli/a.py", "from .. import MMConfig\nfrom ..training import recipe"),
+    "a recipe measures": ("recipes/a.py", "from ..evaluation.captions import exact_match"),
+    "the command line uses the front door": ("cli/a.py", "from .. import MMConfig\nfrom ..evaluation import captions"),
+    "a task uses a loss": ("modeling_mm/tasks/a.py", "from ..losses.contrastive import info_nce_loss"),
     "tests import mm": ("tests/a.py", "import mm\nfrom mm.kernels.reference import attention"),
     "a lazy console": ("mm_console.py", "import typer\ndef caption():\n    from mm.cli.caption import caption"),
     "an environment beside the code": (".venv/a.py", "import kernels"),

@@ -19,7 +19,7 @@ from transformers import AutoModelForImageTextToText
 import mm
 from comparing import close
 from mm import MMCache, MMForConditionalGeneration, MMForImageTextRetrieval, MMForSequenceClassification
-from mm.modeling_mm.attention import MMAttention
+from mm.modeling_mm.core.attention import MMAttention
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "fine-tuning.md").read_text(encoding="utf-8")
@@ -111,7 +111,7 @@ def test_lora_trains_alone_and_saved_loaded_and_merged_says_the_same(tiny_model,
     base = MMForConditionalGeneration.from_pretrained(tmp_path / "base", dtype=torch.float64)
     loaded = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     found = AutoPeftModel.from_pretrained(
-        tmp_path / "adapter", dtype=torch.float64, import_allowlist=["mm.modeling_mm.generation"]
+        tmp_path / "adapter", dtype=torch.float64, import_allowlist=["mm.modeling_mm.tasks.generation"]
     )
     close(loaded(**inputs).logits, logits)
     close(found.eval()(**inputs).logits, logits)

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoProcessor
 
 from mm import MediaDecodeError
-from mm.processing.media import load_image
+from mm.processing.images.load import load_image
 
 FOLDER = Path(__file__).parent
 RED, WHITE = (255, 0, 0), (255, 255, 255)

@@ -25,8 +25,8 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.modeling_utils import PreTrainedModel
 
 import originals
-from mm.conversion_scripts.convert import FAMILIES
-from mm.modeling_mm.checkpoint import Checkpoint
+from mm.conversion_scripts.engine import FAMILIES
+from mm.weights.checkpoint import Checkpoint
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a the red blue cat dog on mat what is how many of picture two . ?".split()
 STUBBED = {  # names that open_clip imports and CoCa does not call

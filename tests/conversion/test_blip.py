@@ -18,7 +18,7 @@ from transformers import (
     BlipModel,
 )
 
-from mm.conversion_scripts.convert import convert, convert_back
+from mm.conversion_scripts.engine import convert, convert_back
 from mm.conversion_scripts.family import differences
 
 CONFIGS = ("usual", "odd")

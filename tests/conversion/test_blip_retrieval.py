@@ -10,7 +10,7 @@ from transformers import BlipConfig, BlipForImageTextRetrieval
 
 from comparing import close
 from mm import MMForImageTextRetrieval
-from mm.conversion_scripts.convert import convert, convert_back
+from mm.conversion_scripts.engine import convert, convert_back
 
 IDS = torch.tensor([[2, 5, 9, 8, 12, 3], [2, 6, 8, 3, 0, 0]])
 MASK = (IDS != 0).long()

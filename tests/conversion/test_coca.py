@@ -20,9 +20,9 @@ from transformers import AutoTokenizer, CLIPImageProcessor, CLIPTokenizer
 import mm
 from mm import MMProcessor
 from mm.conversion_scripts import coca_original
-from mm.conversion_scripts.convert import FAMILIES, convert, convert_back, run
+from mm.conversion_scripts.engine import FAMILIES, convert, convert_back, run
 from mm.conversion_scripts.verify import verify
-from mm.modeling_mm.checkpoint import Checkpoint
+from mm.weights.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.slow
 TEXT = {"context_length": 10, "vocab_size": 40, "width": 32, "heads": 4, "layers": 2}

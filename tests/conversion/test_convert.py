@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 import mm
 import mm_console
-from mm.conversion_scripts.convert import convert_back
-from mm.modeling_mm.checkpoint import Checkpoint
+from mm.conversion_scripts.engine import convert_back
+from mm.weights.checkpoint import Checkpoint
 
 SIZES = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 CONFIG = GitConfig(
@@ -137,6 +137,6 @@ def test_a_dry_run_writes_nothing_and_a_missing_out_is_told(source, tmp_path):
 
 @pytest.mark.slow
 def test_the_module_runs_as_a_script(source, tmp_path):
-    command = [sys.executable, "-m", "mm.conversion_scripts.convert", str(source), str(tmp_path / "out")]
+    command = [sys.executable, "-m", "mm.conversion_scripts.engine", str(source), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0 and "tensors:" in done.stdout

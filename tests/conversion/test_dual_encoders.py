@@ -28,7 +28,7 @@ from transformers import (
 
 from comparing import close
 from mm import MMForImageTextRetrieval
-from mm.conversion_scripts.convert import convert, convert_back
+from mm.conversion_scripts.engine import convert, convert_back
 
 WIDE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 NARROW = {"hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 3, "num_attention_heads": 3}

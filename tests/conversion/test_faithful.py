@@ -40,9 +40,9 @@ from transformers import (
 )
 
 from mm import MMForConditionalGeneration
-from mm.conversion_scripts.convert import FAMILIES, convert, convert_back, run
+from mm.conversion_scripts.engine import FAMILIES, convert, convert_back, run
 from mm.conversion_scripts.verify import verify
-from mm.modeling_mm.checkpoint import Checkpoint
+from mm.weights.checkpoint import Checkpoint
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 SEES = {**SIZES, "image_size": 16, "patch_size": 8}

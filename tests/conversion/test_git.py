@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import CLIPImageProcessor, GitConfig, GitForCausalLM
 
 from comparing import close
-from mm.conversion_scripts.convert import convert, convert_back
+from mm.conversion_scripts.engine import convert, convert_back
 
 TEXT = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 26,

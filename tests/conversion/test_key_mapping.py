@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mm.modeling_mm.key_mapping import KeyTable, change
-from mm.modeling_mm.reshapes import STACK, TRANSPOSE, alone, lead, skip_rows, split, summands
+from mm.weights.key_table import KeyTable, change
+from mm.weights.reshapes import STACK, TRANSPOSE, alone, lead, skip_rows, split, summands
 
 TABLE = KeyTable(
     modules={

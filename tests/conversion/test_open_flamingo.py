@@ -27,10 +27,10 @@ from typer.testing import CliRunner
 import mm_console
 from mm import MMForConditionalGeneration
 from mm.conversion_scripts import flamingo
-from mm.conversion_scripts.convert import convert, convert_back, run
-from mm.modeling_mm.checkpoint import Checkpoint
-from mm.modeling_mm.flamingo import FlamingoWeights, Insertion, Names
-from mm.modeling_mm.warm_start import text_tower, vision_tower
+from mm.conversion_scripts.engine import convert, convert_back, run
+from mm.modeling_mm.tasks.warm_start import text_tower, vision_tower
+from mm.weights.checkpoint import Checkpoint
+from mm.weights.flamingo import FlamingoWeights, Insertion, Names
 
 pytestmark = pytest.mark.slow
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}

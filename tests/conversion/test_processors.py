@@ -48,7 +48,7 @@ from transformers import (
 )
 
 from mm import MMProcessor
-from mm.conversion_scripts.convert import convert, convert_back
+from mm.conversion_scripts.engine import convert, convert_back
 from mm.conversion_scripts.processor import spelling_notes
 
 SQUARE = {"size": {"height": 16, "width": 16}}

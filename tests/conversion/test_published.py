@@ -15,11 +15,11 @@ from transformers import AutoImageProcessor, BertConfig, BertForMaskedLM, ViTCon
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mm import MMForConditionalGeneration
-from mm.conversion_scripts.convert import FAMILIES, convert, convert_back
+from mm.conversion_scripts.engine import FAMILIES, convert, convert_back
 from mm.conversion_scripts.family import Texts
 from mm.conversion_scripts.processor import image_processor_of
 from mm.conversion_scripts.verify import examples, verify
-from mm.modeling_mm.checkpoint import Checkpoint
+from mm.weights.checkpoint import Checkpoint
 
 STACK = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 WIDE = {**STACK, "hidden_size": 32}

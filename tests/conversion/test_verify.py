@@ -35,11 +35,11 @@ from typer.testing import CliRunner
 
 import mm
 import mm_console
-from mm.conversion_scripts import convert as engine
+from mm.conversion_scripts import engine
 from mm.conversion_scripts import verify as verifying
-from mm.conversion_scripts.convert import run
-from mm.modeling_mm import key_mapping
-from mm.modeling_mm.checkpoint import Checkpoint
+from mm.conversion_scripts.engine import run
+from mm.weights import key_table as key_mapping
+from mm.weights.checkpoint import Checkpoint
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 PICTURE = {**SIZES, "image_size": 16, "patch_size": 8}

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from comparing import close
-from mm.conversion_scripts.convert import convert, convert_back
+from mm.conversion_scripts.engine import convert, convert_back
 
 VIT = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 16,

@@ -34,16 +34,16 @@ def reader_of(kind: str) -> tuple[list[bytes], Callable[[bytes], Any]]:
     if kind == "audio":
         from clip_seeds import sound_seeds  # pyright: ignore[reportImplicitRelativeImport]
 
-        from mm.processing.audio import load_sound
+        from mm.processing.sounds.load import load_sound
 
         return sound_seeds(), partial(load_sound, sampling_rate=16000)
     if kind == "video":
         from clip_seeds import film_seeds  # pyright: ignore[reportImplicitRelativeImport]
 
-        from mm.processing.video import load_video
+        from mm.processing.videos.load import load_video
 
         return film_seeds(), partial(load_video, num_frames=4)
-    from mm.processing.image import MMImageProcessorPil
+    from mm.processing.images.processor import MMImageProcessorPil
 
     return image_seeds(), MMImageProcessorPil(size={"height": 32, "width": 32}).load
 
@@ -55,7 +55,7 @@ def main() -> int:
     parser.add_argument("--kind", choices=("image", "audio", "video"), default="image")
     arguments = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
-    from mm.processing.media import MediaDecodeError
+    from mm.processing.images.load import MediaDecodeError
 
     warnings.simplefilter("ignore")  # Pillow on the damage it finds
     sys.stderr = open(os.devnull, "w")  # libtiff writes there

@@ -12,9 +12,9 @@ from clip_seeds import FILMS, SOUNDS, TRACKS, film_seeds, sound_seeds  # noqa: E
 from mutations import mutated  # noqa: E402  # pyright: ignore[reportImplicitRelativeImport]
 from test_fuzz_images import run  # noqa: E402  # pyright: ignore[reportImplicitRelativeImport]
 
-from mm.processing.audio import load_sound  # noqa: E402
-from mm.processing.media import MediaDecodeError  # noqa: E402
-from mm.processing.video import load_video  # noqa: E402
+from mm.processing.images.load import MediaDecodeError  # noqa: E402
+from mm.processing.sounds.load import load_sound  # noqa: E402
+from mm.processing.videos.load import load_video  # noqa: E402
 
 
 @pytest.mark.slow

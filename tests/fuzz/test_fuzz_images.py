@@ -12,7 +12,7 @@ sys.path.insert(0, str(FOLDER))
 
 from mutations import image_seeds, mutated  # noqa: E402  # pyright: ignore[reportImplicitRelativeImport]
 
-from mm.processing.media import FORMATS, MediaDecodeError, load_image  # noqa: E402
+from mm.processing.images.load import FORMATS, MediaDecodeError, load_image  # noqa: E402
 
 
 def run(cases: int, seconds: float, kind: str = "image") -> str:

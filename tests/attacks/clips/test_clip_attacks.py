@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mm import MediaDecodeError
-from mm.processing.audio import load_sound
-from mm.processing.media import load_image
-from mm.processing.video import load_video
+from mm.processing.images.load import load_image
+from mm.processing.sounds.load import load_sound
+from mm.processing.videos.load import load_video
 
 FOLDER = Path(__file__).parent
 RATE = 8000

@@ -1,0 +1,257 @@
+"""The rules between the fields of MMConfig; each broken one is a sentence that names the setting to change."""
+
+# `config` is an MMConfig, which is defined above this file in the order of imports.
+from collections.abc import Iterator
+from typing import Any
+
+from transformers.activations import ACT2FN
+from transformers.configuration_utils import PreTrainedConfig
+
+from ..base import nearest, positive, shares
+from ..conv import MMConvConfig
+from ..resampler import MMResamplerConfig
+from ..text import MMTextConfig
+from ..towers import VISION_CONFIGS, tower_faults, tower_width
+from ..vision import MMVisionConfig
+from .objectives import objective_faults
+
+MODALITIES = ("image", "video", "audio")
+REPRESENTATION_FUSIONS = ("concat", "sum", "gated")  # one vector for all
+_END_POOLERS = ("eos", "last", "before_last", "highest_id")
+
+# What is read by one kind of fusion, or by one kind of media, alone; elsewhere it stays at its default.
+_ONLY_FOR_FUSIONS = {
+    "fusion_num_layers": ("co_attention",),
+    "fusion_size": REPRESENTATION_FUSIONS,
+    "fusion_mask": ("merged",),
+    "fusion_order": ("merged",),
+    "fusion_embedding_norm": ("merged",),
+    "fusion_weights": ("decision",),
+}
+_ONLY_FOR_MEDIA = {
+    "max_images": ("image",),
+    "max_frames": ("video",),
+    "max_clips": ("audio",),
+    "video_pooling": ("video",),
+    "vision_config": ("image", "video"),
+    "vision_resampler_config": ("image", "video"),
+    "vision_feature_layer": ("image", "video"),
+    "vision_feature_select_strategy": ("image", "video"),
+    "audio_config": ("audio",),
+    "audio_resampler_config": ("audio",),
+}
+
+
+def own_faults(config: Any) -> list[str]:
+    """What is wrong with the fields of MMConfig itself."""
+    faults = positive(config, "projector_norm_eps", "initializer_range", "fusion_num_layers", "fusion_size")
+    faults += shares(config, "label_smoothing") + objective_faults(config)
+    if config.classifier_dropout is not None:
+        faults += shares(config, "classifier_dropout")
+    for name in ("max_images", "max_frames", "max_clips"):
+        if getattr(config, name) < 0:
+            faults.append(f"{name}={getattr(config, name)} must not be negative")
+    if config.lm_head_act is not None and config.lm_head_act not in ACT2FN:
+        faults.append(f"lm_head_act={config.lm_head_act!r} is not an activation{nearest(config.lm_head_act, ACT2FN)}")
+    faults += _modality_faults(config)
+    faults += list(_void(config, _ONLY_FOR_FUSIONS, [config.fusion_type], "fusion_type"))
+    if config.share_text_encoder and config.text_encoder_config is not None:
+        faults.append("share_text_encoder=True and text_encoder_config name two text encoders; keep one of them")
+    if config.fusion_type == "decision" and config.has_text_encoder:
+        faults.append(
+            "fusion_type='decision' gives logits and no tokens, so a text encoder would have nothing to hand on; "
+            "leave text_encoder_config and share_text_encoder out"
+        )
+    return faults + _weight_faults(config)
+
+
+def _modality_faults(config: Any) -> list[str]:
+    faults, modalities = [], config.modalities or []
+    if not modalities or not set(modalities) <= set(MODALITIES):
+        faults.append(f"modalities={modalities} must name one or more of {list(MODALITIES)}")
+    if len(set(modalities)) != len(modalities):
+        faults.append(f"modalities={modalities} names one twice")
+    if "audio" in modalities and config.audio_config is None:
+        faults.append(
+            "modalities names 'audio', but there is no audio tower; set audio_config, for instance "
+            "{'model_type': 'audio-spectrogram-transformer'}"
+        )
+    return faults + list(_void(config, _ONLY_FOR_MEDIA, modalities, "modalities"))
+
+
+def _void(config: Any, only_for: dict[str, tuple[str, ...]], given: list[str], setting: str) -> Iterator[str]:
+    """Fields set to what nothing will read."""
+    for name, readers in only_for.items():
+        value = getattr(config, name)
+        if value != type(config).__dataclass_fields__[name].default and not set(readers) & set(given):
+            shown = f"={value!r}" if isinstance(value, int | str) else ""
+            wanted = " or ".join(repr(reader) for reader in readers)
+            yield f"{name}{shown} is read for {setting} {wanted} alone; leave it out, or change {setting}"
+
+
+def _weight_faults(config: Any) -> list[str]:
+    weights, names = config.fusion_weights, ["text", *(config.modalities or [])]
+    if weights is None or config.fusion_type != "decision":
+        return []
+    if set(weights) != set(names):
+        return [f"fusion_weights has the keys {sorted(weights)}; one weight for each of {names} is needed"]
+    if min(weights.values()) < 0 or abs(sum(weights.values()) - 1) > 1e-6:
+        return [f"fusion_weights={weights} must be shares of 1; they sum to {sum(weights.values()):g}"]
+    return []
+
+
+def config_faults(config: Any) -> list[str]:
+    """Every broken rule of an MMConfig whose parts have been built."""
+    faults = own_faults(config)
+    wrong_kinds = list(_kind_faults(config))
+    if wrong_kinds:
+        return faults + wrong_kinds
+    # Again, for a sub-config was filled in after it was made, or changed since.
+    for key in type(config).sub_configs_defaults:
+        part = getattr(config, key)
+        if hasattr(part, "faults"):  # a foreign config has checked itself
+            faults += [f"{key}: {fault}" for fault in part.faults()]
+    faults += [*_tower_faults(config), *_cross_attention_faults(config), *_projector_faults(config)]
+    return faults + _mask_faults(config) + list(_reader_faults(config))
+
+
+def _kind_faults(config: Any) -> Iterator[str]:
+    """Parts of a class that cannot stand where they are."""
+    for key, what in (("text_config", "decoder"), ("text_encoder_config", "text encoder")):
+        part = getattr(config, key)
+        if part is not None and not isinstance(part, MMTextConfig):
+            yield f"{key} is a {type(part).__name__}; MM's {what} wants MMTextConfig"
+    for key in ("vision_resampler_config", "audio_resampler_config"):
+        part = getattr(config, key)
+        if part is not None and not isinstance(part, MMResamplerConfig):
+            yield f"{key} is a {type(part).__name__}; it wants MMResamplerConfig"
+    for key, own in (("vision_config", tuple(VISION_CONFIGS.values())), ("audio_config", ())):
+        part = getattr(config, key)
+        if part is None or isinstance(part, own):
+            continue
+        if not isinstance(part, PreTrainedConfig) or part.model_type.split("_")[0] == "mm":
+            accepted = [*(c.__name__ for c in own), f"a Transformers {key.split('_')[0]} config"]
+            yield f"{key} is a {type(part).__name__}; accepted: {', '.join(accepted)}"
+            continue
+        refused = tower_faults(part, key.split("_")[0])
+        if refused:
+            yield f"{key}: {refused[0]}"
+            continue
+        try:
+            tower_width(part)
+        except ValueError as error:
+            yield f"{key}: {error}"
+
+
+def _tower_faults(config: Any) -> Iterator[str]:
+    """The feature that is read must be there."""
+    tower, layer = config.vision_config, config.vision_feature_layer
+    if isinstance(tower, MMConvConfig):
+        if layer != -1:
+            yield f"vision_feature_layer={layer} names a layer, but a convolutional tower gives its last map; use -1"
+        if config.vision_feature_select_strategy == "default":
+            yield "vision_feature_select_strategy='default' drops a CLS token, but vision_config has none; use 'full'"
+    if isinstance(tower, MMVisionConfig):
+        if not -tower.num_hidden_layers - 1 <= layer <= tower.num_hidden_layers:
+            yield (
+                f"vision_feature_layer={layer} is outside the {tower.num_hidden_layers + 1} hidden states of "
+                f"vision_config; use {-tower.num_hidden_layers - 1}..{tower.num_hidden_layers}"
+            )
+        if config.vision_feature_select_strategy == "default" and not tower.use_cls_token:
+            yield "vision_feature_select_strategy='default' drops a CLS token, but vision_config has none; use 'full'"
+
+
+def _cross_attention_faults(config: Any) -> Iterator[str]:
+    """A text stack has cross-attention if, and only if, there is something for it to read, of the right width."""
+    decoder, encoder, fusion = config.text_config, config.text_encoder_config, f"fusion_type={config.fusion_type!r}"
+    stacks = [("text_config", "a decoder", decoder, config.decoder_crosses)]
+    if encoder is not None:
+        stacks.append(("text_encoder_config", "a text encoder", encoder, config.media_cross))
+    for setting, what, stack, crosses in stacks:
+        layers = f"{setting}.cross_attention_layers"
+        if crosses and not stack.cross_attention_layers:
+            why = "the text encoder" if setting == "text_config" and config.has_text_encoder else fusion
+            yield f"{why} needs {what} that cross-attends, but {layers}=[]; list a layer, or None for all"
+        if not crosses and stack.cross_attention_layers:
+            yield f"{layers} has nothing to read under {fusion}; set it to []"
+        if not crosses and stack.cross_attention_hidden_size is not None:
+            yield f"{setting}.cross_attention_hidden_size has nothing to read under {fusion}; leave it out"
+    if config.has_text_encoder and decoder.memory_size != config.context_width:
+        yield (
+            f"the decoder reads {decoder.memory_size}, but the text encoder and its fusion give "
+            f"{config.context_width}; set text_config.cross_attention_hidden_size={config.context_width}"
+        )
+
+
+def _projector_faults(config: Any) -> Iterator[str]:
+    """Widths from a tower, through its resampler and projector, to the reader."""
+    for name in ("vision", "audio"):
+        tower, resampler = getattr(config, f"{name}_config"), getattr(config, f"{name}_resampler_config")
+        if tower is None:
+            continue
+        if resampler is not None and resampler.append_latents and resampler.hidden_size != tower_width(tower):
+            yield (
+                f"{name}_resampler_config: append_latents=True makes the latents keys beside the tokens, but they are "
+                f"{resampler.hidden_size} and {tower_width(tower)} wide; set {name}_resampler_config.hidden_size="
+                f"{tower_width(tower)} or append_latents=False"
+            )
+        if config.projector_type != "none":
+            continue
+        width = tower_width(tower) if resampler is None else resampler.hidden_size
+        if width == config.media_width:
+            continue
+        reader = "text encoder" if config.has_text_encoder else "decoder"
+        setting = "text_encoder_config" if config.text_encoder_config is not None else "text_config"
+        part = f"{name} tower" if resampler is None else f"{name} resampler"
+        fix = f"{setting}.cross_attention_hidden_size={width}" if config.media_cross else f"{setting}.hidden_size"
+        yield (
+            f"projector_type='none' needs equal widths, but the {part} gives {width} and the {reader} reads "
+            f"{config.media_width}; set projector_type='linear' or {fix}"
+        )
+
+
+def _mask_faults(config: Any) -> list[str]:
+    """Who may see whom: a fusion that mixes text tokens into one another cannot stand before a causal text."""
+    fusion, mask, faults = config.fusion_type, config.fusion_mask, []
+    is_causal = not config.has_text_encoder and config.text_config.is_causal
+    reader = "text_encoder_config" if config.text_encoder_config is not None else "text_config"
+    if fusion == "merged":
+        if config.fusion_order == "text_first" and mask != "bidirectional":
+            faults.append(
+                f"fusion_order='text_first' needs fusion_mask='bidirectional' (text would not see the media behind "
+                f"it); fusion_mask={mask!r}"
+            )
+        if mask == "bidirectional" and is_causal:
+            faults.append(f"fusion_mask='bidirectional' needs {reader}.is_causal=False")
+        if mask != "bidirectional" and not is_causal:
+            faults.append(
+                f"fusion_mask={mask!r} is causal over the text, but the text sees both ways; set "
+                f"fusion_mask='bidirectional'" + ("" if config.has_text_encoder else ", or text_config.is_causal=True")
+            )
+    elif fusion == "decision" and is_causal:
+        if config.text_config.pooler not in _END_POOLERS:
+            faults.append(
+                f"fusion_type='decision' reads one vector of the text, and a causal text knows itself at its end; set "
+                f"text_config.pooler to one of {', '.join(map(repr, _END_POOLERS))}, or text_config.is_causal=False"
+            )
+    elif fusion != "cross_attention" and is_causal:
+        faults.append(
+            f"fusion_type={fusion!r} reads the whole text at once; set text_config.is_causal=False, or give the model "
+            "a text encoder (text_encoder_config or share_text_encoder)"
+        )
+    return faults
+
+
+def _reader_faults(config: Any) -> Iterator[str]:
+    """What a fusion asks of the text stack that media are joined with."""
+    reader, fusion = config.reader, f"fusion_type={config.fusion_type!r}"
+    setting = "text_config" if reader is config.text_config else "text_encoder_config"
+    if config.share_text_encoder and reader.unimodal_layers is not None:
+        yield "share_text_encoder=True reads both ways, and text_config.unimodal_layers so far alone; keep one of them"
+    if config.fusion_type == "merged" and reader.segment_length is not None:
+        yield (
+            f"{fusion} puts media and text into one sequence, which {setting}.segment_length={reader.segment_length} "
+            "would cut; set it to None"
+        )
+    if config.fusion_type in (*REPRESENTATION_FUSIONS, "decision") and reader.pooler == "none":
+        yield f"{fusion} reads one vector of the text, but {setting}.pooler='none'; use 'cls', 'last' or 'mean'"

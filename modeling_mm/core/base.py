@@ -1,0 +1,240 @@
+"""MMPreTrainedModel: what every MM class shares (flags, initial weights, strict loading), and forward's guard."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self, TypedDict
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
+from transformers.utils.generic import TransformersKwargs
+
+from ...configuration.auto_map import register_for_auto_class
+from ...configuration.base import nearest
+from ...configuration.mm import MMConfig
+from .freezing import named_parts
+from .hub_files import check_json_object, check_source
+from .loading import check_loaded, note_new_heads
+from .saving import adapter_base, check_place, remove_stale, upload
+from .triton_attention import default_implementation
+from .weight_files import broken, check_dtypes
+
+_ALLOWED_KWARGS = {*TransformersKwargs.__annotations__, "return_dict"}
+
+
+class MMKwargs(TypedDict, total=False):
+    """What a forward takes beside its own arguments; more of TransformersKwargs goes through to the attention."""
+
+    output_hidden_states: bool | list[int]
+    output_attentions: bool
+    num_items_in_batch: torch.Tensor | int | None
+    shift_labels: torch.Tensor | None
+
+
+def reject_unknown(kwargs: Mapping[str, Any], accepted: Iterable[str]) -> None:
+    """Raises TypeError for a keyword that neither forward nor Transformers knows, with the nearest name."""
+    for name in kwargs:
+        if name not in _ALLOWED_KWARGS:
+            raise TypeError(f"forward() has no argument {name!r}{nearest(name, accepted)}")
+
+
+class MMPreTrainedModel(PreTrainedModel):
+    """Base of all MM models and towers."""
+
+    config: MMConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    # What the model was built for; towers name their own.
+    input_modalities: Any = property(lambda self: [*(self.config.modalities or []), "text"])
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["MMLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    # Transformers' flash path drops query rows under padded cross-attention keys, so it is not offered.
+    _supports_flash_attn = False
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    register_for_auto_class = classmethod(register_for_auto_class)  # pyright: ignore[reportAssignmentType]
+
+    def __init__(self, config, *args, **kwargs):
+        config.validate_architecture()  # again, for fields may have been set since it was made
+        super().__init__(config, *args, **kwargs)
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go. Weights that accelerate keeps elsewhere are on the meta device until they are read."""
+        found = super().device
+        if found.type == "meta":
+            hooks = (getattr(module, "_hf_hook", None) for module in self.modules())
+            places = (getattr(hook, "execution_device", None) for hook in hooks)
+            found = next((torch.device(place) for place in places if place is not None), found)
+        return found
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        for name in ("cls_token", "register_tokens", "mask_token", "probe", "latents"):
+            token = module._parameters.get(name)
+            if token is not None:
+                init.normal_(token, std=self.config.initializer_range)
+        for name in ("logit_scale", "logit_bias"):
+            number = module._parameters.get(name)
+            if number is not None:
+                init.constant_(number, getattr(self.config, f"{name}_init_value"))
+        # A closed gate leaves a pretrained decoder as it was; a gated fusion starts from equal shares.
+        for name in ("cross_attn_gate", "mlp_gate", "gate_weight", "gate_bias"):
+            gate = module._parameters.get(name)
+            if gate is not None:
+                init.zeros_(gate)
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
+        """As in Transformers; where none is asked for, mm_triton on a machine with an NVIDIA GPU and Triton."""
+        if requested_attention is None:
+            requested_attention = default_implementation()
+        return super().get_correct_attn_implementation(requested_attention, is_init_check)
+
+    def freeze_again(self) -> None:
+        """Freezes what the class freezes as it is built."""
+        with torch.device("meta"):
+            fresh = type(self)(self.config)
+        frozen = {name for name, parameter in fresh.named_parameters() if not parameter.requires_grad}
+        for name, parameter in self.named_parameters():
+            if name in frozen:
+                parameter.requires_grad_(False)
+
+    def after_loading(self, info: Mapping[str, Iterable]) -> None:
+        """Makes what a checkpoint need not have out of what it has; `info` is that of loading."""
+
+    def pooled_only(self) -> list[nn.Module]:
+        """The parts of a tower that pooler_output depends on and last_hidden_state does not."""
+        return []
+
+    def freeze(self, *parts: str) -> Self:
+        """Stops the training of the named parts: vision, audio, text (the decoder), text_encoder, projector (with the
+        item numbers and the modality embedding), resampler, cross_attention (of the text stacks, and whole layers of
+        [cross, mlp]), fusion, embeddings, lm_head, or a glob over the names of parameters. Returns the model.
+
+        A tied lm_head.weight is the decoder's embedding, and goes by that name.
+        """
+        for _, parameter, is_named in named_parts(self, parts):
+            if is_named:
+                parameter.requires_grad_(False)
+        return self
+
+    def freeze_except(self, *parts: str) -> Self:
+        """Stops the training of everything but the named parts; what is frozen already stays so. Returns the model."""
+        for _, parameter, is_named in named_parts(self, parts):
+            if not is_named:
+                parameter.requires_grad_(False)
+        return self
+
+    @staticmethod
+    def _finalize_model_loading(model, load_config, loading_info):
+        """Keeps what loading the model itself found: where an adapter follows, Transformers tells of that alone."""
+        found = PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
+        model._found_in_checkpoint = found.to_dict()
+        return found
+
+    @staticmethod
+    def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, expected_keys=None):
+        """Says which file is broken, and refuses tensors of another kind than the model's (not under quantization,
+        whose files hold integers)."""
+        files = [Path(file) for file in checkpoint_files or () if state_dict is None]
+        files = [file for file in files if file.suffix in (".safetensors", ".bin")]
+        if load_config.hf_quantizer is None:
+            is_adapter = expected_keys is not None
+            held = None if is_adapter else {name: value.dtype for name, value in model.state_dict().items()}
+            check_dtypes(files, held, model.base_model_prefix)
+        try:
+            return PreTrainedModel._load_pretrained_model(
+                model, state_dict, checkpoint_files, load_config, expected_keys
+            )
+        except SafetensorError as error:
+            raise broken(files[0], error) from error
+
+    def adjust_generation_fn(self, generation_config, from_auto_class, from_pipeline, source, **options) -> None:
+        """As in Transformers, but a generation_config.json that is no JSON object is an error, not set aside."""
+        if generation_config is None and source is not None:
+            check_json_object(source, GENERATION_CONFIG_NAME, options)
+        load: Any = super().adjust_generation_fn  # pyright: ignore[reportAttributeAccessIssue]: of those that generate
+        load(generation_config, from_auto_class, from_pipeline, source, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls, *args, ignore_mismatched_sizes: bool = False, output_loading_info: bool = False, **kwargs
+    ) -> Any:
+        """As in Transformers, and strict: see `check_loaded` for what raises and what is only reported, and
+        `check_source` for what is looked at before.
+
+        With output_loading_info=True nothing is silent, so missing and unknown keys are in the info and raise nothing;
+        nor do they with state_dict={}, which asks for initial values.
+        What the class freezes as it is built (parts that nothing reads) is frozen again: loading thaws it.
+        The folder of an adapter (PEFT) loads its base model and then the adapter; both are checked.
+        """
+        check_source(args[0] if args else kwargs.get("pretrained_model_name_or_path"), kwargs)
+        loaded: Any = super().from_pretrained(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
+        model, info = loaded
+        is_told = output_loading_info or kwargs.get("state_dict") == {}
+        own = vars(model).pop("_found_in_checkpoint", info)
+        if own != info:  # an adapter's, and nobody is told of the model's own
+            check_loaded(model, own, ignore_mismatched_sizes)
+        check_loaded(model, info, ignore_mismatched_sizes, keys=not is_told)
+        model.after_loading(own)
+        model.freeze_again()
+        note_new_heads(model)
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        *args,
+        variant: str | None = None,
+        distributed_checkpoint: bool = False,
+        **kwargs,
+    ) -> None:
+        """As in Transformers, and what is saved replaces the weights that the folder held: shards a single file and
+        the reverse, pickles, and a whole model an adapter. A variant replaces that variant.
+
+        Raises: NotADirectoryError for the path of a file; ValueError for an adapter over the folder of a whole model
+            that is not its base.
+        """
+        folder, base = check_place(save_directory, adapter_base(self)), adapter_base(self)
+        super().save_pretrained(
+            save_directory,
+            is_main_process,
+            *args,
+            variant=variant,
+            distributed_checkpoint=distributed_checkpoint,
+            **kwargs,
+        )
+        if self.should_save_on_this_rank(is_main_process) and not distributed_checkpoint:
+            remove_stale(folder, variant, base is not None)
+
+    def _upload_modified_files(
+        self, working_dir, repo_id, files_timestamps, commit_message=None, token=None, create_pr=False,
+        revision=None, commit_description=None,
+    ):  # fmt: skip
+        """What save_pretrained wrote, in one commit that deletes the weights which it replaces."""
+        names = [
+            name
+            for name in os.listdir(working_dir)
+            if name not in files_timestamps or (Path(working_dir) / name).stat().st_mtime > files_timestamps[name]
+        ]
+        return upload(
+            working_dir,
+            repo_id,
+            names,
+            adapter_base(self) is not None,
+            commit_message=commit_message or "Upload model",
+            commit_description=commit_description,
+            token=token,
+            create_pr=create_pr,
+            revision=revision,
+        )

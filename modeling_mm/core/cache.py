@@ -1,0 +1,194 @@
+"""MMCache: self-attention per row, cross-attention per context, written once and never reordered."""
+
+# A cache that holds a context has its rows, and its layers are plain key-value layers.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportReturnType=false
+# pyright: reportOptionalSubscript=false
+
+from collections.abc import Callable
+
+import torch
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, StaticCache
+
+from ...configuration.text import MMTextConfig
+from ..checks.text_inputs import may_read_values
+from .context_rows import MMRows
+
+
+def check_cache(cache) -> None:
+    if not isinstance(cache, Cache):
+        raise TypeError(f"past_key_values must be a transformers Cache; got {type(cache).__name__}")
+
+
+class MMCache(EncoderDecoderCache):
+    """The states of one generation: all that a decode step needs.
+
+    self_attention_cache: any Transformers cache, (R, Hkv, T, D) per self-attention sublayer.
+    cross_attention_cache: (B, Hkv, S, D) per cross-attention sublayer, after the key norm. Beams, returned sequences
+    and questions of one context all read the same entry, so reordering, repeating, selecting and cropping rows never
+    touch it.
+    rows: the plan that maps rows to contexts, made at the prefill.
+    context_lengths: int64 (B,), real tokens per context (the first ones); None: no padding.
+    context_ranges: int64 (R, n, 2), the packed context tokens that each text column may see; None: all.
+    prefix_length: merged fusion: S media tokens stand before the text in self-attention, whose keys and values are in
+        the cross-attention half, once per context too; 0: none. Text alone counts for lengths and positions.
+    fingerprint: what generate() encoded, so that another picture with the same cache is refused.
+    """
+
+    def __init__(self, *caches: Cache):
+        super().__init__(*caches)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.rows: MMRows | None = None
+        self.context_lengths: torch.Tensor | None = None
+        self.context_ranges: torch.Tensor | None = None
+        self.prefix_length = 0
+        self.fingerprint: str | None = None
+
+    @classmethod
+    def wrap(cls, cache: Cache) -> "MMCache":
+        """MMCache as it is; the halves of an EncoderDecoderCache; any other cache as the self-attention half."""
+        if isinstance(cache, cls):
+            return cache
+        check_cache(cache)
+        if not isinstance(cache, EncoderDecoderCache):
+            return cls(cache, DynamicCache())
+        wrapped = cls(cache.self_attention_cache, cache.cross_attention_cache)
+        if wrapped.holds_context:
+            raise ValueError(
+                "past_key_values is an EncoderDecoderCache that already holds a context, but not which row reads "
+                "which; go on with the past_key_values that the model returned"
+            )
+        return wrapped
+
+    @classmethod
+    def for_generation(cls, cache: Cache, config: MMTextConfig, context_length: int) -> "MMCache":
+        """As `wrap`; a static self-attention cache gets a static cross-attention half of `context_length` tokens."""
+        if isinstance(cache, StaticCache) and context_length > 0:
+            return cls(cache, StaticCache(config=config, max_cache_len=context_length))
+        return cls.wrap(cache)
+
+    @property
+    def holds_context(self) -> bool:
+        """Whether the states of a context have been written."""
+        return any(self.is_updated.values())
+
+    @property
+    def num_rows(self) -> int | None:
+        """How many rows it holds; None while that is open."""
+        if self.rows is not None:
+            return self.rows.num_rows
+        layers = self.self_attention_cache.layers
+        keys = layers[0].keys if layers else None
+        return keys.shape[0] if keys is not None and keys.ndim == 4 else None
+
+    def check_rows(self, num_rows: int) -> None:
+        """Raises ValueError if another number of rows goes on with this cache."""
+        if self.num_rows not in (None, num_rows):
+            raise ValueError(
+                f"past_key_values holds {self.num_rows} rows, but {num_rows} were given; "
+                "use the same rows, or call past_key_values.reset()"
+            )
+
+    def check_context(self, num_contexts: int | None, context_index: torch.Tensor | None) -> None:
+        """Raises ValueError if the rows are said to read anything but what this cache holds."""
+        held = self.rows.num_contexts
+        if num_contexts not in (None, held):
+            raise ValueError(
+                f"past_key_values holds {held} contexts, but encoder_outputs has {num_contexts}; "
+                "call past_key_values.reset() for others"
+            )
+        if context_index is not None and may_read_values() and not self.rows.agrees_with(context_index):
+            raise ValueError(
+                "past_key_values was filled with another context_index; pass the same or none, or call "
+                "past_key_values.reset()"
+            )
+
+    def context_states(
+        self, layer: int, project: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (B, Hkv, S, D) of one cross sublayer; `project` computes them, at the first call only."""
+        if self.is_updated.get(layer, False):
+            held = self.cross_attention_cache.layers[layer]
+            return held.keys, held.values
+        states = self.cross_attention_cache.update(*project(), layer)
+        self.is_updated[layer] = True
+        return states
+
+    # ---- media before the text (merged fusion) ----------------------------------------------------------------------
+
+    def hold_prefix(self, length: int, lengths: torch.Tensor | None, rows: MMRows) -> None:
+        """Says that the cross-attention half now holds `length` media tokens per context, `lengths` (B,) of them real.
+
+        Every self-attention sublayer puts them before the text's.
+        """
+        self.prefix_length, self.context_lengths, self.rows = length, lengths, rows
+        self.is_updated = dict.fromkeys(range(len(self.cross_attention_cache.layers)), True)
+
+    def behind_prefix(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of the text (R, Hkv, T, D), those of its context before them."""
+        if not self.prefix_length:
+            return key, value
+        held = self.cross_attention_cache.layers[layer]
+        before = [self.rows.per_row(states[:, :, : self.prefix_length]) for states in (held.keys, held.values)]
+        return torch.cat([before[0], key], dim=2), torch.cat([before[1], value], dim=2)
+
+    def with_prefix_mask(self, attention_mask: torch.Tensor | None, query_length: int) -> torch.Tensor | None:
+        """The mask (R, S + past + T) over media and text; None without padding; a ready mask stays."""
+        if not self.prefix_length or (attention_mask is not None and attention_mask.ndim != 2):
+            return attention_mask
+        if self.context_lengths is None and attention_mask is None:
+            return None
+        places = torch.arange(self.prefix_length, device=self.cross_attention_cache.layers[0].keys.device)
+        whole = places.new_full((self.rows.num_contexts, 1), self.prefix_length)
+        real = places < (whole if self.context_lengths is None else self.context_lengths[:, None])  # (B, S)
+        if attention_mask is None:
+            attention_mask = real.new_ones(
+                self.rows.num_rows, self.self_attention_cache.get_mask_sizes(query_length, 0)[0]
+            )
+        return torch.cat([self.rows.per_row(real), attention_mask.bool()], dim=1)
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """For mask functions: the number of keys before the first query."""
+        return super().get_query_offset(layer_idx) + self.prefix_length
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """For mask functions: how many keys there will be, and the number of the first."""
+        length, offset = super().get_mask_sizes(query_length, layer_idx)
+        return length + self.prefix_length, offset
+
+    def keep_ranges(self, ranges: torch.Tensor | None) -> torch.Tensor | None:
+        """The context ranges of this generation: those given with the context, whatever a later call brings."""
+        if self.context_ranges is None and not self.holds_context:
+            self.context_ranges = ranges
+        return self.context_ranges
+
+    def reset(self) -> None:
+        super().reset()
+        self._forget()
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """A beam only ever takes the place of one of the same prompt, so what is said of its context stays."""
+        self.self_attention_cache.reorder_cache(beam_idx)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        self.self_attention_cache.crop(tokens_to_remove)
+
+    def activate_past_recording(self) -> None:
+        self.self_attention_cache.activate_past_recording()
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self.self_attention_cache.batch_repeat_interleave(repeats)
+        self._take(lambda values: values.repeat_interleave(repeats, 0))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self.self_attention_cache.batch_select_indices(indices)
+        self._take(lambda values: values[indices.to(values.device)])
+
+    def _take(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Changes all that is held per row; what is held per context stays."""
+        if self.rows is not None:
+            index = change(self.rows.index())
+            self.rows = MMRows(len(index), self.rows.num_contexts, index)
+        if self.context_ranges is not None:
+            self.context_ranges = change(self.context_ranges)

@@ -1,0 +1,138 @@
+"""MMRows: which text row reads which context, and how rows of one context become query positions.
+
+Cross-attention is not causal, so the k rows of a context are just more queries against the same keys:
+
+    (R, H, T, D) --fold--> (B, H, k*T, D)   attends to keys (B, Hkv, S, D)   --unfold--> (R, T, H, D)
+
+Keys and values are never copied per row. R rows, B contexts, k rows per context, H heads, T tokens, D head width.
+"""
+
+# A plan is asked for bounds only where it is ragged.
+# pyright: reportOptionalOperand=false
+
+import torch
+
+from ..checks.text_inputs import INTEGERS, check_tensors
+
+
+class MMRows:
+    """The plan that maps R rows to B contexts; made once per forward and kept by the cache.
+
+    Args:
+        num_rows: R.
+        num_contexts: B.
+        context_index: int64 (R,), row -> context, any order. None: R = k*B, row r reads context r // k.
+        name: of the index, for errors.
+
+    Contiguous equal counts fold by a view. Otherwise rows are gathered into k = (largest count) places per context;
+    the spare places repeat row 0 and are dropped on unfold.
+
+    Raises: ValueError if R is not a multiple of B without an index, or an index is out of range or misshapen.
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        num_contexts: int,
+        context_index: torch.Tensor | None = None,
+        name: str = "context_index",
+    ):
+        self.num_rows, self.num_contexts = num_rows, num_contexts
+        self.given = context_index
+        self.context_index: torch.Tensor | None = None
+        self.place: torch.Tensor | None = None
+        self.row_at: torch.Tensor | None = None
+        self.order: torch.Tensor | None = None
+        self.bounds: torch.Tensor | None = None
+        if context_index is None:
+            if num_contexts == 0 or num_rows % num_contexts:
+                raise ValueError(
+                    f"{num_rows} text rows and {num_contexts} contexts: without {name} the rows must be a "
+                    f"multiple of the contexts; pass {name} ({num_rows},) to say which row reads which context"
+                )
+            # said so that an exported graph of as many rows as contexts knows it, too
+            self.rows_per_context = 1 if num_rows == num_contexts else num_rows // num_contexts
+        else:
+            self._plan(self._checked(context_index, name))
+
+    def _checked(self, index: torch.Tensor, name: str) -> torch.Tensor:
+        check_tensors(**{name: index})
+        if index.ndim != 1 or index.shape[0] != self.num_rows or index.dtype not in INTEGERS:
+            raise ValueError(
+                f"{name} must be int64 ({self.num_rows},), one context per text row; "
+                f"got {index.dtype} {tuple(index.shape)}"
+            )
+        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < self.num_contexts:
+            raise ValueError(
+                f"{name} must be in 0..{self.num_contexts - 1}; got {int(index.min())}..{int(index.max())}"
+            )
+        return index.long()
+
+    def _plan(self, index: torch.Tensor) -> None:
+        rows = torch.arange(self.num_rows, device=index.device)
+        if self.num_contexts and self.num_rows % self.num_contexts == 0:
+            self.rows_per_context = self.num_rows // self.num_contexts
+            if torch.equal(index, rows // max(self.rows_per_context, 1)):
+                return  # the index says what no index says: fold by a view
+        counts = torch.bincount(index, minlength=self.num_contexts)
+        self.rows_per_context = int(counts.max())  # the one read on the host
+        order = torch.argsort(index, stable=True)
+        first = counts.cumsum(0) - counts
+        place = torch.empty_like(index)
+        place[order] = rows - first[index[order]]
+        row_at = index.new_zeros(self.num_contexts, self.rows_per_context)
+        row_at[index, place] = rows
+        self.context_index, self.place, self.row_at = index, place, row_at
+        self.order = None if torch.equal(order, rows) else order
+        self.bounds = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+
+    def fold(self, states: torch.Tensor) -> torch.Tensor:
+        """(R, H, T, D) -> (B, H, k*T, D)."""
+        _, heads, length, width = states.shape
+        if self.row_at is None:
+            states = states.view(self.num_contexts, self.rows_per_context, heads, length, width)
+        else:
+            states = states[self.row_at]
+        return states.transpose(1, 2).reshape(self.num_contexts, heads, self.rows_per_context * length, width)
+
+    def unfold(self, states: torch.Tensor, length: int) -> torch.Tensor:
+        """(B, k*T, ...) -> (R, T, ...)."""
+        states = states.reshape(self.num_contexts, self.rows_per_context, length, *states.shape[2:])
+        return states.flatten(0, 1) if self.place is None else states[self.context_index, self.place]
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether contexts have different numbers of rows: folding then leaves spare places, packing none."""
+        return self.num_rows != self.num_contexts * self.rows_per_context
+
+    def pack(self, states: torch.Tensor) -> torch.Tensor:
+        """(R, H, T, D) -> (1, H, R*T, D), the rows of context 0, then those of context 1 and so on."""
+        states = states if self.order is None else states[self.order]
+        return states.transpose(0, 1).flatten(1, 2)[None]
+
+    def unpack(self, states: torch.Tensor, length: int) -> torch.Tensor:
+        """(1, R*T, ...) -> (R, T, ...)."""
+        states = states.unflatten(1, (self.num_rows, length))[0]
+        return states if self.order is None else states[torch.argsort(self.order)]
+
+    def cu_rows(self, length: int) -> torch.Tensor:
+        """int32 (B + 1,), where the queries of each context begin in `pack`, and their number."""
+        return (self.bounds * length).to(torch.int32)
+
+    def index(self, device: torch.device | str | None = None) -> torch.Tensor:
+        """int64 (R,), the context of each row."""
+        if self.context_index is not None:
+            return self.context_index.to(device)
+        return torch.arange(self.num_rows, device=device) // self.rows_per_context
+
+    def agrees_with(self, context_index: torch.Tensor) -> bool:
+        """Whether an index says what this plan says. The plan's own tensor is not read: generate() passes it again."""
+        if context_index is self.given:
+            return True
+        return torch.equal(self.index(context_index.device), context_index.long())
+
+    def per_row(self, values: torch.Tensor) -> torch.Tensor:
+        """(B, ...) of the contexts -> (R, ...) of the rows that read them."""
+        if self.context_index is None:
+            return values.repeat_interleave(self.rows_per_context, 0)
+        return values[self.context_index]

@@ -1,0 +1,92 @@
+"""MMPooler: one vector per sequence, read by mask. n sequences, T tokens, D hidden_size."""
+
+import torch
+from torch import nn
+from transformers.masking_utils import create_bidirectional_mask
+
+from ...configuration.base import MMStackConfig
+from .attention import MMAttention, build_norm
+from .context_rows import MMRows
+from .layers import MMMLP
+
+
+class MMProbe(nn.Module):
+    """SigLIP's attentional pool: a learned query attends to the tokens, then x + mlp(norm x).
+
+    Source: Zhai et al. 2022 (arXiv:2106.04560) §3, Zhai et al. 2023 (arXiv:2303.15343).
+    """
+
+    def __init__(self, config: MMStackConfig):
+        super().__init__()
+        self.config = config
+        self.probe = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.attention = MMAttention(config, 0, config.hidden_size)
+        self.norm = build_norm(config.norm_type, config.hidden_size, config.layer_norm_eps)
+        self.mlp = MMMLP(config)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """(n, T, D) -> (n, D)."""
+        count = hidden_states.shape[0]
+        mask = None
+        if attention_mask is not None:
+            query = hidden_states[:, :1]
+            mask = create_bidirectional_mask(self.config, query, attention_mask, encoder_hidden_states=hidden_states)
+        probe = self.probe.expand(count, -1, -1)
+        pooled, _ = self.attention(probe, hidden_states, attention_mask=mask, rows=MMRows(count, count))
+        return (pooled + self.mlp(self.norm(pooled)))[:, 0]
+
+
+class MMPooler(nn.Module):
+    """Pools (n, T, D) to (n, D): the first (cls) or last real token, the one before the last, the first eos, the mean
+    of the real tokens, or what a learned query finds in them (attention).
+
+    "cls_tanh" is BERT's: dense and tanh on the first token. "before_last" is VisualBERT's, the token before [SEP].
+    "highest_id" is the real token with the highest id, the first of several, as old CLIPs find the end of a text.
+    "none" gives None.
+    """
+
+    def __init__(self, config: MMStackConfig, eos_token_id: int | list[int] | None = None):
+        super().__init__()
+        self.kind = config.pooler
+        self.eos_token_id = eos_token_id
+        if self.kind == "cls_tanh":
+            self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        elif self.kind == "attention":
+            self.head = MMProbe(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,  # (n, T), 1 = real; None: all
+        input_ids: torch.Tensor | None = None,  # (n, T), for "eos" and "highest_id"
+    ) -> torch.Tensor | None:
+        if self.kind == "none":
+            return None
+        if self.kind == "attention":
+            return self.head(hidden_states, attention_mask)
+        if attention_mask is None:
+            attention_mask = hidden_states.new_ones(hidden_states.shape[:2], dtype=torch.long)
+        attention_mask = attention_mask.long()
+        if self.kind == "mean":
+            weights = attention_mask[..., None].to(hidden_states.dtype)
+            return (hidden_states * weights).sum(1) / weights.sum(1).clamp(min=1)
+        rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
+        pooled = hidden_states[rows, self._at(attention_mask, input_ids)]
+        return torch.tanh(self.dense(pooled)) if self.kind == "cls_tanh" else pooled
+
+    def _at(self, attention_mask: torch.Tensor, input_ids: torch.Tensor | None) -> torch.Tensor:
+        """(n,), the column that is read."""
+        if self.kind in ("cls", "cls_tanh"):
+            return attention_mask.argmax(1)
+        if self.kind == "last":
+            return attention_mask.shape[1] - 1 - attention_mask.flip(1).argmax(1)
+        if self.kind == "before_last":
+            number = attention_mask.cumsum(1)
+            wanted = (number[:, -1:] - 1).clamp(min=1)
+            return ((number == wanted) & attention_mask.bool()).long().argmax(1)
+        if input_ids is None:
+            raise ValueError(f"pooler={self.kind!r} finds its token by the id; pass input_ids, not inputs_embeds")
+        if self.kind == "highest_id":
+            return input_ids.masked_fill(attention_mask == 0, -1).argmax(1)
+        eos = torch.as_tensor(self.eos_token_id, device=input_ids.device).reshape(-1)
+        return (torch.isin(input_ids, eos) & attention_mask.bool()).long().argmax(1)

@@ -1,0 +1,246 @@
+"""Fusion: where media and text are joined. One module or function per `fusion_type`.
+
+    fusion_type       level            what is computed
+    cross_attention   attention        text attends to media inside its own layers: MMLayer's "cross" sublayer
+    co_attention      attention        media attend to text, then text to media, fusion_num_layers times
+    merged            early            one sequence of media and text tokens through the text's own layers
+    concat            representation   concat(T, V) W on one vector per modality
+    sum               representation   T W_t + V W_v
+    gated             representation   T W_t + tanh(g(T, V)) * V W_v, g closed at the start
+    decision          late             weighted mean of the logits that each modality gives alone
+
+B contexts, R rows (texts), T text tokens, S media tokens, D their width, F fusion_size, L labels. A modality that a
+row does not have adds nothing to that row; one that a call does not have is None. joining.py calls what stands here.
+"""
+
+# A config is filled in when it is made, and a fused call has at least one modality: checked in words before.
+# pyright: reportArgumentType=false, reportOptionalIterable=false, reportOptionalMemberAccess=false, reportReturnType=false
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from transformers.masking_utils import create_bidirectional_mask
+
+from ...configuration.mm import MMConfig
+from ...configuration.text import MMTextConfig
+from ..core.attention import build_norm
+from ..core.context_rows import MMRows
+from ..core.layers import MMLayer
+from ..core.outputs import MMContextOutput
+from .context import KINDS
+
+Vectors = Mapping[str, torch.Tensor | None]  # modality -> (R, D), zeros where the row has none; None: no row has it
+
+
+def modality_vectors(context: MMContextOutput, modalities: list[str]) -> tuple[dict, dict]:
+    """One vector per modality of a context: the mean of its real tokens, zeros where it has none.
+
+    Returns ({name: (B, D)}, {name: bool (B,), whether it is there}) for the names of `modalities`; a context without
+    sources is all of the first.
+    """
+    tokens = context.last_hidden_state
+    kinds = tokens.new_full(tokens.shape[:2], KINDS.index(modalities[0]), dtype=torch.long)
+    if context.token_sources is not None:
+        kinds = context.token_sources[..., 0]
+    if context.attention_mask is not None:
+        kinds = kinds.masked_fill(~context.attention_mask.bool(), -1)
+    vectors, present = {}, {}
+    for name in modalities:
+        real = kinds == KINDS.index(name)  # (B, S)
+        count = real.sum(1)
+        # a padding token may hold anything, so it is left out and not multiplied by zero
+        total = tokens.masked_fill(~real[..., None], 0).sum(1)
+        vectors[name], present[name] = total / count.clamp(min=1)[:, None], count > 0
+    return vectors, present
+
+
+# ---- early: one sequence -------------------------------------------------------------------------------------------
+
+
+# ---- attention, both ways ------------------------------------------------------------------------------------------
+
+
+class MMCoAttentionFusion(nn.Module):
+    """Alternating co-attention: in each of `fusion_num_layers` steps media read the text, then text the new media.
+
+    Both streams are layers (self, cross, mlp) of the text's own settings: with `cross_attention_gate="tanh"` each
+    starts as if it were alone. The text stream runs without media too; a row without media skips its cross sublayers.
+    Streams of pre-norm layers end in a norm, that of the media if they are read on (behind a text encoder).
+    """
+
+    def __init__(self, config: MMTextConfig, num_layers: int, reads_media: bool = True):
+        super().__init__()
+        self.config = config
+        kind = ("self", "cross", "mlp")
+        self.media_layers = nn.ModuleList(MMLayer(config, kind, i, i) for i in range(num_layers))
+        self.text_layers = nn.ModuleList(MMLayer(config, kind, i, i) for i in range(num_layers))
+        norm = config.norm_type if config.norm_position == "pre" else "none"
+        self.text_norm = build_norm(norm, config.hidden_size, config.layer_norm_eps)
+        self.media_norm = build_norm(norm if reads_media else "none", config.hidden_size, config.layer_norm_eps)
+
+    def forward(
+        self,
+        text: torch.Tensor,  # (R, T, D)
+        text_mask: torch.Tensor | None,  # (R, T), 1 = real; None: all
+        media: torch.Tensor | None = None,  # (R, S, D), the context of each row; None: there is none
+        media_mask: torch.Tensor | None = None,  # (R, S)
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The fused text (R, T, D) and media (R, S, D)."""
+        text_sees_text = self._mask(text, text, text_mask)
+        if media is None:
+            for layer in self.text_layers:
+                text = layer(text, attention_mask=text_sees_text, **kwargs)
+            return self.text_norm(text), None
+        rows = MMRows(text.shape[0], text.shape[0])
+        has_media = None if media_mask is None else media_mask.bool().any(1)[:, None, None]
+        text_sees_media = self._mask(text, media, media_mask)
+        media_sees_media = self._mask(media, media, media_mask)
+        media_sees_text = self._mask(media, text, text_mask)
+        for media_layer, text_layer in zip(self.media_layers, self.text_layers, strict=True):
+            media = media_layer(
+                media, text, attention_mask=media_sees_media, context_mask=media_sees_text, rows=rows, **kwargs
+            )
+            text = text_layer(
+                text,
+                media,
+                attention_mask=text_sees_text,
+                context_mask=text_sees_media,
+                rows=rows,
+                has_context=has_media,
+                **kwargs,
+            )
+        return self.text_norm(text), self.media_norm(media)
+
+    def _mask(self, queries: torch.Tensor, keys: torch.Tensor, real: torch.Tensor | None):
+        return create_bidirectional_mask(
+            config=self.config, inputs_embeds=queries, attention_mask=real, encoder_hidden_states=keys
+        )
+
+
+# ---- representation: one vector per modality -----------------------------------------------------------------------
+
+
+class MMConcatFusion(nn.Module):
+    """CrossModalFusion(T, V) = concat(T, V) W."""
+
+    def __init__(self, widths: Mapping[str, int], size: int):
+        super().__init__()
+        self.widths = dict(widths)
+        self.dense = nn.Linear(sum(widths.values()), size, bias=False)
+
+    def forward(self, vectors: Vectors, present: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
+        """{modality: (R, D)} -> (R, F)."""
+        return self.dense(torch.cat(filled(vectors, self.widths), dim=-1))
+
+
+class MMSumFusion(nn.Module):
+    """T W_t + V W_v + ..., one matrix per modality."""
+
+    def __init__(self, widths: Mapping[str, int], size: int):
+        super().__init__()
+        self.dense = nn.ModuleDict({name: nn.Linear(width, size, bias=False) for name, width in widths.items()})
+
+    def forward(self, vectors: Vectors, present: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
+        """{modality: (R, D)} -> (R, F)."""
+        return sum(dense(vectors[name]) for name, dense in self.dense.items() if vectors.get(name) is not None)
+
+
+class MMGatedFusion(nn.Module):
+    """T W_t + tanh(gate(T, V)) * V W_v, summed over the media; gate(T, V) = concat(T, V) G + g.
+
+    G and g start at zero, so a new fusion gives the answer of the text alone. In a row without text nothing is gated.
+    """
+
+    def __init__(self, widths: Mapping[str, int], size: int):
+        super().__init__()
+        self.dense = nn.ModuleDict({name: nn.Linear(width, size, bias=False) for name, width in widths.items()})
+        gated = {name: widths["text"] + width for name, width in widths.items() if name != "text"}
+        self.gates = nn.ModuleDict({name: MMGate(width, size) for name, width in gated.items()})
+
+    def forward(self, vectors: Vectors, present: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
+        """{modality: (R, D)}, {modality: bool (R,), None: in every row} -> (R, F)."""
+        text, has_text = vectors.get("text"), None if present is None else present.get("text")
+        fused = 0 if text is None else self.dense["text"](text)
+        for name, gate in self.gates.items():
+            vector = vectors.get(name)
+            if vector is not None:
+                opened = 1 if text is None else torch.tanh(gate(torch.cat([text, vector], dim=-1)))
+                if text is not None and has_text is not None:
+                    opened = torch.where(has_text[:, None], opened, 1.0)
+                fused = fused + opened * self.dense[name](vector)
+        return fused
+
+
+class MMGate(nn.Module):
+    """A linear map that starts at zero."""
+
+    def __init__(self, width: int, size: int):
+        super().__init__()
+        self.gate_weight = nn.Parameter(torch.zeros(size, width))
+        self.gate_bias = nn.Parameter(torch.zeros(size))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(states, self.gate_weight, self.gate_bias)
+
+
+def filled(vectors: Vectors, widths: Mapping[str, int]) -> list[torch.Tensor]:
+    """The vectors in the order of `widths`, zeros for those that are not given."""
+    given = next(vector for vector in vectors.values() if vector is not None)
+    values = [(vectors.get(name), width) for name, width in widths.items()]
+    return [given.new_zeros(given.shape[0], width) if vector is None else vector for vector, width in values]
+
+
+# ---- late: one answer per modality ---------------------------------------------------------------------------------
+
+
+class MMDecisionFusion(nn.Module):
+    """The weighted mean of what each modality answers, over the modalities that the row has.
+
+    Args:
+        names: "text" and the media.
+        fixed: a weight per name, summing to 1; None: learned, softmax of `gate_bias`, equal at the start.
+    """
+
+    def __init__(self, names: list[str], fixed: Mapping[str, float] | None = None):
+        super().__init__()
+        self.names = names
+        self.fixed = None if fixed is None else [float(fixed[name]) for name in names]
+        self.gate_bias = nn.Parameter(torch.zeros(len(names))) if fixed is None else None
+
+    def _weights(self, like: torch.Tensor) -> torch.Tensor:
+        """(M,), in the order of the names, summing to 1."""
+        return like.new_tensor(self.fixed) if self.gate_bias is None else torch.softmax(self.gate_bias, dim=0)
+
+    def forward(
+        self, logits: Vectors, present: Mapping[str, torch.Tensor | None]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """{modality: (R, L)}, {modality: bool (R,), None: in every row} -> (R, L) and the weights (M,).
+
+        Zeros where a row has nothing.
+        """
+        like = next(answer for answer in logits.values() if answer is not None)
+        weighted, total = torch.zeros_like(like), like.new_zeros(len(like))
+        weights = self._weights(like)
+        for name, weight in zip(self.names, weights, strict=True):
+            answer, here = logits.get(name), present.get(name)
+            if answer is not None:
+                share = weight.expand_as(total) if here is None else weight * here.to(total.dtype)  # (R,)
+                weighted, total = weighted + share[:, None] * answer, total + share
+        return weighted / torch.where(total > 0, total, torch.ones_like(total))[:, None], weights
+
+
+REPRESENTATION = {"concat": MMConcatFusion, "sum": MMSumFusion, "gated": MMGatedFusion}
+
+
+def build_fusion(config: MMConfig) -> nn.Module | None:
+    """The fusion's own module; None where the text's layers do the work (cross_attention, merged)."""
+    if config.fusion_type == "co_attention":
+        return MMCoAttentionFusion(config.reader, config.fusion_num_layers, reads_media=config.has_text_encoder)
+    if config.fusion_type == "decision":
+        return MMDecisionFusion(["text", *config.modalities], config.fusion_weights)
+    if config.fusion_type in REPRESENTATION:
+        widths = dict.fromkeys(["text", *config.modalities], config.reader.hidden_size)
+        return REPRESENTATION[config.fusion_type](widths, config.fusion_width)
+    return None

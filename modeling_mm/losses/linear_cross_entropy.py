@@ -1,0 +1,200 @@
+"""Cross-entropy over a vocabulary without its logits: some rows at a time, their gradients in the same go.
+
+N rows, D width, V vocabulary, n rows of a chunk. After Liger (arXiv:2410.10989) and CCE (arXiv:2411.09009).
+
+For a row h, its target y and the smoothed target q = (1 - e) onehot(y) + e / V:
+
+    z = W h + b,  p = softmax(z),  loss = -sum_v q_v log p_v,  dloss/dz = p - q
+    dh = W^T (p - q),  dW = sum over rows of (p - q) h^T,  db = sum over rows of (p - q)
+
+Only z and p of one chunk exist at a time. The loss is a number, so its gradients are known up to a factor in forward.
+"""
+
+import torch
+from torch import nn
+
+from .tokens_and_classes import IGNORED, mean_over_items, token_loss
+
+CHUNK_ROWS = 256  # enough for the matrix products to run at full speed
+SLICE_ROWS = 32
+
+
+def chunked_cross_entropy(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    label_smoothing: float = 0.0,
+    chunk_rows: int = CHUNK_ROWS,
+) -> torch.Tensor:
+    """`token_loss(linear(hidden, weight, bias), targets, ...)`, its numbers and gradients, without (N, V) logits.
+
+    The products are of the inputs' dtype, or autocast's; everything else, the sums of the gradients too, is fp32 at
+    least. Ignored rows are left out before anything is computed, which reads their number on the host.
+
+    Args:
+        hidden: (..., D).
+        weight: (V, D), a plain tensor of the dtype of hidden, unless under autocast.
+        targets: int64 (...), -100 is ignored. Without any other target the loss and its gradients are 0.
+        bias: (V,).
+        num_items_in_batch: to divide by, instead of the number of targets.
+        label_smoothing: share of the target spread evenly over the vocabulary.
+        chunk_rows: n; the memory is little more than (n, V) in fp32.
+
+    Raises: ValueError for shapes or dtypes that do not fit.
+    """
+    _check(hidden, weight, targets, bias, chunk_rows)
+    targets = targets.to(hidden.device)
+    kept = (targets != IGNORED).flatten()
+    rows, of_rows = hidden.flatten(0, -2)[kept], targets.flatten()[kept]
+    grad = torch.is_grad_enabled()
+    total = _ChunkedCrossEntropy.apply(rows, weight, bias, of_rows, label_smoothing, chunk_rows, grad)
+    return mean_over_items(total, targets, num_items_in_batch)
+
+
+def loss_without_logits(
+    head: nn.Module,
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """`token_loss(head(hidden), targets, ...)` of a plain linear head (D -> V); hidden (..., D), targets int64 (...).
+
+    Raises: ValueError for a head that is more than its weight (an adapter's, a quantised one), or whose weight is
+    spread over processes: it would not be asked.
+    """
+    if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter:
+        kind = type(head).__name__ if type(head) is not nn.Linear else type(head.weight).__name__
+        raise ValueError(
+            f"a loss without logits needs a plain nn.Linear as head; got {kind}. Leave return_logits True"
+        )
+    return chunked_cross_entropy(hidden, head.weight, targets, head.bias, num_items_in_batch, label_smoothing)
+
+
+def predicted(
+    head: nn.Module,
+    hidden: torch.Tensor,
+    targets: torch.Tensor | None,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    label_smoothing: float = 0.0,
+    return_logits: bool = True,
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The loss (None without targets) and the logits (..., V) of a head; the loss alone without `return_logits`.
+
+    Raises: ValueError where neither is asked for.
+    """
+    if not return_logits:
+        if targets is None:
+            raise ValueError("return_logits=False leaves the loss alone, and a loss needs labels")
+        return loss_without_logits(head, hidden, targets, num_items_in_batch, label_smoothing), None
+    logits = head(hidden)
+    loss = None if targets is None else token_loss(logits, targets, num_items_in_batch, label_smoothing)
+    return loss, logits
+
+
+def _check(hidden, weight, targets, bias, chunk_rows) -> None:
+    vocabulary, width = weight.shape
+    if hidden.shape[-1] != width or hidden.shape[:-1] != targets.shape:
+        raise ValueError(
+            f"hidden must be (..., {width}) for a weight ({vocabulary}, {width}), and targets one per row; "
+            f"got {tuple(hidden.shape)} and {tuple(targets.shape)}"
+        )
+    if bias is not None and tuple(bias.shape) != (vocabulary,):
+        raise ValueError(f"bias must be ({vocabulary},); got {tuple(bias.shape)}")
+    if hidden.dtype != weight.dtype and not torch.is_autocast_enabled(hidden.device.type):
+        raise ValueError(f"hidden and weight must have one dtype; got {hidden.dtype} and {weight.dtype}")
+    if chunk_rows < 1:
+        raise ValueError(f"chunk_rows must be 1 or more; got {chunk_rows}")
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """The sum of the losses of rows (N, D), int64 targets (N,), all of them real.
+
+    The gradients are made in forward and given away in backward; a second backward makes them again.
+    """
+
+    @staticmethod
+    def forward(ctx, rows, weight, bias, targets, smoothing, chunk_rows, grad_enabled):
+        device = rows.device.type
+        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
+        wanted = [grad_enabled and needed for needed in ctx.needs_input_grad[:3]]
+        ctx.save_for_backward(rows, weight, bias, targets)
+        ctx.options = smoothing, chunk_rows, low, wanted
+        total, ctx.grads = _loss_and_gradients(rows, weight, bias, targets, *ctx.options)
+        return total
+
+    @staticmethod
+    def backward(ctx, *upstream):
+        inputs = ctx.saved_tensors
+        grads, ctx.grads = ctx.grads or _loss_and_gradients(*inputs, *ctx.options)[1], None
+        given = [
+            None if grad is None else grad.mul_(upstream[0]).to(of.dtype)
+            for grad, of in zip(grads, inputs[:3], strict=True)
+        ]
+        return *given, None, None, None, None
+
+
+def _loss_and_gradients(
+    rows: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    smoothing: float,
+    chunk_rows: int,
+    low: torch.dtype,
+    wanted: list[bool],
+) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+    """The sum of the losses, and its gradients by rows, weight and bias as far as wanted; `low` is of the products."""
+    sums = torch.promote_types(low, torch.float32)
+    of_rows = torch.empty_like(rows) if wanted[0] else None
+    of_weight = torch.zeros_like(weight, dtype=sums) if wanted[1] else None
+    of_bias = rows.new_zeros(len(weight), dtype=sums) if wanted[2] else None
+    total = rows.new_zeros((), dtype=sums)
+    with torch.autocast(rows.device.type, enabled=False):
+        matrix = weight.to(low)
+        for first in range(0, len(rows), chunk_rows):
+            chunk = slice(first, first + chunk_rows)
+            states, of_chunk = rows[chunk].to(low), targets[chunk]
+            logs = _log_probabilities(states, matrix, bias, sums)
+            total += _sum_of_losses(logs, of_chunk, smoothing)
+            slopes = _slopes_in_place(logs, of_chunk, smoothing) if any(wanted) else logs
+            if of_bias is not None:
+                of_bias += slopes.sum(0)
+            if of_weight is not None:
+                _add_product(of_weight, slopes, states)
+            if of_rows is not None:
+                of_rows[chunk] = slopes.to(low) @ matrix
+            del logs, slopes  # before the next chunk's are made
+    return total, [of_rows, of_weight, of_bias]
+
+
+def _log_probabilities(states, matrix, bias, dtype: torch.dtype) -> torch.Tensor:
+    """(n, V), of `dtype`; in the memory of the logits, but for some rows at a time."""
+    logs = torch.nn.functional.linear(states, matrix, None if bias is None else bias.to(matrix.dtype)).to(dtype)
+    for part in logs.split(SLICE_ROWS):
+        part.copy_(part.log_softmax(1))
+    return logs
+
+
+def _sum_of_losses(logs: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
+    total = -logs.gather(1, targets[:, None]).sum()
+    return total if not smoothing else (1 - smoothing) * total - smoothing * logs.mean(1).sum()
+
+
+def _slopes_in_place(logs: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """p - q in the memory of log p (n, V)."""
+    slopes = logs.exp_()
+    if smoothing:
+        slopes -= smoothing / logs.shape[1]
+    slopes[torch.arange(len(targets), device=targets.device), targets] -= 1 - smoothing
+    return slopes
+
+
+def _add_product(total: torch.Tensor, slopes: torch.Tensor, states: torch.Tensor) -> None:
+    """total (V, D) += slopes.T @ states. The sums of fp16 products could pass 65504, so they are made in fp32."""
+    if states.dtype == torch.bfloat16:
+        total += slopes.to(torch.bfloat16).T @ states
+    else:
+        total.addmm_(slopes.T, states.to(total.dtype))

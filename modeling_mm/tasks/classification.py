@@ -1,0 +1,186 @@
+"""MMForSequenceClassification: classes, scores or a strength for each text row, each context, or each pair of both.
+
+B contexts, R rows (texts; contexts where there is no text), T text tokens, S context tokens, L labels.
+"""
+
+# What is there is a matter of the fusion, which __init__ decides; a text or a context is checked in words before.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalCall=false, reportOptionalIterable=false
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportReturnType=false
+
+from typing import Unpack
+
+import torch
+from torch import nn
+from transformers.utils.generic import can_return_tuple
+
+from ...configuration.base import ConfigFaults
+from ...configuration.checks.fields import REPRESENTATION_FUSIONS
+from ...configuration.mm import MMConfig
+from ..checks.text_inputs import bos_where_absent
+from ..core.base import MMKwargs, MMPreTrainedModel, reject_unknown
+from ..core.outputs import MMClassifierOutput, MMContextOutput, MMModelOutput
+from ..losses.tokens_and_classes import check_class_labels, classification_kind, classification_loss
+from ..model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
+from .trainers import check_smoothing_of_classes
+
+
+class MMForSequenceClassification(MMPreTrainedModel):
+    """The base model with a linear classifier on the pooled text, on the fused vector, or one per modality (decision).
+
+    Several pictures per context (two for comparing them) are slots of pixel_values; `max_images` gives them an order.
+    A call without a text is one row per context: fusions of tokens read a text of bos alone, the others no text. A row
+    whose attention_mask is 0 throughout has no text either.
+    """
+
+    accepts_loss_kwargs = False  # every loss is a mean over the rows of the batch
+
+    def __init__(self, config: MMConfig):
+        super().__init__(config)
+        faults = config.classification_faults()
+        if faults:
+            raise ConfigFaults(type(self).__name__, faults)
+        self.is_late = config.fusion_type == "decision"
+        self.is_pooled = config.fusion_type in REPRESENTATION_FUSIONS and not config.has_text_encoder
+        self.model = MMModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout or 0.0)
+        labels, width = config.num_labels, config.fusion_width if self.is_pooled else config.text_config.hidden_size
+        names = ["text", *config.modalities]
+        widths = {name: width if name == "text" else config.media_width for name in names}
+        late = (
+            nn.ModuleDict({name: nn.Linear(size, labels) for name, size in widths.items()}) if self.is_late else None
+        )
+        self.classifiers = late
+        self.classifier = None if self.is_late else nn.Linear(width, labels)
+        self.post_init()
+        self._freeze_unread()
+
+    def _freeze_unread(self) -> None:
+        """Media are read by their tokens, and a text encoder by its tokens unless one vector of it is fused."""
+        one_vector = self.config.fusion_type in REPRESENTATION_FUSIONS
+        self.model.freeze_pooled(keep=("language_model", "text_encoder") if one_vector else ("language_model",))
+
+    def encode_context(self, *args, **kwargs) -> MMContextOutput | None:
+        """See `MMModel.encode_context`; the result may be passed as encoder_outputs, as often as wanted."""
+        return self.model.encode_context(*args, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        visual_embeds: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_attention_mask: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        input_features_mask: torch.Tensor | None = None,
+        context_input_ids: torch.Tensor | None = None,
+        context_attention_mask: torch.Tensor | None = None,
+        media_index: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        context_index: torch.Tensor | None = None,
+        context_ranges: torch.Tensor | None = None,
+        encoder_outputs=None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[MMKwargs],
+    ) -> MMClassifierOutput:
+        """Classifies each row. Inputs as in `MMModel.forward`, without a cache, and:
+
+        Args:
+            labels: int64 (R,), or float (R, L) for soft targets and several labels, or float (R,) for one number;
+                `classification_loss` of the config says what is made of them ("auto": as in Transformers).
+        """
+        reject_unknown(kwargs, {*MEDIA_INPUTS, *TEXT_INPUTS, "labels"} - {"past_key_values", "use_cache"})
+        if labels is None:
+            check_smoothing_of_classes(self.config)
+        media = {
+            "pixel_values": pixel_values,
+            "pixel_attention_mask": pixel_attention_mask,
+            "visual_embeds": visual_embeds,
+            "pixel_values_videos": pixel_values_videos,
+            "video_attention_mask": video_attention_mask,
+            "input_features": input_features,
+            "input_features_mask": input_features_mask,
+            "context_input_ids": context_input_ids,
+            "context_attention_mask": context_attention_mask,
+            "media_index": media_index,
+        }
+        text = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+            "token_type_ids": token_type_ids,
+            "context_index": context_index,
+            "context_ranges": context_ranges,
+        }
+        context = self.model.context_of(encoder_outputs, encoder_attention_mask, interpolate_pos_encoding, **media)
+        if encoder_outputs is None and context is not None:
+            self.model.check_memory_made(media)
+        has_text = input_ids is not None or inputs_embeds is not None
+        if not has_text:
+            self._check_context_alone(context, text)
+            if not (self.is_late or self.is_pooled):
+                text["input_ids"], has_text = self._bos_rows(len(context.last_hidden_state)), True
+        elif not (self.is_late or self.is_pooled):
+            bos = self.config.text_config.bos_token_id
+            text["attention_mask"] = bos_where_absent(input_ids, attention_mask, bos)
+        if has_text:
+            output = self.model(**text, encoder_outputs=context, use_cache=False, return_dict=True, **kwargs)
+        else:
+            output = self._media_alone(context)
+        logits, modality_logits, fusion_weights = self._answer(output)
+        return MMClassifierOutput(
+            loss=None if labels is None else self._loss(logits, labels),
+            logits=logits,
+            modality_logits=modality_logits,
+            fusion_weights=fusion_weights,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+            cross_attentions=output.cross_attentions,
+        )
+
+    def _media_alone(self, context: MMContextOutput) -> MMModelOutput:
+        """What a fusion of vectors or answers makes of media without a text."""
+        vectors, present = self.model.modality_vectors(None, context, None)
+        pooled = self.model.fusion(vectors) if self.is_pooled else None
+        return MMModelOutput(pooler_output=pooled, modality_embeds=vectors, modality_present=present)
+
+    def _answer(
+        self, output: MMModelOutput
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor] | None, torch.Tensor | None]:
+        """Logits (R, L); under late fusion those of each modality by name and the weights (M,), too."""
+        if not self.is_late:
+            return self.classifier(self.dropout(output.pooler_output)), None, None
+        vectors = output.modality_embeds.items()
+        answers = {name: self.classifiers[name](self.dropout(vector)) for name, vector in vectors}
+        logits, weights = self.model.fusion(answers, output.modality_present)
+        return logits, answers, weights
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        config = self.config
+        kind = classification_kind(config.classification_loss, config.problem_type, config.num_labels, labels)
+        check_class_labels(labels, logits, kind, read_values=config.check_inputs)
+        return classification_loss(logits, labels, kind)
+
+    def _bos_rows(self, contexts: int) -> torch.Tensor:
+        """int64 (B, 1): a text of bos for each context, as in generate()."""
+        bos = self.config.text_config.bos_token_id
+        if bos is None:
+            raise ValueError(
+                "without input_ids the text is bos alone; pass input_ids, or set text_config.bos_token_id"
+            )
+        return torch.full((contexts, 1), int(bos), dtype=torch.long, device=self.device)
+
+    @staticmethod
+    def _check_context_alone(context: MMContextOutput | None, text: dict) -> None:
+        if context is None:
+            raise ValueError("nothing to classify: pass input_ids or inputs_embeds, pixel_values, or both")
+        given = [name for name, value in text.items() if value is not None]
+        if given:
+            raise ValueError(f"{', '.join(given)} was given without a text; pass input_ids or inputs_embeds too")

@@ -1,0 +1,368 @@
+"""MMForConditionalGeneration: captions, answers and any text about a context; generate() encodes a context once.
+
+B contexts, R rows, k rows per context, T text tokens, V vocabulary, D hidden_size.
+"""
+
+# Transformers types GenerationMixin's methods for a class of its own; its model_kwargs hold more than tensors.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalSubscript=false
+# pyright: reportOptionalMemberAccess=false
+
+from collections import OrderedDict
+from typing import Unpack
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.masking_utils import create_masks_for_generate
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils.generic import can_return_tuple
+
+from ...configuration.checks.fields import REPRESENTATION_FUSIONS
+from ...configuration.mm import MMConfig
+from ...configuration.text import MMTextConfig
+from ..checks.text_inputs import (
+    bos_where_absent,
+    check_labels,
+    check_logits_to_keep,
+    check_prompt_ends,
+    check_tensors,
+    check_text,
+)
+from ..core.attention import build_norm
+from ..core.base import MMKwargs, MMPreTrainedModel, reject_unknown
+from ..core.cache import MMCache, check_cache
+from ..core.fingerprint import fingerprint
+from ..core.outputs import MMCausalLMOutput, MMContextOutput
+from ..core.positions import check_growth
+from ..fusion.context import as_context, trimmed
+from ..losses.linear_cross_entropy import predicted
+from ..losses.tokens_and_classes import next_labels
+from ..model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
+from .answer_ranking import MMRanking
+from .generation_mixin import MMGenerationMixin
+from .row_ends import check_once, warn_of_beginnings, warn_of_endings
+from .trainers import (
+    answer_settings,
+    calling_trainer,
+    check_no_labels,
+    check_smoothing_of_tokens,
+    prompts_of,
+    register_shifted,
+)
+from .warm_start import from_towers
+
+
+def build_head_transform(config: MMConfig) -> nn.Module:
+    """BERT's prediction head before the vocabulary: dense, activation, norm; nothing where the config has none."""
+    if not config.lm_head_transform:
+        return nn.Identity()
+    text: MMTextConfig = config.text_config
+    dense = nn.Linear(text.hidden_size, text.hidden_size)
+    norm = build_norm(text.norm_type, text.hidden_size, text.layer_norm_eps)
+    return nn.Sequential(OrderedDict(dense=dense, act=ACT2FN[config.lm_head_act or text.hidden_act], norm=norm))
+
+
+_PER_CONTEXT = ("context_input_ids", "pixel_values", "visual_embeds", "pixel_values_videos", "input_features")
+
+
+class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, MMGenerationMixin):
+    """The base model with a language-modelling head: generate(), and rank_answers() and score() of given texts."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        register_shifted(cls)
+
+    def __init__(self, config: MMConfig):
+        super().__init__(config)
+        text, faults = config.text_config, config.generation_faults()
+        if faults:
+            raise ValueError(f"MMForConditionalGeneration cannot write with this configuration: {'; '.join(faults)}")
+        self.ends_checked: set[str] = set()
+        self.model = MMModel(config)
+        self.lm_head_transform = build_head_transform(config)
+        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=config.lm_head_bias)
+        self.post_init()
+        self._freeze_unread()
+
+    def _freeze_unread(self) -> None:
+        """Only a text encoder whose one vector is fused is read by its pooler here."""
+        reads_vector = self.config.fusion_type in REPRESENTATION_FUSIONS
+        reader = "language_model" if self.config.share_text_encoder else "text_encoder"
+        self.model.freeze_pooled(keep=(reader,) if reads_vector else ())
+
+    @classmethod
+    def from_towers(
+        cls,
+        vision,
+        text,
+        *,
+        audio=None,
+        text_encoder=None,
+        cross_attention_every=None,
+        flamingo=None,
+        tokenizer=None,
+        **config_overrides,
+    ) -> "MMForConditionalGeneration":
+        """A model that starts from published towers; what no tower has (cross-attention, projector) is new.
+
+        Args:
+            vision: directory or Hub id of a ViT, DeiT, CLIP or SigLIP, or of any vision model of Transformers; None
+                with `audio` alone.
+            text: of a BERT, RoBERTa, DistilBERT, GPT-2, Llama, Qwen2 or Qwen3, with or without its head.
+            audio: of any audio model of Transformers (AST, Whisper); of an encoder-decoder the encoder.
+            text_encoder: of one that reads context text.
+            cross_attention_every: put a gated [cross, mlp] layer, closed at first, before every so many-th layer of
+                `text` (Flamingo).
+            flamingo: a file of OpenFlamingo, whose `vision` and `text` are given beside it: its resampler, gated
+                layers and embeddings.
+            tokenizer: whose ids open, close and pad a text. None: those that the text's config does not name (BERT's)
+                are read from the tokenizer that is saved beside it.
+            config_overrides: fields of MMConfig; those of a part (`text_config={...}`) are merged with the tower's.
+
+        Raises: ValueError for a tower that is not known, or tensors too many, too few or of another shape.
+        """
+        return from_towers(
+            cls,
+            vision,
+            text,
+            audio=audio,
+            text_encoder=text_encoder,
+            cross_attention_every=cross_attention_every,
+            flamingo=flamingo,
+            tokenizer=tokenizer,
+            **config_overrides,
+        )
+
+    def encode_context(self, *args, **kwargs) -> MMContextOutput | None:
+        """See `MMModel.encode_context`; the result may be passed as encoder_outputs, as often as wanted."""
+        return self.model.encode_context(*args, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        visual_embeds: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_attention_mask: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        input_features_mask: torch.Tensor | None = None,
+        context_input_ids: torch.Tensor | None = None,
+        context_attention_mask: torch.Tensor | None = None,
+        media_index: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        context_index: torch.Tensor | None = None,
+        context_ranges: torch.Tensor | None = None,
+        encoder_outputs=None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        labels: torch.Tensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        return_logits: bool = True,
+        **kwargs: Unpack[MMKwargs],
+    ) -> MMCausalLMOutput:
+        """Predicts the next token of each row. Inputs as in `MMModel.forward`, and:
+
+        Args:
+            labels: int64 (R, T), the rows' own ids, -100 where ignored; shifted inside. Gives `loss`.
+            shift_labels (among the kwargs, so that Trainer does not wait for it): int64 (R, T), what each token
+                predicts, shifted before a text was cut into shards (sequence parallelism); read instead of labels.
+            logits_to_keep: the last that many positions (0: all), or an index tensor; not together with labels.
+            return_logits: False, with labels: the loss is made without the (R, T, V) logits, which are None. The same
+                loss and gradients for a fraction of the memory; see `chunked.py`.
+        """
+        shift_labels = kwargs.pop("shift_labels", None)
+        reject_unknown(kwargs, (*MEDIA_INPUTS, *TEXT_INPUTS, "labels", "logits_to_keep", "return_logits"))
+        num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        if input_ids is None and inputs_embeds is None:
+            raise ValueError("text is needed to predict text: pass input_ids or inputs_embeds (generate() needs none)")
+        targets = self._targets(labels, shift_labels, input_ids, inputs_embeds, logits_to_keep)
+        if targets is not None and shift_labels is None and input_ids is not None:
+            check_once(self, "beginnings", warn_of_beginnings, input_ids, attention_mask)
+            check_once(self, "endings", warn_of_endings, labels)
+        if targets is None and num_items_in_batch is not None:
+            check_smoothing_of_tokens()  # the loss is made outside of the model
+        output = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            token_type_ids=token_type_ids,
+            pixel_values=pixel_values,
+            pixel_attention_mask=pixel_attention_mask,
+            visual_embeds=visual_embeds,
+            pixel_values_videos=pixel_values_videos,
+            video_attention_mask=video_attention_mask,
+            input_features=input_features,
+            input_features_mask=input_features_mask,
+            context_input_ids=context_input_ids,
+            context_attention_mask=context_attention_mask,
+            media_index=media_index,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            context_index=context_index,
+            context_ranges=context_ranges,
+            encoder_outputs=encoder_outputs,
+            encoder_attention_mask=encoder_attention_mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            return_dict=True,
+            **kwargs,
+        )
+        check_logits_to_keep(logits_to_keep)
+        kept = slice_logits_to_keep(output.last_hidden_state, logits_to_keep)
+        states = self.lm_head_transform(kept)
+        how = num_items_in_batch, self.config.label_smoothing, return_logits
+        loss, logits = predicted(self.lm_head, states, targets, *how)
+        return MMCausalLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=output.past_key_values,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+            cross_attentions=output.cross_attentions,
+            context_hidden_states=output.context_hidden_states,
+            context_attention_mask=output.context_attention_mask,
+        )
+
+    def _targets(self, labels, shift_labels, input_ids, inputs_embeds, logits_to_keep) -> torch.Tensor | None:
+        """int64 (R, T), what each token predicts; None: no loss is wanted."""
+        given = labels if shift_labels is None else shift_labels
+        if given is None:
+            return None
+        if not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
+            raise ValueError("labels need the logits of every position; leave logits_to_keep at 0")
+        check_tensors(input_ids=input_ids, inputs_embeds=inputs_embeds)
+        check_labels(self.config, given, (input_ids if inputs_embeds is None else inputs_embeds).shape[:2])
+        return next_labels(labels) if shift_labels is None else shift_labels
+
+    @torch.no_grad()
+    def generate(self, inputs: torch.Tensor | None = None, generation_config=None, *args, **kwargs):
+        """As in Transformers, with all its arguments. Labels are refused, since a row of training holds its answer; a
+        RuntimeWarning says where the logits are NaN or infinite.
+
+        Seq2SeqTrainer(predict_with_generate=True) hands over whole batches all the same: their prompts alone are read,
+        and what comes back is the answers without them, so that they are compared with the labels. Limits of length
+        then count the answer.
+        """
+        if calling_trainer("prediction_step") is None:
+            check_no_labels(kwargs)
+            return super().generate(inputs, generation_config, *args, **kwargs)
+        check_smoothing_of_tokens()
+        saved = generation_config or self.generation_config
+        pad = saved.pad_token_id if saved.pad_token_id is not None else self.config.pad_token_id
+        batch = answer_settings(prompts_of(kwargs, 0 if pad is None else int(pad)), saved)
+        written = super().generate(inputs, generation_config, *args, **batch)
+        return written[:, batch["input_ids"].shape[1] if "input_ids" in batch else 1 :]  # without a prompt: bos
+
+    # ---- generate(): the context is encoded once and never expanded; everything with rows is -----------------------
+
+    def _prepare_model_inputs(self, inputs, bos_token_id, model_kwargs):
+        """The first step of generate() that sees the prompt: it is checked here, once and in words."""
+        cache = model_kwargs.get("past_key_values")
+        if cache is not None:
+            check_cache(cache)
+        ready = model_kwargs.get("encoder_outputs")
+        if ready is not None:
+            real = model_kwargs.pop("encoder_attention_mask", None)
+            model_kwargs["encoder_outputs"] = as_context(ready, real, self.config.context_width)
+        names = ["attention_mask"] if cache is not None else ["attention_mask", "position_ids", "token_type_ids"]
+        given = {name: model_kwargs.get(name) for name in names}  # beside a cache they may cover what it holds
+        mask = given["attention_mask"]
+        if ready is not None and torch.is_tensor(mask) and mask.shape[1:] == (1,):
+            given["attention_mask"] = None  # assisted decoding's, for its assistant: one column, whatever the prompt
+        embeds = model_kwargs.get("inputs_embeds")
+        ids = model_kwargs.get("input_ids") if inputs is None else inputs
+        ids = ids if embeds is None else None  # embeddings are the prompt; ids may stand beside them
+        if ids is not None and mask is not None and cache is None:
+            bos_token_id = self.config.text_config.bos_token_id if bos_token_id is None else bos_token_id
+            model_kwargs["attention_mask"] = bos_where_absent(ids, mask, bos_token_id)
+        if ids is not None or embeds is not None:
+            has_past, read_values = cache is not None, self.config.check_inputs
+            check_text(self.config.text_config, ids, embeds, **given, has_past=has_past, read_values=read_values)
+            if ids is not None and not has_past:
+                check_once(self, "beginnings", warn_of_beginnings, ids, given["attention_mask"])
+        return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
+
+    def _maybe_initialize_input_ids_for_generation(self, inputs, bos_token_id, model_kwargs):
+        """Without a prompt every context gets one row, which starts from bos."""
+        if inputs is not None or "inputs_embeds" in model_kwargs:
+            return super()._maybe_initialize_input_ids_for_generation(inputs, bos_token_id, model_kwargs)
+        rows = self._rows_without_prompt(model_kwargs)
+        if rows is None:
+            return super()._maybe_initialize_input_ids_for_generation(inputs, bos_token_id, model_kwargs)
+        if bos_token_id is None:
+            raise ValueError("without input_ids generation starts from bos; set generation_config.bos_token_id")
+        return torch.full((rows, 1), int(bos_token_id), dtype=torch.long, device=self.device)
+
+    @staticmethod
+    def _rows_without_prompt(model_kwargs) -> int | None:
+        """One row per entry of context_index, or per context."""
+        given = {name: model_kwargs.get(name) for name in ("context_index", *_PER_CONTEXT)}
+        context = model_kwargs.get("encoder_outputs")
+        given["encoder_outputs"] = None if context is None else context.last_hidden_state
+        check_tensors(**given)
+        return next((len(value) for value in given.values() if value is not None), None)
+
+    def _maybe_prepare_encoder_kwargs_for_generation(
+        self, inputs_tensor, model_kwargs, model_input_name, generation_config
+    ):
+        """Encodes the context here, before the rows are expanded, and takes every per-context input out."""
+        check_prompt_ends(model_kwargs.get("attention_mask"))
+        media = {name: model_kwargs.pop(name) for name in MEDIA_INPUTS if name in model_kwargs}
+        ready = model_kwargs.pop("encoder_outputs", None)
+        lonely_mask = model_kwargs.pop("encoder_attention_mask", None)
+        cache = model_kwargs.get("past_key_values")
+        if isinstance(cache, MMCache) and cache.holds_context:
+            seen = fingerprint(media, ready)
+            if seen is not None and seen != cache.fingerprint:
+                raise ValueError(
+                    "past_key_values holds the keys and values of another context; call past_key_values.reset() "
+                    "first, or leave the context out to go on with the one that it holds"
+                )
+            return model_kwargs
+        context = self.model.context_of(ready, lonely_mask, **media)
+        if context is not None:
+            if ready is None:
+                self.model.check_memory_made(media)
+            context = trimmed(context, keep_length=generation_config.cache_implementation == "static")
+            context.fingerprint = fingerprint(media, ready)
+            model_kwargs["encoder_outputs"] = context
+        return model_kwargs
+
+    def _prepare_cache_for_generation(
+        self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+    ) -> None:
+        super()._prepare_cache_for_generation(
+            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+        )
+        cache = model_kwargs.get("past_key_values")
+        if cache is None:
+            return
+        check_growth(self.config.text_config, max_cache_length)
+        context = model_kwargs.get("encoder_outputs")
+        length = 0 if context is None else context.last_hidden_state.shape[1]
+        wrapped = MMCache.for_generation(cache, self.config.text_config, length)
+        if context is not None:
+            wrapped.fingerprint = context.fingerprint
+        model_kwargs["past_key_values"] = wrapped
+
+    def create_masks_for_generate(self, *, attention_mask=None, past_key_values=None, **kwargs):
+        """Masks made ahead for a static cache, over media before the text too; forward makes the first of those."""
+        if self.config.fusion_type == "merged" and not self.config.has_text_encoder:
+            if attention_mask is None or not past_key_values.holds_context:
+                return attention_mask
+            attention_mask = past_key_values.with_prefix_mask(attention_mask, 1)
+        return create_masks_for_generate(attention_mask=attention_mask, past_key_values=past_key_values, **kwargs)
+
+
+register_shifted(MMForConditionalGeneration)

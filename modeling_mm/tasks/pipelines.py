@@ -1,0 +1,213 @@
+"""Tasks of MM for `transformers.pipeline`: mm-captioning, mm-vqa, mm-retrieval. Importing this file registers them."""
+
+# The processor and the model of a pipeline are there: each of these tasks loads both.
+# pyright: reportOptionalCall=false, reportOptionalMemberAccess=false, reportIncompatibleMethodOverride=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false, reportCallIssue=false
+# pyright: reportArgumentType=false
+
+import unicodedata
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoModelForZeroShotImageClassification
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.base import Pipeline
+
+from ..core.loading import check_trained
+from .row_ends import warn_of_other_ids
+
+
+@dataclass
+class Asked:
+    """One picture, or a list of the pictures of one sample, and its text. A batch of a pipeline is a list of these:
+    the processor pads them together."""
+
+    image: Any
+    text: str | None
+
+    def __post_init__(self):
+        if not isinstance(self.text, (str, NoneType)):
+            raise TypeError(f"each picture goes with one text, a string; got {self.text!r:.80}")
+        self.text = composed(self.text)
+
+
+def composed(text: Any) -> Any:
+    """A string in NFC, the form that models are trained on: é in two letters has other tokens and other scores."""
+    return unicodedata.normalize("NFC", text) if isinstance(text, str) else text
+
+
+class MMPipeline(Pipeline):
+    """What the tasks share: MMProcessor reads pictures and texts; options that are not a task's own are refused, and
+    so is a model whose heads were not in its checkpoint."""
+
+    _load_processor = True
+    _load_tokenizer = _load_image_processor = _load_feature_extractor = False
+    _pipeline_calls_generate = True
+
+    def __init__(self, model, *args, **kwargs):
+        check_trained(model)
+        super().__init__(model, *args, **kwargs)
+        warn_of_other_ids(model, self.processor)
+
+    def inputs(self, **given: Any) -> dict[str, Any]:
+        """Tensors on the model's device, floating ones in its dtype."""
+        read = self.processor(**given, return_tensors="pt").to(self.device)
+        return {k: v.to(self.dtype) if torch.is_floating_point(v) else v for k, v in read.items()}
+
+    def together(self, asked: Asked | list[Asked], side: str = "text") -> dict[str, Any]:
+        """Inputs of one or of a batch; their texts are open, as the model goes on from them."""
+        asked = asked if isinstance(asked, list) else [asked]
+        given: dict[str, Any] = {"images": [one.image for one in asked]}
+        if asked[0].text is not None:
+            given |= {side: [one.text for one in asked], "add_eos_token": False}
+        return self.inputs(**given)
+
+
+def with_stop_strings(generation: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of generate(), `stop_sequence` among them by generate()'s name. Raises: ValueError for both names."""
+    if "stop_sequence" not in generation:
+        return generation
+    if "stop_strings" in generation:
+        raise ValueError("stop_sequence and stop_strings are one thing; pass one of them")
+    stop = generation.pop("stop_sequence")
+    return {**generation, "stop_strings": [stop] if isinstance(stop, str) else stop}
+
+
+class MMCaptioningPipeline(MMPipeline):
+    """`pipeline("mm-captioning")(image, prompt=None, **generation)` -> [{"caption": str}, ...] of each image.
+
+    image: whatever MMProcessor reads (a picture, or its path), or a list of them. generation: arguments of generate(),
+    which gets the tokenizer; num_return_sequences says how many captions come. stop_sequence: a string or a list of
+    them, generate()'s stop_strings under the name of Transformers' pipelines.
+    """
+
+    def _sanitize_parameters(self, prompt: str | None = None, **generation):
+        return {} if prompt is None else {"prompt": prompt}, with_stop_strings(generation), {}
+
+    def preprocess(self, image, prompt: str | None = None):
+        return {"asked": Asked(image, prompt)}
+
+    def _forward(self, model_inputs, **generation):
+        return self.written(model_inputs["asked"], **generation)
+
+    def written(self, asked: Asked | list[Asked], side: str = "text", **generation) -> dict[str, torch.Tensor]:
+        """What generate() adds: ids (B, texts of each, N)."""
+        read = self.together(asked, side)
+        ids = self.model.generate(**read, **{"tokenizer": self.processor.tokenizer, **generation})
+        prompt = read.get("input_ids")
+        new = ids if prompt is None else ids[:, prompt.shape[1] :]
+        return {"ids": new.unflatten(0, (len(asked) if isinstance(asked, list) else 1, -1))}
+
+    def postprocess(self, model_outputs):
+        return [{"caption": text.strip()} for text in self.decoded(model_outputs["ids"][0])]
+
+    def decoded(self, ids) -> list[str]:
+        return self.processor.batch_decode(ids, skip_special_tokens=True)
+
+
+class MMVQAPipeline(MMCaptioningPipeline):
+    """`pipeline("mm-vqa")(image=..., question=..., answers=None, **generation)` -> [{"answer": str}, ...], best first.
+
+    Also of a list of {"image": ..., "question": ...}. With a list of `answers` none is written; these are ranked:
+    [{"answer": str, "score": log-likelihood per token}, ...]. A model with a text encoder reads the question there,
+    any other goes on from it.
+    """
+
+    def __call__(self, inputs=None, *, image=None, question=None, **kwargs):
+        if (inputs is None) == (image is None or question is None):
+            raise ValueError("mm-vqa takes image=... and question=..., or a dict of these two, or a list of dicts")
+        return super().__call__({"image": image, "question": question} if inputs is None else inputs, **kwargs)
+
+    def _sanitize_parameters(self, answers: list[str] | None = None, **generation):
+        if answers is not None and generation:
+            raise ValueError(f"answers are ranked, not written, so {', '.join(generation)} would not be read")
+        if answers is None:
+            return {}, with_stop_strings(generation), {}
+        if isinstance(answers, str) or not answers:
+            raise ValueError(f"answers is a list of strings to rank; got {answers!r:.80}")
+        return {}, {"answers": answers}, {"answers": answers}
+
+    def preprocess(self, inputs):
+        if not isinstance(inputs, dict) or set(inputs) != {"image", "question"}:
+            raise ValueError(f'mm-vqa takes {{"image": ..., "question": ...}}; got {inputs!r:.80}')
+        return {"asked": Asked(inputs["image"], inputs["question"])}
+
+    def _forward(self, model_inputs, answers: list[str] | None = None, **generation):
+        asked, side = model_inputs["asked"], "context_text" if self.model.config.has_text_encoder else "text"
+        if answers is None:
+            return self.written(asked, side, **generation)
+        eos = self.processor.tokenizer.eos_token or self.processor.tokenizer.sep_token or ""
+        ends = self.processor.tokenizer(
+            [composed(answer) + eos for answer in answers], add_special_tokens=False, padding=True, return_tensors="pt"
+        ).to(self.device)
+        ranked = self.model.rank_answers(ends.input_ids, ends.attention_mask, **self.together(asked, side))
+        return {"indices": ranked.indices, "scores": ranked.scores}
+
+    def postprocess(self, model_outputs, answers: list[str] | None = None):
+        if answers is None:
+            return [{"answer": text.strip()} for text in self.decoded(model_outputs["ids"][0])]
+        scores = model_outputs["scores"][0].tolist()
+        return [{"answer": answers[i], "score": scores[i]} for i in model_outputs["indices"][0].tolist()]
+
+
+class MMRetrievalPipeline(MMPipeline):
+    """`pipeline("mm-retrieval")(text=..., images=[...], top_k=5)`, or `(image=..., texts=[...])`.
+
+    Returns the best of the list first: [{"index": number in the list, "score": cosine similarity}, ...].
+    """
+
+    _pipeline_calls_generate = False
+
+    def __call__(self, *, text=None, images=None, image=None, texts=None, **kwargs):
+        by_text, by_image = text is not None and images is not None, image is not None and texts is not None
+        if by_text == by_image or (by_text and (image is not None or texts is not None)):
+            raise ValueError("mm-retrieval takes text=... and images=[...], or image=... and texts=[...]")
+        given = {"text": [text], "images": list(images)} if by_text else {"text": list(texts), "images": [image]}
+        return super().__call__({**given, "by_text": by_text}, **kwargs)
+
+    def _sanitize_parameters(self, top_k: int = 5):
+        return {}, {}, {"top_k": top_k}
+
+    def preprocess(self, inputs):
+        read = {"by_text": inputs["by_text"]}
+        read["text"] = self.inputs(text=[composed(text) for text in inputs["text"]])
+        read["images"] = self.inputs(images=inputs["images"])
+        return read
+
+    def _forward(self, model_inputs):
+        names = ("input_ids", "attention_mask")
+        texts = self.model.encode_text(**{name: model_inputs["text"][name] for name in names})
+        images = self.model.encode_image(**model_inputs["images"])
+        scores = texts @ images.T
+        return {"scores": scores[0] if model_inputs["by_text"] else scores[:, 0]}
+
+    def postprocess(self, model_outputs, top_k: int = 5):
+        scores, indices = model_outputs["scores"].sort(descending=True, stable=True)
+        found = zip(indices.tolist(), scores.tolist(), strict=True)
+        return [{"index": index, "score": score} for index, score in list(found)[:top_k]]
+
+
+for _task, _pipeline, _model in (
+    ("mm-captioning", MMCaptioningPipeline, AutoModelForImageTextToText),
+    ("mm-vqa", MMVQAPipeline, AutoModelForImageTextToText),
+    ("mm-retrieval", MMRetrievalPipeline, AutoModelForZeroShotImageClassification),
+):
+    if _task not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline(_task, _pipeline, pt_model=_model, type="multimodal")
+
+# Transformers' own tasks, whose classes are imported when they are asked for.
+_READ_BY_MM = {
+    "image-text-to-text": "MMImageTextToText",
+    "image-classification": "MMImageClassification",
+    "image-feature-extraction": "MMImageFeatureExtraction",
+    "zero-shot-image-classification": "MMZeroShotImageClassification",
+    "text-classification": "MMTextClassification",
+}
+
+
+def read_by_mm(module: str) -> None:
+    """Puts the classes of a module in the place of Transformers' for the tasks that it reads itself."""
+    for task, name in _READ_BY_MM.items():
+        PIPELINE_REGISTRY.supported_tasks[task]["impl"] = f"{module}.{name}"

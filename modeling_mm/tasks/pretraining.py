@@ -1,0 +1,280 @@
+"""MMForPreTraining: any weighted set of {LM, ITC, ITM, MLM, MIM} in one forward, the towers run once.
+
+    loss   reads                              arXiv
+    itc    pictures alone, texts alone        2103.00020 (InfoNCE), 2303.15343 (sigmoid)
+    itm    a text joined with a picture       2107.07651, hard negatives
+    lm     the text so far, and its picture   2201.12086
+    mlm    the rest of a text, its picture    1810.04805, 2107.07651
+    mim    the rest of a picture              2111.09886 (pixels), 2202.03555 (another tower's features)
+
+B contexts, N pictures per context, R rows (texts), T text tokens, V vocabulary, L patches, P projection_dim.
+"""
+
+# Which heads are there is a matter of the config's losses; their inputs are checked in words before.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalCall=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalOperand=false, reportOptionalSubscript=false, reportGeneralTypeIssues=false
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+from transformers.utils.generic import can_return_tuple
+
+from ...configuration.base import ConfigFaults
+from ...configuration.mm import MMConfig
+from ..checks.media_inputs import pictures
+from ..checks.text_inputs import check_labels, check_tensors
+from ..core.context_rows import MMRows
+from ..core.outputs import MMContextOutput, MMPreTrainingOutput
+from ..fusion.media_encoder import chosen, chosen_mask
+from ..losses.linear_cross_entropy import predicted
+from ..losses.momentum import momentum_update
+from ..losses.tokens_and_classes import IGNORED, next_labels
+from ..towers.vit import MMVisionModel
+from .contrastive_head import normalised
+from .contrastive_matching import MMMatchingModel, Text, media_there, shared_mean
+from .generation import build_head_transform
+from .masked_image import (
+    build_masked_image_head,
+    copy_tower,
+    feature_errors,
+    patch_tokens,
+    patches_of,
+    pixel_errors,
+)
+
+_FORWARD = (
+    "input_ids", "attention_mask", "position_ids", "token_type_ids", "pixel_values", "pixel_attention_mask",
+    "visual_embeds", "pixel_values_videos", "video_attention_mask", "input_features", "input_features_mask",
+    "interpolate_pos_encoding", "context_index", "encoder_outputs", "matches", "lm_targets", "masked_input_ids",
+    "mlm_targets", "bool_masked_pos", "return_loss", "return_logits",
+)  # fmt: skip
+
+
+class MMForPreTraining(MMMatchingModel):
+    """The base model with the heads of the losses that pretraining_losses name.
+
+    "lm" and "mlm" share one head over the vocabulary. With "mim" the tower sees the masked pictures alone, so every
+    other loss sees them too. A loss whose inputs a batch lacks is off for that batch; on all processes alike.
+    """
+
+    def __init__(self, config: MMConfig):
+        super().__init__(config)
+        faults = config.pretraining_faults()
+        if faults:
+            raise ConfigFaults(type(self).__name__, faults)
+        text, has_vocabulary = config.text_config, bool({"lm", "mlm"} & set(self.losses))
+        self.lm_head_transform = self.lm_head = self.mim_head = self.mim_tower = None
+        if has_vocabulary:
+            self.lm_head_transform = build_head_transform(config)
+            self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=config.lm_head_bias)
+            self._tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+        if "mim" in self.losses:
+            self.mim_head = build_masked_image_head(config.vision_config, config.mim_target)
+            if config.mim_target == "features":
+                self.mim_tower = MMVisionModel._from_config(config.vision_config)
+        self.post_init()
+        if self.mim_tower is not None:
+            copy_tower(self.mim_tower, self.model.vision_tower)
+        self._freeze_unread()
+
+    def after_loading(self, info: Mapping[str, Iterable]) -> None:
+        """A tower of targets that the checkpoint does not have starts as a copy."""
+        if any(key.startswith("mim_tower.") for key in info["missing_keys"]):
+            copy_tower(self.mim_tower, self.model.vision_tower)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        visual_embeds: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_attention_mask: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        input_features_mask: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        context_index: torch.Tensor | None = None,
+        encoder_outputs: MMContextOutput | None = None,
+        matches: torch.Tensor | None = None,
+        lm_targets: torch.Tensor | None = None,
+        masked_input_ids: torch.Tensor | None = None,
+        mlm_targets: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        return_logits: bool = True,
+        **kwargs,
+    ) -> MMPreTrainingOutput:
+        """Every loss that is asked for and whose inputs are there. Media, text and `matches` as in retrieval, and:
+
+        Args:
+            lm_targets: int64 (R, T), the rows' own ids, -100 where ignored, shifted inside; None: all real tokens.
+            masked_input_ids: int64 (R, T), input_ids with some replaced; mlm_targets: (R, T), what stood there, -100
+                elsewhere, not shifted. Both or neither.
+            bool_masked_pos: bool (B[, N], L), True for each patch of pixel_values that the tower does not see.
+            return_loss: None: in training. False gives logits and embeddings alone.
+            return_logits: False, with a loss: "lm" and "mlm" are made without their (R, T, V) logits, which are None.
+        """
+        asked = self._asked_states(kwargs, _FORWARD)
+        media = {
+            "pixel_values": pixel_values,
+            "pixel_attention_mask": pixel_attention_mask,
+            "visual_embeds": visual_embeds,
+            "pixel_values_videos": pixel_values_videos,
+            "video_attention_mask": video_attention_mask,
+            "input_features": input_features,
+            "input_features_mask": input_features_mask,
+        }
+        hidden = self._hidden_patches(bool_masked_pos, pixel_values)
+        context = self._context(encoder_outputs, interpolate_pos_encoding, bool_masked_pos=hidden, **media)
+        text = self._text(
+            input_ids, attention_mask=attention_mask, position_ids=position_ids, token_type_ids=token_type_ids
+        )
+        self._check_targets(text, lm_targets, masked_input_ids, mlm_targets)
+        wants_loss = self.training if return_loss is None else return_loss
+        if not (wants_loss or return_logits):
+            raise ValueError("return_logits=False leaves the losses alone; ask for them with return_loss=True")
+        output = MMPreTrainingOutput()
+        self._compare(output, context, text, asked, context_index, matches, wants_loss)
+        rows = None
+        if text is not None and context is not None:
+            rows = MMRows(len(text["input_ids"]), len(context.last_hidden_state), context_index)
+        if "lm" in self.losses and text is not None:
+            targets = lm_targets if lm_targets is not None else self._own_targets(text)
+            states = self.model.write(context, rows, **text).last_hidden_state
+            targets = next_labels(targets) if wants_loss else None
+            output["loss_lm"], output["logits"] = self._predicted(states, targets, return_logits)
+        if masked_input_ids is not None:
+            states = self.model.read(context, rows, **{**text, "input_ids": masked_input_ids}).last_hidden_state
+            targets = mlm_targets if wants_loss else None
+            output["loss_mlm"], output["mlm_logits"] = self._predicted(states, targets, return_logits)
+        if hidden is not None and wants_loss:
+            output["loss_mim"] = self._mim_loss(context, hidden, pixel_values, pixel_attention_mask)
+        if wants_loss:
+            output["loss"] = self._weighted(output)
+        return MMPreTrainingOutput(**output)
+
+    # ---- inputs -----------------------------------------------------------------------------------------------------
+
+    def _context(self, encoder_outputs, interpolate: bool, bool_masked_pos=None, **media) -> MMContextOutput | None:
+        if bool_masked_pos is None:
+            return super()._context(encoder_outputs, interpolate, **media)
+        self._check_pooled(media)
+        if encoder_outputs is not None:
+            raise ValueError("bool_masked_pos hides patches from the tower, but encoder_outputs is a ready context")
+        return self.model.encode_context(
+            **media, interpolate_pos_encoding=interpolate, bool_masked_pos=bool_masked_pos
+        )
+
+    def _hidden_patches(self, bool_masked_pos, pixel_values) -> torch.Tensor | None:
+        """bool (B, N, L)."""
+        if bool_masked_pos is None:
+            return None
+        check_tensors(bool_masked_pos=bool_masked_pos, pixel_values=pixel_values)
+        if "mim" not in self.losses or pixel_values is None:
+            what = "no pixel_values" if "mim" in self.losses else "pretraining_losses without 'mim'"
+            raise ValueError(f"bool_masked_pos was given, but with {what}; leave it out")
+        size = self.config.vision_config.patch_size
+        patches = (pixel_values.shape[-2] // size) * (pixel_values.shape[-1] // size)
+        expected = (len(pixel_values), pixel_values.shape[1] if pixel_values.ndim == 5 else 1, patches)
+        if bool_masked_pos.dtype != torch.bool or tuple(bool_masked_pos.shape) not in (
+            expected,
+            (expected[0], patches) if expected[1] == 1 else expected,
+        ):
+            raise ValueError(
+                f"bool_masked_pos must be bool {expected}, one per patch of each picture; got {bool_masked_pos.dtype} "
+                f"{tuple(bool_masked_pos.shape)}"
+            )
+        return bool_masked_pos.reshape(expected)
+
+    def _check_targets(self, text: Text | None, lm_targets, masked_input_ids, mlm_targets) -> None:
+        given = {"lm_targets": lm_targets, "masked_input_ids": masked_input_ids, "mlm_targets": mlm_targets}
+        check_tensors(**given)
+        if (masked_input_ids is None) != (mlm_targets is None):
+            raise ValueError("masked_input_ids and mlm_targets go together; one of them was given alone")
+        for name, value in given.items():
+            loss = "lm" if name == "lm_targets" else "mlm"
+            if value is None:
+                continue
+            if loss not in self.losses or text is None:
+                what = "no input_ids" if loss in self.losses else f"pretraining_losses without {loss!r}"
+                raise ValueError(f"{name} was given, but with {what}; leave it out")
+            check_labels(self.config, value, text["input_ids"].shape)
+
+    @staticmethod
+    def _own_targets(text: Text) -> torch.Tensor:
+        """int64 (R, T), every real token."""
+        mask = text["attention_mask"]
+        return text["input_ids"] if mask is None else text["input_ids"].masked_fill(~mask.bool(), IGNORED)
+
+    # ---- losses -----------------------------------------------------------------------------------------------------
+
+    def _compare(
+        self, output, context, text: Text | None, asked: dict, context_index, matches, wants_loss: bool
+    ) -> None:
+        """Embeddings, "itc" and "itm"."""
+        embeds = None
+        if self.itc_head is not None and context is not None:
+            output["image_embeds"] = normalised(self.itc_head.of_context(context))
+        if self.itc_head is not None and text is not None:
+            output["text_embeds"] = self._read_alone(output, text, asked)
+        if matches is not None and (self.itm_head is None or not wants_loss):
+            raise ValueError("matches are targets of 'itm'; name it in pretraining_losses, and ask for a loss")
+        if not wants_loss or context is None or text is None or not {"itc", "itm"} & set(self.losses):
+            return
+        among = self._belonging(media_there(context), text, context_index, matches)
+        if self.itc_head is not None:
+            embeds = (output.image_embeds, output.text_embeds)
+            output["loss_itc"] = self._itc_loss(*embeds, among)
+        if self.itm_head is not None:
+            output["loss_itm"], output["itm_logits"] = self._itm_loss(context, text, among, embeds, matches)
+
+    def _predicted(self, states: torch.Tensor, targets: torch.Tensor | None, return_logits: bool) -> tuple:
+        """The mean loss (None without targets) of what each token predicts, and the logits (R, T, V)."""
+        states = self.lm_head_transform(states)
+        total, logits = predicted(self.lm_head, states, targets, 1, self.config.label_smoothing, return_logits)
+        if targets is None:
+            return None, logits
+        return shared_mean(total, (targets != IGNORED).sum(), torch.is_grad_enabled()), logits
+
+    def _mim_loss(self, context: MMContextOutput, hidden, pixel_values, pixel_attention_mask) -> torch.Tensor:
+        """The mean error over the hidden patches that are real."""
+        vision = self.config.vision_config
+        media = pictures(self.config, pixel_values, pixel_attention_mask)
+        present = None if media.present is None else media.present.flatten()
+        pixels = chosen(media.values.flatten(0, 1), present)
+        hidden = chosen(hidden.flatten(0, 1), present)
+        real = None if media.mask is None else chosen_mask(media.mask.flatten(0, 1), present)
+        counted = hidden if real is None else hidden & real.flatten(1)
+        predicted = self.mim_head(patch_tokens(context.vision_output.last_hidden_state, vision))
+        if self.mim_tower is None:
+            errors = pixel_errors(predicted, patches_of(pixels, vision.patch_size))
+        else:
+            errors = feature_errors(predicted, patch_tokens(self._target_states(pixels, real), vision))
+        total = errors.masked_fill(~counted, 0).sum()
+        return shared_mean(total, counted.sum(), torch.is_grad_enabled())
+
+    @torch.no_grad()
+    def _target_states(self, pixels: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
+        """(n, S, D) of whole pictures by the tower of targets, which follows in training, one step per forward."""
+        if self.training and self.config.mim_momentum != 1:
+            momentum_update(self.mim_tower, self.model.vision_tower, self.config.mim_momentum)
+        return self.mim_tower(pixels, interpolate_pos_encoding=True, pixel_attention_mask=real).last_hidden_state
+
+    def _weighted(self, output: MMPreTrainingOutput) -> torch.Tensor:
+        """The weighted sum. A loss that is off leaves its parameters with a gradient of 0, not without one."""
+        found = {name: output.get(f"loss_{name}") for name in self.losses}
+        there = [self.losses[name] * loss for name, loss in found.items() if loss is not None]
+        if not there:
+            raise ValueError(
+                f"none of the losses {', '.join(self.losses)} has its inputs: itc and itm want media and input_ids, "
+                "lm input_ids, mlm masked_input_ids and mlm_targets, mim pixel_values and bool_masked_pos"
+            )
+        total = torch.stack(there).sum()
+        if len(there) < len(found) and self.training:
+            total = total + sum(p.flatten()[:1].sum() for p in self.parameters() if p.requires_grad) * 0
+        return total

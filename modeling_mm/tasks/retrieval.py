@@ -1,0 +1,347 @@
+"""MMForImageTextRetrieval: embeddings of media and texts, pairs that match, and search by one and then the other.
+
+B contexts (pictures, or what stands in their place), R rows (texts), P projection_dim, Q queries, M index, k of them.
+"""
+
+# Of media and text one is there, and a head where it is asked for: checked in words before.
+# pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
+# pyright: reportOptionalCall=false, reportOptionalOperand=false, reportOperatorIssue=false
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import can_return_tuple
+
+from ...configuration.base import ConfigFaults
+from ...configuration.mm import MMConfig
+from ..checks.text_inputs import check_every_text, check_tensors
+from ..core.context_rows import MMRows
+from ..core.outputs import MMContextOutput, MMRetrievalOutput, MMSearchOutput
+from ..fusion.context import taken
+from ..losses.grad_cache import encode_in_chunks
+from .contrastive_head import normalised
+from .contrastive_matching import MMMatchingModel, Text, media_there
+from .momentum_encoder import MMSlowTwin
+from .similarity_search import best, check_embeds, rerank_sides
+
+_FORWARD = (
+    "input_ids", "attention_mask", "position_ids", "token_type_ids", "pixel_values", "pixel_attention_mask",
+    "visual_embeds", "pixel_values_videos", "video_attention_mask", "input_features", "input_features_mask",
+    "interpolate_pos_encoding", "context_index", "encoder_outputs", "matches", "return_loss",
+)  # fmt: skip
+
+
+class Images(NamedTuple):
+    """The contexts of a call: embeddings (B, P), bool (B,) which have any media, and their states, where kept."""
+
+    embeds: torch.Tensor
+    there: torch.Tensor
+    context: MMContextOutput | None
+
+
+class MMForImageTextRetrieval(MMMatchingModel):
+    """The base model with a contrastive head and, where pretraining_losses name "itm", a matching head.
+
+    The loss is the sum of "itc" and "itm" by their weights in pretraining_losses: InfoNCE or sigmoid over the pictures
+    and texts of all processes (contrastive_loss), and matching against hard negatives. Outside of training, or under
+    no_grad, nothing is gathered and the negatives are the most similar ones of the batch.
+    """
+
+    def __init__(self, config: MMConfig):
+        super().__init__(config)
+        faults = config.retrieval_faults()
+        if faults:
+            raise ConfigFaults(type(self).__name__, faults)
+        self.losses = {name: weight for name, weight in self.losses.items() if name in ("itc", "itm")}
+        self.slow = MMSlowTwin(config) if config.contrastive_queue_size else None
+        self.post_init()
+        if self.slow is not None:
+            self.slow.start_as(self)
+        self._freeze_unread()
+
+    def after_loading(self, info: Mapping[str, Iterable]) -> None:
+        """A slow copy that the checkpoint does not have starts as the model is."""
+        if any(key.startswith("slow.model.") for key in info["missing_keys"]):
+            self.slow.start_as(self)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        visual_embeds: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_attention_mask: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        input_features_mask: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        context_index: torch.Tensor | None = None,
+        encoder_outputs: MMContextOutput | None = None,
+        matches: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        **kwargs,
+    ) -> MMRetrievalOutput:
+        """Compares every picture of the call with every text, and with a loss matches each text with its own picture.
+
+        Args:
+            input_ids, attention_mask, position_ids, token_type_ids: (R, T).
+            pixel_values ... interpolate_pos_encoding: as in `MMModel.encode_context`.
+            context_index: int64 (R,), the context that a text belongs to; None: R = k*B, text r to context r // k.
+                Read with a loss alone: without one B and R may be anything.
+            encoder_outputs: what encode_context() gave, instead of media.
+            matches: (R,), 1 where a text matches its context, 0 where not; the matching loss is then of these pairs,
+                and a text with 0 takes no part in the contrastive one. None: all match, and negatives are mined.
+            return_loss: None: in training. True needs media and text.
+        """
+        states = self._asked_states(kwargs, _FORWARD)
+        media = {
+            "pixel_values": pixel_values,
+            "pixel_attention_mask": pixel_attention_mask,
+            "visual_embeds": visual_embeds,
+            "pixel_values_videos": pixel_values_videos,
+            "video_attention_mask": video_attention_mask,
+            "input_features": input_features,
+            "input_features_mask": input_features_mask,
+        }
+        images = self._images(encoder_outputs, interpolate_pos_encoding, **media)
+        text = self._text(
+            input_ids, attention_mask=attention_mask, position_ids=position_ids, token_type_ids=token_type_ids
+        )
+        if images is None and text is None:
+            raise ValueError("nothing to compare: pass pixel_values, input_ids, or both")
+        output = MMRetrievalOutput()
+        if images is not None:
+            output["image_embeds"] = images.embeds
+        if text is not None:
+            output["text_embeds"] = self._text_embeds(output, text, states)
+        if images is not None and text is not None:
+            output["logits_per_image"] = self.itc_head.logits(output.image_embeds, output.text_embeds)
+            output["logits_per_text"] = output.logits_per_image.T
+        if self.training if return_loss is None else return_loss:
+            self._check_compared(images, text)
+            keys = None
+            if self.slow is not None and self.training and torch.is_grad_enabled():
+                if encoder_outputs is not None:
+                    raise ValueError("the slow copy of contrastive_queue_size encodes media itself; pass them instead")
+                keys = self.slow.keys(self, text, interpolate_pos_encoding, **media)
+            self._add_losses(output, images, text, (context_index, matches), keys)
+        elif matches is not None:
+            raise ValueError("matches are targets, but no loss is asked for; pass return_loss=True")
+        return MMRetrievalOutput(**output)
+
+    def _images(self, encoder_outputs, interpolate: bool, **media) -> Images | None:
+        """Of a ready context, or of what the media make; with a chunk size their states are not kept."""
+        if (
+            encoder_outputs is None
+            and self.config.contrastive_chunk_size
+            and any(x is not None for x in media.values())
+        ):
+            embeds, there = self._in_chunks(self._image_embeds, interpolate=interpolate, **media)
+            return Images(embeds, there, None)
+        context = self._context(encoder_outputs, interpolate, **media)
+        if context is None:
+            return None
+        return Images(normalised(self.itc_head.of_context(context)), media_there(context), context)
+
+    def _image_embeds(self, interpolate: bool, **media) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of some contexts: (n, P), and bool (n,), which have any media."""
+        context = self._context(None, interpolate, **media)
+        return normalised(self.itc_head.of_context(context)), media_there(context)
+
+    def _text_embeds(self, output: MMRetrievalOutput, text: Text, states: dict[str, Any]) -> torch.Tensor:
+        """(R, P)."""
+        if self.config.contrastive_chunk_size is None:
+            return self._read_alone(output, text, states)
+        if any(states.values()):
+            raise ValueError(f"{', '.join(states)}: contrastive_chunk_size keeps no states; set it to None")
+        return self._in_chunks(lambda **part: self._read_alone(MMRetrievalOutput(), part, {}), **text)
+
+    def _in_chunks(self, encode: Callable[..., Any], **inputs) -> Any:
+        size = self.config.contrastive_chunk_size
+        return encode(**inputs) if size is None else encode_in_chunks(encode, size, **inputs)
+
+    @staticmethod
+    def _check_compared(images: Images | None, text: Text | None) -> None:
+        if images is None or text is None:
+            raise ValueError(
+                "a loss compares media with texts: pass both, or return_loss=False for embeddings (None asks for a "
+                "loss in training)"
+            )
+
+    def _add_losses(
+        self, output: MMRetrievalOutput, images: Images, text: Text, targets: tuple, keys: tuple | None
+    ) -> None:
+        """targets: context_index, matches; keys: what the slow copy makes of all contexts and texts."""
+        (context_index, matches), embeds = targets, (output.image_embeds, output.text_embeds)
+        among, context = self._belonging(images.there, text, context_index, matches), images.context
+        if keys is None:
+            output["loss_itc"] = self._itc_loss(*embeds, among)
+        else:
+            sides = [side[among.images if place % 2 == 0 else among.texts] for place, side in enumerate(embeds + keys)]
+            output["loss_itc"] = self.slow.contrast(*sides, among.pairs, self.itc_head.scale(), self.slow.soft_targets)
+        output["loss"] = self.losses["itc"] * output.loss_itc
+        if self.itm_head is not None:
+            output["loss_itm"], output["itm_logits"] = self._itm_loss(context, text, among, embeds, matches)
+            output["loss"] = output.loss + self.losses["itm"] * output.loss_itm
+        elif matches is not None:
+            raise ValueError("matches are targets of 'itm', which pretraining_losses does not name")
+
+    # ---- embeddings -------------------------------------------------------------------------------------------------
+
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        pixel_attention_mask: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        """As `MMModel.get_image_features`, pooler_output projected to (B, P), not normalised."""
+        given = (pixel_values, pixel_attention_mask, interpolate_pos_encoding)
+        output = self.model.get_image_features(*given, return_dict=True, **kwargs)
+        pixels = {"pixel_values": pixel_values, "pixel_attention_mask": pixel_attention_mask}
+        return self._projected(output, "vision", **pixels, interpolate_pos_encoding=interpolate_pos_encoding)
+
+    @can_return_tuple
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.Tensor,
+        video_attention_mask: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        """As `MMModel.get_video_features`, pooler_output projected to (B, P), not normalised."""
+        given = (pixel_values_videos, video_attention_mask, interpolate_pos_encoding)
+        output = self.model.get_video_features(*given, return_dict=True, **kwargs)
+        frames = {"pixel_values_videos": pixel_values_videos, "video_attention_mask": video_attention_mask}
+        return self._projected(output, "vision", **frames, interpolate_pos_encoding=interpolate_pos_encoding)
+
+    @can_return_tuple
+    def get_audio_features(
+        self, input_features: torch.Tensor, input_features_mask: torch.Tensor | None = None, **kwargs
+    ) -> BaseModelOutputWithPooling:
+        """As `MMModel.get_audio_features`, pooler_output projected to (B, P), not normalised."""
+        output = self.model.get_audio_features(input_features, input_features_mask, return_dict=True, **kwargs)
+        clips = {"input_features": input_features, "input_features_mask": input_features_mask}
+        return self._projected(output, "audio", **clips)
+
+    @can_return_tuple
+    def get_text_features(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> BaseModelOutputWithPooling:
+        """As `MMModel.get_text_features`, pooler_output projected to (R, P), not normalised."""
+        check_tensors(attention_mask=attention_mask)
+        check_every_text(self.config, type(self).__name__, attention_mask)
+        output = self.model.get_text_features(input_ids, attention_mask, return_dict=True, **kwargs)
+        output.pooler_output = self.itc_head.text(output.pooler_output)
+        return output
+
+    def _projected(self, output: BaseModelOutputWithPooling, tower: str, **media) -> BaseModelOutputWithPooling:
+        """The tower's tokens, and its pooled vector projected, or that of the resampler behind it."""
+        pooled = output.pooler_output
+        if self.pools_latents(tower):
+            pooled = self.model.encode_context(**media).pooler_output
+        output.pooler_output = self.itc_head.get_submodule(tower)(pooled)
+        return output
+
+    def encode_image(self, *args, **kwargs) -> torch.Tensor:
+        """(B, P), of length 1; arguments as in `get_image_features`."""
+        return normalised(self.get_image_features(*args, **kwargs, return_dict=True).pooler_output)
+
+    def encode_video(self, *args, **kwargs) -> torch.Tensor:
+        """(B, P), of length 1; arguments as in `get_video_features`."""
+        return normalised(self.get_video_features(*args, **kwargs, return_dict=True).pooler_output)
+
+    def encode_audio(self, *args, **kwargs) -> torch.Tensor:
+        """(B, P), of length 1; arguments as in `get_audio_features`."""
+        return normalised(self.get_audio_features(*args, **kwargs, return_dict=True).pooler_output)
+
+    def encode_text(self, *args, **kwargs) -> torch.Tensor:
+        """(R, P), of length 1; arguments as in `get_text_features`."""
+        return normalised(self.get_text_features(*args, **kwargs, return_dict=True).pooler_output)
+
+    # ---- matching and search ----------------------------------------------------------------------------------------
+
+    def match(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        context_index: torch.Tensor | None = None,
+        encoder_outputs: MMContextOutput | None = None,
+        interpolate_pos_encoding: bool = False,
+        **media: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Logits (R, 2) of each text with its context: column 0 for no match, 1 for a match.
+
+        Args: as in `forward`; media are pixel_values and so on, or encoder_outputs instead.
+        """
+        if self.itm_head is None:
+            raise ValueError("this model has no matching head: its pretraining_losses do not name 'itm'")
+        context = self._context(encoder_outputs, interpolate_pos_encoding, **media)
+        if context is None:
+            raise ValueError("match() needs media or encoder_outputs to match the texts with")
+        text = self._text(input_ids, attention_mask=attention_mask)
+        if text is None:
+            raise ValueError("match() needs input_ids")
+        rows = MMRows(len(input_ids), len(context.last_hidden_state), context_index)
+        return self._match(context, rows, text)
+
+    @torch.no_grad()
+    def retrieve(
+        self,
+        query: torch.Tensor,
+        index: torch.Tensor,
+        top_k: int = 10,
+        rerank: dict[str, Any] | None = None,
+        batch_size: int = 64,
+    ) -> MMSearchOutput:
+        """The k of the index that are most like each query, by embeddings; with `rerank` in the order of matching.
+
+        Args:
+            query: (Q, P), from encode_text, encode_image, ...; index: (M, P).
+            top_k: k; M where that is smaller.
+            rerank: {"input_ids", "attention_mask" (or none): (texts, T), "encoder_outputs": MMContextOutput of as many
+                contexts as pictures}, one side for the queries and the other for the index, told by their numbers;
+                where Q = M "query": "text" or "image" says which. Kept on any device, brought over by the batch.
+                "order": "itm" (the default) sorts by the log-odds of a match; "itm+itc" by these and the scaled
+                similarities. Mined negatives come in proportion to exp(scaled similarity), so the odds are what a pair
+                has beyond its similarity, and the sum is its log-probability up to a number per query.
+            batch_size: queries compared, and pairs matched, at a time.
+        Returns: indices and scores (Q, k), and with rerank itm_scores (Q, k), the log-odds of a match.
+        """
+        check_embeds(query, index, top_k, batch_size)
+        scores, indices = best(query, index, min(top_k, len(index)), batch_size)
+        if rerank is None:
+            return MMSearchOutput(indices=indices, scores=scores)
+        text, context, query_is_text = rerank_sides(rerank, len(query), len(index))
+        queries = torch.arange(len(query), device=indices.device)[:, None].expand_as(indices)
+        texts, images = (queries, indices) if query_is_text else (indices, queries)
+        odds = [
+            self._match_pairs(text, context, *chunk)
+            for chunk in zip(texts.flatten().split(batch_size), images.flatten().split(batch_size), strict=True)
+        ]
+        itm = torch.cat(odds).view_as(scores).to(scores.device)
+        both = itm + self.itc_head.scale().to(itm) * scores if rerank.get("order") == "itm+itc" else itm
+        order = both.argsort(dim=1, descending=True, stable=True)
+        return MMSearchOutput(*(values.gather(1, order) for values in (indices, scores, itm)))
+
+    def _match_pairs(self, text: Text, context: MMContextOutput, texts: torch.Tensor, images: torch.Tensor):
+        """(n,), the log-odds that texts match pictures, both given by number; each picture is read once."""
+        needed, places = images.unique(return_inverse=True)
+        near = {name: None if value is None else value[texts.to(value.device)] for name, value in text.items()}
+        near = {name: None if value is None else value.to(self.device) for name, value in near.items()}
+        seen = taken(context, needed)
+        seen = MMContextOutput(
+            last_hidden_state=seen.last_hidden_state.to(self.device),
+            attention_mask=None if seen.attention_mask is None else seen.attention_mask.to(self.device),
+            token_sources=None if seen.token_sources is None else seen.token_sources.to(self.device),
+        )
+        check_tensors(**near)
+        logits = self.match(**near, context_index=places.to(self.device), encoder_outputs=seen)
+        return logits[:, 1] - logits[:, 0]

@@ -1,0 +1,78 @@
+"""Warnings where the texts that a model gets begin or end otherwise than its configuration says.
+
+A model with a tokenizer of another vocabulary trains without a word, then begins to write at an id that it never saw
+and never stops. Ids of the batches tell. T text tokens, R rows.
+"""
+
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from ...configuration.mm import MMConfig
+from ...configuration.special_ids import as_ids, id_faults
+from ..checks.text_inputs import may_read_values
+
+logger = logging.get_logger(__name__)
+
+_ADVICE = (
+    "If the tokenizer has ids of its own, give them to the model: MMConfig.preset(..., tokenizer=tokenizer), or "
+    "text_config.{name} of the configuration and generation_config.{name} of the model."
+)
+
+
+def _settings(model: Any, name: str) -> set[int]:
+    """The ids that the model begins or ends with, by its two configurations."""
+    return as_ids(getattr(model.config.text_config, name)) | as_ids(getattr(model.generation_config, name))
+
+
+def first_ids(ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """(R,) the first real token of each row."""
+    if mask is None or mask.shape != ids.shape:
+        return ids[:, 0]
+    return ids.gather(1, mask.long().argmax(1, keepdim=True))[:, 0]
+
+
+def warn_of_beginnings(model: Any, ids: torch.Tensor, mask: torch.Tensor | None) -> None:
+    """Warns if no row begins with bos, which generate() begins with where it has no prompt."""
+    bos = _settings(model, "bos_token_id")
+    found = set(first_ids(ids, mask).tolist())
+    if bos and not bos & found:
+        _warn("bos_token_id", f"begins with bos_token_id={_shown(bos)}, but with {_shown(found)}")
+
+
+def warn_of_endings(model: Any, labels: torch.Tensor) -> None:
+    """Warns if no row of (R, T) labels ends with eos: what is trained so does not learn to stop."""
+    places = torch.arange(1, labels.shape[1] + 1, device=labels.device) * (labels != -100)
+    last = labels.gather(1, places.argmax(1, keepdim=True))[:, 0]
+    found, eos = set(last.tolist()) - {-100}, _settings(model, "eos_token_id")
+    if found and not eos & found:
+        _warn("eos_token_id", f"ends with eos_token_id={_shown(eos)}, but with {_shown(found)}")
+
+
+def warn_of_other_ids(model: Any, processor: Any) -> None:
+    """Warns if a model that writes has other ids than the processor that it is used with."""
+    tokenizer, settings = processor.tokenizer, getattr(model, "generation_config", None)
+    if tokenizer is None or settings is None or not isinstance(model.config, MMConfig):
+        return
+    for fault in id_faults(model.config.text_config, settings, tokenizer):
+        logger.warning("%s and its processor are not made for one another: %s", type(model).__name__, fault)
+
+
+def check_once(model: Any, what: str, check: Any, *tensors: torch.Tensor | None) -> None:
+    """Runs a check that reads values the first time that a model meets `what`, never while tracing."""
+    if what in model.ends_checked or not model.config.check_inputs or not may_read_values():
+        return
+    if any(tensor is not None and tensor.is_meta for tensor in tensors):
+        return
+    model.ends_checked.add(what)
+    check(model, *tensors)
+
+
+def _shown(ids: set[int]) -> str:
+    shown = ", ".join(map(str, sorted(ids)[:3])) or "None"
+    return shown + (", ..." if len(ids) > 3 else "")
+
+
+def _warn(name: str, what: str) -> None:
+    logger.warning("No text of the first batch %s. %s", what, _ADVICE.format(name=name))

@@ -1,0 +1,220 @@
+"""Models that start from published towers: `MMForConditionalGeneration.from_towers(vision, text)`.
+
+A tower is read with its config and its tensors, strictly: what the stack has and the source has not is new for a
+reason (cross-attention, a projector), or an error.
+"""
+
+# A plan's settings are plain dictionaries of a config; Transformers' loader is called past its typed front.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel, AutoTokenizer
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+
+from ...configuration.mm import MMConfig
+from ...configuration.special_ids import text_ids
+from ...weights.checkpoint import Checkpoint
+from ...weights.config_table import TowerPlan, source_config
+from ...weights.flamingo import FlamingoWeights, Overlaid, inserted
+from ...weights.key_table import KeyTable, raise_faults
+from ...weights.text_names import TEXT_PLANS
+from ...weights.vision_names import NAFLEX, NOT_NAFLEX, VISION_PLANS, WITH_VISION
+from ..towers.any_tower import build_tower
+
+Source = str | Path
+# What heads of other tasks are called beside a text tower.
+_HEADS = re.compile(r"(cls|lm_head|vocab_\w+|qa_outputs|classifier|score|pre_classifier|output_projection)\b")
+# What a warm start makes anew, and why.
+_NEW = {
+    "layers.{n}.cross_attn.{rest}": "published text towers have no cross-attention",
+    "layers.{n}.cross_attn_norm.{leaf}": "published text towers have no cross-attention",
+    "layers.{n}.cross_attn_gate": "closed at the start",
+    "layers.{n}.mlp_gate": "closed at the start",
+    "pooler.{rest}": "the source has no pooler",
+}
+_NEW_HEAD = {
+    "lm_head_transform.{rest}": "the source has no such head",
+    "lm_head.{leaf}": "the source has no such head",
+}
+_NEW_BETWEEN = {
+    f"model.{part}.{{rest}}": "between the towers"
+    for part in (
+        "vision_projector", "vision_resampler", "fusion", "image_slots", "frame_slots", "clip_slots",
+        "modality_embedding", "audio_projector", "audio_resampler",
+    )
+}  # fmt: skip
+
+
+def text_tower(source: Source) -> tuple[Checkpoint, TowerPlan]:
+    """A text tower's tensors and plan. Raises ValueError for a kind that is not known."""
+    checkpoint = Checkpoint(source)
+    kind = checkpoint.config.get("model_type")
+    if kind not in TEXT_PLANS:
+        whole = str(kind).startswith(("clip", "siglip"))
+        more = "; the text tower of a CLIP or SigLIP comes with the whole model, by mm convert" if whole else ""
+        raise ValueError(f"text: model_type={kind!r} is not known; these are: {', '.join(TEXT_PLANS)}{more}")
+    return checkpoint, TEXT_PLANS[kind](source_config(checkpoint.config), checkpoint)
+
+
+def vision_tower(source: Source) -> tuple[Checkpoint, TowerPlan] | None:
+    """A vision tower's tensors and plan as MM's ViT; None for another kind, which stays as it is in Transformers."""
+    checkpoint = Checkpoint(source)
+    config = source_config(checkpoint.config)
+    if config.model_type in NAFLEX:
+        raise ValueError(NOT_NAFLEX)
+    if config.model_type in WITH_VISION:
+        config = config.vision_config
+    if config.model_type not in VISION_PLANS:
+        return None
+    return checkpoint, VISION_PLANS[config.model_type](config, checkpoint)
+
+
+def foreign_tower(source: Source) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
+    """Any vision or audio model of Transformers, of an encoder-decoder the encoder: its config and its tensors.
+
+    Raises: ValueError for a checkpoint without a tensor that the tower's states depend on.
+    """
+    model, info = AutoModel.from_pretrained(source, output_loading_info=True)
+    tower = model.get_encoder() if model.config.is_encoder_decoder else model
+    within = next((f"{name}." for name, part in model.named_modules() if part is tower and name), "")
+    with torch.device("meta"):
+        read = {name for name, weight in build_tower(model.config).named_parameters() if weight.requires_grad}
+    missing = {name.removeprefix(within) for name in info["missing_keys"] if name.startswith(within)}
+    raise_faults(f"{source} does not hold all of its {type(tower).__name__}", sorted(missing & read))
+    return model.config, tower.state_dict()
+
+
+def from_towers(
+    model_class: Any,
+    vision: Source | None,
+    text: Source,
+    *,
+    audio: Source | None = None,
+    text_encoder: Source | None = None,
+    cross_attention_every: int | None = None,
+    flamingo: Source | None = None,
+    tokenizer: Any = None,
+    **overrides: Any,
+) -> Any:
+    """See `MMForConditionalGeneration.from_towers`."""
+    seen, words = None if vision is None else vision_tower(vision), text_tower(text)
+    foreign = {} if seen is not None or vision is None else {"vision": foreign_tower(vision)}
+    foreign |= {} if audio is None else {"audio": foreign_tower(audio)}
+    words[1].settings.update(_ids(words, tokenizer, overrides.get("text_config") or {}))
+    question = None if text_encoder is None else text_tower(text_encoder)
+    weights = None if flamingo is None else FlamingoWeights(Checkpoint(flamingo))
+    if weights is not None and (seen is None or cross_attention_every is not None):
+        raise ValueError("flamingo is for a ViT, and says itself where its layers stand; leave the other out")
+    every = cross_attention_every if weights is None else weights.every
+    words = words if every is None else (words[0], inserted(words[1], every, weights))
+    if weights is not None and seen is not None:
+        words = (Overlaid(words[0], weights.checkpoint), words[1])
+        overrides = {**weights.settings(seen[1].settings), **overrides}
+    config = _config(None if seen is None else seen[1], foreign, words[1], question, overrides)
+    parts = [(words[0], words[1].table.adding(new=_NEW), "model.language_model.")]
+    if question is not None:
+        parts.append((question[0], question[1].table.adding(new=_NEW), "model.text_encoder."))
+    if seen is not None:
+        parts.append(
+            (seen[0], seen[1].table.adding(new={"pooler.{rest}": _NEW["pooler.{rest}"]}), "model.vision_tower.")
+        )
+    with torch.device("meta"):
+        wanted = model_class(config)
+    shapes = {n: v.shape for n, v in wanted.state_dict().items() if n not in wanted.all_tied_weights_keys}
+    tensors, new = _heads(words, config, shapes)
+    for kind, (_, values) in foreign.items():
+        tensors |= {f"model.{kind}_tower.{name}": value for name, value in values.items()}
+    for checkpoint, table, prefix in parts:
+        inside = {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
+        done = table.under("", prefix).adding(dropped=_unread_heads(checkpoint, table)).convert(checkpoint, inside)
+        tensors |= done.tensors
+        new |= done.new
+    if weights is not None:
+        tensors |= weights.tensors(config.text_config.cross_attention_layers, shapes)
+    new |= {name: "between the towers" for name in shapes if any(_is(name, t) for t in _NEW_BETWEEN)}
+    return _filled_model(model_class, config, tensors, set(new) - tensors.keys(), words[0].dtype())
+
+
+def _ids(words: tuple[Checkpoint, TowerPlan], tokenizer: Any, given: Mapping[str, Any]) -> dict[str, int]:
+    """The ids of a text's ends and padding by `tokenizer`; without one, those that neither its config nor the caller
+    names (BERT's bos and eos) by the tokenizer that is saved beside it."""
+    checkpoint, plan = words
+    if tokenizer is not None:
+        return {name: value for name, value in text_ids(tokenizer).items() if value is not None}
+    missing = [name for name in ("bos_token_id", "eos_token_id") if {**plan.settings, **given}.get(name) is None]
+    files = map(checkpoint.beside, ("tokenizer.json", "tokenizer_config.json", "vocab.txt"))
+    beside = next((file for file in files if file is not None), None)
+    if not missing or beside is None:
+        return {}
+    found = text_ids(AutoTokenizer.from_pretrained(beside.parent))
+    return {name: value for name, value in found.items() if name in missing and value is not None}
+
+
+def flamingo_config(seen: TowerPlan, words: TowerPlan, weights: FlamingoWeights) -> MMConfig:
+    """What `from_towers(vision, text, flamingo=...)` makes of these towers' plans."""
+    return _config(seen, {}, inserted(words, weights.every, weights), None, weights.settings(seen.settings))
+
+
+def _is(name: str, template: str) -> bool:
+    return name.startswith(template.removesuffix("{rest}"))
+
+
+def _config(
+    seen: TowerPlan | None, foreign: dict[str, Any], words: TowerPlan, question, overrides: dict[str, Any]
+) -> MMConfig:
+    """The towers' settings and the text's head; overrides replace fields, dicts of parts are merged."""
+    towers = {f"{kind}_config": config.to_dict() for kind, (config, _) in foreign.items()}
+    towers |= {} if seen is None else {"vision_config": seen.settings}
+    if not towers:
+        raise ValueError("no tower for media was given: pass vision, audio, or both")
+    settings: dict[str, Any] = {
+        **towers,
+        "modalities": [kind for kind, part in (("image", "vision"), ("audio", "audio")) if f"{part}_config" in towers],
+        "text_config": {**words.settings, "is_causal": True},
+        **words.head_settings,
+    }
+    if question is not None:
+        settings["text_encoder_config"] = {**question[1].settings, "is_causal": False}
+        settings["text_config"]["cross_attention_hidden_size"] = question[1].settings["hidden_size"]
+    for name, value in overrides.items():
+        merged = isinstance(value, Mapping) and isinstance(settings.get(name), dict)
+        settings[name] = {**settings[name], **value} if merged else value
+    text = settings["text_config"]
+    ends = {"bos_token_id": ("cls", 101), "eos_token_id": ("sep", 102)}
+    missing = [
+        f"text_config.{name} (BERT's {token} is {i})" for name, (token, i) in ends.items() if text[name] is None
+    ]
+    raise_faults("the text's config does not say what a text opens and closes with; pass it", missing)
+    return MMConfig(**settings)
+
+
+def _heads(words: tuple[Mapping[str, torch.Tensor], TowerPlan], config: MMConfig, shapes: Mapping[str, torch.Size]):
+    """The language-modelling head, as far as the source has one of the model's kind; new otherwise."""
+    checkpoint, plan = words
+    inside = {name: shape for name, shape in shapes.items() if name.startswith(("lm_head.", "lm_head_transform."))}
+    same = all(getattr(config, name) == value for name, value in plan.head_settings.items())
+    names = [name for name in checkpoint if plan.head.knows(name)] if same else []
+    done = plan.head.adding(new=_NEW_HEAD).convert({name: checkpoint[name] for name in names}, inside)
+    return done.tensors, done.new
+
+
+def _unread_heads(checkpoint: Checkpoint, table: KeyTable) -> dict[str, str]:
+    """Tensors of the source beside its tower: heads of other tasks."""
+    heads = re.compile(
+        r"(cls|lm_head|vocab_\w+|qa_outputs|classifier|score|pre_classifier|decoder|output_projection)\b"
+    )
+    return {name: "a head" for name in checkpoint if heads.match(name) and not table.knows(name)}
+
+
+def _filled_model(model_class: Any, config: MMConfig, tensors: dict, new: set[str], dtype: torch.dtype) -> Any:
+    config.architectures = [model_class.__name__]
+    load = PreTrainedModel.from_pretrained.__func__
+    model, info = load(model_class, None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True)
+    raise_faults("the model was not filled", sorted(({*info["missing_keys"]} - new) | {*info["unexpected_keys"]}))
+    return model.eval()

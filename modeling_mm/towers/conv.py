@@ -1,0 +1,353 @@
+"""MMConvModel: the convolutional vision tower. Its feature map, read row by row, is the sequence of tokens.
+
+Shapes: n pictures, C channels, H x W pixels, h x w positions of the feature map, S = h * w tokens, D token width.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.output_capturing import capture_outputs
+
+from ...configuration.conv import MMConvConfig
+from ..core.base import MMPreTrainedModel, reject_unknown
+
+
+def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after a side of `size` for ceil(size / stride) windows, TensorFlow's rule: the odd one last."""
+    total = max((-(-size // stride) - 1) * stride + kernel_size - size, 0)
+    return total // 2, total - total // 2
+
+
+class MMFrozenBatchNorm(nn.Module):
+    """Batch normalisation by fixed statistics, in training too: a scale and a shift per channel.
+
+    All its tensors are buffers, so no optimizer, `requires_grad_` or loading thaws them. Their names are those of
+    nn.BatchNorm2d (the counter too): freezing is a matter of the config, the checkpoint is the same.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+
+    def __init__(self, channels: int, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def reset(self) -> None:
+        """The identity, but for eps; tensors that a checkpoint filled stay."""
+        init.ones_(self.weight)
+        init.zeros_(self.bias)
+        init.zeros_(self.running_mean)
+        init.ones_(self.running_var)
+        init.zeros_(self.num_batches_tracked)
+
+    def forward(self, x: torch.Tensor | None = None) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """x * scale + shift, or without x scale and shift alone, each (channels,), at least fp32, to be folded in.
+
+        Either way a call, as hooks that bring weights from elsewhere see calls alone.
+        """
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        scale = self.weight.to(dtype) * torch.rsqrt(self.running_var.to(dtype) + self.eps)
+        shift = self.bias.to(dtype) - self.running_mean.to(dtype) * scale
+        if x is None:
+            return scale, shift
+        return x * scale.to(x.dtype).view(1, -1, 1, 1) + shift.to(x.dtype).view(1, -1, 1, 1)
+
+
+class MMConv2d(nn.Conv2d):
+    """A convolution that gives ceil(H / stride) x ceil(W / stride), padded by the config's rule; odd kernels only."""
+
+    def __init__(self, config: MMConvConfig, inputs: int, outputs: int, kernel_size: int, stride: int, groups: int):
+        # With stride 1 both rules are the same symmetric padding.
+        self.odd_zero_last = config.padding == "same" and stride > 1
+        bias, padding = not config.batch_norm, kernel_size // 2
+        super().__init__(inputs, outputs, kernel_size, stride, padding, groups=groups, bias=bias)
+
+    def forward(self, x: torch.Tensor, norm: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
+        """(n, C, H, W) -> (n, outputs, h, w), a frozen norm folded in (scale, shift): one pass over pixels less."""
+        weight, bias = self.weight, self.bias
+        if norm is not None:
+            scale, shift = norm
+            weight, bias = (weight * scale.view(-1, 1, 1, 1)).to(x.dtype), shift.to(x.dtype)
+        if not self.odd_zero_last:
+            return self._conv_forward(x, weight, bias)
+        # One zero more after than before: pad alike on both sides, and let a leading zero in the kernel skip the
+        # surplus. The same sums as padding the pixels (which would copy them), and a quarter faster on a CPU.
+        (top, bottom), (left, right) = (same_padding(n, self.kernel_size[0], self.stride[0]) for n in x.shape[2:])
+        # Not F.pad: ONNX Runtime takes a padded kernel for a padded picture and fails.
+        weight = torch.cat([weight.new_zeros(*weight.shape[:3], right - left), weight], dim=3)
+        weight = torch.cat([weight.new_zeros(*weight.shape[:2], bottom - top, weight.shape[3]), weight], dim=2)
+        return F.conv2d(x, weight, bias, self.stride, (bottom, right), groups=self.groups)
+
+
+def _activation(config: MMConvConfig) -> nn.Module:
+    """The config's activation; a rectifier works in place, as all its inputs here are fresh."""
+    act = ACT2FN[config.hidden_act]
+    if isinstance(act, (nn.ReLU, nn.ReLU6)):
+        act.inplace = True
+    return act
+
+
+class MMConvUnit(nn.Module):
+    """act(norm(conv(x)))."""
+
+    def __init__(
+        self,
+        config: MMConvConfig,
+        inputs: int,
+        outputs: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        act: bool = True,
+    ):
+        super().__init__()
+        self.conv = MMConv2d(config, inputs, outputs, kernel_size, stride, groups)
+        self.norm: nn.Module | None = None
+        if config.batch_norm:
+            norm_class = MMFrozenBatchNorm if config.frozen_batch_norm else nn.BatchNorm2d
+            self.norm = norm_class(outputs, eps=config.batch_norm_eps)
+        self.act = _activation(config) if act else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # An adapter wrapped around the convolution gets the plain order.
+        if isinstance(self.norm, MMFrozenBatchNorm) and isinstance(self.conv, MMConv2d):
+            return self.act(self.conv(x, self.norm()))
+        x = self.conv(x)
+        return self.act(x if self.norm is None else self.norm(x))
+
+
+class MMConvPool(nn.Module):
+    """Max pooling with stride 2."""
+
+    def __init__(self, config: MMConvConfig, window: int):
+        super().__init__()
+        self.window, self.same = window, config.padding == "same"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.same:
+            return F.max_pool2d(x, self.window, stride=2, padding=(self.window - 1) // 2)
+        before = [same_padding(n, self.window, 2)[0] for n in x.shape[2:]]
+        return F.max_pool2d(x, self.window, stride=2, padding=before, ceil_mode=True)
+
+
+class MMConvStem(MMConvUnit):
+    """A convolution and an optional pooling: pixels to the first feature map."""
+
+    def __init__(self, config: MMConvConfig, channels: int, kernel_size: int, stride: int, pool: int):
+        super().__init__(config, config.num_channels, channels, kernel_size, stride)
+        self.pool = MMConvPool(config, pool) if pool else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.pool(super().forward(x))
+
+
+class MMPlainBlock(GradientCheckpointingLayer):
+    """VGG's: one convolution. Source: Simonyan & Zisserman 2014 (arXiv:1409.1556)."""
+
+    def __init__(self, config: MMConvConfig, inputs: int, outputs: int, stride: int, kernel_size: int, expansion: int):
+        super().__init__()
+        self.conv = MMConvUnit(config, inputs, outputs, kernel_size, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+def _shortcut(config: MMConvConfig, inputs: int, outputs: int, stride: int) -> nn.Module:
+    """The identity where shapes agree, else a 1x1 convolution."""
+    if inputs == outputs and stride == 1:
+        return nn.Identity()
+    return MMConvUnit(config, inputs, outputs, stride=stride, act=False)
+
+
+class MMResidualBlock(GradientCheckpointingLayer):
+    """ResNet-18's: two convolutions and a shortcut. Source: He et al. 2015 (arXiv:1512.03385)."""
+
+    def __init__(self, config: MMConvConfig, inputs: int, outputs: int, stride: int, kernel_size: int, expansion: int):
+        super().__init__()
+        self.conv1 = MMConvUnit(config, inputs, outputs, kernel_size, stride)
+        self.conv2 = MMConvUnit(config, outputs, outputs, kernel_size, act=False)
+        self.shortcut = _shortcut(config, inputs, outputs, stride)
+        self.act = _activation(config)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.conv2(self.conv1(x)) + self.shortcut(x))
+
+
+class MMBottleneckBlock(GradientCheckpointingLayer):
+    """ResNet-50's: reduce, convolve (here the stride: version 1.5), widen, and a shortcut. Source: as above."""
+
+    def __init__(self, config: MMConvConfig, inputs: int, outputs: int, stride: int, kernel_size: int, expansion: int):
+        super().__init__()
+        inner = outputs // expansion
+        self.reduce = MMConvUnit(config, inputs, inner)
+        self.conv = MMConvUnit(config, inner, inner, kernel_size, stride)
+        self.widen = MMConvUnit(config, inner, outputs, act=False)
+        self.shortcut = _shortcut(config, inputs, outputs, stride)
+        self.act = _activation(config)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.widen(self.conv(self.reduce(x))) + self.shortcut(x))
+
+
+class MMInvertedBlock(GradientCheckpointingLayer):
+    """MobileNetV2's: expand, convolve each channel alone, project; a shortcut only where shapes agree.
+
+    Source: Sandler et al. 2018 (arXiv:1801.04381). expansion=1 has no expanding convolution.
+    """
+
+    def __init__(self, config: MMConvConfig, inputs: int, outputs: int, stride: int, kernel_size: int, expansion: int):
+        super().__init__()
+        inner = inputs * expansion
+        self.expand = MMConvUnit(config, inputs, inner) if expansion > 1 else nn.Identity()
+        self.depthwise = MMConvUnit(config, inner, inner, kernel_size, stride, groups=inner)
+        self.project = MMConvUnit(config, inner, outputs, act=False)
+        self.adds_input = inputs == outputs and stride == 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.project(self.depthwise(self.expand(x)))
+        return x + y if self.adds_input else y
+
+
+BLOCKS = {
+    "plain": MMPlainBlock,
+    "residual": MMResidualBlock,
+    "bottleneck": MMBottleneckBlock,
+    "inverted": MMInvertedBlock,
+}
+
+
+class MMConvStage(nn.Sequential):
+    """The blocks of one stage, the first with its stride, and its pooling."""
+
+
+def _stage(config: MMConvConfig, inputs: int, stage: dict) -> MMConvStage:
+    block, outputs = BLOCKS[stage["block"]], stage["channels"]
+    blocks: list[nn.Module] = []
+    for number in range(stage["depth"]):
+        stride = stage["stride"] if number == 0 else 1
+        blocks.append(block(config, inputs, outputs, stride, stage["kernel_size"], stage["expansion"]))
+        inputs = outputs
+    return MMConvStage(*blocks, *([MMConvPool(config, stage["pool"])] if stage["pool"] else []))
+
+
+class MMGridPositions(nn.Module):
+    """One learned vector per row and one per column; a token's position is their sum."""
+
+    def __init__(self, config: MMConvConfig):
+        super().__init__()
+        self.row = nn.Parameter(torch.empty(config.grid_size, config.hidden_size))
+        self.column = nn.Parameter(torch.empty(config.grid_size, config.hidden_size))
+
+    def forward(self, height: int, width: int) -> torch.Tensor:
+        """(height * width, D), row by row; another grid than the config's is interpolated linearly."""
+        row, column = self._resized(self.row, height), self._resized(self.column, width)
+        return (row[:, None] + column[None]).flatten(0, 1)
+
+    def _resized(self, table: torch.Tensor, size: int) -> torch.Tensor:
+        if size == table.shape[0]:
+            return table
+        return F.interpolate(table.T[None], size=size, mode="linear", align_corners=False)[0].T
+
+
+class MMConvModel(MMPreTrainedModel):
+    """Pictures to tokens: stem, stages, a 1x1 head, positions. Hidden states: maps of the stem and stages."""
+
+    config: MMConvConfig
+    main_input_name = "pixel_values"
+    input_modalities = ["image"]
+    _no_split_modules = ["MMPlainBlock", "MMResidualBlock", "MMBottleneckBlock", "MMInvertedBlock"]
+    _can_record_outputs = {"hidden_states": MMConvStage}
+
+    def __init__(self, config: MMConvConfig):
+        super().__init__(config)
+        width = config.num_channels
+        self.stem = nn.Identity()
+        if config.stem is not None:
+            self.stem, width = MMConvStem(config, **config.stem), config.stem["channels"]
+        self.stages = nn.ModuleList()
+        for stage in config.stages or []:
+            self.stages.append(_stage(config, width, stage))
+            width = stage["channels"]
+        self.head = MMConvUnit(config, width, config.head_channels) if config.head_channels else nn.Identity()
+        self.embed_positions = MMGridPositions(config) if config.position_embedding_type == "absolute" else None
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv2d):  # He et al. 2015: gradients keep their size through a rectifier
+            fan_out = module.weight.shape[0] // module.groups * module.weight[0, 0].numel()
+            init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+        elif isinstance(module, MMFrozenBatchNorm):
+            module.reset()
+        elif isinstance(module, MMGridPositions):
+            init.normal_(module.row, std=self.config.initializer_range)
+            init.normal_(module.column, std=self.config.initializer_range)
+
+    def feature_map(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(n, C, H, W), any size from the total stride up -> (n, D, h, w), before positions.
+
+        What a frozen tower may compute once and keep: `tokens` goes on from here.
+        """
+        # Channels-last is several times faster for depthwise convolutions on a CPU, and makes the tokens a view.
+        x = pixel_values.to(self.dtype, memory_format=torch.channels_last)
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+        return self.head(x)
+
+    def tokens(self, feature_map: torch.Tensor) -> BaseModelOutputWithPooling:
+        """(n, D, h, w) -> last_hidden_state (n, h * w, D), row by row, with positions, and their mean (n, D)."""
+        tokens = feature_map.flatten(2).transpose(1, 2)
+        if self.embed_positions is not None:
+            tokens = tokens + self.embed_positions(*feature_map.shape[-2:])
+        pooled = tokens.mean(1) if self.config.pooler == "mean" else None
+        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled)
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False, **kwargs
+    ) -> BaseModelOutputWithPooling:
+        """Encodes pictures.
+
+        Args:
+            pixel_values: floating (n, C, H, W), normalised as the processor does.
+            interpolate_pos_encoding: allow another size than image_size; positions are then interpolated.
+
+        Returns: last_hidden_state (n, S, D), tokens row by row; pooler_output (n, D), their mean, or None.
+
+        Raises: TypeError or ValueError for another type, shape, channel count or size, or an unknown argument.
+        """
+        reject_unknown(kwargs, ("pixel_values", "interpolate_pos_encoding"))
+        self._check(pixel_values, interpolate_pos_encoding)
+        return self.tokens(self.feature_map(pixel_values))
+
+    def _check(self, pixel_values: torch.Tensor, any_size: bool) -> None:
+        if not isinstance(pixel_values, torch.Tensor) or not pixel_values.is_floating_point():
+            given = pixel_values.dtype if isinstance(pixel_values, torch.Tensor) else type(pixel_values).__name__
+            raise TypeError(f"pixel_values is {given}; it must be a floating tensor, as the image processor makes it")
+        config, shape = self.config, tuple(pixel_values.shape)
+        if len(shape) != 4 or shape[1] != config.num_channels:
+            raise ValueError(f"pixel_values is {shape}; it must be (pictures, {config.num_channels}, height, width)")
+        size, least = config.image_size, config.total_stride
+        if not any_size and shape[2:] != (size, size):
+            raise ValueError(
+                f"pixel_values is {shape[2]}x{shape[3]} pixels, but image_size={size}; resize the pictures or pass "
+                "interpolate_pos_encoding=True"
+            )
+        if min(shape[2:]) < least:
+            raise ValueError(f"pixel_values is {shape[2]}x{shape[3]} pixels; each side must be at least {least}")

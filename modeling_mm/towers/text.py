@@ -1,0 +1,347 @@
+"""MMTextModel: the text decoder or encoder, with cross-attention to contexts.
+
+R rows, B contexts, k rows per context, T text tokens, S context tokens, D hidden_size, Dc width of the context.
+"""
+
+# Of input_ids and inputs_embeds one is there, and rows come with the context: checked in words before.
+# pyright: reportArgumentType=false, reportOptionalMemberAccess=false
+
+import re
+from typing import Unpack
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.masking_utils import create_causal_mask
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from ...configuration.text import MMTextConfig
+from ..checks.text_inputs import check_memory, check_positions, check_text
+from ..core.attention import CallConfig, MMAttention, build_norm
+from ..core.base import MMKwargs, MMPreTrainedModel, reject_unknown
+from ..core.cache import MMCache
+from ..core.context_masks import MMReading, as_keys, as_mask, columns_of, context_size
+from ..core.context_rows import MMRows
+from ..core.layers import MMLayer, build_embedding, whole_table
+from ..core.outputs import MMModelOutput
+from ..core.pooling import MMPooler
+from ..core.positions import MMRotaryEmbedding, build_positions, check_growth
+from ..core.prefix import MMPrefix, merge, merged_mask, split
+from ..core.segments import MMSegments
+from ..core.triton_attention import takes_lengths
+from .coca_text import MMUnimodal
+
+_FORWARD = (
+    "input_ids", "attention_mask", "position_ids", "inputs_embeds", "token_type_ids", "past_key_values", "use_cache",
+    "encoder_hidden_states", "encoder_attention_mask", "rows", "context_ranges", "prefix", "is_causal",
+)  # fmt: skip
+
+
+def _untrained_row(config: MMTextConfig) -> int | None:
+    """The padding's row of the embeddings; None where it is read, as the end of texts or by CoCa's last token."""
+    eos = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    is_read = config.unimodal_cls == "shifted" or config.pad_token_id in (config.bos_token_id, *eos)
+    return None if is_read else config.pad_token_id
+
+
+class MMTextModel(MMPreTrainedModel):
+    """Embeddings, layers out of {self, cross, mlp}, a final norm and a pooler."""
+
+    config: MMTextConfig
+    input_modalities = ["text"]
+    _can_record_outputs = {
+        "hidden_states": MMLayer,
+        "attentions": OutputRecorder(MMAttention, index=1, layer_name="self_attn"),
+        "cross_attentions": OutputRecorder(MMAttention, index=1, layer_name="cross_attn"),
+    }
+
+    def __init__(self, config: MMTextConfig):
+        super().__init__(config)
+        width, eps = config.hidden_size, config.layer_norm_eps
+        self.embed_tokens = build_embedding(config.vocab_size, width, _untrained_row(config), config.embedding_scale)
+        self.embed_positions = build_positions(config)
+        self.rotary = MMRotaryEmbedding(config) if config.position_embedding_type == "rope" else None
+        types = config.type_vocab_size
+        self.embed_token_types = nn.Embedding(types, width) if types else None
+        self.embed_norm = build_norm(config.norm_type if config.embedding_norm else "none", width, eps)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.layers = nn.ModuleList(self._build_layers())
+        self.cross_head_dim = config.cross_stack().head_dim
+        self.norm = build_norm("none" if config.final_norm == "none" else config.norm_type, width, eps)
+        self.pooler = MMPooler(config, config.eos_token_id)
+        self.unimodal = None if config.unimodal_layers is None else MMUnimodal(config)
+        self.post_init()
+
+    def _build_layers(self) -> list[MMLayer]:
+        """Attention sublayers are numbered per kind: the caches of self and cross are dense lists of their own."""
+        layers, self_idx, cross_idx = [], 0, 0
+        for i in range(self.config.num_hidden_layers):
+            sublayers = self.config.sublayers(i)
+            layers.append(MMLayer(self.config, sublayers, self_idx, cross_idx))
+            self_idx += "self" in sublayers
+            cross_idx += "cross" in sublayers
+        return layers
+
+    def init_parallel_plans(self) -> None:
+        """Of the config's plan what this stack has: cross-attention, gates and biases are settings."""
+        super().init_parallel_plans()
+        there = {re.sub(r"\.\d+\.", ".*.", name) for name, _ in self.named_modules()}
+        self._tp_plan = {pattern: kind for pattern, kind in self._tp_plan.items() if pattern in there}
+
+    def pooled_only(self) -> list[nn.Module]:
+        pooled: list[nn.Module] = [self.pooler, self.norm] if self.config.final_norm == "pooled" else [self.pooler]
+        return pooled if self.unimodal is None else [*pooled, self.unimodal]
+
+    def multimodal_only(self) -> list[nn.Module]:
+        """The parts that a text alone does not pass, where `read_alone` reads it."""
+        return [] if self.unimodal is None else [*self.layers[self.config.unimodal_layers :], self.norm]
+
+    @capture_outputs
+    def read_alone(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        **kwargs,
+    ) -> MMModelOutput:
+        """A text (R, T) by the first `unimodal_layers` alone: its states (R, T, D), and the token behind it (R, D)."""
+        length = input_ids.shape[1]
+        if position_ids is None:
+            position_ids = self._default_positions(attention_mask, 0, length, input_ids.device)
+        text = self.unimodal.close(input_ids, attention_mask, position_ids)
+        if token_type_ids is not None:
+            token_type_ids = nn.functional.pad(token_type_ids, (0, 1))
+        hidden_states = self._embed(self.embed_tokens(text.input_ids), text.position_ids, token_type_ids, False)
+        hidden_states = self.unimodal.append(hidden_states)
+        call = CallConfig(self.config, kwargs.get("output_attentions"), is_causal=True)
+        mask = self._self_mask(call, None, None, hidden_states, text.attention_mask)
+        for layer in self.layers[: self.config.unimodal_layers]:
+            hidden_states = layer(hidden_states, attention_mask=mask, is_causal=True, **kwargs)
+        return MMModelOutput(
+            last_hidden_state=hidden_states[:, :length], pooler_output=self.unimodal.norm(hidden_states[:, -1])
+        )
+
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        rows: MMRows | None = None,
+        context_ranges: torch.Tensor | None = None,
+        prefix: MMPrefix | None = None,
+        is_causal: bool | None = None,
+        **kwargs: Unpack[MMKwargs],
+    ) -> MMModelOutput:
+        """Runs the stack.
+
+        Args:
+            input_ids, token_type_ids, position_ids: int64 (R, T); inputs_embeds: (R, T, D) instead of input_ids.
+            attention_mask: (R, past + T), 1 = real, or a ready 4-D mask; None: no padding.
+            encoder_hidden_states: (B, S, Dc), the context; unread once the cache holds its keys and values.
+            encoder_attention_mask: bool (B, S), **real tokens first**; None: all real.
+            rows: which row reads which context; None: R = k*B, contiguous.
+            context_ranges: int64 (R, n, 2), the half-open range of context tokens that each text column may see, the
+                n-th column's for all behind it; unread once the cache holds them. None: all.
+            prefix: media tokens (R, S, D) that join the text's sequence, in a call without a cache; with one the cache
+                holds their keys and values, once per context (`MMJoiningModel`).
+            is_causal: False lets every token see every other for this call; None: the config's.
+        With segment_length a longer text attends in segments, without a cache.
+        Returns: last_hidden_state (R, T, D), pooler_output (R, D), past_key_values when use_cache, and with a prefix
+            its states (R, S, D) as context_hidden_states. Masks and positions are of the text alone.
+        """
+        reject_unknown(kwargs, _FORWARD)
+        check_text(
+            self.config,
+            input_ids,
+            inputs_embeds,
+            attention_mask,
+            position_ids,
+            token_type_ids,
+            has_past=past_key_values is not None,
+            read_values=False,
+        )
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        num_rows, length = inputs_embeds.shape[:2]
+        is_causal = self.config.is_causal if is_causal is None else is_causal
+        call = CallConfig(self.config, kwargs.get("output_attentions"), is_causal)
+        if use_cache is None:
+            use_cache = self.config.use_cache and not (self.training and self.is_activation_checkpointing)
+        use_cache = use_cache and self.config.segment_length is None and prefix is None
+        cache = self._cache(past_key_values, use_cache, num_rows)
+        past = 0 if cache is None else cache.get_seq_length()
+        if position_ids is None:
+            position_ids = self._default_positions(attention_mask, past, length, inputs_embeds.device)
+
+        if cache is not None:
+            check_growth(self.config, position_ids, past)
+        segments = self._segments((num_rows, length), attention_mask)
+        seen = attention_mask if cache is None else cache.with_prefix_mask(attention_mask, length)
+        mask = self._self_mask(call, cache, segments, inputs_embeds, seen) if prefix is None else None
+        rows, lengths = self._context_plan(cache, rows, num_rows, encoder_hidden_states, encoder_attention_mask)
+        context_ranges = context_ranges if cache is None else cache.keep_ranges(context_ranges)
+        reading = self._reading(call, cache, rows, lengths, context_ranges, past, inputs_embeds, encoder_hidden_states)
+
+        hidden_states = self._embed(inputs_embeds, position_ids, token_type_ids, cache is not None)
+        if prefix is not None:
+            hidden_states, position_ids = self._join(prefix, hidden_states, position_ids, cache, segments)
+            mask = self._merged_mask(call, prefix, hidden_states, attention_mask)
+        rotary = None if self.rotary is None else self.rotary(position_ids, hidden_states.dtype)
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                encoder_hidden_states,
+                attention_mask=mask,
+                context_mask=reading.mask,
+                context_keys=reading.keys,
+                rows=reading.rows,
+                has_context=reading.has_context,
+                past_key_values=cache,
+                is_causal=is_causal,
+                rotary=rotary,
+                segments=segments,
+                **kwargs,
+            )
+        normed, media = self.norm(hidden_states), None
+        if prefix is not None:
+            unread, hidden_states = split(hidden_states, prefix.length, prefix.order)
+            media, normed = split(normed, prefix.length, prefix.order)
+            media = unread if self.config.final_norm == "pooled" else media
+        text_mask = None if attention_mask is None or attention_mask.ndim != 2 else attention_mask[:, -length:]
+        return MMModelOutput(
+            last_hidden_state=hidden_states if self.config.final_norm == "pooled" else normed,
+            pooler_output=self.pooler(normed, text_mask, input_ids),
+            past_key_values=cache if use_cache else None,
+            context_hidden_states=media,
+        )
+
+    def _embed(self, inputs_embeds, position_ids, token_type_ids, has_cache: bool) -> torch.Tensor:
+        hidden_states = inputs_embeds
+        if self.embed_positions is not None:
+            if self.config.interpolate_positions and not has_cache:
+                hidden_states = hidden_states + self._stretched_positions(position_ids)
+            else:  # states in a cache could not move when the text grows
+                check_positions(position_ids, self.config)
+                hidden_states = hidden_states + self.embed_positions(position_ids).to(hidden_states.dtype)
+        if self.embed_token_types is not None:
+            if token_type_ids is None:
+                token_type_ids = torch.zeros(hidden_states.shape[:2], dtype=torch.long, device=hidden_states.device)
+            hidden_states = hidden_states + self.embed_token_types(token_type_ids)
+        return self.dropout(self.embed_norm(hidden_states))
+
+    def _join(self, prefix: MMPrefix, hidden_states, position_ids, cache, segments):
+        """The merged sequence (R, S + T, D) and its positions; media stand at 0, where RoPE turns nothing."""
+        check_memory(prefix.states, prefix.mask, self.config.hidden_size, "prefix")
+        if cache is not None:
+            raise ValueError("past_key_values was given beside a prefix, whose states it would have to hold already")
+        if segments is not None:
+            raise ValueError(
+                f"a text longer than segment_length={self.config.segment_length} attends in segments, which media "
+                "tokens cannot join; set segment_length=None or another fusion_type"
+            )
+        media = prefix.states
+        if prefix.embedding_norm:
+            media = self.dropout(self.embed_norm(media))
+        at_zero = position_ids.new_zeros(position_ids.shape[0], prefix.length)
+        return merge(media, hidden_states, prefix.order), merge(at_zero, position_ids, prefix.order)
+
+    @staticmethod
+    def _merged_mask(call: CallConfig, prefix: MMPrefix, hidden_states, attention_mask):
+        if attention_mask is not None and attention_mask.ndim != 2:
+            return attention_mask  # ready made, for the whole sequence
+        return merged_mask(call, hidden_states, prefix, attention_mask)
+
+    def _stretched_positions(self, position_ids: torch.Tensor) -> torch.Tensor:
+        """(R or 1, T) -> (R or 1, T, D): a row longer than the table spreads over it, between two vectors linearly.
+
+        A row that fits gets its own positions exactly, whatever else is in the batch.
+        """
+        table = whole_table(self.embed_positions, position_ids.device)
+        last = len(table) - 1
+        check_positions(position_ids.clamp(max=last), self.config)  # none is negative
+        longest = position_ids.amax(dim=1, keepdim=True).clamp(min=max(last, 1))
+        places = position_ids * (last / longest.to(torch.promote_types(table.dtype, torch.float32)))
+        before = places.floor().long()
+        share = (places - before)[..., None].to(table.dtype)
+        return torch.lerp(table[before], table[(before + 1).clamp(max=last)], share)
+
+    def _segments(self, shape: tuple[int, int], attention_mask: torch.Tensor | None) -> MMSegments | None:
+        """The plan of a text longer than one segment; None where the text attends as a whole."""
+        config = self.config
+        if config.segment_length is None or shape[1] <= config.segment_length:
+            return None
+        if attention_mask is not None and attention_mask.ndim != 2:
+            raise ValueError(
+                f"attention_mask is a ready mask {tuple(attention_mask.shape)}, but a text longer than "
+                f"segment_length={config.segment_length} attends in segments; pass the mask as (R, T)"
+            )
+        return MMSegments(shape, config.segment_length, config.memory_length, attention_mask)
+
+    @staticmethod
+    def _self_mask(call: CallConfig, cache, segments: MMSegments | None, inputs_embeds, attention_mask):
+        """Who sees whom in self-attention, of the implementation's kind; None where is_causal says it all."""
+        if segments is not None:
+            cache, attention_mask = segments, segments.key_mask(inputs_embeds.device)
+            length = segments.segment_length
+            inputs_embeds = inputs_embeds.new_empty(()).expand(attention_mask.shape[0], length, 1)
+        return create_causal_mask(
+            config=call, inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=cache
+        )
+
+    def _cache(self, past_key_values: Cache | None, use_cache: bool | None, num_rows: int) -> MMCache | None:
+        if past_key_values is None:
+            return MMCache(DynamicCache(config=self.config), DynamicCache()) if use_cache else None
+        if self.config.segment_length is not None:
+            raise ValueError(
+                f"segment_length={self.config.segment_length} carries states from segment to segment and uses no "
+                "cache; leave past_key_values out, or set segment_length=None for a decoder"
+            )
+        cache = MMCache.wrap(past_key_values)
+        cache.check_rows(num_rows)
+        return cache
+
+    @staticmethod
+    def _default_positions(attention_mask, past, length: int, device: torch.device) -> torch.Tensor:
+        """(R or 1, T): a token's number among the real tokens of its row, so padding on either side moves nothing."""
+        if attention_mask is None or attention_mask.ndim != 2:
+            return torch.arange(length, device=device)[None] + past
+        return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
+
+    def _context_plan(self, cache, rows, num_rows: int, encoder_hidden_states, encoder_attention_mask):
+        """The row plan and the context lengths (B,): the cache's once it holds the context, new ones before."""
+        if encoder_hidden_states is not None and not self.config.cross_attention_layers:
+            raise ValueError("encoder_hidden_states was given, but cross_attention_layers names no layer to read it")
+        if cache is not None and cache.prefix_length:
+            return None, None  # self-attention reads it
+        if cache is not None and cache.holds_context:
+            return cache.rows, cache.context_lengths
+        if encoder_hidden_states is None:
+            return None, None
+        check_memory(encoder_hidden_states, encoder_attention_mask, self.config.memory_size, "encoder_hidden_states")
+        if rows is None:
+            rows = MMRows(num_rows, encoder_hidden_states.shape[0])
+        lengths = None if encoder_attention_mask is None else encoder_attention_mask.sum(-1)
+        if cache is not None:
+            cache.rows, cache.context_lengths = rows, lengths
+        return rows, lengths
+
+    def _reading(self, call, cache, rows, lengths, ranges, past, inputs_embeds, encoder_hidden_states) -> MMReading:
+        """What each row may read of its context."""
+        if rows is None:
+            return MMReading()
+        length = inputs_embeds.shape[1]
+        ranges = None if ranges is None else columns_of(ranges, past, length)
+        has_context = None if lengths is None else rows.per_row(lengths > 0)[:, None, None]
+        dropout = float(self.config.attention_dropout) if self.training else 0.0
+        if takes_lengths(call._attn_implementation, inputs_embeds, self.cross_head_dim, dropout):
+            return MMReading(rows, has_context, keys=as_keys(rows, lengths, ranges, length))
+        size = context_size(cache, encoder_hidden_states)
+        return MMReading(rows, has_context, mask=as_mask(call, rows, lengths, ranges, size, inputs_embeds))

@@ -1,0 +1,192 @@
+"""MMVisionModel: a ViT. n pictures, S tokens (CLS, registers, patches in row-major order), D hidden_size."""
+
+# The positions are there wherever they are asked for: __init__ decides.
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false
+
+import math
+from typing import Unpack
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from ...configuration.vision import MMVisionConfig
+from ..checks.text_inputs import check_patch_mask, check_tensors, may_read_values
+from ..core.attention import CallConfig, MMAttention, build_norm
+from ..core.base import MMKwargs, MMPreTrainedModel, reject_unknown
+from ..core.layers import MMLayer, whole_table
+from ..core.pooling import MMPooler
+
+_FORWARD = ("pixel_values", "interpolate_pos_encoding", "pixel_attention_mask", "bool_masked_pos")
+
+
+class MMVisionModel(MMPreTrainedModel):
+    """Patches to tokens, learned positions, layers of [self, mlp], a final norm and a pooler.
+
+    Source: Dosovitskiy et al. 2021 (arXiv:2010.11929) §3.1.
+    """
+
+    config: MMVisionConfig
+    main_input_name = "pixel_values"
+    input_modalities = ["image"]
+    _can_record_outputs = {
+        "hidden_states": MMLayer,
+        "attentions": OutputRecorder(MMAttention, index=1, layer_name="self_attn"),
+    }
+
+    def __init__(self, config: MMVisionConfig):
+        super().__init__(config)
+        width, patch = config.hidden_size, config.patch_size
+        self.patch_embedding = nn.Conv2d(config.num_channels, width, patch, stride=patch, bias=config.patch_bias)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.use_cls_token else None
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width)) if config.use_mask_token else None
+        registers = config.num_register_tokens
+        self.register_tokens = nn.Parameter(torch.zeros(1, registers, width)) if registers else None
+        self.embed_positions = None
+        if config.position_embedding_type == "absolute":
+            self.embed_positions = nn.Embedding(config.use_cls_token + math.prod(config.patch_grid), width)
+        self.embed_norm = build_norm(
+            config.norm_type if config.embedding_norm else "none", width, config.layer_norm_eps
+        )
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.layers = nn.ModuleList([MMLayer(config, self_idx=i) for i in range(config.num_hidden_layers)])
+        final_norm = "none" if config.final_norm == "none" else config.norm_type
+        self.norm = build_norm(final_norm, width, config.layer_norm_eps)
+        self.pooler = MMPooler(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.patch_embedding
+
+    def pooled_only(self) -> list[nn.Module]:
+        return [self.pooler, self.norm] if self.config.final_norm == "pooled" else [self.pooler]
+
+    @capture_outputs
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        interpolate_pos_encoding: bool = False,
+        pixel_attention_mask: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+        **kwargs: Unpack[MMKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """Encodes pictures.
+
+        Args:
+            pixel_values: float (n, C, height, width), normalised as the processor does; cast to the weights' dtype.
+            interpolate_pos_encoding: accept another size than image_size by resampling the learned positions
+                bicubically; multiples of patch_size, or with drop_partial_patches any from one patch up.
+            pixel_attention_mask: bool (n, height/p, width/p) of patches of p pixels, True in a rectangle at the top
+                left: pictures of several sizes on one canvas of any size. Each picture gets the positions of its own
+                rectangle, and what lies outside changes nothing; the states of such tokens mean nothing.
+            bool_masked_pos: bool (n, height/p * width/p), True for each patch that the mask token replaces.
+        Returns: last_hidden_state (n, S, D) and pooler_output (n, D).
+        Raises: ValueError for another shape or size; TypeError for an unknown argument.
+        """
+        reject_unknown(kwargs, _FORWARD)
+        self._check_size(pixel_values, interpolate_pos_encoding or pixel_attention_mask is not None)
+        hidden_states = self._embed(pixel_values, pixel_attention_mask, bool_masked_pos)
+        real, mask = None, None
+        if pixel_attention_mask is not None:
+            real = self.token_mask(pixel_attention_mask)
+            mask = create_bidirectional_mask(
+                CallConfig(self.config, kwargs.get("output_attentions")), hidden_states, real
+            )
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask=mask, **kwargs)
+        if self.config.final_norm == "pooled":
+            return BaseModelOutputWithPooling(hidden_states, self.pooler(self.norm(hidden_states), real))
+        hidden_states = self.norm(hidden_states)
+        return BaseModelOutputWithPooling(hidden_states, self.pooler(hidden_states, real))
+
+    def token_mask(self, pixel_attention_mask: torch.Tensor) -> torch.Tensor:
+        """bool (n, rows, columns) of patches -> bool (n, S) of tokens; CLS and registers are always real."""
+        patches = pixel_attention_mask.bool().flatten(1)
+        lead = self.config.use_cls_token + self.config.num_register_tokens
+        return torch.cat([patches.new_ones(patches.shape[0], lead), patches], dim=1)
+
+    def _embed(self, pixel_values: torch.Tensor, mask: torch.Tensor | None, replaced: torch.Tensor | None):
+        """(n, C, height, width) -> (n, S, D)."""
+        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
+        grid = tuple(patches.shape[-2:])
+        tokens = patches.flatten(2).transpose(1, 2)  # (n, D, rows, columns) -> (n, rows*columns, D)
+        if replaced is not None:
+            tokens = self._with_mask_token(tokens, replaced)
+        if self.cls_token is not None:
+            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+        if mask is not None:
+            check_patch_mask(mask, (tokens.shape[0], *grid))
+        if self.embed_positions is not None:
+            tokens = tokens + (self._positions(grid, tokens.device) if mask is None else self._positions_of_each(mask))
+        if self.register_tokens is not None:
+            lead = self.config.use_cls_token
+            registers = self.register_tokens.expand(tokens.shape[0], -1, -1)
+            tokens = torch.cat([tokens[:, :lead], registers, tokens[:, lead:]], dim=1)
+        return self.dropout(self.embed_norm(tokens))
+
+    def _with_mask_token(self, patches: torch.Tensor, replaced: torch.Tensor) -> torch.Tensor:
+        """(n, L, D), the mask token where `replaced` (n, L) is True."""
+        if self.mask_token is None:
+            raise ValueError("bool_masked_pos was given, but this tower has no mask token; set use_mask_token=True")
+        check_tensors(bool_masked_pos=replaced)
+        if replaced.shape != patches.shape[:2] or replaced.dtype != torch.bool:
+            raise ValueError(
+                f"bool_masked_pos must be bool {tuple(patches.shape[:2])}, one per patch; got {replaced.dtype} "
+                f"{tuple(replaced.shape)}"
+            )
+        return torch.where(replaced[..., None], self.mask_token, patches)
+
+    def _check_size(self, pixel_values: torch.Tensor, interpolate: bool) -> None:
+        config = self.config
+        check_tensors(pixel_values=pixel_values)
+        sides, patch = config.image_sides, config.patch_size
+        wanted = f"float (n, {config.num_channels}, {sides[0]}, {sides[1]}), n at least 1"
+        shape = tuple(pixel_values.shape)
+        if len(shape) != 4 or shape[1] != config.num_channels or not shape[0] or not pixel_values.is_floating_point():
+            raise ValueError(f"pixel_values must be {wanted}; got {pixel_values.dtype} {shape}")
+        height, width = pixel_values.shape[-2:]
+        whole = config.drop_partial_patches or not (height % patch or width % patch)
+        if interpolate and whole and min(height, width) >= patch:
+            return
+        if (height, width) != sides:
+            accepted = f"of at least {patch}" if config.drop_partial_patches else f"that are multiples of {patch}"
+            raise ValueError(
+                f"pixel_values are {height}x{width}, but image_size={config.image_size}; resize them, or pass "
+                f"interpolate_pos_encoding=True with sides {accepted}"
+            )
+
+    def _positions_of_each(self, mask: torch.Tensor) -> torch.Tensor:
+        """(n, CLS + rows*columns, D): the positions of each picture's own rectangle, zeros outside it.
+
+        Reads the rectangles' sizes on the host, as resampling needs them.
+        """
+        if not may_read_values():
+            raise ValueError(
+                "pixel_attention_mask reads the size of each picture, which cannot be traced; leave it out"
+            )
+        lead, (count, rows, columns) = int(self.config.use_cls_token), mask.shape
+        sizes = torch.stack([mask.bool().any(2).sum(1), mask.bool().any(1).sum(1)], dim=1).tolist()
+        table = whole_table(self.embed_positions, mask.device)
+        placed = table.new_zeros(count, rows, columns, table.shape[1])
+        first = table.new_zeros(lead, table.shape[1])
+        for height, width in {tuple(size) for size in sizes}:
+            positions = self._positions((height, width), mask.device)
+            of_size = torch.tensor([size == [height, width] for size in sizes], device=table.device)
+            patches = functional.pad(
+                positions[lead:].unflatten(0, (height, width)), (0, 0, 0, columns - width, 0, rows - height)
+            )
+            placed, first = torch.where(of_size[:, None, None, None], patches, placed), positions[:lead]
+        return torch.cat([first.expand(count, -1, -1), placed.flatten(1, 2)], dim=1)
+
+    def _positions(self, grid: tuple[int, int], device: torch.device) -> torch.Tensor:
+        """(CLS + rows*columns, D), resampled when the picture's grid is not the trained one."""
+        table, trained = whole_table(self.embed_positions, device), self.config.patch_grid
+        if grid == trained:
+            return table
+        lead = self.config.use_cls_token
+        patches = table[lead:].T.reshape(1, -1, *trained).to(torch.promote_types(table.dtype, torch.float32))
+        patches = functional.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
+        return torch.cat([table[:lead], patches.flatten(2)[0].T.to(table.dtype)])

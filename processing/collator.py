@@ -1,0 +1,376 @@
+"""From samples to a batch for Trainer, or for a loop of one's own.
+
+    {image, text, suffix} ×R ── read, augment, share ── MMProcessor ─┐
+                                                                     ├─ dict of tensors, input_ids first
+    {input_ids, labels, visual_embeds, …} ×R ── pad, stack ──────────┘
+
+A sample is a row of text; samples with the same picture may share one context, which is then encoded once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .columns import check_columns, check_nothing_lost, renamed, unknown_columns
+from .images.augment import PictureAugmentation
+from .images.load import MediaDecodeError
+from .masking import mask_patches, mask_tokens
+from .media_reader import KEYS, blank_media
+from .naming import Draws, sample_names, sample_rng  # noqa: F401  found here by callers of `augment`
+from .pairing import Samples, pair_samples
+from .passes import Asked, Passes, warn_of_no_labels, who_asks
+from .prepared import MEDIA_COLUMNS, READY_COLUMNS, stack_ready
+from .processor import MMProcessor, check_choice
+from .samples import MEDIA_OF, column, label_tensor, media_key, sources_of, texts, texts_under
+
+SAMPLE_COLUMNS = (*(name for own in MEDIA_OF.values() for name in own), "text", "suffix", "context_text", "label")
+
+
+class MMDataCollator:
+    """Makes batches of samples.
+
+    A sample is a dict with any of the columns
+        image, images: one picture or a list of them, of any kind that `load_image` reads; None or [] for none;
+        video, videos, audio, audios: the same for `load_video` and `load_sound`. Nothing is read before its batch is;
+        text, suffix: the prompt and what the model is to write; a list under text makes several rows. None for the
+        text of some samples: they have none (their row is masked, or begins with its suffix);
+        context_text: what the text encoder reads; text and suffix are then its rows, a list beside one several;
+        label: for classification, a number per sample or a vector;
+        id: names the sample in draws, a whole number or a string;
+    others are left aside, unless `columns` gives them one of these names. Or it holds the processor's output without
+    batch dim, which is padded and stacked: input_ids (T,), attention_mask (T,), labels (T,) or a label,
+    context_input_ids (Tc,), pixel_values, pixel_values_videos and input_features with their masks where there are any;
+    or visual_embeds (S, Dv). Such samples are not augmented.
+    Samples with and without media, and with other kinds of media, may be mixed.
+
+    Args:
+        processor: an MMProcessor.
+        max_length, pad_to_multiple_of: as in `MMProcessor.__call__`. padding_side: of training rows.
+        blank_media: a batch without any picture gets one masked blank picture, so that every batch runs through the
+            same modules (as gradient synchronisation between processes wants it). Where the samples have columns for
+            other media (None in them will do), a blank of each kind that the batch lacks instead.
+        share_media: samples with the same media (equal path, equal bytes, or the same object) share a context.
+        augment: "saved" for all that is kept with the processor: the image processor's `augmentation` (settings of a
+            `mm.processing.images.augment.PictureAugmentation`, which also looks at the texts), `frame_jitter` and
+            `audio_augmentation`. Or a callable(image, rng) -> image, for pictures and frames alone. For upright RGB
+            images and the frames of videos, which all see the same random numbers, in mode "train" only, and not
+            where Trainer evaluates; rng is a numpy Generator. Shared media are augmented once, for the first of their
+            samples.
+        seed: all draws (augmentation, hidden tokens and patches) are made of (seed, epoch, sample). The epoch is that
+            of Trainer or accelerate, or the pass of a DataLoader (`Passes.current`), or what `set_epoch` is told; the
+            sample its id, or its place in a map-style data set, or what it holds (`sample_names`).
+        on_error: for unreadable pictures: "raise", "skip" (the sample is left out) or "placeholder" (the picture is).
+        return_loss: add return_loss=True to the batch, for models whose loss needs no labels; what a suffix makes is
+            then called lm_targets. Where Trainer evaluates such a model, it is added to pairs without being asked for.
+        mlm_probability: hide so many of the tokens: masked_input_ids and mlm_targets, both (R, T). masked_lm: put
+            them in the place of input_ids and labels, for MMForMaskedLM.
+        mim_ratio: hide so many of the patches of each picture: bool_masked_pos (B[, N], L). patch_size: of the tower.
+        mode: "train", or "generate": prompts alone, padded at the left, without labels, ready for generate().
+        columns: what columns of other names are, {"caption": "suffix"} or webdataset's {"jpg": "image", "txt":
+            "suffix"}. None for a name leaves it aside: a column like "caption" is refused where nothing makes labels.
+
+    Where Trainer trains by the model's own loss, a batch with labels gets return_logits=False if the model takes it.
+    """
+
+    def __init__(
+        self,
+        processor: MMProcessor,
+        *,
+        max_length: int | None = None,
+        padding_side: str = "right",
+        pad_to_multiple_of: int | None = None,
+        blank_media: bool = True,
+        share_media: bool = True,
+        augment: Callable[[Image.Image, np.random.Generator], Image.Image] | str | None = None,
+        seed: int = 0,
+        on_error: str = "raise",
+        return_loss: bool = False,
+        mlm_probability: float = 0.0,
+        masked_lm: bool = False,
+        mim_ratio: float = 0.0,
+        patch_size: int | None = None,
+        mode: str = "train",
+        columns: Mapping[str, str | None] | None = None,
+    ):
+        check_choice("padding_side", padding_side, ("left", "right"))
+        check_choice("on_error", on_error, ("raise", "skip", "placeholder"))
+        check_choice("mode", mode, ("train", "generate"))
+        if augment is not None and augment != "saved" and not callable(augment):
+            raise ValueError(f'augment={augment!r}; accepted are "saved", a callable(image, rng), or None')
+        for name, share in {"mlm_probability": mlm_probability, "mim_ratio": mim_ratio}.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name}={share!r}; accepted are shares from 0 to 1")
+        if mlm_probability and (processor.tokenizer is None or processor.tokenizer.mask_token_id is None):
+            raise ValueError(f"mlm_probability={mlm_probability} needs a mask token: set tokenizer.mask_token")
+        if masked_lm and not mlm_probability:
+            raise ValueError(
+                "masked_lm=True hides tokens by mlm_probability, which is 0; set it, for instance to 0.15"
+            )
+        if mim_ratio and patch_size is None:
+            raise ValueError(f"mim_ratio={mim_ratio} hides patches; say patch_size, the vision tower's")
+        self.processor = processor
+        self.max_length = max_length
+        self.padding_side = padding_side
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self.blank_media = blank_media
+        self.share_media = share_media
+        self.augment_clips = augment == "saved"  # videos in their times, and sounds
+        self.augment = _saved_augmentation(processor) if augment == "saved" else augment
+        self.seed = seed
+        self.on_error = on_error
+        self.return_loss = return_loss
+        self.mlm_probability = mlm_probability
+        self.masked_lm = masked_lm
+        self.mim_ratio = mim_ratio
+        self.patch_size = patch_size
+        self.mode = mode
+        self.columns = check_columns(columns, (*SAMPLE_COLUMNS, "id"))
+        self._passes = Passes()
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch that `set_epoch` told; None: nobody did, and each pass over the data has draws of its own."""
+        return None if self._passes.told is None else int(self._passes.told)
+
+    def set_epoch(self, epoch: int) -> None:
+        """For draws by this number instead of the pass that is found; workers that run already follow."""
+        self._passes.tell(epoch)
+
+    def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """One batch: a dict of tensors as `MMProcessor.__call__` describes them, input_ids first.
+
+        Raises ValueError or TypeError for samples that hold nothing to read or do not fit together, and what the
+        processor raises.
+        """
+        if not samples:
+            raise ValueError("no samples to make a batch of")
+        samples = renamed(samples, self.columns)
+        asked = who_asks(len(samples))
+        caller, draws = self._passes.caller(asked), self._draws(samples, asked)
+        columns = set().union(*samples)
+        if columns & {"input_ids", "context_input_ids", *MEDIA_COLUMNS}:
+            train = self.mode == "train"
+            side = self.padding_side if train else "left"
+            limits = {"max_length": self.max_length, "pad_to_multiple_of": self.pad_to_multiple_of}
+            batch = stack_ready(samples, self.processor.tokenizer, side=side, train=train, **limits)
+            contexts = draws.names
+            rows = [f"{name}/0" for name in contexts]
+        elif columns & set(SAMPLE_COLUMNS):
+            batch, rows, contexts = self._process(samples, draws)
+            hides = self.mlm_probability or self.mim_ratio
+            if self.mode == "train" and not hides and ("input_ids" if self.return_loss else "labels") not in batch:
+                check_nothing_lost(columns, (*SAMPLE_COLUMNS, "id"))
+        else:
+            raise unknown_columns(columns, SAMPLE_COLUMNS)
+        if self.mode == "train":
+            batch = self._hidden(batch, rows, contexts, draws)
+        elif caller.task == "evaluate":
+            warn_of_no_labels()
+        pairs = "input_ids" in batch and not set(KEYS.values()).isdisjoint(batch)
+        if self.return_loss or (caller.needs_return_loss and pairs):
+            if "labels" in batch:
+                batch["lm_targets"] = batch.pop("labels")
+            batch["return_loss"] = True
+        if caller.drops_logits and not {"labels", "lm_targets", "mlm_targets"}.isdisjoint(batch):
+            batch["return_logits"] = False  # nobody reads them
+        return batch
+
+    def _draws(self, samples: Sequence[Mapping[str, Any]], asked: Asked) -> Draws:
+        """The random numbers of a batch, by the pass that it belongs to and what its samples are called."""
+        made, epoch = self._passes.current(asked)
+        augments = self.mode == "train" and self._passes.caller(asked).task not in ("evaluate", "predict")
+        names = [str(index) for index in range(len(samples))]
+        if self.augment is not None or self.augment_clips or self.mlm_probability or self.mim_ratio:
+            columns = (*SAMPLE_COLUMNS, *READY_COLUMNS)
+            names = sample_names(samples, columns, asked.places, made, asked.is_stream)
+        return Draws(self.seed, epoch, names, augments)
+
+    def _hidden(self, batch: dict[str, Any], rows: list[str], contexts: list[str], draws: Draws) -> dict[str, Any]:
+        """The batch with what the masked losses need; rows and contexts by names that their random numbers go by."""
+        if self.mlm_probability and "input_ids" in batch:
+            rngs = draws.rngs(rows, "tokens")
+            ids, mask = batch["input_ids"], batch["attention_mask"]
+            masked, targets = mask_tokens(ids, mask, self.processor.tokenizer, self.mlm_probability, rngs)
+            if self.masked_lm and "labels" in batch:
+                raise ValueError("masked_lm=True makes labels, and so do suffix and label: drop one")
+            names = ("input_ids", "labels") if self.masked_lm else ("masked_input_ids", "mlm_targets")
+            batch |= dict(zip(names, (masked, targets), strict=True))
+        if self.mim_ratio and "pixel_values" in batch:
+            held = contexts[: len(batch["pixel_values"])]  # a blank stands for all
+            rngs = draws.rngs(held, "patches")
+            hidden = mask_patches(batch["pixel_values"], self.patch_size or 1, self.mim_ratio, rngs)
+            present = batch.get("pixel_attention_mask")
+            batch["bool_masked_pos"] = hidden if present is None else hidden & present[..., None]
+        return batch
+
+    def _process(
+        self, samples: Sequence[Mapping[str, Any]], draws: Draws
+    ) -> tuple[dict[str, Any], list[str], list[str]]:
+        """A batch of raw samples, and the names of its rows and contexts."""
+        sources = [sources_of(index, sample) for index, sample in enumerate(samples)]
+        fields, labels = self._texts(samples), column(samples, "label")
+        if labels is not None and column(samples, "suffix") is not None:
+            raise ValueError("the samples have both suffix and label, and both make labels: drop one")
+        keys = [self._context_key(index, found) if fields else index for index, found in enumerate(sources)]
+        media = self._read(samples, sources, keys, draws)
+        kept = [
+            index
+            for index, key in enumerate(keys)
+            if self.on_error != "skip" or all(medium is not None for read in media.values() for medium in read[key])
+        ]
+        if not kept:
+            raise MediaDecodeError("none of the samples has media that can be read; the log names each")
+        held = list(dict.fromkeys(keys[index] for index in kept))
+        paired = self._paired({name: [values[index] for index in kept] for name, values in fields.items()})
+        counts = [1] * len(kept) if paired is None else [len(rows) for rows in paired.prompts or []]
+
+        batch = {} if paired is None else self._rows(fields, kept)
+        if labels is not None and self.mode == "train":
+            batch["labels"] = label_tensor([labels[index] for index in kept], counts)
+        wanted = [name for name, own in MEDIA_OF.items() if set(own) & set().union(*samples)]
+        contexts = [draws.names[keys.index(key)] for key in held]
+        found = {name: [read[key] for key in held] for name, read in media.items()}
+        batch |= self._media(found, wanted, bool(fields), self._clip_rngs(contexts, "sounds", draws))
+        if paired is not None:
+            place = {key: number for number, key in enumerate(held)}
+            batch |= self._index(batch, [place[keys[index]] for index in kept], len(held), counts, paired)
+        rows = [
+            f"{draws.names[index]}/{row}" for index, count in zip(kept, counts, strict=True) for row in range(count)
+        ]
+        return batch, rows, contexts
+
+    def _clip_rngs(self, names: list[str], use: str, draws: Draws) -> list[np.random.Generator] | None:
+        """Random numbers for the times of videos, or for sounds, of samples of these names; None outside of training,
+        and where none are wanted."""
+        return draws.rngs(names, use) if self.augment_clips and draws.augments else None
+
+    def _texts(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, list]:
+        """text, suffix and context_text of each sample, nested as the processor takes them; those that there are."""
+        to_context = self.processor.prompt_to == "context" and column(samples, "context_text") is None
+        asked, prompt = ("text", "context_text") if to_context else ("context_text", "text")
+        contexts, train = column(samples, asked), self.mode == "train"
+        if contexts is None:
+            prompts, suffixes = texts(samples, "text", may_lack=True), texts(samples, "suffix")
+            if prompts is None and suffixes is not None:
+                prompts = [[""] * len(rows) for rows in suffixes]
+            found = {"text": prompts, "suffix": suffixes if train else None}
+        else:
+            found = {
+                "context_text": texts(samples, asked),
+                "text": texts_under(contexts, samples, prompt),
+                "suffix": texts_under(contexts, samples, "suffix") if train else None,
+            }
+        return {name: values for name, values in found.items() if values is not None}
+
+    def _paired(self, fields: dict[str, list]) -> Samples | None:
+        """Which rows and context texts each sample has; None without texts."""
+        given = (fields.get(name) for name in ("text", "suffix", "context_text"))
+        return pair_samples({}, *given) if fields else None
+
+    def _context_key(self, index: int, sources: dict[str, list]) -> Any:
+        """What samples that share a context have in common: the same media, or none at all."""
+        if not self.share_media:
+            return index
+        return tuple((name, media_key(source)) for name, found in sources.items() for source in found)
+
+    def _read(
+        self, samples: Sequence[Mapping[str, Any]], sources: list[dict], keys: list, draws: Draws
+    ) -> dict[str, dict]:
+        """The media of each context by modality, read and augmented once, for the first of its samples."""
+        firsts = {key: index for index, key in reversed(list(enumerate(keys)))}
+        media = {}
+        for name in MEDIA_OF:
+            wanted = [
+                found[name] if firsts[key] == index else []
+                for index, (found, key) in enumerate(zip(sources, keys, strict=True))
+            ]
+            rngs = self._clip_rngs(draws.names, "frames", draws)
+            read = self.processor.read_media(name, wanted, self.on_error, rngs=rngs)
+            if self.augment is not None and draws.augments and name != "audio":
+                for key, index in firsts.items():
+                    told = [t for sample, own in zip(samples, keys, strict=True) if own == key for t in _told(sample)]
+                    rng = draws.rng(draws.names[index])
+                    read[index] = [self._augmented(medium, rng, draws, index, told) for medium in read[index]]
+            media[name] = {key: read[index] for key, index in firsts.items()}
+        return media
+
+    def _augmented(self, medium: Any, rng: np.random.Generator, draws: Draws, index: int, told: list[str]) -> Any:
+        """A picture, or frames that all see the same random numbers; None stays None."""
+        if isinstance(medium, list):
+            rngs = [draws.rng(draws.names[index]) for _ in medium]
+            return [self._augmented(frame, own, draws, index, told) for frame, own in zip(medium, rngs, strict=True)]
+        return medium and _changed(self.augment, medium, rng, told)
+
+    def _rows(self, fields: dict[str, list], kept: list[int]) -> dict[str, Any]:
+        """input_ids, attention_mask, in training with suffixes labels, and what comes of context texts."""
+        train = self.mode == "train"
+        held: dict[str, Any] = {name: [values[index] for index in kept] for name, values in fields.items()}
+        return dict(
+            self.processor(
+                **held,
+                max_length=self.max_length,
+                padding_side=self.padding_side if train else "left",
+                pad_to_multiple_of=self.pad_to_multiple_of,
+                add_eos_token=None if train else False,
+                return_tensors="pt",
+            )
+        )
+
+    def _media(
+        self, media: dict[str, list[list]], wanted: list[str], has_rows: bool, rngs: Any
+    ) -> dict[str, torch.Tensor]:
+        """The tensors of the media of each context, masked blanks for the modalities that the batch has none of.
+
+        wanted: the modalities that the samples have columns for; "images" where they have none.
+        """
+        found = {
+            name: held for name, held in media.items() if any(medium is not None for row in held for medium in row)
+        }
+        if not found and not has_rows:
+            raise ValueError("the samples hold neither texts nor images, videos or sounds that can be read")
+        batch = {}
+        for name, held in found.items():
+            batch |= self.processor.media_tensors(name, held, rngs)
+        rows = len(next(iter(media.values()))) if found else 1
+        for name in wanted or ["images"]:
+            if self.blank_media and has_rows and name not in found:
+                batch |= blank_media(self.processor, name, rows)
+        return batch
+
+    def _index(self, batch: dict, media: list[int], held: int, counts: list[int], paired: Samples) -> dict:
+        """media_index or context_index, where it is not 0..B-1; `media`: the row of its media for each sample."""
+        rows = next((len(batch[key]) for key in KEYS.values() if key in batch), 0)
+        if not rows:
+            return {}
+        name, times = "context_index", counts
+        if paired.contexts is not None:
+            name, times = "media_index", [len(texts) for texts in paired.contexts]
+        index = np.repeat(media, times) * (rows == held)  # a blank stands for all
+        return {} if np.array_equal(index, np.arange(rows)) else {name: torch.from_numpy(index)}
+
+
+def _saved_augmentation(processor: MMProcessor) -> PictureAugmentation | None:
+    """That of pictures. Raises ValueError where the processor keeps none for any kind of media."""
+    settings = getattr(processor.image_processor, "augmentation", None)
+    if settings is None and not processor.frame_jitter and processor.audio_augmentation is None:
+        raise ValueError(
+            'augment="saved", but the image processor has no augmentation, and the processor neither frame_jitter nor '
+            "audio_augmentation; set one of them"
+        )
+    return None if settings is None else PictureAugmentation(**settings)
+
+
+def _told(sample: Mapping[str, Any]) -> list[str]:
+    """All that a sample says about its pictures."""
+    values = [sample.get(name) for name in ("text", "suffix", "context_text")]
+    return [words for value in values for words in (value if isinstance(value, (list, tuple)) else [value]) if words]
+
+
+def _changed(augment: Any, picture: Image.Image, rng: np.random.Generator, told: list[str]) -> Image.Image:
+    changed = augment(picture, rng, told) if isinstance(augment, PictureAugmentation) else augment(picture, rng)
+    if not isinstance(changed, Image.Image):
+        raise TypeError(f"augment takes a PIL image and an rng and returns a PIL image; got {type(changed).__name__}")
+    return changed

@@ -1,0 +1,192 @@
+"""Sizes and shapes: upright RGB images in, images of the model's size out.
+
+squash ┌────┐   crop ┌─┬──┬─┐   pad ┌────┐   native ┌──────┐ as many patches as the budget allows,
+       │    │        │ │  │ │       │▒▒▒▒│          │      │ in the picture's own aspect
+       └────┘        └─┴──┴─┘       └────┘          └──────┘
+"""
+
+import math
+
+from PIL import Image, ImageChops
+from PIL import __version__ as pillow_version
+from transformers.image_transforms import get_size_with_aspect_ratio
+from transformers.image_utils import SizeDict, get_image_size_for_max_height_width
+
+from .colours import strips
+from .limits import MAX_PIXELS, MediaDecodeError
+
+RESIZE_MODES = ("squash", "crop", "pad", "native")
+
+# A thin strip padded to a square has the square of its length in pixels: longer contents are shrunk to this first.
+LARGEST_SQUARE = 4096
+
+# Pixels between the two passes of a resize from which on the channels go one by one, to save memory.
+LARGEST_BETWEEN = 2**23
+
+# Up to 12 Pillow resizes rows first, but for very tall pictures; from 13 on columns, wherever that is cheaper.
+CHOOSES_ORDER = int(pillow_version.split(".")[0]) >= 13
+
+Box = tuple[int, int, int, int]
+Rgb = tuple[int, int, int]
+
+
+def cut_to_content(image: Image.Image, colour: Rgb, threshold: int, margin: float) -> Image.Image:
+    """The box of pixels that differ from `colour` by more than `threshold` in any channel, centred on a square of it.
+
+    An image without such pixels is kept whole. `margin` is added on each side, as a share of the square's side.
+    """
+    box = _content_box(image, colour, threshold) or (0, 0, *image.size)
+    size = box[2] - box[0], box[3] - box[1]
+    longest = max(size)
+    if longest > LARGEST_SQUARE:
+        shrink = LARGEST_SQUARE / longest
+        smaller = max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))
+        content = resized(image, smaller, Image.Resampling.BICUBIC, box)
+    else:
+        content = image if size == image.size else image.crop(box)
+    side = max(content.size)
+    side += 2 * round(side * margin)
+    return _centred(content, (side, side), colour)
+
+
+def _content_box(image: Image.Image, colour: Rgb, threshold: int) -> Box | None:
+    levels = [0] * (threshold + 1) + [255] * (255 - threshold)
+    boxes = []
+    for top, bottom in strips(*image.size):
+        strip = image.crop((0, top, image.width, bottom))
+        box = ImageChops.difference(strip, Image.new("RGB", strip.size, colour)).point(levels * 3).getbbox()
+        if box:
+            boxes.append((box[0], box[1] + top, box[2], box[3] + top))
+    if not boxes:
+        return None
+    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+    return min(lefts), min(tops), max(rights), max(bottoms)
+
+
+def resized(image: Image.Image, size: tuple[int, int], resample: int, box: Box | None = None) -> Image.Image:
+    """`image.crop(box).resize(size)`, bit for bit, without the memory of that crop, or of much between the two passes.
+
+    Where Pillow resizes rows first and columns of the result second, each channel for itself, the rows may come in
+    strips, and the channels one by one. Where columns may be first, a picture of up to LARGEST_BETWEEN pixels goes
+    the plain way, and a larger one may be some levels off (`rows_are_first`).
+    """
+    whole = (0, 0, *image.size)
+    box = box or whole
+    width, height = box[2] - box[0], box[3] - box[1]
+    if not rows_are_first(width, height, size) and (not CHOOSES_ORDER or width * height <= LARGEST_BETWEEN):
+        return (image if box == whole else image.crop(box)).resize(size, resample)
+    if size[0] * height > LARGEST_BETWEEN:
+        bands = [_resized_by_strips(image, size, resample, box, channel) for channel in image.getbands()]
+        return Image.merge(image.mode, bands)
+    return image.resize(size, resample) if box == whole else _resized_by_strips(image, size, resample, box)
+
+
+def rows_are_first(width: int, height: int, size: tuple[int, int]) -> bool:
+    """Whether it is certain that Pillow resizes the rows of a picture first."""
+    return size[1] >= height or not (CHOOSES_ORDER or height > 100 * width)
+
+
+def _resized_by_strips(
+    image: Image.Image, size: tuple[int, int], resample: int, box: Box, channel: str | None = None
+) -> Image.Image:
+    left, top, right, bottom = box
+    narrow = Image.new(image.mode if channel is None else "L", (size[0], bottom - top))
+    for first, last in strips(right - left, bottom - top):
+        strip = image.crop((left, top + first, right, top + last))
+        strip = strip if channel is None else strip.getchannel(channel)
+        narrow.paste(strip.resize((size[0], last - first), resample), (0, first))
+    return narrow.resize(size, resample)
+
+
+def fit(width_height: tuple[int, int], mode: str, size: SizeDict, patch_size: int, max_patches: int):
+    """How a picture of (width, height) gets its size: the box of it that is kept, (width, height) to resize that to,
+    and (width, height) to centre the result on; the last is None where nothing is added.
+    """
+    width, height = width_height
+    whole = (0, 0, width, height)
+    if mode == "squash":
+        return whole, target_size(width_height, size), None
+    if mode == "native":
+        return whole, native_size(width, height, patch_size, max_patches), None
+    if not (size.height and size.width):
+        raise ValueError(f"resize_mode={mode!r} needs size={{'height': h, 'width': w}}; got {dict(size)}")
+    if mode == "crop":
+        return _covering_box(width, height, size.width / size.height), (size.width, size.height), None
+    scale = min(size.width / width, size.height / height)
+    inside = (
+        min(size.width, max(1, round(width * scale))),
+        min(size.height, max(1, round(height * scale))),
+    )
+    return whole, inside, (size.width, size.height)
+
+
+def shaped(
+    image: Image.Image, mode: str, size: SizeDict, resample: int, colour: Rgb, patch_size: int, max_patches: int
+) -> Image.Image:
+    """`image` resized by one of RESIZE_MODES."""
+    box, target, canvas = fit(image.size, mode, size, patch_size, max_patches)
+    image = resized(image, target, resample, box)
+    return image if canvas is None else _centred(image, canvas, colour)
+
+
+def _covering_box(width: int, height: int, aspect: float) -> Box:
+    """The largest box of the given aspect (width / height) in the middle of a picture; at least one pixel."""
+    inner_width = min(width, max(1, round(height * aspect)))
+    inner_height = min(height, max(1, round(width / aspect)))
+    left, top = (width - inner_width) // 2, (height - inner_height) // 2
+    return left, top, left + inner_width, top + inner_height
+
+
+def native_size(width: int, height: int, patch_size: int, max_patches: int) -> tuple[int, int]:
+    """(width, height), multiples of `patch_size`, in the aspect of the picture: the largest that has no more than
+    `max_patches` patches (as SigLIP 2 does it). Each side has one patch at least.
+    """
+
+    def sides(scale: float) -> tuple[int, int]:
+        return tuple(patch_size * max(1, math.ceil(side * scale / patch_size)) for side in (width, height))  # pyright: ignore[reportReturnType]: two of two
+
+    low, high = 0.0, max_patches * patch_size / min(width, height)
+    for _ in range(60):  # halvings: beyond what a float tells apart
+        middle = (low + high) / 2
+        across, down = sides(middle)
+        if across * down <= max_patches * patch_size**2:
+            low = middle
+        else:
+            high = middle
+    return sides(low)
+
+
+def target_size(width_height: tuple[int, int], size: SizeDict) -> tuple[int, int]:
+    """(width, height) to resize to, by any of the forms that `size` may have."""
+    width, height = width_height
+    if size.height and size.width:
+        return size.width, size.height
+    if size.shortest_edge:
+        new_height, new_width = get_size_with_aspect_ratio((height, width), size.shortest_edge, size.longest_edge)
+    elif size.max_height and size.max_width:
+        new_height, new_width = get_image_size_for_max_height_width((height, width), size.max_height, size.max_width)
+    else:
+        raise ValueError(
+            f"size has height and width, shortest_edge (and longest_edge), or max_height and max_width; "
+            f"got {dict(size)}"
+        )
+    if new_height * new_width > MAX_PIXELS:
+        raise MediaDecodeError(
+            f"a picture of {width} x {height} would become {new_width} x {new_height}, more than {MAX_PIXELS} pixels"
+        )
+    return max(1, new_width), max(1, new_height)
+
+
+def centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The middle of the image; black where the image is smaller than (height, width)."""
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def _centred(image: Image.Image, size: tuple[int, int], colour: Rgb) -> Image.Image:
+    """`image` in the middle of a canvas of `colour`."""
+    if image.size == size:
+        return image
+    canvas = Image.new("RGB", size, colour)
+    canvas.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+    return canvas

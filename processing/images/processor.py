@@ -1,0 +1,321 @@
+"""From pictures to pixel_values.
+
+    read ── cut to the content ── resize, by one of four modes ── centre crop ── rescale and normalise
+    └───────────────── Pillow, RGB, 8 bits, picture by picture ────────────┘     (n, 3, H, W) float32, one buffer
+
+Neither torchvision nor any other processor class is needed; `image_fast.py` has the twin on tensors.
+"""
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_processing_backends import PilBackend
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_utils import PILImageResampling
+from transformers.utils.constants import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
+
+from ...configuration.auto_map import finish_image_processor, kept, register_for_auto_class
+from .geometry import centre_crop, cut_to_content, shaped
+from .limits import MAX_BATCH_PIXELS, MAX_BYTES, MAX_PIXELS, MediaDecodeError
+from .load import PictureReader, flat_pictures, load_image, rgb_colour
+from .options import SAVED_BESIDE_OPTIONS, MMImageProcessorKwargs, check_options, check_types
+
+logger = logging.getLogger(__name__)
+
+
+class PictureOptions(BaseImageProcessor):
+    """What both image processors share: the options and their defaults, reading, and shaping picture by picture."""
+
+    valid_kwargs = MMImageProcessorKwargs
+    register_for_auto_class = classmethod(register_for_auto_class)  # pyright: ignore[reportAssignmentType]
+
+    do_convert_rgb = True
+    do_resize = True
+    size = {"height": 224, "width": 224}
+    resample = PILImageResampling.BICUBIC
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    image_mean = IMAGENET_STANDARD_MEAN
+    image_std = IMAGENET_STANDARD_STD
+    background = "white"
+    do_crop_content = False
+    content_threshold = 8
+    content_margin = 0.0
+    do_draft = False
+    do_icc = False
+    input_range = None
+    channel_order = "rgb"
+    resize_mode = "squash"
+    patch_size = 16
+    max_patches = 256
+    augmentation = None
+
+    def __init__(self, **kwargs: Any):
+        kwargs = kept(kwargs)
+        check_types({name: value for name, value in kwargs.items() if name not in SAVED_BESIDE_OPTIONS})
+        super().__init__(**kwargs)
+        check_options(self._options({}))
+
+    def _options(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Every option of a call: those given, the processor's own for the rest."""
+        own = {name: getattr(self, name) for name in self._valid_kwargs_names}
+        return self._standardize_kwargs(**(own | given))
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """As in Transformers, with what finds the class for those who have not imported MM."""
+        files = super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        finish_image_processor(Path(save_directory), self)
+        return files
+
+    def _upload_modified_files(self, working_dir, *args, **kwargs):
+        finish_image_processor(Path(working_dir), self)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
+    def load(
+        self,
+        source: Any,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        max_bytes: int = MAX_BYTES,
+        allow_urls: bool = False,
+        budget: Any = None,
+        **options: Any,
+    ) -> Image.Image:
+        """One picture as this processor reads it before any geometry: upright RGB. Errors as `load_image` raises."""
+        check_types(options)
+        limits = {"max_pixels": max_pixels, "max_bytes": max_bytes, "allow_urls": allow_urls, "budget": budget}
+        return self.process_image(source, **limits, **self._options(options))
+
+    def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
+        """As `preprocess`."""
+        return self.preprocess(images, *args, **kwargs)
+
+    def preprocess(
+        self,
+        images: Any,
+        *args: Any,
+        on_error: str = "raise",
+        allow_urls: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        max_bytes: int = MAX_BYTES,
+        max_batch_pixels: int = MAX_BATCH_PIXELS,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Pictures to pixel_values (n, 3, H, W): float32, or uint8 where both do_rescale and do_normalize are False.
+
+        Args:
+            images: one picture, an array (n, ...) of pictures, or a list of these; nested lists are flattened.
+            on_error: for pictures that are missing or broken: "raise", "skip" (they are left out) or "placeholder"
+                (zeros stand for them). Under the last two each is logged, and so is their number.
+            allow_urls: fetch http(s) URLs, from public addresses alone.
+            max_pixels, max_bytes, max_batch_pixels: limits of a picture, of its file, and of all pictures together.
+            kwargs: options (see MMImageProcessorKwargs) that override the processor's, and
+                return_tensors: "pt", "np" or None (a numpy array).
+
+        Returns:
+            pixel_values; under resize_mode="native" pixel_attention_mask bool (n, rows, columns), too, True for the
+            patches of each picture.
+
+        Raises:
+            ValueError, TypeError: no pictures, or an option or a source that is not accepted.
+            MediaDecodeError: a broken file, or more than the limits allow. FileNotFoundError: no file at a path.
+        """
+        check_types(kwargs)
+        check_options(self._options(kwargs))
+        limits = {"max_pixels": max_pixels, "max_bytes": max_bytes, "allow_urls": allow_urls}
+        reader = PictureReader(on_error, max_batch_pixels, **limits)
+        return super().preprocess(images, *args, image_like_kwargs={"reader": reader}, **kwargs)
+
+    def _preprocess_image_like_inputs(self, images: Any, *args: Any, reader: PictureReader, **options) -> BatchFeature:
+        """Each picture is read, shaped and let go before the next is read."""
+        sources = flat_pictures(images)
+        if not sources:
+            raise ValueError("no images: the list given is empty")
+        load = partial(self.process_image, **options)
+        shapes = []
+        for index, source in enumerate(sources):
+            image = reader.read(source, index, load)
+            shapes.append(None if image is None else self._shaped(image, **options))
+        if reader.faults:
+            logger.warning(
+                "%d of %d images cannot be read (on_error=%r)", len(reader.faults), len(sources), reader.on_error
+            )
+        if all(shape is None for shape in shapes):
+            raise MediaDecodeError(f"none of the {len(sources)} images can be read; the first: {reader.faults[0]}")
+        if reader.on_error == "skip":
+            shapes = [shape for shape in shapes if shape is not None]
+        return self._preprocess(shapes, *args, **options)
+
+    def _shaped(self, image: Image.Image, **options: Any) -> Any:
+        """A picture of the size that goes into the batch."""
+        raise NotImplementedError
+
+    # Transformers hands every option to each of the next ones, hence **others: `preprocess` has checked the names.
+
+    def process_image(
+        self,
+        image,
+        *,
+        background,
+        input_data_format,
+        input_range,
+        channel_order,
+        do_convert_rgb,
+        do_icc,
+        do_draft,
+        do_resize,
+        resize_mode,
+        size,
+        do_crop_content,
+        do_rescale,
+        max_pixels=MAX_PIXELS,
+        max_bytes=MAX_BYTES,
+        allow_urls=False,
+        budget=None,
+        **others,
+    ) -> Image.Image:
+        """One source as upright RGB."""
+        if not do_rescale and _is_floating(image):
+            raise ValueError(
+                "pictures of floats are read as 0..1 and become 0..255 like all others; "
+                "do_rescale=False would leave them there"
+            )
+        has_size = do_resize and resize_mode != "native" and size.height and size.width
+        draft = do_draft and has_size and not do_crop_content
+        return load_image(
+            image,
+            background=background,
+            input_data_format=input_data_format,
+            input_range=input_range,
+            channel_order=channel_order,
+            use_icc=do_icc,
+            convert_rgb=do_convert_rgb is not False,
+            draft_size=max(size.height, size.width) if draft else None,
+            max_pixels=max_pixels,
+            max_bytes=max_bytes,
+            allow_urls=allow_urls,
+            budget=budget,
+        )
+
+
+class MMImageProcessorPil(PictureOptions, PilBackend):
+    """Pictures of any source as pixel_values (n, 3, H, W), float32; by default 224 x 224 and in -1..1.
+
+    The same picture gives the same pixels whether it comes as path, bytes, file object, PIL image, array or tensor:
+    `mm.processing.images.load.load_image` says how each is read. Every option is an attribute, saved with the processor,
+    and may be overridden in a call.
+    """
+
+    def _shaped(
+        self,
+        image: Image.Image,
+        *,
+        background,
+        do_crop_content,
+        content_threshold,
+        content_margin,
+        do_resize,
+        resize_mode,
+        size,
+        resample,
+        do_center_crop,
+        crop_size,
+        patch_size,
+        max_patches,
+        **others,
+    ) -> Image.Image:
+        colour = rgb_colour(background)
+        if do_crop_content:
+            image = cut_to_content(image, colour, content_threshold, content_margin)
+        if do_resize:
+            image = shaped(image, resize_mode, size, resample, colour, patch_size, max_patches)
+        return centre_crop(image, crop_size.height, crop_size.width) if do_center_crop else image
+
+    def _preprocess(
+        self,
+        images: list[Image.Image | None],
+        *,
+        resize_mode,
+        do_resize,
+        patch_size,
+        do_rescale,
+        rescale_factor,
+        do_normalize,
+        image_mean,
+        image_std,
+        return_tensors,
+        **others,
+    ) -> BatchFeature:
+        native = do_resize and resize_mode == "native"
+        pixel_values, sizes = _to_numbers(
+            images,
+            scale=rescale_factor if do_rescale else 1.0,
+            mean=image_mean if do_normalize else 0.0,
+            std=image_std if do_normalize else 1.0,
+            ragged=native,
+            dtype=np.float32 if do_rescale or do_normalize else np.uint8,
+        )
+        data = {"pixel_values": pixel_values}
+        if native:
+            data["pixel_attention_mask"] = patch_mask(sizes, patch_size)
+        return BatchFeature(data, tensor_type=return_tensors)
+
+
+def batch_size(sizes: list[tuple[int, int]], ragged: bool) -> tuple[int, int]:
+    """(width, height) of a batch of pictures of these; (0, 0) stands for a placeholder. Raises ValueError."""
+    found = {size for size in sizes if size != (0, 0)}
+    if len(found) > 1 and not ragged:
+        raise ValueError(
+            f"the pictures come out at different (width, height) {sorted(found)}: "
+            f"set size={{'height': h, 'width': w}}, or turn on do_center_crop"
+        )
+    return max(width for width, _ in found), max(height for _, height in found)
+
+
+def patch_mask(sizes: list[tuple[int, int]], patch_size: int) -> np.ndarray:
+    """bool (n, rows, columns), True for the patches of each picture, at the top left."""
+    width, height = batch_size(sizes, ragged=True)
+    mask = np.zeros((len(sizes), height // patch_size, width // patch_size), dtype=bool)
+    for row, (across, down) in zip(mask, sizes, strict=True):
+        row[: down // patch_size, : across // patch_size] = True
+    return mask
+
+
+def _to_numbers(
+    images: list[Image.Image | None], scale: float, mean: Any, std: Any, ragged: bool, dtype: Any
+) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """(pixels * scale - mean) / std as one array (n, 3, H, W), and (width, height) of each picture.
+
+    dtype: float32, or uint8 for the pixels as they are. Zeros stand where no picture is, and with `ragged` around
+    those that are smaller.
+    """
+    sizes = [(0, 0) if image is None else image.size for image in images]
+    width, height = batch_size(sizes, ragged)
+    mean, std = (np.asarray(value, dtype=np.float32).reshape(-1, 1, 1) for value in (mean, std))
+    factor, offset = np.float32(scale) / std, mean / std
+    make = np.empty if all(size == (width, height) for size in sizes) else np.zeros
+    pixel_values = make((len(images), 3, height, width), dtype=dtype)
+    for target, image in zip(pixel_values, images, strict=True):
+        if image is None:
+            continue
+        inside = target[:, : image.height, : image.width]
+        pixels = np.asarray(image).transpose(2, 0, 1)
+        if dtype == np.uint8:
+            inside[:] = pixels
+            continue
+        np.multiply(pixels, factor, out=inside)
+        inside -= offset
+    return pixel_values, sizes
+
+
+def _is_floating(source: Any) -> bool:
+    if isinstance(source, torch.Tensor):
+        return source.is_floating_point()
+    return isinstance(source, np.ndarray) and np.issubdtype(source.dtype, np.floating)

@@ -1,0 +1,339 @@
+"""Pictures and texts to model inputs.
+
+    images, text, suffix ── paired by sample ─┬─ pictures ── image processor ── pixel_values [, pixel_attention_mask]
+                                              ├─ videos ── frames, image processor ── pixel_values_videos [, mask]
+                                              ├─ sounds ── clips, feature extractor ── input_features [, mask]
+                                              ├─ context texts ── tokenizer ── context_input_ids [, media_index]
+                                              └─ texts ── tokenizer ── input_ids, attention_mask [, labels]
+                                                 rows of one sample (or context text) share it: context_index
+
+B samples, Bc context texts, R texts (rows), N pictures per sample, T and Tc tokens.
+"""
+
+from dataclasses import replace
+from itertools import chain
+from typing import Any, TypedDict, Unpack
+
+import numpy as np
+import torch
+from transformers.feature_extraction_utils import BatchFeature
+
+from .call_options import CallOptions, MMProcessorKwargs, call_options
+from .images.load import MediaDecodeError
+from .images.options import check_normalisation
+from .media_reader import LIMITS, ReadingProcessor
+from .pairing import Samples, pair_samples
+from .sounds.load import check_extractor
+from .sounds.masks import SoundAugmentation
+from .token_rows import RowOptions, encode_rows
+from .videos.sampling import check_frame_settings, check_jitter, check_positive
+
+
+class MMCallDefaults(TypedDict, total=False):
+    """Defaults of options of a call, which a processor keeps."""
+
+    add_eos_token: bool
+    num_frames: int
+    frame_sampling: str | float
+
+
+DEFAULTS: dict[str, Any] = {"add_eos_token": False, "num_frames": 8, "frame_sampling": "uniform"}
+
+
+class MMProcessor(ReadingProcessor):
+    """One image processor, one tokenizer and one feature extractor, any of which may be absent.
+
+    Args:
+        image_processor: an MMImageProcessorPil, or any Transformers image processor that gives pixel_values
+            (n, C, H, W). None: pictures are refused.
+        tokenizer: any Transformers tokenizer. None: texts are refused.
+        feature_extractor: any Transformers feature extractor for sounds. None: sounds are refused.
+        chat_template: Jinja template for `apply_chat_template` and for chats in pipelines.
+        defaults: of options that a call may have too (MMCallDefaults), saved with the processor.
+        add_eos_token: close plain texts with eos; saved with checkpoints that read whole texts (retrieval,
+            classification) rather than go on with them.
+        context_bos_token: token of the vocabulary that opens a context text (BLIP's [ENC]). None: bos or cls, as
+            with rows.
+        fixed_length: pad rows to this many tokens, pads attended, as checkpoints like SigLIP's were trained.
+        num_frames: most frames taken of a video. frame_sampling: "uniform" over its length, its "keyframes", or a
+            number of frames per second.
+        prompt_to: "decoder", or "context": a plain text is then the context text (a question for the text encoder),
+            and its row starts from bos alone; so a model with a text encoder answers in pipelines.
+        frame_jitter, audio_augmentation: kept for training, `MMDataCollator(augment="saved")` applies them and a call
+            never does. How far the frames taken of a video move, 0..1 of the time from one to the next
+            (`mm.processing.videos.load.load_video`); settings of a `mm.processing.sounds.masks.SoundAugmentation`.
+    """
+
+    valid_processor_kwargs = MMProcessorKwargs
+    add_eos_token: bool
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        feature_extractor=None,
+        chat_template=None,
+        context_bos_token: str | None = None,
+        fixed_length: int | None = None,
+        prompt_to="decoder",
+        frame_jitter: float = 0.0,
+        audio_augmentation: dict[str, Any] | None = None,
+        **defaults: Unpack[MMCallDefaults],
+    ):
+        super().__init__(
+            image_processor=image_processor,
+            tokenizer=tokenizer,
+            feature_extractor=feature_extractor,
+            chat_template=chat_template,
+        )
+        if image_processor is not None:
+            check_normalisation(vars(image_processor))
+        check_extractor(feature_extractor)
+        check_choice("prompt_to", prompt_to, ("decoder", "context"))
+        check_jitter(frame_jitter)
+        if audio_augmentation is not None:
+            if not isinstance(audio_augmentation, dict):
+                raise ValueError(
+                    f"audio_augmentation={audio_augmentation!r}; accepted are a dict of settings, or None"
+                )
+            SoundAugmentation(**audio_augmentation)  # raises for what it does not know
+        for name, value in _checked_defaults(defaults).items():
+            setattr(self, name, value)
+        RowOptions(fixed_length=fixed_length)  # raises for what is no length
+        self.context_bos_token = context_bos_token
+        self.fixed_length = fixed_length
+        self.prompt_to = prompt_to
+        self.frame_jitter = frame_jitter
+        self.audio_augmentation = audio_augmentation
+        self._context_bos()
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | list[str] | list[list[str]] | None = None,
+        videos: Any = None,
+        audio: Any = None,
+        *,
+        suffix: str | list[str] | list[list[str]] | None = None,
+        context_text: str | list[str] | list[list[str]] | None = None,
+        **options: Any,
+    ) -> BatchFeature:
+        """Model inputs for B samples.
+
+        Args:
+            images: with one text: its picture, a flat list of its pictures, or [[...]]. With a list of texts: a list
+                of the same length whose entries are a picture, a list of pictures, or None or [] for none. Without
+                text: a picture, or a list of such entries. What a picture may be: `mm.processing.images.load.load_image`.
+            text: one string (one sample), a list (one row per sample), or lists of lists (rows per sample). Without
+                it, and with a suffix, the prompts are empty. None in a list: that sample has no text; its row is bos,
+                masked, which classifiers take for absent and generate() for a prompt of bos.
+            suffix: what the model is to write, nested like text. Gives labels.
+            context_text: what the text encoder is to read, nested as text may be; samples then come by its count. Each
+                is a context of its own, over the media of its sample. text and suffix are nested like it (a list in
+                the place of one text makes several rows of that context); without them each has one row, of bos.
+            videos, audio: nested as images are; a list of PIL images or arrays is one video, not several. What they
+                may be: `mm.processing.videos.load.load_video`, `mm.processing.sounds.load.load_sound`.
+            options (MMProcessorKwargs): by themselves, or nested by kind as text_kwargs, images_kwargs, videos_kwargs,
+                audio_kwargs. Those of pictures and max_seconds then count for that kind alone.
+
+            return_tensors: "pt", "np", or None (lists for texts, arrays for pictures).
+            padding: True or "longest", "max_length", False; None is what the tokenizer was saved with, else True.
+                padding_side: None is "right" for rows that are closed or have a suffix and "left" for open prompts; no
+                result depends on it.
+            max_length: most tokens in a row or a context text; None is what the tokenizer was saved with, else its
+                limit. truncation: cut longer ones with a logged warning; False raises. pad_to_multiple_of: round the
+                padded length up.
+            add_eos_token: None takes the processor's. add_special_tokens: False leaves away bos and the eos
+                of closed texts.
+            sanitize_control_tokens: set by `apply_chat_template`: the text comes from a template, and its special
+                tokens count but for those marked as the user's. return_offsets_mapping: of such texts.
+            on_error: for media that are missing or broken: "raise", "skip" (their samples are left out, with a
+                logged warning) or "placeholder" (their slots are masked, with a logged warning).
+            allow_urls: fetch media behind http(s) URLs, from public addresses alone.
+            sampling_rate: of arrays of sound that come without their own; None takes the feature extractor's, with a
+                logged warning.
+            num_frames, frame_sampling (or a number as fps): None takes the processor's. do_sample_frames: False takes
+                every frame of videos that are given as frames, and refuses others. max_seconds: length of videos and
+                sounds allowed.
+            Any other is an option of the image processor, for this call; with MM's own also max_pixels, max_bytes and
+            max_batch_pixels.
+
+        Returns:
+            input_ids, attention_mask int64 (R, T); labels int64 (R, T) with a suffix, -100 on prompt and padding;
+            pixel_values float32, (B, C, H, W) where each sample has one picture, else (B, N, C, H, W) with
+            pixel_attention_mask bool (B, N), True where there is one; pixel_values_videos float32 (B, F, C, H, W), or
+            (B, N, F, C, H, W), with video_attention_mask bool (B[, N], F) unless all frames are there; input_features
+            float32 (B, A, ...) of A clips with input_features_mask bool (B, A[, frames]) unless all are there;
+            context_index int64 (R,), the sample of each
+            row, unless that is 0..B-1. With context texts context_input_ids, context_attention_mask int64 (Bc, Tc),
+            closed and padded at the right; context_index then names the context text, and media_index int64 (Bc,) the
+            sample of each, unless that is 0..B-1. Keys of texts are absent without texts, those of media without them.
+
+        Raises:
+            ValueError, TypeError: inputs that do not pair, or arguments that are not accepted.
+            MediaDecodeError (a ValueError), FileNotFoundError: media, under on_error="raise".
+        """
+        call = call_options(options)
+        self._check_call(call)
+        row_options = self._row_options(call)
+        context_options = replace(row_options, closed=True, bos=self._context_bos(), padding_side="right")
+        if self.prompt_to == "context" and context_text is None and text is not None:
+            context_text, text = text, None
+        else:
+            context_options = replace(context_options, add_special_tokens=True, is_chat=False)
+        if context_text is not None and text is None:
+            row_options = replace(row_options, add_special_tokens=True, is_chat=False, closed=False)
+        samples = pair_samples({"images": images, "videos": videos, "audio": audio}, text, suffix, context_text)
+        samples = self._read_samples(samples, call)
+        data = self._rows(samples, row_options) | self._context_rows(samples, context_options)
+        for name, media in samples.media.items():
+            data |= self.media_tensors(name, media, **call.options_of_images(name))
+        data |= self._indices(samples)
+        return BatchFeature({name: _converted(name, values, call.return_tensors) for name, values in data.items()})
+
+    def _check_call(self, call: CallOptions) -> None:
+        """Raises ValueError or TypeError for options of a call that are not accepted."""
+        check_choice("on_error", call.on_error, ("raise", "skip", "placeholder"))
+        check_choice("return_tensors", call.return_tensors, (None, "pt", "np"))
+        for kind in ("images", "videos"):
+            self._check_image_options(call.options_of_images(kind))
+        if call.return_offsets_mapping and not call.sanitize_control_tokens:
+            raise ValueError(
+                "return_offsets_mapping=True is for chats: apply_chat_template(return_assistant_tokens_mask=True)"
+            )
+        for kind in ("images", "videos", "audio"):
+            media = call.media_options(kind)
+            check_frame_settings(*self.frame_settings(media["num_frames"], media["frame_sampling"]))
+            for name in ("sampling_rate", "max_seconds", *LIMITS):
+                check_positive(name, media.get(name))
+
+    def _row_options(self, call: CallOptions) -> RowOptions:
+        """How the rows of a call are made; what the tokenizer was saved with stands behind the call."""
+        saved = {} if self.tokenizer is None else self.tokenizer.init_kwargs
+        padding = saved.get("padding", True) if call.padding is None else call.padding
+        return RowOptions(
+            padding=True if padding is None else padding,
+            padding_side=call.padding_side,
+            max_length=saved.get("max_length") if call.max_length is None else call.max_length,
+            truncation=call.truncation,
+            pad_to_multiple_of=call.pad_to_multiple_of,
+            fixed_length=self.fixed_length,
+            closed=self.add_eos_token if call.add_eos_token is None else call.add_eos_token,
+            add_special_tokens=call.add_special_tokens,
+            is_chat=call.sanitize_control_tokens,
+            offsets=call.return_offsets_mapping,
+        )
+
+    @staticmethod
+    def validate_init_kwargs(processor_config, valid_kwargs):
+        """Transformers', which does not see the names of `defaults`."""
+        return ReadingProcessor.validate_init_kwargs(processor_config, (*valid_kwargs, *DEFAULTS))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is saved, the defaults too."""
+        return super().to_dict() | {name: getattr(self, name) for name in DEFAULTS}
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """The tokenizer's, where Seq2SeqTrainer looks for it."""
+        return None if self.tokenizer is None else self.tokenizer.pad_token_id
+
+    @property
+    def eos_token_id(self) -> int | None:
+        return None if self.tokenizer is None else self.tokenizer.eos_token_id
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Those of the parts; the image processor reads the frames of videos, too."""
+        names = super().model_input_names
+        return names if self.image_processor is None else [*names, "pixel_values_videos"]
+
+    def _read_samples(self, samples: Samples, call: CallOptions) -> Samples:
+        """`samples` with their media read (None where one is unreadable), less those that on_error skips."""
+        on_error = call.on_error
+        if not samples.media:
+            return samples
+        read = {
+            name: self.read_media(name, sources, on_error, **call.media_options(name))
+            for name, sources in samples.media.items()
+        }
+        kept = [
+            index
+            for index in range(len(next(iter(read.values()))))
+            if on_error != "skip" or all(medium is not None for media in read.values() for medium in media[index])
+        ]
+        seen = {
+            name: media
+            for name, media in read.items()
+            if any(medium is not None for index in kept for medium in media[index])
+        }
+        if not seen and not (kept and samples.prompts):
+            raise MediaDecodeError(f"none of the {' and '.join(read)} can be read; the log names each")
+        return replace(samples, media=seen).keep(kept)
+
+    def _rows(self, samples: Samples, options: RowOptions) -> dict[str, Any]:
+        """input_ids, attention_mask and, with suffixes, labels: lists of R rows."""
+        if samples.prompts is None:
+            return {}
+        if self.tokenizer is None:
+            raise ValueError("text was given, but this processor has no tokenizer")
+        suffixes = None if samples.suffixes is None else list(chain(*samples.suffixes))
+        return encode_rows(self.tokenizer, list(chain(*samples.prompts)), suffixes, options)
+
+    def _context_rows(self, samples: Samples, options: RowOptions) -> dict[str, Any]:
+        """context_input_ids and context_attention_mask: lists of Bc rows."""
+        if samples.contexts is None:
+            return {}
+        options = replace(options, fixed_length=None)
+        rows = encode_rows(self.tokenizer, list(chain(*samples.contexts)), None, options)
+        return {f"context_{name}": values for name, values in rows.items()}
+
+    def _indices(self, samples: Samples) -> dict[str, list[int]]:
+        """context_index and media_index, where they are not 0..B-1."""
+        held, found = len(next(iter(samples.media.values()), [])), {}
+        if samples.contexts is not None and held:
+            found["media_index"] = (samples.media_index(), held)
+        contexts = held if samples.contexts is None else sum(map(len, samples.contexts))
+        if samples.prompts is not None and contexts:
+            found["context_index"] = (samples.context_index(), contexts)
+        return {name: index for name, (index, count) in found.items() if index != list(range(count))}
+
+    def _context_bos(self) -> int | None:
+        """The id of context_bos_token."""
+        if self.context_bos_token is None:
+            return None
+        token = self.tokenizer and self.tokenizer.convert_tokens_to_ids(self.context_bos_token)
+        if token is None or (
+            token == self.tokenizer.unk_token_id and self.context_bos_token != self.tokenizer.unk_token
+        ):
+            raise ValueError(f"context_bos_token={self.context_bos_token!r} is no token of the tokenizer's vocabulary")
+        return token
+
+
+def _checked_defaults(given: MMCallDefaults) -> dict[str, Any]:
+    """DEFAULTS with those given. Raises TypeError for other names, ValueError for values that are not accepted."""
+    unknown = sorted(set(given) - set(DEFAULTS))
+    if unknown:
+        raise TypeError(f"MMProcessor got unknown arguments {unknown}; beside its parts it takes {sorted(DEFAULTS)}")
+    defaults = {**DEFAULTS, **given}
+    check_frame_settings(defaults["num_frames"], defaults["frame_sampling"])
+    if not isinstance(defaults["add_eos_token"], bool):
+        raise ValueError(f"add_eos_token={defaults['add_eos_token']!r}; accepted are True or False")
+    return defaults
+
+
+def check_choice(name: str, value: Any, accepted: tuple) -> None:
+    """Raises ValueError unless `value` is one of those accepted."""
+    if value not in accepted:
+        raise ValueError(f"{name}={value!r}; accepted are {', '.join(map(repr, accepted))}")
+
+
+def _converted(name: str, values: Any, kind: str | None) -> Any:
+    """Lists or a tensor as "pt" tensor, "np" array, or (None) as plain lists for texts and an array for pictures."""
+    if isinstance(values, torch.Tensor):
+        return values if kind == "pt" else values.numpy()
+    if kind is None:
+        return values
+    if isinstance(values[0], list) and len({len(row) for row in values}) > 1:
+        raise ValueError(f"{name} has rows of unequal length, which make no tensor; pass padding=True")
+    return torch.tensor(values) if kind == "pt" else np.array(values)

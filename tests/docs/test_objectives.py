@@ -1,0 +1,34 @@
+"""docs/objectives.md is true: its examples run one after the other, and its files are there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "objectives.md").read_text(encoding="utf-8")
+LOG = ROOT / "benchmarks" / "logs" / "chunked_cross_entropy.txt"
+
+
+def test_the_examples_run_as_written_and_end_in_finite_losses(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    torch.manual_seed(0)
+    names: dict = {}
+    first, *blocks = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
+    exec(first, names)
+    for block in blocks:
+        exec(block, names)
+        assert torch.isfinite(names["loss"]) and names["loss"] > 0
+        assert names["loss"].requires_grad
+    assert len(blocks) == 3 and names["context_index"].tolist() == [0, 1, 1, 2, 3]
+
+
+def test_every_file_of_the_table_is_there():
+    files = re.findall(r"^\| `(\w+\.py)`", PAGE, flags=re.M)
+    assert len(files) == 8 and all((ROOT / "modeling_mm" / name).is_file() for name in files)
+
+
+@pytest.mark.parametrize("line", [line for line in PAGE.splitlines() if line.startswith(("| 30", "| 25"))])
+def test_the_measured_table_is_the_log_s(line):
+    assert line in LOG.read_text(encoding="utf-8").splitlines()

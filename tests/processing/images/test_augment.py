@@ -1,0 +1,151 @@
+"""Augmentation of pictures: chance of its own, sizes that processors take, and no picture that belies its text."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+from torch.utils.data import DataLoader
+from transformers import AutoImageProcessor, AutoTokenizer
+
+from mm import MMDataCollator, MMImageProcessorPil, MMProcessor
+from mm.processing.images.augment import OPERATIONS, PictureAugmentation, names_a_side
+
+ROOT = Path(__file__).resolve().parents[3]
+PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+NOTHING = {"crop": None, "flip": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
+ALL = {"rotation": 20, "operations": 3, "magnitude": 0.5}
+
+
+def seen(seed=0, texts=(), image=PHOTO, **changes) -> np.ndarray:
+    return np.asarray(PictureAugmentation(**changes)(image, np.random.default_rng(seed), texts))
+
+
+def test_a_view_depends_on_the_generator_alone():
+    for seed in range(5):
+        np.testing.assert_array_equal(seen(seed, **ALL), seen(seed, **ALL))
+    assert len({seen(seed, **ALL).tobytes() for seed in range(8)}) == 8
+
+
+def test_with_everything_off_it_is_the_picture():
+    np.testing.assert_array_equal(seen(**NOTHING), np.asarray(PHOTO))
+
+
+def test_a_text_that_names_a_side_keeps_its_picture_unmirrored():
+    mirrored = np.asarray(ImageOps.mirror(PHOTO))
+    always = {**NOTHING, "flip": 1.0}
+    np.testing.assert_array_equal(seen(texts=["a cat on a mat"], **always), mirrored)
+    for text in ("a LEFT arrow", "cat to the right of a dog", "left-hand glove", "a stop sign", "turns clockwise"):
+        np.testing.assert_array_equal(seen(texts=["a cat", text], **always), np.asarray(PHOTO))
+        np.testing.assert_array_equal(seen(texts=[text], **always, text_aware=False), mirrored)
+    assert not names_a_side(["bright leftovers", "copyrighted", "an aright song"])
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(st.integers(1, 50), st.integers(1, 50), st.integers(0, 2**32), st.floats(0, 1), st.integers(0, 180))
+def test_every_view_is_rgb_and_no_larger_than_the_picture(width, height, seed, magnitude, rotation):
+    image = Image.new("RGB", (width, height), "red")
+    augmentation = PictureAugmentation(crop=(0.1, 1.0), rotation=rotation, operations=4, magnitude=magnitude)
+    view = augmentation(image, np.random.default_rng(seed))
+    assert view.mode == "RGB" and 1 <= view.width <= width and 1 <= view.height <= height
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_operations_keep_the_size_and_do_nothing_to_the_picture_itself(operation):
+    before = PHOTO.tobytes()
+    for strength in (-1.0, 0.4, 1.0):
+        changed = operation(PHOTO, strength, (255, 255, 255))
+        assert changed.size == PHOTO.size and changed.mode == "RGB"
+    assert PHOTO.tobytes() == before
+
+
+def test_the_crop_keeps_the_share_of_the_area_that_was_asked_for():
+    for seed in range(20):
+        height, width, _ = seen(seed, **{**NOTHING, "crop": (0.25, 0.5)}).shape
+        assert 0.2 < height * width / (40 * 60) < 0.56
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crop": (0, 1)}, "shares 0 < low <= high <= 1"),
+        ({"crop": (0.9, 0.5)}, "shares 0 < low"),
+        ({"flip": 1.5}, r"flip=1\.5; accepted are 0\.\.1"),
+        ({"rotation": 200}, "0..180 degrees"),
+        ({"operations": -1}, "whole numbers from 0"),
+        ({"background": "no such"}, "unknown color"),
+    ],
+)
+def test_bad_settings_raise_in_words_wherever_they_are_given(options, message):
+    with pytest.raises(ValueError, match=message):
+        PictureAugmentation(**options)
+    with pytest.raises(ValueError, match=message):
+        MMImageProcessorPil(augmentation=options)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'mirror'"):
+        MMImageProcessorPil(augmentation={"mirror": 1})
+
+
+SAVED = PictureAugmentation(**ALL).to_dict()
+
+
+def test_it_is_saved_with_the_processor_and_off_outside_of_training(tmp_path):
+    plain = MMImageProcessorPil(size={"height": 16, "width": 16})
+    processor = MMImageProcessorPil(size={"height": 16, "width": 16}, augmentation=SAVED)
+    processor.save_pretrained(tmp_path)
+    loaded = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+    assert loaded.augmentation == SAVED and PictureAugmentation(**loaded.augmentation) == PictureAugmentation(**ALL)
+    expected = plain(PHOTO, return_tensors="pt")["pixel_values"]
+    assert torch.equal(loaded(PHOTO, return_tensors="pt")["pixel_values"], expected)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(ROOT / "checkpoints" / "mm-tiny")
+
+
+def collator(tokenizer, mode="train", epoch=0, **options) -> MMDataCollator:
+    images = MMImageProcessorPil(size={"height": 16, "width": 16}, augmentation=SAVED, **options)
+    made = MMDataCollator(MMProcessor(images, tokenizer), augment="saved", mode=mode, seed=3)
+    made.set_epoch(epoch)
+    return made
+
+
+SAMPLES = [{"id": f"sample {number}", "image": PHOTO, "text": f"view {number}"} for number in range(6)]
+APART = [sample | {"image": PHOTO.copy()} for sample in SAMPLES]  # equal pictures, not one that is shared
+
+
+def test_the_collator_applies_what_is_saved_by_seed_epoch_and_sample(tokenizer):
+    batch = collator(tokenizer)(APART)["pixel_values"]
+    assert len({row.numpy().tobytes() for row in batch}) == 6
+    assert torch.equal(collator(tokenizer)(APART[::-1])["pixel_values"].flip(0), batch)
+    assert not torch.equal(collator(tokenizer, epoch=1)(APART)["pixel_values"], batch)
+    alone = torch.cat([collator(tokenizer)([sample])["pixel_values"] for sample in APART])
+    assert torch.equal(alone, batch)
+    quiet = collator(tokenizer, mode="generate")(APART)["pixel_values"]
+    assert torch.equal(quiet, quiet[:1].expand_as(quiet))
+
+
+def test_the_views_do_not_depend_on_the_number_of_workers(tokenizer):
+    def views(workers):
+        loader = DataLoader(APART, batch_size=2, num_workers=workers, collate_fn=collator(tokenizer))  # pyright: ignore[reportArgumentType]: a list is a data set
+        return torch.cat([batch["pixel_values"] for batch in loader])
+
+    assert torch.equal(views(0), views(2))
+
+
+def test_a_shared_picture_is_not_mirrored_if_any_of_its_texts_names_a_side(tokenizer):
+    always = {**NOTHING, "flip": 1.0}
+    images = MMImageProcessorPil(size={"height": 40, "width": 60}, augmentation=always)
+    made = MMDataCollator(MMProcessor(images, tokenizer), augment="saved")
+    plain = images(PHOTO, return_tensors="pt")["pixel_values"]
+    for suffix, expected in (("a dog", plain.flip(-1)), ("a left arrow", plain)):
+        samples = [{"image": PHOTO, "text": "this is", "suffix": words} for words in ("a cat", suffix)]
+        assert torch.equal(made(samples)["pixel_values"], expected)
+
+
+def test_saved_without_settings_says_so(tokenizer):
+    with pytest.raises(ValueError, match="the image processor has no augmentation"):
+        MMDataCollator(MMProcessor(MMImageProcessorPil(), tokenizer), augment="saved")
