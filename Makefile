@@ -82,7 +82,7 @@ test: originals  ## the fast tests (5 minutes at most)
 # Nothing that a kernel does or a file holds: what is left out has no matrix products of torch's to round.
 test-other-cpu: originals  ## the fast tests of models with matrix products that round as on some other CPU
 	@$(BIN)/pytest -q -n 2 --other-cpu --weights-at 0 --ignore tests/kernels --ignore tests/attacks --ignore tests/fuzz \
-	    --ignore-glob 'tests/test_processing_*'
+	    --ignore tests/processing
 
 test-slow: originals $(TORCHAO)
 	@$(BIN)/pytest -q -n 2 -m slow
@@ -108,10 +108,12 @@ kernel-newer-triton: $(NEWER)  ## the same gate and the kernels' tests with Trit
 # What the tests in .venv do without: torchvision, and the newest of all that setup.py allows (torch, Triton, Pillow, the
 # patches of Transformers). The fast tests of what depends on those, and all that are marked `newest`.
 NEWEST := build/newest
-NEWEST_TESTS := tests/conformance tests/kernels $(wildcard tests/test_processing_*.py tests/test_exporting_*.py) \
-    $(addprefix tests/test_,$(addsuffix .py,pipelines hub invariance generation_conformance generation_contexts)) \
-    $(addprefix tests/test_modeling_mm_,$(addsuffix .py,generation cache loading attention text vision media rope \
-    int8_cache compile triton))
+NEWEST_TESTS := tests/conformance tests/kernels tests/processing tests/exporting \
+    $(addprefix tests/test_,$(addsuffix .py,pipelines hub invariance)) \
+    $(addprefix tests/modeling_mm/test_,$(addsuffix .py,generation_conformance generation_contexts)) \
+    $(addprefix tests/modeling_mm/,$(addsuffix .py,tasks/test_generation fusion/test_media_encoder towers/test_text \
+    towers/test_vit) $(addprefix core/test_,$(addsuffix .py,cache loading attention positions int8_cache compile \
+    triton_attention)))
 
 $(NEWEST)/.installed: setup.py
 	@$(PYTHON) -m venv $(NEWEST)
@@ -128,6 +130,9 @@ test-newest: $(NEWEST)/.installed  ## torch 2.14.1, torchvision 0.29.1 and the n
 fuzz: $(DEV)  ## a million broken pictures, sounds and films each, in processes of their own (hours)
 	@for kind in image audio video; do \
 	    OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run_images.py --kind $$kind --cases 1000000; done
+
+structure: $(DEV)  ## how far the code is from one page per journey: counts
+	@$(BIN)/python benchmarks/structure.py
 
 lint: $(DEV)  ## ruff and basedpyright, both without a finding
 	@$(BIN)/ruff check .

@@ -49,7 +49,7 @@ from .modeling_mm.towers.conv import MMConvModel
 from .modeling_mm.towers.text import MMTextModel
 from .modeling_mm.towers.vit import MMVisionModel
 from .processing.collator import MMDataCollator
-from .processing.images.load import MediaDecodeError
+from .processing.images.load import MediaDecodeError, load_image
 from .processing.images.processor import MMImageProcessorPil
 from .processing.images.processor_fast import MMImageProcessor
 from .processing.processor import MMProcessor
@@ -110,4 +110,5 @@ __all__ = [
     "MediaDecodeError",
     "convert",
     "export_for_hub",
+    "load_image",
 ]

@@ -30,7 +30,7 @@ from mm.benchmarks.gpu_paths import PATHS, NotThere, Problem, draw, folded
 from mm.benchmarks.gpu_paths import Path as Way
 from mm.benchmarks.gpu_settings import ROOFS, SETTINGS, VISIBLE, Roof, Setting, cost, shortest_us
 from mm.kernels.accuracy import BACKWARD, FORWARD, allowed_error, error
-from mm.kernels.cross_attention import IS_INTERPRETED
+from mm.kernels.interpreter import IS_INTERPRETED
 from mm.kernels.reference import reference_attention
 
 RESULTS = Path(__file__).resolve().parent / "results"

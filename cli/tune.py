@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..kernels import tuning
 from ..kernels.accuracy import BACKWARD, FORWARD, allowed_error, error
-from ..kernels.cross_attention import HAS_TRITON, IS_INTERPRETED, KERNEL_DTYPES, MAX_HEAD_DIM, runs_kernels
+from ..kernels.cross_attention import KERNEL_DTYPES, MAX_HEAD_DIM, runs_kernels
+from ..kernels.interpreter import HAS_TRITON, IS_INTERPRETED
 from ..kernels.reference import reference_attention, reference_backward
 from ..kernels.tuning import MANY, Tile
 

@@ -166,6 +166,11 @@ class MMConfig(MMBaseConfig):
         return cls(**preset_fields(name, tokenizer, overrides, tower))
 
     @property
+    def decoder_fusion(self) -> str:
+        """How the decoder is joined with what it reads: a text encoder's states, or the media."""
+        return "cross_attention" if self.has_text_encoder else self.fusion_type
+
+    @property
     def has_text_encoder(self) -> bool:
         """Whether context text is read by an encoder, of its own or with the decoder's weights."""
         return self.share_text_encoder or self.text_encoder_config is not None

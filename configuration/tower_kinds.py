@@ -1,4 +1,4 @@
-"""Which models of Transformers are towers, by model_type; each accepted one is run by tests/modeling_mm/towers/test_tower_kinds.py."""
+"""Which models of Transformers are towers, by model_type; tests/modeling_mm/towers/test_tower_kinds.py runs each."""
 
 # Pictures (n, C, H, W) to tokens (n, S, D) or a map (n, D, h, w).
 VISION_KINDS = (

@@ -6,14 +6,13 @@ TRITON_INTERPRET=1 set before MM is imported, CPU tensors run the kernels throug
 it cannot compute, goes to the reference.
 """
 
-import importlib.util
-import os
 from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
 from .checks import MAX_HEAD_DIM, check_inputs, check_values
+from .interpreter import HAS_TRITON, IS_INTERPRETED
 from .reference import Attended, reference_attention, reference_backward
 
 __all__ = ["MAX_HEAD_DIM", "attend", "flash_cross_attention", "runs_kernels"]
@@ -21,15 +20,6 @@ __all__ = ["MAX_HEAD_DIM", "attend", "flash_cross_attention", "runs_kernels"]
 KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 # Triton's interpreter adds and multiplies the bit patterns of bf16 as integers, and cuts off where it should round.
 INTERPRETED_DTYPES = (torch.float16, torch.float32)
-HAS_TRITON = importlib.util.find_spec("triton") is not None  # found, not imported
-
-
-def asks_for_interpreter(setting: str) -> bool:
-    """What Triton takes for a yes in TRITON_INTERPRET, which it reads as kernels are defined."""
-    return setting.lower() in ("1", "true", "on", "yes", "y")
-
-
-IS_INTERPRETED = HAS_TRITON and asks_for_interpreter(os.environ.get("TRITON_INTERPRET", ""))
 
 
 def runs_kernels(tensor: Tensor) -> bool:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from . import tuning
 from .backward import delta_kernel, key_value_gradient_kernel, query_gradient_kernel
-from .cross_attention import IS_INTERPRETED
 from .decode import combine_kernel
 from .forward import forward_kernel
+from .interpreter import IS_INTERPRETED
 from .key_mass import mass_kernel
 from .row_tiles import row_grid
 

@@ -123,7 +123,7 @@ class MMProcessor(ReadingProcessor):
         Args:
             images: with one text: its picture, a flat list of its pictures, or [[...]]. With a list of texts: a list
                 of the same length whose entries are a picture, a list of pictures, or None or [] for none. Without
-                text: a picture, or a list of such entries. What a picture may be: `mm.processing.images.load.load_image`.
+                text: a picture, or a list of such entries. What a picture may be: `mm.load_image`.
             text: one string (one sample), a list (one row per sample), or lists of lists (rows per sample). Without
                 it, and with a suffix, the prompts are empty. None in a list: that sample has no text; its row is bos,
                 masked, which classifiers take for absent and generate() for a prompt of bos.

@@ -36,7 +36,7 @@ ALLOWED = {
     "processing.sounds": CONFIGURATION | {"processing.images", "processing.videos"},
     "processing": CONFIGURATION | PROCESSING,
     "modeling_mm.checks": CONFIGURATION,
-    "modeling_mm.core": CONFIGURATION | {"kernels", "modeling_mm.checks"},
+    "modeling_mm.core": CONFIGURATION | {"kernels", "weights", "modeling_mm.checks"},
     "modeling_mm.losses": BELOW_TOWERS,
     "modeling_mm.towers": BELOW_TOWERS,
     "modeling_mm.fusion": BELOW_TOWERS | {"modeling_mm.towers"},

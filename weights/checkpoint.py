@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers.utils.hub import cached_file, cached_files
 
-from ..modeling_mm.core.weight_files import check_inside, opened, read_json_file, shards_named, unpickled
+from .files import check_inside, opened, read_json_file, shards_named, unpickled
 
 # In the order in which Transformers looks for them, then open_clip's.
 CONFIG_FILES = ("config.json", "open_clip_config.json")

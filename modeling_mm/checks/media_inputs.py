@@ -3,7 +3,8 @@
 B contexts, N items per context (pictures, videos, clips), F frames, S tokens, h, w patches, Dv vision tower width.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
 
 import torch
 
@@ -11,16 +12,62 @@ from ...configuration.mm import MMConfig
 from .text_inputs import check_mask_values, check_tensors, may_read_values
 
 
-class Media(NamedTuple):
-    """Items in slots. values (B, N, ...); present bool (B, N), None: all are; mask bool (B, N, ...), what of each item
-    is real (patches, frames, tokens), None: everything."""
+class MediaItems(NamedTuple):
+    """The items of one kind, before a tower and after it.
+
+    values: what the tower takes, (B, N, ...), of videos (B, N, F, ...); then its tokens, (B, N[, F], S, Dv).
+    kind: "image", "video", "audio", or "text" for the states of a text encoder.
+    present: bool (B, N), of videos (B, N, F) until their frames are joined: which are there; None: all.
+    mask: bool (B, N, ...), what of each item is real (patches, audio frames, then tokens); None: everything.
+    pooled: (B, N[, F], Dv), the tower's own vector; None: it has none.
+    output: the tower's own output.
+    hidden_patches: bool (B, N, L), the patches that the tower's mask token stands for.
+    is_ready: whether values are a tower's output already.
+    """
 
     values: torch.Tensor
-    present: torch.Tensor | None
-    mask: torch.Tensor | None
+    kind: str = "image"
+    present: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    pooled: torch.Tensor | None = None
+    output: Any = None
+    hidden_patches: torch.Tensor | None = None
+    is_ready: bool = False
+
+    def to(self, dtype: torch.dtype) -> Self:
+        """With ready tokens in the model's dtype; what a tower takes, it casts itself."""
+        return self._replace(values=self.values.to(dtype)) if self.is_ready else self
 
 
-def pictures(config: MMConfig, pixel_values: torch.Tensor, mask: torch.Tensor | None) -> Media:
+def check_media(
+    config: MMConfig,
+    texts: Mapping[str, torch.Tensor | None],
+    hidden_patches: torch.Tensor | None = None,
+    **media: torch.Tensor | None,
+) -> list[MediaItems]:
+    """The media that are given, each kind once; `texts` are the text encoder's inputs beside them.
+
+    Raises: ValueError or TypeError in words, for a modality that the model lacks too.
+    """
+    refuse_absent(config, **media, **texts)
+    refuse_lonely(**media, **texts)
+    given = {name: value for name, value in media.items() if value is not None}
+    if "pixel_values" in given and "visual_embeds" in given:
+        raise ValueError("pass pixel_values or visual_embeds (ready tower output), not both")
+    items = []
+    if "pixel_values" in given:
+        seen = pictures(config, given["pixel_values"], media.get("pixel_attention_mask"))
+        items.append(seen._replace(hidden_patches=hidden_patches))
+    if "visual_embeds" in given:
+        items.append(ready_tokens(config, given["visual_embeds"], media.get("pixel_attention_mask")))
+    if "pixel_values_videos" in given:
+        items.append(videos(config, given["pixel_values_videos"], media.get("video_attention_mask")))
+    if "input_features" in given:
+        items.append(clips(config, given["input_features"], media.get("input_features_mask")))
+    return items
+
+
+def pictures(config: MMConfig, pixel_values: torch.Tensor, mask: torch.Tensor | None) -> MediaItems:
     """(B, C, H, W) or (B, N, C, H, W), with a mask per picture (B[, N]) or per patch (B[, N], h, w)."""
     channels = _channels(config)
     check_tensors(pixel_values=pixel_values)
@@ -32,10 +79,10 @@ def pictures(config: MMConfig, pixel_values: torch.Tensor, mask: torch.Tensor | 
         )
     _check_pixels(config, "pixel_values", pixel_values, "picture")
     values = pixel_values[:, None] if pixel_values.ndim == 4 else pixel_values
-    return _masked(values, mask, "pixel_attention_mask", "picture", "patch", 2)
+    return _masked(MediaItems(values, "image"), mask, "pixel_attention_mask", "picture", "patch", 2)
 
 
-def ready_tokens(config: MMConfig, visual_embeds: torch.Tensor, mask: torch.Tensor | None) -> Media:
+def ready_tokens(config: MMConfig, visual_embeds: torch.Tensor, mask: torch.Tensor | None) -> MediaItems:
     """Tower output (B, S, Dv) or (B, N, S, Dv), with a mask per picture (B[, N]) or per token (B[, N], S)."""
     check_tensors(visual_embeds=visual_embeds)
     width = config.vision_size
@@ -46,10 +93,10 @@ def ready_tokens(config: MMConfig, visual_embeds: torch.Tensor, mask: torch.Tens
         )
     _check_filled(config, "visual_embeds", visual_embeds, "picture")
     values = visual_embeds[:, None] if visual_embeds.ndim == 3 else visual_embeds
-    return _masked(values, mask, "pixel_attention_mask", "picture", "token", 1)
+    return _masked(MediaItems(values, is_ready=True), mask, "pixel_attention_mask", "picture", "token", 1)
 
 
-def videos(config: MMConfig, pixel_values: torch.Tensor, mask: torch.Tensor | None) -> Media:
+def videos(config: MMConfig, pixel_values: torch.Tensor, mask: torch.Tensor | None) -> MediaItems:
     """(B, F, C, H, W) or (B, N, F, C, H, W), with a mask per frame (B[, N], F)."""
     name, channels = "pixel_values_videos", _channels(config)
     check_tensors(pixel_values_videos=pixel_values)
@@ -61,17 +108,17 @@ def videos(config: MMConfig, pixel_values: torch.Tensor, mask: torch.Tensor | No
         )
     _check_pixels(config, name, pixel_values, "frame")
     values = pixel_values[:, None] if pixel_values.ndim == 5 else pixel_values
+    items = MediaItems(values, "video")
     if mask is None:
-        return Media(values, None, None)
+        return items
     check_tensors(video_attention_mask=mask)
     expected = tuple(values.shape[:3])
     if tuple(mask.shape) != expected and (mask.shape[0], 1, *mask.shape[1:]) != expected:
         raise ValueError(f"video_attention_mask must be {expected}, True for each real frame; got {tuple(mask.shape)}")
-    mask = _as_bool("video_attention_mask", mask, values).reshape(expected)
-    return Media(values, mask.any(-1), mask)
+    return items._replace(present=_as_bool("video_attention_mask", mask, values).reshape(expected))
 
 
-def clips(config: MMConfig, input_features: torch.Tensor, mask: torch.Tensor | None) -> Media:
+def clips(config: MMConfig, input_features: torch.Tensor, mask: torch.Tensor | None) -> MediaItems:
     """(B, A, ...), always with the dimension of the clips, with a mask per clip (B, A) or per frame (B, A, frames)."""
     check_tensors(input_features=input_features)
     if input_features.ndim < 3 or not input_features.is_floating_point():
@@ -80,7 +127,7 @@ def clips(config: MMConfig, input_features: torch.Tensor, mask: torch.Tensor | N
             f"{input_features.dtype} {tuple(input_features.shape)}"
         )
     _check_filled(config, "input_features", input_features, "clip")
-    return _masked(input_features, mask, "input_features_mask", "clip", "frame", 1)
+    return _masked(MediaItems(input_features, "audio"), mask, "input_features_mask", "clip", "frame", 1)
 
 
 def _channels(config: MMConfig) -> int | None:
@@ -101,12 +148,14 @@ def _check_filled(config: MMConfig, name: str, values: torch.Tensor, item: str) 
         raise ValueError(f"{name} hold NaN or infinite values")
 
 
-def _masked(values: torch.Tensor, mask: torch.Tensor | None, name: str, item: str, part: str, part_dims: int) -> Media:
+def _masked(
+    items: MediaItems, mask: torch.Tensor | None, name: str, item: str, part: str, part_dims: int
+) -> MediaItems:
     """Sorts out which of its two kinds a mask is: per item, or per part with `part_dims` more dimensions."""
     if mask is None:
-        return Media(values, None, None)
+        return items
     check_tensors(**{name: mask})
-    grid = tuple(values.shape[:2])
+    grid = tuple(items.values.shape[:2])
     of_items = tuple(mask.shape) == grid or (*mask.shape, 1) == grid
     leads = [grid] if grid[1] != 1 else [grid, grid[:1]]  # a single item may come without its dimension
     of_parts = any(mask.shape[: len(lead)] == lead and mask.ndim == len(lead) + part_dims for lead in leads)
@@ -114,11 +163,11 @@ def _masked(values: torch.Tensor, mask: torch.Tensor | None, name: str, item: st
         parts = {"patch": f"{grid} + (rows, columns), True for each real patch"}
         more = parts.get(part, f"{grid} + ({part}s,), True for each real {part}")
         raise ValueError(f"{name} must be {grid}, True for each {item} present, or {more}; got {tuple(mask.shape)}")
-    mask = _as_bool(name, mask, values)
+    mask = _as_bool(name, mask, items.values)
     if of_items:
-        return Media(values, mask.reshape(grid), None)
+        return items._replace(present=mask.reshape(grid))
     mask = mask.reshape(*grid, *mask.shape[mask.ndim - part_dims :])
-    return Media(values, mask.flatten(2).any(-1), mask)
+    return items._replace(present=mask.flatten(2).any(-1), mask=mask)
 
 
 def _as_bool(name: str, mask: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -151,5 +200,5 @@ def refuse_lonely(**given: torch.Tensor | None) -> None:
         "media_index": ("context_input_ids",),
     }
     for name, wanted in owners.items():
-        if given[name] is not None and all(given[owner] is None for owner in wanted):
+        if given.get(name) is not None and all(given.get(owner) is None for owner in wanted):
             raise ValueError(f"{name} was given without {' or '.join(wanted)}")

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ...configuration.base import MMStackConfig
 from . import triton_attention as mm_triton  # noqa: F401  registers the implementation
 from .cache import MMCache
 from .context_rows import MMRows
@@ -75,124 +74,158 @@ def eager_attention_forward(
 
 
 class MMAttention(nn.Module):
-    """Self-attention, or with `memory_size` cross-attention to a context of that width.
+    """Projections, heads and the call of the attention implementation; its kinds are MMSelfAttention and
+    MMCrossAttention.
 
     Args:
         config: the stack's; it holds the attention implementation.
         layer_idx: number of this sublayer among those of its kind (self and cross are counted apart), for the cache.
-        memory_size: width of the context tokens; None makes it self-attention.
+        source_size: width of what keys and values are made of.
         settings: what it is built by, where that is not the stack's own config (`cross_stack()`).
-        memory_norm: norm the context tokens first.
-        append_queries: the queries are keys too, before those of the context (a perceiver's latents).
     """
 
-    def __init__(
-        self,
-        config: MMStackConfig,
-        layer_idx: int,
-        memory_size: int | None = None,
-        settings: MMStackConfig | None = None,
-        memory_norm: bool = False,
-        append_queries: bool = False,
-    ):
+    is_cross_attention = False
+    is_causal = False  # causality is always passed, never taken from the module
+
+    def __init__(self, config: Any, layer_idx: int, source_size: int, settings: Any = None):
         super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        self.is_cross_attention = memory_size is not None
-        self.is_causal = False  # causality is always passed, never taken from the module
-        self.append_queries = append_queries
         settings = config if settings is None else settings
-        self.head_dim = settings.head_dim
+        self.config, self.layer_idx, self.head_dim = config, layer_idx, settings.head_dim
         self.num_key_value_groups = settings.num_attention_heads // settings.num_key_value_heads
         self.scaling = self.head_dim**-0.5 if settings.attention_scale is None else settings.attention_scale
         self.dropout = float(settings.attention_dropout)
 
-        width, source = settings.hidden_size, memory_size or settings.hidden_size
+        width, eps = settings.hidden_size, settings.layer_norm_eps
         inner, inner_kv = settings.num_attention_heads * self.head_dim, settings.num_key_value_heads * self.head_dim
         bias = settings.attention_bias
-        biased = bias if isinstance(bias, str) else "qkvo" * bias
+        biased = bias if isinstance(bias, str) else "qkvo" if bias else ""
         self.q_proj = nn.Linear(width, inner, bias="q" in biased)
-        self.k_proj = nn.Linear(source, inner_kv, bias="k" in biased)
-        self.v_proj = nn.Linear(source, inner_kv, bias="v" in biased)
+        self.k_proj = nn.Linear(source_size, inner_kv, bias="k" in biased)
+        self.v_proj = nn.Linear(source_size, inner_kv, bias="v" in biased)
         self.o_proj = nn.Linear(inner, width, bias="o" in biased)
-        eps = settings.layer_norm_eps
+        self.norms_heads = settings.qk_norm != "none"
         self.q_norm = build_norm(settings.qk_norm, self.head_dim, eps)
         self.k_norm = build_norm(settings.qk_norm, self.head_dim, eps)
-        if self.is_cross_attention:
-            self.memory_norm = build_norm(settings.norm_type if memory_norm else "none", source, eps)
 
-    def forward(
-        self,
-        hidden_states: torch.Tensor,  # (R, T, width)
-        memory: torch.Tensor | None = None,  # (B, S, memory_size), cross only; unread once the cache holds it
-        attention_mask=None,  # of the implementation's kind: (R or B, 1, Q, S) or a BlockMask
-        rows: MMRows | None = None,  # cross only
-        past_key_values: MMCache | None = None,
-        is_causal: bool = False,
-        rotary: tuple[torch.Tensor, torch.Tensor] | None = None,  # self only: cosines and sines (R or 1, 1, T, D)
-        segments: MMSegments | None = None,  # self only: a long text attends within its segments
-        key_lengths: torch.Tensor | None = None,  # cross only, where no mask says it: int32 (B,)
-        row_ranges: torch.Tensor | None = None,  # int32 (B, k*T, 2), packed (1, R*T, 2)
-        cu_rows: torch.Tensor | None = None,  # int32 (B + 1,): ragged rows are packed, not folded
-        output_attentions: bool | None = None,  # the weights are asked for
-        **kwargs,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        length = hidden_states.shape[1]
-        query = self.q_norm(self._split(self.q_proj(hidden_states)))  # (R, H, T, D)
-        if self.is_cross_attention:
-            query = rows.fold(query) if cu_rows is None else rows.pack(query)  # (B, H, k*T, D), (1, H, R*T, D)
-            key, value = self._context_states(hidden_states, memory, past_key_values)
-        else:
-            query = query if rotary is None else rotate(query, rotary)
-            key, value = self._key_value(hidden_states, rotary)
-            if segments is not None:
-                carried = self._key_value(hidden_states.detach(), rotary) if torch.is_grad_enabled() else (key, value)
-                query, key, value = segments.fold(query), *segments.fold_keys((key, value), carried)
-            if past_key_values is not None:
-                key, value = past_key_values.self_attention_cache.update(key, value, self.layer_idx)
-                key, value = past_key_values.behind_prefix(self.layer_idx, key, value)
+    def _heads(self, states: torch.Tensor) -> torch.Tensor:
+        """(n, T, H*D) -> (n, H, T, D)."""
+        return states.view(*states.shape[:2], -1, self.head_dim).transpose(1, 2)
 
+    def _query(self, states: torch.Tensor) -> torch.Tensor:
+        query = self._heads(self.q_proj(states))
+        return self.q_norm(query) if self.norms_heads else query
+
+    def _key_value(self, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        key, value = self._heads(self.k_proj(source)), self._heads(self.v_proj(source))
+        return self.k_norm(key) if self.norms_heads else key, value
+
+    def _attend(self, query, key, value, attention_mask, output_attentions=None, **kwargs):
+        """softmax(Q K^T * scaling + mask) V by the implementation of this call: (B, Q, H, D), the weights or None."""
         implementation = implementation_of(self.config, output_attentions)
         if implementation == "flex_attention" and torch.is_tensor(attention_mask):
             implementation = "sdpa"  # a range per query is a plain mask, which flex attention does not take
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        output, weights = attend(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.dropout if self.training else 0.0,
-            scaling=self.scaling,
-            is_causal=is_causal and not self.is_cross_attention,
-            key_lengths=key_lengths,
-            row_ranges=row_ranges,
-            cu_rows=cu_rows,
-            **kwargs,
+        dropout = self.dropout if self.training else 0.0
+        return attend(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
+
+
+class MMSelfAttention(MMAttention):
+    """A text's, picture's or sound's tokens read each other."""
+
+    def __init__(self, config: Any, layer_idx: int):
+        super().__init__(config, layer_idx, config.hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,  # (R, T, width)
+        attention_mask: Any = None,  # of the implementation's kind: (R, 1, T, past + T) or a BlockMask
+        past_key_values: MMCache | None = None,
+        rotary: tuple[torch.Tensor, torch.Tensor] | None = None,  # cosines and sines (R or 1, 1, T, D)
+        segments: MMSegments | None = None,  # a long text attends within its segments
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        query = self._query(hidden_states)  # (R, H, T, D)
+        key, value = self._key_value(hidden_states)
+        if rotary is not None:
+            query, key = rotate(query, rotary), rotate(key, rotary)
+        if segments is not None:
+            output, weights = self._attend_in_segments(
+                segments, hidden_states, query, (key, value), attention_mask, rotary, **kwargs
+            )
+        else:
+            if past_key_values is not None:
+                key, value = past_key_values.extend(self.layer_idx, key, value)
+            output, weights = self._attend(query, key, value, attention_mask, **kwargs)
+        return self.o_proj(output.flatten(2)), weights
+
+    def _attend_in_segments(self, segments, hidden_states, query, own, attention_mask, rotary, **kwargs):
+        """What is carried from the segment before has no gradient."""
+        carried = own
+        if torch.is_grad_enabled():
+            key, value = self._key_value(hidden_states.detach())
+            carried = (key if rotary is None else rotate(key, rotary), value)
+        key, value = segments.fold_keys(own, carried)
+        output, weights = self._attend(segments.fold(query), key, value, attention_mask, **kwargs)
+        return segments.unfold(output), segments.unfold_weights(weights)
+
+
+class MMCrossAttention(MMAttention):
+    """Rows read a context: the rows of one context are more queries of the same keys.
+
+    Args:
+        context_size: width of the context tokens.
+        context_norm: norm them first.
+        append_queries: the queries are keys too, before those of the context (a perceiver's latents).
+    """
+
+    is_cross_attention = True
+
+    def __init__(
+        self,
+        config: Any,
+        layer_idx: int,
+        context_size: int,
+        settings: Any = None,
+        context_norm: bool = False,
+        append_queries: bool = False,
+    ):
+        super().__init__(config, layer_idx, context_size, settings)
+        settings = config if settings is None else settings
+        self.append_queries = append_queries
+        self.memory_norm = build_norm(
+            settings.norm_type if context_norm else "none", context_size, settings.layer_norm_eps
         )
-        if self.is_cross_attention:
-            output = rows.unfold(output, length) if cu_rows is None else rows.unpack(output, length)  # (R, T, H, D)
-            if weights is not None and weights.ndim == 4:  # flex returns its log-sum-exp here
-                weights = rows.unfold(weights.transpose(1, 2), length).transpose(1, 2)  # (R, H, T, S)
-        elif segments is not None:
-            output, weights = segments.unfold(output), segments.unfold_weights(weights)
-        return self.o_proj(output.reshape(*hidden_states.shape[:2], -1)), weights
 
-    def _split(self, states: torch.Tensor) -> torch.Tensor:
-        """(n, T, H*D) -> (n, H, T, D)."""
-        return states.view(*states.shape[:2], -1, self.head_dim).transpose(1, 2)
+    def forward(
+        self,
+        hidden_states: torch.Tensor,  # (R, T, width)
+        context: torch.Tensor | None,  # (B, S, context_size); unread once the cache holds it
+        rows: MMRows,
+        attention_mask: Any = None,  # of the implementation's kind: (B, 1, k*T, S) or a BlockMask
+        past_key_values: MMCache | None = None,
+        key_lengths: torch.Tensor | None = None,  # where no mask says it: int32 (B,)
+        row_ranges: torch.Tensor | None = None,  # int32 (B, k*T, 2), packed (1, R*T, 2)
+        cu_rows: torch.Tensor | None = None,  # int32 (B + 1,): ragged rows are packed, not folded
+        is_causal: bool = False,  # of the text: never of what it reads
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        length = hidden_states.shape[1]
+        place, place_back = (rows.fold, rows.unfold) if cu_rows is None else (rows.pack, rows.unpack)
+        query = place(self._query(hidden_states))  # (B, H, k*T, D), packed (1, H, R*T, D)
+        key, value = self._context_states(hidden_states, context, past_key_values)
+        kernel = {"key_lengths": key_lengths, "row_ranges": row_ranges, "cu_rows": cu_rows}
+        output, weights = self._attend(query, key, value, attention_mask, is_causal=False, **kernel, **kwargs)
+        if weights is not None and weights.ndim == 4:  # flex returns its log-sum-exp here
+            weights = rows.unfold(weights.transpose(1, 2), length).transpose(1, 2)  # (R, H, T, S)
+        return self.o_proj(place_back(output, length).flatten(2)), weights
 
-    def _key_value(self, source: torch.Tensor, rotary=None) -> tuple[torch.Tensor, torch.Tensor]:
-        key = self.k_norm(self._split(self.k_proj(source)))
-        return key if rotary is None else rotate(key, rotary), self._split(self.v_proj(source))
+    def project_context(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (B, Hkv, S, D) of a context (B, S, context_size), as a cache holds them."""
+        return self._key_value(self.memory_norm(context))
 
-    def project_context(self, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (B, Hkv, S, D) of a context (B, S, memory_size), as a cache holds them."""
-        return self._key_value(self.memory_norm(memory))
-
-    def _context_states(self, hidden_states: torch.Tensor, memory: torch.Tensor | None, cache: MMCache | None):
-        def project():
-            source = self.memory_norm(memory)
-            return self._key_value(torch.cat([hidden_states, source], dim=1) if self.append_queries else source)
-
-        return project() if cache is None else cache.context_states(self.layer_idx, project)
+    def _context_states(self, hidden_states: torch.Tensor, context: torch.Tensor | None, cache: MMCache | None):
+        if cache is not None:
+            return cache.context_states(self.layer_idx, lambda: self.project_context(context))
+        if self.append_queries:
+            return self._key_value(torch.cat([hidden_states, self.memory_norm(context)], dim=1))
+        return self.project_context(context)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self, TypedDict
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
@@ -11,35 +11,15 @@ from torch import nn
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import GENERATION_CONFIG_NAME
-from transformers.utils.generic import TransformersKwargs
 
 from ...configuration.auto_map import register_for_auto_class
-from ...configuration.base import nearest
 from ...configuration.mm import MMConfig
+from ...weights.files import broken, check_dtypes
 from .freezing import named_parts
 from .hub_files import check_json_object, check_source
 from .loading import check_loaded, note_new_heads
 from .saving import adapter_base, check_place, remove_stale, upload
 from .triton_attention import default_implementation
-from .weight_files import broken, check_dtypes
-
-_ALLOWED_KWARGS = {*TransformersKwargs.__annotations__, "return_dict"}
-
-
-class MMKwargs(TypedDict, total=False):
-    """What a forward takes beside its own arguments; more of TransformersKwargs goes through to the attention."""
-
-    output_hidden_states: bool | list[int]
-    output_attentions: bool
-    num_items_in_batch: torch.Tensor | int | None
-    shift_labels: torch.Tensor | None
-
-
-def reject_unknown(kwargs: Mapping[str, Any], accepted: Iterable[str]) -> None:
-    """Raises TypeError for a keyword that neither forward nor Transformers knows, with the nearest name."""
-    for name in kwargs:
-        if name not in _ALLOWED_KWARGS:
-            raise TypeError(f"forward() has no argument {name!r}{nearest(name, accepted)}")
 
 
 class MMPreTrainedModel(PreTrainedModel):

@@ -125,8 +125,10 @@ class MMCache(EncoderDecoderCache):
         self.prefix_length, self.context_lengths, self.rows = length, lengths, rows
         self.is_updated = dict.fromkeys(range(len(self.cross_attention_cache.layers)), True)
 
-    def behind_prefix(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of the text (R, Hkv, T, D), those of its context before them."""
+    def extend(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Adds the new tokens of one self sublayer: all keys and values of the text (R, Hkv, past + T, D), those of
+        its context before them."""
+        key, value = self.self_attention_cache.update(key, value, layer)
         if not self.prefix_length:
             return key, value
         held = self.cross_attention_cache.layers[layer]

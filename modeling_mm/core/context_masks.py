@@ -33,6 +33,9 @@ class MMReading(NamedTuple):
     keys: dict[str, torch.Tensor | None] | None = None
 
 
+NOTHING = MMReading()
+
+
 def columns_of(ranges: torch.Tensor, past: int | torch.Tensor, length: int) -> torch.Tensor:
     """(R, n, 2) for the first n text columns -> (R, T, 2) for the columns past .. past + T; the n-th stands for those
     behind it."""

@@ -16,9 +16,9 @@ from huggingface_hub.errors import (
 )
 from transformers.utils.hub import cached_file
 
-from .loading import CheckpointError
-from .weight_files import (
+from ...weights.files import (
     ADAPTER,
+    CheckpointError,
     check_adapter_folder,
     check_folder,
     check_one_set,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial, wraps
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,10 +10,8 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ...configuration.base import MMStackConfig
-from .attention import MMAttention, build_norm
-from .cache import MMCache
-from .context_rows import MMRows
-from .segments import MMSegments
+from .attention import MMCrossAttention, MMSelfAttention, build_norm
+from .context_masks import NOTHING, MMReading
 
 
 class MMMLP(nn.Module):
@@ -30,6 +29,9 @@ class MMMLP(nn.Module):
         if self.gate_proj is None:
             return self.down_proj(self.act(self.up_proj(hidden_states)))
         return self.down_proj(self.act(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+_OF_SELF_ALONE = {"attention_mask", "is_causal", "rotary", "segments"}
 
 
 class MMScaledEmbedding(nn.Embedding):
@@ -82,44 +84,54 @@ class MMCheckpointingLayer(GradientCheckpointingLayer):
         super(GradientCheckpointingLayer, cls).__init_subclass__(**kwargs)
 
 
+def _keep(norm: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    return states
+
+
+def _apply(norm: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    return norm(states)
+
+
+def _where(has_context: torch.Tensor | None, crossed: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """A row whose context is empty skips a sublayer whole, bias and norm included."""
+    return crossed if has_context is None else torch.where(has_context, crossed, before)
+
+
 class MMLayer(MMCheckpointingLayer):
     """Residual sublayers in order; pre-norm x + f(norm x), post-norm norm(x + f(x)), f times tanh(gate) where gated.
 
     Args:
         sublayers: for instance ("self", "mlp"), ("self", "cross", "mlp") or ("cross", "mlp").
         self_idx, cross_idx: numbers of the attention sublayers among those of their kind in the stack.
-        memory_size: width of what cross-attention reads; None: the config's.
+        context_size: width of what cross-attention reads; None: the config's.
     A layer with cross-attention needs MMTextConfig's settings; one of its own is built by `cross_stack()`.
     """
 
     def __init__(
         self,
-        config: MMStackConfig,
+        config: Any,
         sublayers: tuple[str, ...] = ("self", "mlp"),
         self_idx: int = 0,
         cross_idx: int = 0,
-        memory_size: int | None = None,
+        context_size: int | None = None,
     ):
         super().__init__()
-        self.sublayers = sublayers
         self.is_cross_only = "self" not in sublayers
-        self.is_post_norm = config.norm_position == "post"
         self.keeps_query = config.residual
+        self.norm_before, self.norm_after = (_keep, _apply) if config.norm_position == "post" else (_apply, _keep)
         self.dropout = nn.Dropout(config.hidden_dropout)
-
+        self.sublayers = sublayers
+        self.steps = tuple(self._STEPS[name] for name in sublayers)
         settings = config.cross_stack() if self.is_cross_only else config
-
-        def norm() -> nn.Module:
-            return build_norm(settings.norm_type, settings.hidden_size, settings.layer_norm_eps)
-
+        norm = partial(build_norm, settings.norm_type, settings.hidden_size, settings.layer_norm_eps)
         if "self" in sublayers:
-            self.self_attn = MMAttention(config, self_idx)
+            self.self_attn = MMSelfAttention(config, self_idx)
             self.self_attn_norm = norm()
         if "cross" in sublayers:
-            self.cross_attn = MMAttention(
+            self.cross_attn = MMCrossAttention(
                 config,
                 cross_idx,
-                config.memory_size if memory_size is None else memory_size,
+                config.memory_size if context_size is None else context_size,
                 config.cross_stack(),
                 config.cross_attention_memory_norm,
                 config.append_latents,
@@ -135,62 +147,39 @@ class MMLayer(MMCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,  # (R, T, width)
-        memory: torch.Tensor | None = None,  # (B, S, memory_size); positional, so that reentrant checkpointing sees it
-        attention_mask=None,
-        context_mask=None,
-        rows: MMRows | None = None,  # None: there is no context at all
-        has_context: torch.Tensor | None = None,  # bool (R, 1, 1), rows whose context is not empty; None: all
-        past_key_values: MMCache | None = None,
-        is_causal: bool = False,
-        rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
-        segments: MMSegments | None = None,
-        context_keys: dict[str, torch.Tensor | None] | None = None,  # lengths and ranges, instead of context_mask
-        **kwargs,
+        context: torch.Tensor
+        | None = None,  # (B, S, context_size); positional, so that reentrant checkpointing sees it
+        reading: MMReading = NOTHING,  # what each row may read of its context; nothing: there is none
+        **of_self: Any,  # the arguments of self-attention; cache and output_attentions are cross-attention's too
     ) -> torch.Tensor:
-        if self.is_cross_only and rows is None:
+        if self.is_cross_only and reading.rows is None:
             return hidden_states
         start = hidden_states
-        for sublayer in self.sublayers:
-            if sublayer == "self":
-                attended = self._around(hidden_states, self.self_attn_norm)
-                attended, _ = self.self_attn(
-                    attended,
-                    attention_mask=attention_mask,
-                    past_key_values=past_key_values,
-                    is_causal=is_causal,
-                    rotary=rotary,
-                    segments=segments,
-                    **kwargs,
-                )
-                hidden_states = self._add(hidden_states, attended, self.self_attn_norm)
-            elif sublayer == "cross" and rows is not None:
-                attended = self._around(hidden_states, self.cross_attn_norm)
-                attended, _ = self.cross_attn(
-                    attended,
-                    memory,
-                    attention_mask=context_mask,
-                    rows=rows,
-                    past_key_values=past_key_values,
-                    **(context_keys or {}),
-                    **kwargs,
-                )
-                kept = hidden_states if self.keeps_query else torch.zeros_like(hidden_states)
-                crossed = self._add(kept, attended, self.cross_attn_norm, self.cross_attn_gate)
-                hidden_states = self._where(has_context, crossed, hidden_states)
-            elif sublayer == "mlp":
-                fed = self.mlp(self._around(hidden_states, self.mlp_norm))
-                hidden_states = self._add(hidden_states, fed, self.mlp_norm, self.mlp_gate)
-        return self._where(has_context, hidden_states, start) if self.is_cross_only else hidden_states
+        for step in self.steps:
+            hidden_states = step(self, hidden_states, context, reading, of_self)
+        return _where(reading.has_context, hidden_states, start) if self.is_cross_only else hidden_states
 
-    def _around(self, hidden_states: torch.Tensor, norm: nn.Module) -> torch.Tensor:
-        return hidden_states if self.is_post_norm else norm(hidden_states)
+    def _self_attend(self, hidden_states, context, reading, of_self) -> torch.Tensor:
+        normed = self.norm_before(self.self_attn_norm, hidden_states)
+        attended, _ = self.self_attn(normed, **of_self)
+        return self.norm_after(self.self_attn_norm, hidden_states + self._gated(None, attended))
 
-    def _add(self, hidden_states, change, norm: nn.Module, gate: torch.Tensor | None = None) -> torch.Tensor:
-        change = self.dropout(change)
-        hidden_states = hidden_states + (change if gate is None else torch.tanh(gate) * change)
-        return norm(hidden_states) if self.is_post_norm else hidden_states
+    def _cross_attend(self, hidden_states, context, reading: MMReading, of_self) -> torch.Tensor:
+        if reading.rows is None:
+            return hidden_states
+        normed = self.norm_before(self.cross_attn_norm, hidden_states)
+        shared = {name: value for name, value in of_self.items() if name not in _OF_SELF_ALONE}
+        attended, _ = self.cross_attn(normed, context, reading.rows, reading.mask, **(reading.keys or {}), **shared)
+        kept = hidden_states if self.keeps_query else torch.zeros_like(hidden_states)
+        crossed = self.norm_after(self.cross_attn_norm, kept + self._gated(self.cross_attn_gate, attended))
+        return _where(reading.has_context, crossed, hidden_states)
 
-    @staticmethod
-    def _where(has_context: torch.Tensor | None, crossed: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-        """A row whose context is empty skips the sublayer whole, bias and norm included."""
-        return crossed if has_context is None else torch.where(has_context, crossed, before)
+    def _feed_forward(self, hidden_states, context, reading, of_self) -> torch.Tensor:
+        fed = self.mlp(self.norm_before(self.mlp_norm, hidden_states))
+        return self.norm_after(self.mlp_norm, hidden_states + self._gated(self.mlp_gate, fed))
+
+    def _gated(self, gate: torch.Tensor | None, change: torch.Tensor) -> torch.Tensor:
+        change = self.dropout(change) if self.training else change
+        return change if gate is None else torch.tanh(gate) * change
+
+    _STEPS = {"self": _self_attend, "cross": _cross_attend, "mlp": _feed_forward}

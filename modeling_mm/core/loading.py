@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from transformers.configuration_utils import PreTrainedConfig
 
 from ...configuration.mm import MMConfig
+from ...weights.files import CheckpointError
 
 # The modules that a class owns beside the base model, by class name. A key is a head key if its first part is here.
 HEADS: dict[str, tuple[str, ...]] = {
@@ -24,10 +25,6 @@ _BY_LOSSES = ("MMForImageTextRetrieval", "MMForPreTraining")
 _ALL_HEADS = {part for parts in HEADS.values() for part in parts}
 # Parts that start as a copy of the model where a checkpoint has none of them: what they hold is not new.
 _COPIES = {"slow", "mim_tower"}
-
-
-class CheckpointError(ValueError, RuntimeError):
-    """A checkpoint that does not fit; a RuntimeError too, as Transformers raises for a weight of another shape."""
 
 
 def check_loaded(model, info: Mapping[str, Iterable], ignore_mismatched_sizes: bool, keys: bool = True) -> None:

@@ -5,9 +5,20 @@ from torch import nn
 from transformers.masking_utils import create_bidirectional_mask
 
 from ...configuration.base import MMStackConfig
-from .attention import MMAttention, build_norm
+from .attention import MMCrossAttention, build_norm
 from .context_rows import MMRows
 from .layers import MMMLP
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor | None, dim: int = 1) -> torch.Tensor:
+    """The mean along `dim` where the mask is True, zeros where it nowhere is; None: over all.
+
+    The mask has the dimensions of values up to `dim`. What it leaves out may hold anything, so it is not multiplied.
+    """
+    if mask is None:
+        return values.mean(dim)
+    mask = mask.bool().reshape(*mask.shape, *[1] * (values.ndim - mask.ndim))
+    return values.masked_fill(~mask, 0).sum(dim) / mask.sum(dim).clamp(min=1)
 
 
 class MMProbe(nn.Module):
@@ -20,7 +31,7 @@ class MMProbe(nn.Module):
         super().__init__()
         self.config = config
         self.probe = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
-        self.attention = MMAttention(config, 0, config.hidden_size)
+        self.attention = MMCrossAttention(config, 0, config.hidden_size)
         self.norm = build_norm(config.norm_type, config.hidden_size, config.layer_norm_eps)
         self.mlp = MMMLP(config)
 
@@ -32,7 +43,7 @@ class MMProbe(nn.Module):
             query = hidden_states[:, :1]
             mask = create_bidirectional_mask(self.config, query, attention_mask, encoder_hidden_states=hidden_states)
         probe = self.probe.expand(count, -1, -1)
-        pooled, _ = self.attention(probe, hidden_states, attention_mask=mask, rows=MMRows(count, count))
+        pooled, _ = self.attention(probe, hidden_states, MMRows(count, count), mask)
         return (pooled + self.mlp(self.norm(pooled)))[:, 0]
 
 
@@ -68,8 +79,7 @@ class MMPooler(nn.Module):
             attention_mask = hidden_states.new_ones(hidden_states.shape[:2], dtype=torch.long)
         attention_mask = attention_mask.long()
         if self.kind == "mean":
-            weights = attention_mask[..., None].to(hidden_states.dtype)
-            return (hidden_states * weights).sum(1) / weights.sum(1).clamp(min=1)
+            return masked_mean(hidden_states, attention_mask)
         rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
         pooled = hidden_states[rows, self._at(attention_mask, input_ids)]
         return torch.tanh(self.dense(pooled)) if self.kind == "cls_tanh" else pooled

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import HfApi
 from transformers.utils import logging
 
-from .weight_files import ADAPTER, stale_files, stale_patterns
+from ...weights.files import ADAPTER, stale_files, stale_patterns
 
 logger = logging.get_logger(__name__)
 

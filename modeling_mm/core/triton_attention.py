@@ -10,15 +10,8 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 from transformers.utils import logging
 
-from ...kernels.cross_attention import (
-    HAS_TRITON,
-    INTERPRETED_DTYPES,
-    IS_INTERPRETED,
-    KERNEL_DTYPES,
-    MAX_HEAD_DIM,
-    attend,
-    runs_kernels,
-)
+from ...kernels.cross_attention import INTERPRETED_DTYPES, KERNEL_DTYPES, MAX_HEAD_DIM, attend, runs_kernels
+from ...kernels.interpreter import HAS_TRITON, IS_INTERPRETED
 
 logger = logging.get_logger(__name__)
 

@@ -6,42 +6,32 @@ B contexts, N items per context, S tokens (of an item, or of a context when join
 # A BaseModelOutput with no last_hidden_state is refused by check_memory; a context that stands here has its states.
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
+from ..checks.media_inputs import MediaItems
 from ..checks.text_inputs import INTEGERS, check_memory, check_tensors, may_read_values
 from ..core.context_rows import MMRows
 from ..core.outputs import MMContextOutput
+from ..core.pooling import masked_mean
 
 KINDS = ("image", "video", "audio", "text")  # the first column of token_sources
 TOWER_KINDS = {"vision": ("image", "video"), "audio": ("audio",)}
 OUTPUTS = dict(zip(KINDS, ("vision_output", "video_output", "audio_output", "text_output"), strict=True))
 
 
-class Items(NamedTuple):
-    """What one modality gives. tokens (B, N, S, D); mask bool (B, N, S), None: all real; pooled (B, N, Dv) of the
-    tower, None: it has none; present bool (B, N), None: all are; output: the tower's own."""
-
-    kind: str
-    tokens: torch.Tensor
-    mask: torch.Tensor | None = None
-    pooled: torch.Tensor | None = None
-    present: torch.Tensor | None = None
-    output: Any = None
-
-
-def join(parts: list[Items]) -> MMContextOutput:
+def join(parts: list[MediaItems]) -> MMContextOutput:
     """The items of all modalities, one after the other and packed: (B, S, Dc), S the sum of all N*S."""
-    if any(part.tokens.shape[0] != parts[0].tokens.shape[0] for part in parts):
-        given = ", ".join(f"{len(part.tokens)} of {part.kind}" for part in parts)
+    if any(part.values.shape[0] != parts[0].values.shape[0] for part in parts):
+        given = ", ".join(f"{len(part.values)} of {part.kind}" for part in parts)
         raise ValueError(f"every modality must come for the same contexts; got {given} (absent items are masked)")
-    tokens = torch.cat([part.tokens.flatten(1, 2) for part in parts], dim=1)
+    tokens = torch.cat([part.values.flatten(1, 2) for part in parts], dim=1)
     sources = torch.cat([_sources(part) for part in parts], dim=1)
     mask = offsets = None
     if any(part.mask is not None for part in parts):
-        masks = [part.tokens.new_ones(part.tokens.shape[:3], dtype=torch.bool) for part in parts]
+        masks = [part.values.new_ones(part.values.shape[:3], dtype=torch.bool) for part in parts]
         masks = [full if part.mask is None else part.mask for part, full in zip(parts, masks, strict=True)]
         mask = torch.cat([of_items.flatten(1) for of_items in masks], dim=1)
         tokens, sources, mask, offsets = pack(tokens, sources, mask)
@@ -67,7 +57,9 @@ def text_context(
     """The states of a text encoder as a context, behind those of the media where the fusion gives them too."""
     mask = None if mask is None else mask.bool()
     pooled = None if output.pooler_output is None else output.pooler_output[:, None]
-    text = Items("text", states[:, None], None if mask is None else mask[:, None], pooled, output=output)
+    text = MediaItems(
+        states[:, None], "text", mask=None if mask is None else mask[:, None], pooled=pooled, output=output
+    )
     if output.context_hidden_states is None:
         context = join([text])
     else:
@@ -86,10 +78,10 @@ def text_context(
     return context
 
 
-def _sources(part: Items) -> torch.Tensor:
+def _sources(part: MediaItems) -> torch.Tensor:
     """int64 (B, N*S, 3): modality, item, position within the item."""
-    batch, slots, length = part.tokens.shape[:3]
-    device = part.tokens.device
+    batch, slots, length = part.values.shape[:3]
+    device = part.values.device
     item, position = torch.meshgrid(
         torch.arange(slots, device=device), torch.arange(length, device=device), indexing="ij"
     )
@@ -97,13 +89,13 @@ def _sources(part: Items) -> torch.Tensor:
     return sources.flatten(0, 1).expand(batch, -1, -1)
 
 
-def _pooled(parts: list[Items]) -> torch.Tensor | None:
+def _pooled(parts: list[MediaItems]) -> torch.Tensor | None:
     """(B, Dv), the mean over the items of the first tower that gave any; text has its own vector alone."""
     towers = [[part for part in parts if part.kind in kinds] for kinds in (("text",), *TOWER_KINDS.values())]
     return _mean_item(next(group for group in towers if group))
 
 
-def _pooled_by_tower(parts: list[Items]) -> dict[str, torch.Tensor] | None:
+def _pooled_by_tower(parts: list[MediaItems]) -> dict[str, torch.Tensor] | None:
     """{tower: (B, its width)} where the items are of both towers, zeros in contexts without; else None."""
     towers = {name: [part for part in parts if part.kind in kinds] for name, kinds in TOWER_KINDS.items()}
     if not all(towers.values()):
@@ -113,26 +105,15 @@ def _pooled_by_tower(parts: list[Items]) -> dict[str, torch.Tensor] | None:
     return there if len(there) == len(pooled) else None
 
 
-def _mean_item(chosen: list[Items]) -> torch.Tensor | None:
-    if any(part.pooled is None for part in chosen):
+def _mean_item(parts: list[MediaItems]) -> torch.Tensor | None:
+    pooled = [part.pooled for part in parts if part.pooled is not None]
+    if len(pooled) < len(parts):
         return None
-    pooled = torch.cat([part.pooled for part in chosen], dim=1)
-    if all(part.present is None for part in chosen):
-        return pooled.mean(1)
-    present = [
-        p.pooled.new_ones(p.pooled.shape[:2], dtype=torch.bool) if p.present is None else p.present for p in chosen
-    ]
-    return mean_present(pooled, torch.cat(present, dim=1))
-
-
-def mean_present(pooled: torch.Tensor | None, present: torch.Tensor | None, dim: int = 1) -> torch.Tensor | None:
-    """The mean along `dim` over the items present; zeros where there is none. present has the dimensions up to it."""
-    if pooled is None:
-        return None
-    if present is None:
-        return pooled.mean(dim)
-    present = present.reshape(*present.shape, *[1] * (pooled.ndim - present.ndim))
-    return pooled.masked_fill(~present, 0).sum(dim) / present.sum(dim).clamp(min=1)
+    if all(part.present is None for part in parts):
+        return torch.cat(pooled, dim=1).mean(1)
+    whole = [vectors.new_ones(vectors.shape[:2], dtype=torch.bool) for vectors in pooled]
+    present = [full if part.present is None else part.present for part, full in zip(parts, whole, strict=True)]
+    return masked_mean(torch.cat(pooled, dim=1), torch.cat(present, dim=1))
 
 
 def pack(tokens: torch.Tensor, sources: torch.Tensor, mask: torch.Tensor):

@@ -25,9 +25,11 @@ from transformers.masking_utils import create_bidirectional_mask
 from ...configuration.mm import MMConfig
 from ...configuration.text import MMTextConfig
 from ..core.attention import build_norm
+from ..core.context_masks import MMReading
 from ..core.context_rows import MMRows
 from ..core.layers import MMLayer
 from ..core.outputs import MMContextOutput
+from ..core.pooling import masked_mean
 from .context import KINDS
 
 Vectors = Mapping[str, torch.Tensor | None]  # modality -> (R, D), zeros where the row has none; None: no row has it
@@ -48,10 +50,7 @@ def modality_vectors(context: MMContextOutput, modalities: list[str]) -> tuple[d
     vectors, present = {}, {}
     for name in modalities:
         real = kinds == KINDS.index(name)  # (B, S)
-        count = real.sum(1)
-        # a padding token may hold anything, so it is left out and not multiplied by zero
-        total = tokens.masked_fill(~real[..., None], 0).sum(1)
-        vectors[name], present[name] = total / count.clamp(min=1)[:, None], count > 0
+        vectors[name], present[name] = masked_mean(tokens, real), real.any(1)
     return vectors, present
 
 
@@ -95,22 +94,12 @@ class MMCoAttentionFusion(nn.Module):
             return self.text_norm(text), None
         rows = MMRows(text.shape[0], text.shape[0])
         has_media = None if media_mask is None else media_mask.bool().any(1)[:, None, None]
-        text_sees_media = self._mask(text, media, media_mask)
+        of_media = MMReading(rows, has_media, mask=self._mask(text, media, media_mask))
+        of_text = MMReading(rows, mask=self._mask(media, text, text_mask))
         media_sees_media = self._mask(media, media, media_mask)
-        media_sees_text = self._mask(media, text, text_mask)
         for media_layer, text_layer in zip(self.media_layers, self.text_layers, strict=True):
-            media = media_layer(
-                media, text, attention_mask=media_sees_media, context_mask=media_sees_text, rows=rows, **kwargs
-            )
-            text = text_layer(
-                text,
-                media,
-                attention_mask=text_sees_text,
-                context_mask=text_sees_media,
-                rows=rows,
-                has_context=has_media,
-                **kwargs,
-            )
+            media = media_layer(media, text, of_text, attention_mask=media_sees_media, **kwargs)
+            text = text_layer(text, media, of_media, attention_mask=text_sees_text, **kwargs)
         return self.text_norm(text), self.media_norm(media)
 
     def _mask(self, queries: torch.Tensor, keys: torch.Tensor, real: torch.Tensor | None):

@@ -23,13 +23,14 @@ from ...configuration.base import nearest
 from ..checks.text_inputs import check_candidates, check_labels, check_tensors, check_text
 from ..core.cache import MMCache
 from ..core.context_rows import MMRows
+from ..core.model_inputs import READY, MediaInputs
 from ..core.outputs import MMContextOutput, MMRankOutput, MMScoreOutput
 from ..fusion.context import trimmed
 from ..losses.tokens_and_classes import IGNORED
-from ..model import MEDIA_INPUTS, MMModel
+from ..model import MMModel
 from .prefix_trie import alphabetical, trie_levels
 
-_CONTEXT = (*MEDIA_INPUTS, "encoder_outputs", "encoder_attention_mask")
+_CONTEXT = (*MediaInputs.__annotations__, *READY)
 
 
 def _reject(method: str, given: dict[str, Any], accepted: tuple[str, ...]) -> None:
@@ -213,11 +214,7 @@ class MMRanking:
         """What all rows read, with the columns alone that hold something."""
         lonely_mask = media.pop("encoder_attention_mask", None)
         context = self.model.context_of(encoder_outputs, lonely_mask, **media)
-        if context is None:
-            return None
-        if encoder_outputs is None:
-            self.model.check_memory_made(media)
-        return trimmed(context)
+        return None if context is None else trimmed(context)
 
     def _bos_prompts(self, context: MMContextOutput | None, context_index: torch.Tensor | None) -> torch.Tensor:
         """int64 (R, 1): bos for each entry of context_index, or for each context."""

@@ -17,14 +17,15 @@ from ...configuration.base import ConfigFaults
 from ...configuration.checks.fields import REPRESENTATION_FUSIONS
 from ...configuration.mm import MMConfig
 from ..checks.text_inputs import bos_where_absent
-from ..core.base import MMKwargs, MMPreTrainedModel, reject_unknown
+from ..core.model_inputs import READY, MediaInputs, ModelInputs, RowInputs, pop_inputs, reject_unknown, takes
 from ..core.outputs import MMClassifierOutput, MMContextOutput, MMModelOutput
 from ..losses.tokens_and_classes import check_class_labels, classification_kind, classification_loss
-from ..model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
+from ..model import MMModel
+from .head import MMHead
 from .trainers import check_smoothing_of_classes
 
 
-class MMForSequenceClassification(MMPreTrainedModel):
+class MMForSequenceClassification(MMHead):
     """The base model with a linear classifier on the pooled text, on the fused vector, or one per modality (decision).
 
     Several pictures per context (two for comparing them) are slots of pixel_values; `max_images` gives them an order.
@@ -59,11 +60,8 @@ class MMForSequenceClassification(MMPreTrainedModel):
         one_vector = self.config.fusion_type in REPRESENTATION_FUSIONS
         self.model.freeze_pooled(keep=("language_model", "text_encoder") if one_vector else ("language_model",))
 
-    def encode_context(self, *args, **kwargs) -> MMContextOutput | None:
-        """See `MMModel.encode_context`; the result may be passed as encoder_outputs, as often as wanted."""
-        return self.model.encode_context(*args, **kwargs)
-
     @can_return_tuple
+    @takes(MediaInputs, RowInputs)
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -71,23 +69,9 @@ class MMForSequenceClassification(MMPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        pixel_attention_mask: torch.Tensor | None = None,
-        visual_embeds: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
-        video_attention_mask: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-        input_features_mask: torch.Tensor | None = None,
-        context_input_ids: torch.Tensor | None = None,
-        context_attention_mask: torch.Tensor | None = None,
-        media_index: torch.Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
-        context_index: torch.Tensor | None = None,
-        context_ranges: torch.Tensor | None = None,
-        encoder_outputs=None,
-        encoder_attention_mask: torch.Tensor | None = None,
+        *,
         labels: torch.Tensor | None = None,
-        **kwargs: Unpack[MMKwargs],
+        **inputs: Unpack[ModelInputs],
     ) -> MMClassifierOutput:
         """Classifies each row. Inputs as in `MMModel.forward`, without a cache, and:
 
@@ -95,33 +79,19 @@ class MMForSequenceClassification(MMPreTrainedModel):
             labels: int64 (R,), or float (R, L) for soft targets and several labels, or float (R,) for one number;
                 `classification_loss` of the config says what is made of them ("auto": as in Transformers).
         """
-        reject_unknown(kwargs, {*MEDIA_INPUTS, *TEXT_INPUTS, "labels"} - {"past_key_values", "use_cache"})
+        reject_unknown(inputs, MMForSequenceClassification.forward)
         if labels is None:
             check_smoothing_of_classes(self.config)
-        media = {
-            "pixel_values": pixel_values,
-            "pixel_attention_mask": pixel_attention_mask,
-            "visual_embeds": visual_embeds,
-            "pixel_values_videos": pixel_values_videos,
-            "video_attention_mask": video_attention_mask,
-            "input_features": input_features,
-            "input_features_mask": input_features_mask,
-            "context_input_ids": context_input_ids,
-            "context_attention_mask": context_attention_mask,
-            "media_index": media_index,
-        }
+        rows = pop_inputs(inputs, ("context_index", "context_ranges"))
+        context = self.model.context_of(**pop_inputs(inputs, (*MediaInputs.__annotations__, *READY)))
         text = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "position_ids": position_ids,
             "inputs_embeds": inputs_embeds,
             "token_type_ids": token_type_ids,
-            "context_index": context_index,
-            "context_ranges": context_ranges,
+            **rows,
         }
-        context = self.model.context_of(encoder_outputs, encoder_attention_mask, interpolate_pos_encoding, **media)
-        if encoder_outputs is None and context is not None:
-            self.model.check_memory_made(media)
         has_text = input_ids is not None or inputs_embeds is not None
         if not has_text:
             self._check_context_alone(context, text)
@@ -131,7 +101,7 @@ class MMForSequenceClassification(MMPreTrainedModel):
             bos = self.config.text_config.bos_token_id
             text["attention_mask"] = bos_where_absent(input_ids, attention_mask, bos)
         if has_text:
-            output = self.model(**text, encoder_outputs=context, use_cache=False, return_dict=True, **kwargs)
+            output = self.model(**text, encoder_outputs=context, use_cache=False, return_dict=True, **inputs)
         else:
             output = self._media_alone(context)
         logits, modality_logits, fusion_weights = self._answer(output)

@@ -8,7 +8,6 @@ where a picture does. The text is read by the text encoder, or by the decoder wh
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
 # pyright: reportOptionalCall=false, reportOptionalOperand=false, reportCallIssue=false
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -21,8 +20,8 @@ from ...configuration.conv import MMConvConfig
 from ...configuration.mm import MMConfig
 from ...configuration.vision import MMVisionConfig
 from ..checks.text_inputs import INTEGERS, check_every_text, check_mask_values, check_tensors, may_read_values
-from ..core.base import MMPreTrainedModel, reject_unknown
 from ..core.context_rows import MMRows
+from ..core.model_inputs import reject_unknown
 from ..core.outputs import MMContextOutput
 from ..fusion.context import TOWER_KINDS, as_context
 from ..losses.gather import gather_rows, gather_sizes
@@ -31,6 +30,7 @@ from ..losses.positive_pairs import Pairs, row_ids
 from ..model import MMModel
 from ..towers.any_tower import STATES
 from .contrastive_head import MMContrastiveHead, normalised
+from .head import MMHead
 
 _ONE_TEXT = "a text is compared with media, not with media joined with another text; pass one text, as input_ids"
 _OTHER_CLASSES = {
@@ -67,7 +67,7 @@ class Belonging(NamedTuple):
     pairs: Pairs  # of B' pictures and R' texts
 
 
-class MMMatchingModel(MMPreTrainedModel):
+class MMMatchingModel(MMHead):
     """The base model with the heads of "itc" and "itm"; what the classes for retrieval and pre-training share."""
 
     accepts_loss_kwargs = False  # every loss is a mean over the batch of all processes
@@ -81,10 +81,6 @@ class MMMatchingModel(MMPreTrainedModel):
         width = config.fusion_width if is_vector else config.reader.hidden_size
         self.itm_head = nn.Linear(width, 2) if "itm" in self.losses else None
 
-    def encode_context(self, *args, **kwargs) -> MMContextOutput | None:
-        """See `MMModel.encode_context`; the result may be passed as encoder_outputs, as often as wanted."""
-        return self.model.encode_context(*args, **kwargs)
-
     def pools_latents(self, tower: str) -> bool:
         """Whether a resampler behind "vision" or "audio" gives the pooled vector."""
         resampler = getattr(self.config, f"{tower}_resampler_config")
@@ -92,12 +88,14 @@ class MMMatchingModel(MMPreTrainedModel):
 
     # ---- inputs -----------------------------------------------------------------------------------------------------
 
-    def _context(self, encoder_outputs: Any, interpolate: bool, **media) -> MMContextOutput | None:
+    def _context(self, encoder_outputs: Any = None, bool_masked_pos=None, **media) -> MMContextOutput | None:
         """The context that was given, or the one that the media make."""
         self._check_pooled(media)
         if encoder_outputs is None:
-            return self.model.encode_context(**media, interpolate_pos_encoding=interpolate)
-        given = [name for name, value in media.items() if value is not None]
+            return self.model.encode_context(**media, bool_masked_pos=bool_masked_pos)
+        if bool_masked_pos is not None:
+            raise ValueError("bool_masked_pos hides patches from the tower, but encoder_outputs is a ready context")
+        given = [name for name, value in media.items() if value is not None and value is not False]
         if given:
             raise ValueError(f"encoder_outputs is a ready context, so {', '.join(given)} cannot be given beside it")
         return as_context(encoder_outputs, None, self.config.media_width)
@@ -129,7 +127,7 @@ class MMMatchingModel(MMPreTrainedModel):
             masks["position_ids"] = positions.expand(len(input_ids), -1)
         return {"input_ids": input_ids, **masks}
 
-    def _asked_states(self, kwargs: dict[str, Any], accepted: Iterable[str]) -> dict[str, Any]:
+    def _asked_states(self, kwargs: dict[str, Any], accepted: Any) -> dict[str, Any]:
         """Which states are asked for: of the text read alone, as the text runs several times.
 
         Refuses what other classes take and this one cannot, with the reason, and whatever nothing knows.

@@ -7,20 +7,16 @@ B contexts, R rows, k rows per context, T text tokens, V vocabulary, D hidden_si
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalSubscript=false
 # pyright: reportOptionalMemberAccess=false
 
-from collections import OrderedDict
 from typing import Unpack
 
 import torch
 from torch import nn
-from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache
 from transformers.masking_utils import create_masks_for_generate
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 
 from ...configuration.checks.fields import REPRESENTATION_FUSIONS
 from ...configuration.mm import MMConfig
-from ...configuration.text import MMTextConfig
 from ..checks.text_inputs import (
     bos_where_absent,
     check_labels,
@@ -29,18 +25,18 @@ from ..checks.text_inputs import (
     check_tensors,
     check_text,
 )
-from ..core.attention import build_norm
-from ..core.base import MMKwargs, MMPreTrainedModel, reject_unknown
 from ..core.cache import MMCache, check_cache
 from ..core.fingerprint import fingerprint
-from ..core.outputs import MMCausalLMOutput, MMContextOutput
+from ..core.model_inputs import CacheInputs, MediaInputs, ModelInputs, RowInputs, reject_unknown, takes
+from ..core.outputs import MMCausalLMOutput
 from ..core.positions import check_growth
 from ..fusion.context import as_context, trimmed
 from ..losses.linear_cross_entropy import predicted
 from ..losses.tokens_and_classes import next_labels
-from ..model import MEDIA_INPUTS, TEXT_INPUTS, MMModel
+from ..model import MMModel
 from .answer_ranking import MMRanking
 from .generation_mixin import MMGenerationMixin
+from .head import MMHead, build_head_transform
 from .row_ends import check_once, warn_of_beginnings, warn_of_endings
 from .trainers import (
     answer_settings,
@@ -52,21 +48,10 @@ from .trainers import (
 )
 from .warm_start import from_towers
 
-
-def build_head_transform(config: MMConfig) -> nn.Module:
-    """BERT's prediction head before the vocabulary: dense, activation, norm; nothing where the config has none."""
-    if not config.lm_head_transform:
-        return nn.Identity()
-    text: MMTextConfig = config.text_config
-    dense = nn.Linear(text.hidden_size, text.hidden_size)
-    norm = build_norm(text.norm_type, text.hidden_size, text.layer_norm_eps)
-    return nn.Sequential(OrderedDict(dense=dense, act=ACT2FN[config.lm_head_act or text.hidden_act], norm=norm))
-
-
 _PER_CONTEXT = ("context_input_ids", "pixel_values", "visual_embeds", "pixel_values_videos", "input_features")
 
 
-class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, MMGenerationMixin):
+class MMForConditionalGeneration(MMRanking, MMHead, MMGenerationMixin):
     """The base model with a language-modelling head: generate(), and rank_answers() and score() of given texts."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
@@ -137,11 +122,8 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, MMGenerationMixin
             **config_overrides,
         )
 
-    def encode_context(self, *args, **kwargs) -> MMContextOutput | None:
-        """See `MMModel.encode_context`; the result may be passed as encoder_outputs, as often as wanted."""
-        return self.model.encode_context(*args, **kwargs)
-
     @can_return_tuple
+    @takes(MediaInputs, RowInputs, CacheInputs)
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -149,27 +131,11 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, MMGenerationMixin
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        pixel_attention_mask: torch.Tensor | None = None,
-        visual_embeds: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
-        video_attention_mask: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-        input_features_mask: torch.Tensor | None = None,
-        context_input_ids: torch.Tensor | None = None,
-        context_attention_mask: torch.Tensor | None = None,
-        media_index: torch.Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
-        context_index: torch.Tensor | None = None,
-        context_ranges: torch.Tensor | None = None,
-        encoder_outputs=None,
-        encoder_attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        use_cache: bool | None = None,
+        *,
         labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         return_logits: bool = True,
-        **kwargs: Unpack[MMKwargs],
+        **inputs: Unpack[ModelInputs],
     ) -> MMCausalLMOutput:
         """Predicts the next token of each row. Inputs as in `MMModel.forward`, and:
 
@@ -181,9 +147,9 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, MMGenerationMixin
             return_logits: False, with labels: the loss is made without the (R, T, V) logits, which are None. The same
                 loss and gradients for a fraction of the memory; see `chunked.py`.
         """
-        shift_labels = kwargs.pop("shift_labels", None)
-        reject_unknown(kwargs, (*MEDIA_INPUTS, *TEXT_INPUTS, "labels", "logits_to_keep", "return_logits"))
-        num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        reject_unknown(inputs, MMForConditionalGeneration.forward)
+        shift_labels = inputs.pop("shift_labels", None)
+        num_items_in_batch = inputs.pop("num_items_in_batch", None)
         if input_ids is None and inputs_embeds is None:
             raise ValueError("text is needed to predict text: pass input_ids or inputs_embeds (generate() needs none)")
         targets = self._targets(labels, shift_labels, input_ids, inputs_embeds, logits_to_keep)
@@ -193,30 +159,14 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, MMGenerationMixin
         if targets is None and num_items_in_batch is not None:
             check_smoothing_of_tokens()  # the loss is made outside of the model
         output = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            token_type_ids=token_type_ids,
-            pixel_values=pixel_values,
-            pixel_attention_mask=pixel_attention_mask,
-            visual_embeds=visual_embeds,
-            pixel_values_videos=pixel_values_videos,
-            video_attention_mask=video_attention_mask,
-            input_features=input_features,
-            input_features_mask=input_features_mask,
-            context_input_ids=context_input_ids,
-            context_attention_mask=context_attention_mask,
-            media_index=media_index,
-            interpolate_pos_encoding=interpolate_pos_encoding,
-            context_index=context_index,
-            context_ranges=context_ranges,
-            encoder_outputs=encoder_outputs,
-            encoder_attention_mask=encoder_attention_mask,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
+            input_ids,
+            attention_mask,
+            position_ids,
+            inputs_embeds,
+            token_type_ids,
+            pooled=False,
             return_dict=True,
-            **kwargs,
+            **inputs,
         )
         check_logits_to_keep(logits_to_keep)
         kept = slice_logits_to_keep(output.last_hidden_state, logits_to_keep)
@@ -318,7 +268,7 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, MMGenerationMixin
     ):
         """Encodes the context here, before the rows are expanded, and takes every per-context input out."""
         check_prompt_ends(model_kwargs.get("attention_mask"))
-        media = {name: model_kwargs.pop(name) for name in MEDIA_INPUTS if name in model_kwargs}
+        media = {name: model_kwargs.pop(name) for name in MediaInputs.__annotations__ if name in model_kwargs}
         ready = model_kwargs.pop("encoder_outputs", None)
         lonely_mask = model_kwargs.pop("encoder_attention_mask", None)
         cache = model_kwargs.get("past_key_values")
@@ -332,8 +282,6 @@ class MMForConditionalGeneration(MMRanking, MMPreTrainedModel, MMGenerationMixin
             return model_kwargs
         context = self.model.context_of(ready, lonely_mask, **media)
         if context is not None:
-            if ready is None:
-                self.model.check_memory_made(media)
             context = trimmed(context, keep_length=generation_config.cache_implementation == "static")
             context.fingerprint = fingerprint(media, ready)
             model_kwargs["encoder_outputs"] = context

@@ -46,12 +46,10 @@ class MMSlowTwin(nn.Module):
         return self
 
     @torch.no_grad()
-    def keys(
-        self, student: MMMatchingModel, text: dict[str, Any], interpolate: bool, **media
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def keys(self, student: MMMatchingModel, text: dict[str, Any], **media) -> tuple[torch.Tensor, torch.Tensor]:
         """A step after the student, then what it makes of a batch: (B, P) and (R, P), of length 1."""
         for own, theirs in self._parts(student):
             momentum_update(own, theirs, self.momentum)
-        context = self.model.encode_context(**media, interpolate_pos_encoding=interpolate)
+        context = self.model.encode_context(**media)
         texts = self.itc_head.text(self.model.read_alone(**text).pooler_output)
         return normalised(self.itc_head.of_context(context)), normalised(texts)

@@ -15,6 +15,7 @@ B contexts, N pictures per context, R rows (texts), T text tokens, V vocabulary,
 # pyright: reportOptionalOperand=false, reportOptionalSubscript=false, reportGeneralTypeIssues=false
 
 from collections.abc import Iterable, Mapping
+from typing import Unpack
 
 import torch
 from torch import nn
@@ -25,15 +26,16 @@ from ...configuration.mm import MMConfig
 from ..checks.media_inputs import pictures
 from ..checks.text_inputs import check_labels, check_tensors
 from ..core.context_rows import MMRows
+from ..core.model_inputs import CONTEXT_TEXT, NOT_COMPARED, MediaInputs, ModelInputs, RowInputs, pop_inputs, takes
 from ..core.outputs import MMContextOutput, MMPreTrainingOutput
-from ..fusion.media_encoder import chosen, chosen_mask
+from ..fusion.media_encoder import present_items, present_masks
 from ..losses.linear_cross_entropy import predicted
 from ..losses.momentum import momentum_update
 from ..losses.tokens_and_classes import IGNORED, next_labels
 from ..towers.vit import MMVisionModel
 from .contrastive_head import normalised
 from .contrastive_matching import MMMatchingModel, Text, media_there, shared_mean
-from .generation import build_head_transform
+from .head import build_head_transform
 from .masked_image import (
     build_masked_image_head,
     copy_tower,
@@ -42,13 +44,6 @@ from .masked_image import (
     patches_of,
     pixel_errors,
 )
-
-_FORWARD = (
-    "input_ids", "attention_mask", "position_ids", "token_type_ids", "pixel_values", "pixel_attention_mask",
-    "visual_embeds", "pixel_values_videos", "video_attention_mask", "input_features", "input_features_mask",
-    "interpolate_pos_encoding", "context_index", "encoder_outputs", "matches", "lm_targets", "masked_input_ids",
-    "mlm_targets", "bool_masked_pos", "return_loss", "return_logits",
-)  # fmt: skip
 
 
 class MMForPreTraining(MMMatchingModel):
@@ -84,22 +79,14 @@ class MMForPreTraining(MMMatchingModel):
             copy_tower(self.mim_tower, self.model.vision_tower)
 
     @can_return_tuple
+    @takes(MediaInputs, RowInputs, without=NOT_COMPARED)
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        pixel_attention_mask: torch.Tensor | None = None,
-        visual_embeds: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
-        video_attention_mask: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-        input_features_mask: torch.Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
-        context_index: torch.Tensor | None = None,
-        encoder_outputs: MMContextOutput | None = None,
+        *,
         matches: torch.Tensor | None = None,
         lm_targets: torch.Tensor | None = None,
         masked_input_ids: torch.Tensor | None = None,
@@ -107,7 +94,7 @@ class MMForPreTraining(MMMatchingModel):
         bool_masked_pos: torch.Tensor | None = None,
         return_loss: bool | None = None,
         return_logits: bool = True,
-        **kwargs,
+        **inputs: Unpack[ModelInputs],
     ) -> MMPreTrainingOutput:
         """Every loss that is asked for and whose inputs are there. Media, text and `matches` as in retrieval, and:
 
@@ -119,18 +106,11 @@ class MMForPreTraining(MMMatchingModel):
             return_loss: None: in training. False gives logits and embeddings alone.
             return_logits: False, with a loss: "lm" and "mlm" are made without their (R, T, V) logits, which are None.
         """
-        asked = self._asked_states(kwargs, _FORWARD)
-        media = {
-            "pixel_values": pixel_values,
-            "pixel_attention_mask": pixel_attention_mask,
-            "visual_embeds": visual_embeds,
-            "pixel_values_videos": pixel_values_videos,
-            "video_attention_mask": video_attention_mask,
-            "input_features": input_features,
-            "input_features_mask": input_features_mask,
-        }
-        hidden = self._hidden_patches(bool_masked_pos, pixel_values)
-        context = self._context(encoder_outputs, interpolate_pos_encoding, bool_masked_pos=hidden, **media)
+        asked = self._asked_states(inputs, MMForPreTraining.forward)
+        index, ready = pop_inputs(inputs, ("context_index", "encoder_outputs")).values()
+        media = {name: value for name, value in pop_inputs(inputs, MediaInputs).items() if name not in CONTEXT_TEXT}
+        hidden = self._hidden_patches(bool_masked_pos, media["pixel_values"])
+        context = self._context(ready, hidden, **media)
         text = self._text(
             input_ids, attention_mask=attention_mask, position_ids=position_ids, token_type_ids=token_type_ids
         )
@@ -139,10 +119,10 @@ class MMForPreTraining(MMMatchingModel):
         if not (wants_loss or return_logits):
             raise ValueError("return_logits=False leaves the losses alone; ask for them with return_loss=True")
         output = MMPreTrainingOutput()
-        self._compare(output, context, text, asked, context_index, matches, wants_loss)
+        self._compare(output, context, text, asked, index, matches, wants_loss)
         rows = None
         if text is not None and context is not None:
-            rows = MMRows(len(text["input_ids"]), len(context.last_hidden_state), context_index)
+            rows = MMRows(len(text["input_ids"]), len(context.last_hidden_state), index)
         if "lm" in self.losses and text is not None:
             targets = lm_targets if lm_targets is not None else self._own_targets(text)
             states = self.model.write(context, rows, **text).last_hidden_state
@@ -153,22 +133,12 @@ class MMForPreTraining(MMMatchingModel):
             targets = mlm_targets if wants_loss else None
             output["loss_mlm"], output["mlm_logits"] = self._predicted(states, targets, return_logits)
         if hidden is not None and wants_loss:
-            output["loss_mim"] = self._mim_loss(context, hidden, pixel_values, pixel_attention_mask)
+            output["loss_mim"] = self._mim_loss(context, hidden, media["pixel_values"], media["pixel_attention_mask"])
         if wants_loss:
             output["loss"] = self._weighted(output)
         return MMPreTrainingOutput(**output)
 
     # ---- inputs -----------------------------------------------------------------------------------------------------
-
-    def _context(self, encoder_outputs, interpolate: bool, bool_masked_pos=None, **media) -> MMContextOutput | None:
-        if bool_masked_pos is None:
-            return super()._context(encoder_outputs, interpolate, **media)
-        self._check_pooled(media)
-        if encoder_outputs is not None:
-            raise ValueError("bool_masked_pos hides patches from the tower, but encoder_outputs is a ready context")
-        return self.model.encode_context(
-            **media, interpolate_pos_encoding=interpolate, bool_masked_pos=bool_masked_pos
-        )
 
     def _hidden_patches(self, bool_masked_pos, pixel_values) -> torch.Tensor | None:
         """bool (B, N, L)."""
@@ -246,9 +216,9 @@ class MMForPreTraining(MMMatchingModel):
         vision = self.config.vision_config
         media = pictures(self.config, pixel_values, pixel_attention_mask)
         present = None if media.present is None else media.present.flatten()
-        pixels = chosen(media.values.flatten(0, 1), present)
-        hidden = chosen(hidden.flatten(0, 1), present)
-        real = None if media.mask is None else chosen_mask(media.mask.flatten(0, 1), present)
+        pixels = present_items(media.values.flatten(0, 1), present)
+        hidden = present_items(hidden.flatten(0, 1), present)
+        real = None if media.mask is None else present_masks(media.mask.flatten(0, 1), present)
         counted = hidden if real is None else hidden & real.flatten(1)
         predicted = self.mim_head(patch_tokens(context.vision_output.last_hidden_state, vision))
         if self.mim_tower is None:

@@ -8,7 +8,7 @@ B contexts (pictures, or what stands in their place), R rows (texts), P projecti
 # pyright: reportOptionalCall=false, reportOptionalOperand=false, reportOperatorIssue=false
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -18,6 +18,7 @@ from ...configuration.base import ConfigFaults
 from ...configuration.mm import MMConfig
 from ..checks.text_inputs import check_every_text, check_tensors
 from ..core.context_rows import MMRows
+from ..core.model_inputs import CONTEXT_TEXT, NOT_COMPARED, MediaInputs, ModelInputs, RowInputs, pop_inputs, takes
 from ..core.outputs import MMContextOutput, MMRetrievalOutput, MMSearchOutput
 from ..fusion.context import taken
 from ..losses.grad_cache import encode_in_chunks
@@ -25,12 +26,6 @@ from .contrastive_head import normalised
 from .contrastive_matching import MMMatchingModel, Text, media_there
 from .momentum_encoder import MMSlowTwin
 from .similarity_search import best, check_embeds, rerank_sides
-
-_FORWARD = (
-    "input_ids", "attention_mask", "position_ids", "token_type_ids", "pixel_values", "pixel_attention_mask",
-    "visual_embeds", "pixel_values_videos", "video_attention_mask", "input_features", "input_features_mask",
-    "interpolate_pos_encoding", "context_index", "encoder_outputs", "matches", "return_loss",
-)  # fmt: skip
 
 
 class Images(NamedTuple):
@@ -67,25 +62,17 @@ class MMForImageTextRetrieval(MMMatchingModel):
             self.slow.start_as(self)
 
     @can_return_tuple
+    @takes(MediaInputs, RowInputs, without=NOT_COMPARED)
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        pixel_attention_mask: torch.Tensor | None = None,
-        visual_embeds: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
-        video_attention_mask: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-        input_features_mask: torch.Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
-        context_index: torch.Tensor | None = None,
-        encoder_outputs: MMContextOutput | None = None,
+        *,
         matches: torch.Tensor | None = None,
         return_loss: bool | None = None,
-        **kwargs,
+        **inputs: Unpack[ModelInputs],
     ) -> MMRetrievalOutput:
         """Compares every picture of the call with every text, and with a loss matches each text with its own picture.
 
@@ -99,17 +86,10 @@ class MMForImageTextRetrieval(MMMatchingModel):
                 and a text with 0 takes no part in the contrastive one. None: all match, and negatives are mined.
             return_loss: None: in training. True needs media and text.
         """
-        states = self._asked_states(kwargs, _FORWARD)
-        media = {
-            "pixel_values": pixel_values,
-            "pixel_attention_mask": pixel_attention_mask,
-            "visual_embeds": visual_embeds,
-            "pixel_values_videos": pixel_values_videos,
-            "video_attention_mask": video_attention_mask,
-            "input_features": input_features,
-            "input_features_mask": input_features_mask,
-        }
-        images = self._images(encoder_outputs, interpolate_pos_encoding, **media)
+        states = self._asked_states(inputs, MMForImageTextRetrieval.forward)
+        index, ready = pop_inputs(inputs, ("context_index", "encoder_outputs")).values()
+        media = {name: value for name, value in pop_inputs(inputs, MediaInputs).items() if name not in CONTEXT_TEXT}
+        images = self._images(ready, **media)
         text = self._text(
             input_ids, attention_mask=attention_mask, position_ids=position_ids, token_type_ids=token_type_ids
         )
@@ -127,31 +107,28 @@ class MMForImageTextRetrieval(MMMatchingModel):
             self._check_compared(images, text)
             keys = None
             if self.slow is not None and self.training and torch.is_grad_enabled():
-                if encoder_outputs is not None:
+                if ready is not None:
                     raise ValueError("the slow copy of contrastive_queue_size encodes media itself; pass them instead")
-                keys = self.slow.keys(self, text, interpolate_pos_encoding, **media)
-            self._add_losses(output, images, text, (context_index, matches), keys)
+                keys = self.slow.keys(self, text, **media)
+            self._add_losses(output, images, text, (index, matches), keys)
         elif matches is not None:
             raise ValueError("matches are targets, but no loss is asked for; pass return_loss=True")
         return MMRetrievalOutput(**output)
 
-    def _images(self, encoder_outputs, interpolate: bool, **media) -> Images | None:
+    def _images(self, encoder_outputs, **media) -> Images | None:
         """Of a ready context, or of what the media make; with a chunk size their states are not kept."""
-        if (
-            encoder_outputs is None
-            and self.config.contrastive_chunk_size
-            and any(x is not None for x in media.values())
-        ):
-            embeds, there = self._in_chunks(self._image_embeds, interpolate=interpolate, **media)
+        is_given = any(torch.is_tensor(value) for value in media.values())
+        if encoder_outputs is None and self.config.contrastive_chunk_size and is_given:
+            embeds, there = self._in_chunks(self._image_embeds, **media)
             return Images(embeds, there, None)
-        context = self._context(encoder_outputs, interpolate, **media)
+        context = self._context(encoder_outputs, **media)
         if context is None:
             return None
         return Images(normalised(self.itc_head.of_context(context)), media_there(context), context)
 
-    def _image_embeds(self, interpolate: bool, **media) -> tuple[torch.Tensor, torch.Tensor]:
+    def _image_embeds(self, **media) -> tuple[torch.Tensor, torch.Tensor]:
         """Of some contexts: (n, P), and bool (n,), which have any media."""
-        context = self._context(None, interpolate, **media)
+        context = self._context(**media)
         return normalised(self.itc_head.of_context(context)), media_there(context)
 
     def _text_embeds(self, output: MMRetrievalOutput, text: Text, states: dict[str, Any]) -> torch.Tensor:
@@ -283,7 +260,7 @@ class MMForImageTextRetrieval(MMMatchingModel):
         """
         if self.itm_head is None:
             raise ValueError("this model has no matching head: its pretraining_losses do not name 'itm'")
-        context = self._context(encoder_outputs, interpolate_pos_encoding, **media)
+        context = self._context(encoder_outputs, interpolate_pos_encoding=interpolate_pos_encoding, **media)
         if context is None:
             raise ValueError("match() needs media or encoder_outputs to match the texts with")
         text = self._text(input_ids, attention_mask=attention_mask)

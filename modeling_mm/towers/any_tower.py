@@ -19,6 +19,7 @@ from ...configuration.conv import MMConvConfig
 from ...configuration.tower_kinds import LENGTH_KINDS
 from ...configuration.towers import picture_example, tower_width
 from ...configuration.vision import MMVisionConfig
+from ..core.pooling import masked_mean
 from .conv import MMConvModel
 from .sound_lengths import (
     keeps_to_mask,
@@ -128,7 +129,7 @@ def _features(tower: Any, values: torch.Tensor, token_mask, inputs: dict, layer:
     if pooled is not None:
         pooled = pooled.flatten(1)  # a ResNet's is (n, C, 1, 1)
     elif type(tower.config) not in _OWN:
-        pooled = _mean(tokens, token_mask)
+        pooled = masked_mean(tokens, token_mask)
     if strategy == "default":
         tokens = tokens[:, 1:]
         token_mask = None if token_mask is None else token_mask[:, 1:]
@@ -156,13 +157,6 @@ def _hidden_state(states: tuple[torch.Tensor, ...], layer: int) -> torch.Tensor:
     if not -len(states) <= layer < len(states):
         raise ValueError(f"layer={layer} is outside the tower's {len(states)} hidden states")
     return states[layer]
-
-
-def _mean(tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    if mask is None:
-        return tokens.mean(1)
-    total = tokens.masked_fill(~mask[..., None], 0).sum(1)
-    return total / mask.sum(1, keepdim=True).clamp(min=1)
 
 
 def _patch_mask(tower: Any, mask: torch.Tensor | None, inputs: dict) -> torch.Tensor | None:

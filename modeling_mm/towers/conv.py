@@ -15,7 +15,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.output_capturing import capture_outputs
 
 from ...configuration.conv import MMConvConfig
-from ..core.base import MMPreTrainedModel, reject_unknown
+from ..core.base import MMPreTrainedModel
+from ..core.model_inputs import reject_unknown
 
 
 def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:

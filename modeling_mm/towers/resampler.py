@@ -11,6 +11,7 @@ from ...configuration.resampler import MMResamplerConfig
 from ..checks.text_inputs import check_memory
 from ..core.attention import build_norm
 from ..core.base import MMPreTrainedModel
+from ..core.context_masks import MMReading
 from ..core.context_rows import MMRows
 from ..core.layers import MMLayer
 
@@ -57,9 +58,9 @@ class MMResampler(MMPreTrainedModel):
         check_memory(hidden_states, attention_mask, self.memory_size, "hidden_states")
         count = hidden_states.shape[0]
         latents = self.latents.expand(count, -1, -1)
-        mask, rows = self._mask(latents, hidden_states, attention_mask), MMRows(count, count)
+        reading = MMReading(MMRows(count, count), mask=self._mask(latents, hidden_states, attention_mask))
         for layer in self.layers:
-            latents = layer(latents, hidden_states, context_mask=mask, rows=rows)
+            latents = layer(latents, hidden_states, reading)
         latents = self.norm(latents)
         return (latents[:, 1:], latents[:, 0]) if self.config.first_latent_pooled else (latents, None)
 

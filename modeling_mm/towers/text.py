@@ -7,7 +7,7 @@ R rows, B contexts, k rows per context, T text tokens, S context tokens, D hidde
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false
 
 import re
-from typing import Unpack
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import nn
@@ -18,11 +18,12 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ...configuration.text import MMTextConfig
 from ..checks.text_inputs import check_memory, check_positions, check_text
 from ..core.attention import CallConfig, MMAttention, build_norm
-from ..core.base import MMKwargs, MMPreTrainedModel, reject_unknown
+from ..core.base import MMPreTrainedModel
 from ..core.cache import MMCache
-from ..core.context_masks import MMReading, as_keys, as_mask, columns_of, context_size
+from ..core.context_masks import NOTHING, MMReading, as_keys, as_mask, columns_of, context_size
 from ..core.context_rows import MMRows
 from ..core.layers import MMLayer, build_embedding, whole_table
+from ..core.model_inputs import MMKwargs, reject_unknown
 from ..core.outputs import MMModelOutput
 from ..core.pooling import MMPooler
 from ..core.positions import MMRotaryEmbedding, build_positions, check_growth
@@ -33,7 +34,7 @@ from .coca_text import MMUnimodal
 
 _FORWARD = (
     "input_ids", "attention_mask", "position_ids", "inputs_embeds", "token_type_ids", "past_key_values", "use_cache",
-    "encoder_hidden_states", "encoder_attention_mask", "rows", "context_ranges", "prefix", "is_causal",
+    "encoder_hidden_states", "encoder_attention_mask", "rows", "context_ranges", "prefix", "is_causal", "pooled",
 )  # fmt: skip
 
 
@@ -42,6 +43,18 @@ def _untrained_row(config: MMTextConfig) -> int | None:
     eos = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     is_read = config.unimodal_cls == "shifted" or config.pad_token_id in (config.bos_token_id, *eos)
     return None if is_read else config.pad_token_id
+
+
+class MMTextPlan(NamedTuple):
+    """What self-attention of one call needs: position_ids (R or 1, T), the cache and how many tokens it holds, a mask
+    of the implementation's kind, the segments of a long text, and whether the caller gets the cache back."""
+
+    position_ids: torch.Tensor
+    cache: MMCache | None
+    past: int
+    mask: Any
+    segments: MMSegments | None
+    is_cached: bool
 
 
 class MMTextModel(MMPreTrainedModel):
@@ -138,6 +151,7 @@ class MMTextModel(MMPreTrainedModel):
         context_ranges: torch.Tensor | None = None,
         prefix: MMPrefix | None = None,
         is_causal: bool | None = None,
+        pooled: bool = True,
         **kwargs: Unpack[MMKwargs],
     ) -> MMModelOutput:
         """Runs the stack.
@@ -151,77 +165,79 @@ class MMTextModel(MMPreTrainedModel):
             context_ranges: int64 (R, n, 2), the half-open range of context tokens that each text column may see, the
                 n-th column's for all behind it; unread once the cache holds them. None: all.
             prefix: media tokens (R, S, D) that join the text's sequence, in a call without a cache; with one the cache
-                holds their keys and values, once per context (`MMJoiningModel`).
+                holds their keys and values, once per context (`MMModel.remember`).
             is_causal: False lets every token see every other for this call; None: the config's.
+            pooled: False leaves pooler_output out (None), where nobody reads it.
         With segment_length a longer text attends in segments, without a cache.
         Returns: last_hidden_state (R, T, D), pooler_output (R, D), past_key_values when use_cache, and with a prefix
             its states (R, S, D) as context_hidden_states. Masks and positions are of the text alone.
         """
         reject_unknown(kwargs, _FORWARD)
-        check_text(
-            self.config,
-            input_ids,
-            inputs_embeds,
-            attention_mask,
-            position_ids,
-            token_type_ids,
-            has_past=past_key_values is not None,
-            read_values=False,
+        has_past, text = past_key_values is not None, (attention_mask, position_ids, token_type_ids)
+        check_text(self.config, input_ids, inputs_embeds, *text, has_past=has_past, read_values=False)
+        inputs_embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        call = CallConfig(
+            self.config, kwargs.get("output_attentions"), self.config.is_causal if is_causal is None else is_causal
         )
-        if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids)
-        num_rows, length = inputs_embeds.shape[:2]
-        is_causal = self.config.is_causal if is_causal is None else is_causal
-        call = CallConfig(self.config, kwargs.get("output_attentions"), is_causal)
-        if use_cache is None:
-            use_cache = self.config.use_cache and not (self.training and self.is_activation_checkpointing)
-        use_cache = use_cache and self.config.segment_length is None and prefix is None
-        cache = self._cache(past_key_values, use_cache, num_rows)
-        past = 0 if cache is None else cache.get_seq_length()
-        if position_ids is None:
-            position_ids = self._default_positions(attention_mask, past, length, inputs_embeds.device)
-
-        if cache is not None:
-            check_growth(self.config, position_ids, past)
-        segments = self._segments((num_rows, length), attention_mask)
-        seen = attention_mask if cache is None else cache.with_prefix_mask(attention_mask, length)
-        mask = self._self_mask(call, cache, segments, inputs_embeds, seen) if prefix is None else None
-        rows, lengths = self._context_plan(cache, rows, num_rows, encoder_hidden_states, encoder_attention_mask)
-        context_ranges = context_ranges if cache is None else cache.keep_ranges(context_ranges)
-        reading = self._reading(call, cache, rows, lengths, context_ranges, past, inputs_embeds, encoder_hidden_states)
-
-        hidden_states = self._embed(inputs_embeds, position_ids, token_type_ids, cache is not None)
+        plan = self._plan(call, inputs_embeds, attention_mask, position_ids, past_key_values, use_cache, prefix)
+        reading = self._reading(
+            call, plan, inputs_embeds, rows, encoder_hidden_states, encoder_attention_mask, context_ranges
+        )
+        hidden_states = self._embed(inputs_embeds, plan.position_ids, token_type_ids, plan.cache is not None)
         if prefix is not None:
-            hidden_states, position_ids = self._join(prefix, hidden_states, position_ids, cache, segments)
-            mask = self._merged_mask(call, prefix, hidden_states, attention_mask)
-        rotary = None if self.rotary is None else self.rotary(position_ids, hidden_states.dtype)
+            hidden_states, plan = self._with_prefix(call, plan, prefix, hidden_states, attention_mask)
+        rotary = None if self.rotary is None else self.rotary(plan.position_ids, hidden_states.dtype)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
                 encoder_hidden_states,
-                attention_mask=mask,
-                context_mask=reading.mask,
-                context_keys=reading.keys,
-                rows=reading.rows,
-                has_context=reading.has_context,
-                past_key_values=cache,
-                is_causal=is_causal,
+                reading,
+                attention_mask=plan.mask,
+                past_key_values=plan.cache,
+                is_causal=call.is_causal,
                 rotary=rotary,
-                segments=segments,
+                segments=plan.segments,
                 **kwargs,
             )
-        normed, media = self.norm(hidden_states), None
-        if prefix is not None:
-            unread, hidden_states = split(hidden_states, prefix.length, prefix.order)
-            media, normed = split(normed, prefix.length, prefix.order)
-            media = unread if self.config.final_norm == "pooled" else media
-        text_mask = None if attention_mask is None or attention_mask.ndim != 2 else attention_mask[:, -length:]
+        states, normed, media = self._outputs(hidden_states, prefix)
         return MMModelOutput(
-            last_hidden_state=hidden_states if self.config.final_norm == "pooled" else normed,
-            pooler_output=self.pooler(normed, text_mask, input_ids),
-            past_key_values=cache if use_cache else None,
+            last_hidden_state=states,
+            pooler_output=self._pooled(normed, attention_mask, input_ids) if pooled else None,
+            past_key_values=plan.cache if plan.is_cached else None,
             context_hidden_states=media,
         )
+
+    def _plan(
+        self, call: CallConfig, inputs_embeds, attention_mask, position_ids, past_key_values, use_cache, prefix
+    ) -> MMTextPlan:
+        """Positions, cache, segments and the mask of self-attention; that of a prefix is made with it."""
+        num_rows, length = inputs_embeds.shape[:2]
+        if use_cache is None:
+            use_cache = self.config.use_cache and not (self.training and self.is_activation_checkpointing)
+        use_cache = bool(use_cache) and self.config.segment_length is None and prefix is None
+        cache = self._cache(past_key_values, use_cache, num_rows)
+        past = 0 if cache is None else cache.get_seq_length()
+        if position_ids is None:
+            position_ids = self._default_positions(attention_mask, past, length, inputs_embeds.device)
+        segments = self._segments((num_rows, length), attention_mask)
+        if cache is not None:
+            check_growth(self.config, position_ids, past)
+            attention_mask = cache.with_prefix_mask(attention_mask, length)
+        mask = None if prefix is not None else self._self_mask(call, cache, segments, inputs_embeds, attention_mask)
+        return MMTextPlan(position_ids, cache, past, mask, segments, use_cache)
+
+    def _outputs(self, hidden_states: torch.Tensor, prefix: MMPrefix | None):
+        """The states that are given back (R, T, D), those that are pooled, and the prefix's (R, S, D)."""
+        normed = self.norm(hidden_states)
+        states = hidden_states if self.config.final_norm == "pooled" else normed
+        if prefix is None:
+            return states, normed, None
+        media, states = split(states, prefix.length, prefix.order)
+        return states, split(normed, prefix.length, prefix.order)[1], media
+
+    def _pooled(self, normed: torch.Tensor, attention_mask, input_ids) -> torch.Tensor | None:
+        is_plain = attention_mask is not None and attention_mask.ndim == 2
+        return self.pooler(normed, attention_mask[:, -normed.shape[1] :] if is_plain else None, input_ids)
 
     def _embed(self, inputs_embeds, position_ids, token_type_ids, has_cache: bool) -> torch.Tensor:
         hidden_states = inputs_embeds
@@ -237,27 +253,23 @@ class MMTextModel(MMPreTrainedModel):
             hidden_states = hidden_states + self.embed_token_types(token_type_ids)
         return self.dropout(self.embed_norm(hidden_states))
 
-    def _join(self, prefix: MMPrefix, hidden_states, position_ids, cache, segments):
-        """The merged sequence (R, S + T, D) and its positions; media stand at 0, where RoPE turns nothing."""
+    def _with_prefix(self, call: CallConfig, plan: MMTextPlan, prefix: MMPrefix, hidden_states, attention_mask):
+        """The merged sequence (R, S + T, D), its positions and mask; media stand at 0, where RoPE turns nothing."""
         check_memory(prefix.states, prefix.mask, self.config.hidden_size, "prefix")
-        if cache is not None:
+        if plan.cache is not None:
             raise ValueError("past_key_values was given beside a prefix, whose states it would have to hold already")
-        if segments is not None:
+        if plan.segments is not None:
             raise ValueError(
                 f"a text longer than segment_length={self.config.segment_length} attends in segments, which media "
                 "tokens cannot join; set segment_length=None or another fusion_type"
             )
-        media = prefix.states
-        if prefix.embedding_norm:
-            media = self.dropout(self.embed_norm(media))
-        at_zero = position_ids.new_zeros(position_ids.shape[0], prefix.length)
-        return merge(media, hidden_states, prefix.order), merge(at_zero, position_ids, prefix.order)
-
-    @staticmethod
-    def _merged_mask(call: CallConfig, prefix: MMPrefix, hidden_states, attention_mask):
-        if attention_mask is not None and attention_mask.ndim != 2:
-            return attention_mask  # ready made, for the whole sequence
-        return merged_mask(call, hidden_states, prefix, attention_mask)
+        media = self.dropout(self.embed_norm(prefix.states)) if prefix.embedding_norm else prefix.states
+        merged = merge(media, hidden_states, prefix.order)
+        at_zero = plan.position_ids.new_zeros(plan.position_ids.shape[0], prefix.length)
+        positions, mask = merge(at_zero, plan.position_ids, prefix.order), attention_mask
+        if mask is None or mask.ndim == 2:  # else it is ready made, for the whole sequence
+            mask = merged_mask(call, merged, prefix, attention_mask)
+        return merged, plan._replace(position_ids=positions, mask=mask)
 
     def _stretched_positions(self, position_ids: torch.Tensor) -> torch.Tensor:
         """(R or 1, T) -> (R or 1, T, D): a row longer than the table spreads over it, between two vectors linearly.
@@ -333,15 +345,17 @@ class MMTextModel(MMPreTrainedModel):
             cache.rows, cache.context_lengths = rows, lengths
         return rows, lengths
 
-    def _reading(self, call, cache, rows, lengths, ranges, past, inputs_embeds, encoder_hidden_states) -> MMReading:
+    def _reading(self, call, plan: MMTextPlan, inputs_embeds, rows, context, context_mask, ranges) -> MMReading:
         """What each row may read of its context."""
+        cache, length = plan.cache, inputs_embeds.shape[1]
+        rows, lengths = self._context_plan(cache, rows, inputs_embeds.shape[0], context, context_mask)
+        ranges = ranges if cache is None else cache.keep_ranges(ranges)
         if rows is None:
-            return MMReading()
-        length = inputs_embeds.shape[1]
-        ranges = None if ranges is None else columns_of(ranges, past, length)
+            return NOTHING
+        ranges = None if ranges is None else columns_of(ranges, plan.past, length)
         has_context = None if lengths is None else rows.per_row(lengths > 0)[:, None, None]
         dropout = float(self.config.attention_dropout) if self.training else 0.0
         if takes_lengths(call._attn_implementation, inputs_embeds, self.cross_head_dim, dropout):
             return MMReading(rows, has_context, keys=as_keys(rows, lengths, ranges, length))
-        size = context_size(cache, encoder_hidden_states)
+        size = context_size(cache, context)
         return MMReading(rows, has_context, mask=as_mask(call, rows, lengths, ranges, size, inputs_embeds))

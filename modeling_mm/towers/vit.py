@@ -16,8 +16,9 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ...configuration.vision import MMVisionConfig
 from ..checks.text_inputs import check_patch_mask, check_tensors, may_read_values
 from ..core.attention import CallConfig, MMAttention, build_norm
-from ..core.base import MMKwargs, MMPreTrainedModel, reject_unknown
+from ..core.base import MMPreTrainedModel
 from ..core.layers import MMLayer, whole_table
+from ..core.model_inputs import MMKwargs, reject_unknown
 from ..core.pooling import MMPooler
 
 _FORWARD = ("pixel_values", "interpolate_pos_encoding", "pixel_attention_mask", "bool_masked_pos")

@@ -209,7 +209,7 @@ class MMImageProcessorPil(PictureOptions, PilBackend):
     """Pictures of any source as pixel_values (n, 3, H, W), float32; by default 224 x 224 and in -1..1.
 
     The same picture gives the same pixels whether it comes as path, bytes, file object, PIL image, array or tensor:
-    `mm.processing.images.load.load_image` says how each is read. Every option is an attribute, saved with the processor,
+    `mm.load_image` says how each is read. Every option is an attribute, saved with the processor,
     and may be overridden in a call.
     """
 

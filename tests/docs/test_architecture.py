@@ -64,5 +64,5 @@ def test_every_part_of_the_drawing_is_a_part_of_the_model(tiny_model):
 
 
 def test_every_file_of_the_model_is_on_the_page():
-    there = {path.name for path in (ROOT / "modeling_mm").glob("*.py")}
+    there = {path.name for folder in ("modeling_mm", "weights") for path in (ROOT / folder).rglob("*.py")}
     assert set(re.findall(r"`(\w+\.py)`", PAGE)) == there

@@ -19,11 +19,11 @@ PYTHON = {name: re.findall(r"^```python\n(.*?)^```", text, re.S | re.M) for name
 # Pages whose blocks another test runs, to look at what they give too.
 ELSEWHERE = {
     "README.md": "test_readme.py",
-    "docs/fine-tuning.md": "test_docs_fine_tuning.py",
-    "docs/processing.md": "test_docs_processing.py",
-    "docs/tasks.md": "test_docs_tasks.py",
-    "docs/texts-videos-sounds.md": "test_docs_texts_videos_sounds.py",
-    "docs/objectives.md": "test_docs_objectives.py",
+    "docs/fine-tuning.md": "docs/test_fine_tuning.py",
+    "docs/processing.md": "docs/test_processing.py",
+    "docs/tasks.md": "docs/test_tasks.py",
+    "docs/texts-videos-sounds.md": "docs/test_texts_videos_sounds.py",
+    "docs/objectives.md": "docs/test_objectives.py",
 }
 DEPLOYMENT = "docs/deployment.md"
 HERE = [name for name, blocks in PYTHON.items() if blocks and name not in {*ELSEWHERE, DEPLOYMENT}]

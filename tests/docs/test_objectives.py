@@ -26,7 +26,7 @@ def test_the_examples_run_as_written_and_end_in_finite_losses(monkeypatch):
 
 def test_every_file_of_the_table_is_there():
     files = re.findall(r"^\| `(\w+\.py)`", PAGE, flags=re.M)
-    assert len(files) == 8 and all((ROOT / "modeling_mm" / name).is_file() for name in files)
+    assert len(files) == 8 and all((ROOT / "modeling_mm" / "losses" / name).is_file() for name in files)
 
 
 @pytest.mark.parametrize("line", [line for line in PAGE.splitlines() if line.startswith(("| 30", "| 25"))])

@@ -11,20 +11,24 @@ from transformers.dynamic_module_utils import get_imports
 from mm.exporting.flat_source import REQUIRED, flat_sources, flattened, imported_modules
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("configuration", "kernels", "processing", "modeling_mm")
-ALL = sorted(f"{path.parent.name}.{path.stem}" for folder in FOLDERS for path in (ROOT / folder).glob("*.py"))
+FOLDERS = ("configuration", "weights", "kernels", "processing", "modeling_mm")
+FILES = [path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+ALL = sorted(".".join(path.with_suffix("").parts) for path in FILES)
 
 REWRITTEN = {
-    "a sibling": ("from .cache import MMCache", "from .modeling_mm_cache import MMCache"),
+    "a sibling": ("from .core.cache import MMCache", "from .modeling_mm_core_cache import MMCache"),
     "another folder": ("from ..configuration.text import A as B", "from .configuration_text import A as B"),
-    "several lines": ("from .cache import (\n    A,\n    B as C,\n)", "from .modeling_mm_cache import A, B as C"),
+    "several lines": (
+        "from .core.cache import (\n    A,\n    B as C,\n)",
+        "from .modeling_mm_core_cache import A, B as C",
+    ),
     "a module": (
-        "from . import rope as r",
-        "from .modeling_mm_rope import __name__ as _\nfrom . import modeling_mm_rope as r",
+        "from .core import positions as p",
+        "from .modeling_mm_core_positions import __name__ as _\nfrom . import modeling_mm_core_positions as p",
     ),
     "inside a function": (
-        "def f():\n    from .cache import A\n    return A",
-        "def f():\n    from .modeling_mm_cache import A\n    return A",
+        "def f():\n    from .core.cache import A\n    return A",
+        "def f():\n    from .modeling_mm_core_cache import A\n    return A",
     ),
     "what not everyone has": (
         "import triton.language as tl",
@@ -40,7 +44,7 @@ REWRITTEN = {
 
 @pytest.mark.parametrize(("source", "expected"), REWRITTEN.values(), ids=REWRITTEN)
 def test_an_import_is_rewritten_and_nothing_else(source, expected):
-    around = '"""About."""\n\n{}\n\nx = 1  # from .cache import nothing\n'
+    around = '"""About."""\n\n{}\n\nx = 1  # from .core.cache import nothing\n'
     assert flattened(around.format(source), "modeling_mm.model", ROOT) == around.format(expected)
 
 
@@ -48,7 +52,7 @@ REFUSED = {
     "the front door": ("from .. import MMConfig", "names no file of the package"),
     "a file that is not there": ("from .nowhere import x", "names no file of the package"),
     "outside the package": ("from ....x import y", "leaves the package"),
-    "two statements on a line": ("x = 1; from .cache import MMCache", "lines of its own"),
+    "two statements on a line": ("x = 1; from .core.cache import MMCache", "lines of its own"),
 }
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from mm.kernels.accuracy import BACKWARD, FORWARD, allowed_error, error
-from mm.kernels.cross_attention import IS_INTERPRETED, flash_cross_attention
+from mm.kernels.cross_attention import flash_cross_attention
+from mm.kernels.interpreter import IS_INTERPRETED
 from mm.kernels.reference import reference_attention, reference_backward
 
 ON_CPU = os.environ.get("MM_GPU_TESTS_ON_CPU") == "1"

@@ -17,7 +17,7 @@ from mm import (
     MMVisionModel,
 )
 from mm.configuration.resampler import MMResamplerConfig
-from mm.modeling_mm.core.attention import MMAttention
+from mm.modeling_mm.core.attention import MMAttention, MMCrossAttention, MMSelfAttention
 from mm.modeling_mm.core.context_rows import MMRows
 from mm.modeling_mm.towers.resampler import MMResampler
 
@@ -29,7 +29,8 @@ def built(tiny_config, visible, text, cross, **fields) -> MMAttention:
     config = tiny_config("vit", text, text_config=fields).text_config
     config._attn_implementation = "eager"
     torch.manual_seed(0)
-    return visible(MMAttention(config, 0, config.memory_size if cross else None)).double().eval()
+    attention = MMCrossAttention(config, 0, config.memory_size) if cross else MMSelfAttention(config, 0)
+    return visible(attention).double().eval()
 
 
 def normed(module, states):

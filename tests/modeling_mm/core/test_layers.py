@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from comparing import close
+from mm.modeling_mm.core.context_masks import MMReading
 from mm.modeling_mm.core.context_rows import MMRows
 from mm.modeling_mm.core.layers import MMMLP, MMLayer
 
@@ -42,7 +43,7 @@ def written_out(layer, states, position):
 @pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
 def test_a_layer_is_its_sublayers_in_order(tiny_config, visible, sublayers, position, gate, norm):
     layer = built(tiny_config, visible, sublayers, norm_position=position, cross_attention_gate=gate, norm_type=norm)
-    got = layer(STATES, MEMORY, rows=MMRows(2, 2))
+    got = layer(STATES, MEMORY, MMReading(MMRows(2, 2)))
     torch.testing.assert_close(got, written_out(layer, STATES, position), rtol=0, atol=1e-12)
 
 
@@ -70,7 +71,7 @@ def test_a_row_without_context_skips_cross_whole_and_an_own_layer_as_a_whole(
     has_context = torch.tensor([True, False])[:, None, None]
     mask = torch.zeros(2, 1, 1, 4, dtype=torch.float64)
     mask[1] = torch.finfo(torch.float64).min
-    got = layer(STATES, MEMORY, context_mask=mask, rows=MMRows(2, 2), has_context=has_context)
+    got = layer(STATES, MEMORY, MMReading(MMRows(2, 2), has_context, mask))
     alone = layer(STATES)  # no context at all
     close(got[1], alone[1])
     assert not torch.equal(got[0], alone[0])
@@ -92,7 +93,7 @@ def test_flamingos_layer_stands_in_another_stack_by_overrides(tiny_config, visib
     assert own.cross_attn.q_proj.weight.shape == (24, 32) and own.cross_attn.q_proj.bias is None
     assert own.mlp.up_proj.weight.shape == (20, 32) and own.mlp.gate_proj is None and own.mlp.up_proj.bias is None
     assert isinstance(own.mlp_norm, torch.nn.LayerNorm) and own.mlp_norm.eps == 1e-5
-    torch.testing.assert_close(own(STATES, MEMORY, rows=MMRows(2, 2)), written_out(own, STATES, "pre"))
+    torch.testing.assert_close(own(STATES, MEMORY, MMReading(MMRows(2, 2))), written_out(own, STATES, "pre"))
     plain = built(tiny_config, visible, "self mlp", **fields)
     assert isinstance(plain.mlp_norm, torch.nn.RMSNorm) and plain.mlp.gate_proj is not None
     assert plain.self_attn.q_proj.weight.shape == (32, 32)

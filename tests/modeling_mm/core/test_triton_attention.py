@@ -15,7 +15,8 @@ import triton
 
 from mm import MMForConditionalGeneration, MMForSequenceClassification, MMModel
 from mm.kernels import launch
-from mm.kernels.cross_attention import asks_for_interpreter, flash_cross_attention
+from mm.kernels.cross_attention import flash_cross_attention
+from mm.kernels.interpreter import asks_for_interpreter
 from mm.kernels.reference import reference_attention, reference_backward
 from mm.modeling_mm.core import triton_attention as mm_triton
 from mm.modeling_mm.core.triton_attention import mm_triton_forward

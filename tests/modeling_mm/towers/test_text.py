@@ -5,6 +5,7 @@ import torch
 
 from comparing import close
 from mm import MMTextConfig, MMTextModel
+from mm.modeling_mm.core.context_masks import MMReading
 from mm.modeling_mm.core.context_rows import MMRows
 
 TEXTS = ["inside", "own", "llama"]
@@ -43,7 +44,8 @@ def test_the_stack_is_embeddings_then_layers_then_norm(stack, text):
     future = torch.ones(length, length).triu(1).bool()
     mask = torch.zeros(1, 1, length, length, dtype=torch.float64).masked_fill(future, torch.finfo(torch.float64).min)
     for layer in model.layers:
-        states = layer(states, memory, attention_mask=mask, rows=MMRows(2, 2), is_causal=True, rotary=rotary)
+        reading = MMReading(MMRows(2, 2))
+        states = layer(states, memory, reading, attention_mask=mask, is_causal=True, rotary=rotary)
     output = model(IDS, encoder_hidden_states=memory)
     torch.testing.assert_close(output.last_hidden_state, model.norm(states), rtol=0, atol=1e-12)
     assert (model.norm(states) == states).all() == (model.config.final_norm == "none")
