@@ -127,7 +127,8 @@ def convert(source: str | Path, *, vision: str | Path | None = None, text: str |
     wanted = own_shapes(empty)
     converted = plan.table.convert(checkpoint, wanted, show_progress=is_large)
     dtype = widest(converted.tensors)
-    dtypes = narrower(checkpoint, dtype, checkpoint.keys() - converted.dropped.keys())
+    is_mixed = any(tensor.dtype != dtype for tensor in converted.tensors.values())
+    dtypes = narrower(checkpoint, dtype, checkpoint.keys() - converted.dropped.keys()) if is_mixed else {}
     plan.config.converted_from = _record(checkpoint, family, empty)
     model = loaded(plan, converted, dtype)
     _set_generation(model, plan, _decoding(checkpoint, family))
