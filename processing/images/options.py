@@ -64,13 +64,17 @@ def check_types(options: dict[str, Any]) -> None:
 
 def check_normalisation(options: Mapping[str, Any]) -> None:
     """Raises ValueError for numbers by which pixels would become NaN, infinite or all the same."""
-    for name, positive in (("image_mean", False), ("image_std", True), ("rescale_factor", True)):
+    accepted = {
+        "image_mean": ("finite numbers", lambda numbers: True),
+        "image_std": ("finite numbers above 0", lambda numbers: (numbers > 0).all()),
+        "rescale_factor": ("finite numbers other than 0", lambda numbers: (numbers != 0).all()),
+    }
+    for name, (words, fits) in accepted.items():
         if options.get(name) is None:
             continue
         numbers = np.asarray(options[name], dtype=np.float64)
-        if not np.isfinite(numbers).all() or (positive and not (numbers > 0).all()):
-            accepted = "finite numbers above 0" if positive else "finite numbers"
-            raise ValueError(f"{name}={options[name]!r}; accepted are {accepted}")
+        if not np.isfinite(numbers).all() or not fits(numbers):
+            raise ValueError(f"{name}={options[name]!r}; accepted are {words}")
 
 
 def check_options(options: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ PICTURE = np.zeros((8, 8, 3), np.uint8)
 PIXELS = [
     ("image_mean", [math.nan] * 3), ("image_mean", math.inf), ("image_std", [math.inf] * 3), ("image_std", [0.0] * 3),
     ("image_std", 0.0), ("image_std", [1.0, -1.0, 1.0]), ("rescale_factor", math.nan), ("rescale_factor", -math.inf),
-    ("rescale_factor", 0.0), ("rescale_factor", -1.0),
+    ("rescale_factor", 0.0), ("rescale_factor", math.inf),
 ]  # fmt: skip
 OTHERS = [
     ("size", {"height": 0, "width": 5}), ("crop_size", {"height": -1, "width": 3}), ("content_margin", math.nan),

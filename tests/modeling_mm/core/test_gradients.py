@@ -29,7 +29,9 @@ def batch():
 
 
 def gradients(model, **inputs):
-    """name -> gradient (None where there is none) of the loss, in training mode."""
+    """name -> gradient (None where there is none) of the loss in training; token types where the text has them."""
+    if not model.config.text_config.type_vocab_size:
+        inputs.pop("token_type_ids", None)
     model.train()
     model.zero_grad()
     model(**inputs).loss.backward()

@@ -119,7 +119,7 @@ def test_a_half_precision_model_still_computes_its_angles_in_fp32(stack):
 def test_a_kind_of_rope_set_behind_the_config_s_back_is_refused(stack):
     config = stack(cross_attention_layers=[]).config
     config.rope_parameters["rope_type"] = "longrope"
-    with pytest.raises(ValueError, match="rope_type='longrope' is not accepted; use one of default, linear"):
+    with pytest.raises(ValueError, match="rope_type='longrope' .*accepted: default, linear"):
         MMTextModel(config)
 
 

@@ -196,7 +196,7 @@ def test_pooling_at_eos_takes_the_first_of_several_and_any_of_the_ids(stack):
     model = stack(pooler="eos", eos_token_id=[2, 3])
     output = model(torch.tensor([[1, 5, 3, 2], [1, 2, 2, 3]]))
     assert torch.equal(output.pooler_output, output.last_hidden_state[torch.arange(2), [2, 1]])
-    with pytest.raises(ValueError, match="pooler='eos' finds the eos token by its id; pass input_ids"):
+    with pytest.raises(ValueError, match="pooler='eos' finds .* by .* id; pass input_ids"):
         model(inputs_embeds=torch.zeros(1, 2, 32, dtype=torch.float64))
 
 

@@ -37,7 +37,7 @@ def pictures() -> list[Image.Image]:
 
 def test_without_torchvision_it_says_what_to_do(monkeypatch):
     monkeypatch.setattr(mm.processing.images.processor_fast, "is_torchvision_available", lambda: False)
-    with pytest.raises(ImportError, match=r"needs torchvision, .*mm-transformers\[fast\].*MMImageProcessorPil"):
+    with pytest.raises(ImportError, match=r"needs torchvision, .*\.\[fast\].*MMImageProcessorPil"):
         MMImageProcessor()
 
 
