@@ -17,6 +17,7 @@ from PIL import Image
 from .columns import check_columns, check_nothing_lost, renamed, unknown_columns
 from .images.augment import PictureAugmentation
 from .images.load import MediaDecodeError
+from .images.processor import PictureOptions
 from .masking import mask_patches, mask_tokens
 from .media_reader import KEYS, blank_media
 from .naming import Draws, sample_names, sample_rng  # noqa: F401  found here by callers of `augment`
@@ -302,7 +303,12 @@ class MMDataCollator:
         if isinstance(medium, list):
             rngs = [draws.rng(draws.names[index]) for _ in medium]
             return [self._augmented(frame, own, draws, index, told) for frame, own in zip(medium, rngs, strict=True)]
-        return medium and _changed(self.augment, medium, rng, told)
+        if medium is None:
+            return None
+        changed = _changed(self.augment, medium, rng, told)
+        own = self.processor.image_processor
+        is_rgb = isinstance(self.augment, PictureAugmentation) or not isinstance(own, PictureOptions)
+        return changed if is_rgb else own.load(changed)  # a callable may give a picture of any mode
 
     def _rows(self, fields: dict[str, list], kept: list[int]) -> dict[str, Any]:
         """input_ids, attention_mask, in training with suffixes labels, and what comes of context texts."""

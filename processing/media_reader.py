@@ -156,7 +156,9 @@ class ReadingProcessor(ChattingProcessor):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(n, C, H, W) of n pictures and, where the image processor masks patches, their mask."""
         options = {name: value for name, value in options.items() if name not in ("input_data_format", *LIMITS)}
-        made = self.image_processor(pictures, return_tensors="pt", **options)
+        own = isinstance(self.image_processor, PictureOptions)
+        make = self.image_processor.pixels_of if own else self.image_processor
+        made = make(pictures, return_tensors="pt", **options)
         pixels, patches = made["pixel_values"].float(), made.get("pixel_attention_mask")
         if pixels.ndim != 4 or len(pixels) != len(pictures):
             raise ValueError(

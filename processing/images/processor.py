@@ -133,8 +133,18 @@ class PictureOptions(BaseImageProcessor):
         reader = PictureReader(on_error, max_batch_pixels, **limits)
         return super().preprocess(images, *args, image_like_kwargs={"reader": reader}, **kwargs)
 
-    def _preprocess_image_like_inputs(self, images: Any, *args: Any, reader: PictureReader, **options) -> BatchFeature:
-        """Each picture is read, shaped and let go before the next is read."""
+    def pixels_of(self, pictures: list[Image.Image], **options: Any) -> BatchFeature:
+        """`preprocess` for pictures that `load` gave: they are upright RGB, and are not read again."""
+        check_types(options)
+        check_options(self._options(options))
+        return super().preprocess(pictures, image_like_kwargs={"reader": None}, **options)
+
+    def _preprocess_image_like_inputs(
+        self, images: Any, *args: Any, reader: PictureReader | None, **options
+    ) -> BatchFeature:
+        """Each picture is read, shaped and let go before the next is read; without a reader all are read already."""
+        if reader is None:
+            return self._preprocess([self._shaped(image, **options) for image in images], *args, **options)
         sources = flat_pictures(images)
         if not sources:
             raise ValueError("no images: the list given is empty")

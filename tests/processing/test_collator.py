@@ -301,6 +301,13 @@ def test_an_augmentation_that_gives_no_image_raises_in_words(processor):
         MMDataCollator(processor, augment=to_array)([{"image": RED, "text": "a"}])
 
 
+def test_an_augmentation_may_give_a_picture_of_any_mode(processor):
+    sample = [{"image": Image.new("RGB", (9, 7), (10, 100, 200)), "text": "a"}]
+    grey = MMDataCollator(processor, augment=lambda image, rng: image.convert("L"))(sample)
+    same = MMDataCollator(processor, augment=lambda image, rng: image.convert("L").convert("RGB"))(sample)
+    assert torch.equal(grey["pixel_values"], same["pixel_values"])
+
+
 @pytest.mark.parametrize("option", [{"mode": "eval"}, {"padding_side": None}, {"on_error": "ignore"}])
 def test_bad_options_raise_in_words(processor, option):
     (name,) = option

@@ -58,6 +58,18 @@ def pixels_of(processor, image):
 # -------------------------------------------------------------------------------------------------------- pairing
 
 
+def test_each_picture_is_read_once_and_its_pixels_are_those_of_the_image_processor(processor, monkeypatch):
+    read = []
+    load = mm.processing.images.processor.load_image
+    monkeypatch.setattr(
+        mm.processing.images.processor, "load_image", lambda source, **o: read.append(source) or load(source, **o)
+    )
+    batch = call(processor, images=[RED, BLUE], text=["a", "a"], videos=[[GREY, RED], [BLUE]])
+    assert len(read) == 5
+    assert torch.equal(batch["pixel_values"][1], pixels_of(processor, BLUE))
+    assert torch.equal(batch["pixel_values_videos"][0, 1], pixels_of(processor, RED))
+
+
 def test_one_picture_each_makes_four_dimensions_and_no_mask(processor):
     images = [RED, [BLUE], np.asarray(GREY)]
     batch = call(processor, images, ["a", "cat", "dog"])
