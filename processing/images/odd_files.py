@@ -1,7 +1,7 @@
 """What Pillow reads wrong of good files, put right where they are opened.
 
 PNG   texts under the names by which Pillow keeps its own facts ("transparency", "interlace", ...) are left out
-PNG   the transparent colour of pictures of 16 bits is compared in 16 bits
+PNG   the transparent colour of pictures of 16 bits is compared in 16 bits, that of greys of 2 and 4 bits in their own
 TIFF  a picture turned by a quarter, and opened by its path, is read from its file again; once read, it is refused
 """
 
@@ -21,6 +21,7 @@ OWN_NAMES = frozenset(
     b"default_image loop background progressive".split()
 )
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+GREY_BITS = {"L;2": 2, "L;4": 4}  # Pillow's names of how the pixels lie in the file
 ORIENTATION, QUARTERS = 274, (5, 6, 7, 8)
 
 
@@ -28,6 +29,7 @@ ORIENTATION, QUARTERS = 274, (5, 6, 7, 8)
 def opened_picture(file: Any, formats: tuple[str, ...] = FORMATS) -> Iterator[Any]:
     """An open file as Pillow opens it, with a PNG's own facts only."""
     with Image.open(_without_own_names(file), formats=formats) as image:
+        _widen_key(image)
         yield image
 
 
@@ -44,6 +46,11 @@ def as_in_its_file(image: Image.Image) -> Iterator[Image.Image]:
                 "Pillow has scrambled it, as it does with uncompressed TIFF files that are turned by a quarter and "
                 "opened by their path: give the path itself, or its bytes"
             )
+        if _may_have_lost_its_key(image):
+            raise MediaDecodeError(
+                "its transparent grey seems to have 2 or 4 bits, and its pixels were read in 8, which do not tell "
+                "where that is: give its path or bytes, or the image before it is read"
+            )
         yield image
         return
     again = None
@@ -56,10 +63,11 @@ def as_in_its_file(image: Image.Image) -> Iterator[Image.Image]:
             is_odd, plain = image.tag_v2.get(ORIENTATION) in QUARTERS, file
         else:
             plain = _without_own_names(file, 0)
-            is_odd = plain is not file or has_wide_key(image)
+            is_odd = plain is not file or has_wide_key(image) or _has_narrow_key(image)
         if is_odd:
             plain.seek(0)
             again = Image.open(plain, formats=[str(image.format)])
+            _widen_key(again)
             again.seek(image.tell())
             again = key_as_alpha(again, plain)
             again.load()
@@ -109,6 +117,30 @@ def _without_own_names(file: Any, start: int | None = None) -> Any:
         at = last
     file.seek(at)
     return BytesIO(b"".join([*kept, file.read()]))
+
+
+def _has_narrow_key(image: Any) -> bool:
+    """Whether an opened PNG, not read yet, has grey pixels of 2 or 4 bits and a transparent grey."""
+    if not isinstance(image, PngImagePlugin.PngImageFile) or not image.tile or image.mode != "L":
+        return False
+    return image.tile[0].args in GREY_BITS and isinstance(image.info.get("transparency"), int)
+
+
+def _may_have_lost_its_key(image: Any) -> bool:
+    """Whether a grey PNG that was read has a transparent grey that only its own 2 or 4 bits would show."""
+    key = image.info.get("transparency")
+    if not isinstance(image, PngImagePlugin.PngImageFile) or image.mode != "L" or not isinstance(key, int):
+        return False
+    greys = {grey for grey, count in enumerate(image.histogram()) if count}
+    steps = (255 // (2**bits - 1) for bits in GREY_BITS.values())
+    return any(0 < key < 255 // step and key * step in greys and not any(g % step for g in greys) for step in steps)
+
+
+def _widen_key(image: Any) -> None:
+    """Makes a transparent grey of 2 or 4 bits one of 8, as Pillow does with the pixels but not with the key."""
+    if _has_narrow_key(image):
+        largest = 2 ** GREY_BITS[image.tile[0].args] - 1
+        image.info["transparency"] = (image.info["transparency"] & largest) * 255 // largest
 
 
 def has_wide_key(image: Any) -> bool:

@@ -164,6 +164,32 @@ def test_one_that_was_read_in_8_bits_is_refused_where_it_may_be_transparent():
     assert pixels(opaque).tolist() == pixels(png(NEAR)).tolist()
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_transparent_greys_of_few_bits_are_those_of_the_file(tmp_path, bits):
+    largest = 2**bits - 1
+    greys = np.arange(8) % (largest + 1)
+    row = np.packbits(np.unpackbits(greys.astype(np.uint8)[:, None], axis=1)[:, -bits:].ravel()).tobytes()
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", 8, 1, bits, 0, 0, 0, 0), b"tRNS": struct.pack(">H", 1),
+        b"IDAT": zlib.compress(b"\0" + row), b"IEND": b"",
+    }  # fmt: skip
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts.items())
+    path = tmp_path / "grey.png"
+    path.write_bytes(data)
+    expected = np.repeat(greys[:, None] * 255 // largest, 3, 1)
+    expected[greys == 1] = 255, 0, 0
+    for source in (path, data, io.BytesIO(data), Image.open(path), Image.open(io.BytesIO(data))):
+        assert np.array_equal(pixels(source, background="red")[0], expected)
+    assert np.array_equal(load_video(data, background="red")[0], expected[None])
+    read = Image.open(path)
+    read.load()
+    if bits in (2, 4):
+        with pytest.raises(MediaDecodeError, match="transparent grey seems to have 2 or 4 bits"):
+            load_image(read)
+    else:
+        assert np.array_equal(pixels(read, background="red")[0], expected)
+
+
 NAMES = "transparency interlace exif xmp icc_profile gamma dpi duration bbox default_image loop progressive".split()
 
 
