@@ -1,8 +1,9 @@
-"""Transformers' own pipelines for MM's models: pictures go through MM's door, and classifiers get them beside a text.
+"""Transformers' own pipelines for MM's models: pictures go through MM's door, and tasks of texts take them too.
 
 Transformers reads a picture before the processor sees it: what is transparent turns black, 16 bits turn white, and
 URLs are fetched from any address. The front door puts these classes, which leave the reading to MM, in the place of
-Transformers' for its tasks; for a model of anybody else they make Transformers' own.
+Transformers' for its tasks, and refuse a head that was not in the checkpoint; for a model of anybody else they make
+Transformers' own.
 """
 
 # The parts of a pipeline are there: each of these tasks loads its own.
@@ -13,6 +14,8 @@ import warnings
 from typing import Any
 
 from transformers import AutoProcessor
+from transformers.pipelines.feature_extraction import FeatureExtractionPipeline
+from transformers.pipelines.fill_mask import FillMaskPipeline
 from transformers.pipelines.image_classification import ImageClassificationPipeline
 from transformers.pipelines.image_feature_extraction import ImageFeatureExtractionPipeline
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
@@ -36,6 +39,10 @@ class ForMM:
         if isinstance(getattr(model, "config", None), MMConfig):
             return super().__new__(cls)
         return cls.theirs(*args, model=model, **kwargs)
+
+    def __init__(self, *args: Any, model: Any, **kwargs: Any):
+        model.check_trained()
+        super().__init__(*args, model=model, **kwargs)
 
 
 class PictureFirst(ForMM):
@@ -73,34 +80,80 @@ class MMImageTextToText(ForMM, ImageTextToTextPipeline):
         return read | {"text": inputs["text"]}
 
 
-class MMTextClassification(ForMM, TextClassificationPipeline):
-    """Takes {"text": ..., "image": ...} as well; a text by itself is classified, and a warning says so."""
-
-    theirs = TextClassificationPipeline
+class TextAndMedia(ForMM):
+    """Takes {"text": ..., "image": ...} as well; of a text by itself a warning says what the model takes beside it."""
 
     def preprocess(self, inputs, **options):
-        media = {MEDIA[name]: value for name, value in inputs.items() if name in MEDIA} if is_sample(inputs) else {}
-        if not media and self.model.config.modalities:
-            kinds = " and ".join(self.model.config.modalities)
+        if is_sample(inputs):
+            media = media_of(inputs)
+            if media:
+                return self.read(inputs["text"], {k: [v] for k, v in media.items() if v is not None}, **options)
+        config = self.model.config
+        if config.modalities and config.fusion_type != "none":
             warnings.warn(
-                f"text-classification reads the text alone, and this model takes {kinds} beside it: pass "
-                '{"text": ..., "image": ...}, with None for what there is not',
+                f"{self.task} reads the text alone, and this model takes {' and '.join(config.modalities)} beside it: "
+                'pass {"text": ..., "image": ...}, with None for what there is not',
                 stacklevel=2,
             )
-        if not media:
-            return super().preprocess(inputs, **options)
-        unknown = sorted(set(inputs) - {"text", *MEDIA})
-        if unknown or len(media) < len(set(inputs) & set(MEDIA)):
-            raise ValueError(
-                f"a sample is a text and its media, {sorted(MEDIA)}, each kind once; got {sorted(inputs)}"
-            )
-        side = "context_text" if self.model.config.has_text_encoder else "text"
-        given = {name: [value] for name, value in media.items() if value is not None}
+        return self.read_text(inputs, **options)
+
+    def get_iterator(self, inputs, num_workers, batch_size, *args):
+        """Samples one by one where they may bring media: Transformers' batches lose which picture is whose."""
+        return super().get_iterator(inputs, num_workers, 1 if self.model.config.modalities else batch_size, *args)
+
+    def read_text(self, text, **options):
+        return super().preprocess(text, **options)
+
+    def read(self, text: str, media: dict[str, list], **options):
+        return self.processed(text=[text], **media, **options)
+
+    def processed(self, **given):
+        """What the processor makes of its arguments; that of the model's folder where the pipeline has none."""
         if self.processor is None:
             if not self.model.name_or_path:
                 raise ValueError("a model without a folder brings no processor; pass processor=... to pipeline()")
             self.processor = AutoProcessor.from_pretrained(self.model.name_or_path)
-        return self.processor(**given, **{side: [inputs["text"]]}, return_tensors="pt", **options).to(dtype=self.dtype)
+        return self.processor(**given, return_tensors="pt").to(dtype=self.dtype)
+
+
+class MMFeatureExtraction(TextAndMedia, FeatureExtractionPipeline):
+    theirs = FeatureExtractionPipeline
+
+
+class MMTextClassification(TextAndMedia, TextClassificationPipeline):
+    """A question goes to the text encoder where the model has one, beside a picture and by itself."""
+
+    theirs = TextClassificationPipeline
+
+    def read_text(self, text, **options):
+        read = super().read_text(text, **options)
+        if not self.model.config.has_text_encoder:
+            return read
+        if "token_type_ids" in read and not read["token_type_ids"].any():
+            del read["token_type_ids"]  # the context has none, and zeros say nothing; of a pair the model says so
+        renamed = {"input_ids", "attention_mask"}
+        return {f"context_{name}" if name in renamed else name: ids for name, ids in read.items()}
+
+    def read(self, text, media, **options):
+        side = "context_text" if self.model.config.has_text_encoder else "text"
+        return self.processed(**{side: [text]}, **media, **options)
+
+
+class MMFillMask(TextAndMedia, FillMaskPipeline):
+    """The tokenizer reads the text: to the processor a mask that a user writes is plain text."""
+
+    theirs = FillMaskPipeline
+
+    def read(self, text, media, **options):
+        return {**(self.processed(**media) if media else {}), **self.read_text(text, **options)}
+
+
+def media_of(sample: dict[str, Any]) -> dict[str, Any]:
+    """The media of a sample by the processor's names. Raises: ValueError for other keys beside them, or one twice."""
+    media = {MEDIA[name]: value for name, value in sample.items() if name in MEDIA}
+    if media and len(media) + 1 < len(sample):
+        raise ValueError(f"a sample is a text and its media, {sorted(MEDIA)}, each kind once; got {sorted(sample)}")
+    return media
 
 
 def is_sample(inputs: Any) -> bool:

@@ -21,7 +21,15 @@ from transformers import (
     pipeline,
 )
 
-from mm import MMForImageTextRetrieval, MMForSequenceClassification, MMImageProcessorPil, MMModel, MMProcessor
+from mm import (
+    MMForImageTextRetrieval,
+    MMForMaskedLM,
+    MMForSequenceClassification,
+    MMImageProcessorPil,
+    MMModel,
+    MMProcessor,
+)
+from mm.weights.files import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = str(ROOT / "checkpoints" / "mm-tiny")
@@ -157,6 +165,59 @@ def test_a_text_by_itself_is_classified_and_said(tiny_model, processor):
         pipe({"text": "w3", "images": ROCKET, "image": ROCKET})
     with pytest.raises(ValueError, match="pass processor="):
         pipeline("text-classification", model=model, tokenizer=processor.tokenizer)({"text": "w3", "image": ROCKET})
+
+
+@pytest.mark.parametrize("given", ["w3 w4", {"text": "w3 w4"}, {"text": "w3 w4", "image": None}])
+def test_the_text_encoder_reads_a_question_by_itself_too(tiny_model, processor, given):
+    model = tiny_model(cls=MMForSequenceClassification, text_encoder_config="tiny", dtype=torch.float32)
+    pipe = pipeline("text-classification", model=model, tokenizer=processor.tokenizer, processor=processor)
+    logits = model(**processor(context_text=["w3 w4"], return_tensors="pt")).logits[0]
+    scores = {one["label"]: one["score"] for one in pipe(given, top_k=None)}
+    expected = dict(zip(model.config.id2label.values(), logits.softmax(-1).tolist(), strict=True))
+    assert scores == pytest.approx(expected, rel=1e-5)
+
+
+def test_fill_mask_and_features_take_a_picture_beside_the_text(tiny_model, processor, files):
+    fields = {"text_config": {"is_causal": False}, "dtype": torch.float32}
+    parts = {"tokenizer": processor.tokenizer, "processor": processor}
+    masked = pipeline("fill-mask", model=tiny_model(cls=MMForMaskedLM, **fields), **parts)
+    states = pipeline("feature-extraction", model=tiny_model(cls=MMModel, **fields), **parts)
+    for name in ("rgba.png", "grey16.png"):
+        pixels = processor(images=[files[name]], return_tensors="pt")["pixel_values"]
+        row = processor.tokenizer("w3 [MASK] w4", return_tensors="pt")
+        best = masked.model(**row, pixel_values=pixels).logits[0, 2].softmax(-1).max().item()
+        assert masked({"text": "w3 [MASK] w4", "image": files[name]})[0]["score"] == pytest.approx(best, rel=1e-5)
+        read = processor(text=["w3 w4"], images=[files[name]], return_tensors="pt")
+        found = states({"text": "w3 w4", "image": files[name]}, return_tensors=True)
+        torch.testing.assert_close(found, states.model(**read)[0])
+    for pipe, text in ((masked, "w3 [MASK]"), (states, "w3")):
+        with pytest.warns(UserWarning, match="the text alone.*image beside it"):
+            pipe(text)
+
+
+def test_batches_of_samples_are_what_each_is_by_itself(tiny_model, processor, files):
+    fields = {"fusion_type": "sum", "text_config": {"is_causal": False, "pooler": "mean"}, "dtype": torch.float32}
+    model = tiny_model(cls=MMForSequenceClassification, **fields)
+    pipe = pipeline("text-classification", model=model, tokenizer=processor.tokenizer, processor=processor)
+    samples = [
+        {"text": "w3", "images": [files["rgb.png"], files["grey16.png"]]},
+        {"text": "w5 w6", "image": files["rgba.png"]},
+        {"text": "w3", "image": None},
+    ]
+    each = [pipe(sample)["score"] for sample in samples]
+    assert [one["score"] for one in pipe(samples, batch_size=3)] == pytest.approx(each, rel=1e-5)
+
+
+HEADS = {**TASKS, "text-classification": (MMForSequenceClassification, {}), "image-text-to-text": (None, {"text": ""})}
+
+
+@pytest.mark.parametrize("task", sorted(set(HEADS) - {"image-feature-extraction"}))
+def test_a_head_that_was_not_in_the_checkpoint_answers_nothing(tiny_model, processor, tmp_path, task):
+    fields = {"projection_dim": 8, "text_config": {"is_causal": task == "image-text-to-text", "pooler": "mean"}}
+    tiny_model(cls=MMModel, **fields).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="would be random"):
+        pipeline(task, model=str(tmp_path))
 
 
 def test_models_of_others_get_transformers_own_pipelines(processor):

@@ -17,7 +17,7 @@ from ...configuration.mm import MMConfig
 from ...weights.files import broken, check_dtypes
 from .freezing import named_parts
 from .hub_files import check_json_object, check_source
-from .loading import check_loaded, note_new_heads
+from .loading import check_loaded, check_trained, note_new_heads
 from .saving import adapter_base, check_place, remove_stale, upload
 from .triton_attention import default_implementation
 
@@ -169,6 +169,10 @@ class MMPreTrainedModel(PreTrainedModel):
         model.freeze_again()
         note_new_heads(model)
         return (model, info) if output_loading_info else model
+
+    def check_trained(self) -> None:
+        """Raises: CheckpointError where a head was not in the checkpoint and is still random."""
+        check_trained(self)
 
     def save_pretrained(
         self,

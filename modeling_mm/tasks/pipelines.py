@@ -15,7 +15,6 @@ from transformers import AutoModelForImageTextToText, AutoModelForZeroShotImageC
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import Pipeline
 
-from ..core.loading import check_trained
 from .row_ends import warn_of_other_ids
 
 
@@ -47,7 +46,7 @@ class MMPipeline(Pipeline):
     _pipeline_calls_generate = True
 
     def __init__(self, model, *args, **kwargs):
-        check_trained(model)
+        model.check_trained()
         super().__init__(model, *args, **kwargs)
         warn_of_other_ids(model, self.processor)
 
@@ -204,6 +203,8 @@ _READ_BY_MM = {
     "image-feature-extraction": "MMImageFeatureExtraction",
     "zero-shot-image-classification": "MMZeroShotImageClassification",
     "text-classification": "MMTextClassification",
+    "feature-extraction": "MMFeatureExtraction",
+    "fill-mask": "MMFillMask",
 }
 
 
