@@ -19,6 +19,7 @@ from transformers import (
     AutoProcessor,
 )
 
+from . import losses
 from .configuration.conv import MMConvConfig
 from .configuration.mm import MMConfig
 from .configuration.resampler import MMResamplerConfig
@@ -26,7 +27,10 @@ from .configuration.text import MMTextConfig
 from .configuration.vision import MMVisionConfig
 from .conversion_scripts.engine import convert
 from .exporting.hub import export_for_hub
+from .exporting.onnx_generator import OnnxGenerator
+from .kernels.cross_attention import flash_cross_attention
 from .modeling_mm.core.cache import MMCache
+from .modeling_mm.core.int8_cache import Int8Context
 from .modeling_mm.core.outputs import (
     MMCausalLMOutput,
     MMClassifierOutput,
@@ -53,6 +57,7 @@ from .processing.images.load import MediaDecodeError, load_image
 from .processing.images.processor import MMImageProcessorPil
 from .processing.images.processor_fast import MMImageProcessor
 from .processing.processor import MMProcessor
+from .processing.spelling import changed_texts, spelled
 
 __version__ = version("mm-transformers")
 
@@ -79,6 +84,7 @@ AutoProcessor.register(MMConfig, MMProcessor, exist_ok=True)
 _pipelines.read_by_mm(f"{__name__}.processing.pipelines")
 
 __all__ = [
+    "Int8Context",
     "MMCache",
     "MMCausalLMOutput",
     "MMClassifierOutput",
@@ -108,7 +114,12 @@ __all__ = [
     "MMVisionConfig",
     "MMVisionModel",
     "MediaDecodeError",
+    "OnnxGenerator",
+    "changed_texts",
     "convert",
     "export_for_hub",
+    "flash_cross_attention",
     "load_image",
+    "losses",
+    "spelled",
 ]

@@ -1,19 +1,17 @@
 """Published checkpoints to MM models, and back.
 
-    python -m mm.conversion_scripts.engine SOURCE OUT          # a directory, a Hub id, or an original's .pth file
-    python -m mm.conversion_scripts.engine --to blip MM_DIR OUT
-    python -m mm.conversion_scripts.engine --dry-run SOURCE    # what would be done
-    python -m mm.conversion_scripts.engine --verify SOURCE OUT # and whether both models give the same
-    python -m mm.conversion_scripts.engine FILE OUT --vision CLIP --text LLAMA  # OpenFlamingo's, with its towers
+    mm convert SOURCE OUT               # a directory, a Hub id, or an original's .pth file
+    mm convert --to blip MM_DIR OUT
+    mm convert --dry-run SOURCE         # what would be done
+    mm convert --verify SOURCE OUT      # and whether both models give the same
+    mm convert FILE OUT --vision CLIP --text LLAMA  # OpenFlamingo's, with its towers
 
 In memory: `mm.convert(source)` gives model, processor and report.
 """
 
-import argparse
 import copy
 import gc
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -323,22 +321,6 @@ def _own_processor(checkpoint: Checkpoint) -> MMProcessor | None:
     return None if file is None else MMProcessor.from_pretrained(file.parent)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command line of this module."""
-    parser = argparse.ArgumentParser(prog="python -m mm.conversion_scripts.engine", description=__doc__)
-    parser.add_argument("source", help="a directory, a Hub id or a .pth file")
-    parser.add_argument("out", nargs="?", help="the directory to write")
-    parser.add_argument("--to", metavar="FAMILY", help=f"back, to one of {', '.join(FAMILIES)}")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
-    parser.add_argument("--verify", action="store_true", help="compare the outputs of both models")
-    for tower in ("vision", "text"):
-        parser.add_argument(f"--{tower}", help=f"the {tower} tower that a file of OpenFlamingo goes with")
-    options = parser.parse_args(arguments)
-    towers = {"vision": options.vision, "text": options.text}
-    for line in run(options.source, options.out, options.to, options.dry_run, options.verify, **towers):
-        print(line)
-
-
 @_few_collections()
 def run(
     source: str,
@@ -381,7 +363,3 @@ def _verified_back(source: str, to: str, out: str) -> list[str]:
     with quiet():
         model = _MODELS[(config.architectures or ["MMModel"])[0]].from_pretrained(source)
         return verify(Checkpoint(out), model, FAMILIES[to])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -86,3 +86,16 @@ def test_a_saved_directory_holds_no_code_but_the_file_that_says_import_mm(saved)
 def test_every_public_name_is_there_and_the_version_is_the_package_s():
     assert sorted(mm.__all__) == mm.__all__ and all(hasattr(mm, name) for name in mm.__all__)
     assert mm.__version__ == version("mm-transformers")
+
+
+def test_mm_losses_is_a_module_of_every_name_that_it_lists():
+    from mm.losses import info_nce_loss
+
+    assert mm.losses.info_nce_loss is info_nce_loss
+    assert sorted(mm.losses.__all__) == mm.losses.__all__
+    assert all(callable(getattr(mm.losses, name)) for name in mm.losses.__all__)
+
+
+def test_the_front_door_waits_for_no_onnx():
+    code = "import sys, mm; print(sorted({'onnx', 'onnxruntime', 'onnxscript'} & set(sys.modules)), mm.OnnxGenerator)"
+    assert run(code).startswith("[] <class")

@@ -20,7 +20,7 @@ def folders_of_setup() -> list[str]:
 
 
 def package_files() -> set[str]:
-    """What a wheel must hold beside its metadata: the modules of each folder, the root's two, and the checkpoint."""
+    """What a wheel must hold beside its metadata: the modules of each folder, the root's three, and the checkpoint."""
     modules = {
         f"mm/{path.relative_to(ROOT)}"
         for folder in folders_of_setup()
@@ -28,7 +28,7 @@ def package_files() -> set[str]:
     }
     checkpoint = {f"mm/{path.relative_to(ROOT)}" for path in (ROOT / PACKAGE_DATA).glob("mm-tiny/*")}
     assert checkpoint
-    return {"mm/__init__.py", "mm_console.py"} | modules | checkpoint
+    return {"mm/__init__.py", "mm/losses.py", "mm_console.py"} | modules | checkpoint
 
 
 def test_setup_lists_every_folder_of_the_package():

@@ -10,7 +10,7 @@
     decision          late             weighted mean of the logits that each modality gives alone
 
 B contexts, R rows (texts), T text tokens, S media tokens, D their width, F fusion_size, L labels. A modality that a
-row does not have adds nothing to that row; one that a call does not have is None. joining.py calls what stands here.
+row does not have adds nothing to that row; one that a call does not have is None. model.py calls what stands here.
 """
 
 # A config is filled in when it is made, and a fused call has at least one modality: checked in words before.

@@ -93,7 +93,7 @@ def sigmoid_loss(
     """-sum_ij log sigmoid(z_ij (s x_i.y_j + b)) / M, z = 1 for what belongs together, else -1.
 
     Arguments as in `info_nce_loss`, and bias: b, None for 0. The texts of all processes are gathered; see
-    `neighbours.py` for the exchange that needs one share of them at a time.
+    `ring_sigmoid.py` for the exchange that needs one share of them at a time.
     """
     all_texts = pairs.gathered(text_embeds, pairs.text_sizes)
     logits = similarities(image_embeds, all_texts, scale) + (0 if bias is None else bias)

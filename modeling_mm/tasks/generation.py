@@ -145,7 +145,7 @@ class MMForConditionalGeneration(MMRanking, MMHead, MMGenerationMixin):
                 predicts, shifted before a text was cut into shards (sequence parallelism); read instead of labels.
             logits_to_keep: the last that many positions (0: all), or an index tensor; not together with labels.
             return_logits: False, with labels: the loss is made without the (R, T, V) logits, which are None. The same
-                loss and gradients for a fraction of the memory; see `chunked.py`.
+                loss and gradients for a fraction of the memory; see `mm.losses.chunked_cross_entropy`.
         """
         reject_unknown(inputs, MMForConditionalGeneration.forward)
         shift_labels = inputs.pop("shift_labels", None)

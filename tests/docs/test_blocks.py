@@ -98,3 +98,11 @@ def test_what_is_to_be_installed_can_be_installed(folder):
     for file in [*(ROOT / folder).glob("*.md"), *(ROOT / folder).glob("*.py")]:
         if file.name != "CHANGELOG.md":
             assert "pip install mm" not in file.read_text(encoding="utf-8").replace("'", "").replace('"', ""), file
+
+
+@pytest.mark.parametrize("page", [name for name, blocks in PYTHON.items() if blocks])
+def test_the_blocks_of_a_page_import_what_the_front_door_gives(page):
+    """`from mm import ...` and `from mm.losses import ...`: where a file stands is nobody's business outside."""
+    named = re.findall(r"^\s*(?:from|import) (mm(?:\.\w+)*)", "\n".join(PYTHON[page]), re.M)
+    assert {*named} <= {"mm", "mm.losses"}
+    assert not re.search(r"\bmm\.(modeling_mm|kernels|processing|configuration|exporting)\b", "".join(PYTHON[page]))

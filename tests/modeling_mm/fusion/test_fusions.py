@@ -1,4 +1,4 @@
-"""The fusion modules on tensors: the seed formulas by hand, masks as tables, what an absent modality adds.
+"""The fusion modules on tensors: each formula by hand, masks as tables, what an absent modality adds.
 
 R rows, T text tokens, S media tokens, D width.
 """
