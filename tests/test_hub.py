@@ -76,6 +76,7 @@ def captions(pictures) -> list[str]:
     return captions
 
 
+@pytest.mark.slow
 def test_a_model_in_shards_and_its_processor_come_back_in_a_fresh_process(hub, tmp_path, pictures, captions):
     run(PUSH, PACKAGED, MODEL, "5MB", environment=hub.environment(tmp_path / "writer"))
     files = hub.files(MODEL)

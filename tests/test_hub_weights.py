@@ -74,7 +74,14 @@ SHARDS = 'max_shard_size="40KB"'
 LAYOUTS = {"one": "", "shards": SHARDS, "larger": 'max_shard_size="90KB"'}
 
 
-@pytest.mark.parametrize(("first", "second"), [("one", "shards"), ("shards", "one"), ("shards", "larger")])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("one", "shards"),
+        pytest.param("shards", "one", marks=pytest.mark.slow),
+        pytest.param("shards", "larger", marks=pytest.mark.slow),
+    ],
+)
 def test_what_was_pushed_last_loads_and_nothing_else_is_left(hub, ask, first, second):
     name, alone = f"tester/{first}-{second}", f"tester/{second}-alone"
     ask(f"old.push_to_hub('{name}', {LAYOUTS[first]}) and 1")

@@ -110,8 +110,9 @@ def test_the_eager_attention_of_the_models_is_the_specification(tiny_model):
     model = tiny_model(attention="eager")
     seen = {}
     layer = model.model.language_model.layers[0].cross_attn
-    layer.q_norm.register_forward_hook(lambda module, args, output: seen.update(query=output))
-    layer.k_norm.register_forward_hook(lambda module, args, output: seen.update(key=output))
+    heads = lambda output: output.unflatten(-1, (-1, layer.head_dim)).transpose(1, 2)  # noqa: E731
+    layer.q_proj.register_forward_hook(lambda module, args, output: seen.update(query=heads(output)))
+    layer.k_proj.register_forward_hook(lambda module, args, output: seen.update(key=heads(output)))
     pixels = torch.randn(1, 3, 16, 16, generator=GENERATOR, dtype=torch.float64)
     output = model(torch.tensor([[1, 5, 6]]), pixel_values=pixels, output_attentions=True)
     truth = reference_attention(seen["query"], seen["key"], seen["key"])

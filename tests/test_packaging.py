@@ -7,6 +7,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE_DATA = "checkpoints"
 
@@ -39,6 +41,7 @@ def test_setup_lists_every_folder_of_the_package():
     assert sorted(folders_of_setup()) == sorted(folders)
 
 
+@pytest.mark.slow
 def test_the_wheel_made_from_the_sdist_holds_the_package_and_nothing_else(tmp_path):
     source = tmp_path / "source"
     skipped = shutil.ignore_patterns(".*", "build", "dist", "runs", "*.egg-info", "__pycache__")

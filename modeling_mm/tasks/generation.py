@@ -147,8 +147,8 @@ class MMForConditionalGeneration(MMRanking, MMHead, MMGenerationMixin):
             return_logits: False, with labels: the loss is made without the (R, T, V) logits, which are None. The same
                 loss and gradients for a fraction of the memory; see `mm.losses.chunked_cross_entropy`.
         """
-        reject_unknown(inputs, MMForConditionalGeneration.forward)
         shift_labels = inputs.pop("shift_labels", None)
+        reject_unknown(inputs, MMForConditionalGeneration.forward)
         num_items_in_batch = inputs.pop("num_items_in_batch", None)
         if input_ids is None and inputs_embeds is None:
             raise ValueError("text is needed to predict text: pass input_ids or inputs_embeds (generate() needs none)")

@@ -33,6 +33,7 @@ from transformers.models.idefics.perceiver import IdeficsPerceiverResampler
 from mm import MMForConditionalGeneration, MMTextConfig
 from mm.configuration.resampler import MMResamplerConfig
 from mm.conversion_scripts.engine import convert, convert_back
+from mm.modeling_mm.core.context_masks import MMReading
 from mm.modeling_mm.core.context_rows import MMRows
 from mm.modeling_mm.core.layers import MMLayer
 from mm.modeling_mm.towers.resampler import MMResampler
@@ -267,5 +268,5 @@ def test_a_gated_layer_is_that_of_idefics(gate, norms):
     image = torch.randn(2, 3, 24, dtype=torch.float64, generator=generator)
     there = theirs(text, image_hidden_states=image, cross_attention_gate=torch.ones(2, 5))
     there = there[0] if isinstance(there, tuple) else there
-    here = ours(text, image, rows=MMRows(2, 2))
+    here = ours(text, image, MMReading(MMRows(2, 2)))
     assert not differ(here, there)
