@@ -7,6 +7,7 @@ What broken numbers leave is padding, mostly, which nobody should take for a tex
 # pyright: reportAttributeAccessIssue=false
 
 import warnings
+from typing import Any
 
 import torch
 from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
@@ -58,6 +59,13 @@ class MMGenerationMixin(GenerationMixin):
             warnings.warn(f"generate(): {BROKEN}", RuntimeWarning, stacklevel=5)
         return written
 
+    def _prepare_special_tokens(self, generation_config, *args, **kwargs):
+        """Every way of generate() comes by here with the settings of the call."""
+        vocab_size = self.config.text_config.vocab_size
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            check_ids_within(name, getattr(generation_config, name), vocab_size)
+        return super()._prepare_special_tokens(generation_config, *args, **kwargs)
+
     def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
         """Takes out what is not of the model."""
         kwargs = {name: value for name, value in kwargs.items() if name not in _OF_GENERATE}
@@ -72,3 +80,18 @@ class MMGenerationMixin(GenerationMixin):
                 f"{tuple(input_ids.shape)}: it takes prompts without special tokens, of a tokenizer that adds none"
             )
         return healed
+
+
+def check_ids_within(name: str, value: Any, vocab_size: int) -> None:
+    """Raises: ValueError for ids that the model cannot write: what ends with such a one never ends.
+
+    Negative ones are left to Transformers, where some use them for "never".
+    """
+    ids = (
+        value.flatten().tolist() if torch.is_tensor(value) else value if isinstance(value, (list, tuple)) else [value]
+    )
+    if any(one is not None and (not isinstance(one, int) or one >= vocab_size) for one in ids):
+        raise ValueError(
+            f"{name}={value!r} is not among the ids 0..{vocab_size - 1} of the vocabulary; give one id, or several "
+            "ends, in generation_config.json, model.generation_config or the call of generate()"
+        )

@@ -3,6 +3,7 @@
 # Fixtures build models whose types pyright cannot follow.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
+import json
 import warnings
 from pathlib import Path
 
@@ -199,3 +200,19 @@ def test_tokens_that_are_ruled_out_are_not_broken(tiny_model, pictures):
         model.generate(**given, do_sample=True, top_k=3, top_p=0.5)
         with_nan_weights(model, None)
         model.generate(**given, remove_invalid_values=True)
+
+
+@pytest.mark.parametrize("given", [{"eos_token_id": 50}, {"eos_token_id": [2, 99]}, {"eos_token_id": "[EOS]"},
+                                   {"bos_token_id": 50}, {"pad_token_id": 50}], ids=str)  # fmt: skip
+def test_ids_outside_of_the_vocabulary_are_refused_wherever_they_come_from(tiny_model, tmp_path, given):
+    model = tiny_model(cls=MMForConditionalGeneration)
+    name, value = next(iter(given.items()))
+    with pytest.raises(ValueError, match=f"{name}=.* ids 0..49"):
+        model.generate(IDS, **SETTINGS, **given)
+    model.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "generation_config.json").read_text())
+    (tmp_path / "generation_config.json").write_text(json.dumps(settings | given))
+    with pytest.raises(ValueError, match=f"{name}=.* ids 0..49"):
+        MMForConditionalGeneration.from_pretrained(tmp_path).generate(IDS, **SETTINGS)
+    setattr(model.generation_config, name, torch.tensor([1, 2]) if "eos" in name else 2)
+    assert model.generate(IDS, **SETTINGS).shape == (2, 7)
