@@ -191,6 +191,8 @@ class MMModel(MMPreTrainedModel):
         """
         reject_unknown(inputs, MMModel.encode_context, "encode_context")
         interpolate = inputs.pop("interpolate_pos_encoding", False)
+        if all(value is None for value in (pixel_values, pixel_attention_mask, visual_embeds, *inputs.values())):
+            return None
         texts = pop_inputs(inputs, CONTEXT_TEXT)
         items = check_media(
             self.config,

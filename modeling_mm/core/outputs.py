@@ -4,7 +4,9 @@ B contexts, R rows (texts), T text tokens, S context tokens, H heads, V vocabula
 Dv vision tower width.
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers.cache_utils import Cache
@@ -12,8 +14,17 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput
 
 
+class MMOutput(ModelOutput):
+    """Transformers' ModelOutput, whose fields are listed once per class instead of at each field that is set."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if value is not None and name in self.__dataclass_fields__:
+            OrderedDict.__setitem__(self, name, value)
+        object.__setattr__(self, name, value)
+
+
 @dataclass
-class MMContextOutput(ModelOutput):
+class MMContextOutput(MMOutput):
     """Everything the rows may look at, encoded once per context.
 
     last_hidden_state: (B, S, Dc), tokens at the width that the text's attention reads: of pictures, videos and clips,
@@ -43,7 +54,7 @@ class MMContextOutput(ModelOutput):
 
 
 @dataclass
-class MMModelOutput(ModelOutput):
+class MMModelOutput(MMOutput):
     """The base model's output. Of text alone: decoder states; of media alone: the context; of both: fused states.
 
     last_hidden_state: (R, T, Dt), or (B, S, Dc) from media alone.
@@ -69,7 +80,7 @@ class MMModelOutput(ModelOutput):
 
 
 @dataclass
-class MMCausalLMOutput(ModelOutput):
+class MMCausalLMOutput(MMOutput):
     """The generation head's output: loss when labels were given, logits (R, T or kept, V), then as MMModelOutput."""
 
     loss: torch.Tensor | None = None
@@ -83,7 +94,7 @@ class MMCausalLMOutput(ModelOutput):
 
 
 @dataclass
-class MMRankOutput(ModelOutput):
+class MMRankOutput(MMOutput):
     """What `rank_answers` returns. C candidates, Ta tokens of a candidate.
 
     scores: (R, C), log-likelihoods in the candidates' order, summed or per token; -inf: left out by top_k.
@@ -97,7 +108,7 @@ class MMRankOutput(ModelOutput):
 
 
 @dataclass
-class MMScoreOutput(ModelOutput):
+class MMScoreOutput(MMOutput):
     """What `score` returns.
 
     token_scores: (R, T - 1), the log-likelihood of tokens 1..T - 1, 0 where nothing is scored.
@@ -110,7 +121,7 @@ class MMScoreOutput(ModelOutput):
 
 
 @dataclass
-class MMClassifierOutput(ModelOutput):
+class MMClassifierOutput(MMOutput):
     """The classifier's output. L labels, M modalities, the text among them.
 
     loss when labels were given; logits (R, L). Under fusion_type="decision" also modality_logits {name: (R, L)}, what
@@ -128,7 +139,7 @@ class MMClassifierOutput(ModelOutput):
 
 
 @dataclass
-class MMRetrievalOutput(ModelOutput):
+class MMRetrievalOutput(MMOutput):
     """Pictures against texts. P projection_dim; a context of videos or clips stands where a picture does.
 
     loss and its parts loss_itc, loss_itm, each without its weight; logits_per_image (B, R) and logits_per_text (R, B),
@@ -150,7 +161,7 @@ class MMRetrievalOutput(ModelOutput):
 
 
 @dataclass
-class MMSearchOutput(ModelOutput):
+class MMSearchOutput(MMOutput):
     """What `retrieve` finds, best first. Q queries, k of the index for each.
 
     indices: int64 (Q, k); scores: (Q, k), cosine similarities; itm_scores: (Q, k), log-odds of a match, by which the k
@@ -163,7 +174,7 @@ class MMSearchOutput(ModelOutput):
 
 
 @dataclass
-class MMPreTrainingOutput(ModelOutput):
+class MMPreTrainingOutput(MMOutput):
     """Each loss of `pretraining_losses` by name, without its weight, and loss, their weighted sum.
 
     logits (R, T, V) of "lm", mlm_logits (R, T, V), itm_logits (R, 2), image_embeds (B, P), text_embeds (R, P).

@@ -13,6 +13,9 @@ import torch
 from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 from transformers.generation.utils import GenerationMixin
 
+from ..core.cache import MMCache
+from ..core.model_inputs import RowInputs
+
 BROKEN = (
     "the logits are NaN or infinite, so what is written means nothing: look for NaN among the weights, an overflow of "
     "float16 (take bfloat16 or float32) or pixels that are not normalised. remove_invalid_values=True writes on "
@@ -20,21 +23,21 @@ BROKEN = (
 )
 # generate() reads these itself, but some of its ways hand them on to the model.
 _OF_GENERATE = ("tokenizer", "assistant_tokenizer")
+_PER_TOKEN = ("position_ids", "token_type_ids")
 
 
 class LogitsCheck(LogitsProcessor):
-    """Changes no score, and notes on the device whether each row of a step has a best token; read once, at the end."""
+    """Changes no score, and keeps the best score of each row and step on the device; read once, at the end."""
 
     def __init__(self):
-        self.is_whole: torch.Tensor | None = None
+        self.best: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        is_whole = torch.isfinite(scores.amax(-1)).all()  # tokens that are ruled out are -inf
-        self.is_whole = is_whole if self.is_whole is None else self.is_whole & is_whole
+        self.best.append(scores.amax(-1))  # tokens that are ruled out are -inf
         return scores
 
     def found_broken(self) -> bool:
-        return self.is_whole is not None and not bool(self.is_whole)
+        return bool(self.best) and not bool(torch.cat(self.best).isfinite().all())
 
 
 class MMGenerationMixin(GenerationMixin):
@@ -67,9 +70,28 @@ class MMGenerationMixin(GenerationMixin):
         return super()._prepare_special_tokens(generation_config, *args, **kwargs)
 
     def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
-        """Takes out what is not of the model."""
-        kwargs = {name: value for name, value in kwargs.items() if name not in _OF_GENERATE}
+        """Takes out what is not of the model, and what a cache that holds the context makes needless."""
+        cache = kwargs.get("past_key_values")
+        holds_context = isinstance(cache, MMCache) and cache.holds_context and not kwargs.get("is_first_iteration")
+        needless = (*_OF_GENERATE, *RowInputs.__annotations__) if holds_context else _OF_GENERATE
+        kwargs = {name: value for name, value in kwargs.items() if name not in needless}
+        if holds_context and kwargs.get("next_sequence_length") == 1 and not cache.is_compileable:
+            lean = self._one_more_token(input_ids, **kwargs)
+            if lean is not None:
+                return lean
         return super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+
+    def _one_more_token(self, input_ids, next_sequence_length=None, is_first_iteration=False, **kwargs):
+        """The inputs of a decode step as Transformers makes them, in fewer steps; None where they change devices."""
+        if input_ids.device != self.lm_head.weight.device:
+            return None
+        inputs = {"input_ids": input_ids[:, -1:].clone(memory_format=torch.contiguous_format)}
+        for name, value in kwargs.items():
+            if value is not None and name in _PER_TOKEN:
+                inputs[name] = value[..., -1:].clone(memory_format=torch.contiguous_format)
+            elif name not in ("labels", *_PER_TOKEN) and not (name == "attention_mask" and value is None):
+                inputs[name] = value
+        return inputs
 
     def heal_tokens(self, input_ids, tokenizer=None):
         """Transformers' own, by the texts alone: it reads the prompts again with the tokenizer."""
