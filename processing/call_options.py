@@ -9,6 +9,7 @@ from types import NoneType
 from typing import Any, TypedDict
 
 from .images.options import MMImageProcessorKwargs
+from .videos.sampling import check_frame_settings
 
 NESTED = ("text_kwargs", "images_kwargs", "videos_kwargs", "audio_kwargs")
 
@@ -104,7 +105,7 @@ class CallOptions:
                     raise ValueError(f"{name} with do_sample_frames=False: every frame is taken, none sampled")
 
     def media_options(self, kind: str) -> dict[str, Any]:
-        """Those that `ReadingProcessor.read_media` takes for "images", "videos" or "audio"."""
+        """Those that `read_media` takes for "images", "videos" or "audio"."""
         names = ("allow_urls", "sampling_rate", "num_frames", "do_sample_frames", "max_seconds")
         sampling = self.fps if self.frame_sampling is None else self.frame_sampling
         own = {**{name: getattr(self, name) for name in names}, "frame_sampling": sampling}
@@ -166,3 +167,32 @@ def _dict_of(given: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(nest, Mapping):
         raise TypeError(f"{name} is a dict of options; got {type(nest).__name__}")
     return nest
+
+
+class MMCallDefaults(TypedDict, total=False):
+    """Defaults of options of a call, which a processor keeps."""
+
+    add_eos_token: bool
+    num_frames: int
+    frame_sampling: str | float
+
+
+DEFAULTS: dict[str, Any] = {"add_eos_token": False, "num_frames": 8, "frame_sampling": "uniform"}
+
+
+def checked_defaults(given: MMCallDefaults) -> dict[str, Any]:
+    """DEFAULTS with those given. Raises TypeError for other names, ValueError for values that are not accepted."""
+    unknown = sorted(set(given) - set(DEFAULTS))
+    if unknown:
+        raise TypeError(f"MMProcessor got unknown arguments {unknown}; beside its parts it takes {sorted(DEFAULTS)}")
+    defaults = {**DEFAULTS, **given}
+    check_frame_settings(defaults["num_frames"], defaults["frame_sampling"])
+    if not isinstance(defaults["add_eos_token"], bool):
+        raise ValueError(f"add_eos_token={defaults['add_eos_token']!r}; accepted are True or False")
+    return defaults
+
+
+def check_choice(name: str, value: Any, accepted: tuple) -> None:
+    """Raises ValueError unless `value` is one of those accepted."""
+    if value not in accepted:
+        raise ValueError(f"{name}={value!r}; accepted are {', '.join(map(repr, accepted))}")

@@ -14,18 +14,29 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .batches import (
+    MEDIA_COLUMNS,
+    MEDIA_OF,
+    READY_COLUMNS,
+    column,
+    label_tensor,
+    media_key,
+    sources_of,
+    stack_ready,
+    texts,
+    texts_under,
+)  # fmt: skip
+from .call_options import check_choice
 from .columns import check_columns, check_nothing_lost, renamed, unknown_columns
+from .epochs import Asked, Passes, warn_of_no_labels, who_asks
 from .images.augment import PictureAugmentation
 from .images.load import MediaDecodeError
 from .images.processor import PictureOptions
 from .masking import mask_patches, mask_tokens
-from .media_reader import KEYS, blank_media
-from .naming import Draws, sample_names, sample_rng  # noqa: F401  found here by callers of `augment`
+from .media import KEYS, blank_media, media_tensors, read_media
 from .pairing import Samples, pair_samples
-from .passes import Asked, Passes, warn_of_no_labels, who_asks
-from .prepared import MEDIA_COLUMNS, READY_COLUMNS, stack_ready
-from .processor import MMProcessor, check_choice
-from .samples import MEDIA_OF, column, label_tensor, media_key, sources_of, texts, texts_under
+from .processor import MMProcessor
+from .sample_seeds import Draws, sample_names, sample_rng  # noqa: F401  found here by callers of `augment`
 
 SAMPLE_COLUMNS = (*(name for own in MEDIA_OF.values() for name in own), "text", "suffix", "context_text", "label")
 
@@ -289,7 +300,7 @@ class MMDataCollator:
                 for index, (found, key) in enumerate(zip(sources, keys, strict=True))
             ]
             rngs = self._clip_rngs(draws.names, "frames", draws)
-            read = self.processor.read_media(name, wanted, self.on_error, rngs=rngs)
+            read = read_media(self.processor, name, wanted, self.on_error, rngs=rngs)
             if self.augment is not None and draws.augments and name != "audio":
                 for key, index in firsts.items():
                     told = [t for sample, own in zip(samples, keys, strict=True) if own == key for t in _told(sample)]
@@ -339,7 +350,7 @@ class MMDataCollator:
             raise ValueError("the samples hold neither texts nor images, videos or sounds that can be read")
         batch = {}
         for name, held in found.items():
-            batch |= self.processor.media_tensors(name, held, rngs)
+            batch |= media_tensors(self.processor, name, held, rngs)
         rows = len(next(iter(media.values()))) if found else 1
         for name in wanted or ["images"]:
             if self.blank_media and has_rows and name not in found:

@@ -65,6 +65,16 @@ class Samples:
         starts = np.cumsum([0, *map(len, self.contexts)])
         return [int(start) + owner for start, owners in zip(starts[:-1], self.owners, strict=True) for owner in owners]
 
+    def indices(self) -> dict[str, list[int]]:
+        """context_index and media_index, where they are not 0..B-1."""
+        held, found = len(next(iter(self.media.values()), [])), {}
+        if self.contexts is not None and held:
+            found["media_index"] = (self.media_index(), held)
+        contexts = held if self.contexts is None else sum(map(len, self.contexts))
+        if self.prompts is not None and contexts:
+            found["context_index"] = (self.context_index(), contexts)
+        return {name: index for name, (index, count) in found.items() if index != list(range(count))}
+
 
 def pair_samples(media: dict[str, Any], text: Any, suffix: Any, context_text: Any = None) -> Samples:
     """Media, context texts, prompts and suffixes nested by sample, as `MMProcessor.__call__` describes them.

@@ -10,37 +10,39 @@
 B samples, Bc context texts, R texts (rows), N pictures per sample, T and Tc tokens.
 """
 
+import json
 from dataclasses import replace
 from itertools import chain
-from typing import Any, TypedDict, Unpack
+from pathlib import Path
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessorMixin
 
-from .call_options import CallOptions, MMProcessorKwargs, call_options
-from .images.load import MediaDecodeError
+from ..configuration.auto_map import SHIM, finish_processor, front_of, register_for_auto_class
+from .call_options import (
+    DEFAULTS,
+    CallOptions,
+    MMCallDefaults,
+    MMProcessorKwargs,
+    call_options,
+    check_choice,
+    checked_defaults,
+)  # fmt: skip
+from .chat_template import media_of, unlisted_tokens, without_tokens
 from .images.options import check_normalisation
-from .media_reader import LIMITS, ReadingProcessor
+from .media import LIMITS, check_image_options, frame_settings, media_tensors, read_samples
 from .pairing import Samples, pair_samples
+from .processor_files import PARTS, OwnParts, load_part, unreadable
 from .sounds.load import check_extractor
 from .sounds.masks import SoundAugmentation
 from .token_rows import RowOptions, encode_rows
 from .videos.sampling import check_frame_settings, check_jitter, check_positive
 
 
-class MMCallDefaults(TypedDict, total=False):
-    """Defaults of options of a call, which a processor keeps."""
-
-    add_eos_token: bool
-    num_frames: int
-    frame_sampling: str | float
-
-
-DEFAULTS: dict[str, Any] = {"add_eos_token": False, "num_frames": 8, "frame_sampling": "uniform"}
-
-
-class MMProcessor(ReadingProcessor):
+class MMProcessor(ProcessorMixin):
     """One image processor, one tokenizer and one feature extractor, any of which may be absent.
 
     Args:
@@ -65,7 +67,15 @@ class MMProcessor(ReadingProcessor):
     """
 
     valid_processor_kwargs = MMProcessorKwargs
+    get_attributes = OwnParts()  # pyright: ignore[reportAssignmentType]: called alike, on class and instance
+    register_for_auto_class = classmethod(register_for_auto_class)  # pyright: ignore[reportAssignmentType]
+    read_from = SHIM  # the file that the saved processor named for its classes
+    image_processor: Any
+    tokenizer: Any
+    feature_extractor: Any
     add_eos_token: bool
+    num_frames: int
+    frame_sampling: str | float
 
     def __init__(
         self,
@@ -80,12 +90,13 @@ class MMProcessor(ReadingProcessor):
         audio_augmentation: dict[str, Any] | None = None,
         **defaults: Unpack[MMCallDefaults],
     ):
-        super().__init__(
-            image_processor=image_processor,
-            tokenizer=tokenizer,
-            feature_extractor=feature_extractor,
-            chat_template=chat_template,
-        )
+        parts = {"image_processor": image_processor, "tokenizer": tokenizer, "feature_extractor": feature_extractor}
+        own = {name: part for name, part in parts.items() if part is not None}
+        if not own:
+            raise ValueError(f"{type(self).__name__} needs an image_processor, a tokenizer, or both")
+        for name, part in parts.items():
+            setattr(self, name, part)
+        super().__init__(**own, chat_template=chat_template)
         if image_processor is not None:
             check_normalisation(vars(image_processor))
         check_extractor(feature_extractor)
@@ -97,7 +108,7 @@ class MMProcessor(ReadingProcessor):
                     f"audio_augmentation={audio_augmentation!r}; accepted are a dict of settings, or None"
                 )
             SoundAugmentation(**audio_augmentation)  # raises for what it does not know
-        for name, value in _checked_defaults(defaults).items():
+        for name, value in checked_defaults(defaults).items():
             setattr(self, name, value)
         RowOptions(fixed_length=fixed_length)  # raises for what is no length
         self.context_bos_token = context_bos_token
@@ -184,11 +195,11 @@ class MMProcessor(ReadingProcessor):
         if context_text is not None and text is None:
             row_options = replace(row_options, add_special_tokens=True, is_chat=False, closed=False)
         samples = pair_samples({"images": images, "videos": videos, "audio": audio}, text, suffix, context_text)
-        samples = self._read_samples(samples, call)
+        samples = read_samples(self, samples, call)
         data = self._rows(samples, row_options) | self._context_rows(samples, context_options)
         for name, media in samples.media.items():
-            data |= self.media_tensors(name, media, **call.options_of_images(name))
-        data |= self._indices(samples)
+            data |= media_tensors(self, name, media, **call.options_of_images(name))
+        data |= samples.indices()
         return BatchFeature({name: _converted(name, values, call.return_tensors) for name, values in data.items()})
 
     def _check_call(self, call: CallOptions) -> None:
@@ -196,14 +207,14 @@ class MMProcessor(ReadingProcessor):
         check_choice("on_error", call.on_error, ("raise", "skip", "placeholder"))
         check_choice("return_tensors", call.return_tensors, (None, "pt", "np"))
         for kind in ("images", "videos"):
-            self._check_image_options(call.options_of_images(kind))
+            check_image_options(self.image_processor, call.options_of_images(kind))
         if call.return_offsets_mapping and not call.sanitize_control_tokens:
             raise ValueError(
                 "return_offsets_mapping=True is for chats: apply_chat_template(return_assistant_tokens_mask=True)"
             )
         for kind in ("images", "videos", "audio"):
             media = call.media_options(kind)
-            check_frame_settings(*self.frame_settings(media["num_frames"], media["frame_sampling"]))
+            check_frame_settings(*frame_settings(self, media["num_frames"], media["frame_sampling"]))
             for name in ("sampling_rate", "max_seconds", *LIMITS):
                 check_positive(name, media.get(name))
 
@@ -224,14 +235,93 @@ class MMProcessor(ReadingProcessor):
             offsets=call.return_offsets_mapping,
         )
 
+    def apply_chat_template(
+        self,
+        conversation: Any,
+        chat_template: str | None = None,
+        *,
+        tokenize: bool = False,
+        sanitize_control_tokens: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """ProcessorMixin's, but special tokens that stand in the messages stay text: only the template's own count.
+
+        sanitize_control_tokens: None does so wherever ids are made (tokenize=True). Media are read as in `__call__`:
+        paths, bytes, arrays and so on under "image", "video", "audio" or "path".
+        """
+        sanitize = tokenize if sanitize_control_tokens is None else sanitize_control_tokens
+        if sanitize and kwargs.get("return_assistant_tokens_mask"):
+            # Transformers has no places of marked tokens: here none is left to be marked
+            conversation = without_tokens(conversation, self.tokenizer.all_special_tokens)
+            kwargs["processor_kwargs"] = {**(kwargs.get("processor_kwargs") or {}), "sanitize_control_tokens": True}
+            sanitize = False
+        elif sanitize:
+            conversation = without_tokens(conversation, unlisted_tokens(self.tokenizer))
+        return super().apply_chat_template(
+            conversation, chat_template, tokenize=tokenize, sanitize_control_tokens=sanitize, **kwargs
+        )
+
+    def _multimodal_inputs_from_conversations(self, conversations, audio_loading_params, load_audio_from_video=False):
+        if load_audio_from_video:
+            raise ValueError("load_audio_from_video=True: give the sound of a video as a block of its own")
+        return *media_of(conversations), {}
+
     @staticmethod
     def validate_init_kwargs(processor_config, valid_kwargs):
         """Transformers', which does not see the names of `defaults`."""
-        return ReadingProcessor.validate_init_kwargs(processor_config, (*valid_kwargs, *DEFAULTS))
+        return ProcessorMixin.validate_init_kwargs(processor_config, (*valid_kwargs, *DEFAULTS))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in Transformers; what its parts raise for broken files, of any kind, is a ValueError that names them."""
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except json.JSONDecodeError as error:
+            raise unreadable(pretrained_model_name_or_path, error) from error
+        except (OSError, ValueError, TypeError):
+            raise
+        except Exception as error:  # tokenizers raises that bare; others KeyError, AttributeError, RecursionError
+            raise unreadable(pretrained_model_name_or_path, error) from error
+
+    @classmethod
+    def from_args_and_dict(cls, args, processor_dict: dict[str, Any], **kwargs):
+        made: Any = super().from_args_and_dict(args, processor_dict, **kwargs)
+        (made[0] if isinstance(made, tuple) else made).read_from = front_of(processor_dict.get("auto_map"))
+        return made
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """As in Transformers, with what finds the classes for those who have not imported MM (`auto_map.py`)."""
+        files = super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        finish_processor(Path(save_directory), self)
+        return files
+
+    def _upload_modified_files(self, working_dir, *args, **kwargs):
+        finish_processor(Path(working_dir), self)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """What is saved, the defaults too."""
-        return super().to_dict() | {name: getattr(self, name) for name in DEFAULTS}
+        """What is saved: the settings, the image processor and the feature extractor; null for an image processor or
+        a tokenizer that is absent; the defaults of a call."""
+        absent = {name: None for name in ("image_processor", "tokenizer") if getattr(self, name) is None}
+        saved = {name: value for name, value in super().to_dict().items() if name not in PARTS or value is not None}
+        saved.pop("read_from", None)
+        return saved | absent | {name: getattr(self, name) for name in DEFAULTS}
+
+    @classmethod
+    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
+        saved = processor_dict or {}
+        wanted = {"image_processor": True, "tokenizer": True, "feature_extractor": None} | saved
+        given = {name: kwargs.pop(name) for name in PARTS if name in kwargs}
+        return [
+            given.get(name)
+            if name in given or wanted[name] is None
+            else load_part(auto_class, pretrained_model_name_or_path, kwargs)
+            for name, auto_class in PARTS.items()
+        ]
+
+    @property
+    def unused_input_names(self) -> list[str]:
+        return ["token_type_ids"]
 
     @property
     def pad_token_id(self) -> int | None:
@@ -247,29 +337,6 @@ class MMProcessor(ReadingProcessor):
         """Those of the parts; the image processor reads the frames of videos, too."""
         names = super().model_input_names
         return names if self.image_processor is None else [*names, "pixel_values_videos"]
-
-    def _read_samples(self, samples: Samples, call: CallOptions) -> Samples:
-        """`samples` with their media read (None where one is unreadable), less those that on_error skips."""
-        on_error = call.on_error
-        if not samples.media:
-            return samples
-        read = {
-            name: self.read_media(name, sources, on_error, **call.media_options(name))
-            for name, sources in samples.media.items()
-        }
-        kept = [
-            index
-            for index in range(len(next(iter(read.values()))))
-            if on_error != "skip" or all(medium is not None for media in read.values() for medium in media[index])
-        ]
-        seen = {
-            name: media
-            for name, media in read.items()
-            if any(medium is not None for index in kept for medium in media[index])
-        }
-        if not seen and not (kept and samples.prompts):
-            raise MediaDecodeError(f"none of the {' and '.join(read)} can be read; the log names each")
-        return replace(samples, media=seen).keep(kept)
 
     def _rows(self, samples: Samples, options: RowOptions) -> dict[str, Any]:
         """input_ids, attention_mask and, with suffixes, labels: lists of R rows."""
@@ -288,16 +355,6 @@ class MMProcessor(ReadingProcessor):
         rows = encode_rows(self.tokenizer, list(chain(*samples.contexts)), None, options)
         return {f"context_{name}": values for name, values in rows.items()}
 
-    def _indices(self, samples: Samples) -> dict[str, list[int]]:
-        """context_index and media_index, where they are not 0..B-1."""
-        held, found = len(next(iter(samples.media.values()), [])), {}
-        if samples.contexts is not None and held:
-            found["media_index"] = (samples.media_index(), held)
-        contexts = held if samples.contexts is None else sum(map(len, samples.contexts))
-        if samples.prompts is not None and contexts:
-            found["context_index"] = (samples.context_index(), contexts)
-        return {name: index for name, (index, count) in found.items() if index != list(range(count))}
-
     def _context_bos(self) -> int | None:
         """The id of context_bos_token."""
         if self.context_bos_token is None:
@@ -308,24 +365,6 @@ class MMProcessor(ReadingProcessor):
         ):
             raise ValueError(f"context_bos_token={self.context_bos_token!r} is no token of the tokenizer's vocabulary")
         return token
-
-
-def _checked_defaults(given: MMCallDefaults) -> dict[str, Any]:
-    """DEFAULTS with those given. Raises TypeError for other names, ValueError for values that are not accepted."""
-    unknown = sorted(set(given) - set(DEFAULTS))
-    if unknown:
-        raise TypeError(f"MMProcessor got unknown arguments {unknown}; beside its parts it takes {sorted(DEFAULTS)}")
-    defaults = {**DEFAULTS, **given}
-    check_frame_settings(defaults["num_frames"], defaults["frame_sampling"])
-    if not isinstance(defaults["add_eos_token"], bool):
-        raise ValueError(f"add_eos_token={defaults['add_eos_token']!r}; accepted are True or False")
-    return defaults
-
-
-def check_choice(name: str, value: Any, accepted: tuple) -> None:
-    """Raises ValueError unless `value` is one of those accepted."""
-    if value not in accepted:
-        raise ValueError(f"{name}={value!r}; accepted are {', '.join(map(repr, accepted))}")
 
 
 def _converted(name: str, values: Any, kind: str | None) -> Any:

@@ -12,7 +12,7 @@ from transformers import BertTokenizer, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from mm import MMDataCollator, MMImageProcessorPil, MMProcessor
 from mm.modeling_mm.tasks.trainers import prompts_of
-from mm.processing.passes import warn_of_no_labels
+from mm.processing.epochs import warn_of_no_labels
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "red", "green", "blue", "square", "round", *(f"w{i}" for i in range(41))]
 ENCODER = {"text_encoder_config": "tiny"}

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .epochs import Pass
 from .images.limits import MAX_PIXELS
-from .passes import Pass
 
 
 def sample_rng(seed: int, epoch: int | str, sample_id: Any) -> np.random.Generator:

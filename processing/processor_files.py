@@ -1,0 +1,60 @@
+"""The parts of a processor, any of which may be absent, and the files that they are read from.
+
+processor_config.json   settings, image_processor {…}, feature_extractor {…}, processor_class
+tokenizer.json, tokenizer_config.json, chat_template.jinja
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
+
+PARTS = {
+    "image_processor": AutoImageProcessor,
+    "tokenizer": AutoTokenizer,
+    "feature_extractor": AutoFeatureExtractor,
+}
+
+
+_FILES = (
+    "processor_config.json", "preprocessor_config.json", "tokenizer_config.json", "tokenizer.json", "vocab.json",
+    "added_tokens.json", "special_tokens_map.json",
+)  # fmt: skip
+
+
+def unreadable(source: str | Path, error: Exception) -> ValueError:
+    """Names the file that is not JSON, else those that are there."""
+    there = [Path(source) / name for name in _FILES if (Path(source) / name).is_file()]
+    broken = [file for file in there if not _is_json(file)] or there
+    named = ", ".join(repr(str(file)) for file in broken) or repr(str(source))
+    return ValueError(f"the processor cannot be read from {named}: {type(error).__name__}: {error}")
+
+
+def _is_json(file: Path) -> bool:
+    """Whether a file holds a JSON object, as all of these do."""
+    try:
+        return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def load_part(auto_class: Any, source: str | Path, options: dict[str, Any]) -> Any:
+    """One part. A tokenizer.json that holds no object is refused, of which Transformers makes an empty vocabulary."""
+    if auto_class is not AutoTokenizer:
+        return auto_class.from_pretrained(source, **options)
+    file = Path(source) / (options.get("subfolder") or "") / "tokenizer.json"
+    if file.is_file() and not _is_json(file):
+        raise ValueError(f"the tokenizer cannot be read from {str(file)!r}, which holds no JSON object")
+    try:
+        return auto_class.from_pretrained(source, **options)
+    except TypeError as error:  # of its files: it is given no argument of the caller's
+        raise unreadable(source, error) from error
+
+
+class OwnParts:
+    """`get_attributes` of ProcessorMixin: of the class every part there can be, of a processor those it has."""
+
+    def __get__(self, processor, owner):
+        names = [name for name in PARTS if processor is None or getattr(processor, name) is not None]
+        return lambda: names
