@@ -106,6 +106,12 @@ def test_image_text_to_text_reads_as_the_processor_does(files):
             torch.testing.assert_close(read["pixel_values"], expected)
 
 
+@pytest.mark.parametrize("images", [ROCKET, [ROCKET], (ROCKET, ROCKET)])
+def test_a_path_without_a_text_is_no_prompt(images):
+    with pytest.raises(ValueError, match="text is missing"):
+        pipeline("image-text-to-text", model=MODEL)(images)
+
+
 ADDRESS = "http://127.0.0.1:9/a.png"
 
 
@@ -124,6 +130,8 @@ def test_no_pipeline_fetches_an_address(tiny_model, processor, monkeypatch, task
         pipe = pipeline(task, model=tiny_model(cls=cls, **fields), **parts)
     with pytest.raises(ValueError, match="URLs are not fetched"):
         pipe(ADDRESS, **given)
+    with pytest.raises(ValueError, match="URLs are not fetched"):
+        processor.image_processor.fetch_images([[ADDRESS]])
 
 
 # ---- classes of a text and a picture --------------------------------------------------------------------------------

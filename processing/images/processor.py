@@ -93,6 +93,12 @@ class PictureOptions(BaseImageProcessor):
         limits = {"max_pixels": max_pixels, "max_bytes": max_bytes, "allow_urls": allow_urls, "budget": budget}
         return self.process_image(source, **limits, **self._options(options))
 
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """Transformers' way to paths and URLs: pictures as `load` reads them, so that no URL is fetched."""
+        if isinstance(image_url_or_urls, (list, tuple)):
+            return [self.fetch_images(one) for one in image_url_or_urls]
+        return self.load(image_url_or_urls)
+
     def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
         """As `preprocess`."""
         return self.preprocess(images, *args, **kwargs)
