@@ -46,7 +46,6 @@ from .trainers import (
     prompts_of,
     register_shifted,
 )
-from .warm_start import from_towers
 
 _PER_CONTEXT = ("context_input_ids", "pixel_values", "visual_embeds", "pixel_values_videos", "input_features")
 
@@ -78,49 +77,6 @@ class MMForConditionalGeneration(MMRanking, MMHead, MMGenerationMixin):
         reads_vector = self.config.fusion_type in REPRESENTATION_FUSIONS
         reader = "language_model" if self.config.share_text_encoder else "text_encoder"
         self.model.freeze_pooled(keep=(reader,) if reads_vector else ())
-
-    @classmethod
-    def from_towers(
-        cls,
-        vision,
-        text,
-        *,
-        audio=None,
-        text_encoder=None,
-        cross_attention_every=None,
-        flamingo=None,
-        tokenizer=None,
-        **config_overrides,
-    ) -> "MMForConditionalGeneration":
-        """A model that starts from published towers; what no tower has (cross-attention, projector) is new.
-
-        Args:
-            vision: directory or Hub id of a ViT, DeiT, CLIP or SigLIP, or of any vision model of Transformers; None
-                with `audio` alone.
-            text: of a BERT, RoBERTa, DistilBERT, GPT-2, Llama, Qwen2 or Qwen3, with or without its head.
-            audio: of any audio model of Transformers (AST, Whisper); of an encoder-decoder the encoder.
-            text_encoder: of one that reads context text.
-            cross_attention_every: put a gated [cross, mlp] layer, closed at first, before every so many-th layer of
-                `text` (Flamingo).
-            flamingo: a file of OpenFlamingo, whose `vision` and `text` are given beside it: its resampler, gated
-                layers and embeddings.
-            tokenizer: whose ids open, close and pad a text. None: those that the text's config does not name (BERT's)
-                are read from the tokenizer that is saved beside it.
-            config_overrides: fields of MMConfig; those of a part (`text_config={...}`) are merged with the tower's.
-
-        Raises: ValueError for a tower that is not known, or tensors too many, too few or of another shape.
-        """
-        return from_towers(
-            cls,
-            vision,
-            text,
-            audio=audio,
-            text_encoder=text_encoder,
-            cross_attention_every=cross_attention_every,
-            flamingo=flamingo,
-            tokenizer=tokenizer,
-            **config_overrides,
-        )
 
     @can_return_tuple
     @takes(MediaInputs, RowInputs, CacheInputs)

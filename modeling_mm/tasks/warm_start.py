@@ -1,4 +1,4 @@
-"""Models that start from published towers: `MMForConditionalGeneration.from_towers(vision, text)`.
+"""Models that start from published towers: `from_towers(vision, text)` of any head.
 
 A tower is read with its config and its tensors, strictly: what the stack has and the source has not is new for a
 reason (cross-attention, a projector), or an error.
@@ -28,8 +28,6 @@ from ...weights.vision_names import NAFLEX, NOT_NAFLEX, VISION_PLANS, WITH_VISIO
 from ..towers.any_tower import build_tower
 
 Source = str | Path
-# What heads of other tasks are called beside a text tower.
-_HEADS = re.compile(r"(cls|lm_head|vocab_\w+|qa_outputs|classifier|score|pre_classifier|output_projection)\b")
 # What a warm start makes anew, and why.
 _NEW = {
     "layers.{n}.cross_attn.{rest}": "published text towers have no cross-attention",
@@ -102,7 +100,7 @@ def from_towers(
     tokenizer: Any = None,
     **overrides: Any,
 ) -> Any:
-    """See `MMForConditionalGeneration.from_towers`."""
+    """See `MMHead.from_towers`."""
     seen, words = None if vision is None else vision_tower(vision), text_tower(text)
     foreign = {} if seen is not None or vision is None else {"vision": foreign_tower(vision)}
     foreign |= {} if audio is None else {"audio": foreign_tower(audio)}
@@ -116,7 +114,8 @@ def from_towers(
     if weights is not None and seen is not None:
         words = (Overlaid(words[0], weights.checkpoint), words[1])
         overrides = {**weights.settings(seen[1].settings), **overrides}
-    config = _config(None if seen is None else seen[1], foreign, words[1], question, overrides)
+    writes = {"is_causal": True} if model_class.can_generate() else {}
+    config = _config(None if seen is None else seen[1], foreign, words[1], question, writes, overrides)
     parts = [(words[0], words[1].table.adding(new=_NEW), "model.language_model.")]
     if question is not None:
         parts.append((question[0], question[1].table.adding(new=_NEW), "model.text_encoder."))
@@ -137,6 +136,7 @@ def from_towers(
         new |= done.new
     if weights is not None:
         tensors |= weights.tensors(config.text_config.cross_attention_layers, shapes)
+    new |= {name: "the task's own" for name in shapes if not name.startswith(("model.", "lm_head"))}
     new |= {name: "between the towers" for name in shapes if any(_is(name, t) for t in _NEW_BETWEEN)}
     return _filled_model(model_class, config, tensors, set(new) - tensors.keys(), words[0].dtype())
 
@@ -158,7 +158,9 @@ def _ids(words: tuple[Checkpoint, TowerPlan], tokenizer: Any, given: Mapping[str
 
 def flamingo_config(seen: TowerPlan, words: TowerPlan, weights: FlamingoWeights) -> MMConfig:
     """What `from_towers(vision, text, flamingo=...)` makes of these towers' plans."""
-    return _config(seen, {}, inserted(words, weights.every, weights), None, weights.settings(seen.settings))
+    return _config(
+        seen, {}, inserted(words, weights.every, weights), None, {"is_causal": True}, weights.settings(seen.settings)
+    )
 
 
 def _is(name: str, template: str) -> bool:
@@ -166,7 +168,12 @@ def _is(name: str, template: str) -> bool:
 
 
 def _config(
-    seen: TowerPlan | None, foreign: dict[str, Any], words: TowerPlan, question, overrides: dict[str, Any]
+    seen: TowerPlan | None,
+    foreign: dict[str, Any],
+    words: TowerPlan,
+    question,
+    writes: dict[str, bool],
+    overrides: dict[str, Any],
 ) -> MMConfig:
     """The towers' settings and the text's head; overrides replace fields, dicts of parts are merged."""
     towers = {f"{kind}_config": config.to_dict() for kind, (config, _) in foreign.items()}
@@ -176,7 +183,7 @@ def _config(
     settings: dict[str, Any] = {
         **towers,
         "modalities": [kind for kind, part in (("image", "vision"), ("audio", "audio")) if f"{part}_config" in towers],
-        "text_config": {**words.settings, "is_causal": True},
+        "text_config": {**words.settings, **writes},
         **words.head_settings,
     }
     if question is not None:
@@ -198,6 +205,8 @@ def _heads(words: tuple[Mapping[str, torch.Tensor], TowerPlan], config: MMConfig
     """The language-modelling head, as far as the source has one of the model's kind; new otherwise."""
     checkpoint, plan = words
     inside = {name: shape for name, shape in shapes.items() if name.startswith(("lm_head.", "lm_head_transform."))}
+    if not inside:  # a head without a vocabulary
+        return {}, {}
     same = all(getattr(config, name) == value for name, value in plan.head_settings.items())
     names = [name for name in checkpoint if plan.head.knows(name)] if same else []
     done = plan.head.adding(new=_NEW_HEAD).convert({name: checkpoint[name] for name in names}, inside)
@@ -217,4 +226,5 @@ def _filled_model(model_class: Any, config: MMConfig, tensors: dict, new: set[st
     load = PreTrainedModel.from_pretrained.__func__
     model, info = load(model_class, None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True)
     raise_faults("the model was not filled", sorted(({*info["missing_keys"]} - new) | {*info["unexpected_keys"]}))
+    model.after_loading(info)
     return model.eval()

@@ -4,8 +4,6 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -133,10 +131,3 @@ def test_a_dry_run_writes_nothing_and_a_missing_out_is_told(source, tmp_path):
     assert not (tmp_path / "out").exists()
     missing = runner.invoke(mm_console.app, ["convert", str(source)])
     assert missing.exit_code == 2 and "OUT is missing" in missing.output
-
-
-@pytest.mark.slow
-def test_the_module_runs_as_a_script(source, tmp_path):
-    command = [sys.executable, "-m", "mm.conversion_scripts.engine", str(source), str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0 and "tensors:" in done.stdout

@@ -108,7 +108,7 @@ def convert(hub, tmp_path):
     }  # fmt: skip
 
     def run(*arguments):
-        command = [sys.executable, "-m", "mm.conversion_scripts.engine", *map(str, arguments)]
+        command = [sys.executable, "-c", "from mm_console import main; main()", "convert", *map(str, arguments)]
         return subprocess.run(
             command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **settings}, timeout=120
         )

@@ -288,3 +288,26 @@ def test_minilm_embeds_sentences_as_it_did(vit):
     means = [(found * mask[..., None]).sum(1) / mask.sum(1, keepdim=True) for found in states]
     there, here = (torch.nn.functional.normalize(mean, dim=-1) for mean in means)
     assert (here - there).abs().max() <= 1e-5
+
+
+HEADS = {
+    "classification": (mm.MMForSequenceClassification, {"num_labels": 3}),
+    "masked lm": (mm.MMForMaskedLM, {}),
+    "retrieval": (mm.MMForImageTextRetrieval, {"pretraining_losses": {"itc": 1.0}}),
+    "pre-training": (mm.MMForPreTraining, {"pretraining_losses": {"itc": 1.0, "mlm": 1.0}}),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@torch.no_grad()
+def test_every_head_starts_from_published_towers(head, saved, vit, tmp_path):
+    cls, settings = HEADS[head]
+    theirs, source = saved(*TEXTS["bert"], "text")
+    model = cls.from_towers(vit, source, **settings)
+    assert type(model) is cls and not model.config.text_config.is_causal
+    states = model.model.language_model(IDS, use_cache=False).last_hidden_state
+    close(states, theirs(IDS, output_hidden_states=True).hidden_states[-1])
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    model.save_pretrained(tmp_path / "out")
+    again = cls.from_pretrained(tmp_path / "out", dtype=torch.float64).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
