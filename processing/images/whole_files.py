@@ -1,7 +1,7 @@
 """Whether a file of sound or film is all there, by what its own headers promise; nothing is decoded.
 
     MP4, MOV     the ends of its boxes             AVI  the lengths of its RIFF lists
-    Matroska     the end of its segment            OGG  the end of its last page
+    Matroska     the end of its segment            OGG  the end of its last page, and one stream alone
     FLV          the size that follows each tag    MP3  its bytes, where a Xing header tells them
     MPEG-TS      whole packets
 
@@ -23,6 +23,7 @@ FILLED_BOXES = (b"moov", b"mdat", b"moof")
 # Bytes: some writers count a header too many, or leave a byte of padding out.
 SLACK = 64
 PACKET = 188
+XING_OFFSETS = (13, 21, 36)  # behind the start of an MP3 frame
 MAX_PAGE = 27 + 255 + 255 * 255
 
 
@@ -128,6 +129,24 @@ def _check_pages(file: Any, place: int, end: int) -> None:
         raise cut_off(max(promised, end - place + 1), end - place, "bytes")
     if not tail[at + 5] & 4:
         logger.warning("an OGG file ends without its last page: it is cut off there, or was recorded as a stream")
+    _check_one_stream(file, place, end)
+
+
+def _check_one_stream(file: Any, at: int, end: int) -> None:
+    """OGG: no first page of a stream follows the other pages, as where files were put one after the other."""
+    is_inside = False
+    while at + 27 <= end and (head := _read(file, at, 27 + 255))[:4] == b"OggS":
+        is_first = bool(head[5] & 2)
+        if is_first and is_inside:
+            raise _several("OGG")
+        is_inside = is_inside or not is_first
+        at += 27 + head[26] + sum(head[27 : 27 + head[26]])
+
+
+def _several(kind: str) -> MediaDecodeError:
+    return MediaDecodeError(
+        f"it is several {kind} files one after the other, of which one would be read: give each alone"
+    )
 
 
 def _check_tags(file: Any, place: int, end: int) -> None:
@@ -148,6 +167,10 @@ def _check_frames(file: Any, place: int, end: int) -> None:
         told = int.from_bytes(head[8 + 4 * (head[7] & 1) :][:4], "big")
         if told > end - place + SLACK:
             raise cut_off(told, end - place, "bytes")
+        for start in {place, *(at - offset for offset in XING_OFFSETS)} if told else ():
+            file.seek(start + told)
+            if xing_header(file) is not None:
+                raise _several("MP3")
 
 
 def xing_header(file: Any) -> int | None:
@@ -163,5 +186,5 @@ def xing_header(file: Any) -> int | None:
     if len(frame) < 64 or frame[0] != 255 or frame[1] & 0xE6 != 0xE2:
         return None
     is_first, is_mono = frame[1] >> 3 & 3 == 3, frame[3] >> 6 == 3
-    at = 4 + {(True, True): 17, (True, False): 32, (False, True): 9, (False, False): 17}[is_first, is_mono]
+    at = XING_OFFSETS[1 + is_first - is_mono]
     return place + at if frame[at : at + 4] in (b"Xing", b"Info") else None

@@ -256,3 +256,13 @@ def test_the_place_of_a_file_is_kept():
         file = io.BytesIO(data)
         wholeness.check_whole(file)
         assert file.tell() == 0
+
+
+@pytest.mark.parametrize("kind", ["OGG", "MP3"])
+def test_files_that_were_put_one_after_the_other_are_refused(kind):
+    one = sound(kind)
+    assert len(load_sound(one, RATE)) > 0
+    with pytest.raises(MediaDecodeError, match=f"several {kind} files"):
+        load_sound(one + one, RATE)
+    with pytest.raises(MediaDecodeError, match=f"several {kind} files"):
+        load_sound(one + sound(kind, samples=NOISE[::-1].copy()), RATE)
