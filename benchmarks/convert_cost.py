@@ -10,7 +10,6 @@ same, and differs most from run to run, so the ratio is that of the medians.
 """
 
 # Configs of Transformers take fields that their signatures do not name.
-# pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
 
 import argparse
 import platform

@@ -9,7 +9,6 @@ drop. Both are the largest of samples 5 ms apart, less what stands there when `i
 """
 
 # Configs of Transformers take fields that their signatures do not name.
-# pyright: reportArgumentType=false, reportCallIssue=false
 
 import re
 import subprocess

@@ -11,7 +11,6 @@ again, so an interrupted benchmark goes on where it stopped. Intervals are 95 % 
 """
 
 # num_labels is Transformers' own.
-# pyright: reportCallIssue=false
 
 import argparse
 import json

@@ -22,7 +22,6 @@ Noto's drawings, held out of a training on the other styles.
 """
 
 # A config's parts are there by its values, which pyright cannot follow.
-# pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
 
 import argparse
 import json

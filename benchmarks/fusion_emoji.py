@@ -12,7 +12,6 @@ interrupted benchmark goes on where it stopped. Intervals are 95 % bootstraps ov
 """
 
 # A model's parts are there by its config, which pyright cannot follow; num_labels is Transformers' own.
-# pyright: reportCallIssue=false, reportOptionalMemberAccess=false
 
 import argparse
 import json

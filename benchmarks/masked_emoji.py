@@ -12,7 +12,6 @@ are 95 % bootstraps over drawings.
 """
 
 # A config's parts are there by its values, which pyright cannot follow.
-# pyright: reportOptionalMemberAccess=false
 
 import argparse
 import json

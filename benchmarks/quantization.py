@@ -9,7 +9,6 @@ and values of one picture in kB.
 """
 
 # torchao is no part of the development environment, and its tensors say what they are made of.
-# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 import argparse
 import platform
@@ -18,7 +17,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig  # extra `quant`
+from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig  # pyright: ignore[reportMissingImports]
 from transformers import TorchAoConfig
 from transformers.cache_utils import DynamicCache
 

@@ -8,7 +8,6 @@ that the folder has code of its own; else it would say that Transformers is too 
 """
 
 # Transformers' registries of third parties have no public way to be read.
-# pyright: reportAttributeAccessIssue=false, reportPrivateUsage=false
 
 import json
 from collections.abc import Callable

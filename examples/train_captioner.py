@@ -10,7 +10,6 @@ TrainingArguments may follow.
 """
 
 # HfArgumentParser takes a dataclass, whatever its annotation says.
-# pyright: reportArgumentType=false
 
 import json
 import sys

@@ -5,7 +5,6 @@ Transformers refuses. Where MM is installed, its own classes are used and the co
 """
 
 # Transformers' registries of third parties have no public way to be read.
-# pyright: reportAttributeAccessIssue=false, reportPrivateUsage=false
 
 import hashlib
 from functools import cache

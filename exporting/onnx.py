@@ -4,7 +4,7 @@ Needs the extra `onnx` (onnx, onnxscript, onnxruntime); nothing of it is importe
 """
 
 # The exporter is typed for whole models, and takes any module.
-# pyright: reportArgumentType=false, reportPrivateImportUsage=false
+# pyright: reportPrivateImportUsage=false
 
 import importlib.util
 import logging

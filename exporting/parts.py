@@ -12,8 +12,8 @@ of the self-attention, which reads media and text as one sequence; else those of
 """
 
 # The parts take models whose towers and caches were checked.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
 
 from typing import Any
 

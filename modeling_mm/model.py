@@ -9,6 +9,8 @@ the media are the context.
 B contexts, N items per context, R rows, T text tokens, S context tokens; Dv, Dc, Dt: widths of the tower, the context
 and the text.
 """
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportOptionalCall=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
 
 import copy
 from typing import Any, Unpack

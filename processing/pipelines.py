@@ -7,8 +7,7 @@ Transformers' own.
 """
 
 # The parts of a pipeline are there: each of these tasks loads its own.
-# pyright: reportAttributeAccessIssue=false, reportIncompatibleMethodOverride=false, reportCallIssue=false
-# pyright: reportOptionalCall=false, reportOptionalMemberAccess=false
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportOptionalCall=false
 
 import warnings
 from typing import Any

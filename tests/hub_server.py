@@ -9,7 +9,6 @@ server. Repositories are of models, their branches named by commits; the token i
 """
 
 # What a request handler is called with has no type of its own.
-# pyright: reportAttributeAccessIssue=false
 
 import base64
 import hashlib

@@ -1,7 +1,6 @@
 """A text that some rows of a batch do not have is absent, as a picture is: processor, collator and heads."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 import pytest
 import torch

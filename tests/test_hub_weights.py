@@ -2,7 +2,6 @@
 server answered. One process of a user, started once, runs all of it."""
 
 # The process has its pipes.
-# pyright: reportOptionalMemberAccess=false, reportOptionalIterable=false
 
 import json
 import os

@@ -7,7 +7,6 @@ max(1, |logit|).
 """
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
 from functools import cache
 

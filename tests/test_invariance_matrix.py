@@ -7,7 +7,6 @@ Each batch mixes contexts of no, one and three pictures with texts of unequal le
 """
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
 
 from functools import cache
 from itertools import product

@@ -1,7 +1,6 @@
 """accelerate: weights on disk and on the CPU by a device map, or filled into a skeleton, answer alike."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 import re
 from pathlib import Path

@@ -4,7 +4,6 @@ Each table maps the names of the original's weights to MM's; loading is strict, 
 """
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 import re
 

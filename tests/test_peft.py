@@ -1,7 +1,6 @@
 """LoRA over MM's models: what it trains, that saved, loaded and merged it says the same, and what is refused."""
 
 # Fixtures build models whose types pyright cannot follow, and a PeftModel hands on what its model has.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportOptionalMemberAccess=false
 
 import os
 import re

@@ -1,7 +1,6 @@
 """MM in Transformers' pipelines, and its own tasks: mm-captioning, mm-vqa and mm-retrieval."""
 
 # Fixtures build models whose types pyright cannot follow; tasks are registered at run time.
-# pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
 from pathlib import Path
 

@@ -1,7 +1,6 @@
 """Transformers' own pipelines with MM's models: MM reads the pictures, and a classifier gets them beside the text."""
 
 # Fixtures build models whose types pyright cannot follow; tasks are registered at run time.
-# pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalCall=false
 
 import warnings
 from pathlib import Path

@@ -4,7 +4,6 @@ Run by itself, this file is one of the processes; it writes what it found for th
 """
 
 # Fixtures build models whose types pyright cannot follow, and what is sharded has DTensors for parameters.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 import os
 import subprocess

@@ -1,7 +1,6 @@
 """MM under Transformers' Trainer: what it counts, what it keeps, and that an interrupted run goes on bit for bit."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportOptionalMemberAccess=false
 
 import numpy as np
 import pytest

@@ -1,8 +1,6 @@
 """Every head under Trainer and under several processes: columns, labels, metrics, gathering, unused parameters."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportPrivateImportUsage=false
 
 import inspect
 from itertools import combinations

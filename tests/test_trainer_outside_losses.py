@@ -1,7 +1,6 @@
 """Losses that Trainer makes outside of the model, of labels that it takes out of the batch; and what it leaves."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportOperatorIssue=false
 
 import pytest
 import torch

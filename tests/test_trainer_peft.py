@@ -1,7 +1,6 @@
 """An adapter (PEFT) under Transformers' Trainer: it learns, goes on, is saved, and counts each token once."""
 
 # Fixtures build models whose types pyright cannot follow, and a PeftModel hands on what its model has.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportOptionalMemberAccess=false
 
 import pytest
 import torch

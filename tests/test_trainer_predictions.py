@@ -1,7 +1,6 @@
 """Seq2SeqTrainer(predict_with_generate=True) writes from prompts alone; labels by any other way are refused."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportOptionalMemberAccess=false
 
 import numpy as np
 import pytest

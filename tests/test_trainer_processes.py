@@ -1,7 +1,5 @@
 """examples/train_captioner.py under torchrun: two processes with DDP leave the weights that one process leaves."""
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
-
 import json
 import os
 import subprocess

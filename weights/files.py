@@ -260,7 +260,3 @@ def _may_hold(found: str, wanted: torch.dtype) -> bool:
     if wanted.is_floating_point:
         return found in _FLOATS
     return found in ("BOOL", "torch.bool") if wanted == torch.bool else _INTEGERS.fullmatch(found) is not None
-
-
-class CheckpointError(ValueError, RuntimeError):
-    """A checkpoint that does not fit; a RuntimeError too, as Transformers raises for a weight of another shape."""

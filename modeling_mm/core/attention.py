@@ -4,7 +4,7 @@ R rows, B contexts, k rows per context, T text tokens, S context tokens, H / Hkv
 """
 
 # MMStackConfig fills head_dim and num_key_value_heads in; cross-attention always comes with its row plan.
-# pyright: reportArgumentType=false, reportOperatorIssue=false, reportOptionalMemberAccess=false, reportOptionalOperand=false
+# pyright: reportArgumentType=false
 
 from typing import Any
 

@@ -1,8 +1,8 @@
 """MMCache: self-attention per row, cross-attention per context, written once and never reordered."""
 
 # A cache that holds a context has its rows, and its layers are plain key-value layers.
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportReturnType=false
-# pyright: reportOptionalSubscript=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalSubscript=false, reportReturnType=false
 
 from collections.abc import Callable
 

@@ -6,8 +6,7 @@ padding; ranges narrow single text columns. The Triton kernels take both as they
 
 # Rows come with the context, and layers of a filled cross-attention cache hold keys: decided before.
 # Of a config Transformers' mask functions read what a CallConfig has.
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportAttributeAccessIssue=false
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -8,7 +8,6 @@ minus and plus its largest one, so a number is off by at most 1/254 of that.
 """
 
 # A layer is asked for its states once they are there.
-# pyright: reportIncompatibleVariableOverride=false, reportAttributeAccessIssue=false
 
 from typing import NamedTuple
 

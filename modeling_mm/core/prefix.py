@@ -1,4 +1,5 @@
 """Early fusion: media tokens and text tokens as one sequence, and who sees whom in it."""
+# pyright: reportArgumentType=false, reportOptionalMemberAccess=false
 
 from dataclasses import dataclass
 

@@ -11,7 +11,6 @@ R rows, T tokens, L tokens per segment, M carried tokens, S segments, H heads, D
 """
 
 # Places are there wherever a mask is: __init__ decides.
-# pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
 
 import torch
 from torch.nn import functional

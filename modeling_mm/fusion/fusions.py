@@ -14,7 +14,8 @@ row does not have adds nothing to that row; one that a call does not have is Non
 """
 
 # A config is filled in when it is made, and a fused call has at least one modality: checked in words before.
-# pyright: reportArgumentType=false, reportOptionalIterable=false, reportOptionalMemberAccess=false, reportReturnType=false
+# pyright: reportArgumentType=false, reportOptionalIterable=false
+# pyright: reportOptionalMemberAccess=false, reportReturnType=false
 
 from collections.abc import Mapping
 

@@ -4,7 +4,6 @@ Without torch.distributed, or with one process, everything here gives back what 
 """
 
 # torch.distributed is not there in every build of torch, so its stubs are partial.
-# pyright: reportAttributeAccessIssue=false
 
 from typing import TypeAlias
 

@@ -4,8 +4,8 @@ B contexts, R rows (texts; contexts where there is no text), T text tokens, S co
 """
 
 # What is there is a matter of the fusion, which __init__ decides; a text or a context is checked in words before.
-# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalCall=false, reportOptionalIterable=false
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportReturnType=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalCall=false
+# pyright: reportOptionalIterable=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
 
 from typing import Unpack
 

@@ -4,8 +4,7 @@ B contexts, R rows (texts), P projection_dim.
 """
 
 # A context has its states, and a head is there for every tower.
-# pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
-# pyright: reportOptionalCall=false, reportOptionalOperand=false, reportCallIssue=false
+# pyright: reportOptionalCall=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
 
 from typing import Any
 

@@ -5,8 +5,7 @@ where a picture does. The text is read by the text encoder, or by the decoder wh
 """
 
 # A context has its states and a head is there for every loss that the config names: checked before.
-# pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
-# pyright: reportOptionalCall=false, reportOptionalOperand=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalCall=false, reportOptionalMemberAccess=false
 
 from typing import Any, NamedTuple
 

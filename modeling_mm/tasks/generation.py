@@ -4,8 +4,7 @@ B contexts, R rows, k rows per context, T text tokens, V vocabulary, D hidden_si
 """
 
 # Transformers types GenerationMixin's methods for a class of its own; its model_kwargs hold more than tensors.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalSubscript=false
-# pyright: reportOptionalMemberAccess=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
 from typing import Unpack
 

@@ -4,7 +4,7 @@ B contexts, R rows, T text tokens, V vocabulary.
 """
 
 # The base model's output has its states wherever there is a text: checked in words before.
-# pyright: reportArgumentType=false, reportOptionalMemberAccess=false
+# pyright: reportCallIssue=false, reportOptionalMemberAccess=false
 
 from typing import Unpack
 

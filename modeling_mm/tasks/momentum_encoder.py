@@ -4,7 +4,7 @@ See `momentum.py` for the loss. B contexts, R rows, P projection_dim.
 """
 
 # Media and a text are there: checked by the class that learns.
-# pyright: reportOptionalMemberAccess=false, reportArgumentType=false
+# pyright: reportArgumentType=false
 
 from typing import Any
 

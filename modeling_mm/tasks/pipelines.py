@@ -1,9 +1,7 @@
 """Tasks of MM for `transformers.pipeline`: mm-captioning, mm-vqa, mm-retrieval. Importing this file registers them."""
 
 # The processor and the model of a pipeline are there: each of these tasks loads both.
-# pyright: reportOptionalCall=false, reportOptionalMemberAccess=false, reportIncompatibleMethodOverride=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false, reportCallIssue=false
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalCall=false, reportOptionalMemberAccess=false
 
 import unicodedata
 from dataclasses import dataclass

@@ -11,8 +11,8 @@ B contexts, N pictures per context, R rows (texts), T text tokens, V vocabulary,
 """
 
 # Which heads are there is a matter of the config's losses; their inputs are checked in words before.
-# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalCall=false, reportOptionalMemberAccess=false
-# pyright: reportOptionalOperand=false, reportOptionalSubscript=false, reportGeneralTypeIssues=false
+# pyright: reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOptionalCall=false, reportOptionalMemberAccess=false
 
 from collections.abc import Iterable, Mapping
 from typing import Unpack

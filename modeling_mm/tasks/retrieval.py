@@ -4,8 +4,8 @@ B contexts (pictures, or what stands in their place), R rows (texts), P projecti
 """
 
 # Of media and text one is there, and a head where it is asked for: checked in words before.
-# pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
-# pyright: reportOptionalCall=false, reportOptionalOperand=false, reportOperatorIssue=false
+# pyright: reportArgumentType=false, reportOperatorIssue=false
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Unpack

@@ -5,7 +5,7 @@ reason (cross-attention, a projector), or an error.
 """
 
 # A plan's settings are plain dictionaries of a config; Transformers' loader is called past its typed front.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false
 
 import re
 from collections.abc import Mapping

@@ -4,7 +4,6 @@ n items (pictures, frames, clips), S tokens of an item, Dv the tower's width.
 """
 
 # Which methods and outputs another library's tower has is what is asked here.
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportOptionalSubscript=false
 
 import copy
 import inspect

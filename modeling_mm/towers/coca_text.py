@@ -12,7 +12,6 @@ There texts are always padded to max_position_embeddings; here nothing depends o
 """
 
 # A padding token is there where the mask is "shifted": checked by the config.
-# pyright: reportArgumentType=false, reportCallIssue=false
 
 from typing import NamedTuple
 

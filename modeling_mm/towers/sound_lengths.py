@@ -9,7 +9,6 @@ norms keeps to its mask and runs all rows at once. n rows, T frames or samples, 
 """
 
 # Which methods and settings another library's tower has is what is asked here.
-# pyright: reportAttributeAccessIssue=false
 
 import inspect
 from collections.abc import Callable

@@ -4,7 +4,7 @@ R rows, B contexts, k rows per context, T text tokens, S context tokens, D hidde
 """
 
 # Of input_ids and inputs_embeds one is there, and rows come with the context: checked in words before.
-# pyright: reportArgumentType=false, reportOptionalMemberAccess=false
+# pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
 
 import re
 from typing import Any, NamedTuple, Unpack

@@ -1,7 +1,7 @@
 """MMVisionModel: a ViT. n pictures, S tokens (CLS, registers, patches in row-major order), D hidden_size."""
 
 # The positions are there wherever they are asked for: __init__ decides.
-# pyright: reportOptionalMemberAccess=false, reportArgumentType=false
+# pyright: reportArgumentType=false
 
 import math
 from typing import Unpack

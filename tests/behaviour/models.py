@@ -196,9 +196,9 @@ def drawn(name: str, *shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
-def built(name: str, config: dict[str, Any]) -> Any:
+def built(name: str, saved: dict[str, Any]) -> Any:
     """The model of a class's name and a saved configuration, with every weight drawn by its name."""
-    config = mm.MMConfig.from_dict(dict(config))
+    config = mm.MMConfig.from_dict(dict(saved))
     model = getattr(mm, name)._from_config(config, attn_implementation="sdpa").double().eval()
     with torch.no_grad():
         for key, weight in model.named_parameters():

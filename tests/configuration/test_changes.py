@@ -1,7 +1,5 @@
 """Fields that are set after a configuration was made, or beside a checkpoint: checked as those of a new one."""
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-
 import json
 
 import pytest

@@ -1,7 +1,6 @@
 """MMConfig: one model of several parts, every fault in one error."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 import json
 import logging

@@ -1,7 +1,5 @@
 """A model's ids of bos, eos and padding, and its tokenizer's: read from it, and a warning where they are others."""
 
-# pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-
 import logging
 
 import numpy as np

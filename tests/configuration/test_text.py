@@ -1,7 +1,6 @@
 """MMTextConfig: the settings of a text stack, its rules, and which layer holds which sublayers."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalSubscript=false
 
 import logging
 

@@ -1,7 +1,6 @@
 """MMVisionConfig: the settings of the ViT and their rules."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportCallIssue=false
 
 import logging
 

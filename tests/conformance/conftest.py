@@ -5,7 +5,6 @@ modules that its tests import and that it does not have are made here.
 """
 
 # Modules made at run time have attributes that pyright cannot see.
-# pyright: reportAttributeAccessIssue=false
 
 import re
 import sys

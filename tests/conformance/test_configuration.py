@@ -1,11 +1,10 @@
 """ConfigTester over every configuration of MM."""
 
 # The upstream package is made at run time, from an sdist.
-# pyright: reportMissingImports=false
 
 import unittest
 
-from upstream.test_configuration_common import ConfigTester
+from upstream.test_configuration_common import ConfigTester  # pyright: ignore[reportMissingImports]
 
 from mm import MMConfig, MMConvConfig, MMResamplerConfig, MMTextConfig, MMVisionConfig
 

@@ -1,12 +1,11 @@
 """ImageProcessingTestMixin over MMImageProcessorPil and, where torchvision is (`make test-newest`), its twin."""
 
 # The upstream package is made at run time, from an sdist.
-# pyright: reportMissingImports=false
 
 import unittest
 
 from transformers.utils.import_utils import is_torchvision_available
-from upstream.test_image_processing_common import ImageProcessingTester, ImageProcessingTestMixin
+from upstream.test_image_processing_common import ImageProcessingTester, ImageProcessingTestMixin  # pyright: ignore[reportMissingImports]
 
 from mm import MMImageProcessor, MMImageProcessorPil
 

@@ -1,7 +1,6 @@
 """ModelTesterMixin over every class and tower of MM; what is overridden, and why, is in README.md beside this file."""
 
 # The upstream package is made at run time, from an sdist.
-# pyright: reportMissingImports=false
 
 import copy
 import unittest
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from upstream.test_modeling_common import GenerationTesterMixin, ModelTesterMixin, floats_tensor, ids_tensor
+from upstream.test_modeling_common import GenerationTesterMixin, ModelTesterMixin, floats_tensor, ids_tensor  # pyright: ignore[reportMissingImports]
 
 from mm import (
     MMConfig,

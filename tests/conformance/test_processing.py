@@ -1,7 +1,6 @@
 """ProcessorTesterMixin over MMProcessor: with a tokenizer of a decoder, and with BERT's, which closes its texts."""
 
 # The upstream package is made at run time, from an sdist.
-# pyright: reportMissingImports=false
 
 import unittest
 
@@ -9,7 +8,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertTokenizer, PreTrainedTokenizerFast, WhisperFeatureExtractor
-from upstream.test_processing_common import ProcessorTesterMixin
+from upstream.test_processing_common import ProcessorTesterMixin  # pyright: ignore[reportMissingImports]
 
 from mm import MMImageProcessorPil, MMProcessor
 

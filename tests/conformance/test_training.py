@@ -1,12 +1,11 @@
 """TrainingTesterMixin over MMForConditionalGeneration: one batch learnt by heart, and written again by generate()."""
 
 # The upstream package is made at run time, from an sdist.
-# pyright: reportMissingImports=false
 
 import unittest
 
 import pytest
-from upstream.test_training_mixin import TrainingTesterMixin
+from upstream.test_training_mixin import TrainingTesterMixin  # pyright: ignore[reportMissingImports]
 
 from mm import MMConfig, MMForConditionalGeneration
 

@@ -1,7 +1,6 @@
 """Published models to convert: the installed classes with random weights, as they are saved."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 import copy
 import importlib

@@ -1,8 +1,6 @@
 """BLIP's retrieval, comparing and matching, converted and back, beside the installed class and from the original."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportOptionalCall=false, reportOptionalMemberAccess=false
 
 import pytest
 import torch

@@ -1,8 +1,6 @@
 """CoCa in open_clip's layout, converted and back, beside open_clip itself (fetched without its dependencies)."""
 
 # Fixtures build models whose types pyright cannot follow; open_clip is there in its fixture alone.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportMissingImports=false
-# pyright: reportOptionalCall=false
 
 import importlib
 import json

@@ -1,7 +1,6 @@
 """The engine from end to end: sources, refusals, dtypes, and the two command lines."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 
 import json
 

@@ -1,8 +1,6 @@
 """CLIP, SigLIP and VisionTextDualEncoder: two towers compared, converted and back, beside the installed classes."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportOptionalMemberAccess=false
 
 import pytest
 import torch

@@ -1,8 +1,6 @@
 """What a source says beside its tensors: decoding, heads, poolers, image processors; and `--verify` on hard inputs."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
-# pyright: reportOptionalCall=false, reportOptionalMemberAccess=false, reportIndexIssue=false
 
 import json
 

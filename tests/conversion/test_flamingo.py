@@ -1,8 +1,6 @@
 """Flamingo: gated layers put into a decoder, what is refused, and Idefics' blocks."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportOptionalMemberAccess=false
 
 import pytest
 import torch

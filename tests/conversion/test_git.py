@@ -1,8 +1,6 @@
 """GIT: pictures and videos, converted and back, beside the installed class."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportGeneralTypeIssues=false, reportOptionalCall=false, reportOptionalMemberAccess=false
 
 import numpy as np
 import pytest

@@ -2,7 +2,6 @@
 its own, as huggingface_hub reads its address when it is imported."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 
 import hashlib
 import json

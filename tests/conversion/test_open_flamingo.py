@@ -1,8 +1,6 @@
 """OpenFlamingo's files, converted with their towers and back, beside the package, fetched without its dependencies."""
 
 # Fixtures build models whose types pyright cannot follow; open_flamingo is there in its fixture alone.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportOptionalMemberAccess=false, reportOptionalCall=false, reportOptionalSubscript=false
 
 import importlib
 import types

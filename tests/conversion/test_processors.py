@@ -1,8 +1,6 @@
 """Processors of every family: the same pixels and ids in MM, and again in the source's class when they go back."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportOptionalCall=false, reportOptionalMemberAccess=false
 
 import numpy as np
 import pytest

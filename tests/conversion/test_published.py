@@ -1,7 +1,6 @@
 """The settings of published checkpoints, their widths and depths made small: every family converts them."""
 
 # Plain dictionaries of a config.json.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 
 import json
 

@@ -1,7 +1,6 @@
 """`--verify`: source and model run on the same inputs; what differs is told and not written."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 import io
 

@@ -1,7 +1,6 @@
 """VisualBERT's heads over regions, converted and back, beside the installed classes."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 import copy
 

@@ -1,7 +1,6 @@
 """docs/architecture.md is true: its parts exist, its paths are those that a call runs, and no file is left out."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportAttributeAccessIssue=false
 
 import re
 from pathlib import Path

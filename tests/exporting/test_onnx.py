@@ -1,7 +1,6 @@
 """Parts of a model outside of PyTorch's eager mode: torch.export and ONNX through Transformers' exporters."""
 
 # The exporters are typed for whole models, and take any module.
-# pyright: reportArgumentType=false, reportPrivateImportUsage=false
 
 import json
 import shutil

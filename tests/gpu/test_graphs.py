@@ -1,7 +1,6 @@
 """The ops of cross-attention in CUDA graphs, under torch.compile and autocast, and on a GPU that is not current."""
 
 # What flash_cross_attention returns depends on its flags.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
 
 import pytest
 import torch

@@ -8,7 +8,6 @@ bf16 through, which MM keeps from Triton's own.
 """
 
 # Triton's interpreter is untyped, and its dtypes are attributes set at run time.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportIncompatibleMethodOverride=false
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,6 @@
 """What flash_cross_attention refuses: in words, by the name of the argument, before anything is launched."""
 
 # Wrong types are handed in on purpose.
-# pyright: reportArgumentType=false
 
 import math
 

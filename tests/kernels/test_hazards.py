@@ -2,7 +2,6 @@
 without keys, empty sizes, huge and bad numbers, the mass of the keys, and gradients of the lse."""
 
 # What is returned depends on flags, which the type does not say.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
 
 import pytest
 import torch

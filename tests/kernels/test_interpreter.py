@@ -1,7 +1,6 @@
 """The arithmetic that the kernel tests run on: the interpreter of conftest.py against torch and against fp64."""
 
 # The parameters of a kernel have no types that pyright knows.
-# pyright: reportArgumentType=false, reportIndexIssue=false, reportOptionalSubscript=false
 
 import pytest
 import torch

@@ -1,7 +1,6 @@
 """Where the kernels read and write: between pages that nobody may touch, at offsets beyond 32 bits, any strides."""
 
 # Memory is mapped by ctypes, which has no types that pyright knows; what is returned depends on flags.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 
 import ctypes
 import functools

@@ -5,7 +5,6 @@ The error is at most twice that of plain PyTorch in the same dtype, three times 
 """
 
 # Tuples are built by generators, whose length pyright does not know.
-# pyright: reportArgumentType=false, reportCallIssue=false
 
 import math
 import random

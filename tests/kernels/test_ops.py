@@ -2,7 +2,6 @@
 autocast."""
 
 # torch.ops gets its members at run time, and export takes dimensions by name.
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
 
 import pytest
 import torch

@@ -1,7 +1,6 @@
 """Activation checkpointing in training mode: what has a cache is right, and what has none is computed again."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 import pytest
 import torch

@@ -1,7 +1,6 @@
 """The fingerprint of a context tells any two inputs apart, and generate() refuses the cache of another context."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 import itertools
 

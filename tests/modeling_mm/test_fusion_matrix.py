@@ -7,7 +7,6 @@ its own: its text without padding, its media without absent items, no index.
 """
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportAttributeAccessIssue=false
 
 from typing import Any
 

@@ -5,8 +5,6 @@ they would be alone is in test_invariance.py.
 """
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalIterable=false
-# pyright: reportOptionalMemberAccess=false
 
 from functools import cache
 

@@ -1,7 +1,6 @@
 """generate() over every kind of context: a row is written as if it were alone, whatever the cache and the search."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 
 import copy
 

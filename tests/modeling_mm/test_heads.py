@@ -1,8 +1,6 @@
 """Tasks on the heads: captions under the standard logits processors, a prompt per task, classes that are rare."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportOptionalMemberAccess=false
 
 import pytest
 import torch

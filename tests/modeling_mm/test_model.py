@@ -1,7 +1,6 @@
 """MMModel: any subset of its inputs, and contexts that are right whatever else is in the batch."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportOptionalSubscript=false
 
 import pytest
 import torch

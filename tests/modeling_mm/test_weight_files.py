@@ -1,7 +1,6 @@
 """Files of weights: a save replaces what stood there, two sets are refused by name, and broken files say which."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 
 import json
 import os

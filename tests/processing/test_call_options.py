@@ -1,7 +1,6 @@
 """The options of a call of MMProcessor: where they may stand, what stands behind them, and what is refused."""
 
 # Fixtures and wrong calls on purpose.
-# pyright: reportCallIssue=false, reportArgumentType=false
 
 import io
 import wave

@@ -1,6 +1,5 @@
 """Context texts: what the text encoder reads, how rows belong to them, and prompts that go there by a setting."""
 # Transformers types models and pipelines for its own classes and calls.
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
 
 import pytest
 import torch

@@ -1,7 +1,6 @@
 """Draws differ in every epoch and for every sample, and nobody tells the collator of an epoch."""
 
 # A list of samples is a data set.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 
 import pickle
 

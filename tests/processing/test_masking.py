@@ -1,7 +1,6 @@
 """Hidden tokens and patches: how many, which, and that they depend on (seed, epoch, sample) alone."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 import numpy as np
 import pytest

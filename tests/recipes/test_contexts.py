@@ -1,7 +1,6 @@
 """Training over every kind of context: checkpointing, blank batches, growing vocabularies, recorded states, plans."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalMemberAccess=false
 
 import copy
 import re

@@ -1,7 +1,6 @@
 """The folder that ships: half-size weights that load as fp32, with the processor that training used."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false
 
 from pathlib import Path
 

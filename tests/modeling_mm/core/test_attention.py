@@ -1,7 +1,6 @@
 """MMAttention: the formula, and every implementation of it."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportOptionalSubscript=false
 
 import pytest
 import torch

@@ -1,7 +1,6 @@
 """MMCache: self-attention per row, cross-attention per context; rows come and go, contexts stay."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false
 
 import pytest
 import torch

@@ -1,7 +1,6 @@
 """torch.compile: a decode step over a static cache is one graph, through inductor too, and writes the same tokens."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportAttributeAccessIssue=false
 
 import pytest
 import torch

@@ -1,7 +1,6 @@
 """context_ranges: each text column sees its own range of context tokens, counted before packing."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportOptionalSubscript=false
 
 import pytest
 import torch

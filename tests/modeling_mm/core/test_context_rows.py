@@ -1,7 +1,6 @@
 """MMRows: rows folded into query positions give what a loop over rows gives."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false
 
 import pytest
 import torch

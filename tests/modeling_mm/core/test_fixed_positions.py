@@ -3,7 +3,6 @@ the formulas written out, no row depends on its batch, and what is saved or resi
 """
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 
 import math
 

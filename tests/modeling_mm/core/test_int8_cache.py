@@ -1,7 +1,6 @@
 """Contexts in int8: how far a state and a logit may be off, what it saves, and that it is a cache like any other."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportArgumentType=false
 
 import pytest
 import torch

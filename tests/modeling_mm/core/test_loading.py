@@ -1,7 +1,6 @@
 """Saving and loading: bit-equal, complete, and strict about what does not fit."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
 
 import json
 

@@ -1,7 +1,6 @@
 """RoPE in MMTextModel: the turn written out, what it leaves alone, and its rules."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportOptionalSubscript=false
 
 import math
 

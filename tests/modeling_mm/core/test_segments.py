@@ -1,7 +1,6 @@
 """Long texts: segments with carried states, and learned positions spread over a longer text."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
 import pytest
 import torch

@@ -1,7 +1,6 @@
 """mm_triton in whole models, its kernels through Triton's interpreter: eager's answers, and when SDPA computes."""
 
 # Modules are stand-ins, and what logs once remembers by a cache that its type does not show.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 
 import logging
 import os

@@ -4,7 +4,6 @@ R rows, T text tokens, S media tokens, D width.
 """
 
 # Modules are reached by name, which pyright cannot follow, and a stand-in is attended for.
-# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalMemberAccess=false, reportReturnType=false
 
 import math
 

@@ -1,7 +1,6 @@
 """Videos, sounds and pictures of every size in one context: right whatever else is in the batch."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportOptionalSubscript=false
 
 import pytest
 import torch

@@ -1,7 +1,6 @@
 """The classification losses: each by its formula, which one "auto" means, and targets refused in words."""
 
 # Wrong types are handed in on purpose.
-# pyright: reportArgumentType=false
 
 import pytest
 import torch

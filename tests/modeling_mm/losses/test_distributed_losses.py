@@ -4,7 +4,6 @@ Run by itself, this file is one of the processes; it writes what it found for th
 """
 
 # Unpacked lists have no length for pyright, and DDP hides what it wraps.
-# pyright: reportCallIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false, reportOperatorIssue=false
 
 import copy
 import json

@@ -1,7 +1,6 @@
 """Cross-entropy without logits equals cross-entropy with them, in its numbers, gradients and corner cases."""
 
 # tensors() may leave the bias out; the test that does so asks.
-# pyright: reportArgumentType=false, reportOptionalMemberAccess=false
 
 import pytest
 import torch

@@ -1,8 +1,6 @@
 """rank_answers and score: equal to every pair scored alone, whatever the padding, the order and the blocks."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportOptionalSubscript=false
 
 import pytest
 import torch

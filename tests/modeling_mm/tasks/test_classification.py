@@ -3,7 +3,6 @@ Trainer. What holds for every fusion is in test_fusion_matrix.py.
 """
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 
 import numpy as np
 import pytest

@@ -1,7 +1,6 @@
 """MMForConditionalGeneration: logits, loss and what generate() starts from. Invariance has a file of its own."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportOptionalMemberAccess=false
 
 import pytest
 import torch

@@ -1,7 +1,6 @@
 """What generate() takes is what Transformers' takes, and it says where the logits are broken."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 import json
 import warnings

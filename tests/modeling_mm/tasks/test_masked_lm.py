@@ -1,7 +1,6 @@
 """MMForMaskedLM: both sides and the media in view, labels in place, Auto class, pipeline, Trainer."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 
 import pytest
 import torch

@@ -1,7 +1,6 @@
 """MMForImageTextRetrieval with a slow copy and queues: the losses, gradients and queues of the functions by hand."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 import pytest
 import torch

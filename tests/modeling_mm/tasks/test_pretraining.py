@@ -1,7 +1,6 @@
 """MMForPreTraining: each loss by formula or by the class that has it alone, any set of them, towers run once."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 
 from itertools import combinations
 

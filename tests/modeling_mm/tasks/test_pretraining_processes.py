@@ -1,7 +1,6 @@
 """Pre-training and retrieval over processes: DDP's loss and gradients are those of the whole batch in one."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 import socket
 import subprocess

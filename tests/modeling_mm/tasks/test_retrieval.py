@@ -1,7 +1,6 @@
 """MMForImageTextRetrieval: embeddings and both losses by formula, of any fusion, tower and modality."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 
 import pytest
 import torch

@@ -1,7 +1,6 @@
 """MMForImageTextRetrieval with large contrastive batches: encoded in chunks, texts handed around a ring."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 import pytest
 import torch

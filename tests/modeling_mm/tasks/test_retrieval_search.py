@@ -1,7 +1,6 @@
 """MMForImageTextRetrieval: search by embeddings and then by matching, and what it refuses in words."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 
 import pytest
 import torch

@@ -1,7 +1,6 @@
 """MMForImageTextRetrieval in Transformers: checkpoints, Auto classes, pipeline, Trainer."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 
 import numpy as np
 import pytest

@@ -1,8 +1,6 @@
 """Models that start from published towers: each tower gives what it gave, and only what no tower has is new."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportOptionalMemberAccess=false
 
 import pytest
 import torch

@@ -1,7 +1,6 @@
 """Towers by config: MM's own and those of Transformers, built and called in one way."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
 
 import pytest
 import torch

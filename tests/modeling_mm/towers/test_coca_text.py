@@ -1,8 +1,6 @@
 """A text that the first layers read alone (CoCa): one vector per text, whatever stands beside it in a batch."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportOptionalMemberAccess=false
 
 import pytest
 import torch

@@ -1,7 +1,6 @@
 """MMResampler: Flamingo's and CoCa's written out, masks, and what the config refuses."""
 
 # Wrong values are handed in on purpose.
-# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalMemberAccess=false
 
 import pytest
 import torch

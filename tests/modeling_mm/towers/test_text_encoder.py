@@ -1,7 +1,6 @@
 """Context text: read by an encoder of its own or by the decoder's weights, joined with media, then decoded."""
 
 # Fixtures build models whose types pyright cannot follow.
-# pyright: reportOptionalSubscript=false
 
 import pytest
 import torch

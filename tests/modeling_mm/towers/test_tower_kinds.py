@@ -1,7 +1,5 @@
 """Every kind of tower that MM takes from Transformers: its width, and a row alone as in a padded batch."""
 
-# pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
-
 import copy
 from typing import Any
 

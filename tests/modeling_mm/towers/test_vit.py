@@ -1,7 +1,6 @@
 """MMVisionModel: the ViT written out once more, positions, pooling, and what it refuses."""
 
 # A model under test has the positions that its config asks for.
-# pyright: reportOptionalSubscript=false
 
 import pytest
 import torch
