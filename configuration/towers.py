@@ -99,10 +99,19 @@ def _measured_width(settings: str) -> int:
     config = CONFIG_MAPPING[fields["model_type"]].from_dict(fields)
     try:
         with torch.device("meta"), torch.no_grad():
-            tokens = AutoModel.from_config(config).eval()(picture_example(config)).last_hidden_state
+            tower = AutoModel.from_config(config).eval()
+            tokens = tower(picture_example(config)).last_hidden_state
     except (RuntimeError, ValueError, TypeError, ImportError) as error:
         raise ValueError(f"{type(config).__name__} makes no tower that runs: {error}") from error
-    return tokens.shape[1 if tokens.ndim == 4 else -1]
+    return (map_tokens(tower, tokens) if tokens.ndim == 4 else tokens).shape[-1]
+
+
+def map_tokens(tower: Any, features: torch.Tensor) -> torch.Tensor:
+    """A feature map as tokens (n, h * w, C), row by row: of (n, C, h, w), or (n, h, w, C) as timm's Swin gives it."""
+    width = getattr(getattr(tower, "timm_model", None), "num_features", None)
+    if width is not None and features.shape[-1] == width != features.shape[1]:
+        return features.flatten(1, 2)
+    return features.flatten(2).transpose(1, 2)
 
 
 def picture_example(config: PreTrainedConfig) -> torch.Tensor:

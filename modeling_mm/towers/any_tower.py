@@ -16,7 +16,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from ...configuration.conv import MMConvConfig
 from ...configuration.tower_kinds import LENGTH_KINDS
-from ...configuration.towers import picture_example, tower_width
+from ...configuration.towers import map_tokens, picture_example, tower_width
 from ...configuration.vision import MMVisionConfig
 from ..core.pooling import masked_mean
 from .conv import MMConvModel
@@ -122,8 +122,8 @@ def _features(tower: Any, values: torch.Tensor, token_mask, inputs: dict, layer:
     """One run of a tower, with what its forward needs beside the values."""
     output = tower(**{tower.main_input_name: values.to(tower.dtype)}, **inputs)
     tokens = output.last_hidden_state if layer == -1 else _hidden_state(output.hidden_states, layer)
-    if tokens.ndim == 4:  # (n, C, h, w)
-        tokens = tokens.flatten(2).transpose(1, 2)
+    if tokens.ndim == 4:
+        tokens = map_tokens(tower, tokens)
     pooled = output.get("pooler_output")
     if pooled is not None:
         pooled = pooled.flatten(1)  # a ResNet's is (n, C, 1, 1)

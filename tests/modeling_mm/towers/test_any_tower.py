@@ -2,6 +2,8 @@
 
 # Fixtures build models whose types pyright cannot follow.
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import (
@@ -18,7 +20,7 @@ from transformers import (
 )
 
 from mm import MMConvConfig, MMVisionConfig
-from mm.configuration.towers import tower_width
+from mm.configuration.towers import map_tokens, tower_width
 from mm.modeling_mm.towers.any_tower import build_tower, tower_features
 
 _VIT = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -188,3 +190,13 @@ def test_a_patch_mask_becomes_a_mask_of_tokens():
 def test_a_convolutional_tower_has_no_other_layer():
     with pytest.raises(ValueError, match="layer=-2 names a hidden state, but a convolutional tower"):
         build_tower(OWN["mm_conv"], layer=-2)
+
+
+def test_a_feature_map_is_read_by_where_its_channels_are():
+    """timm's convolutional models give (n, C, h, w), its Swin and others (n, h, w, C)."""
+    expected = torch.randn(2, 6, 5)
+    last, first = expected.unflatten(1, (2, 3)), expected.mT.unflatten(2, (2, 3))
+    tower = SimpleNamespace(timm_model=SimpleNamespace(num_features=5))
+    for features in (last, first):
+        assert torch.equal(map_tokens(tower, features), expected)
+    assert torch.equal(map_tokens(SimpleNamespace(), first), expected)
