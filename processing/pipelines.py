@@ -70,14 +70,15 @@ class MMImageTextToText(ForMM, ImageTextToTextPipeline):
 
     theirs = ImageTextToTextPipeline
 
-    def __call__(self, images=None, text=None, **kwargs):
-        paths = images if isinstance(images, (list, tuple)) else [images]
+    def __call__(self, images: Any = None, text=None, **kwargs):
+        paths: list[Any] = list(images) if isinstance(images, (list, tuple)) else [images]
         if text is None and paths and all(isinstance(path, (str, bytes)) for path in paths):
             raise ValueError(  # Transformers takes a path without a text for the text
                 f"text is missing beside images={images!r:.80}: give text='' for a caption, or text= alone for a text "
                 f"without a picture; pipeline('mm-captioning') takes pictures alone"
             )
-        return super().__call__(images, text, **kwargs)
+        pictures: Any = images  # of any kind: Transformers' annotation names paths and PIL images
+        return super().__call__(pictures, text, **kwargs)
 
     def preprocess(self, inputs=None, timeout=None, continue_final_message=None, **options):
         if not isinstance(inputs, dict):

@@ -18,7 +18,7 @@ class MMOutput(ModelOutput):
     """Transformers' ModelOutput, whose fields are listed once per class instead of at each field that is set."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if value is not None and name in self.__dataclass_fields__:
+        if value is not None and name in getattr(type(self), "__dataclass_fields__", ()):
             OrderedDict.__setitem__(self, name, value)
         object.__setattr__(self, name, value)
 

@@ -72,10 +72,11 @@ class MMGenerationMixin(GenerationMixin):
     def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
         """Takes out what is not of the model, and what a cache that holds the context makes needless."""
         cache = kwargs.get("past_key_values")
-        holds_context = isinstance(cache, MMCache) and cache.holds_context and not kwargs.get("is_first_iteration")
+        held = cache if isinstance(cache, MMCache) and cache.holds_context else None
+        holds_context = held is not None and not kwargs.get("is_first_iteration")
         needless = (*_OF_GENERATE, *RowInputs.__annotations__) if holds_context else _OF_GENERATE
         kwargs = {name: value for name, value in kwargs.items() if name not in needless}
-        if holds_context and kwargs.get("next_sequence_length") == 1 and not cache.is_compileable:
+        if held is not None and holds_context and kwargs.get("next_sequence_length") == 1 and not held.is_compileable:
             lean = self._one_more_token(input_ids, **kwargs)
             if lean is not None:
                 return lean

@@ -162,7 +162,9 @@ def _check_frames(file: Any, place: int, end: int) -> None:
     """MP3: the Xing header in its first frame may tell the bytes of all, with or without the tag before them."""
     file.seek(place)
     at = xing_header(file)
-    head = b"" if at is None else _read(file, at, 16)
+    if at is None:
+        return
+    head = _read(file, at, 16)
     if head[7:8] and head[7] & 2:
         told = int.from_bytes(head[8 + 4 * (head[7] & 1) :][:4], "big")
         if told > end - place + SLACK:
