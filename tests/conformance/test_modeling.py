@@ -28,7 +28,8 @@ from mm import (
 )
 
 STACK = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-TEXT = {**STACK, "vocab_size": 110, "max_position_embeddings": 40, "pad_token_id": 0}
+IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}  # in a vocabulary of any size: tests make it smaller
+TEXT = {**STACK, "vocab_size": 110, "max_position_embeddings": 40, **IDS}
 ROPE = {"position_embedding_type": "rope", "norm_position": "pre", "final_norm": "all", "embedding_norm": False}
 VISION = {**STACK, "image_size": 16, "patch_size": 4, "use_mask_token": True}
 AUDIO = {
