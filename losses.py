@@ -1,14 +1,14 @@
 """mm.losses: every public loss and its tools, in one flat namespace; docs/objectives.md shows them."""
 
+from .modeling_mm.losses.class_losses import classification_loss, ordinal_loss
 from .modeling_mm.losses.contrastive import info_nce_loss, sigmoid_loss
 from .modeling_mm.losses.distillation import distillation_loss, similarity_distillation_loss
 from .modeling_mm.losses.grad_cache import encode_in_chunks
 from .modeling_mm.losses.hard_negatives import hard_negatives
-from .modeling_mm.losses.linear_cross_entropy import chunked_cross_entropy
 from .modeling_mm.losses.momentum import EmbeddingQueue, MomentumContrast, momentum_copy, momentum_update
 from .modeling_mm.losses.positive_pairs import Pairs, row_ids
 from .modeling_mm.losses.ring_sigmoid import neighbour_sigmoid_loss
-from .modeling_mm.losses.tokens_and_classes import causal_lm_loss, classification_loss, ordinal_loss, token_loss
+from .modeling_mm.losses.token_losses import causal_lm_loss, chunked_cross_entropy, token_loss
 
 __all__ = [
     "EmbeddingQueue",

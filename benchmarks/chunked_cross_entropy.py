@@ -19,8 +19,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import linear
 
-from mm.modeling_mm.losses.linear_cross_entropy import CHUNK_ROWS, chunked_cross_entropy
-from mm.modeling_mm.losses.tokens_and_classes import token_loss
+from mm.modeling_mm.losses.token_losses import CHUNK_ROWS, chunked_cross_entropy, token_loss
 
 POSITIONS, WIDTH, PAIRS = 1024, 768, 5
 VOCABULARIES = (30_522, 250_002)  # BERT's and XLM-R's

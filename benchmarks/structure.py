@@ -7,6 +7,7 @@ Runs one forward and one processor call on the CPU and reads the sources; no tim
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,27 +91,21 @@ def sources(*folders: str) -> Iterator[tuple[Path, str]]:
             yield relative, path.read_text(encoding="utf-8")
 
 
-def imported(relative: Path) -> set[Path]:
-    """The files of the package that one of its files imports."""
-    found, parts = set(), relative.with_suffix("").parts
-    for node in ast.walk(ast.parse((ROOT / relative).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = Path(*parts[: len(parts) - node.level], *(node.module or "").split("."))
-            names = [base.with_suffix(".py"), *((base / f"{alias.name}.py") for alias in node.names)]
-            found |= {name for name in names if (ROOT / name).is_file()}
-    return found
+LOADED = """
+import sys, types
+package = types.ModuleType("mm")  # without the front door, which imports every head
+package.__path__ = [sys.argv[1]]
+sys.modules["mm"] = package
+__import__(sys.argv[2])
+files = [name for name, module in sys.modules.items() if name.startswith("mm.") and module.__file__]  # no folders
+print(sum(name.split(".")[1] in sys.argv[3:] for name in files))
+"""
 
 
-def files_loaded(name: str) -> int:
-    """How many files of the model an import of one of them loads, itself included."""
-    start = next(path for path, _ in sources("modeling_mm") if path.name == name)
-    seen, waiting = set(), [start]
-    while waiting:
-        path = waiting.pop()
-        if path not in seen:
-            seen.add(path)
-            waiting.extend(imported(path))
-    return sum(path.parts[0] in MODEL_FOLDERS for path in seen)
+def files_loaded(module: str) -> int:
+    """How many files of the model Python loads for one of its modules, itself included; in a process of its own."""
+    command = [sys.executable, "-W", "ignore", "-c", LOADED, str(ROOT), module, *MODEL_FOLDERS]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def media_inputs_written() -> tuple[int, int, int]:
@@ -147,7 +142,7 @@ def main() -> None:
     rows = {
         "own files / functions entered by one forward": f"{files} / {functions}",
         "own frames between the model's forward and the tower's": frames,
-        "files of the model that masked_lm loads": files_loaded("masked_lm.py"),
+        "files of the model that masked_lm loads": files_loaded("mm.modeling_mm.tasks.masked_lm"),
         "media inputs written, in signatures + dicts + name lists": f"{signatures} + {dicts} + {names}",
         "load_image calls per picture": f"{loads_per_picture():g}",
         "pyright switches in file heads (of them in kernels)": f"{switches} ({in_kernels})",

@@ -17,7 +17,7 @@ from mm import (
     MMImageProcessorPil,
     MMProcessor,
 )
-from mm.modeling_mm.losses.tokens_and_classes import causal_lm_loss
+from mm.modeling_mm.losses.token_losses import causal_lm_loss
 
 IDS = torch.tensor([[1, 5, 6, 9], [1, 7, 8, 3], [1, 4, 4, 2]])
 LABELS = IDS.masked_fill(torch.tensor([[True, True, False, False]]), -100)

@@ -1,7 +1,9 @@
 """MMPreTrainedModel: what every MM class shares (flags, initial weights, strict loading), and forward's guard."""
 
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,13 +15,25 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from ...configuration.auto_map import register_for_auto_class
+from ...configuration.base import nearest
 from ...configuration.mm import MMConfig
-from ...weights.files import broken, check_dtypes
-from .freezing import named_parts
-from .hub_files import check_json_object, check_source
-from .loading import check_loaded, check_trained, note_new_heads
-from .saving import adapter_base, check_place, remove_stale, upload
+from ...weights.files import broken, check_dtypes, check_place, remove_stale, upload
+from .loading import check_json_object, check_loaded, check_source, check_trained, note_new_heads
 from .triton_attention import default_implementation
+
+# name -> the parameters that belong to it, behind the prefix of the base model. Cross-attention: see `_belongs`.
+PARTS = {
+    "vision": r"vision_tower\.",
+    "audio": r"audio_tower\.",
+    "text": r"language_model\.",
+    "text_encoder": r"text_encoder\.",
+    "projector": r"(vision|audio)_projector\.|(image|frame|clip)_slots\.|modality_embedding\.",
+    "resampler": r"(vision|audio)_resampler\.",
+    "cross_attention": r"(language_model|text_encoder)\.layers\.\d+\.cross_attn",
+    "fusion": r"fusion\.",
+    "embeddings": r"(language_model|text_encoder)\.embed_",
+    "lm_head": r"lm_head",
+}
 
 
 class MMPreTrainedModel(PreTrainedModel):
@@ -222,3 +236,56 @@ class MMPreTrainedModel(PreTrainedModel):
             create_pr=create_pr,
             revision=revision,
         )
+
+
+# ---- helpers -----------------------------------------------------------------------------------------------------
+
+
+def named_parts(model: PreTrainedModel, parts: tuple[str, ...]) -> Iterator[tuple[str, nn.Parameter, bool]]:
+    """Every parameter: its name, itself, and whether it belongs to one of the parts (names of PARTS, or globs).
+
+    Raises: ValueError for a part that this model does not have.
+    """
+    prefix = f"{model.base_model_prefix}."
+    names = [name.removeprefix(prefix) for name, _ in model.named_parameters()]
+    own_layers = {
+        f"{stack}.layers.{number}."
+        for stack in ("language_model", "text_encoder")
+        for number, layer in enumerate(_layers(model, stack))
+        if layer.is_cross_only
+    }
+    chosen = set()
+    for part in parts:
+        found = {name for name in names if _belongs(name, part, own_layers, prefix)}
+        if not found:
+            there = [known for known in PARTS if any(_belongs(name, known, own_layers, prefix) for name in names)]
+            raise ValueError(
+                f"{type(model).__name__} has no part {part!r}{nearest(part, PARTS)}; it has {', '.join(there)}, and "
+                "globs over the names of its parameters are accepted too"
+            )
+        chosen |= found
+    for name, parameter in model.named_parameters():
+        yield name, parameter, name.removeprefix(prefix) in chosen
+
+
+def _layers(model: PreTrainedModel, stack: str) -> list:
+    base = getattr(model, model.base_model_prefix, model)
+    found = getattr(base, stack, None)  # a tower on its own has no text stack
+    return [] if found is None else list(found.layers)
+
+
+def _belongs(name: str, part: str, own_layers: set[str], prefix: str) -> bool:
+    if part not in PARTS:
+        return fnmatchcase(name, part) or fnmatchcase(prefix + name, part)
+    if part == "cross_attention" and any(name.startswith(layer) for layer in own_layers):
+        return True  # a layer of [cross, mlp] is there for nothing else
+    return re.match(PARTS[part], name) is not None
+
+
+def adapter_base(model: Any) -> str | None:
+    """The base of the adapter that a model holds and save_pretrained therefore writes; None: it holds none."""
+    if not model._hf_peft_config_loaded:
+        return None
+    active = model.active_adapters()
+    named = model.peft_config[active[0]].base_model_name_or_path if active else None
+    return named or model.config.name_or_path or ""

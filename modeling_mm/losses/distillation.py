@@ -6,7 +6,7 @@ import torch
 
 from .contrastive import mean_of_directions, similarities
 from .positive_pairs import Pairs
-from .tokens_and_classes import mean_over_items
+from .token_losses import mean_over_items
 
 
 def distillation_loss(

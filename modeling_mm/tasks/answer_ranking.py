@@ -26,7 +26,7 @@ from ..core.context_rows import MMRows
 from ..core.model_inputs import READY, MediaInputs
 from ..core.outputs import MMContextOutput, MMRankOutput, MMScoreOutput
 from ..fusion.context import trimmed
-from ..losses.tokens_and_classes import IGNORED
+from ..losses.token_losses import IGNORED
 from ..model import MMModel
 from .prefix_trie import alphabetical, trie_levels
 

@@ -19,7 +19,7 @@ from ...configuration.mm import MMConfig
 from ..checks.text_inputs import bos_where_absent
 from ..core.model_inputs import READY, MediaInputs, ModelInputs, RowInputs, pop_inputs, reject_unknown, takes
 from ..core.outputs import MMClassifierOutput, MMContextOutput, MMModelOutput
-from ..losses.tokens_and_classes import check_class_labels, classification_kind, classification_loss
+from ..losses.class_losses import check_class_labels, classification_kind, classification_loss
 from ..model import MMModel
 from .head import MMHead
 from .trainers import check_smoothing_of_classes

@@ -30,8 +30,7 @@ from ..core.model_inputs import CacheInputs, MediaInputs, ModelInputs, RowInputs
 from ..core.outputs import MMCausalLMOutput
 from ..core.positions import check_growth
 from ..fusion.context import as_context, trimmed
-from ..losses.linear_cross_entropy import predicted
-from ..losses.tokens_and_classes import next_labels
+from ..losses.token_losses import next_labels, predicted
 from ..model import MMModel
 from .answer_ranking import MMRanking
 from .generation_mixin import MMGenerationMixin

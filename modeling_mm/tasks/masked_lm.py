@@ -18,7 +18,7 @@ from ...configuration.mm import MMConfig
 from ..checks.text_inputs import check_labels, check_tensors
 from ..core.model_inputs import MediaInputs, ModelInputs, RowInputs, reject_unknown, takes
 from ..core.outputs import MMCausalLMOutput
-from ..losses.linear_cross_entropy import predicted
+from ..losses.token_losses import predicted
 from ..model import MMModel
 from .head import MMHead, build_head_transform
 

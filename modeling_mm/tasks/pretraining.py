@@ -29,9 +29,8 @@ from ..core.context_rows import MMRows
 from ..core.model_inputs import CONTEXT_TEXT, NOT_COMPARED, MediaInputs, ModelInputs, RowInputs, pop_inputs, takes
 from ..core.outputs import MMContextOutput, MMPreTrainingOutput
 from ..fusion.media_encoder import present_items, present_masks
-from ..losses.linear_cross_entropy import predicted
 from ..losses.momentum import momentum_update
-from ..losses.tokens_and_classes import IGNORED, next_labels
+from ..losses.token_losses import IGNORED, next_labels, predicted
 from ..towers.vit import MMVisionModel
 from .contrastive_head import normalised
 from .contrastive_matching import MMMatchingModel, Text, media_there, shared_mean

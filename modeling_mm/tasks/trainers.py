@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from ..losses.tokens_and_classes import IGNORED, classification_kind
+from ..losses.class_losses import classification_kind
+from ..losses.token_losses import IGNORED
 
 
 def register_shifted(model_class: type) -> None:

@@ -20,7 +20,7 @@ from transformers import (
 
 from comparing import close
 from mm import MMClassifierOutput, MMForConditionalGeneration, MMForSequenceClassification, MMImageProcessorPil
-from mm.modeling_mm.losses.tokens_and_classes import classification_loss
+from mm.modeling_mm.losses.class_losses import classification_loss
 
 FUSIONS = ["cross_attention", "co_attention", "merged", "concat", "sum", "gated", "decision"]
 IDS = torch.tensor([[1, 5, 6, 9], [1, 7, 8, 3], [1, 4, 4, 2]])

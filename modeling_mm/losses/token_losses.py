@@ -1,6 +1,7 @@
-"""Cross-entropy over a vocabulary without its logits: some rows at a time, their gradients in the same go.
+"""Losses of tokens: of their logits, or without them, some rows at a time, their gradients in the same go.
 
-N rows, D width, V vocabulary, n rows of a chunk. After Liger (arXiv:2410.10989) and CCE (arXiv:2411.09009).
+R texts of T tokens, N rows of D, V vocabulary, n rows of a chunk. Without logits: after Liger (arXiv:2410.10989) and
+CCE (arXiv:2411.09009).
 
 For a row h, its target y and the smoothed target q = (1 - e) onehot(y) + e / V:
 
@@ -12,11 +13,61 @@ Only z and p of one chunk exist at a time. The loss is a number, so its gradient
 
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy, linear, pad
 
-from .tokens_and_classes import IGNORED, mean_over_items, token_loss
-
+IGNORED = -100
 CHUNK_ROWS = 256  # enough for the matrix products to run at full speed
 SLICE_ROWS = 32
+
+
+def causal_lm_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Mean negative log-likelihood of the next token; token t predicts label t + 1.
+
+    Args:
+        logits: (R, T, V), upcast to fp32 at least.
+        labels: int64 (R, T) of the same tokens; -100 is ignored. Without any other label the loss is 0, not NaN.
+        num_items_in_batch: labels in the whole accumulated batch, to divide by instead of this batch's count.
+        label_smoothing: share of the target spread evenly over the vocabulary.
+    """
+    return token_loss(logits, next_labels(labels), num_items_in_batch, label_smoothing)
+
+
+def next_labels(labels: torch.Tensor) -> torch.Tensor:
+    """int64 (R, T), what each token predicts; the last one nothing."""
+    return pad(labels, (0, 1), value=IGNORED)[:, 1:]
+
+
+def token_loss(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """As `causal_lm_loss`, but token t of logits (..., V) predicts target t of (...): masked language modelling."""
+    targets = targets.to(logits.device)
+    total = cross_entropy(
+        logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, -2),
+        targets.flatten(),
+        ignore_index=IGNORED,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
+    return mean_over_items(total, targets, num_items_in_batch)
+
+
+def mean_over_items(
+    total: torch.Tensor, targets: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+) -> torch.Tensor:
+    """A sum of losses divided by the number of targets, or by the number that is given; never by 0."""
+    count = (targets != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+    if torch.is_tensor(count):
+        return total / count.to(total.device).clamp(min=1)
+    return total / max(count, 1)
 
 
 def chunked_cross_entropy(
@@ -172,7 +223,7 @@ def _loss_and_gradients(
 
 def _log_probabilities(states, matrix, bias, dtype: torch.dtype) -> torch.Tensor:
     """(n, V), of `dtype`; in the memory of the logits, but for some rows at a time."""
-    logs = torch.nn.functional.linear(states, matrix, None if bias is None else bias.to(matrix.dtype)).to(dtype)
+    logs = linear(states, matrix, None if bias is None else bias.to(matrix.dtype)).to(dtype)
     for part in logs.split(SLICE_ROWS):
         part.copy_(part.log_softmax(1))
     return logs

@@ -1,61 +1,9 @@
-"""Losses, and the checks of their targets. R rows, V vocabulary, L classes."""
+"""Losses of classes and scores, and the checks of their targets. R rows, L classes."""
 
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, kl_div, mse_loss, pad
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, kl_div, mse_loss
 
 from ..checks.text_inputs import INTEGERS, check_tensors, may_read_values
-
-IGNORED = -100
-
-
-def causal_lm_loss(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    num_items_in_batch: torch.Tensor | int | None = None,
-    label_smoothing: float = 0.0,
-) -> torch.Tensor:
-    """Mean negative log-likelihood of the next token; token t predicts label t + 1.
-
-    Args:
-        logits: (R, T, V), upcast to fp32 at least.
-        labels: int64 (R, T) of the same tokens; -100 is ignored. Without any other label the loss is 0, not NaN.
-        num_items_in_batch: labels in the whole accumulated batch, to divide by instead of this batch's count.
-        label_smoothing: share of the target spread evenly over the vocabulary.
-    """
-    return token_loss(logits, next_labels(labels), num_items_in_batch, label_smoothing)
-
-
-def next_labels(labels: torch.Tensor) -> torch.Tensor:
-    """int64 (R, T), what each token predicts; the last one nothing."""
-    return pad(labels, (0, 1), value=IGNORED)[:, 1:]
-
-
-def token_loss(
-    logits: torch.Tensor,
-    targets: torch.Tensor,
-    num_items_in_batch: torch.Tensor | int | None = None,
-    label_smoothing: float = 0.0,
-) -> torch.Tensor:
-    """As `causal_lm_loss`, but token t of logits (..., V) predicts target t of (...): masked language modelling."""
-    targets = targets.to(logits.device)
-    total = cross_entropy(
-        logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, -2),
-        targets.flatten(),
-        ignore_index=IGNORED,
-        reduction="sum",
-        label_smoothing=label_smoothing,
-    )
-    return mean_over_items(total, targets, num_items_in_batch)
-
-
-def mean_over_items(
-    total: torch.Tensor, targets: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
-) -> torch.Tensor:
-    """A sum of losses divided by the number of targets, or by the number that is given; never by 0."""
-    count = (targets != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-    if torch.is_tensor(count):
-        return total / count.to(total.device).clamp(min=1)
-    return total / max(count, 1)
 
 
 def classification_kind(kind: str, problem_type: str | None, num_labels: int, labels: torch.Tensor) -> str:

@@ -7,8 +7,7 @@ import torch
 from torch.nn.functional import linear
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mm.modeling_mm.losses.linear_cross_entropy import chunked_cross_entropy
-from mm.modeling_mm.losses.tokens_and_classes import token_loss
+from mm.modeling_mm.losses.token_losses import chunked_cross_entropy, token_loss
 
 ROWS, WIDTH, VOCABULARY = 12, 5, 17
 TARGETS = torch.tensor([3, -100, 16, 0, 3, 3, -100, -100, 9, 1, 2, 15]).reshape(2, 6)

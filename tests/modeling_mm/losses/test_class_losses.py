@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mm.modeling_mm.losses.tokens_and_classes import (
+from mm.modeling_mm.losses.class_losses import (
     check_class_labels,
     classification_kind,
     classification_loss,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from mm.modeling_mm.losses.tokens_and_classes import causal_lm_loss
+from mm.modeling_mm.losses.token_losses import causal_lm_loss
 
 LABELS = torch.tensor([[-100, -100, 5, 6, 2], [1, 7, -100, 3, -100]])
 
