@@ -3,9 +3,6 @@
 R rows, B contexts, k rows per context, T text tokens, S context tokens, H / Hkv heads, D head width.
 """
 
-# MMStackConfig fills head_dim and num_key_value_heads in; cross-attention always comes with its row plan.
-# pyright: reportArgumentType=false
-
 from typing import Any
 
 import torch
@@ -103,21 +100,14 @@ class MMAttention(nn.Module):
         self.k_proj = nn.Linear(source_size, inner_kv, bias="k" in biased)
         self.v_proj = nn.Linear(source_size, inner_kv, bias="v" in biased)
         self.o_proj = nn.Linear(inner, width, bias="o" in biased)
-        self.norms_heads = settings.qk_norm != "none"
-        self.q_norm = build_norm(settings.qk_norm, self.head_dim, eps)
-        self.k_norm = build_norm(settings.qk_norm, self.head_dim, eps)
+        has_norm = settings.qk_norm != "none"  # of each head's queries and keys
+        self.q_norm = build_norm(settings.qk_norm, self.head_dim, eps) if has_norm else None
+        self.k_norm = build_norm(settings.qk_norm, self.head_dim, eps) if has_norm else None
 
-    def _heads(self, states: torch.Tensor) -> torch.Tensor:
+    def _heads(self, projected: torch.Tensor, norm: nn.Module | None = None) -> torch.Tensor:
         """(n, T, H*D) -> (n, H, T, D)."""
-        return states.view(*states.shape[:2], -1, self.head_dim).transpose(1, 2)
-
-    def _query(self, states: torch.Tensor) -> torch.Tensor:
-        query = self._heads(self.q_proj(states))
-        return self.q_norm(query) if self.norms_heads else query
-
-    def _key_value(self, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        key, value = self._heads(self.k_proj(source)), self._heads(self.v_proj(source))
-        return self.k_norm(key) if self.norms_heads else key, value
+        heads = projected.view(*projected.shape[:2], -1, self.head_dim).transpose(1, 2)
+        return heads if norm is None else norm(heads)
 
     def _attend(self, query, key, value, attention_mask, output_attentions=None, **kwargs):
         """softmax(Q K^T * scaling + mask) V by the implementation of this call: (B, Q, H, D), the weights or None."""
@@ -144,29 +134,30 @@ class MMSelfAttention(MMAttention):
         segments: MMSegments | None = None,  # a long text attends within its segments
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query = self._query(hidden_states)  # (R, H, T, D)
-        key, value = self._key_value(hidden_states)
+        query = self._heads(self.q_proj(hidden_states), self.q_norm)  # (R, H, T, D)
+        key = self._heads(self.k_proj(hidden_states), self.k_norm)  # (R, Hkv, T, D)
+        value = self._heads(self.v_proj(hidden_states))
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
         if segments is not None:
-            output, weights = self._attend_in_segments(
+            return self._attend_in_segments(
                 segments, hidden_states, query, (key, value), attention_mask, rotary, **kwargs
             )
-        else:
-            if past_key_values is not None:
-                key, value = past_key_values.extend(self.layer_idx, key, value)
-            output, weights = self._attend(query, key, value, attention_mask, **kwargs)
+        if past_key_values is not None:
+            key, value = past_key_values.extend(self.layer_idx, key, value)
+        output, weights = self._attend(query, key, value, attention_mask, **kwargs)
         return self.o_proj(output.flatten(2)), weights
 
     def _attend_in_segments(self, segments, hidden_states, query, own, attention_mask, rotary, **kwargs):
         """What is carried from the segment before has no gradient."""
         carried = own
         if torch.is_grad_enabled():
-            key, value = self._key_value(hidden_states.detach())
+            earlier = hidden_states.detach()
+            key, value = self._heads(self.k_proj(earlier), self.k_norm), self._heads(self.v_proj(earlier))
             carried = (key if rotary is None else rotate(key, rotary), value)
         key, value = segments.fold_keys(own, carried)
         output, weights = self._attend(segments.fold(query), key, value, attention_mask, **kwargs)
-        return segments.unfold(output), segments.unfold_weights(weights)
+        return self.o_proj(segments.unfold(output).flatten(2)), segments.unfold_weights(weights)
 
 
 class MMCrossAttention(MMAttention):
@@ -211,21 +202,22 @@ class MMCrossAttention(MMAttention):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         length = hidden_states.shape[1]
         place, place_back = (rows.fold, rows.unfold) if cu_rows is None else (rows.pack, rows.unpack)
-        query = place(self._query(hidden_states))  # (B, H, k*T, D), packed (1, H, R*T, D)
-        key, value = self._context_states(hidden_states, context, past_key_values)
+        query = place(self._heads(self.q_proj(hidden_states), self.q_norm))  # (B, H, k*T, D), packed (1, H, R*T, D)
+        if past_key_values is None:
+            key, value = self.project_context(context, hidden_states)
+        else:
+            key, value = past_key_values.context_states(self.layer_idx, self.project_context, context)
         kernel = {"key_lengths": key_lengths, "row_ranges": row_ranges, "cu_rows": cu_rows}
         output, weights = self._attend(query, key, value, attention_mask, is_causal=False, **kernel, **kwargs)
         if weights is not None and weights.ndim == 4:  # flex returns its log-sum-exp here
             weights = rows.unfold(weights.transpose(1, 2), length).transpose(1, 2)  # (R, H, T, S)
         return self.o_proj(place_back(output, length).flatten(2)), weights
 
-    def project_context(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def project_context(
+        self, context: torch.Tensor, queries: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values (B, Hkv, S, D) of a context (B, S, context_size), as a cache holds them."""
-        return self._key_value(self.memory_norm(context))
-
-    def _context_states(self, hidden_states: torch.Tensor, context: torch.Tensor | None, cache: MMCache | None):
-        if cache is not None:
-            return cache.context_states(self.layer_idx, lambda: self.project_context(context))
+        source = self.memory_norm(context)
         if self.append_queries:
-            return self._key_value(torch.cat([hidden_states, self.memory_norm(context)], dim=1))
-        return self.project_context(context)
+            source = torch.cat([queries, source], dim=1)
+        return self._heads(self.k_proj(source), self.k_norm), self._heads(self.v_proj(source))

@@ -104,14 +104,13 @@ class MMCache(EncoderDecoderCache):
                 "past_key_values.reset()"
             )
 
-    def context_states(
-        self, layer: int, project: Callable[[], tuple[torch.Tensor, torch.Tensor]]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (B, Hkv, S, D) of one cross sublayer; `project` computes them, at the first call only."""
+    def context_states(self, layer: int, project: Callable, context: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        """Keys and values (B, Hkv, S, D) of one cross sublayer; `project` makes them of a context, at the first call
+        only."""
         if self.is_updated.get(layer, False):
             held = self.cross_attention_cache.layers[layer]
             return held.keys, held.values
-        states = self.cross_attention_cache.update(*project(), layer)
+        states = self.cross_attention_cache.update(*project(context), layer)
         self.is_updated[layer] = True
         return states
 

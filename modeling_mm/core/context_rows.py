@@ -88,6 +88,8 @@ class MMRows:
 
     def fold(self, states: torch.Tensor) -> torch.Tensor:
         """(R, H, T, D) -> (B, H, k*T, D)."""
+        if self.row_at is None and self.rows_per_context == 1:
+            return states
         _, heads, length, width = states.shape
         if self.row_at is None:
             states = states.view(self.num_contexts, self.rows_per_context, heads, length, width)
@@ -97,6 +99,8 @@ class MMRows:
 
     def unfold(self, states: torch.Tensor, length: int) -> torch.Tensor:
         """(B, k*T, ...) -> (R, T, ...)."""
+        if self.place is None and self.rows_per_context == 1:
+            return states
         states = states.reshape(self.num_contexts, self.rows_per_context, length, *states.shape[2:])
         return states.flatten(0, 1) if self.place is None else states[self.context_index, self.place]
 

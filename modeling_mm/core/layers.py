@@ -12,6 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ...configuration.base import MMStackConfig
 from .attention import MMCrossAttention, MMSelfAttention, build_norm
 from .context_masks import NOTHING, MMReading
+from .segments import MMSegments
 
 
 class MMMLP(nn.Module):
@@ -29,9 +30,6 @@ class MMMLP(nn.Module):
         if self.gate_proj is None:
             return self.down_proj(self.act(self.up_proj(hidden_states)))
         return self.down_proj(self.act(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
-
-
-_OF_SELF_ALONE = {"attention_mask", "is_causal", "rotary", "segments"}
 
 
 class MMScaledEmbedding(nn.Embedding):
@@ -84,24 +82,11 @@ class MMCheckpointingLayer(GradientCheckpointingLayer):
         super(GradientCheckpointingLayer, cls).__init_subclass__(**kwargs)
 
 
-def _keep(norm: nn.Module, states: torch.Tensor) -> torch.Tensor:
-    return states
-
-
-def _apply(norm: nn.Module, states: torch.Tensor) -> torch.Tensor:
-    return norm(states)
-
-
-def _where(has_context: torch.Tensor | None, crossed: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """A row whose context is empty skips a sublayer whole, bias and norm included."""
-    return crossed if has_context is None else torch.where(has_context, crossed, before)
-
-
 class MMLayer(MMCheckpointingLayer):
     """Residual sublayers in order; pre-norm x + f(norm x), post-norm norm(x + f(x)), f times tanh(gate) where gated.
 
     Args:
-        sublayers: for instance ("self", "mlp"), ("self", "cross", "mlp") or ("cross", "mlp").
+        sublayers: of ("self", "cross", "mlp"), in this order; for instance ("self", "mlp") or ("cross", "mlp").
         self_idx, cross_idx: numbers of the attention sublayers among those of their kind in the stack.
         context_size: width of what cross-attention reads; None: the config's.
     A layer with cross-attention needs MMTextConfig's settings; one of its own is built by `cross_stack()`.
@@ -116,18 +101,18 @@ class MMLayer(MMCheckpointingLayer):
         context_size: int | None = None,
     ):
         super().__init__()
-        self.is_cross_only = "self" not in sublayers
-        self.keeps_query = config.residual
-        self.norm_before, self.norm_after = (_keep, _apply) if config.norm_position == "post" else (_apply, _keep)
-        self.dropout = nn.Dropout(config.hidden_dropout)
         self.sublayers = sublayers
-        self.steps = tuple(self._STEPS[name] for name in sublayers)
+        self.has_self, self.has_cross, self.has_mlp = (kind in sublayers for kind in ("self", "cross", "mlp"))
+        self.is_cross_only = not self.has_self
+        self.is_pre_norm = config.norm_position != "post"
+        self.keeps_query = config.residual
+        self.dropout = nn.Dropout(config.hidden_dropout)
         settings = config.cross_stack() if self.is_cross_only else config
         norm = partial(build_norm, settings.norm_type, settings.hidden_size, settings.layer_norm_eps)
-        if "self" in sublayers:
+        if self.has_self:
             self.self_attn = MMSelfAttention(config, self_idx)
             self.self_attn_norm = norm()
-        if "cross" in sublayers:
+        if self.has_cross:
             self.cross_attn = MMCrossAttention(
                 config,
                 cross_idx,
@@ -138,7 +123,7 @@ class MMLayer(MMCheckpointingLayer):
             )
             self.cross_attn_norm = norm()
             self.cross_attn_gate = build_gate(config.cross_attention_gate, config.hidden_size)
-        if "mlp" in sublayers:
+        if self.has_mlp:
             self.mlp = MMMLP(settings)
             self.mlp_norm = norm()
             self.mlp_gate = build_gate(config.cross_attention_gate, config.hidden_size) if self.is_cross_only else None
@@ -147,39 +132,43 @@ class MMLayer(MMCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,  # (R, T, width)
-        context: torch.Tensor
-        | None = None,  # (B, S, context_size); positional, so that reentrant checkpointing sees it
+        context: torch.Tensor | None = None,  # (B, S, context_size); by place: reentrant checkpointing sees no others
         reading: MMReading = NOTHING,  # what each row may read of its context; nothing: there is none
-        **of_self: Any,  # the arguments of self-attention; cache and output_attentions are cross-attention's too
+        attention_mask: Any = None,  # this and the next three are self-attention's
+        is_causal: bool = False,
+        rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
+        segments: MMSegments | None = None,
+        **kwargs: Any,  # past_key_values, output_attentions, and what an attention implementation takes
     ) -> torch.Tensor:
         if self.is_cross_only and reading.rows is None:
             return hidden_states
-        start = hidden_states
-        for step in self.steps:
-            hidden_states = step(self, hidden_states, context, reading, of_self)
-        return _where(reading.has_context, hidden_states, start) if self.is_cross_only else hidden_states
+        states = hidden_states
+        if self.has_self:
+            normed = self._normed(self.self_attn_norm, states)
+            own = {"rotary": rotary, "segments": segments, "is_causal": is_causal}
+            attended, _ = self.self_attn(normed, attention_mask, **own, **kwargs)
+            states = self._added(self.self_attn_norm, states, attended)
+        if self.has_cross and reading.rows is not None:
+            normed = self._normed(self.cross_attn_norm, states)
+            attended, _ = self.cross_attn(
+                normed, context, reading.rows, reading.mask, **(reading.keys or {}), **kwargs
+            )
+            kept = states if self.keeps_query else torch.zeros_like(states)
+            crossed = self._added(self.cross_attn_norm, kept, attended, self.cross_attn_gate)
+            states = reading.where_not_empty(crossed, states)
+        if self.has_mlp:
+            fed = self.mlp(self._normed(self.mlp_norm, states))
+            states = self._added(self.mlp_norm, states, fed, self.mlp_gate)
+        return reading.where_not_empty(states, hidden_states) if self.is_cross_only else states
 
-    def _self_attend(self, hidden_states, context, reading, of_self) -> torch.Tensor:
-        normed = self.norm_before(self.self_attn_norm, hidden_states)
-        attended, _ = self.self_attn(normed, **of_self)
-        return self.norm_after(self.self_attn_norm, hidden_states + self._gated(None, attended))
+    def _normed(self, norm: nn.Module, states: torch.Tensor) -> torch.Tensor:
+        """What a sublayer reads."""
+        return norm(states) if self.is_pre_norm else states
 
-    def _cross_attend(self, hidden_states, context, reading: MMReading, of_self) -> torch.Tensor:
-        if reading.rows is None:
-            return hidden_states
-        normed = self.norm_before(self.cross_attn_norm, hidden_states)
-        shared = {name: value for name, value in of_self.items() if name not in _OF_SELF_ALONE}
-        attended, _ = self.cross_attn(normed, context, reading.rows, reading.mask, **(reading.keys or {}), **shared)
-        kept = hidden_states if self.keeps_query else torch.zeros_like(hidden_states)
-        crossed = self.norm_after(self.cross_attn_norm, kept + self._gated(self.cross_attn_gate, attended))
-        return _where(reading.has_context, crossed, hidden_states)
-
-    def _feed_forward(self, hidden_states, context, reading, of_self) -> torch.Tensor:
-        fed = self.mlp(self.norm_before(self.mlp_norm, hidden_states))
-        return self.norm_after(self.mlp_norm, hidden_states + self._gated(self.mlp_gate, fed))
-
-    def _gated(self, gate: torch.Tensor | None, change: torch.Tensor) -> torch.Tensor:
+    def _added(
+        self, norm: nn.Module, states: torch.Tensor, change: torch.Tensor, gate: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What a sublayer leaves behind."""
         change = self.dropout(change) if self.training else change
-        return change if gate is None else torch.tanh(gate) * change
-
-    _STEPS = {"self": _self_attend, "cross": _cross_attend, "mlp": _feed_forward}
+        states = states + (change if gate is None else torch.tanh(gate) * change)
+        return states if self.is_pre_norm else norm(states)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mm import MMCache
+
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "beam_search_vs_blip.py"
 TINY_CHECK = ["--tiny", "--check-only", "--batches", "2"]
 
@@ -67,15 +69,17 @@ def test_another_weight_is_noticed(benchmark, contest):
 
 def test_keys_that_are_gathered_or_projected_again_are_noticed(benchmark, contest, monkeypatch):
     cross = contest.model.model.language_model.layers[-1].cross_attn
-    stored, read = cross._context_states, []
+    stored, read = MMCache.context_states, []
 
-    def made_again(states, memory, cache):
-        keys, values = stored(states, memory, cache)
+    def made_again(cache, layer, project, memory):
+        keys, values = stored(cache, layer, project, memory)
+        if layer != cross.layer_idx:
+            return keys, values
         read.append(read[-1] if memory is None else memory)  # a decode step brings none
         cross.v_proj(read[-1])
         return keys[torch.arange(len(keys))], values
 
-    monkeypatch.setattr(cross, "_context_states", made_again)
+    monkeypatch.setattr(MMCache, "context_states", made_again)
     faults = benchmark.check(contest, lambda line: None)
     assert faults == [
         "batch 2: MM gathers from cross K/V",

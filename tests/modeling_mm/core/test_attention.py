@@ -34,7 +34,7 @@ def built(tiny_config, visible, text, cross, **fields) -> MMAttention:
 
 def normed(module, states):
     """A norm by its formula; `states` (..., D)."""
-    if isinstance(module, torch.nn.Identity):
+    if module is None or isinstance(module, torch.nn.Identity):
         return states
     if isinstance(module, torch.nn.RMSNorm):
         return states / (states.pow(2).mean(-1, keepdim=True) + module.eps).sqrt() * module.weight

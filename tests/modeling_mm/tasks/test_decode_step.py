@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers.cache_utils import DynamicCache
 from transformers.generation.utils import GenerationMixin
 
 from mm.modeling_mm.core.outputs import MMModelOutput
@@ -28,6 +29,20 @@ def test_a_decode_step_gets_the_inputs_that_transformers_makes(tiny_model, monke
     monkeypatch.setattr(model, "_one_more_token", both)
     model.generate(IDS, pixel_values=pixels, min_new_tokens=4, max_new_tokens=4, **given)
     assert len(steps) == 3
+
+
+@pytest.mark.parametrize("given", [{}, {"attention_mask": PADDED}, {"token_type_ids": torch.zeros_like(IDS)}])
+def test_what_a_step_carries_on_grows_as_in_transformers(tiny_model, given):
+    model, output = tiny_model(), MMModelOutput(past_key_values=DynamicCache())
+    carried = {"position_ids": torch.arange(4)[None].expand(2, 4), "use_cache": True, **given}
+    for number in (1, 2):
+        own = model._update_model_kwargs_for_generation(output, dict(carried), num_new_tokens=number)
+        theirs = GenerationMixin._update_model_kwargs_for_generation(
+            model, output, dict(carried), num_new_tokens=number
+        )
+        assert own.keys() == theirs.keys()
+        for name, value in own.items():
+            assert torch.equal(value, theirs[name]) if torch.is_tensor(value) else value is theirs[name]
 
 
 def test_a_field_that_is_set_is_an_item_and_other_attributes_are_not():
