@@ -1,7 +1,5 @@
 """What every MM configuration shares: checking once, in words, and the fields of one stack of layers."""
 
-import difflib
-import math
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +12,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from .auto_map import finish_config, kept, register_for_auto_class
+from .reference import documented
+from .settings import flat, groups_of, nearest, range_faults, setting
 
 logger = logging.get_logger(__name__)
 
@@ -26,19 +26,20 @@ _TRANSFORMERS_KEYS = {
 
 
 class ConfigFaults(ValueError):
-    """Everything wrong with one configuration, in one error; `faults` holds the sentences."""
+    """All problems of one configuration in one error; `faults` lists them, one sentence each."""
 
     def __init__(self, owner: str, faults: list[str]):
         self.faults = faults
-        super().__init__(f"{owner} has {len(faults)} fault(s):\n" + "\n".join(f"  - {fault}" for fault in faults))
+        problems = "a problem" if len(faults) == 1 else f"{len(faults)} problems"
+        super().__init__(f"{owner} has {problems}:\n" + "\n".join(f"  - {fault}" for fault in faults))
 
 
 def checked(cls):
-    """`@strict`, with its faults raised as the ValueError or TypeError they are.
+    """`@strict` for a configuration: with plain errors, groups of settings, and a docstring that lists every field.
 
-    huggingface_hub's strict dataclasses raise an exception of their own that is neither; users catch ValueError.
+    huggingface_hub's strict dataclasses raise an exception of their own; users catch ValueError and TypeError.
     """
-    cls = strict(cls)
+    cls = documented(strict(cls))
     for name in ("__init__", "__setattr__", "validate"):
         setattr(cls, name, _unwrapping(getattr(cls, name)))
     return cls
@@ -48,7 +49,7 @@ def _unwrapping(method):
     @wraps(method)
     def unwrapped(self, *args, **kwargs):
         try:
-            return method(self, *args, **kwargs)
+            return method(self, *args, **(flat(type(self), kwargs) if kwargs else {}))
         except StrictDataclassClassValidationError as error:
             raise error.__cause__ or ValueError(str(error)) from None
         except StrictDataclassFieldValidationError as error:
@@ -58,29 +59,8 @@ def _unwrapping(method):
     return unwrapped
 
 
-def nearest(name: str, known) -> str:
-    """` (did you mean 'x'?)`, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def positive(config, *names: str) -> list[str]:
-    """One fault for each named field that is not a positive, finite number; None passes."""
-    faults = []
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not (math.isfinite(value) and value > 0):
-            faults.append(f"{name}={value} must be positive")
-    return faults
-
-
-def shares(config, *names: str) -> list[str]:
-    """One fault for each named field outside 0 <= x < 1."""
-    return [f"{n}={getattr(config, n)} must be in [0, 1)" for n in names if not 0 <= getattr(config, n) < 1]
-
-
 def overridden(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`fields` with `changes`: dicts of a part are merged, unless the part becomes one of another model_type."""
+    """`fields` with `changes`; the dicts of a sub-config are merged, unless its model_type changes."""
     result = dict(fields)
     for name, value in changes.items():
         old = result.get(name)
@@ -93,13 +73,13 @@ def overridden(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any
 
 
 class MMBaseConfig(PreTrainedConfig):
-    """A configuration that names its unknown keys and lists all its faults at once."""
+    """A configuration that warns of unknown fields and reports all its problems at once."""
 
     def __post_init__(self, **kwargs: Any):
         model_type = kwargs.get("model_type", self.model_type)
         if model_type != self.model_type:
             raise ConfigFaults(
-                type(self).__name__, [f"model_type={model_type!r} is another model's; expected {self.model_type!r}"]
+                type(self).__name__, [f"model_type={model_type!r} is of another model; it must be {self.model_type!r}"]
             )
         self._warn_of_unknown(kwargs)
         super().__post_init__(**kept(kwargs))
@@ -107,7 +87,7 @@ class MMBaseConfig(PreTrainedConfig):
     register_for_auto_class = classmethod(register_for_auto_class)  # pyright: ignore[reportAssignmentType]
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> None:
-        """As in Transformers, with what finds the classes for those who have not imported MM (`auto_map.py`)."""
+        """As in Transformers, with a file that finds the classes where MM is not imported (`auto_map.py`)."""
         super().save_pretrained(save_directory, push_to_hub, **kwargs)
         finish_config(Path(save_directory), self)
 
@@ -126,21 +106,31 @@ class MMBaseConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
-        """As in Transformers; fields among the keywords are part of what is built and checked, not set afterwards.
+        """As in Transformers, but fields among the keywords replace those of config_dict before anything is checked.
 
-        A dict for a part is merged with what config_dict has of it, unless it is of another model_type.
+        A dict for a sub-config is merged with the one in config_dict, unless its model_type is another.
         """
         own = set(cls.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)  # dtype="auto" is no value
+        own |= set(groups_of(cls))
         fields = {name: kwargs.pop(name) for name in [*kwargs] if name in own}
-        made = super().from_dict(overridden(config_dict, fields), **kwargs)
+        made = super().from_dict(overridden(cls.flat(config_dict), cls.flat(fields)), **kwargs)
         (made[0] if isinstance(made, tuple) else made).validate_architecture()  # the other keywords were set on it
         return made
 
+    @classmethod
+    def flat(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """`given` with the settings of groups (`fusion={"type": ...}`) under their own names, in sub-configs too."""
+        fields = flat(cls, given)
+        for key, spec in cls.sub_configs_defaults.items():
+            if isinstance(fields.get(key), dict) and issubclass(spec.config_class, MMBaseConfig):
+                fields[key] = spec.config_class.flat(fields[key])
+        return fields
+
     def update(self, config_dict: dict[str, Any]) -> None:
-        """Sets these fields and checks them all; one that breaks a rule leaves everything as it was."""
+        """Sets these fields and checks them all; if one breaks a rule, nothing is changed."""
         before = dict(vars(self))
         try:
-            super().update(config_dict)
+            super().update(self.flat(config_dict))
             self.validate_architecture()
         except (ValueError, TypeError):
             vars(self).clear()
@@ -149,7 +139,7 @@ class MMBaseConfig(PreTrainedConfig):
 
     def faults(self) -> list[str]:
         """Every broken rule, as a sentence that names the setting to change."""
-        return []
+        return range_faults(self)
 
     def validate_architecture(self):
         faults = self.faults()
@@ -158,39 +148,71 @@ class MMBaseConfig(PreTrainedConfig):
 
 
 class MMStackConfig(MMBaseConfig):
-    """The fields of one stack of layers: a vision tower, a text encoder or a decoder.
+    """The fields of a stack of layers: a vision tower, a text encoder or a decoder.
 
-    A layer is a list of residual sublayers out of {self, cross, mlp}; these fields say how each is built.
+    A layer is made of residual sublayers (self-attention, cross-attention, MLP); these fields say how each is built.
     """
 
     attribute_map = {"rms_norm_eps": "layer_norm_eps"}
-    # Fields of MMResamplerConfig alone, which every layer reads.
+    # Every layer reads these; only MMResamplerConfig has them as fields.
     residual = True
     append_latents = False
 
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12  # all layers, [cross, mlp] layers too
-    num_attention_heads: int = 12
-    num_key_value_heads: int | None = None  # None: num_attention_heads
-    head_dim: int | None = None  # None: hidden_size // num_attention_heads
-    hidden_act: str = "gelu"  # a name of transformers.activations.ACT2FN
-    gated_mlp: bool = False  # down(act(gate(x)) * up(x)) instead of down(act(up(x)))
-    mlp_bias: bool = True
-    attention_bias: bool | str = True  # or the letters of q, k, v, o that carry one: "qvo" is Whisper's
-    qk_norm: Literal["none", "rms_norm", "layer_norm"] = "none"  # per head, before the keys are cached
-    norm_type: Literal["layer_norm", "rms_norm"] = "layer_norm"
-    norm_position: Literal["pre", "post"] = "pre"
-    layer_norm_eps: float = 1e-12
-    embedding_norm: bool = False
-    final_norm: Literal["all", "pooled", "none"] = "all"  # "pooled": only what the pooler reads
-    # The one switch; "rope" and "sinusoidal" are of texts alone.
-    position_embedding_type: Literal["absolute", "rope", "sinusoidal", "none"] = "absolute"
-    attention_scale: float | None = None  # None: head_dim ** -0.5
-    attention_dropout: float | int = 0.0
-    hidden_dropout: float | int = 0.0
-    initializer_range: float = 0.02  # standard deviation of the initial weights
-    pooler: Literal["none", "cls", "cls_tanh", "eos", "highest_id", "last", "before_last", "mean", "attention"] = "cls"
+    hidden_size: int = setting(768, "width of the states", "MMLayer", values="> 0")
+    intermediate_size: int = setting(3072, "inner width of the MLP", "MMMLP", values="> 0")
+    num_hidden_layers: int = setting(
+        12,
+        "layers in all, those with only cross-attention among them",
+        "MMTextModel, MMVisionModel, MMResampler",
+        values="> 0",
+    )
+    num_attention_heads: int = setting(12, "heads of the queries", "MMAttention", values="> 0")
+    num_key_value_heads: int | None = setting(
+        None, "heads of the keys and values; None: num_attention_heads", "MMAttention", values="> 0"
+    )
+    head_dim: int | None = setting(
+        None, "width of one head; None: hidden_size // num_attention_heads", "MMAttention", values="> 0"
+    )
+    hidden_act: str = setting(
+        "gelu", "activation of the MLP", "MMMLP", values="a name of transformers.activations.ACT2FN"
+    )
+    gated_mlp: bool = setting(
+        False, "the MLP is down(act(gate(x)) * up(x)), as in Llama, instead of down(act(up(x)))", "MMMLP"
+    )
+    mlp_bias: bool = setting(True, "the MLP's linear layers have biases", "MMMLP")
+    attention_bias: bool | str = setting(
+        True,
+        'biases of the projections q, k, v and o; a string names those that have one, "qvo" as in Whisper',
+        "MMAttention",
+    )
+    qk_norm: Literal["none", "rms_norm", "layer_norm"] = setting(
+        "none", "norm of queries and keys, per head, before the keys are cached", "MMAttention"
+    )
+    norm_type: Literal["layer_norm", "rms_norm"] = setting("layer_norm", "kind of every norm", "MMLayer, MMAttention")
+    norm_position: Literal["pre", "post"] = setting(
+        "pre", "norm before each sublayer, or after its residual sum", "MMLayer"
+    )
+    layer_norm_eps: float = setting(1e-12, "added to the variance in every norm", "MMLayer", values="> 0")
+    embedding_norm: bool = setting(False, "a norm after the embeddings", "MMTextModel, MMVisionModel")
+    final_norm: Literal["all", "pooled", "none"] = setting(
+        "all", "a norm after the last layer; pooled: only on what the pooler reads", "MMTextModel, MMVisionModel"
+    )
+    position_embedding_type: Literal["absolute", "rope", "sinusoidal", "none"] = setting(
+        "absolute", "learned positions, rotary ones, fixed sines, or none", "MMTextModel, MMVisionModel"
+    )
+    attention_scale: float | None = setting(
+        None, "factor of the scores; None: head_dim ** -0.5", "MMAttention", values="> 0"
+    )
+    attention_dropout: float | int = setting(0.0, "dropout of the attention weights", "MMAttention", values="[0, 1)")
+    hidden_dropout: float | int = setting(
+        0.0, "dropout of the embeddings and of every sublayer", "MMLayer", values="[0, 1)"
+    )
+    initializer_range: float = setting(
+        0.02, "standard deviation of the initial weights", "MMPreTrainedModel", values="> 0"
+    )
+    pooler: Literal["none", "cls", "cls_tanh", "eos", "highest_id", "last", "before_last", "mean", "attention"] = (
+        setting("cls", "which one vector stands for all tokens (pooler_output)", "MMPooler")
+    )
 
     def __post_init__(self, **kwargs: Any):
         if self.num_key_value_heads is None:
@@ -200,15 +222,8 @@ class MMStackConfig(MMBaseConfig):
             self.head_dim = self.hidden_size // heads  # otherwise it stays None, which is a fault
         super().__post_init__(**kwargs)
 
-    @property
-    def mlp_sizes(self) -> tuple[str, ...]:
-        """The sizes of the MLP, if there is one."""
-        return ("intermediate_size",)
-
     def faults(self) -> list[str]:
-        sizes = ("hidden_size", *self.mlp_sizes, "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-        faults = positive(self, *sizes, "head_dim", "layer_norm_eps", "attention_scale", "initializer_range")
-        faults += shares(self, "attention_dropout", "hidden_dropout")
+        faults = super().faults()
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads or 1
         if self.head_dim is None and heads > 0 and self.hidden_size > 0:
             faults.append(
@@ -220,5 +235,5 @@ class MMStackConfig(MMBaseConfig):
         if self.hidden_act not in ACT2FN:
             faults.append(f"hidden_act={self.hidden_act!r} is not an activation{nearest(self.hidden_act, ACT2FN)}")
         if isinstance(self.attention_bias, str) and not set(self.attention_bias) <= set("qkvo"):
-            faults.append(f"attention_bias={self.attention_bias!r} must be a bool or letters out of 'qkvo'")
+            faults.append(f"attention_bias={self.attention_bias!r} must be True, False or letters of 'qkvo'")
         return faults

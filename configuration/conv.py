@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from transformers.activations import ACT2FN
 
-from .base import MMBaseConfig, checked, nearest, positive
+from .base import MMBaseConfig, checked, nearest
+from .settings import setting
 
 # The blocks, and a stage's `expansion` where it is not given; 1: the block has none.
 EXPANSIONS = {"plain": 1, "residual": 1, "bottleneck": 4, "inverted": 6}
@@ -30,30 +31,51 @@ class MMConvConfig(MMBaseConfig):
 
     The defaults are ResNet-50 (He et al. 2015, arXiv:1512.03385; stride in the 3x3 convolution). Blocks: "plain"
     (VGG), "residual" (ResNet-18), "bottleneck" (ResNet-50), "inverted" (MobileNetV2, EfficientNet-Lite: expand,
-    depthwise, project). A stage's `stride` is its first block's; `pool` is the window of a max pooling with stride 2
-    behind the stem or the stage, 0 for none; `expansion` is channels / inner width of a bottleneck and
-    inner width / input channels of an inverted block. Omitted keys are filled in, so a saved config says them all.
+    depthwise, project). A stage's `stride` is that of its first block; `pool` is the window of a max pooling with
+    stride 2 after the stem or the stage, 0 for none; `expansion` is channels / inner width of a bottleneck and
+    inner width / input channels of an inverted block. Keys that are left out are filled in and saved.
     """
 
     model_type = "mm_conv"
     base_config_key = "vision_config"
     base_model_fsdp_plan = {"stages.*": "free_full_weight"}
 
-    image_size: int = 224  # pixels
-    num_channels: int = 3
-    stem: dict | None = None  # {channels, kernel_size, stride, pool}; None with stages: no stem
-    stages: list[dict] | None = (
-        None  # {block, depth, channels, stride, kernel_size, expansion, pool}; None: ResNet-50's
+    image_size: int = setting(224, "sides of a picture in pixels", "MMConvModel", values="> 0")
+    num_channels: int = setting(3, "channels of a picture", "MMConvModel", values="> 0")
+    stem: dict | None = setting(
+        None, "{channels, kernel_size, stride, pool}; None: ResNet-50's, or no stem if stages are given", "MMConvModel"
     )
-    head_channels: int | None = None  # width of a last 1x1 convolution; None: none
-    hidden_act: str = "relu"  # a name of transformers.activations.ACT2FN; "relu6" is EfficientNet-Lite's
-    padding: Literal["symmetric", "same"] = "symmetric"  # "same": TensorFlow's, the odd pixel at the bottom and right
-    batch_norm: bool = True  # False: every convolution has a bias instead
-    batch_norm_eps: float = 1e-5
-    frozen_batch_norm: bool = True  # the running statistics and the affine parameters never change, in training too
-    position_embedding_type: Literal["absolute", "none"] = "absolute"  # a learned row plus a learned column
-    pooler: Literal["mean", "none"] = "mean"
-    initializer_range: float = 0.02  # standard deviation of the initial position embeddings
+    stages: list[dict] | None = setting(
+        None,
+        "a list of {block, depth, channels, stride, kernel_size, expansion, pool}; None: ResNet-50's",
+        "MMConvModel",
+    )
+    head_channels: int | None = setting(
+        None, "width of a last 1x1 convolution; None: there is none", "MMConvModel", values="> 0"
+    )
+    hidden_act: str = setting(
+        "relu",
+        "activation; relu6 is EfficientNet-Lite's",
+        "MMConvUnit",
+        values="a name of transformers.activations.ACT2FN",
+    )
+    padding: Literal["symmetric", "same"] = setting(
+        "symmetric", "same is TensorFlow's: an odd pixel goes to the bottom and the right", "MMConv2d"
+    )
+    batch_norm: bool = setting(True, "False: every convolution has a bias instead", "MMConvUnit")
+    batch_norm_eps: float = setting(1e-5, "added to the variance in batch norm", "MMConvUnit", values="> 0")
+    frozen_batch_norm: bool = setting(
+        True, "running statistics and affine parameters never change, not even in training", "MMConvUnit"
+    )
+    position_embedding_type: Literal["absolute", "none"] = setting(
+        "absolute", "a learned row plus a learned column, or none", "MMConvModel"
+    )
+    pooler: Literal["mean", "none"] = setting(
+        "mean", "which one vector stands for all tokens (pooler_output)", "MMConvModel"
+    )
+    initializer_range: float = setting(
+        0.02, "standard deviation of the initial position embeddings", "MMConvModel", values="> 0"
+    )
 
     def __post_init__(self, **kwargs: Any):
         derived = [name for name in _DERIVED if name in kwargs]
@@ -99,7 +121,7 @@ class MMConvConfig(MMBaseConfig):
         return ([] if self.stem is None else [self.stem]) + (self.stages or [])
 
     def faults(self) -> list[str]:
-        faults = positive(self, "image_size", "num_channels", "head_channels", "batch_norm_eps", "initializer_range")
+        faults = super().faults()
         if self.hidden_act not in ACT2FN:
             faults.append(f"hidden_act={self.hidden_act!r} is not an activation{nearest(self.hidden_act, ACT2FN)}")
         parts = [] if self.stem is None else _part_faults("stem", self.stem, _STEM_KEYS)

@@ -1,4 +1,4 @@
-"""MMConfig: how the towers, the text stacks, the fusion and the head of one model fit together."""
+"""MMConfig: the towers, the texts, the fusion and the head of one model."""
 
 from typing import Any, Literal
 
@@ -13,30 +13,25 @@ from .checks.tasks import (
     pretraining_faults,
     retrieval_faults,
 )
+from .completion import completed
+from .groups import FusionSettings, ObjectiveSettings, default_losses
 from .presets import PRESETS, preset_fields
 from .resampler import MMResamplerConfig
+from .settings import setting, settings_of
 from .text import MMTextConfig
 from .towers import VISION_CONFIGS, TowerSpec, tower_width
 
 
-class TextEncoderSpec(SubConfigSpec):
-    """An encoder sees both ways unless it is told not to."""
-
-    def create_subconfig(self, key: str, subconfig: Any = None, **kwargs):
-        if isinstance(subconfig, dict):
-            subconfig = {"is_causal": False, **subconfig}
-        return super().create_subconfig(key, subconfig, **kwargs)
-
-
 @checked
-class MMConfig(MMBaseConfig):
-    """One multimodal model: media towers, projectors, perhaps a text encoder, a fusion, a text decoder and its head.
+class MMConfig(FusionSettings, ObjectiveSettings, MMBaseConfig):
+    """A multimodal model: media towers, projectors, a fusion, a text decoder with its head, and maybe a text encoder.
 
     The defaults are mm-base (224.3 M parameters): ViT-B/16 at 224 pixels, a linear projector, and 12 post-norm layers
     (self, cross, mlp) with BERT's vocabulary and its tied, biased head. `MMConfig.preset(name)` gives other sizes.
 
-    Two words of the rules: the **reader** is the text stack that media are joined with, the text encoder if there is
-    one, else the decoder; the **memory** is what the decoder's cross-attention reads.
+    `fusion_type` alone chooses how media and text are joined. Where text_config is a dict, or not given, what has only
+    one choice is filled in unless it is named: is_causal=False for a fusion that reads the whole text, and the widths
+    by which one part reads another.
     """
 
     model_type = "mm"
@@ -44,100 +39,128 @@ class MMConfig(MMBaseConfig):
     sub_configs_defaults = {
         "vision_config": TowerSpec(VISION_CONFIGS, "mm_vision", example="siglip_vision_model"),
         "audio_config": TowerSpec({}, None, example="audio-spectrogram-transformer"),
-        "text_config": SubConfigSpec(MMTextConfig),
-        "text_encoder_config": TextEncoderSpec(MMTextConfig, optional=True),
         "vision_resampler_config": SubConfigSpec(MMResamplerConfig, optional=True),
         "audio_resampler_config": SubConfigSpec(MMResamplerConfig, optional=True),
-    }
+        "text_encoder_config": SubConfigSpec(MMTextConfig, optional=True),
+        "text_config": SubConfigSpec(MMTextConfig),
+    }  # in the order in which they are built: what follows from one is filled into the next
     keys_to_ignore_at_inference = [
         "past_key_values", "hidden_states", "attentions", "cross_attentions", "context_hidden_states",
         "context_attention_mask", "modality_embeds", "modality_logits", "fusion_weights", "loss_itc", "loss_itm",
         "loss_lm", "loss_mlm", "loss_mim", "logits_per_image", "logits_per_text",
     ]  # fmt: skip
 
-    # What there is to look at. None: ["image"]; media of other kinds are refused by name.
-    modalities: list[str] | None = None
-    vision_config: Any = None  # MMVisionConfig, MMConvConfig, any Transformers vision config, or a dict of one
-    audio_config: Any = None  # any Transformers audio config, or a dict that names its model_type
-    vision_resampler_config: Any = None  # MMResamplerConfig or a dict, between tower and projector
-    audio_resampler_config: Any = None
-    vision_feature_layer: int = -1  # which hidden state of the vision tower is read; -1: its last_hidden_state
-    vision_feature_select_strategy: Literal["full", "default"] = "full"  # "default" drops the first token
-    max_images: int = 0  # a learned vector per picture number; 0: the pictures of a context have no order
-    max_frames: int = 0  # per frame number of a video
-    max_clips: int = 0  # per number of an audio clip
-    video_pooling: Literal["none", "space", "time"] = "none"  # F*S tokens of a video become F, or S
-    modality_embeddings: bool = False  # one learned vector per modality, added behind the projector
-    projector_type: Literal["linear", "none", "linear_norm", "mlp"] = "linear"  # tower width -> media_width
-    projector_norm_eps: float = 1e-5
+    # What there is to look at.
+    modalities: list[str] | None = setting(
+        None, 'any of "image", "video", "audio"; media of other kinds raise an error; None: ["image"]', "MMModel"
+    )
+    vision_config: Any = setting(
+        None,
+        "of MMVisionConfig, MMConvConfig or a vision tower of Transformers; None: a ViT where modalities need one",
+        "MMModel",
+    )
+    audio_config: Any = setting(None, "of an audio tower of Transformers; a dict names its model_type", "MMModel")
+    vision_resampler_config: Any = setting(
+        None, "of MMResamplerConfig, between tower and projector; None: no resampler", "MMModel"
+    )
+    audio_resampler_config: Any = setting(None, "as vision_resampler_config", "MMModel")
+    vision_feature_layer: int = setting(
+        -1, "which hidden state of the vision tower is read; -1: its last_hidden_state", "MMModel"
+    )
+    vision_feature_select_strategy: Literal["full", "default"] = setting(
+        "full", "default drops the first token", "MMModel"
+    )
+    max_images: int = setting(
+        0, "size of the table of picture numbers; 0: the pictures of a context have no order", "MMModel", values=">= 0"
+    )
+    max_frames: int = setting(0, "the same for the frames of a video", "MMModel", values=">= 0")
+    max_clips: int = setting(0, "the same for sounds", "MMModel", values=">= 0")
+    video_pooling: Literal["none", "space", "time"] = setting(
+        "none", "the F*S tokens of a video become F (mean over space), or S (over time)", "MMModel"
+    )
+    modality_embeddings: bool = setting(False, "a learned vector per modality is added after the projector", "MMModel")
+    projector_type: Literal["linear", "none", "linear_norm", "mlp"] = setting(
+        "linear", "from the tower's width to the width that the text reads", "build_projector"
+    )
+    projector_norm_eps: float = setting(1e-5, "of linear_norm", "build_projector", values="> 0")
 
     # The text, and how media join it.
-    text_config: Any = None  # the decoder: MMTextConfig or a dict
-    text_encoder_config: Any = None  # MMTextConfig or a dict, is_causal=False unless it says otherwise
-    share_text_encoder: bool = False  # the decoder's weights are the text encoder too, seeing both ways (as in BLIP)
-    fusion_type: Literal["cross_attention", "co_attention", "merged", "concat", "sum", "gated", "decision"] = (
-        "cross_attention"
+    text_config: Any = setting(None, "of MMTextConfig: the decoder", "MMModel")
+    text_encoder_config: Any = setting(
+        None, "of MMTextConfig: reads a context text; is_causal=False if not given; None: no text encoder", "MMModel"
     )
-    fusion_num_layers: int = 2  # co_attention
-    fusion_size: int | None = None  # concat, sum, gated: width of the fused vector; None: the reader's
-    fusion_mask: Literal["prefix", "causal", "bidirectional"] = "prefix"  # merged: who sees whom
-    fusion_order: Literal["media_first", "text_first"] = "media_first"  # merged
-    fusion_embedding_norm: bool = False  # merged: the text's embedding norm over the media tokens too (VisualBERT)
-    fusion_weights: dict[str, float] | None = None  # decision: fixed, of "text" and the modalities; None: learned
+    share_text_encoder: bool = setting(
+        False, "the decoder's weights read the context text too, without a causal mask (as in BLIP)", "MMModel"
+    )
 
     # Heads.
-    lm_head_transform: bool = True  # BERT's head: dense, activation, norm before the vocabulary
-    lm_head_act: str | None = None  # of the transform; None: text_config.hidden_act
-    lm_head_bias: bool = True
-    tie_word_embeddings: bool = True
-    label_smoothing: float | int = 0.0
-    classifier_dropout: float | int | None = None  # None: none
-    classification_loss: Literal["auto", "bce", "kl", "mse", "ordinal"] = "auto"
-    projection_dim: int = 256  # width of the embeddings that are compared
-    projection_bias: bool = False
-    projected_sides: list[str] | None = None  # of "text", "vision", "audio"; others are compared as pooled; None: all
-    logit_scale_init_value: float | int = 2.6592  # log of the scale of their similarities; it is learned,
-    logit_scale_max: float | int | None = 4.6052  # up to here; None: without bound (SigLIP)
-    logit_bias_init_value: float | int | None = None  # sigmoid: a learned number beside the scale; None: none
-    contrastive_loss: Literal["infonce", "sigmoid"] = "infonce"
-    contrastive_exchange: Literal["gather", "ring"] = (
-        "gather"  # sigmoid: all texts at once, or one process's at a time
+    lm_head_transform: bool = setting(
+        True, "BERT's head: a linear layer, activation and norm before the vocabulary", "build_head_transform"
     )
-    contrastive_queue_size: int = 0  # retrieval: negatives of earlier batches, by a slow copy (MoCo, ALBEF); 0: none
-    contrastive_momentum: float | int = 0.995  # of the slow copy: it keeps that share of itself in every step
-    contrastive_soft_targets: float | int = 0.0  # the share of the slow copy's own similarities in the targets
-    contrastive_chunk_size: int | None = None  # retrieval: media and texts encoded at a time (GradCache); None: all
-    pretraining_losses: dict[str, float | int] | None = None  # weights by name; None: itc, itm and lm, 1.0 each
-    itm_bos_token_id: int | None = None  # opens a text that is matched with a picture (BLIP's [ENC]); None: its own
-    mim_target: Literal["pixels", "features"] = "pixels"  # of masked patches: "features" are another tower's
-    mim_momentum: float | int = 1.0  # that tower follows the model's own by so much; 1: it stays as it is
-    # NaN pixels and ids outside the vocabulary raise, broken logits are said (never inside compile and export)
-    check_inputs: bool = True
-    initializer_range: float = 0.02
-    converted_from: dict | None = None  # settings of a converted source that nothing here reads, for the way back
+    lm_head_act: str | None = setting(
+        None,
+        "activation of that transform; None: text_config.hidden_act",
+        "build_head_transform",
+        values="a name of transformers.activations.ACT2FN",
+    )
+    lm_head_bias: bool = setting(True, "the layer over the vocabulary has a bias", "MMForConditionalGeneration")
+    tie_word_embeddings: bool = setting(
+        True, "the layer over the vocabulary has the weights of the token embeddings", "PreTrainedModel"
+    )
+    label_smoothing: float | int = setting(
+        0.0, "of losses over tokens", "MMForConditionalGeneration, MMForMaskedLM", values="[0, 1)"
+    )
+    classifier_dropout: float | int | None = setting(
+        None, "dropout before the classifier; None: none", "MMForSequenceClassification", values="[0, 1)"
+    )
+    check_inputs: bool = setting(
+        True, "NaN pixels and ids outside of the vocabulary raise an error (not in compile or export)", "MMModel"
+    )
+    initializer_range: float = setting(
+        0.02, "standard deviation of the initial weights", "MMPreTrainedModel", values="> 0"
+    )
+    converted_from: dict | None = setting(
+        None, "what mm.convert read of a source and MM does not use, for the way back", "convert"
+    )
 
     def __post_init__(self, **kwargs: Any):
         if self.modalities is None:
             self.modalities = ["image"]
-        if self.pretraining_losses is None:
-            self.pretraining_losses = {"itc": 1.0, "itm": 1.0, "lm": 1.0}
         if self.vision_config is None and {"image", "video"} & set(self.modalities):
             self.vision_config = {}
+        if self.fusion_type == "none" and self.projector_type == "linear":
+            self.projector_type = "none"
+        if self.pretraining_losses is None:
+            self.pretraining_losses = default_losses(self.fusion_type)
         self._build_sub_configs()
         for text, crosses in ((self.text_config, self.decoder_crosses), (self.text_encoder_config, self.media_cross)):
             if isinstance(text, MMTextConfig) and text.cross_attention_layers is None:
                 text.cross_attention_layers = list(range(text.num_hidden_layers)) if crosses else []
+        if self.fusion_mask is None:
+            is_causal = not self.has_text_encoder and getattr(self.text_config, "is_causal", True)
+            self.fusion_mask = "prefix" if is_causal or self.fusion_type != "merged" else "bidirectional"
         super().__post_init__(**kwargs)
 
+    def to_diff_dict(self) -> dict[str, Any]:
+        """As in Transformers (and so in config.json); of `fusion` and `objectives` only what is not the default.
+
+        Each is saved under its own name (`fusion_mask`), as in files of earlier versions.
+        """
+        defaults = {name: one.default for name, one in settings_of(type(self)).items() if one.group}
+        defaults |= {"fusion_mask": "prefix", "pretraining_losses": default_losses(self.fusion_type)}
+        del defaults["fusion_type"]
+        saved = super().to_diff_dict()
+        return {name: value for name, value in saved.items() if name not in defaults or value != defaults[name]}
+
     def _build_sub_configs(self) -> None:
-        """Builds every sub-config here, so that the faults of all of them come in one error."""
+        """Builds every sub-config here, so that one error has the problems of all of them."""
         faults = []
         for key, spec in type(self).sub_configs_defaults.items():
             value = getattr(self, key)
             if value is None and spec.optional:
                 continue
             try:
-                setattr(self, key, spec.create_subconfig(key, value)[0])
+                setattr(self, key, spec.create_subconfig(key, completed(self, key, value))[0])
             except ConfigFaults as error:
                 faults += [f"{key}: {fault}" for fault in error.faults]
             except (ValueError, TypeError) as error:
@@ -150,20 +173,14 @@ class MMConfig(MMBaseConfig):
         """The configuration of a named size.
 
         Args:
-            tokenizer: the text has its number of tokens and its ids of bos (or cls), eos (or sep) and padding, unless
-                an override names them.
-            overrides: replace top-level fields; dicts of parts are merged, or stand alone if of another model_type.
-                What then has one choice follows: a fusion that reads a text at once makes it see both ways, a text
-                encoder is built like the decoder, and the decoder reads what is as wide as that.
+            tokenizer: gives the text its vocab_size and the ids of bos (or cls), eos (or sep) and padding, unless an
+                override names them.
+            overrides: replace fields. The dict of a sub-config is merged with the preset's, unless its model_type is
+                another. A text encoder has the sizes of the decoder where the override does not name them.
         """
         if name not in PRESETS:
             raise ValueError(f"preset {name!r} is unknown{nearest(name, PRESETS)}; accepted: {', '.join(PRESETS)}")
-        specs = cls.sub_configs_defaults
-
-        def tower(side: str, given: Any) -> Any:
-            return specs[f"{side}_config"].create_subconfig(f"{side}_config", given)[0]
-
-        return cls(**preset_fields(name, tokenizer, overrides, tower))
+        return cls(**preset_fields(name, tokenizer, cls.flat(overrides)))
 
     @property
     def decoder_fusion(self) -> str:
@@ -204,9 +221,9 @@ class MMConfig(MMBaseConfig):
     def media_width(self) -> int:
         """Width that the projectors give: what the reader's cross-attention, or the reader itself, takes in.
 
-        Under "decision" no reader takes media in, so without projectors it is the tower's.
+        Where the text does not take media in ("decision", "none"), it is the tower's if there are no projectors.
         """
-        if self.fusion_type == "decision" and self.projector_type == "none":
+        if self.fusion_type in ("decision", "none") and self.projector_type == "none":
             return self.audio_size if self.vision_config is None else self.vision_size
         return self.reader.memory_size if self.media_cross else self.reader.hidden_size
 

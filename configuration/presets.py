@@ -1,12 +1,10 @@
-"""The named sizes of `MMConfig.preset`, and what follows from an override of one."""
+"""The named sizes of `MMConfig.preset`."""
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 from .base import overridden
 from .special_ids import text_ids
-from .towers import tower_width
 
 # EfficientNet-Lite0 (Tan & Le 2019, arXiv:1905.11946, without squeeze-and-excitation): 3.4 M weights, 1280 wide.
 EFFICIENTNET_LITE0: dict[str, Any] = {
@@ -78,20 +76,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-_WIDTH = 768  # of a text that names none
-_WHOLE_TEXT = ("co_attention", "concat", "sum", "gated")  # fusions that read a text at once
-_ONE_VECTOR = ("concat", "sum", "gated")
 
-
-def preset_fields(
-    name: str, tokenizer: Any, overrides: dict[str, Any], tower: Callable[[str, Any], Any]
-) -> dict[str, Any]:
-    """The fields of a named size with overrides, and what these leave one choice for: a text that a fusion reads as a
-    whole sees both ways, widths meet, a text encoder is built like the decoder.
+def preset_fields(name: str, tokenizer: Any, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a named size with overrides; a text encoder has the sizes of the decoder.
 
     Args:
         tokenizer: whose ids and number of tokens the text has; None: those of the preset.
-        tower: (side, dict or config) -> the config of a "vision" or "audio" tower.
     """
     fields = overridden({"text_config": {}, **copy.deepcopy(PRESETS[name])}, overrides)
     text, given = fields["text_config"], overrides.get("text_config")
@@ -101,51 +91,7 @@ def preset_fields(
     if not {"image", "video"} & set(fields.get("modalities") or ["image"]) and "vision_config" not in overrides:
         fields.pop("vision_config", None)
     encoder = fields.get("text_encoder_config")
-    if isinstance(text, dict):
-        if isinstance(encoder, dict):
-            shared = {
-                key: value for key, value in text.items() if not key.startswith(("is_causal", "cross_attention"))
-            }
-            fields["text_encoder_config"] = encoder = {**shared, **encoder}
-        _complete_text(fields, text, encoder)
-    for side in ("vision", "audio"):
-        _complete_media(fields, side, tower)
+    if isinstance(text, dict) and isinstance(encoder, dict):
+        shared = {key: value for key, value in text.items() if not key.startswith(("is_causal", "cross_attention"))}
+        fields["text_encoder_config"] = {**shared, **encoder}
     return fields
-
-
-def _complete_text(fields: dict[str, Any], text: dict[str, Any], encoder: Any) -> None:
-    fusion = fields.get("fusion_type", "cross_attention")
-    has_encoder = encoder is not None or fields.get("share_text_encoder", False)
-    if fusion in _WHOLE_TEXT and not has_encoder:
-        text.setdefault("is_causal", False)
-    if fusion == "merged" and (has_encoder or not text.get("is_causal", True)):
-        fields.setdefault("fusion_mask", "bidirectional")
-    if has_encoder:
-        width = _width(text if encoder is None else encoder)
-        width = (fields.get("fusion_size") or width) if fusion in _ONE_VECTOR else width
-        if width != _width(text):
-            text.setdefault("cross_attention_hidden_size", width)
-
-
-def _complete_media(fields: dict[str, Any], side: str, tower: Callable[[str, Any], Any]) -> None:
-    """A resampler is as wide as the tokens that it has beside its latents, a memory without projector as its media."""
-    resampler, without = fields.get(f"{side}_resampler_config"), fields.get("projector_type") == "none"
-    whole = isinstance(resampler, dict) and "hidden_size" not in resampler
-    if not whole and not without:
-        return
-    given = fields.get(f"{side}_config")
-    if given is None and side == "audio":
-        return
-    width = tower_width(tower(side, {} if given is None else given))
-    if isinstance(resampler, dict):
-        fields[f"{side}_resampler_config"] = resampler = {"hidden_size": width, **resampler}
-    encoder = fields.get("text_encoder_config")
-    reader = fields["text_config"] if encoder is None else encoder
-    if without and isinstance(reader, dict) and fields.get("fusion_type", "cross_attention") == "cross_attention":
-        width = width if resampler is None else _width(resampler)
-        if width != _width(reader):
-            reader.setdefault("cross_attention_hidden_size", width)
-
-
-def _width(part: Any) -> int:
-    return part.get("hidden_size", _WIDTH) if isinstance(part, dict) else part.hidden_size

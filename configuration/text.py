@@ -3,7 +3,9 @@
 import copy
 from typing import Any, Literal
 
-from .base import MMStackConfig, checked, nearest, positive
+from .base import MMStackConfig, checked, nearest
+from .groups import CrossAttentionSettings
+from .settings import setting
 
 # Transformers' kinds of rope parameters, but for one whose angles depend on the longest row of a batch.
 ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "proportional")
@@ -13,8 +15,8 @@ _OWN_OVERRIDES = ("norm_type", "layer_norm_eps", "hidden_act", "gated_mlp", "int
 
 
 @checked
-class MMTextConfig(MMStackConfig):
-    """A text stack with cross-attention. The defaults are BERT-base's, called as a causal decoder (as in BLIP)."""
+class MMTextConfig(CrossAttentionSettings, MMStackConfig):
+    """A text decoder or encoder, with or without cross-attention. The defaults are a causal BERT-base, as in BLIP."""
 
     model_type = "mm_text"
     base_config_key = "text_config"
@@ -40,30 +42,49 @@ class MMTextConfig(MMStackConfig):
     pooler: Literal["none", "cls", "cls_tanh", "eos", "highest_id", "last", "before_last", "mean", "attention"] = (
         "last"
     )
-    vocab_size: int = 30522
-    max_position_embeddings: int = 512
-    embedding_scale: float | int = 1.0  # factor of the tokens' vectors; sqrt(hidden_size) in fairseq's models
-    interpolate_positions: bool = False  # a text longer than the learned positions spreads over them
-    rope_parameters: dict | None = None  # Transformers' (rope_type, rope_theta, ...); None with "rope": theta 10000
-    type_vocab_size: int = 0  # 0: token_type_ids other than 0 are refused
-    is_causal: bool = True
-    use_cache: bool = True
-    segment_length: int | None = None  # a text encoder's: longer texts attend in segments of so many tokens,
-    memory_length: int = 0  # each to so many before it too, their gradient stopped (Transformer-XL)
-    unimodal_layers: int | None = None  # CoCa: so many first layers read a text alone, a learned token behind it,
-    unimodal_cls: Literal["text", "shifted"] = "text"  # which sees text and itself, or as the published weights want
-    bos_token_id: int | None = 101
-    eos_token_id: int | list[int] | None = 102
-    pad_token_id: int | None = 0
-    source_model_type: str | None = None  # what it was converted from and goes back as, where its tensors do not tell
-
-    cross_attention_layers: list[int] | None = None  # None: MMConfig fills in every layer; standalone: no layer
-    cross_attention_placement: Literal["inside", "own"] = "inside"  # (self, cross, mlp) or a layer (cross, mlp)
-    cross_attention_hidden_size: int | None = None  # width of the memory; None: hidden_size
-    cross_attention_gate: Literal["none", "tanh", "tanh_vector"] = "none"  # starts at 0; own layers gate their mlp too
-    cross_attention_memory_norm: bool = False
-    cross_attention_qk_norm: Literal["none", "rms_norm", "layer_norm"] = "none"
-    cross_attention_overrides: dict | None = None  # heads, head_dim and biases of cross; own layers: norm and mlp too
+    vocab_size: int = setting(30522, "number of tokens", "MMTextModel", values="> 0")
+    max_position_embeddings: int = setting(
+        512, "longest text in tokens, where positions are learned", "build_positions", values="> 0"
+    )
+    embedding_scale: float | int = setting(
+        1.0, "factor of the token embeddings; sqrt(hidden_size) in fairseq's models", "MMTextModel", values="> 0"
+    )
+    interpolate_positions: bool = setting(
+        False, "a text longer than the learned positions stretches them", "MMTextModel"
+    )
+    rope_parameters: dict | None = setting(
+        None, 'Transformers\' {"rope_type": ..., "rope_theta": ...}; None: theta 10000', "MMRotaryEmbedding"
+    )
+    type_vocab_size: int = setting(
+        0, "number of token types; 0: token_type_ids other than 0 raise an error", "MMTextModel", values=">= 0"
+    )
+    is_causal: bool = setting(
+        True,
+        "a token sees only those before it. Not given: False where fusion_type reads a whole text, and in a text "
+        "encoder",
+        "MMTextModel",
+    )
+    use_cache: bool = setting(True, "keys and values are kept between decoding steps", "MMTextModel")
+    segment_length: int | None = setting(
+        None, "of a text encoder: longer texts attend in segments of so many tokens", "MMTextModel", values="> 0"
+    )
+    memory_length: int = setting(
+        0, "tokens before its own that a segment sees, without gradient (Transformer-XL)", "MMTextModel", values=">= 0"
+    )
+    unimodal_layers: int | None = setting(
+        None, "CoCa: so many first layers read the text without media, with a learned token after it", "MMTextModel"
+    )
+    unimodal_cls: Literal["text", "shifted"] = setting(
+        "text",
+        "what that token sees: the text and itself, or what open_clip's weights were trained with",
+        "MMUnimodal",
+    )
+    bos_token_id: int | None = setting(101, "id that begins a text", "MMForConditionalGeneration")
+    eos_token_id: int | list[int] | None = setting(102, "id that ends a text, or several", "MMTextModel")
+    pad_token_id: int | None = setting(0, "id of the padding", "MMForConditionalGeneration")
+    source_model_type: str | None = setting(
+        None, "what it was converted from, where its tensors do not tell", "texts_of"
+    )
 
     def __post_init__(self, **kwargs: Any):
         given = self.rope_parameters is not None or any(kwargs.get(key) for key in ("rope_theta", "rope_scaling"))
@@ -102,19 +123,10 @@ class MMTextConfig(MMStackConfig):
 
     def faults(self) -> list[str]:
         faults = super().faults()
-        faults += positive(
-            self, "vocab_size", "max_position_embeddings", "segment_length", "cross_attention_hidden_size"
-        )
         if self.vocab_size > 0:
             faults += self._token_faults()
-        if not 0 < self.embedding_scale < float("inf"):
-            faults.append(f"embedding_scale={self.embedding_scale} must be a positive number")
         if self.pooler == "eos" and self.eos_token_id in (None, []):
             faults.append("pooler='eos' reads the eos token, but there is none; set eos_token_id")
-        if self.type_vocab_size < 0:
-            faults.append(f"type_vocab_size={self.type_vocab_size} must not be negative")
-        if self.memory_length < 0:
-            faults.append(f"memory_length={self.memory_length} must not be negative")
         if self.memory_length > 0 and self.segment_length is None:
             faults.append(f"memory_length={self.memory_length} is carried from segment to segment; set segment_length")
         return faults + self._position_faults() + self._cross_faults() + self._unimodal_faults()

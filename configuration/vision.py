@@ -1,13 +1,14 @@
-"""Vision towers: MMVisionConfig, a ViT, and MMConvConfig, a convolutional network."""
+"""MMVisionConfig: a ViT."""
 
 from typing import Any, Literal
 
-from .base import MMStackConfig, checked, positive
+from .base import MMStackConfig, checked
+from .settings import setting
 
 
 @checked
 class MMVisionConfig(MMStackConfig):
-    """A ViT: patches to tokens, positions, then layers of [self, mlp]. Defaults are ViT-B/16 at 224 pixels.
+    """A ViT: patches become tokens, with positions, then layers of (self-attention, MLP). The defaults are ViT-B/16.
 
     Source: Dosovitskiy et al. 2021 (arXiv:2010.11929); registers: Darcet et al. 2024 (arXiv:2309.16588).
     """
@@ -16,17 +17,28 @@ class MMVisionConfig(MMStackConfig):
     base_config_key = "vision_config"
     base_model_fsdp_plan = {"layers.*": "free_full_weight", "norm": "keep_full_weight"}
 
-    image_size: int | list[int] | tuple[int, int] = 224  # pixels, or [height, width]; multiples of patch_size
-    patch_size: int = 16  # pixels
-    # Pictures whose sides are no multiples have what is right of and below the last whole patch left unseen: weights
-    # like SigLIP so400m's (384 pixels, patches of 14) were trained so.
-    drop_partial_patches: bool = False
-    num_channels: int = 3
-    patch_bias: bool = True
-    use_cls_token: bool = True
-    num_register_tokens: int = 0  # learned tokens without a position, placed after CLS
-    use_mask_token: bool = False  # a learned vector instead of the patches that bool_masked_pos names
-    position_embedding_type: Literal["absolute", "none"] = "absolute"
+    image_size: int | list[int] | tuple[int, int] = setting(
+        224, "size of a picture in pixels, or [height, width]", "MMVisionModel", values="multiples of patch_size"
+    )
+    patch_size: int = setting(16, "sides of a patch in pixels", "MMVisionModel", values="> 0")
+    drop_partial_patches: bool = setting(
+        False,
+        "image_size need not be a multiple of patch_size; the pixels right of and below the last whole patch are not "
+        "read, as in SigLIP so400m (384 pixels, patches of 14)",
+        "MMVisionModel",
+    )
+    num_channels: int = setting(3, "channels of a picture", "MMVisionModel", values="> 0")
+    patch_bias: bool = setting(True, "the patch embedding has a bias", "MMVisionModel")
+    use_cls_token: bool = setting(True, "a learned CLS token before the patches", "MMVisionModel")
+    num_register_tokens: int = setting(
+        0, "learned tokens without a position after CLS", "MMVisionModel", values=">= 0"
+    )
+    use_mask_token: bool = setting(
+        False, "a learned vector takes the place of the patches in bool_masked_pos", "MMVisionModel"
+    )
+    position_embedding_type: Literal["absolute", "none"] = setting(
+        "absolute", "one learned position per patch, and for CLS; or none", "MMVisionModel"
+    )
 
     def __post_init__(self, **kwargs: Any):
         if isinstance(self.image_size, tuple):
@@ -46,9 +58,7 @@ class MMVisionConfig(MMStackConfig):
         return height // self.patch_size, width // self.patch_size
 
     def faults(self) -> list[str]:
-        faults = super().faults() + positive(self, "patch_size", "num_channels") + self._size_faults()
-        if self.num_register_tokens < 0:
-            faults.append(f"num_register_tokens={self.num_register_tokens} must not be negative")
+        faults = super().faults() + self._size_faults()
         if self.pooler in ("cls", "cls_tanh") and not self.use_cls_token:
             faults.append(f"pooler={self.pooler!r} reads the CLS token, but use_cls_token=False; use pooler='mean'")
         if self.pooler in ("eos", "highest_id", "last", "before_last"):

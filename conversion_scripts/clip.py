@@ -1,7 +1,7 @@
 """CLIP (Radford et al. 2021, arXiv:2103.00020): a picture and a text, each as one vector, compared.
 
 The text is causal and read at its end of text, the picture at its class token behind the last norm. Nothing joins the
-two: `fusion_type="decision"` without projectors of tokens, and InfoNCE ("itc") alone. The scale has no bound there.
+two (`fusion_type="none"`), and InfoNCE ("itc") is the only loss. The scale has no bound there.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -57,9 +57,7 @@ HEADS = KeyTable(
 )
 # A model that compares and never joins.
 COMPARED = {
-    "fusion_type": "decision",
-    "fusion_weights": {"text": 0.5, "image": 0.5},
-    "projector_type": "none",
+    "fusion_type": "none",
     "pretraining_losses": {"itc": 1.0},
     "logit_scale_max": None,
 }

@@ -48,7 +48,7 @@ from . import (
     vision_text_dual_encoder,
     visual_bert,
 )
-from .family import Family, Layout, Plan, Unwritten, check_returns, differences, own_shapes, skeleton
+from .family import Family, Layout, Plan, Unwritten, check_returns, config_differences, own_shapes, skeleton
 from .loading import loaded, narrowed, narrower, quiet, widest
 from .processor import convert_processor, restore_processor
 from .unread import as_it_was, image_class, unread_settings
@@ -302,7 +302,7 @@ def restored(
     plain = family.layout(model)
     layout = as_it_was(plain, config.converted_from)
     plan = family.plan(Unwritten(layout))  # pyright: ignore[reportArgumentType]: names are all it reads
-    if differences(config.to_dict(), plan.config.to_dict()):  # its ids stood in generation_config.json
+    if config_differences(config, plan.config):  # its ids stood in generation_config.json
         layout = as_it_was(plain, config.converted_from, with_ids=False)
         plan = family.plan(Unwritten(layout))  # pyright: ignore[reportArgumentType]
     if plan.model_class is not model_class:

@@ -135,7 +135,19 @@ def differences(one: Any, two: Any, path: str = "") -> list[str]:
     return [] if one == two else [f"{path}={one!r}, which would come back as {two!r}"]
 
 
+def _unjoined(settings: dict[str, Any]) -> dict[str, Any]:
+    """Dual encoders were written as "decision" without projectors before there was fusion_type="none"."""
+    is_late = settings["fusion_type"] == "decision" and settings["projector_type"] == "none"
+    if is_late and settings["pretraining_losses"] == {"itc": 1.0}:
+        return {**settings, "fusion_type": "none", "fusion_weights": None}
+    return settings
+
+
+def config_differences(one: MMConfig, two: MMConfig) -> list[str]:
+    """Where two configurations are not of the same model, in words."""
+    return differences(_unjoined(one.to_dict()), _unjoined(two.to_dict()))
+
+
 def check_returns(config: MMConfig, planned: MMConfig, family: str) -> None:
     """Raises ValueError unless the layout, converted again, is the same model."""
-    faults = differences(config.to_dict(), planned.to_dict())
-    raise_faults(f"this model is not a {family}", faults)
+    raise_faults(f"this model is not a {family}", config_differences(config, planned))

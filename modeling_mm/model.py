@@ -446,6 +446,7 @@ class MMModel(MMPreTrainedModel):
         "merged": _merged,
         **dict.fromkeys(REPRESENTATION_FUSIONS, _fused_vectors),
         "decision": _beside_vectors,
+        "none": _beside_vectors,
     }
 
     def modality_vectors(

@@ -1,4 +1,4 @@
-"""The rules between the fields of MMConfig; each broken one is a sentence that names the setting to change."""
+"""The rules between the fields of MMConfig. Each broken rule is a sentence that names the setting to change."""
 
 # `config` is an MMConfig, which is defined above this file in the order of imports.
 from collections.abc import Iterator
@@ -7,9 +7,10 @@ from typing import Any
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 
-from ..base import nearest, positive, shares
+from ..base import nearest
 from ..conv import MMConvConfig
 from ..resampler import MMResamplerConfig
+from ..settings import range_faults, settings_of
 from ..text import MMTextConfig
 from ..towers import VISION_CONFIGS, tower_faults, tower_width
 from ..vision import MMVisionConfig
@@ -17,9 +18,11 @@ from .objectives import objective_faults
 
 MODALITIES = ("image", "video", "audio")
 REPRESENTATION_FUSIONS = ("concat", "sum", "gated")  # one vector for all
+UNJOINED = ("decision", "none")  # media and text do not see each other
+_FILLED_IN = {"fusion_mask": "prefix"}  # what a field is that was not given, where that is not its default
 _END_POOLERS = ("eos", "last", "before_last", "highest_id")
 
-# What is read by one kind of fusion, or by one kind of media, alone; elsewhere it stays at its default.
+# What only some fusions, or some kinds of media, read; elsewhere it must stay at its default.
 _ONLY_FOR_FUSIONS = {
     "fusion_num_layers": ("co_attention",),
     "fusion_size": REPRESENTATION_FUSIONS,
@@ -43,24 +46,22 @@ _ONLY_FOR_MEDIA = {
 
 
 def own_faults(config: Any) -> list[str]:
-    """What is wrong with the fields of MMConfig itself."""
-    faults = positive(config, "projector_norm_eps", "initializer_range", "fusion_num_layers", "fusion_size")
-    faults += shares(config, "label_smoothing") + objective_faults(config)
-    if config.classifier_dropout is not None:
-        faults += shares(config, "classifier_dropout")
-    for name in ("max_images", "max_frames", "max_clips"):
-        if getattr(config, name) < 0:
-            faults.append(f"{name}={getattr(config, name)} must not be negative")
+    """The broken rules of MMConfig's own fields."""
+    faults = range_faults(config) + objective_faults(config)
     if config.lm_head_act is not None and config.lm_head_act not in ACT2FN:
         faults.append(f"lm_head_act={config.lm_head_act!r} is not an activation{nearest(config.lm_head_act, ACT2FN)}")
     faults += _modality_faults(config)
-    faults += list(_void(config, _ONLY_FOR_FUSIONS, [config.fusion_type], "fusion_type"))
+    faults += list(_unused(config, _ONLY_FOR_FUSIONS, [config.fusion_type], "fusion_type"))
     if config.share_text_encoder and config.text_encoder_config is not None:
-        faults.append("share_text_encoder=True and text_encoder_config name two text encoders; keep one of them")
-    if config.fusion_type == "decision" and config.has_text_encoder:
+        faults.append("share_text_encoder=True and text_encoder_config are two text encoders; keep one of them")
+    if config.fusion_type in UNJOINED and config.has_text_encoder:
         faults.append(
-            "fusion_type='decision' gives logits and no tokens, so a text encoder would have nothing to hand on; "
-            "leave text_encoder_config and share_text_encoder out"
+            f"fusion_type={config.fusion_type!r} gives no tokens that a text encoder could hand on; leave out "
+            "text_encoder_config and share_text_encoder"
+        )
+    if config.fusion_type == "none" and config.projector_type != "none":
+        faults.append(
+            f"projector_type={config.projector_type!r} has nothing to do under fusion_type='none'; leave it out"
         )
     return faults + _weight_faults(config)
 
@@ -73,20 +74,20 @@ def _modality_faults(config: Any) -> list[str]:
         faults.append(f"modalities={modalities} names one twice")
     if "audio" in modalities and config.audio_config is None:
         faults.append(
-            "modalities names 'audio', but there is no audio tower; set audio_config, for instance "
+            "modalities names 'audio', but there is no audio tower; set audio_config, for example "
             "{'model_type': 'audio-spectrogram-transformer'}"
         )
-    return faults + list(_void(config, _ONLY_FOR_MEDIA, modalities, "modalities"))
+    return faults + list(_unused(config, _ONLY_FOR_MEDIA, modalities, "modalities"))
 
 
-def _void(config: Any, only_for: dict[str, tuple[str, ...]], given: list[str], setting: str) -> Iterator[str]:
-    """Fields set to what nothing will read."""
+def _unused(config: Any, only_for: dict[str, tuple[str, ...]], given: list[str], setting: str) -> Iterator[str]:
+    """Fields that are set, but that nothing will read."""
     for name, readers in only_for.items():
-        value = getattr(config, name)
-        if value != type(config).__dataclass_fields__[name].default and not set(readers) & set(given):
+        value, default = getattr(config, name), _FILLED_IN.get(name, settings_of(type(config))[name].default)
+        if value not in (default, None) and not set(readers) & set(given):
             shown = f"={value!r}" if isinstance(value, int | str) else ""
             wanted = " or ".join(repr(reader) for reader in readers)
-            yield f"{name}{shown} is read for {setting} {wanted} alone; leave it out, or change {setting}"
+            yield f"{name}{shown} is only for {setting} {wanted}; leave it out, or change {setting}"
 
 
 def _weight_faults(config: Any) -> list[str]:
@@ -101,12 +102,12 @@ def _weight_faults(config: Any) -> list[str]:
 
 
 def config_faults(config: Any) -> list[str]:
-    """Every broken rule of an MMConfig whose parts have been built."""
+    """Every broken rule of an MMConfig, its sub-configs included."""
     faults = own_faults(config)
     wrong_kinds = list(_kind_faults(config))
     if wrong_kinds:
         return faults + wrong_kinds
-    # Again, for a sub-config was filled in after it was made, or changed since.
+    # They have been checked when they were made, but may have been changed since.
     for key in type(config).sub_configs_defaults:
         part = getattr(config, key)
         if hasattr(part, "faults"):  # a foreign config has checked itself
@@ -116,15 +117,15 @@ def config_faults(config: Any) -> list[str]:
 
 
 def _kind_faults(config: Any) -> Iterator[str]:
-    """Parts of a class that cannot stand where they are."""
+    """Sub-configs of a class that does not fit."""
     for key, what in (("text_config", "decoder"), ("text_encoder_config", "text encoder")):
         part = getattr(config, key)
         if part is not None and not isinstance(part, MMTextConfig):
-            yield f"{key} is a {type(part).__name__}; MM's {what} wants MMTextConfig"
+            yield f"{key} is a {type(part).__name__}; MM's {what} needs MMTextConfig"
     for key in ("vision_resampler_config", "audio_resampler_config"):
         part = getattr(config, key)
         if part is not None and not isinstance(part, MMResamplerConfig):
-            yield f"{key} is a {type(part).__name__}; it wants MMResamplerConfig"
+            yield f"{key} is a {type(part).__name__}; it must be MMResamplerConfig"
     for key, own in (("vision_config", tuple(VISION_CONFIGS.values())), ("audio_config", ())):
         part = getattr(config, key)
         if part is None or isinstance(part, own):
@@ -144,11 +145,11 @@ def _kind_faults(config: Any) -> Iterator[str]:
 
 
 def _tower_faults(config: Any) -> Iterator[str]:
-    """The feature that is read must be there."""
+    """The vision tower must have the hidden state that is read."""
     tower, layer = config.vision_config, config.vision_feature_layer
     if isinstance(tower, MMConvConfig):
         if layer != -1:
-            yield f"vision_feature_layer={layer} names a layer, but a convolutional tower gives its last map; use -1"
+            yield f"vision_feature_layer={layer} names a layer; a convolutional tower has only its last map, so use -1"
         if config.vision_feature_select_strategy == "default":
             yield "vision_feature_select_strategy='default' drops a CLS token, but vision_config has none; use 'full'"
     if isinstance(tower, MMVisionConfig):
@@ -162,7 +163,7 @@ def _tower_faults(config: Any) -> Iterator[str]:
 
 
 def _cross_attention_faults(config: Any) -> Iterator[str]:
-    """A text stack has cross-attention if, and only if, there is something for it to read, of the right width."""
+    """A text has cross-attention only if there is something to read, and then of the same width."""
     decoder, encoder, fusion = config.text_config, config.text_encoder_config, f"fusion_type={config.fusion_type!r}"
     stacks = [("text_config", "a decoder", decoder, config.decoder_crosses)]
     if encoder is not None:
@@ -184,15 +185,15 @@ def _cross_attention_faults(config: Any) -> Iterator[str]:
 
 
 def _projector_faults(config: Any) -> Iterator[str]:
-    """Widths from a tower, through its resampler and projector, to the reader."""
+    """The widths from a tower through its resampler and projector to the text that reads it."""
     for name in ("vision", "audio"):
         tower, resampler = getattr(config, f"{name}_config"), getattr(config, f"{name}_resampler_config")
         if tower is None:
             continue
         if resampler is not None and resampler.append_latents and resampler.hidden_size != tower_width(tower):
             yield (
-                f"{name}_resampler_config: append_latents=True makes the latents keys beside the tokens, but they are "
-                f"{resampler.hidden_size} and {tower_width(tower)} wide; set {name}_resampler_config.hidden_size="
+                f"{name}_resampler_config: append_latents=True puts latents beside the tokens, but their widths are "
+                f"{resampler.hidden_size} and {tower_width(tower)}; set {name}_resampler_config.hidden_size="
                 f"{tower_width(tower)} or append_latents=False"
             )
         if config.projector_type != "none":
@@ -211,15 +212,15 @@ def _projector_faults(config: Any) -> Iterator[str]:
 
 
 def _mask_faults(config: Any) -> list[str]:
-    """Who may see whom: a fusion that mixes text tokens into one another cannot stand before a causal text."""
+    """Which tokens see which: where a token sees those after it, the text cannot be causal."""
     fusion, mask, faults = config.fusion_type, config.fusion_mask, []
     is_causal = not config.has_text_encoder and config.text_config.is_causal
     reader = "text_encoder_config" if config.text_encoder_config is not None else "text_config"
     if fusion == "merged":
         if config.fusion_order == "text_first" and mask != "bidirectional":
             faults.append(
-                f"fusion_order='text_first' needs fusion_mask='bidirectional' (text would not see the media behind "
-                f"it); fusion_mask={mask!r}"
+                f"fusion_order='text_first' needs fusion_mask='bidirectional', or the text would not see the media "
+                f"after it; fusion_mask={mask!r}"
             )
         if mask == "bidirectional" and is_causal:
             faults.append(f"fusion_mask='bidirectional' needs {reader}.is_causal=False")
@@ -228,11 +229,12 @@ def _mask_faults(config: Any) -> list[str]:
                 f"fusion_mask={mask!r} is causal over the text, but the text sees both ways; set "
                 f"fusion_mask='bidirectional'" + ("" if config.has_text_encoder else ", or text_config.is_causal=True")
             )
-    elif fusion == "decision" and is_causal:
+    elif fusion in UNJOINED and is_causal:
         if config.text_config.pooler not in _END_POOLERS:
             faults.append(
-                f"fusion_type='decision' reads one vector of the text, and a causal text knows itself at its end; set "
-                f"text_config.pooler to one of {', '.join(map(repr, _END_POOLERS))}, or text_config.is_causal=False"
+                f"fusion_type={fusion!r} reads one vector of the text, and only the last token of a causal text has "
+                f"seen all of it; set text_config.pooler to one of {', '.join(map(repr, _END_POOLERS))}, or "
+                "text_config.is_causal=False"
             )
     elif fusion != "cross_attention" and is_causal:
         faults.append(
@@ -243,15 +245,15 @@ def _mask_faults(config: Any) -> list[str]:
 
 
 def _reader_faults(config: Any) -> Iterator[str]:
-    """What a fusion asks of the text stack that media are joined with."""
+    """What a fusion needs of the text that media are joined with."""
     reader, fusion = config.reader, f"fusion_type={config.fusion_type!r}"
     setting = "text_config" if reader is config.text_config else "text_encoder_config"
     if config.share_text_encoder and reader.unimodal_layers is not None:
-        yield "share_text_encoder=True reads both ways, and text_config.unimodal_layers so far alone; keep one of them"
+        yield "share_text_encoder=True and text_config.unimodal_layers do not go together; keep one of them"
     if config.fusion_type == "merged" and reader.segment_length is not None:
         yield (
-            f"{fusion} puts media and text into one sequence, which {setting}.segment_length={reader.segment_length} "
-            "would cut; set it to None"
+            f"{fusion} puts media and text into one sequence, and {setting}.segment_length={reader.segment_length} "
+            "would cut it; set it to None"
         )
-    if config.fusion_type in (*REPRESENTATION_FUSIONS, "decision") and reader.pooler == "none":
+    if config.fusion_type in (*REPRESENTATION_FUSIONS, *UNJOINED) and reader.pooler == "none":
         yield f"{fusion} reads one vector of the text, but {setting}.pooler='none'; use 'cls', 'last' or 'mean'"

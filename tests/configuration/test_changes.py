@@ -70,10 +70,10 @@ def changed(made, **changes):
         ({"modalities": ["audio"]}, "there is no audio tower"),
         ({"label_smoothing": float("nan")}, "label_smoothing=nan"),
         ({"text_config": {"layer_norm_eps": float("inf")}}, "layer_norm_eps=inf"),
-        ({"max_frames": 3}, "max_frames=3 is read for modalities 'video' alone"),
+        ({"max_frames": 3}, "max_frames=3 is only for modalities 'video'"),
         ({"vision_config": {"model_type": "videomae"}}, "model_type='videomae' is a tower of whole films"),
         ({"vision_resampler_config": {"num_latents": 0}}, "num_latents=0"),
-        ({"fusion_typ": "merged", "fusion_type": "sum"}, "reads the whole text at once"),
+        ({"fusion_typ": "merged", "fusion_type": "sum"}, "nothing to read under fusion_type='sum'"),
     ],
 )
 def test_an_override_beside_a_checkpoint_is_checked_as_a_new_configuration(changes, fault, tmp_path):

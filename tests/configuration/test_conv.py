@@ -85,7 +85,7 @@ def test_a_wrong_setting_is_named(settings, message):
 
 
 def test_all_faults_come_in_one_error():
-    with pytest.raises(ValueError, match="3 fault") as raised:
+    with pytest.raises(ValueError, match="3 problems") as raised:
         MMConvConfig(image_size=-1, hidden_act="no", stages=[{"block": "vgg"}])
     assert all(name in str(raised.value) for name in ("image_size", "hidden_act", "stages[0]"))
 

@@ -66,8 +66,8 @@ FAULTS = [
     ({"vision_config": MMTextConfig()}, "vision_config is a MMTextConfig; accepted: MMVisionConfig, MMConvConfig"),
     ({"vision_resampler_config": ViTConfig()}, "vision_resampler_config is a ViTConfig"),
     ({"text_config": {"vocab_size": 0}}, "text_config: vocab_size=0 must be positive"),
-    ({"text_config": {"model_type": "bert"}}, "text_config: model_type='bert' is another model's.*'mm_text'"),
-    ({"text_config": BertConfig()}, "text_config is a BertConfig; MM's decoder wants MMTextConfig"),
+    ({"text_config": {"model_type": "bert"}}, "text_config: model_type='bert' .* must be 'mm_text'"),
+    ({"text_config": BertConfig()}, "text_config is a BertConfig.* needs MMTextConfig"),
     ({"text_config": {"cross_attention_layers": []}}, r"needs a decoder that cross-attends.*cross_attention_layers="),
     (
         {"text_config": {"cross_attention_placement": "own"}},
@@ -75,31 +75,34 @@ FAULTS = [
     ),
     ({"modalities": ["audio"]}, "no audio tower; set audio_config"),
     ({"modalities": ["audio"], "audio_config": {}}, "audio_config: a dict must name its model_type"),
-    ({"audio_config": AST}, "audio_config is read for modalities 'audio' alone; leave it out, or change modalities"),
+    ({"audio_config": AST}, "audio_config is only for modalities 'audio'"),
     (
         {"vision_config": {}, "modalities": ["audio"], "audio_config": AST},
-        "vision_config is read .* 'image' or 'video'",
+        "vision_config is only .* 'image' or 'video'",
     ),
-    ({"max_frames": 2}, "max_frames=2 is read for modalities 'video' alone"),
+    ({"max_frames": 2}, "max_frames=2 is only for modalities 'video'"),
     ({"max_clips": -2}, "max_clips=-2 must not be negative"),
-    ({"video_pooling": "time"}, "video_pooling='time' is read for modalities 'video' alone"),
+    ({"video_pooling": "time"}, "video_pooling='time' is only for modalities 'video'"),
     ({"vision_feature_layer": 13}, "vision_feature_layer=13 is outside the 13 hidden states .* use -13..12"),
     ({"vision_feature_layer": -2, "vision_config": {"model_type": "mm_conv"}}, "vision_feature_layer=-2 .* use -1"),
     (
         {"vision_feature_select_strategy": "default", "vision_config": {"use_cls_token": False, "pooler": "mean"}},
         "vision_feature_select_strategy='default' drops a CLS token, but vision_config has none",
     ),
-    ({"share_text_encoder": True, "text_encoder_config": {}}, "share_text_encoder=True and text_encoder_config name"),
+    ({"share_text_encoder": True, "text_encoder_config": {}}, "share_text_encoder=True and text_encoder_config "),
     (
         {"text_encoder_config": {"cross_attention_layers": []}},
         r"needs a text encoder that cross-attends, but text_encoder_config.cross_attention_layers=\[\]",
     ),
     (
-        {"text_encoder_config": {"hidden_size": 384}},
+        {"text_encoder_config": {"hidden_size": 384}, "text_config": MMTextConfig()},
         "decoder reads 768, but the text encoder and its fusion give 384; set text_config.cross_attention_hidden_size",
     ),
-    ({"text_encoder_config": {}, "fusion_type": "concat", "fusion_size": 64}, "reads 768, .* give 64"),
-    ({"text_encoder_config": {}, "fusion_type": "decision"}, "fusion_type='decision' gives logits and no tokens"),
+    (
+        {"text_encoder_config": {}, "fusion_type": "concat", "fusion_size": 64, "text_config": MMTextConfig()},
+        "reads 768, .* give 64",
+    ),
+    ({"text_encoder_config": {}, "fusion_type": "decision"}, "fusion_type='decision' .* text_encoder_config"),
     (
         {"text_encoder_config": {"cross_attention_layers": [1]}, "fusion_type": "co_attention"},
         "text_encoder_config.cross_attention_layers has nothing to read under fusion_type='co_attention'",
@@ -111,13 +114,13 @@ FAULTS = [
     ({"fusion_type": "merged", "fusion_order": "text_first"}, "'text_first' needs fusion_mask='bidirectional'"),
     ({"fusion_type": "merged", "fusion_mask": "bidirectional"}, "needs text_config.is_causal=False"),
     (
-        {"fusion_type": "merged", "text_config": {"is_causal": False}},
+        {"fusion_type": "merged", "fusion_mask": "prefix", "text_config": {"is_causal": False}},
         "sees both ways; set fusion_mask='bidirectional'",
     ),
-    ({"fusion_type": "sum"}, "fusion_type='sum' reads the whole text at once; set text_config.is_causal=False"),
+    ({"fusion_type": "sum", "text_config": MMTextConfig()}, "fusion_type='sum' .* set text_config.is_causal=False"),
     (
         {"fusion_type": "decision", "text_config": {"pooler": "mean"}},
-        "a causal text knows itself at its end; set text_config.pooler to one of 'eos', 'last', 'before_last'",
+        "causal text .* set text_config.pooler to one of 'eos', 'last', 'before_last'",
     ),
     ({"projected_sides": ["texts"]}, r"projected_sides names \['texts'\]; accepted: text, vision, audio"),
     ({"fusion_type": "merged", "text_config": {"segment_length": 8}}, "text_config.segment_length=8 .*set it to None"),
@@ -127,12 +130,12 @@ FAULTS = [
     ),
     (
         {"vision_resampler_config": {"hidden_size": 64}},
-        "append_latents=True .* 64 and 768 wide; set vision_resampler_config.hidden_size=768 or append_latents=False",
+        "append_latents=True .* 64 and 768; set vision_resampler_config.hidden_size=768 or append_latents=False",
     ),
-    ({"fusion_size": 3}, "fusion_size=3 is read for fusion_type 'concat' or 'sum' or 'gated' alone"),
+    ({"fusion_size": 3}, "fusion_size=3 is only for fusion_type 'concat' or 'sum' or 'gated'"),
     ({"fusion_num_layers": 0}, "fusion_num_layers=0 must be positive"),
-    ({"fusion_order": "text_first"}, "fusion_order='text_first' is read for fusion_type 'merged' alone"),
-    ({"fusion_weights": {"text": 1.0}}, "fusion_weights is read for fusion_type 'decision' alone"),
+    ({"fusion_order": "text_first"}, "fusion_order='text_first' is only for fusion_type 'merged'"),
+    ({"fusion_weights": {"text": 1.0}}, "fusion_weights is only for fusion_type 'decision'"),
     (
         {"fusion_type": "decision", "fusion_weights": {"text": 1.0}, "text_config": {"is_causal": False}},
         r"fusion_weights has the keys \['text'\]; one weight for each of \['text', 'image'\]",
@@ -147,7 +150,11 @@ FAULTS = [
     ),
     ({"classifier_dropout": 1.0}, r"classifier_dropout=1.0 must be in \[0, 1\)"),
     (
-        {"projector_type": "none", "vision_config": {"hidden_size": 384, "num_attention_heads": 6}},
+        {
+            "projector_type": "none",
+            "vision_config": {"hidden_size": 384, "num_attention_heads": 6},
+            "text_config": MMTextConfig(),
+        },
         "projector_type='none' needs equal widths.* gives 384 .* reads 768.*cross_attention_hidden_size=384",
     ),
 ]
@@ -171,7 +178,7 @@ def test_all_faults_come_in_one_error_across_all_parts():
     for part in ("max_images=-1", "label_smoothing=2.0", "vision_config: image_size=30", "num_attention_heads=7"):
         assert part in text
     assert "text_config: vocab_size=0" in text and "did you mean 'gelu'" in text
-    assert "MMConfig has 6 fault(s)" in text
+    assert "MMConfig has 6 problems" in text
 
 
 TYPES = [

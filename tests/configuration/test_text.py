@@ -52,8 +52,8 @@ def _overrides(**fields):
 
 FAULTS = [
     ({"hidden_size": -4}, "hidden_size=-4 must be positive"),
-    ({"embedding_scale": 0.0}, "embedding_scale=0.0 must be a positive number"),
-    ({"embedding_scale": float("nan")}, "embedding_scale=nan must be a positive number"),
+    ({"embedding_scale": 0.0}, "embedding_scale=0.0 must be positive"),
+    ({"embedding_scale": float("nan")}, "embedding_scale=nan must be positive"),
     (
         {"position_embedding_type": "sinusoidal", "hidden_size": 27, "num_attention_heads": 3},
         "as many sines as cosines, two at least; hidden_size=27",
@@ -73,7 +73,7 @@ FAULTS = [
     ({"attention_dropout": 2.0}, r"attention_dropout=2.0 must be in \[0, 1\)"),
     ({"hidden_dropout": -0.1}, r"hidden_dropout=-0.1 must be in \[0, 1\)"),
     ({"hidden_act": "gelo"}, "hidden_act='gelo' is not an activation.*did you mean 'gelu'"),
-    ({"attention_bias": "qx"}, "attention_bias='qx' must be a bool or letters out of 'qkvo'"),
+    ({"attention_bias": "qx"}, "attention_bias='qx' .* 'qkvo'"),
     ({"vocab_size": 0}, "vocab_size=0 must be positive"),
     ({"max_position_embeddings": -1}, "max_position_embeddings=-1 must be positive"),
     ({"type_vocab_size": -1}, "type_vocab_size=-1 must not be negative"),
@@ -101,8 +101,8 @@ FAULTS = [
     ({**ROPE, "rope_parameters": {"rope_type": "longrope", "factor": 2.0}}, "depend on the longest row of its batch"),
     ({**ROPE, "rope_parameters": {"rope_type": "linea"}}, "'linea' is not a kind of RoPE.*did you mean 'linear'"),
     ({**ROPE, "rope_parameters": {"rope_type": "linear"}}, "rope_parameters: Missing required keys.*factor"),
-    ({**ROPE, "rope_parameters": {"rope_type": "linear", "factor": 0}}, "factor=0 must be a positive number"),
-    ({**ROPE, "rope_parameters": {"rope_theta": "big"}}, "rope_theta='big' must be a positive number"),
+    ({**ROPE, "rope_parameters": {"rope_type": "linear", "factor": 0}}, "factor=0 must be"),
+    ({**ROPE, "rope_parameters": {"rope_theta": "big"}}, "rope_theta='big' must be"),
     ({**ROPE, "rope_parameters": {"partial_rotary_factor": 3.0}}, "of head_dim=64 it would turn 192"),
     (_overrides(heads=4), "has an unknown key 'heads'; accepted: num_attention_heads"),
     (_overrides(hiden_act="silu"), "has an unknown key 'hiden_act'"),
@@ -118,7 +118,7 @@ FAULTS = [
         {**_overrides(hidden_act="nope"), "cross_attention_placement": "own", "cross_attention_layers": [0]},
         "cross_attention_overrides: hidden_act='nope' is not an activation",
     ),
-    ({"model_type": "mm_vision"}, "model_type='mm_vision' is another model's; expected 'mm_text'"),
+    ({"model_type": "mm_vision"}, "model_type='mm_vision' .* must be 'mm_text'"),
 ]
 
 
@@ -129,7 +129,7 @@ def test_a_broken_rule_is_named_with_the_setting_to_change(fields, message):
 
 
 def test_all_faults_come_in_one_error():
-    with pytest.raises(ValueError, match=r"MMTextConfig has 4 fault\(s\)") as caught:
+    with pytest.raises(ValueError, match=r"MMTextConfig has 4 problems") as caught:
         MMTextConfig(hidden_size=-4, hidden_dropout=3.0, vocab_size=0, hidden_act="nope")
     for part in ("hidden_size=-4", "hidden_dropout=3.0", "vocab_size=0", "hidden_act='nope'"):
         assert part in str(caught.value)
@@ -159,7 +159,7 @@ def test_an_unknown_key_warns_with_the_nearest_name(field, nearest, caplog):
 
 
 def test_a_fault_that_the_overrides_share_with_the_stack_is_said_once():
-    with pytest.raises(ValueError, match=r"MMTextConfig has 1 fault\(s\)"):
+    with pytest.raises(ValueError, match="MMTextConfig has a problem"):
         MMTextConfig(hidden_dropout=2.0, **_overrides(head_dim=16))
 
 

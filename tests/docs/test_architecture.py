@@ -41,10 +41,11 @@ def test_the_page_has_a_path_for_every_fusion(tiny_config):
 @pytest.mark.parametrize("fusion", PATHS)
 def test_a_call_runs_the_parts_in_the_order_of_the_page(tiny_model, pictures, fusion):
     fields = {"fusion_type": fusion, **BOTH_WAYS.get(fusion, {})}
-    model = tiny_model(cls=MMForSequenceClassification, text_config={"is_causal": False}, **fields)
+    cls = MMModel if fusion == "none" else MMForSequenceClassification
+    model = tiny_model(cls=cls, text_config={"is_causal": False}, **fields)
     media = {"pixel_values": pictures[:1].double()}
-    assert ran(model, model.model, input_ids=IDS, **media) == PATHS[fusion][0]
-    if fusion == "decision":
+    assert ran(model, model.base_model, input_ids=IDS, **media) == PATHS[fusion][0]
+    if fusion in ("decision", "none"):
         return
     model = tiny_model(cls=MMModel, text_encoder_config=ENCODER, **fields)
     assert ran(model, model, input_ids=IDS, context_input_ids=IDS, **media) == PATHS[fusion][1]

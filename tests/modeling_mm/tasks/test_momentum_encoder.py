@@ -90,7 +90,7 @@ def test_a_saved_copy_comes_back_and_a_new_one_starts_as_the_model(retriever, ba
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"contrastive_queue_size": -1}, "must be 0 .no queue. or more"),
+        ({"contrastive_queue_size": -1}, "contrastive_queue_size=-1 must not be"),
         ({"contrastive_momentum": 1.5}, r"contrastive_momentum=1.5 must be in \[0, 1\]"),
         ({"contrastive_soft_targets": 0.4}, "set contrastive_queue_size"),
         ({"contrastive_queue_size": 8, "contrastive_loss": "sigmoid"}, "set contrastive_loss='infonce'"),
@@ -103,5 +103,5 @@ def test_settings_that_do_not_go_together_are_refused(tiny_config, fields, messa
 
 
 def test_pretraining_has_no_queue(tiny_config):
-    with pytest.raises(ValueError, match="contrastive_queue_size is read by MMForImageTextRetrieval alone"):
+    with pytest.raises(ValueError, match="contrastive_queue_size is only for MMForImageTextRetrieval"):
         MMForPreTraining(tiny_config(contrastive_queue_size=8, **ITC))

@@ -127,10 +127,10 @@ def test_inputs_of_other_classes_are_refused_with_the_reason(tiny_model, pixels,
         ({"text_config": {"pooler": "none"}}, "text_config.pooler='none' leaves no vector"),
         ({"vision_config": {"pooler": "none"}}, "vision_config.pooler='none' leaves no vector"),
         ({"pretraining_losses": {"itm": 1.0}}, "must name 'itc'"),
-        ({"fusion_type": "decision", "text_config": {"is_causal": False}}, "leave 'itm' out"),
-        ({"projected_sides": ["text"], "projection_dim": 7}, "leaves the vision as it is pooled, .* projection_dim="),
+        ({"fusion_type": "decision", "pretraining_losses": {"itc": 1.0, "itm": 1.0}}, "leave 'itm' out"),
+        ({"projected_sides": ["text"], "projection_dim": 7}, "leaves 'vision' .* projection_dim="),
         ({"itm_bos_token_id": 50}, r"itm_bos_token_id=50 is outside the vocabulary 0\.\.49"),
-        ({"itm_bos_token_id": 5, "pretraining_losses": {"itc": 1.0}}, "opens texts of 'itm', which .* leave it out"),
+        ({"itm_bos_token_id": 5, "pretraining_losses": {"itc": 1.0}}, "'itm', which .* leave it out"),
     ],
 )
 def test_configurations_that_cannot_compare_are_refused(tiny_config, fields, message):

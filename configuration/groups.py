@@ -1,0 +1,153 @@
+"""The groups of settings: each a class whose fields a configuration has as its own, and may be given as one dict.
+
+MMConfig(fusion={"type": "merged"}, objectives={"projection_dim": 512}, text_config={"cross_attention": {...}})
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .settings import SettingsGroup, setting
+
+
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
+class FusionSettings:
+    """How media and text are joined. One word, `fusion_type`, is enough; the others are of single fusions."""
+
+    fusion = SettingsGroup()
+
+    fusion_type: Literal["cross_attention", "co_attention", "merged", "concat", "sum", "gated", "decision", "none"] = (
+        setting("cross_attention", "how media and text are joined; docs/architecture.md", "build_fusion")
+    )
+    fusion_num_layers: int = setting(2, "co_attention: number of layers", "build_fusion", values="> 0")
+    fusion_size: int | None = setting(
+        None,
+        "concat, sum, gated: width of the fused vector; None: hidden_size of the text",
+        "fusion_width",
+        values="> 0",
+    )
+    fusion_mask: Literal["prefix", "causal", "bidirectional"] | None = setting(
+        None,
+        "merged: media see each other and the text is causal; all is causal; all see all. None: prefix for a causal "
+        "text, else bidirectional",
+        "MMModel",
+    )
+    fusion_order: Literal["media_first", "text_first"] = setting(
+        "media_first", "merged: which comes first in the sequence", "MMModel"
+    )
+    fusion_embedding_norm: bool = setting(
+        False, "merged: the text's embedding norm is for the media tokens too (VisualBERT)", "MMModel"
+    )
+    fusion_weights: dict[str, float] | None = setting(
+        None, 'decision: fixed shares of "text" and of each modality, which sum to 1; None: learned', "build_fusion"
+    )
+
+
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
+class ObjectiveSettings:
+    """The losses that compare, match and mask, and the loss of a classifier: settings of training."""
+
+    objectives = SettingsGroup()
+
+    classification_loss: Literal["auto", "bce", "kl", "mse", "ordinal"] = setting(
+        "auto", "auto: by problem_type, as in Transformers", "MMForSequenceClassification"
+    )
+    projection_dim: int = setting(256, "width of the embeddings that are compared", "MMContrastiveHead", values="> 0")
+    projection_bias: bool = setting(False, "the projections have biases", "MMContrastiveHead")
+    projected_sides: list[str] | None = setting(
+        None,
+        'which of "text", "vision", "audio" are projected, the others are compared as pooled; None: all',
+        "MMContrastiveHead",
+    )
+    logit_scale_init_value: float | int = setting(
+        2.6592, "logarithm of the scale of the similarities, as it starts", "MMContrastiveHead", values="finite"
+    )
+    logit_scale_max: float | int | None = setting(
+        4.6052, "the largest logarithm that is learned; None: no limit (SigLIP)", "MMContrastiveHead", values="finite"
+    )
+    logit_bias_init_value: float | int | None = setting(
+        None,
+        "sigmoid: a learned number that is added to the similarities; None: none",
+        "MMContrastiveHead",
+        values="finite",
+    )
+    contrastive_loss: Literal["infonce", "sigmoid"] = setting(
+        "infonce", "a softmax over the batch (CLIP), or pair by pair (SigLIP)", "MMContrastiveHead"
+    )
+    contrastive_exchange: Literal["gather", "ring"] = setting(
+        "gather", "sigmoid: texts of all processes at once, or of one process at a time", "MMContrastiveHead"
+    )
+    contrastive_queue_size: int = setting(
+        0,
+        "negatives of earlier batches, from a slowly changing copy (MoCo, ALBEF); 0: no queue",
+        "MMForImageTextRetrieval",
+        values=">= 0",
+    )
+    contrastive_momentum: float | int = setting(
+        0.995, "the share of itself that the copy keeps in every step", "MMSlowTwin", values="[0, 1]"
+    )
+    contrastive_soft_targets: float | int = setting(
+        0.0, "the share of the copy's similarities in the targets", "MMSlowTwin", values="[0, 1)"
+    )
+    contrastive_chunk_size: int | None = setting(
+        None,
+        "media and texts that are encoded at a time (GradCache); None: all",
+        "MMForImageTextRetrieval",
+        values="> 0",
+    )
+    pretraining_losses: dict[str, float | int] | None = setting(
+        None,
+        'weights of "itc", "itm", "lm", "mlm", "mim"; None: itc, itm and lm, or itc where nothing is joined, each 1.0',
+        "MMMatchingModel",
+    )
+    itm_bos_token_id: int | None = setting(
+        None,
+        "begins a text that is matched with a picture ([ENC] of BLIP); None: the text keeps its own",
+        "MMMatchingModel",
+    )
+    mim_target: Literal["pixels", "features"] = setting(
+        "pixels", "what is predicted of masked patches; features: of another tower", "MMForPreTraining"
+    )
+    mim_momentum: float | int = setting(
+        1.0,
+        "the share of itself that this tower keeps in every step; 1: it does not change",
+        "MMForPreTraining",
+        values="[0, 1]",
+    )
+
+
+def default_losses(fusion_type: str) -> dict[str, float]:
+    """pretraining_losses where none are given: those of BLIP, as far as the fusion allows."""
+    return {"itc": 1.0} if fusion_type in ("decision", "none") else {"itc": 1.0, "itm": 1.0, "lm": 1.0}
+
+
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
+class CrossAttentionSettings:
+    """How the layers of a text read a context by cross-attention."""
+
+    cross_attention = SettingsGroup()
+
+    cross_attention_layers: list[int] | None = setting(
+        None, "which layers cross-attend; None: MMConfig fills in all or none", "sublayers"
+    )
+    cross_attention_placement: Literal["inside", "own"] = setting(
+        "inside", "inside: such a layer is (self, cross, mlp); own: it is (cross, mlp)", "sublayers"
+    )
+    cross_attention_hidden_size: int | None = setting(
+        None,
+        "width of the tokens that are read; None: what the context has, else hidden_size",
+        "memory_size",
+        values="> 0",
+    )
+    cross_attention_gate: Literal["none", "tanh", "tanh_vector"] = setting(
+        "none",
+        "a learned factor that starts at 0, one or one per channel; own layers have one on their MLP too",
+        "MMLayer",
+    )
+    cross_attention_memory_norm: bool = setting(False, "a norm on the tokens that are read", "MMLayer")
+    cross_attention_qk_norm: Literal["none", "rms_norm", "layer_norm"] = setting("none", "as qk_norm", "cross_stack")
+    cross_attention_overrides: dict | None = setting(
+        None,
+        "other num_attention_heads, num_key_value_heads, head_dim or attention_bias than those of the layer; for own "
+        "layers also its norm and MLP",
+        "cross_stack",
+    )
