@@ -2,6 +2,8 @@
 
 # Fixtures build models whose types pyright cannot follow.
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -152,6 +154,17 @@ def test_back_every_tensor_is_bit_equal_and_the_class_loads_it(pair, tmp_path, t
 
 
 @torch.no_grad()
+def test_a_model_that_was_converted_before_fusion_type_none_goes_back_too(pair, tmp_path, tensors_of):
+    _, family, _, done, source = pair
+    done.save_pretrained(tmp_path / "mm")
+    file = tmp_path / "mm" / "config.json"
+    old = {"fusion_type": "decision", "fusion_weights": {"text": 0.5, "image": 0.5}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | old))
+    convert_back(tmp_path / "mm", family, tmp_path / "back")
+    back, before = tensors_of(tmp_path / "back"), tensors_of(source)
+    assert back.keys() == before.keys() and all(torch.equal(back[name], before[name]) for name in before)
+
+
 def test_what_a_text_gets_depends_on_no_other_row_and_no_padding(pair, assert_close):
     name, _, theirs, done, _ = pair
     given, ours = inputs(name, theirs.config), done.model
