@@ -3,10 +3,11 @@
     read ── cut to the content ── resize, by one of four modes ── centre crop ── rescale and normalise
     └───────────────── Pillow, RGB, 8 bits, picture by picture ────────────┘     (n, 3, H, W) float32, one buffer
 
-Neither torchvision nor any other processor class is needed; `image_fast.py` has the twin on tensors.
+Neither torchvision nor any other processor class is needed; `processor_fast.py` has the twin on tensors.
 """
 
 import logging
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -150,15 +151,15 @@ class PictureOptions(BaseImageProcessor):
     ) -> BatchFeature:
         """Each picture is read, shaped and let go before the next is read; without a reader all are read already."""
         if reader is None:
-            return self._preprocess([self._shaped(image, **options) for image in images], *args, **options)
+            return self._batch([self._shaped(picture, options) for picture in images], options)
         sources = flat_pictures(images)
         if not sources:
             raise ValueError("no images: the list given is empty")
         load = partial(self.process_image, **options)
         shapes = []
         for index, source in enumerate(sources):
-            image = reader.read(source, index, load)
-            shapes.append(None if image is None else self._shaped(image, **options))
+            picture = reader.read(source, index, load)
+            shapes.append(None if picture is None else self._shaped(picture, options))
         if reader.faults:
             logger.warning(
                 "%d of %d images cannot be read (on_error=%r)", len(reader.faults), len(sources), reader.on_error
@@ -167,10 +168,43 @@ class PictureOptions(BaseImageProcessor):
             raise MediaDecodeError(f"none of the {len(sources)} images can be read; the first: {reader.faults[0]}")
         if reader.on_error == "skip":
             shapes = [shape for shape in shapes if shape is not None]
-        return self._preprocess(shapes, *args, **options)
+        return self._batch(shapes, options)
 
-    def _shaped(self, image: Image.Image, **options: Any) -> Any:
-        """A picture of the size that goes into the batch."""
+    def _shaped(self, picture: Image.Image, options: dict[str, Any]) -> Any:
+        """A picture in the size that goes into the batch."""
+        raise NotImplementedError
+
+    def _cut(self, picture: Image.Image, options: dict[str, Any]) -> Image.Image:
+        """A picture cut to its content, if the options want that."""
+        if not options["do_crop_content"]:
+            return picture
+        colour = rgb_colour(options["background"])
+        return cut_to_content(picture, colour, options["content_threshold"], options["content_margin"])
+
+    def _batch(self, shapes: list[Any], options: dict[str, Any]) -> BatchFeature:
+        """pixel_values (n, 3, H, W) of shaped pictures, and pixel_attention_mask where they differ in size."""
+        native = options["do_resize"] and options["resize_mode"] == "native"
+        sizes = [(0, 0) if shape is None else self._size(shape) for shape in shapes]
+        numbers = Numbers(
+            scale=options["rescale_factor"] if options["do_rescale"] else 1.0,
+            mean=options["image_mean"] if options["do_normalize"] else 0.0,
+            std=options["image_std"] if options["do_normalize"] else 1.0,
+            as_bytes=not (options["do_rescale"] or options["do_normalize"]),
+        )
+        data: dict[str, Any] = {"pixel_values": self._pixel_values(shapes, batch_size(sizes, native), numbers)}
+        if native:
+            mask = patch_mask(sizes, options["patch_size"])
+            pixels = data["pixel_values"]
+            is_tensor = isinstance(pixels, torch.Tensor)
+            data["pixel_attention_mask"] = torch.from_numpy(mask).to(pixels.device) if is_tensor else mask
+        return BatchFeature(data, tensor_type=options["return_tensors"])
+
+    def _size(self, shape: Any) -> tuple[int, int]:
+        """(width, height) of a shaped picture."""
+        raise NotImplementedError
+
+    def _pixel_values(self, shapes: list[Any], size: tuple[int, int], numbers: "Numbers") -> Any:
+        """Shaped pictures as one (n, 3, H, W); zeros for None, and around pictures that are smaller than `size`."""
         raise NotImplementedError
 
     # Transformers hands every option to each of the next ones, hence **others: `preprocess` has checked the names.
@@ -229,59 +263,43 @@ class MMImageProcessorPil(PictureOptions, PilBackend):
     and may be overridden in a call.
     """
 
-    def _shaped(
-        self,
-        image: Image.Image,
-        *,
-        background,
-        do_crop_content,
-        content_threshold,
-        content_margin,
-        do_resize,
-        resize_mode,
-        size,
-        resample,
-        do_center_crop,
-        crop_size,
-        patch_size,
-        max_patches,
-        **others,
-    ) -> Image.Image:
-        colour = rgb_colour(background)
-        if do_crop_content:
-            image = cut_to_content(image, colour, content_threshold, content_margin)
-        if do_resize:
-            image = shaped(image, resize_mode, size, resample, colour, patch_size, max_patches)
-        return centre_crop(image, crop_size.height, crop_size.width) if do_center_crop else image
+    def _shaped(self, picture: Image.Image, options: dict[str, Any]) -> Image.Image:
+        picture = self._cut(picture, options)
+        if options["do_resize"]:
+            colour = rgb_colour(options["background"])
+            mode, size, resample = options["resize_mode"], options["size"], options["resample"]
+            picture = shaped(picture, mode, size, resample, colour, options["patch_size"], options["max_patches"])
+        crop = options["crop_size"]
+        return centre_crop(picture, crop.height, crop.width) if options["do_center_crop"] else picture
 
-    def _preprocess(
-        self,
-        images: list[Image.Image | None],
-        *,
-        resize_mode,
-        do_resize,
-        patch_size,
-        do_rescale,
-        rescale_factor,
-        do_normalize,
-        image_mean,
-        image_std,
-        return_tensors,
-        **others,
-    ) -> BatchFeature:
-        native = do_resize and resize_mode == "native"
-        pixel_values, sizes = _to_numbers(
-            images,
-            scale=rescale_factor if do_rescale else 1.0,
-            mean=image_mean if do_normalize else 0.0,
-            std=image_std if do_normalize else 1.0,
-            ragged=native,
-            dtype=np.float32 if do_rescale or do_normalize else np.uint8,
-        )
-        data = {"pixel_values": pixel_values}
-        if native:
-            data["pixel_attention_mask"] = patch_mask(sizes, patch_size)
-        return BatchFeature(data, tensor_type=return_tensors)
+    def _size(self, shape: Image.Image) -> tuple[int, int]:
+        return shape.size
+
+    def _pixel_values(self, shapes: list[Image.Image | None], size: tuple[int, int], numbers: "Numbers") -> np.ndarray:
+        mean, std = (np.broadcast_to(np.asarray(n, dtype=np.float32), 3) for n in (numbers.mean, numbers.std))
+        factors, offsets = np.float32(numbers.scale) / std, mean / std
+        make = np.empty if all(shape is not None and shape.size == size for shape in shapes) else np.zeros
+        pixel_values = make((len(shapes), 3, size[1], size[0]), dtype=np.uint8 if numbers.as_bytes else np.float32)
+        for target, shape in zip(pixel_values, shapes, strict=True):
+            if shape is None:
+                continue
+            inside = target[:, : shape.height, : shape.width]
+            for channel, plane, factor, offset in zip(inside, shape.split(), factors, offsets, strict=True):
+                channel[:] = np.asarray(plane)
+                if not numbers.as_bytes:
+                    channel *= factor
+                    channel -= offset
+        return pixel_values
+
+
+@dataclass
+class Numbers:
+    """What becomes of pixels: (pixel * scale - mean) / std, or as_bytes as they are."""
+
+    scale: float
+    mean: Any
+    std: Any
+    as_bytes: bool
 
 
 def batch_size(sizes: list[tuple[int, int]], ragged: bool) -> tuple[int, int]:
@@ -302,33 +320,6 @@ def patch_mask(sizes: list[tuple[int, int]], patch_size: int) -> np.ndarray:
     for row, (across, down) in zip(mask, sizes, strict=True):
         row[: down // patch_size, : across // patch_size] = True
     return mask
-
-
-def _to_numbers(
-    images: list[Image.Image | None], scale: float, mean: Any, std: Any, ragged: bool, dtype: Any
-) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """(pixels * scale - mean) / std as one array (n, 3, H, W), and (width, height) of each picture.
-
-    dtype: float32, or uint8 for the pixels as they are. Zeros stand where no picture is, and with `ragged` around
-    those that are smaller.
-    """
-    sizes = [(0, 0) if image is None else image.size for image in images]
-    width, height = batch_size(sizes, ragged)
-    mean, std = (np.asarray(value, dtype=np.float32).reshape(-1, 1, 1) for value in (mean, std))
-    factor, offset = np.float32(scale) / std, mean / std
-    make = np.empty if all(size == (width, height) for size in sizes) else np.zeros
-    pixel_values = make((len(images), 3, height, width), dtype=dtype)
-    for target, image in zip(pixel_values, images, strict=True):
-        if image is None:
-            continue
-        inside = target[:, : image.height, : image.width]
-        pixels = np.asarray(image).transpose(2, 0, 1)
-        if dtype == np.uint8:
-            inside[:] = pixels
-            continue
-        np.multiply(pixels, factor, out=inside)
-        inside -= offset
-    return pixel_values, sizes
 
 
 def _is_floating(source: Any) -> bool:

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.utils.import_utils import is_torchvision_available
 
-from .geometry import cut_to_content, fit
+from .geometry import fit
 from .load import rgb_colour
 from .options import MMImageProcessorKwargs as MMImageProcessorKwargs  # found in this module by Transformers, too
-from .processor import PictureOptions, batch_size, patch_mask
+from .processor import Numbers, PictureOptions
 
 
 class MMImageProcessor(PictureOptions, TorchvisionBackend):
@@ -33,76 +32,42 @@ class MMImageProcessor(PictureOptions, TorchvisionBackend):
             )
         super().__init__(**kwargs)
 
-    def _shaped(
-        self,
-        image: Image.Image,
-        *,
-        background,
-        do_crop_content,
-        content_threshold,
-        content_margin,
-        do_resize,
-        resize_mode,
-        size,
-        resample,
-        do_center_crop,
-        crop_size,
-        patch_size,
-        max_patches,
-        device=None,
-        **others,
-    ) -> torch.Tensor:
+    def _shaped(self, picture: Image.Image, options: dict[str, Any]) -> torch.Tensor:
         """uint8 (3, H, W)."""
-        colour = rgb_colour(background)
-        if do_crop_content:
-            image = cut_to_content(image, colour, content_threshold, content_margin)
-        pixels = torch.from_numpy(np.array(image)).to(device or "cpu").permute(2, 0, 1)
-        if do_resize:
-            box, target, canvas = fit(image.size, resize_mode, size, patch_size, max_patches)
-            pixels = _resized(pixels[:, box[1] : box[3], box[0] : box[2]], target, resample)
+        picture = self._cut(picture, options)
+        pixels = torch.from_numpy(np.array(picture)).to(options.get("device") or "cpu").permute(2, 0, 1)
+        if options["do_resize"]:
+            shape = options["resize_mode"], options["size"], options["patch_size"], options["max_patches"]
+            box, target, canvas = fit(picture.size, *shape)
+            pixels = _resized(pixels[:, box[1] : box[3], box[0] : box[2]], target, options["resample"])
             if canvas is not None:
                 corner = (canvas[0] - pixels.shape[2]) // 2, (canvas[1] - pixels.shape[1]) // 2
-                pixels = _placed(pixels, corner, canvas, colour)
-        if not do_center_crop:
+                pixels = _placed(pixels, corner, canvas, rgb_colour(options["background"]))
+        if not options["do_center_crop"]:
             return pixels
-        cut = crop_size.width, crop_size.height
+        cut = options["crop_size"].width, options["crop_size"].height
         corner = -((pixels.shape[2] - cut[0]) // 2), -((pixels.shape[1] - cut[1]) // 2)
         return _placed(pixels, corner, cut, (0, 0, 0))
 
-    def _preprocess(
-        self,
-        images: list[torch.Tensor | None],
-        *,
-        resize_mode,
-        do_resize,
-        patch_size,
-        do_rescale,
-        rescale_factor,
-        do_normalize,
-        image_mean,
-        image_std,
-        return_tensors,
-        **others,
-    ) -> BatchFeature:
-        native = do_resize and resize_mode == "native"
-        sizes = [(0, 0) if image is None else (image.shape[2], image.shape[1]) for image in images]
-        width, height = batch_size(sizes, ragged=native)
-        device = next(image.device for image in images if image is not None)
+    def _size(self, shape: torch.Tensor) -> tuple[int, int]:
+        return shape.shape[2], shape.shape[1]
+
+    def _pixel_values(
+        self, shapes: list[torch.Tensor | None], size: tuple[int, int], numbers: Numbers
+    ) -> torch.Tensor:
+        device = next(shape.device for shape in shapes if shape is not None)
         mean, std = (
             torch.tensor(values, dtype=torch.float32, device=device).reshape(-1, 1, 1)
-            for values in ((image_mean, image_std) if do_normalize else (0.0, 1.0))
+            for values in (numbers.mean, numbers.std)
         )
-        factor, offset = (rescale_factor if do_rescale else 1.0) / std, mean / std
-        whole = not (do_rescale or do_normalize)  # pixels as they are
-        dtype = torch.uint8 if whole else torch.float32
-        pixel_values = torch.zeros(len(images), 3, height, width, dtype=dtype, device=device)
-        for target, image in zip(pixel_values, images, strict=True):
-            if image is not None:
-                target[:, : image.shape[1], : image.shape[2]] = image if whole else image * factor - offset
-        data: dict[str, Any] = {"pixel_values": pixel_values}
-        if native:
-            data["pixel_attention_mask"] = torch.from_numpy(patch_mask(sizes, patch_size)).to(device)
-        return BatchFeature(data, tensor_type=return_tensors)
+        factor, offset = numbers.scale / std, mean / std
+        dtype = torch.uint8 if numbers.as_bytes else torch.float32
+        pixel_values = torch.zeros(len(shapes), 3, size[1], size[0], dtype=dtype, device=device)
+        for target, shape in zip(pixel_values, shapes, strict=True):
+            if shape is not None:
+                pixels = shape if numbers.as_bytes else shape * factor - offset
+                target[:, : shape.shape[1], : shape.shape[2]] = pixels
+        return pixel_values
 
 
 def _resized(pixels: torch.Tensor, size: tuple[int, int], resample: int) -> torch.Tensor:
