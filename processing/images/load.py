@@ -8,10 +8,7 @@ Of a file with several frames or pages the first is read; of a PIL image, the fr
 """
 
 import logging
-import os
-import stat
 from collections.abc import Callable
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -29,12 +26,12 @@ from .limits import (
     MediaNotFoundError,
     PixelBudget,
     allowed_pixels,
-    bounded_file,
     check_pixels,
     decoding,
 )
 from .odd_files import as_in_its_file, key_as_alpha, opened_picture
-from .urls import MAX_URL_BYTES, fetch, is_url, read_data_url
+from .sources import opened
+from .urls import MAX_URL_BYTES
 
 __all__ = [
     "FORMATS", "MAX_PIXELS", "Colour", "MediaDecodeError", "MediaNotFoundError", "PictureReader", "flat_pictures",
@@ -110,38 +107,16 @@ def load_image(
         )
         check_mode(image, convert_rgb)
         return on_background(image, colour, own=True)
-    options = {
-        "use_icc": use_icc, "max_pixels": max_pixels, "max_bytes": max_bytes, "draft_size": draft_size,
-        "budget": budget, "convert_rgb": convert_rgb,
-    }  # fmt: skip
-    if isinstance(source, str) and is_url(source):
-        name = repr(source if len(source) <= 80 else f"{source[:77]}...")
-        if not allow_urls and not source.startswith("data:"):
-            raise ValueError(
-                f"strings are paths, and URLs are not fetched without allow_urls=True; got {name}. "
-                f"Fetch it yourself and give the bytes"
-            )
-        with decoding(name):
-            is_data = source.startswith("data:")
-            file = BytesIO(
-                read_data_url(source, max_bytes) if is_data else fetch(source, min(max_bytes, MAX_URL_BYTES))
-            )
-        return _decode(file, name, colour, **options)
-    if isinstance(source, (str, os.PathLike)):
-        name = repr(str(os.fspath(source))[:200])
-        check_path(source, name)
-        with decoding(name):
-            file = open(source, "rb")
-        with file:
-            return _decode(file, name, colour, **options)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(BytesIO(source), f"the {len(source)} bytes given", colour, **options)
-    if hasattr(source, "read"):
-        return _decode(source, "the file object", colour, **options)
-    raise TypeError(
-        f"a picture is a path, bytes, a binary file object, a PIL image, a numpy array or a torch tensor; "
-        f"got {type(source).__name__}"
-    )
+    with opened(source, "picture", max_bytes, allow_urls, MAX_URL_BYTES) as (file, name), decoding(name) as known:
+        with opened_picture(file) as image:
+            known["format"] = image.format
+            check_pixels(image.width, image.height, allowed_pixels(image, max_pixels), budget)
+            check_mode(image, convert_rgb)
+            if draft_size is not None:
+                image.draft(None, (draft_size, draft_size))
+            upright = upright_rgb(key_as_alpha(image, file), colour, use_icc=use_icc, own=True)
+            upright.info = {}
+            return upright
 
 
 class PictureReader:
@@ -188,46 +163,6 @@ def flat_pictures(images: Any) -> list:
     if isinstance(images, (list, tuple)):
         return [picture for entry in images for picture in flat_pictures(entry)]
     return [images]
-
-
-def check_path(source: str | os.PathLike, name: str, noun: str = "picture") -> None:
-    """Raises MediaDecodeError for what is no plain file: opening a pipe or a device may wait, or never end."""
-    try:
-        kind = os.stat(source).st_mode
-    except (OSError, ValueError) as fault:  # ValueError: NUL in the path
-        missing = isinstance(fault, (FileNotFoundError, NotADirectoryError, ValueError)) or not os.path.lexists(source)
-        error = MediaNotFoundError if missing else MediaDecodeError
-        reason = f"no file at the path {name}" if missing else f"cannot open {name} ({type(fault).__name__}: {fault})"
-        raise error(reason, name=name, cause=f"{type(fault).__name__}: {fault}") from fault
-    if stat.S_ISDIR(kind):
-        raise MediaDecodeError(f"the path {name} is a folder; a {noun} is one file", name=name)
-    if not stat.S_ISREG(kind):
-        raise MediaDecodeError(f"the path {name} is a device, pipe or socket; a {noun} is a plain file", name=name)
-
-
-def _decode(
-    file: Any,
-    name: str,
-    colour: tuple[int, int, int],
-    *,
-    use_icc: bool,
-    convert_rgb: bool,
-    max_pixels: int,
-    max_bytes: int,
-    draft_size: int | None,
-    budget: PixelBudget | None,
-) -> Image.Image:
-    with decoding(name) as known:
-        file = bounded_file(file, max_bytes)
-        with opened_picture(file) as image:
-            known["format"] = image.format
-            check_pixels(image.width, image.height, allowed_pixels(image, max_pixels), budget)
-            check_mode(image, convert_rgb)
-            if draft_size is not None:
-                image.draft(None, (draft_size, draft_size))
-            upright = upright_rgb(key_as_alpha(image, file), colour, use_icc=use_icc, own=True)
-            upright.info = {}
-            return upright
 
 
 def is_frames(video: Any) -> bool:
