@@ -41,7 +41,7 @@ $(DEV): setup.py constraints.txt | $(BIN)/python
 	@$(call install,'.[dev]')
 	@touch $(BASE) $@
 
-.PHONY: help caption originals test test-other-cpu test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest fuzz lint types format data train benchmark quantization clean
+.PHONY: help caption originals test test-other-cpu test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest fuzz reference lint types format data train benchmark quantization clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -142,6 +142,9 @@ lint: $(DEV)  ## ruff and basedpyright, both without a finding
 types: $(DEV)
 	@mkdir -p build/typing && ln -sfn ../.. build/typing/mm
 	@$(BIN)/basedpyright
+
+reference: $(BASE)  ## write docs/configuration.md from what the code says of each field
+	@$(BIN)/python docs/configuration.py
 
 format: $(DEV)  ## let ruff put the code in order
 	@$(BIN)/ruff check --fix .

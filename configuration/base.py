@@ -188,7 +188,7 @@ class MMStackConfig(MMBaseConfig):
     qk_norm: Literal["none", "rms_norm", "layer_norm"] = setting(
         "none", "norm of queries and keys, per head, before the keys are cached", "MMAttention"
     )
-    norm_type: Literal["layer_norm", "rms_norm"] = setting("layer_norm", "kind of every norm", "MMLayer, MMAttention")
+    norm_type: Literal["layer_norm", "rms_norm"] = setting("layer_norm", "kind of every norm", "MMLayer")
     norm_position: Literal["pre", "post"] = setting(
         "pre", "norm before each sublayer, or after its residual sum", "MMLayer"
     )
@@ -203,9 +203,9 @@ class MMStackConfig(MMBaseConfig):
     attention_scale: float | None = setting(
         None, "factor of the scores; None: head_dim ** -0.5", "MMAttention", values="> 0"
     )
-    attention_dropout: float | int = setting(0.0, "dropout of the attention weights", "MMAttention", values="[0, 1)")
+    attention_dropout: float | int = setting(0.0, "dropout of attention weights", "MMAttention", values="in [0, 1)")
     hidden_dropout: float | int = setting(
-        0.0, "dropout of the embeddings and of every sublayer", "MMLayer", values="[0, 1)"
+        0.0, "dropout of the embeddings and of every sublayer", "MMLayer", values="in [0, 1)"
     )
     initializer_range: float = setting(
         0.02, "standard deviation of the initial weights", "MMPreTrainedModel", values="> 0"

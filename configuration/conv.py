@@ -56,7 +56,7 @@ class MMConvConfig(MMBaseConfig):
     hidden_act: str = setting(
         "relu",
         "activation; relu6 is EfficientNet-Lite's",
-        "MMConvUnit",
+        "_activation",
         values="a name of transformers.activations.ACT2FN",
     )
     padding: Literal["symmetric", "same"] = setting(

@@ -59,16 +59,19 @@ class ObjectiveSettings:
         "MMContrastiveHead",
     )
     logit_scale_init_value: float | int = setting(
-        2.6592, "logarithm of the scale of the similarities, as it starts", "MMContrastiveHead", values="finite"
+        2.6592, "logarithm of the scale of the similarities, as it starts", "MMContrastiveHead", values="(finite)"
     )
     logit_scale_max: float | int | None = setting(
-        4.6052, "the largest logarithm that is learned; None: no limit (SigLIP)", "MMContrastiveHead", values="finite"
+        4.6052,
+        "the largest logarithm it learns; None: no limit (SigLIP)",
+        "MMContrastiveHead",
+        values="(finite)",
     )
     logit_bias_init_value: float | int | None = setting(
         None,
         "sigmoid: a learned number that is added to the similarities; None: none",
         "MMContrastiveHead",
-        values="finite",
+        values="(finite)",
     )
     contrastive_loss: Literal["infonce", "sigmoid"] = setting(
         "infonce", "a softmax over the batch (CLIP), or pair by pair (SigLIP)", "MMContrastiveHead"
@@ -83,10 +86,10 @@ class ObjectiveSettings:
         values=">= 0",
     )
     contrastive_momentum: float | int = setting(
-        0.995, "the share of itself that the copy keeps in every step", "MMSlowTwin", values="[0, 1]"
+        0.995, "the share of itself that the copy keeps in every step", "MMSlowTwin", values="in [0, 1]"
     )
     contrastive_soft_targets: float | int = setting(
-        0.0, "the share of the copy's similarities in the targets", "MMSlowTwin", values="[0, 1)"
+        0.0, "the share of the copy's similarities in the targets", "MMSlowTwin", values="in [0, 1)"
     )
     contrastive_chunk_size: int | None = setting(
         None,
@@ -111,7 +114,7 @@ class ObjectiveSettings:
         1.0,
         "the share of itself that this tower keeps in every step; 1: it does not change",
         "MMForPreTraining",
-        values="[0, 1]",
+        values="in [0, 1]",
     )
 
 

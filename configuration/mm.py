@@ -23,7 +23,7 @@ from .towers import VISION_CONFIGS, TowerSpec, tower_width
 
 
 @checked
-class MMConfig(FusionSettings, ObjectiveSettings, MMBaseConfig):
+class MMConfig(ObjectiveSettings, FusionSettings, MMBaseConfig):
     """A multimodal model: media towers, projectors, a fusion, a text decoder with its head, and maybe a text encoder.
 
     The defaults are mm-base (224.3 M parameters): ViT-B/16 at 224 pixels, a linear projector, and 12 post-norm layers
@@ -108,10 +108,10 @@ class MMConfig(FusionSettings, ObjectiveSettings, MMBaseConfig):
         True, "the layer over the vocabulary has the weights of the token embeddings", "PreTrainedModel"
     )
     label_smoothing: float | int = setting(
-        0.0, "of losses over tokens", "MMForConditionalGeneration, MMForMaskedLM", values="[0, 1)"
+        0.0, "of losses over tokens", "MMForConditionalGeneration, MMForMaskedLM", values="in [0, 1)"
     )
     classifier_dropout: float | int | None = setting(
-        None, "dropout before the classifier; None: none", "MMForSequenceClassification", values="[0, 1)"
+        None, "dropout before the classifier; None: none", "MMForSequenceClassification", values="in [0, 1)"
     )
     check_inputs: bool = setting(
         True, "NaN pixels and ids outside of the vocabulary raise an error (not in compile or export)", "MMModel"

@@ -37,10 +37,10 @@ def accepted(one: Setting) -> str:
     """The values that a setting may have: `int > 0 or None`, `"all", "pooled" or "none"`."""
     names = _names(one.type) or ["config", "dict", "None"]
     kinds = [name for name in names if name != "None"]
-    last = ["None"] if "None" in names else []
+    kinds = ["number"] if kinds == ["float", "int"] else kinds
     if one.values:
         kinds[-1] += f" {one.values}" if one.values in RANGES else f" ({one.values})"
-    *first, final = kinds + last
+    *first, final = kinds + (["None"] if "None" in names else [])
     return f"{', '.join(first)} or {final}" if first else final
 
 

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "> 0": ("must be positive", lambda value: math.isfinite(value) and value > 0),
     ">= 0": ("must not be negative", lambda value: math.isfinite(value) and value >= 0),
-    "[0, 1)": ("must be in [0, 1)", lambda value: 0 <= value < 1),
-    "[0, 1]": ("must be in [0, 1]", lambda value: 0 <= value <= 1),
-    "finite": ("must be finite", math.isfinite),
+    "in [0, 1)": ("must be in [0, 1)", lambda value: 0 <= value < 1),
+    "in [0, 1]": ("must be in [0, 1]", lambda value: 0 <= value <= 1),
+    "(finite)": ("must be finite", math.isfinite),
 }
 
 
