@@ -4,11 +4,12 @@
     python benchmarks/gpu_cross_attention.py --quick     # bf16 alone, no mask, shorter; writes nothing
 
 Every result is compared with the specification in fp64 first: "error" is its share of what is allowed, twice the error
-of plain PyTorch in the same dtype (three times for gradients). Then the call is timed, the second-level cache emptied
-before each: 20, 50 and 80 % quantiles of the call from Python, and (forward) of a CUDA graph of it, which is free of
-the time that Python takes. All other columns are of the graph where there is one: "x ours" the time by that of ours,
-GB/s and TFLOP/s of the bytes and operations that no implementation can do without (gpu_settings.py), "of roof" how
-near that is to what the device can do.
+of plain PyTorch in the same dtype (three times for gradients) and what rounding may cost in any order of sums
+(mm.kernels.accuracy). Then the call is timed, the second-level cache emptied before each: 20, 50 and 80 % quantiles of
+the call from Python, and (forward) of a CUDA graph of it, which is free of the time that Python takes. All other
+columns are of the graph where there is one: "x ours" the time by that of ours, GB/s and TFLOP/s of the bytes and
+operations that no implementation can do without (gpu_settings.py), "of roof" how near that is to what the device can
+do.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from torch import Tensor
 from mm.benchmarks.gpu_paths import PATHS, NotThere, Problem, draw, folded
 from mm.benchmarks.gpu_paths import Path as Way
 from mm.benchmarks.gpu_settings import ROOFS, SETTINGS, VISIBLE, Roof, Setting, cost, shortest_us
-from mm.kernels.accuracy import BACKWARD, FORWARD, allowed_error, error
+from mm.kernels.accuracy import BACKWARD, FORWARD, allowed_error, error, rounding
 from mm.kernels.interpreter import IS_INTERPRETED
 from mm.kernels.reference import reference_attention
 
@@ -102,11 +103,14 @@ class Judge:
     """The truth of a problem, and how far from it a result may be."""
 
     def __init__(self, problem: Problem, direction: str):
-        factor = FORWARD if direction == "forward" else BACKWARD
+        forward = direction == "forward"
+        factor, names = (FORWARD, ["output"]) if forward else (BACKWARD, ["d_query", "d_key", "d_value"])
         self.problem = problem
         self.truths = specified(problem, direction, torch.float64)
         plain = specified(problem, direction, problem.grad.dtype)
-        self.limits = [allowed_error(*both, factor) for both in zip(self.truths, plain, strict=True)]
+        bounds = rounding(*problem.states, None if forward else problem.grad, key_lengths=problem.lengths)
+        triples = zip(self.truths, plain, names, strict=True)
+        self.limits = [allowed_error(truth, other, factor, bounds[name]) for truth, other, name in triples]
 
     def share(self, result: Tensor | Sequence[Tensor], is_expanded: bool) -> float:
         """The error by the allowed one, the worst of all results; NaN if a result has one."""

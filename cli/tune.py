@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import tuning
-from ..kernels.accuracy import BACKWARD, FORWARD, allowed_error, error
+from ..kernels.accuracy import BACKWARD, FORWARD, allowed_error, error, rounding
 from ..kernels.cross_attention import KERNEL_DTYPES, MAX_HEAD_DIM, runs_kernels
 from ..kernels.interpreter import HAS_TRITON, IS_INTERPRETED
 from ..kernels.reference import reference_attention, reference_backward
@@ -73,6 +73,7 @@ GRIDS = {
     "dkdv": Grid(_OVER_KEYS, (32, 64, 128), (4, 8), (1, 2, 3)),
     "mass": Grid(_OVER_KEYS, (32, 64, 128), (4, 8), (2, 3)),
 }
+RESULTS = {"forward": ("output", "lse"), "dq": ("d_query",), "dkdv": ("d_key", "d_value"), "mass": ("mass",)}
 
 
 def candidates(target: Target) -> Iterator[Tile]:
@@ -164,8 +165,9 @@ class Judge:
         self.kernel, self.problem = kernel, problem
         factor = FORWARD if kernel == "forward" else BACKWARD
         self.truths = _truth(kernel, problem)
-        in_force = zip(self.truths, _launched(kernel, problem), strict=True)
-        self.limits = [allowed_error(truth, result, factor) for truth, result in in_force]
+        bounds = rounding(*problem[:4], key_lengths=problem.lengths, scale=problem.scale)
+        in_force = zip(self.truths, _launched(kernel, problem), RESULTS[kernel], strict=True)
+        self.limits = [allowed_error(truth, result, factor, bounds[name]) for truth, result, name in in_force]
 
     def fault(self) -> str | None:
         """Why the tile that is forced now cannot be used; None: it can."""

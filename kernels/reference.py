@@ -4,6 +4,7 @@ B contexts · H query heads · Hkv key heads (H a multiple of it) · M queries �
 Rows of a context are just more queries, so M counts the rows times their tokens.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -46,19 +47,36 @@ def reference_attention(
         scale: None is D ** -0.5.
     Source: Vaswani et al. 2017 (arXiv:1706.03762) eq. 1; the shared keys of several heads: arXiv:2305.13245.
     """
+    rest = (key_lengths, key_mask, row_ranges)
     if cu_rows is not None:
-        bounds = cu_rows.tolist()
-        parts = []
-        for context, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
-            one = slice(context, context + 1)
-            ranges = None if row_ranges is None else row_ranges[:, first:last]
-            allowed = _allowed(key[one], last - first, _of(key_lengths, one), _of(key_mask, one), ranges)
-            parts.append(_attend(query[:, :, first:last], key[one], value[one], allowed, scale))
+        every = contexts(query, key, *rest, cu_rows)
+        parts = [_attend(query[rows], key[one], value[one], seen, scale) for rows, one, seen in every]
         if not parts:
             return Attended(torch.zeros_like(query), query.new_zeros(query.shape[:3]), key.new_zeros(key.shape[:3]))
         outputs, lses, masses = zip(*parts, strict=True)
         return Attended(torch.cat(outputs, 2), torch.cat(lses, 2), torch.cat(masses, 0))
-    return _attend(query, key, value, _allowed(key, query.shape[2], key_lengths, key_mask, row_ranges), scale)
+    return _attend(query, key, value, _allowed(key, query.shape[2], *rest), scale)
+
+
+def contexts(
+    query: Tensor,
+    key: Tensor,
+    key_lengths: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    row_ranges: Tensor | None = None,
+    cu_rows: Tensor | None = None,
+) -> Iterator[tuple[tuple[slice, slice, slice], slice, Tensor]]:
+    """For each context its rows, as query[rows] (1, H, M, D), itself, as key[one] (1, Hkv, N, D), and bool (1, M, N),
+    what each of its queries may see."""
+    bounds = None if cu_rows is None else cu_rows.tolist()
+    for context in range(len(key)):
+        one = packed = slice(context, context + 1)
+        of_context = slice(None)
+        if bounds is not None:
+            packed, of_context = slice(None), slice(bounds[context], bounds[context + 1])
+        rows = (packed, slice(None), of_context)
+        ranges = None if row_ranges is None else row_ranges[packed, of_context]
+        yield rows, one, _allowed(key[one], query[rows].shape[2], _of(key_lengths, one), _of(key_mask, one), ranges)
 
 
 def _of(values: Tensor | None, contexts: slice) -> Tensor | None:
@@ -115,15 +133,11 @@ def reference_backward(
     if cu_rows is None:
         allowed = _allowed(key, query.shape[2], *rest)
         return _gradients(grad, grad_lse, query, key, value, output, lse, allowed, scale)
-    bounds = cu_rows.tolist()
     parts = []
-    for context, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
-        one, rows = slice(context, context + 1), slice(first, last)
-        ranges = None if row_ranges is None else row_ranges[:, rows]
-        allowed = _allowed(key[one], last - first, _of(key_lengths, one), _of(key_mask, one), ranges)
-        lse_rows = None if grad_lse is None else grad_lse[:, :, rows]
-        of_rows = (query[:, :, rows], key[one], value[one], output[:, :, rows], lse[:, :, rows])
-        parts.append(_gradients(grad[:, :, rows], lse_rows, *of_rows, allowed, scale))
+    for rows, one, seen in contexts(query, key, *rest, cu_rows):
+        lse_rows = None if grad_lse is None else grad_lse[rows]
+        states = (query[rows], key[one], value[one], output[rows], lse[rows])
+        parts.append(_gradients(grad[rows], lse_rows, *states, seen, scale))
     if not parts:
         return torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
     of_query, of_key, of_value = zip(*parts, strict=True)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mm.kernels.accuracy import BACKWARD, FORWARD, allowed_error, error
+from mm.kernels.accuracy import BACKWARD, FORWARD, allowed_error, error, rounding
 from mm.kernels.cross_attention import flash_cross_attention
 from mm.kernels.interpreter import IS_INTERPRETED
-from mm.kernels.reference import reference_attention, reference_backward
+from mm.kernels.reference import reference_attention
 
 ON_CPU = os.environ.get("MM_GPU_TESTS_ON_CPU") == "1"
 CONTEXTS = 3
@@ -120,16 +120,6 @@ def on_the_cpu(call: Call, dtype: torch.dtype) -> Call:
     return Call(given, {name: value.cpu() for name, value in call.settings.items()}, (of_output, of_lse))
 
 
-def by_formulas(call: Call) -> dict[str, Tensor]:
-    """The specification in fp32, with gradients by the formulas of flash attention. Where a query sees one key,
-    autograd has an exact 0 for what is a difference of two sums here, and in the kernels."""
-    (query, key, value), (of_output, of_lse) = call.given, call.weights
-    attended = reference_attention(query, key, value, **call.settings)
-    states = (query, key, value, attended.output, attended.lse)
-    gradients = reference_backward(of_output.float(), of_lse, *states, **call.settings)
-    return dict(zip(NAMES, (*attended, *gradients), strict=True))
-
-
 @pytest.fixture(scope="session")
 def compute() -> Callable[[Call], dict[str, Tensor]]:
     """`compute(call)`: everything that the kernels give, by name."""
@@ -147,7 +137,8 @@ def assert_right() -> Callable[..., None]:
         truths, plain, single = (
             results(reference_attention, on_the_cpu(call, of)) for of in (torch.float64, dtype, torch.float32)
         )
-        formulas = by_formulas(on_the_cpu(call, torch.float32))
+        same = on_the_cpu(call, dtype)
+        bounds = rounding(*same.given, *same.weights, **same.settings)
         blind = truths["lse"] == -torch.inf
         assert torch.equal(mine["lse"] == -torch.inf, blind)
         assert not mine["output"][blind].any() and not mine["d_query"][blind].any()
@@ -156,8 +147,7 @@ def assert_right() -> Callable[..., None]:
             assert mine[name].shape == truth.shape and mine[name].dtype == (torch.float32 if wide else dtype)
             factor = BACKWARD if name.startswith("d_") else FORWARD
             factor *= TF32X3 if wide or dtype == torch.float32 else 1.0
-            others = ((single if wide else plain)[name], formulas[name])
-            limit = max(allowed_error(truth, other, factor) for other in others)
+            limit = allowed_error(truth, (single if wide else plain)[name], factor, bounds[name])
             assert error(mine[name], truth) <= limit, f"{name}: {error(mine[name], truth):.2e} > {limit:.2e}"
 
     return check

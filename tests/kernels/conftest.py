@@ -1,5 +1,5 @@
 """What the tests of the kernels share: Triton's interpreter with the arithmetic of the hardware, memory that starts as
-NaN, the error that a kernel is allowed, and small inputs of every kind.
+NaN, and small inputs of every kind. The error that a kernel is allowed: mm.kernels.accuracy.
 
 Triton's interpreter computes with NumPy. As it comes, it adds, multiplies and compares the bit patterns of bf16 as if
 they were integers, cuts off the low half of a number made bf16 instead of rounding it, accumulates fp16 products in
@@ -141,22 +141,6 @@ def strided(values: Tensor, layout: str) -> Tensor:
     return values.contiguous()
 
 
-def allowed_error(truth: Tensor, naive: Tensor, factor: float) -> float:
-    """`factor` times the error of PyTorch in the dtype of `naive`, and twice what adding 0.3 and taking it away costs.
-
-    The second term is for results that PyTorch happens to hit exactly. Source: the tests of FlashAttention-2
-    (arXiv:2307.08691), which compare in the same way.
-    """
-    rounded = truth.to(naive.dtype)
-    rounding = (rounded + 0.3 - 0.3) - rounded
-    return (factor * largest(naive.double() - truth) + 2 * largest(rounding.double())).item()
-
-
-def largest(values: Tensor) -> Tensor:
-    """The largest absolute value; NaN if any is NaN, 0 if there are none."""
-    return values.abs().amax() if values.numel() else values.new_zeros(())
-
-
 def draw_tensors(
     dtype=torch.float32, batch=2, heads=2, kv_heads=1, queries=5, keys=37, width=40, ragged=False, seed=0
 ) -> list[Tensor]:
@@ -199,12 +183,6 @@ def attend_and_derive(given: list[Tensor], settings: dict, splits: int = 1) -> l
 def unwritten_is_nan() -> Callable:
     """`with unwritten_is_nan():` see filled_with_nan."""
     return filled_with_nan
-
-
-@pytest.fixture(scope="session")
-def allowed() -> Callable[[Tensor, Tensor, float], float]:
-    """`allowed(truth, naive, factor)`: see allowed_error."""
-    return allowed_error
 
 
 @pytest.fixture(scope="session")
