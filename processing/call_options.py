@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from types import NoneType
 from typing import Any, TypedDict
 
+from .images.limits import ON_ERROR, check_choice
 from .images.options import MMImageProcessorKwargs
 from .videos.sampling import check_frame_settings
 
@@ -94,6 +95,12 @@ class CallOptions:
     of_kind: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self):
+        check_choice("on_error", self.on_error, ON_ERROR)
+        check_choice("return_tensors", self.return_tensors, (None, "pt", "np"))
+        if self.return_offsets_mapping and not self.sanitize_control_tokens:
+            raise ValueError(
+                "return_offsets_mapping=True is for chats: apply_chat_template(return_assistant_tokens_mask=True)"
+            )
         for name in _SWITCHES:
             if not isinstance(getattr(self, name), (bool, NoneType)):
                 raise TypeError(f"{name}={getattr(self, name)!r}; accepted are True or False")
@@ -190,9 +197,3 @@ def checked_defaults(given: MMCallDefaults) -> dict[str, Any]:
     if not isinstance(defaults["add_eos_token"], bool):
         raise ValueError(f"add_eos_token={defaults['add_eos_token']!r}; accepted are True or False")
     return defaults
-
-
-def check_choice(name: str, value: Any, accepted: tuple) -> None:
-    """Raises ValueError unless `value` is one of those accepted."""
-    if value not in accepted:
-        raise ValueError(f"{name}={value!r}; accepted are {', '.join(map(repr, accepted))}")

@@ -7,13 +7,14 @@
 A sample is a row of text; samples with the same picture may share one context, which is then encoded once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
-from PIL import Image
 
+from .augmenting import Augment, MediaAugmentation, told_of
 from .batches import (
     MEDIA_COLUMNS,
     MEDIA_OF,
@@ -29,9 +30,7 @@ from .batches import (
 from .call_options import check_choice
 from .columns import check_columns, check_nothing_lost, renamed, unknown_columns
 from .epochs import Asked, Passes, warn_of_no_labels, who_asks
-from .images.augment import PictureAugmentation
-from .images.load import MediaDecodeError
-from .images.processor import PictureOptions
+from .images.limits import ON_ERROR, MediaDecodeError
 from .masking import mask_patches, mask_tokens
 from .media import KEYS, blank_media, media_tensors, read_media
 from .pairing import Samples, pair_samples
@@ -41,6 +40,7 @@ from .sample_seeds import Draws, sample_names, sample_rng  # noqa: F401  found h
 SAMPLE_COLUMNS = (*(name for own in MEDIA_OF.values() for name in own), "text", "suffix", "context_text", "label")
 
 
+@dataclass(eq=False, repr=False)
 class MMDataCollator:
     """Makes batches of samples.
 
@@ -87,59 +87,42 @@ class MMDataCollator:
     Where Trainer trains by the model's own loss, a batch with labels gets return_logits=False if the model takes it.
     """
 
-    def __init__(
-        self,
-        processor: MMProcessor,
-        *,
-        max_length: int | None = None,
-        padding_side: str = "right",
-        pad_to_multiple_of: int | None = None,
-        blank_media: bool = True,
-        share_media: bool = True,
-        augment: Callable[[Image.Image, np.random.Generator], Image.Image] | str | None = None,
-        seed: int = 0,
-        on_error: str = "raise",
-        return_loss: bool = False,
-        mlm_probability: float = 0.0,
-        masked_lm: bool = False,
-        mim_ratio: float = 0.0,
-        patch_size: int | None = None,
-        mode: str = "train",
-        columns: Mapping[str, str | None] | None = None,
-    ):
-        check_choice("padding_side", padding_side, ("left", "right"))
-        check_choice("on_error", on_error, ("raise", "skip", "placeholder"))
-        check_choice("mode", mode, ("train", "generate"))
-        if augment is not None and augment != "saved" and not callable(augment):
-            raise ValueError(f'augment={augment!r}; accepted are "saved", a callable(image, rng), or None')
-        for name, share in {"mlm_probability": mlm_probability, "mim_ratio": mim_ratio}.items():
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name}={share!r}; accepted are shares from 0 to 1")
-        if mlm_probability and (processor.tokenizer is None or processor.tokenizer.mask_token_id is None):
-            raise ValueError(f"mlm_probability={mlm_probability} needs a mask token: set tokenizer.mask_token")
-        if masked_lm and not mlm_probability:
+    processor: MMProcessor
+    _: KW_ONLY
+    max_length: int | None = None
+    padding_side: str = "right"
+    pad_to_multiple_of: int | None = None
+    blank_media: bool = True
+    share_media: bool = True
+    augment: Augment | str | None = None
+    seed: int = 0
+    on_error: str = "raise"
+    return_loss: bool = False
+    mlm_probability: float = 0.0
+    masked_lm: bool = False
+    mim_ratio: float = 0.0
+    patch_size: int | None = None
+    mode: str = "train"
+    columns: Mapping[str, str | None] | None = None
+
+    def __post_init__(self):
+        check_choice("padding_side", self.padding_side, ("left", "right"))
+        check_choice("on_error", self.on_error, ON_ERROR)
+        check_choice("mode", self.mode, ("train", "generate"))
+        for name in ("mlm_probability", "mim_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)!r}; accepted are shares from 0 to 1")
+        tokenizer = self.processor.tokenizer
+        if self.mlm_probability and (tokenizer is None or tokenizer.mask_token_id is None):
+            raise ValueError(f"mlm_probability={self.mlm_probability} needs a mask token: set tokenizer.mask_token")
+        if self.masked_lm and not self.mlm_probability:
             raise ValueError(
                 "masked_lm=True hides tokens by mlm_probability, which is 0; set it, for instance to 0.15"
             )
-        if mim_ratio and patch_size is None:
-            raise ValueError(f"mim_ratio={mim_ratio} hides patches; say patch_size, the vision tower's")
-        self.processor = processor
-        self.max_length = max_length
-        self.padding_side = padding_side
-        self.pad_to_multiple_of = pad_to_multiple_of
-        self.blank_media = blank_media
-        self.share_media = share_media
-        self.augment_clips = augment == "saved"  # videos in their times, and sounds
-        self.augment = _saved_augmentation(processor) if augment == "saved" else augment
-        self.seed = seed
-        self.on_error = on_error
-        self.return_loss = return_loss
-        self.mlm_probability = mlm_probability
-        self.masked_lm = masked_lm
-        self.mim_ratio = mim_ratio
-        self.patch_size = patch_size
-        self.mode = mode
-        self.columns = check_columns(columns, (*SAMPLE_COLUMNS, "id"))
+        if self.mim_ratio and self.patch_size is None:
+            raise ValueError(f"mim_ratio={self.mim_ratio} hides patches; say patch_size, the vision tower's")
+        self._augmentation = MediaAugmentation(self.processor, self.augment)
+        self._renaming = check_columns(self.columns, (*SAMPLE_COLUMNS, "id"))
         self._passes = Passes()
 
     @property
@@ -159,7 +142,7 @@ class MMDataCollator:
         """
         if not samples:
             raise ValueError("no samples to make a batch of")
-        samples = renamed(samples, self.columns)
+        samples = renamed(samples, self._renaming)
         asked = who_asks(len(samples))
         caller, draws = self._passes.caller(asked), self._draws(samples, asked)
         columns = set().union(*samples)
@@ -195,7 +178,7 @@ class MMDataCollator:
         made, epoch = self._passes.current(asked)
         augments = self.mode == "train" and self._passes.caller(asked).task not in ("evaluate", "predict")
         names = [str(index) for index in range(len(samples))]
-        if self.augment is not None or self.augment_clips or self.mlm_probability or self.mim_ratio:
+        if self.augment is not None or self.mlm_probability or self.mim_ratio:
             columns = (*SAMPLE_COLUMNS, *READY_COLUMNS)
             names = sample_names(samples, columns, asked.places, made, asked.is_stream)
         return Draws(self.seed, epoch, names, augments)
@@ -236,16 +219,18 @@ class MMDataCollator:
         if not kept:
             raise MediaDecodeError("none of the samples has media that can be read; the log names each")
         held = list(dict.fromkeys(keys[index] for index in kept))
-        paired = self._paired({name: [values[index] for index in kept] for name, values in fields.items()})
+        fields = {name: [values[index] for index in kept] for name, values in fields.items()}
+        texts_of = (fields.get(name) for name in ("text", "suffix", "context_text"))
+        paired = pair_samples({}, *texts_of) if fields else None
         counts = [1] * len(kept) if paired is None else [len(rows) for rows in paired.prompts or []]
 
-        batch = {} if paired is None else self._rows(fields, kept)
+        batch = {} if paired is None else self._rows(fields)
         if labels is not None and self.mode == "train":
             batch["labels"] = label_tensor([labels[index] for index in kept], counts)
         wanted = [name for name, own in MEDIA_OF.items() if set(own) & set().union(*samples)]
         contexts = [draws.names[keys.index(key)] for key in held]
         found = {name: [read[key] for key in held] for name, read in media.items()}
-        batch |= self._media(found, wanted, bool(fields), self._clip_rngs(contexts, "sounds", draws))
+        batch |= self._media(found, wanted, bool(fields), self._augmentation.clip_rngs(contexts, "sounds", draws))
         if paired is not None:
             place = {key: number for number, key in enumerate(held)}
             batch |= self._index(batch, [place[keys[index]] for index in kept], len(held), counts, paired)
@@ -253,11 +238,6 @@ class MMDataCollator:
             f"{draws.names[index]}/{row}" for index, count in zip(kept, counts, strict=True) for row in range(count)
         ]
         return batch, rows, contexts
-
-    def _clip_rngs(self, names: list[str], use: str, draws: Draws) -> list[np.random.Generator] | None:
-        """Random numbers for the times of videos, or for sounds, of samples of these names; None outside of training,
-        and where none are wanted."""
-        return draws.rngs(names, use) if self.augment_clips and draws.augments else None
 
     def _texts(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, list]:
         """text, suffix and context_text of each sample, nested as the processor takes them; those that there are."""
@@ -277,11 +257,6 @@ class MMDataCollator:
             }
         return {name: values for name, values in found.items() if values is not None}
 
-    def _paired(self, fields: dict[str, list]) -> Samples | None:
-        """Which rows and context texts each sample has; None without texts."""
-        given = (fields.get(name) for name in ("text", "suffix", "context_text"))
-        return pair_samples({}, *given) if fields else None
-
     def _context_key(self, index: int, sources: dict[str, list]) -> Any:
         """What samples that share a context have in common: the same media, or none at all."""
         if not self.share_media:
@@ -299,35 +274,26 @@ class MMDataCollator:
                 found[name] if firsts[key] == index else []
                 for index, (found, key) in enumerate(zip(sources, keys, strict=True))
             ]
-            rngs = self._clip_rngs(draws.names, "frames", draws)
+            rngs = self._augmentation.clip_rngs(draws.names, "frames", draws)
             read = read_media(self.processor, name, wanted, self.on_error, rngs=rngs)
-            if self.augment is not None and draws.augments and name != "audio":
+            if self._augmentation.pictures is not None and draws.augments and name != "audio":
                 for key, index in firsts.items():
-                    told = [t for sample, own in zip(samples, keys, strict=True) if own == key for t in _told(sample)]
-                    rng = draws.rng(draws.names[index])
-                    read[index] = [self._augmented(medium, rng, draws, index, told) for medium in read[index]]
+                    told = [
+                        t for sample, own in zip(samples, keys, strict=True) if own == key for t in told_of(sample)
+                    ]
+                    own_name = draws.names[index]
+                    rng = draws.rng(own_name)
+                    changed = self._augmentation.changed
+                    read[index] = [changed(medium, rng, draws, own_name, told) for medium in read[index]]
             media[name] = {key: read[index] for key, index in firsts.items()}
         return media
 
-    def _augmented(self, medium: Any, rng: np.random.Generator, draws: Draws, index: int, told: list[str]) -> Any:
-        """A picture, or frames that all see the same random numbers; None stays None."""
-        if isinstance(medium, list):
-            rngs = [draws.rng(draws.names[index]) for _ in medium]
-            return [self._augmented(frame, own, draws, index, told) for frame, own in zip(medium, rngs, strict=True)]
-        if medium is None:
-            return None
-        changed = _changed(self.augment, medium, rng, told)
-        own = self.processor.image_processor
-        is_rgb = isinstance(self.augment, PictureAugmentation) or not isinstance(own, PictureOptions)
-        return changed if is_rgb else own.load(changed)  # a callable may give a picture of any mode
-
-    def _rows(self, fields: dict[str, list], kept: list[int]) -> dict[str, Any]:
+    def _rows(self, fields: dict[str, list]) -> dict[str, Any]:
         """input_ids, attention_mask, in training with suffixes labels, and what comes of context texts."""
         train = self.mode == "train"
-        held: dict[str, Any] = {name: [values[index] for index in kept] for name, values in fields.items()}
         return dict(
             self.processor(
-                **held,
+                **cast(dict[str, Any], fields),
                 max_length=self.max_length,
                 padding_side=self.padding_side if train else "left",
                 pad_to_multiple_of=self.pad_to_multiple_of,
@@ -367,27 +333,3 @@ class MMDataCollator:
             name, times = "media_index", [len(texts) for texts in paired.contexts]
         index = np.repeat(media, times) * (rows == held)  # a blank stands for all
         return {} if np.array_equal(index, np.arange(rows)) else {name: torch.from_numpy(index)}
-
-
-def _saved_augmentation(processor: MMProcessor) -> PictureAugmentation | None:
-    """That of pictures. Raises ValueError where the processor keeps none for any kind of media."""
-    settings = getattr(processor.image_processor, "augmentation", None)
-    if settings is None and not processor.frame_jitter and processor.audio_augmentation is None:
-        raise ValueError(
-            'augment="saved", but the image processor has no augmentation, and the processor neither frame_jitter nor '
-            "audio_augmentation; set one of them"
-        )
-    return None if settings is None else PictureAugmentation(**settings)
-
-
-def _told(sample: Mapping[str, Any]) -> list[str]:
-    """All that a sample says about its pictures."""
-    values = [sample.get(name) for name in ("text", "suffix", "context_text")]
-    return [words for value in values for words in (value if isinstance(value, (list, tuple)) else [value]) if words]
-
-
-def _changed(augment: Any, picture: Image.Image, rng: np.random.Generator, told: list[str]) -> Image.Image:
-    changed = augment(picture, rng, told) if isinstance(augment, PictureAugmentation) else augment(picture, rng)
-    if not isinstance(changed, Image.Image):
-        raise TypeError(f"augment takes a PIL image and an rng and returns a PIL image; got {type(changed).__name__}")
-    return changed

@@ -21,20 +21,14 @@ import torch
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from ..configuration.auto_map import SHIM, finish_processor, front_of, register_for_auto_class
-from .call_options import (
-    DEFAULTS,
-    CallOptions,
-    MMCallDefaults,
-    MMProcessorKwargs,
-    call_options,
-    check_choice,
-    checked_defaults,
-)  # fmt: skip
+from ..configuration.auto_map import SHIM, finish_processor, front_of
+from .call_options import DEFAULTS, CallOptions, MMCallDefaults, MMProcessorKwargs, call_options, checked_defaults
 from .chat_template import media_of, unlisted_tokens, without_tokens
+from .images.limits import check_choice
 from .images.options import check_normalisation
+from .images.saving import SavesItsCode
 from .media import LIMITS, check_image_options, frame_settings, media_tensors, read_samples
-from .pairing import Samples, pair_samples
+from .pairing import pair_samples
 from .processor_files import PARTS, OwnParts, load_part, unreadable
 from .sounds.load import check_extractor
 from .sounds.masks import SoundAugmentation
@@ -42,7 +36,7 @@ from .token_rows import RowOptions, encode_rows
 from .videos.sampling import check_frame_settings, check_jitter, check_positive
 
 
-class MMProcessor(ProcessorMixin):
+class MMProcessor(SavesItsCode, ProcessorMixin):
     """One image processor, one tokenizer and one feature extractor, any of which may be absent.
 
     Args:
@@ -68,7 +62,6 @@ class MMProcessor(ProcessorMixin):
 
     valid_processor_kwargs = MMProcessorKwargs
     get_attributes = OwnParts()  # pyright: ignore[reportAssignmentType]: called alike, on class and instance
-    register_for_auto_class = classmethod(register_for_auto_class)  # pyright: ignore[reportAssignmentType]
     read_from = SHIM  # the file that the saved processor named for its classes
     image_processor: Any
     tokenizer: Any
@@ -90,12 +83,10 @@ class MMProcessor(ProcessorMixin):
         audio_augmentation: dict[str, Any] | None = None,
         **defaults: Unpack[MMCallDefaults],
     ):
-        parts = {"image_processor": image_processor, "tokenizer": tokenizer, "feature_extractor": feature_extractor}
-        own = {name: part for name, part in parts.items() if part is not None}
+        self.image_processor, self.tokenizer, self.feature_extractor = image_processor, tokenizer, feature_extractor
+        own = {name: getattr(self, name) for name in PARTS if getattr(self, name) is not None}
         if not own:
             raise ValueError(f"{type(self).__name__} needs an image_processor, a tokenizer, or both")
-        for name, part in parts.items():
-            setattr(self, name, part)
         super().__init__(**own, chat_template=chat_template)
         if image_processor is not None:
             check_normalisation(vars(image_processor))
@@ -187,7 +178,9 @@ class MMProcessor(ProcessorMixin):
         call = call_options(options)
         self._check_call(call)
         row_options = self._row_options(call)
-        context_options = replace(row_options, closed=True, bos=self._context_bos(), padding_side="right")
+        context_options = replace(
+            row_options, closed=True, bos=self._context_bos(), padding_side="right", fixed_length=None
+        )
         if self.prompt_to == "context" and context_text is None and text is not None:
             context_text, text = text, None
         else:
@@ -196,7 +189,9 @@ class MMProcessor(ProcessorMixin):
             row_options = replace(row_options, add_special_tokens=True, is_chat=False, closed=False)
         samples = pair_samples({"images": images, "videos": videos, "audio": audio}, text, suffix, context_text)
         samples = read_samples(self, samples, call)
-        data = self._rows(samples, row_options) | self._context_rows(samples, context_options)
+        data = self._rows(samples.prompts, samples.suffixes, row_options)
+        contexts = self._rows(samples.contexts, None, context_options)
+        data |= {f"context_{name}": values for name, values in contexts.items()}
         for name, media in samples.media.items():
             data |= media_tensors(self, name, media, **call.options_of_images(name))
         data |= samples.indices()
@@ -204,14 +199,8 @@ class MMProcessor(ProcessorMixin):
 
     def _check_call(self, call: CallOptions) -> None:
         """Raises ValueError or TypeError for options of a call that are not accepted."""
-        check_choice("on_error", call.on_error, ("raise", "skip", "placeholder"))
-        check_choice("return_tensors", call.return_tensors, (None, "pt", "np"))
         for kind in ("images", "videos"):
             check_image_options(self.image_processor, call.options_of_images(kind))
-        if call.return_offsets_mapping and not call.sanitize_control_tokens:
-            raise ValueError(
-                "return_offsets_mapping=True is for chats: apply_chat_template(return_assistant_tokens_mask=True)"
-            )
         for kind in ("images", "videos", "audio"):
             media = call.media_options(kind)
             check_frame_settings(*frame_settings(self, media["num_frames"], media["frame_sampling"]))
@@ -276,10 +265,10 @@ class MMProcessor(ProcessorMixin):
         """As in Transformers; what its parts raise for broken files, of any kind, is a ValueError that names them."""
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        except json.JSONDecodeError as error:
+        except (OSError, ValueError, TypeError) as error:
+            if not isinstance(error, json.JSONDecodeError):
+                raise
             raise unreadable(pretrained_model_name_or_path, error) from error
-        except (OSError, ValueError, TypeError):
-            raise
         except Exception as error:  # tokenizers raises that bare; others KeyError, AttributeError, RecursionError
             raise unreadable(pretrained_model_name_or_path, error) from error
 
@@ -289,15 +278,8 @@ class MMProcessor(ProcessorMixin):
         (made[0] if isinstance(made, tuple) else made).read_from = front_of(processor_dict.get("auto_map"))
         return made
 
-    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
-        """As in Transformers, with what finds the classes for those who have not imported MM (`auto_map.py`)."""
-        files = super().save_pretrained(save_directory, push_to_hub, **kwargs)
-        finish_processor(Path(save_directory), self)
-        return files
-
-    def _upload_modified_files(self, working_dir, *args, **kwargs):
-        finish_processor(Path(working_dir), self)
-        return super()._upload_modified_files(working_dir, *args, **kwargs)
+    def _finish(self, folder: Path) -> None:
+        finish_processor(folder, self)
 
     def to_dict(self) -> dict[str, Any]:
         """What is saved: the settings, the image processor and the feature extractor; null for an image processor or
@@ -338,31 +320,21 @@ class MMProcessor(ProcessorMixin):
         names = super().model_input_names
         return names if self.image_processor is None else [*names, "pixel_values_videos"]
 
-    def _rows(self, samples: Samples, options: RowOptions) -> dict[str, Any]:
-        """input_ids, attention_mask and, with suffixes, labels: lists of R rows."""
-        if samples.prompts is None:
+    def _rows(self, prompts: list[list] | None, suffixes: list[list] | None, options: RowOptions) -> dict[str, Any]:
+        """input_ids, attention_mask and, with suffixes, labels: lists of rows."""
+        if prompts is None:
             return {}
         if self.tokenizer is None:
             raise ValueError("text was given, but this processor has no tokenizer")
-        suffixes = None if samples.suffixes is None else list(chain(*samples.suffixes))
-        return encode_rows(self.tokenizer, list(chain(*samples.prompts)), suffixes, options)
-
-    def _context_rows(self, samples: Samples, options: RowOptions) -> dict[str, Any]:
-        """context_input_ids and context_attention_mask: lists of Bc rows."""
-        if samples.contexts is None:
-            return {}
-        options = replace(options, fixed_length=None)
-        rows = encode_rows(self.tokenizer, list(chain(*samples.contexts)), None, options)
-        return {f"context_{name}": values for name, values in rows.items()}
+        return encode_rows(self.tokenizer, list(chain(*prompts)), suffixes and list(chain(*suffixes)), options)
 
     def _context_bos(self) -> int | None:
         """The id of context_bos_token."""
         if self.context_bos_token is None:
             return None
-        token = self.tokenizer and self.tokenizer.convert_tokens_to_ids(self.context_bos_token)
-        if token is None or (
-            token == self.tokenizer.unk_token_id and self.context_bos_token != self.tokenizer.unk_token
-        ):
+        tokenizer = self.tokenizer
+        token = tokenizer and tokenizer.convert_tokens_to_ids(self.context_bos_token)
+        if token is None or (token == tokenizer.unk_token_id and self.context_bos_token != tokenizer.unk_token):
             raise ValueError(f"context_bos_token={self.context_bos_token!r} is no token of the tokenizer's vocabulary")
         return token
 

@@ -23,6 +23,7 @@ from PIL import (  # noqa: F401
     WebPImagePlugin,
 )
 
+ON_ERROR = ("raise", "skip", "placeholder")  # what a call does with media that are missing or broken
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 64_000_000
@@ -177,3 +178,9 @@ def bounded_file(file: Any, max_bytes: int = MAX_BYTES) -> Any:
         return BytesIO(data)
     check_bytes(size, max_bytes)
     return file
+
+
+def check_choice(name: str, value: Any, accepted: tuple) -> None:
+    """Raises ValueError unless `value` is one of those accepted."""
+    if value not in accepted:
+        raise ValueError(f"{name}={value!r}; accepted are {', '.join(map(repr, accepted))}")

@@ -22,10 +22,12 @@ from .limits import (
     MAX_BATCH_PIXELS,
     MAX_BYTES,
     MAX_PIXELS,
+    ON_ERROR,
     MediaDecodeError,
     MediaNotFoundError,
     PixelBudget,
     allowed_pixels,
+    check_choice,
     check_pixels,
     decoding,
 )
@@ -39,8 +41,6 @@ __all__ = [
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
-
-ON_ERROR = ("raise", "skip", "placeholder")
 
 
 def load_image(
@@ -132,8 +132,7 @@ class PictureReader:
     """
 
     def __init__(self, on_error: str = "raise", max_batch_pixels: int = MAX_BATCH_PIXELS, **options: Any):
-        if on_error not in ON_ERROR:
-            raise ValueError(f"on_error={on_error!r}; accepted are {', '.join(map(repr, ON_ERROR))}")
+        check_choice("on_error", on_error, ON_ERROR)
         self.on_error = on_error
         self.budget = PixelBudget(max_batch_pixels)
         self.options = options

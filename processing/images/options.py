@@ -12,6 +12,7 @@ from transformers.processing_utils import ImagesKwargs
 from .augment import PictureAugmentation
 from .colours import rgb_colour
 from .geometry import RESIZE_MODES
+from .limits import check_choice
 
 SAVED_BESIDE_OPTIONS = ("image_processor_type", "processor_class", "auto_map")
 
@@ -95,8 +96,7 @@ def check_options(options: dict[str, Any]) -> None:
             raise ValueError(f"{name}={sides}; accepted are whole numbers from 1")
     accepted = {"resize_mode": RESIZE_MODES, "channel_order": ("rgb", "bgr"), "input_range": (None, 1, 255)}
     for name, values in accepted.items():
-        if options[name] not in values:
-            raise ValueError(f"{name}={options[name]!r}; accepted are {', '.join(map(repr, values))}")
+        check_choice(name, options[name], values)
     for name in ("patch_size", "max_patches"):
         if options[name] < 1:
             raise ValueError(f"{name}={options[name]}; accepted are whole numbers from 1")

@@ -21,20 +21,20 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import PILImageResampling
 from transformers.utils.constants import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
 
-from ...configuration.auto_map import finish_image_processor, kept, register_for_auto_class
+from ...configuration.auto_map import finish_image_processor, kept
 from .geometry import centre_crop, cut_to_content, shaped
 from .limits import MAX_BATCH_PIXELS, MAX_BYTES, MAX_PIXELS, MediaDecodeError
 from .load import PictureReader, flat_pictures, load_image, rgb_colour
 from .options import SAVED_BESIDE_OPTIONS, MMImageProcessorKwargs, check_options, check_types
+from .saving import SavesItsCode
 
 logger = logging.getLogger(__name__)
 
 
-class PictureOptions(BaseImageProcessor):
+class PictureOptions(SavesItsCode, BaseImageProcessor):
     """What both image processors share: the options and their defaults, reading, and shaping picture by picture."""
 
     valid_kwargs = MMImageProcessorKwargs
-    register_for_auto_class = classmethod(register_for_auto_class)  # pyright: ignore[reportAssignmentType]
 
     do_convert_rgb = True
     do_resize = True
@@ -69,15 +69,8 @@ class PictureOptions(BaseImageProcessor):
         own = {name: getattr(self, name) for name in self._valid_kwargs_names}
         return self._standardize_kwargs(**(own | given))
 
-    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
-        """As in Transformers, with what finds the class for those who have not imported MM."""
-        files = super().save_pretrained(save_directory, push_to_hub, **kwargs)
-        finish_image_processor(Path(save_directory), self)
-        return files
-
-    def _upload_modified_files(self, working_dir, *args, **kwargs):
-        finish_image_processor(Path(working_dir), self)
-        return super()._upload_modified_files(working_dir, *args, **kwargs)
+    def _finish(self, folder: Path) -> None:
+        finish_image_processor(folder, self)
 
     def load(
         self,
