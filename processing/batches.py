@@ -71,7 +71,8 @@ def texts(samples: Sequence[Mapping[str, Any]], name: str, may_lack: bool = Fals
 
 
 def texts_under(contexts: list, samples: Sequence[Mapping[str, Any]], name: str) -> list[list] | None:
-    """A column of texts nested like the context texts of each sample: a list beside a single one is its rows."""
+    """A column of texts nested like the context texts of each sample: if one sample has a list and another a single
+    text, the list is several rows."""
     values = column(samples, name)
     return values and [
         list(value) if isinstance(context, (list, tuple)) and isinstance(value, (list, tuple)) else [value]

@@ -69,7 +69,7 @@ class CallOptions:
     """The options of one call, each with its default; `image_options` are all that is not named here.
 
     padding, max_length: None takes what the tokenizer was saved with, and True and its own limit without that.
-    of_kind: those that were nested for "images", "videos" or "audio" and count for that kind alone.
+    of_kind: those that were nested for "images", "videos" or "audio" and count only for that kind.
     """
 
     return_tensors: str | None = None
@@ -81,7 +81,7 @@ class CallOptions:
     add_eos_token: bool | None = None
     add_special_tokens: bool = True
     return_offsets_mapping: bool = False
-    return_text_replacement_offsets: bool = False  # Transformers asks for them with the above: there are none
+    return_text_replacement_offsets: bool = False  # Transformers asks for them together with the above; MM has none
     sanitize_control_tokens: bool = False
     on_error: str = "raise"
     allow_urls: bool = False
@@ -128,7 +128,7 @@ _SWITCHES = (
     "add_eos_token", "add_special_tokens", "return_offsets_mapping", "sanitize_control_tokens",
     "allow_urls", "do_sample_frames",
 )  # fmt: skip
-# What may be nested beside options of the image processor, and for which kind of media options nested there count.
+# Options that may be nested together with those of the image processor, and the kind of media that they apply to.
 _NAMES = {
     "text_kwargs": set(MMTextKwargs.__annotations__),
     "images_kwargs": {"return_tensors"},
@@ -191,7 +191,7 @@ def checked_defaults(given: MMCallDefaults) -> dict[str, Any]:
     """DEFAULTS with those given. Raises TypeError for other names, ValueError for values that are not accepted."""
     unknown = sorted(set(given) - set(DEFAULTS))
     if unknown:
-        raise TypeError(f"MMProcessor got unknown arguments {unknown}; beside its parts it takes {sorted(DEFAULTS)}")
+        raise TypeError(f"MMProcessor got unknown arguments {unknown}; besides its parts it takes {sorted(DEFAULTS)}")
     defaults = {**DEFAULTS, **given}
     check_frame_settings(defaults["num_frames"], defaults["frame_sampling"])
     if not isinstance(defaults["add_eos_token"], bool):

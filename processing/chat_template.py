@@ -39,7 +39,7 @@ def media_of(conversations: Any) -> tuple[list, list, list]:
 
 
 def _holds(block: Any, kind: str) -> bool:
-    """Whether a block holds a medium of that kind; one without a source is a mark in the text alone."""
+    """Whether a block holds a medium of that kind; a block without a source is only a mark in the text."""
     return isinstance(block, dict) and block.get("type") == kind and any(key in block for key in SOURCES[kind])
 
 
@@ -57,7 +57,7 @@ def _source(block: dict[str, Any], kind: str) -> Any:
 
 
 def without_tokens(messages: Any, tokens: list[str]) -> Any:
-    """`messages` with each of `tokens` in their texts replaced by U+FFFD; media are left as they are."""
+    """`messages` with each of `tokens` in their texts replaced by U+FFFD; media are not changed."""
     if not tokens:
         return messages
     if isinstance(messages, str):

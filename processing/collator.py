@@ -46,15 +46,17 @@ class MMDataCollator:
 
     A sample is a dict with any of the columns
         image, images: one picture or a list of them, of any kind that `load_image` reads; None or [] for none;
-        video, videos, audio, audios: the same for `load_video` and `load_sound`. Nothing is read before its batch is;
-        text, suffix: the prompt and what the model is to write; a list under text makes several rows. None for the
+        video, videos, audio, audios: the same for `load_video` and `load_sound`. Files are read when their batch is
+            made;
+        text, suffix: the prompt and the text to learn; a list under text makes several rows. None for the
         text of some samples: they have none (their row is masked, or begins with its suffix);
-        context_text: what the text encoder reads; text and suffix are then its rows, a list beside one several;
+        context_text: what the text encoder reads; text and suffix are then its rows; a list in place of one text makes
+            several rows;
         label: for classification, a number per sample or a vector;
         id: names the sample in draws, a whole number or a string;
-    others are left aside, unless `columns` gives them one of these names. Or it holds the processor's output without
-    batch dim, which is padded and stacked: input_ids (T,), attention_mask (T,), labels (T,) or a label,
-    context_input_ids (Tc,), pixel_values, pixel_values_videos and input_features with their masks where there are any;
+    other columns are ignored, unless `columns` gives them one of these names. A sample can also be the processor's
+    output without a batch dim, which is padded and stacked: input_ids (T,), attention_mask (T,), labels (T,) or a
+    label, context_input_ids (Tc,), pixel_values, pixel_values_videos and input_features with their masks, if any;
     or visual_embeds (S, Dv). Such samples are not augmented.
     Samples with and without media, and with other kinds of media, may be mixed.
 
@@ -62,27 +64,28 @@ class MMDataCollator:
         processor: an MMProcessor.
         max_length, pad_to_multiple_of: as in `MMProcessor.__call__`. padding_side: of training rows.
         blank_media: a batch without any picture gets one masked blank picture, so that every batch runs through the
-            same modules (as gradient synchronisation between processes wants it). Where the samples have columns for
-            other media (None in them will do), a blank of each kind that the batch lacks instead.
+            same modules (gradient synchronisation between processes needs this). If the samples have columns for other
+            media (None is enough), the batch gets a blank of each kind that it lacks.
         share_media: samples with the same media (equal path, equal bytes, or the same object) share a context.
         augment: "saved" for all that is kept with the processor: the image processor's `augmentation` (settings of a
             `mm.processing.images.augment.PictureAugmentation`, which also looks at the texts), `frame_jitter` and
-            `audio_augmentation`. Or a callable(image, rng) -> image, for pictures and frames alone. For upright RGB
-            images and the frames of videos, which all see the same random numbers, in mode "train" only, and not
-            where Trainer evaluates; rng is a numpy Generator. Shared media are augmented once, for the first of their
+            `audio_augmentation`. Or a callable(image, rng) -> image, for pictures and frames only. For upright RGB
+            images and the frames of videos, which all see the same random numbers, in mode "train" only, and not when
+            Trainer evaluates; rng is a numpy Generator. Shared media are augmented once, for the first of their
             samples.
-        seed: all draws (augmentation, hidden tokens and patches) are made of (seed, epoch, sample). The epoch is that
-            of Trainer or accelerate, or the pass of a DataLoader (`Passes.current`), or what `set_epoch` is told; the
-            sample its id, or its place in a map-style data set, or what it holds (`sample_names`).
+        seed: all random draws (augmentation, masked tokens and patches) depend on (seed, epoch, sample). The epoch is
+            that of Trainer or accelerate, or the pass of a DataLoader (`Passes.current`), or what `set_epoch` is told;
+            the sample its id, or its place in a map-style data set, or what it holds (`sample_names`).
         on_error: for unreadable pictures: "raise", "skip" (the sample is left out) or "placeholder" (the picture is).
-        return_loss: add return_loss=True to the batch, for models whose loss needs no labels; what a suffix makes is
-            then called lm_targets. Where Trainer evaluates such a model, it is added to pairs without being asked for.
-        mlm_probability: hide so many of the tokens: masked_input_ids and mlm_targets, both (R, T). masked_lm: put
-            them in the place of input_ids and labels, for MMForMaskedLM.
-        mim_ratio: hide so many of the patches of each picture: bool_masked_pos (B[, N], L). patch_size: of the tower.
-        mode: "train", or "generate": prompts alone, padded at the left, without labels, ready for generate().
-        columns: what columns of other names are, {"caption": "suffix"} or webdataset's {"jpg": "image", "txt":
-            "suffix"}. None for a name leaves it aside: a column like "caption" is refused where nothing makes labels.
+        return_loss: add return_loss=True to the batch, for models whose loss needs no labels; the labels of a suffix
+            are then called lm_targets. When Trainer evaluates such a model, it is added automatically.
+        mlm_probability: mask this share of the tokens: masked_input_ids and mlm_targets, both (R, T). masked_lm:
+            return them as input_ids and labels, for MMForMaskedLM.
+        mim_ratio: mask this share of the patches of each picture: bool_masked_pos (B[, N], L). patch_size: of the
+            tower.
+        mode: "train", or "generate": only prompts, left-padded, without labels, ready for generate().
+        columns: names of other columns, {"caption": "suffix"} or webdataset's {"jpg": "image", "txt": "suffix"}. None
+            ignores a column. A column like "caption" raises an error if nothing makes labels.
 
     Where Trainer trains by the model's own loss, a batch with labels gets return_logits=False if the model takes it.
     """
@@ -127,7 +130,7 @@ class MMDataCollator:
 
     @property
     def epoch(self) -> int | None:
-        """The epoch that `set_epoch` told; None: nobody did, and each pass over the data has draws of its own."""
+        """The epoch that `set_epoch` told; None: it was not called, and each pass over the data has its own draws."""
         return None if self._passes.told is None else int(self._passes.told)
 
     def set_epoch(self, epoch: int) -> None:
@@ -170,7 +173,7 @@ class MMDataCollator:
                 batch["lm_targets"] = batch.pop("labels")
             batch["return_loss"] = True
         if caller.drops_logits and not {"labels", "lm_targets", "mlm_targets"}.isdisjoint(batch):
-            batch["return_logits"] = False  # nobody reads them
+            batch["return_logits"] = False  # not used
         return batch
 
     def _draws(self, samples: Sequence[Mapping[str, Any]], asked: Asked) -> Draws:
@@ -313,7 +316,7 @@ class MMDataCollator:
             name: held for name, held in media.items() if any(medium is not None for row in held for medium in row)
         }
         if not found and not has_rows:
-            raise ValueError("the samples hold neither texts nor images, videos or sounds that can be read")
+            raise ValueError("the samples hold no texts, images, videos or sounds that can be read")
         batch = {}
         for name, held in found.items():
             batch |= media_tensors(self.processor, name, held, rngs)

@@ -1,4 +1,5 @@
-"""The columns of other people's samples: given MM's names where they are told, guessed at in errors alone."""
+"""The columns of other people's samples: renamed to MM's names if the caller says how; guesses are used only in
+errors."""
 
 import json
 import re

@@ -2,10 +2,10 @@
 
     Trainer ── accelerate's loader ── torch's DataLoader ── fetcher ── collator(samples)
 
-A collator is handed samples alone, and nobody tells it of an epoch. The calls that lead to it know: torch makes one
+A collator only gets samples, not an epoch. The callers know it: torch makes one
 fetcher for each pass, which holds the samples' places in a map-style data set; accelerate's loader counts the epochs
-(Trainer sets that count, when it resumes too); Trainer knows whether it trains or evaluates. A worker is forked inside
-of those calls, or the collator is pickled for it there, so workers see the same.
+(Trainer sets that count, when it resumes too); Trainer knows whether it trains or evaluates. A worker is forked, or
+the collator is pickled for it, inside these calls, so workers see the same.
 """
 
 import inspect
@@ -33,8 +33,8 @@ class Caller:
 
     Args:
         epoch: accelerate's count as its loader, or the worker of this process, began; None: not by accelerate.
-        task: of Trainer: "train", "evaluate", "predict"; "": it is not Trainer that asks.
-        drops_logits: Trainer trains a model whose logits nobody reads.
+        task: of Trainer: "train", "evaluate", "predict"; "": not called by Trainer.
+        drops_logits: Trainer trains a model whose logits are not used.
         needs_return_loss: Trainer evaluates a model whose loss has no labels, and is asked for by `return_loss`.
     """
 
@@ -123,9 +123,9 @@ def _reads_no_logits(trainer: Any, model: Any, loader: Any) -> bool:
 @cache
 def warn_of_no_labels() -> None:
     logger.warning(
-        "Trainer evaluates with MMDataCollator(mode='generate'), whose batches hold no labels: there is no eval_loss, "
-        "and compute_metrics is not called. With the mode 'train' Seq2SeqTrainer(predict_with_generate=True) writes "
-        "from the prompts alone"
+        "Trainer evaluates with MMDataCollator(mode='generate'), whose batches have no labels: there is no eval_loss, "
+        "and compute_metrics is not called. Use mode='train'; Seq2SeqTrainer(predict_with_generate=True) then "
+        "generates from the prompts only"
     )
 
 
@@ -177,9 +177,9 @@ class Passes:
     def current(self, asked: Asked) -> tuple[Pass, int | str]:
         """That of this call, and the number that its draws go by:
 
-        the epoch that `tell` was given; else 0 where Trainer evaluates, so that evaluations can be compared;
-        else the epoch of accelerate and Trainer; else, for a plain DataLoader, what torch drew for the pass, and how
-        often a worker that lives on has passed; else, for a call by hand, 0.
+        the epoch that `tell` was given; otherwise 0 when Trainer evaluates, so that evaluations can be compared;
+        otherwise the epoch of accelerate and Trainer; otherwise, for a plain DataLoader, the number that torch drew
+        for the pass, and the passes that a persistent worker has made; otherwise (a direct call) 0.
         """
         if asked.fetcher is None:
             made = self.by_hand if self.told is None else Pass(0)

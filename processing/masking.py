@@ -1,7 +1,7 @@
-"""What is hidden from a model that has to say it: tokens of a text, patches of a picture.
+"""Masks tokens of a text and patches of a picture, which the model has to predict.
 
-R rows, T tokens, n pictures, L patches. Each row and picture brings its own random numbers, so what is hidden of it
-does not depend on the rest of the batch.
+R rows, T tokens, n pictures, L patches. Each row and picture has its own random numbers, so its mask does not depend
+on the rest of the batch.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def mask_tokens(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Hides real tokens that are not special, each with `probability` (BERT: arXiv:1810.04805, §3.1).
 
-    Of those hidden 8 in 10 become the mask token, 1 any token of the vocabulary, 1 stays as it is.
+    Of the masked tokens 8 in 10 become the mask token, 1 a random token of the vocabulary, 1 is not changed.
 
     Returns: int64 (R, T) with them hidden, and (R, T), what stood there, -100 elsewhere.
     """

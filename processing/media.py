@@ -78,7 +78,7 @@ def read_media(
             frames; "audio" float32 arrays at the feature extractor's rate.
         sampling_rate: of arrays of sound; None takes the feature extractor's, with a logged warning.
         num_frames, frame_sampling: None takes the processor's.
-        do_sample_frames: False takes every frame of videos given as frames, and refuses others.
+        do_sample_frames: False takes every frame of videos given as frames; for others it raises an error.
         max_seconds: length of videos and sounds allowed; None takes `load_video`'s and `load_sound`'s.
         rngs: one for each sample, in training: frames of videos are then taken with the processor's frame_jitter.
         image_options: for images and frames.
@@ -142,7 +142,7 @@ def media_tensors(
     **image_options: Any,
 ) -> dict[str, torch.Tensor]:
     """What `read_media` gave as float32 tensors, nested by sample and padded to slots, with a bool mask that is
-    False where None stands or none is left.
+    False for None and for empty slots.
 
     "images": pixel_values (B, C, H, W) where each sample has just one, without a mask; else (B, N, C, H, W) and
     pixel_attention_mask (B, N). An image processor that masks patches gives (B[, N], rows, columns) instead.
@@ -209,7 +209,7 @@ def check_image_options(image_processor: Any, options: dict[str, Any]) -> None:
     unknown = sorted(set(options) - known)
     if unknown:
         raise TypeError(
-            f"MMProcessor got unknown arguments {unknown}; beside its own it takes the options of its image "
+            f"MMProcessor got unknown arguments {unknown}; besides its own it takes the options of its image "
             f"processor: {sorted(known)}"
         )
 

@@ -7,7 +7,7 @@ Everything is nested by sample, so that a wrong count is noticed here and not br
     images=[a, [b, c], None] text=["q", "r", "s"]   -> pictures [[a], [b, c], []], prompts [[q], [r], [s]]
     images=[a, b],           text=[["q", "r"], ["s"]] -> pictures [[a], [b]], prompts [[q, r], [s]]
 
-A context text stands between the two: texts are then nested like it, and a list in the place of a string makes
+A context text is between the two: texts are then nested like it, and a list in place of a string makes
 several rows of that context.
 
     images=[a, b], context_text=[["q", "r"], ["s"]], suffix=[["x", "y"], ["z"]]
@@ -35,8 +35,8 @@ Holds = Callable[[Any], bool]
 class Samples:
     """B samples: the sources of their media, their context texts, their prompts, and the suffix of each prompt.
 
-    media: by the name of the argument ("images", "videos", "audio"), those alone that some sample has.
-    contexts, prompts, suffixes: None where there are none; a prompt that is None is absent. owners: for each prompt,
+    media: by the name of the argument ("images", "videos", "audio"), only those that some sample has.
+    contexts, prompts, suffixes: None if no sample has any; a prompt that is None is absent. owners: for each prompt,
     the number of the context text within its sample that it goes with; 0 throughout without context texts.
     """
 
@@ -80,7 +80,7 @@ def pair_samples(media: dict[str, Any], text: Any, suffix: Any, context_text: An
     """Media, context texts, prompts and suffixes nested by sample, as `MMProcessor.__call__` describes them.
 
     Args:
-        media: what was given as images, videos and audio, by those names.
+        media: the arguments images, videos and audio, by name.
 
     Raises ValueError where counts do not match or there is nothing to read, TypeError where a text is no string.
     """

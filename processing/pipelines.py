@@ -1,12 +1,11 @@
 """Transformers' own pipelines for MM's models: pictures go through MM's door, and tasks of texts take them too.
 
-Transformers reads a picture before the processor sees it: what is transparent turns black, 16 bits turn white, and
-URLs are fetched from any address. The front door puts these classes, which leave the reading to MM, in the place of
-Transformers' for its tasks, and refuse a head that was not in the checkpoint; for a model of anybody else they make
-Transformers' own.
+Transformers reads a picture before the processor sees it: transparent turns black, 16 bits turn white, and URLs are
+fetched from any address. These classes replace Transformers' for its tasks: they leave the reading to MM and raise an
+error for a head that was not in the checkpoint. For models of other libraries they return Transformers' own class.
 """
 
-# The parts of a pipeline are there: each of these tasks loads its own.
+# The parts of a pipeline are never None: each of these tasks loads its own.
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportOptionalCall=false
 
 import warnings
@@ -25,7 +24,7 @@ from ..configuration.mm import MMConfig
 from .images.load import load_image
 from .images.processor import PictureOptions
 
-# What a sample may bring beside its text, by the arguments of MMProcessor.
+# Media that a sample may have, by the arguments of MMProcessor.
 MEDIA = {"image": "images", "images": "images", "video": "videos", "videos": "videos", "audio": "audio"}
 
 
@@ -74,8 +73,8 @@ class MMImageTextToText(ForMM, ImageTextToTextPipeline):
         paths: list[Any] = list(images) if isinstance(images, (list, tuple)) else [images]
         if text is None and paths and all(isinstance(path, (str, bytes)) for path in paths):
             raise ValueError(  # Transformers takes a path without a text for the text
-                f"text is missing beside images={images!r:.80}: give text='' for a caption, or text= alone for a text "
-                f"without a picture; pipeline('mm-captioning') takes pictures alone"
+                f"text is missing beside images={images!r:.80}: give text='' for a caption, or only text= for a text "
+                "without a picture; pipeline('mm-captioning') takes only pictures"
             )
         pictures: Any = images  # of any kind: Transformers' annotation names paths and PIL images
         return super().__call__(pictures, text, **kwargs)
@@ -90,7 +89,7 @@ class MMImageTextToText(ForMM, ImageTextToTextPipeline):
 
 
 class TextAndMedia(ForMM):
-    """Takes {"text": ..., "image": ...} as well; of a text by itself a warning says what the model takes beside it."""
+    """Takes {"text": ..., "image": ...} as well; for a text without media a warning says what else the model takes."""
 
     def preprocess(self, inputs, **options):
         if is_sample(inputs):
@@ -100,8 +99,9 @@ class TextAndMedia(ForMM):
         config = self.model.config
         if config.modalities and config.fusion_type != "none":
             warnings.warn(
-                f"{self.task} reads the text alone, and this model takes {' and '.join(config.modalities)} beside it: "
-                'pass {"text": ..., "image": ...}, with None for what there is not',
+                f"{self.task} reads only the text, but this model also "
+                f"takes {' and '.join(config.modalities)}: "
+                'pass {"text": ..., "image": ...}, with None for a missing one',
                 stacklevel=2,
             )
         return self.read_text(inputs, **options)
@@ -117,7 +117,7 @@ class TextAndMedia(ForMM):
         return self.processed(text=[text], **media, **options)
 
     def processed(self, **given):
-        """What the processor makes of its arguments; that of the model's folder where the pipeline has none."""
+        """Model inputs by the processor, or by the one in the model's folder if the pipeline has none."""
         if self.processor is None:
             if not self.model.name_or_path:
                 raise ValueError("a model without a folder brings no processor; pass processor=... to pipeline()")
@@ -130,7 +130,7 @@ class MMFeatureExtraction(TextAndMedia, FeatureExtractionPipeline):
 
 
 class MMTextClassification(TextAndMedia, TextClassificationPipeline):
-    """A question goes to the text encoder where the model has one, beside a picture and by itself."""
+    """A question goes to the text encoder if the model has one, with a picture and without."""
 
     theirs = TextClassificationPipeline
 
@@ -158,7 +158,7 @@ class MMFillMask(TextAndMedia, FillMaskPipeline):
 
 
 def media_of(sample: dict[str, Any]) -> dict[str, Any]:
-    """The media of a sample by the processor's names. Raises: ValueError for other keys beside them, or one twice."""
+    """The media of a sample by the processor's names. Raises: ValueError for other keys, or for one twice."""
     media = {MEDIA[name]: value for name, value in sample.items() if name in MEDIA}
     if media and len(media) + 1 < len(sample):
         raise ValueError(f"a sample is a text and its media, {sorted(MEDIA)}, each kind once; got {sorted(sample)}")

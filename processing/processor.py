@@ -37,25 +37,25 @@ from .videos.sampling import check_frame_settings, check_jitter, check_positive
 
 
 class MMProcessor(SavesItsCode, ProcessorMixin):
-    """One image processor, one tokenizer and one feature extractor, any of which may be absent.
+    """One image processor, one tokenizer and one feature extractor; each may be missing.
 
     Args:
         image_processor: an MMImageProcessorPil, or any Transformers image processor that gives pixel_values
-            (n, C, H, W). None: pictures are refused.
-        tokenizer: any Transformers tokenizer. None: texts are refused.
-        feature_extractor: any Transformers feature extractor for sounds. None: sounds are refused.
+            (n, C, H, W). None: pictures raise an error.
+        tokenizer: any Transformers tokenizer. None: texts raise an error.
+        feature_extractor: any Transformers feature extractor for sounds. None: sounds raise an error.
         chat_template: Jinja template for `apply_chat_template` and for chats in pipelines.
         defaults: of options that a call may have too (MMCallDefaults), saved with the processor.
         add_eos_token: close plain texts with eos; saved with checkpoints that read whole texts (retrieval,
-            classification) rather than go on with them.
+            classification) rather than continue them.
         context_bos_token: token of the vocabulary that opens a context text (BLIP's [ENC]). None: bos or cls, as
             with rows.
         fixed_length: pad rows to this many tokens, pads attended, as checkpoints like SigLIP's were trained.
         num_frames: most frames taken of a video. frame_sampling: "uniform" over its length, its "keyframes", or a
             number of frames per second.
         prompt_to: "decoder", or "context": a plain text is then the context text (a question for the text encoder),
-            and its row starts from bos alone; so a model with a text encoder answers in pipelines.
-        frame_jitter, audio_augmentation: kept for training, `MMDataCollator(augment="saved")` applies them and a call
+            and its row is only bos; so a model with a text encoder answers in pipelines.
+        frame_jitter, audio_augmentation: kept for training, `MMDataCollator(augment="saved")` applies them, a call
             never does. How far the frames taken of a video move, 0..1 of the time from one to the next
             (`mm.processing.videos.load.load_video`); settings of a `mm.processing.sounds.masks.SoundAugmentation`.
     """
@@ -127,35 +127,35 @@ class MMProcessor(SavesItsCode, ProcessorMixin):
                 of the same length whose entries are a picture, a list of pictures, or None or [] for none. Without
                 text: a picture, or a list of such entries. What a picture may be: `mm.load_image`.
             text: one string (one sample), a list (one row per sample), or lists of lists (rows per sample). Without
-                it, and with a suffix, the prompts are empty. None in a list: that sample has no text; its row is bos,
-                masked, which classifiers take for absent and generate() for a prompt of bos.
-            suffix: what the model is to write, nested like text. Gives labels.
-            context_text: what the text encoder is to read, nested as text may be; samples then come by its count. Each
+                it, and with a suffix, the prompts are empty. None in a list: that sample has no text. Its row is bos,
+                masked; classifiers treat it as absent, generate() as a prompt of bos.
+            suffix: the text to learn (an answer or caption), nested like text. Gives labels.
+            context_text: the text for the text encoder, nested like text; it then sets the number of samples. Each
                 is a context of its own, over the media of its sample. text and suffix are nested like it (a list in
                 the place of one text makes several rows of that context); without them each has one row, of bos.
             videos, audio: nested as images are; a list of PIL images or arrays is one video, not several. What they
                 may be: `mm.processing.videos.load.load_video`, `mm.processing.sounds.load.load_sound`.
             options (MMProcessorKwargs): by themselves, or nested by kind as text_kwargs, images_kwargs, videos_kwargs,
-                audio_kwargs. Those of pictures and max_seconds then count for that kind alone.
+                audio_kwargs. Nested options of pictures and max_seconds count only for that kind.
 
             return_tensors: "pt", "np", or None (lists for texts, arrays for pictures).
-            padding: True or "longest", "max_length", False; None is what the tokenizer was saved with, else True.
+            padding: True or "longest", "max_length", False; None takes the tokenizer's saved value, otherwise True.
                 padding_side: None is "right" for rows that are closed or have a suffix and "left" for open prompts; no
                 result depends on it.
-            max_length: most tokens in a row or a context text; None is what the tokenizer was saved with, else its
-                limit. truncation: cut longer ones with a logged warning; False raises. pad_to_multiple_of: round the
-                padded length up.
-            add_eos_token: None takes the processor's. add_special_tokens: False leaves away bos and the eos
-                of closed texts.
+            max_length: most tokens in a row or a context text; None takes the tokenizer's saved value, otherwise its
+                limit. truncation: cut longer ones with a logged warning; False raises an error. pad_to_multiple_of:
+                round the padded length up.
+            add_eos_token: None takes the processor's. add_special_tokens: False leaves out bos, and eos of closed
+                texts.
             sanitize_control_tokens: set by `apply_chat_template`: the text comes from a template, and its special
-                tokens count but for those marked as the user's. return_offsets_mapping: of such texts.
+                tokens count, except those marked as the user's. return_offsets_mapping: of such texts.
             on_error: for media that are missing or broken: "raise", "skip" (their samples are left out, with a
                 logged warning) or "placeholder" (their slots are masked, with a logged warning).
-            allow_urls: fetch media behind http(s) URLs, from public addresses alone.
+            allow_urls: fetch media from http(s) URLs, only from public addresses.
             sampling_rate: of arrays of sound that come without their own; None takes the feature extractor's, with a
                 logged warning.
             num_frames, frame_sampling (or a number as fps): None takes the processor's. do_sample_frames: False takes
-                every frame of videos that are given as frames, and refuses others. max_seconds: length of videos and
+                every frame of videos given as frames; for others it raises an error. max_seconds: length of videos and
                 sounds allowed.
             Any other is an option of the image processor, for this call; with MM's own also max_pixels, max_bytes and
             max_batch_pixels.
@@ -164,8 +164,8 @@ class MMProcessor(SavesItsCode, ProcessorMixin):
             input_ids, attention_mask int64 (R, T); labels int64 (R, T) with a suffix, -100 on prompt and padding;
             pixel_values float32, (B, C, H, W) where each sample has one picture, else (B, N, C, H, W) with
             pixel_attention_mask bool (B, N), True where there is one; pixel_values_videos float32 (B, F, C, H, W), or
-            (B, N, F, C, H, W), with video_attention_mask bool (B[, N], F) unless all frames are there; input_features
-            float32 (B, A, ...) of A clips with input_features_mask bool (B, A[, frames]) unless all are there;
+            (B, N, F, C, H, W), with video_attention_mask bool (B[, N], F) unless no frame is masked; input_features
+            float32 (B, A, ...) of A clips with input_features_mask bool (B, A[, frames]) unless none is masked;
             context_index int64 (R,), the sample of each
             row, unless that is 0..B-1. With context texts context_input_ids, context_attention_mask int64 (Bc, Tc),
             closed and padded at the right; context_index then names the context text, and media_index int64 (Bc,) the
@@ -208,7 +208,7 @@ class MMProcessor(SavesItsCode, ProcessorMixin):
                 check_positive(name, media.get(name))
 
     def _row_options(self, call: CallOptions) -> RowOptions:
-        """How the rows of a call are made; what the tokenizer was saved with stands behind the call."""
+        """How the rows of a call are made: the call's options, then the tokenizer's saved ones."""
         saved = {} if self.tokenizer is None else self.tokenizer.init_kwargs
         padding = saved.get("padding", True) if call.padding is None else call.padding
         return RowOptions(
@@ -282,8 +282,8 @@ class MMProcessor(SavesItsCode, ProcessorMixin):
         finish_processor(folder, self)
 
     def to_dict(self) -> dict[str, Any]:
-        """What is saved: the settings, the image processor and the feature extractor; null for an image processor or
-        a tokenizer that is absent; the defaults of a call."""
+        """The saved values: the settings, the image processor and the feature extractor; null for an image processor
+        or a tokenizer that is absent; the defaults of a call."""
         absent = {name: None for name in ("image_processor", "tokenizer") if getattr(self, name) is None}
         saved = {name: value for name, value in super().to_dict().items() if name not in PARTS or value is not None}
         saved.pop("read_from", None)

@@ -1,4 +1,4 @@
-"""The parts of a processor, any of which may be absent, and the files that they are read from.
+"""The parts of a processor, each of which may be missing, and the files that they are read from.
 
 processor_config.json   settings, image_processor {…}, feature_extractor {…}, processor_class
 tokenizer.json, tokenizer_config.json, chat_template.jinja
@@ -24,7 +24,7 @@ _FILES = (
 
 
 def unreadable(source: str | Path, error: Exception) -> ValueError:
-    """Names the file that is not JSON, else those that are there."""
+    """Names the file that is not JSON, otherwise the files that exist."""
     there = [Path(source) / name for name in _FILES if (Path(source) / name).is_file()]
     broken = [file for file in there if not _is_json(file)] or there
     named = ", ".join(repr(str(file)) for file in broken) or repr(str(source))
@@ -40,7 +40,8 @@ def _is_json(file: Path) -> bool:
 
 
 def load_part(auto_class: Any, source: str | Path, options: dict[str, Any]) -> Any:
-    """One part. A tokenizer.json that holds no object is refused, of which Transformers makes an empty vocabulary."""
+    """One part. A tokenizer.json without an object raises an error; Transformers would make an empty vocabulary of
+    it."""
     if auto_class is not AutoTokenizer:
         return auto_class.from_pretrained(source, **options)
     file = Path(source) / (options.get("subfolder") or "") / "tokenizer.json"

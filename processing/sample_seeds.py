@@ -15,7 +15,7 @@ from .images.limits import MAX_PIXELS
 
 
 def sample_rng(seed: int, epoch: int | str, sample_id: Any) -> np.random.Generator:
-    """Random numbers that depend on (seed, epoch, sample id) alone, the same on every machine and in every order."""
+    """Random numbers that depend only on (seed, epoch, sample id); the same on every machine and in every order."""
     digest = hashlib.sha256(f"{seed}/{epoch}/{sample_id}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
@@ -48,8 +48,7 @@ def sample_names(
     Args:
         columns: those that are read.
         places: in a map-style data set.
-        made: the pass so far. A sample that comes again in it is another one where nothing tells the two apart: in a
-            stream, which may repeat itself, and without an id and a place.
+        made: the pass so far. A repeated sample without an id or a place (a stream may repeat itself) is drawn again.
     """
     names = []
     for index, sample in enumerate(samples):

@@ -1,7 +1,7 @@
-"""Text as it was written: WordPieces joined by the rules of English spelling, and which texts a tokenizer changes.
+"""Text in English spelling: a decoder that joins WordPieces by its rules, and a check which texts a tokenizer changes.
 
-BERT's tokenizers cut at every mark of punctuation and forget where spaces were, so what they decode has one on both
-sides: "e - mail", "six o ’ clock". `spelled` gives such a tokenizer another decoder; its ids stay as they are.
+BERT's tokenizers cut at every mark of punctuation and forget where spaces were, so their output has spaces on both
+sides: "e - mail", "six o ’ clock". `spelled` gives such a tokenizer another decoder; its ids do not change.
 """
 
 from collections.abc import Iterable
@@ -10,15 +10,15 @@ from typing import Any
 from tokenizers import Regex, decoders
 from transformers import PreTrainedTokenizerFast
 
-# Spaces that come out, rule after rule. What English writes in two ways is written in one: "a - b" becomes "a-b".
-# Marks that may open or close ("), and those that stand between spaces (&, +, *, =), stay as they are.
+# Spaces to remove, rule after rule. If English has two spellings, one is used: "a - b" becomes "a-b".
+# Marks that may open or close ("), and those between spaces (&, +, *, =), do not change.
 SPACES = (
     r" (?=[.,;:!?%)\]}”…])",  # before what closes
     r"(?<=[(\[{“¿¡]) ",  # after what opens
     r"(?<=\w) (?=[-‐‑/_]( \w|$))",  # on both sides of what joins words; at the end too, as a stream shows it
     r"(?<=\w[-‐‑/_]) (?=\w)",
     r"(?<=\w) (?=’)",  # the closing quote and apostrophe: boys’ room
-    r"(?<=\w) (?='( (s|t|m|d|re|ve|ll)\b| [rvl]$|$))",  # ' may open a quotation: known ends alone
+    r"(?<=\w) (?='( (s|t|m|d|re|ve|ll)\b| [rvl]$|$))",  # ' may open a quotation: only known endings
     r"(?<=[’']) (?=(s|t|m|d|re|ve|ll)\b|[rvl]$)",  # man’s, don't
     r"(?<=\b[od]) (?='( \w|$))",  # o'clock
     r"(?<=\b[od]['’]) (?=\w)",
@@ -41,7 +41,7 @@ def spelling_decoder() -> decoders.Decoder:
 
 
 def spelled(tokenizer: Any) -> PreTrainedTokenizerFast:
-    """The same WordPiece tokenizer, with a decoder that writes English as it is spelled.
+    """The same WordPiece tokenizer, with a decoder that writes English spelling.
 
     It is a PreTrainedTokenizerFast, which is saved with its decoder; a BertTokenizer makes one of its own when it is
     loaded. Capitals and accents that the tokenizer drops when it reads do not come back.

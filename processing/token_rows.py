@@ -29,7 +29,7 @@ class RowOptions:
     """How rows are made; the meaning of each is told in `MMProcessor.__call__`.
 
     bos: id that opens the rows in place of the tokenizer's. is_chat: the prompts come from a chat template. offsets:
-    tell where in a chat each of its tokens stands.
+    the position in the chat of each token.
     """
 
     padding: bool | str = True
@@ -58,7 +58,7 @@ class RowOptions:
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name}={value!r}; accepted are whole numbers from 1, or None")
         if self.fixed_length is not None and self.padding_side == "left":
-            raise ValueError("padding_side='left' with fixed_length: its pads are attended and stand at the right")
+            raise ValueError("padding_side='left' with fixed_length: its pads are attended and are at the right")
 
 
 def encode_rows(
@@ -80,7 +80,7 @@ def encode_rows(
     bos, eos = row_ends(tokenizer)
     bos = bos if options.bos is None else options.bos
     if eos is None and (suffixes is not None or options.closed):
-        raise ValueError("the tokenizer has neither an eos nor a sep token, and rows with a suffix or closed need one")
+        raise ValueError("the tokenizer has no eos and no sep token, and rows with a suffix or closed rows need one")
     if options.fixed_length is not None and suffixes is None and not options.closed:
         raise ValueError("fixed_length with open prompts: its pads are attended; pass add_eos_token=True")
     absent = {index for index, prompt in enumerate(prompts) if prompt is None and suffixes is None}
@@ -144,7 +144,7 @@ def clean_text(text: str) -> str:
 def _token_ids(
     tokenizer: Any, prompts: list[str], suffixes: list[str] | None, is_chat: bool
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Ids of prompts and suffixes without any special token, but for those that a chat template wrote."""
+    """Ids of prompts and suffixes without any special token, except those that a chat template wrote."""
     if is_chat:
         chats = [_chat_ids(tokenizer, clean_text(prompt)) for prompt in prompts]
         return chats, _user_ids(tokenizer, suffixes or [])

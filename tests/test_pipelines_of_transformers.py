@@ -160,7 +160,7 @@ def test_a_text_by_itself_is_classified_and_said(tiny_model, processor):
     fields = {"fusion_type": "sum", "text_config": {"is_causal": False, "pooler": "mean"}}
     model = tiny_model(cls=MMForSequenceClassification, dtype=torch.float32, **fields)
     pipe = pipeline("text-classification", model=model, tokenizer=processor.tokenizer, processor=processor)
-    with pytest.warns(UserWarning, match=r'the text alone, and this model takes image beside it: pass \{"text"'):
+    with pytest.warns(UserWarning, match=r'only the text.*image: pass \{"text"'):
         said = pipe("w3 w4")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -198,7 +198,7 @@ def test_fill_mask_and_features_take_a_picture_beside_the_text(tiny_model, proce
         found = states({"text": "w3 w4", "image": files[name]}, return_tensors=True)
         torch.testing.assert_close(found, states.model(**read)[0])
     for pipe, text in ((masked, "w3 [MASK]"), (states, "w3")):
-        with pytest.warns(UserWarning, match="the text alone.*image beside it"):
+        with pytest.warns(UserWarning, match="only the text.*image"):
             pipe(text)
 
 

@@ -1,9 +1,9 @@
-"""Augmentation for training: other views of a picture of which its text is still true.
+"""Augmentation for training: other views of a picture for which its text is still true.
 
     random resized crop ── mirror ── rotate ── brightness, contrast, saturation ── n operations as in RandAugment
 
-Upright RGB in, upright RGB out, of any size. All chance comes from the generator given, which MMDataCollator makes of
-(seed, epoch, sample id); an image processor keeps the settings, and applies none of them.
+Upright RGB in, upright RGB out, of any size. All random numbers come from the given generator, which MMDataCollator
+makes from (seed, epoch, sample id). An image processor keeps the settings and applies none of them.
 
 RandAugment: Cubuk et al. 2019, arXiv:1909.13719. Random resized crop: Szegedy et al. 2014, arXiv:1409.4842.
 """
@@ -22,7 +22,7 @@ from .colours import Colour, rgb_colour
 CROP_TRIES = 10
 ASPECTS = (3 / 4, 4 / 3)
 
-# Of a mirrored picture a text with one of these may be false.
+# A text with one of these words may be false for a mirrored picture.
 SIDED = re.compile(
     r"\b(left|right|leftmost|rightmost|lefthand|righthand|leftward|rightward|leftwards|rightwards|(anti|counter)?"
     r"clockwise|east|west|eastern|western|mirror|mirrored|letter|letters|word|words|text|sign|number|writing|reads)\b",
@@ -31,7 +31,7 @@ SIDED = re.compile(
 
 
 def names_a_side(texts: Iterable[str]) -> bool:
-    """Whether any of the texts speaks of left and right, or of something that is read in one direction."""
+    """Whether any of the texts names left or right, or something that is read in one direction."""
     return any(SIDED.search(text.replace("-", " ")) for text in texts)
 
 
@@ -118,7 +118,7 @@ def _affine(image: Image.Image, matrix: tuple[float, ...], colour: tuple[int, in
 
 
 # What RandAugment draws from, each by (image, strength in -1..1, colour). Nothing here mirrors, inverts or changes
-# hues: a text would no longer be true.
+# hues: a text could become false.
 OPERATIONS: tuple[Callable[[Image.Image, float, tuple[int, int, int]], Image.Image], ...] = (
     lambda image, strength, colour: image,
     lambda image, strength, colour: ImageOps.autocontrast(image),

@@ -3,7 +3,7 @@
     EXIF ── turned upright        alpha, tRNS ── laid on the background
     ICC  ── to sRGB, on demand    I;16, I, F  ── to 8 bits by their range
 
-Large pictures are worked through in strips, so that beside the picture only a strip is held twice.
+Large pictures are processed in strips, so that only a strip is held twice.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ def rgb_colour(colour: Colour) -> tuple[int, int, int]:
 def check_mode(image: Image.Image, convert_rgb: bool) -> None:
     """Raises MediaDecodeError for a picture of another mode than RGB that is not to be converted."""
     if not convert_rgb and image.mode != "RGB":
-        raise MediaDecodeError(f"its mode is {image.mode}, and do_convert_rgb=False takes RGB pictures alone")
+        raise MediaDecodeError(f"its mode is {image.mode}, and do_convert_rgb=False takes only RGB pictures")
 
 
 def strips(width: int, height: int) -> Iterator[tuple[int, int]]:
@@ -59,7 +59,8 @@ def upright_rgb(
 ) -> Image.Image:
     """`image` in RGB, turned as its EXIF says.
 
-    It is returned as it is where it fits. It is never changed unless it is `own`, which saves the memory of a copy.
+    If it fits it is returned unchanged. It is never modified in place unless it is `own`, which saves the memory of a
+    copy.
     """
     image.load()
     turn = UPRIGHT.get(_orientation(image))
@@ -72,7 +73,7 @@ def upright_rgb(
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 (upright) where there is none. A broken EXIF block is no reason to lose the picture."""
+    """EXIF orientation; 1 (upright) without one or with a broken EXIF block."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except DECODER_FAULTS:
@@ -81,7 +82,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
-    """`image` by its colour profile in sRGB, its alpha kept; as it is without a profile, or with a broken one."""
+    """`image` by its colour profile in sRGB, its alpha kept; unchanged without a profile, or with a broken one."""
     profile = image.info.get("icc_profile")
     if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "L"):
         return image
@@ -141,16 +142,16 @@ def _has_sound_key(image: Image.Image) -> bool:
 
 
 def _without_key(image: Image.Image) -> Image.Image:
-    """A copy without the transparent colour: a text, or a colour of 16 bits. Raises MediaDecodeError where the picture
-    may show the latter, of which 8 bits are left."""
+    """A copy without the transparent colour: a text, or a colour of 16 bits. Raises MediaDecodeError if the picture
+    may show a colour of 16 bits, because only 8 of them are left."""
     key = image.info["transparency"]
     if isinstance(key, tuple) and image.mode == "RGB":
         high = [value >> 8 for value in key]
         if any((np.asarray(image.crop((0, top, image.width, bottom))) == high).all(-1).any()
                for top, bottom in strips(*image.size)):  # fmt: skip
             raise MediaDecodeError(
-                "its transparent colour has 16 bits, and it was read in 8, which do not tell where that is: give its "
-                "path or bytes, or the image before it is read"
+                "its transparent colour has 16 bits, but it was read with 8, so the transparent pixels are unknown: "
+                "give its path or bytes, or the image before it is read"
             )
     image = image.copy()
     del image.info["transparency"]

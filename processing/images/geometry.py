@@ -23,7 +23,7 @@ LARGEST_SQUARE = 4096
 # Pixels between the two passes of a resize from which on the channels go one by one, to save memory.
 LARGEST_BETWEEN = 2**23
 
-# Up to 12 Pillow resizes rows first, but for very tall pictures; from 13 on columns, wherever that is cheaper.
+# Up to 12 Pillow resizes rows first, except for very tall pictures; from 13 on columns, if that is cheaper.
 CHOOSES_ORDER = int(pillow_version.split(".")[0]) >= 13
 
 Box = tuple[int, int, int, int]

@@ -1,4 +1,4 @@
-"""What may be read, and what a picture that may not be read is called.
+"""Limits of what is read, and the error for a picture that cannot be read.
 
 The limits are those of a machine, not of a checkpoint: they are arguments of a call and are never saved.
 """
@@ -55,9 +55,9 @@ class MediaDecodeError(ValueError):
     """A source was found but holds nothing that can be used: broken, of a format not accepted, or too large.
 
     Attributes:
-        name: the source in words, such as a path in quotes.
-        format: the file's format as Pillow names it; None where it was not recognised or there is no file.
-        cause: what was wrong, with the type of the error behind it where there is one.
+        name: text for the source, such as a path in quotes.
+        format: the file's format as Pillow names it; None if it was not recognised or there is no file. cause: the
+        problem, with the type of the original error if there is one.
         index: the source's place among those of a call, such as 3 or "images[1][0]"; None for a single source.
     """
 
@@ -77,7 +77,7 @@ class MediaDecodeError(ValueError):
         self.index = index
 
     def at(self, index: int | str) -> "MediaDecodeError":
-        """The same error, its message saying where it was: `index` is a number or a place in words."""
+        """The same error, its message saying where it was: `index` is a number or text."""
         place = f"images[{index}]" if isinstance(index, int) else index
         return type(self)(f"{place}: {self}", name=self.name, format=self.format, cause=self.cause, index=index)
 
@@ -90,7 +90,7 @@ class MediaNotFoundError(MediaDecodeError, FileNotFoundError):
 def decoding(
     name: str, accepted: Sequence[str] = FORMATS, faults: tuple[type[BaseException], ...] = DECODER_FAULTS
 ) -> Iterator[dict[str, Any]]:
-    """Turn whatever a decoder raises into one typed error that names the source, and the formats accepted.
+    """Turns any error of a decoder into one typed error that names the source and the accepted formats.
 
     Yields a dict that takes the "format", once that is known.
     """

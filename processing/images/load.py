@@ -4,7 +4,7 @@
     PIL image ────────────────────────────────────────────────────────────────────────────────────────────┼─ upright
     numpy array | torch tensor ── layout and range checked ───────────────────────────────────────────────┘  RGB
 
-Of a file with several frames or pages the first is read; of a PIL image, the frame it stands at.
+Reads the first frame or page of a file, and the current frame of a PIL image.
 """
 
 import logging
@@ -68,24 +68,24 @@ def load_image(
         input_data_format: "channels_first" or "channels_last" for 3-D arrays; None finds out where that is certain.
         input_range: 255 for arrays of any type of number in 0..255.
         channel_order: "bgr" for arrays whose first channel is blue.
-        use_icc: convert by the colour profile in the file to sRGB. A broken profile is left aside.
+        use_icc: convert by the colour profile in the file to sRGB. A broken profile is ignored.
         convert_rgb: False takes pictures that are RGB as they come, and no others.
         max_pixels: width x height allowed, checked before the pixels are decoded; half of it for WebP, AVIF and
             progressive JPEG, whose decoders hold a picture several times over.
         max_bytes: size allowed of a file, of bytes, or of what a data URL holds.
         draft_size: decode a JPEG file at a half, quarter or eighth of its size, as long as both sides keep at least
             this many pixels. Much faster, and not quite the pixels of a full decode. None decodes in full.
-        allow_urls: fetch http(s) URLs, from public addresses alone (`mm.processing.images.urls.fetch`).
+        allow_urls: fetch http(s) URLs, only from public addresses (`mm.processing.images.urls.fetch`).
 
         budget: pixels that are left for all pictures of a call.
 
     Returns:
-        The image. A PIL image that is RGB and upright already is returned as it is, not copied.
+        The image. A PIL image that is already RGB and upright is returned itself, not a copy.
 
     Raises:
         MediaDecodeError (a ValueError): broken, too large, of a format outside `FORMATS`, NaN, a URL that fails.
         MediaNotFoundError (a MediaDecodeError and a FileNotFoundError): no file at that path.
-        ValueError: a URL without allow_urls, a colour nobody knows, an array of a shape, type or range not accepted.
+        ValueError: a URL without allow_urls, an unknown colour, an array of a shape, type or range not accepted.
         TypeError: a source of another type.
     """
     colour = rgb_colour(background)
@@ -123,7 +123,7 @@ class PictureReader:
     """Reads the pictures of one call: under one policy for bad ones, which it counts, and one budget of pixels.
 
     Args:
-        on_error: what a picture that is missing or broken does: "raise"; "skip" and "placeholder" give None for it.
+        on_error: for a picture that is missing or broken: "raise" raises an error; "skip" and "placeholder" give None.
         max_batch_pixels: width x height allowed of all pictures together. More raises whatever `on_error` is.
         options: of `load_image`.
 

@@ -2,7 +2,7 @@
 
 PNG   texts under the names by which Pillow keeps its own facts ("transparency", "interlace", ...) are left out
 PNG   the transparent colour of pictures of 16 bits is compared in 16 bits, that of greys of 2 and 4 bits in their own
-TIFF  a picture turned by a quarter, and opened by its path, is read from its file again; once read, it is refused
+TIFF  a picture turned by a quarter, and opened by its path, is read from its file again; once read, it raises an error
 """
 
 import os
@@ -48,8 +48,8 @@ def as_in_its_file(image: Image.Image) -> Iterator[Image.Image]:
             )
         if _may_have_lost_its_key(image):
             raise MediaDecodeError(
-                "its transparent grey seems to have 2 or 4 bits, and its pixels were read in 8, which do not tell "
-                "where that is: give its path or bytes, or the image before it is read"
+                "its transparent grey seems to have 2 or 4 bits, but its pixels were read with 8, so the transparent "
+                "ones are unknown: give its path or bytes, or the image before it is read"
             )
         yield image
         return
@@ -151,8 +151,8 @@ def has_wide_key(image: Any) -> bool:
 
 
 def key_as_alpha(image: Any, file: Any) -> Any:
-    """An opened picture whose transparent colour of 16 bits is in its alpha: Pillow compares it with 8 bits. Others as
-    they are."""
+    """An opened picture whose transparent colour of 16 bits is in its alpha: Pillow compares it with 8 bits. Others
+    are returned unchanged."""
     if not has_wide_key(image):
         return image
     key, place = image.info.pop("transparency"), file.tell()

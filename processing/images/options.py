@@ -18,14 +18,15 @@ SAVED_BESIDE_OPTIONS = ("image_processor_type", "processor_class", "auto_map")
 
 
 class MMImageProcessorKwargs(ImagesKwargs, total=False):
-    """Options of MMImageProcessorPil beside those of every Transformers image processor.
+    """Options of MMImageProcessorPil in addition to those of every Transformers image processor.
 
-    background: colour name or (red, green, blue) in 0..255 behind transparent pixels and around the cut-out content.
+    background: colour name or (red, green, blue) in 0..255 that shows through transparent pixels and around the
+        cut-out content.
     do_crop_content: cut to the box of pixels that differ from the background, and pad that to a square.
     content_threshold: difference from the background, in 0..254 of any channel, up to which a pixel counts as such.
     content_margin: background added on each side of the square, as a share (0..1) of its side.
-    do_convert_rgb: False reads RGB pictures alone, and takes any other for a broken one.
-    do_draft: read large JPEG files at a half, quarter or eighth of their size: faster, and not quite the same pixels.
+    do_convert_rgb: False reads only RGB pictures; others count as broken.
+    do_draft: read large JPEG files at a half, quarter or eighth of their size: faster, but the pixels differ slightly.
     do_icc: convert by the colour profiles of files to sRGB.
     input_range: 255 for arrays of any type of number in 0..255; None or 1: floats are in 0..1.
     channel_order: "bgr" for arrays whose first channel is blue.
@@ -79,7 +80,7 @@ def check_normalisation(options: Mapping[str, Any]) -> None:
 
 
 def check_options(options: dict[str, Any]) -> None:
-    """Values of options. Raises ValueError that names the option, what was given and what is accepted."""
+    """Values of options. Raises ValueError with the option's name, the given value and the accepted ones."""
     rgb_colour(options["background"])
     threshold, margin = options["content_threshold"], options["content_margin"]
     if not 0 <= threshold <= 254:

@@ -3,7 +3,7 @@
     read ── cut to the content ── resize, by one of four modes ── centre crop ── rescale and normalise
     └───────────────── Pillow, RGB, 8 bits, picture by picture ────────────┘     (n, 3, H, W) float32, one buffer
 
-Neither torchvision nor any other processor class is needed; `processor_fast.py` has the twin on tensors.
+It does not need torchvision or another processor class; `processor_fast.py` has the twin on tensors.
 """
 
 import logging
@@ -113,8 +113,8 @@ class PictureOptions(SavesItsCode, BaseImageProcessor):
         Args:
             images: one picture, an array (n, ...) of pictures, or a list of these; nested lists are flattened.
             on_error: for pictures that are missing or broken: "raise", "skip" (they are left out) or "placeholder"
-                (zeros stand for them). Under the last two each is logged, and so is their number.
-            allow_urls: fetch http(s) URLs, from public addresses alone.
+                (zeros). With the last two each is logged, and so is their number.
+            allow_urls: fetch http(s) URLs, only from public addresses.
             max_pixels, max_bytes, max_batch_pixels: limits of a picture, of its file, and of all pictures together.
             kwargs: options (see MMImageProcessorKwargs) that override the processor's, and
                 return_tensors: "pt", "np" or None (a numpy array).

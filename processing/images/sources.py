@@ -15,7 +15,7 @@ from .urls import fetch, is_url, read_data_url
 def opened(
     source: Any, noun: str, max_bytes: int, allow_urls: bool, max_url_bytes: int | None = None
 ) -> Iterator[tuple[Any, str]]:
-    """(binary file, name in words) of a path, bytes, a file object, a data URL, or a URL on demand.
+    """(binary file, name for errors) of a path, bytes, a file object, a data URL, or a URL on demand.
 
     max_url_bytes: what may be fetched; None is max_bytes.
 

@@ -1,9 +1,9 @@
-"""Bytes behind a URL: data URLs, and http(s) on demand, from public addresses alone.
+"""Bytes of a URL: data URLs, and on demand http(s), only from public addresses.
 
     scheme, host, port ── resolved ── every address public? ── connected to that address ── redirect: all over again
 
-The address that was checked is the one that is connected to, so a name that resolves anew to a private address gains
-nothing. Neither proxies, cookies nor credentials are used.
+The checked address is the one that is connected to, so a name that later resolves to a private address is no risk. No
+proxies, cookies or credentials are used.
 """
 
 import base64
@@ -52,7 +52,7 @@ def read_data_url(url: str, max_bytes: int) -> bytes:
 
 
 def fetch(url: str, max_bytes: int = MAX_URL_BYTES, timeout: float = TIMEOUT) -> bytes:
-    """The body behind an http or https URL.
+    """The body of an http or https URL.
 
     Args:
         max_bytes: more than this raises, whether it was announced or not.

@@ -1,12 +1,12 @@
 """Whether a file of sound or film is all there, by what its own headers promise; nothing is decoded.
 
     MP4, MOV     the ends of its boxes             AVI  the lengths of its RIFF lists
-    Matroska     the end of its segment            OGG  the end of its last page, and one stream alone
+    Matroska     the end of its segment            OGG  the end of its last page, and only one stream
     FLV          the size that follows each tag    MP3  its bytes, where a Xing header tells them
     MPEG-TS      whole packets
 
-Program streams, ADTS, and MP3 without that header do not tell, nor streams cut between two pages or packets: a part
-of one is a shorter one. Nor does a file that was written as a stream, whose headers say that its length is not known.
+The length is unknown for program streams, ADTS, MP3 without that header, streams cut between two pages or packets, and
+files written as streams (their headers say so). A part of such a file is read as a shorter file.
 """
 
 import logging
@@ -112,7 +112,7 @@ def _check_segment(file: Any, place: int, end: int) -> None:
 
 
 def _check_pages(file: Any, place: int, end: int) -> None:
-    """OGG: the last page is all there. Its length is told by itself, so what follows it is not known."""
+    """OGG: the last page is all there. It states its own length; what follows it is not known."""
     tail_start = max(place, end - MAX_PAGE)
     tail = _read(file, tail_start, end - tail_start)
     at = tail.rfind(b"OggS")
@@ -145,12 +145,12 @@ def _check_one_stream(file: Any, at: int, end: int) -> None:
 
 def _several(kind: str) -> MediaDecodeError:
     return MediaDecodeError(
-        f"it is several {kind} files one after the other, of which one would be read: give each alone"
+        f"it is several {kind} files one after the other, and only one would be read: give each as its own file"
     )
 
 
 def _check_tags(file: Any, place: int, end: int) -> None:
-    """FLV: the file ends with the size of its last tag, which stands there."""
+    """FLV: the file ends with the size of its last tag."""
     last = int.from_bytes(_read(file, end - 4, 4), "big")
     tag = end - 4 - last
     if last >= 11 and tag >= place + 9 and int.from_bytes(_read(file, tag + 1, 3), "big") + 11 == last:
@@ -159,7 +159,7 @@ def _check_tags(file: Any, place: int, end: int) -> None:
 
 
 def _check_frames(file: Any, place: int, end: int) -> None:
-    """MP3: the Xing header in its first frame may tell the bytes of all, with or without the tag before them."""
+    """MP3: the Xing header in its first frame may state the size of the file, with or without the tag before it."""
     file.seek(place)
     at = xing_header(file)
     if at is None:

@@ -1,9 +1,9 @@
-"""Sound files to samples, by two decoders; limits are held by the header, and once more as the samples come.
+"""Sound files to samples, by two decoders. Limits are checked in the header and again while reading.
 
     MP4 family (m4a, mov, 3gp), Matroska, WebM, AAC ────── PyAV (the extra `video`) ──────┐
     WAV, FLAC, OGG, MP3, AIFF, AU, CAF, W64 ────────────── soundfile (the extra `audio`) ─┴─ mix of the channels
 
-Both are imported when a file of theirs is read. A file that ends before its headers say it does is refused.
+Both are imported when a file of theirs is read. A file that ends before the length in its headers raises an error.
 """
 
 import logging
@@ -31,13 +31,14 @@ RATES = (1_000, 384_000)
 BLOCK = 1 << 16
 MP3_SLACK = 2 * 1152  # encoders count a frame more or less
 MANY_PLANES = 8
-PADDING = 2 * 2048  # samples that AAC may have after the end that an MP4 file tells
+PADDING = 2 * 2048  # samples that AAC may have after the end stated by an MP4 file
 
 
 def read_sound(file: Any, name: str, max_seconds: float) -> tuple[np.ndarray, int]:
     """(samples,) of an open file, its channels mixed to one (`sound_layouts.py`), and their rate.
 
-    Raises MediaDecodeError for what is broken, of another format or beyond the limits; ImportError without the extra.
+    Raises MediaDecodeError for a file that is broken, of another format or beyond the limits; ImportError without the
+    extra.
     """
     with decoding(name):
         container = _is_container(file)
@@ -112,7 +113,7 @@ def _opened(soundfile: Any, file: Any) -> Any:
 
 
 def _speakers(sound: Any, header: SoundHeader | None, file: Any) -> tuple[str, ...] | None:
-    """Those of the channels, where the file or its format tells them."""
+    """The speakers of the channels, if the file or its format states them."""
     if sound.format == "OGG":
         return IN_OGG.get(sound.channels)
     if sound.format == "FLAC":
@@ -194,7 +195,7 @@ def _joined(blocks: Iterable[np.ndarray], rate: int, max_seconds: float) -> np.n
 
 
 def _is_container(file: Any) -> bool:
-    """Whether a file starts like one of CONTAINERS; its place is left as it was."""
+    """Whether a file starts like one of CONTAINERS; its position does not change."""
     place = file.tell()
     head = file.read(26)
     file.seek(place)

@@ -1,4 +1,4 @@
-"""What the headers of uncompressed sound files say beyond what libsndfile tells: the length promised, the speakers.
+"""Information in the headers of uncompressed sound files that libsndfile does not return: stated length, speakers.
 
 WAV, RIFX, RF64   fmt, data         AIFF, AIFC   SSND, CHAN         AU   one header
 W64               the same, by long names        CAF   data, chan
@@ -41,11 +41,11 @@ KINDS = {
 
 @dataclass
 class SoundHeader:
-    """The samples of a file: how many bytes of them its header promises, and how many are there.
+    """The samples of a file: how many bytes its header states, and how many the file has.
 
     unknown: the header says that it does not know. was_left: it says that there are none, as that of a recorder that
     never came to write it, and there are some. sizes: what would stand in the fields of the length if it had been
-    written, (place, bytes). speakers: of each channel, where the file tells them.
+    written, (place, bytes). speakers: of each channel, if the file states them.
     """
 
     promised: int = 0
@@ -56,7 +56,7 @@ class SoundHeader:
     speakers: tuple[str, ...] | None = None
 
     def check(self, seconds: float) -> None:
-        """Raises MediaDecodeError where the file is cut off. seconds: of the samples that are there."""
+        """Raises MediaDecodeError where the file is cut off. seconds: of the samples in the file."""
         if self.unknown or self.promised <= self.there + SLACK:
             return
         if self.there and seconds:
@@ -96,7 +96,7 @@ def _of_chunks(file: Any, head: bytes, kind: Kind, place: int, end: int) -> Soun
             long_size, sizes = int.from_bytes(file.read(16)[8:], "little"), [(start + 8, 8)]
         elif name == b"fmt ":
             speakers = speakers_of_mask(file.read(40), kind.order)
-        elif name == b"COMM":  # AIFF tells the number of frames here, too
+        elif name == b"COMM":  # AIFF also states the number of frames here
             body = file.read(8)
             frame = max(1, int.from_bytes(body[:2], "big") * -(-int.from_bytes(body[6:], "big") // 8))
             sizes.append((start + 2, 4))

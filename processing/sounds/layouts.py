@@ -45,13 +45,13 @@ TAGGED = {
 
 
 def mix_of(speakers: Sequence[str] | None, channels: int) -> np.ndarray:
-    """float32 (channels,), what each channel counts in the mix. speakers: None where they are not told: then those of
-    IN_ORDER. Raises MediaDecodeError where there are none for so many channels."""
+    """float32 (channels,), the weight of each channel in the mix. speakers: None if unknown: then those of IN_ORDER.
+    Raises MediaDecodeError if there are none for so many channels."""
     if speakers is None or len(speakers) != channels or not set(speakers) & {*SPEAKERS, *WEIGHTS}:
         if channels not in IN_ORDER:
             raise MediaDecodeError(
-                f"it has {channels} channels, and does not tell their speakers: accepted are up to {max(IN_ORDER)} "
-                f"then, or a layout in the file"
+                f"it has {channels} channels without speakers: accepted are up to {max(IN_ORDER)} "
+                "or a layout in the file"
             )
         speakers = IN_ORDER[channels]
     weights = np.array([WEIGHTS.get(name, SIDE) for name in speakers])

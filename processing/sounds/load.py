@@ -23,7 +23,7 @@ MAX_SECONDS = 1800.0
 MAX_SOUND_BYTES = 512_000_000
 # Files of floats may go somewhat beyond full scale; 16-bit values given as floats go far beyond.
 LOUDEST = 16.0
-# Extractors of bands want 25 ms for a frame, those that join pairs of frames 10 ms more.
+# Extractors of bands need 25 ms for a frame, those that join pairs of frames 10 ms more.
 SHORTEST_SECONDS = 0.035
 
 # Settings of extractors by which every feature would become NaN, infinite or the same, and whether they are positive.
@@ -65,7 +65,7 @@ def load_sound(
         source: path, bytes, binary file object, data URL; a dict with "array" and "sampling_rate", or with "path" or
             "bytes", as `datasets` gives them; or a numpy array or torch tensor, (samples,), (channels, samples) or
             (samples, channels) of one channel or two: floats in -1..1, int16, int32 or uint8 as in WAV files. More
-            channels come from files alone, which tell their speakers (`sound_layouts.py` says how they are mixed).
+            channels are read only from files, which state their speakers (`sound_layouts.py` says how they are mixed).
         source_rate: of an array that does not come with its own.
         max_seconds: length allowed, checked before the samples are decoded.
         budget: not for sounds.
@@ -119,7 +119,7 @@ def window_of(feature_extractor: Any) -> int | None:
 
 
 def clips_of(samples: np.ndarray, window: int | None) -> list[np.ndarray]:
-    """A sound cut into clips of `window` samples; the last one is what is left."""
+    """A sound cut into clips of `window` samples; the last one is the rest."""
     if window is None or len(samples) <= window:
         return [samples]
     return [samples[start : start + window] for start in range(0, len(samples), window)]
@@ -185,7 +185,7 @@ def _features(extractor: Any, clips: list[np.ndarray], window: int | None) -> tu
 
 
 def _long_enough(clip: np.ndarray, extractor: Any) -> np.ndarray:
-    """A clip that makes at least one frame of bands: silence follows a shorter one. Raw waves stay as they are."""
+    """A clip that makes at least one frame of bands: silence follows a shorter one. Raw waves do not change."""
     if not hasattr(extractor, "num_mel_bins") and getattr(extractor, "feature_size", 1) == 1:
         return clip
     shortest = math.ceil(SHORTEST_SECONDS * extractor.sampling_rate)
@@ -226,8 +226,8 @@ def _of_array(given: np.ndarray | torch.Tensor) -> np.ndarray:
             )
         if array.shape[short[0]] > 2:
             raise ValueError(
-                f"an array of {array.shape[short[0]]} channels does not tell their speakers: give one or two (such as "
-                f"array.mean({short[0]}) for microphones side by side), or the file"
+                f"an array of {array.shape[short[0]]} channels has no speakers: give one or two (such as "
+                f"array.mean({short[0]}) for several microphones), or the file"
             )
         array = _as_floats(array).mean(short[0])
     if array.ndim not in (1, 2):

@@ -19,8 +19,8 @@ import torch
 class SoundAugmentation:
     """A callable (features, valid, rng) -> features. Widths are the largest shares; what is 0 is left out.
 
-    time_masks, time_width: so many stretches, each of up to this share of the valid frames (p of the paper).
-    frequency_masks, frequency_width: so many bands, each of up to this share of the bands (the paper's 27 of 80).
+    time_masks, time_width: number of stretches, each of up to this share of the valid frames (p of the paper).
+    frequency_masks, frequency_width: number of bands, each of up to this share of the bands (the paper's 27 of 80).
         Features that are raw waves have none.
     """
 

@@ -74,14 +74,14 @@ def load_video(
 
     Args:
         source: path, bytes, binary file object, data URL; a list of pictures, or an array (F, H, W[, C]) or
-            (F, C, H, W). Lists and arrays have no times: of more than num_frames an even choice is taken.
+            (F, C, H, W). Lists and arrays have no times: if there are more than num_frames, an even choice is taken.
         num_frames, frame_sampling: "uniform", "keyframes", or frames per second (`sample_times`).
-        max_seconds, max_pixels: length of the film and size of a frame allowed, checked before decoding.
-        background: behind the transparent pixels of animations and of frames given.
+        max_seconds, max_pixels: largest length of the video and size of a frame, checked before decoding. background:
+        shows through transparent pixels of animations and of given frames.
         load: reads frames that are given one by one, with `options`.
         budget: pixels that are left for all frames of a call.
         frame_jitter, rng: with an rng each frame is taken up to half of this share earlier or later, of the time (or
-            of the frames, the keyframes) from one to the next; their order stays. Without one nothing is moved.
+            of the frames, the keyframes) from one to the next; their order stays. Without an rng nothing moves.
 
     Raises:
         MediaDecodeError: broken, of a container or codec not accepted, too long or large, without any picture.
@@ -124,7 +124,7 @@ def video_tensors(
     videos: list[list[list[Image.Image] | None]], pixels_of: Callable[[list[Image.Image]], torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """Videos nested by sample as pixel_values_videos float32 (B, F, C, H, W), where each sample has just one; else
-    (B, N, F, C, H, W). With them video_attention_mask, bool (B[, N], F), unless all frames are there.
+    (B, N, F, C, H, W). With them video_attention_mask, bool (B[, N], F), unless no frame is masked.
 
     Args:
         videos: frames, or None for a video that cannot be read. pixels_of: makes (n, C, H, W) of n pictures.
@@ -180,7 +180,7 @@ class _Film:
         return list(taken.values())
 
     def _length(self) -> float:
-        """Seconds, by the stream or else its container; by the packets where neither says, or only guesses."""
+        """Seconds, by the stream or else its container; by the packets if both are missing or only estimates."""
         streamed = self.container.format.name == "avi" and self.stream.frames == UNTOLD_FRAMES
         if self.container.format.name != "mpeg" and not streamed:
             if self.stream.duration:
@@ -193,8 +193,8 @@ class _Film:
         return float(ticks * self.stream.time_base)
 
     def _keyframes(self) -> list[Callable[[], Any]]:
-        """For each keyframe a call that decodes it; found in the index of the file where that is whole, or else by its
-        packets, none of which is decoded."""
+        """For each keyframe a call that decodes it; found in the index of the file if it is complete, otherwise by its
+        packets, without decoding."""
         entries, base = self.stream.index_entries, self.stream.time_base
         find, ticks = partial(self._seek, forward=True), []  # an index has decoding times, before those of showing
         if 0 < self.stream.frames <= len(entries):
@@ -219,8 +219,8 @@ class _Film:
         return self.shown
 
     def _seek(self, time: float, forward: bool = False) -> Any:
-        """The first frame from the keyframe at or before `time`; forward: at or after it. From the start where there
-        is none."""
+        """The first frame from the keyframe at or before `time`; forward: at or after it. From the start if there is
+        none."""
         for place in (time, -math.inf):
             if place < self.start:
                 self.container.seek(0)
@@ -261,7 +261,8 @@ def _shown_size(width: int, height: int, pixel_aspect: Any) -> tuple[int, int]:
 
 
 def _turn(frame: Any) -> Image.Transpose | None:
-    """What puts a frame as its display matrix shows it; None for upright ones and for angles beside quarter turns."""
+    """What puts a frame as its display matrix shows it; None for upright ones and for angles that are not quarter
+    turns."""
     matrix = next((entry for entry in frame.side_data if entry.type.name == "DISPLAYMATRIX"), None)
     if matrix is None or len(bytes(matrix)) < 36:
         return None
@@ -272,7 +273,7 @@ def _turn(frame: Any) -> Image.Transpose | None:
 
 
 def _is_animation(file: Any) -> bool:
-    """Whether a file starts like a picture of ANIMATIONS; its place is left as it was."""
+    """Whether a file starts like a picture of ANIMATIONS; its position does not change."""
     place = file.tell()
     head = file.read(16)
     file.seek(place)

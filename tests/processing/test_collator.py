@@ -274,7 +274,7 @@ BAD_SAMPLES = [
     ([{"image": RED, "text": 5}], TypeError, "no string, got int"),
     ([{"image": RED, "text": ["a", "b"], "label": 1}], ValueError, "label of sample 0 is a list of 2"),
     ([{"image": RED, "label": 1}, {"image": RED, "label": [1, 2]}], ValueError, "label has one shape"),
-    ([{"image": None}], ValueError, "neither texts nor images"),
+    ([{"image": None}], ValueError, "texts, images, videos or sounds"),
     ([{"input_ids": [1]}, {"text": "a"}], ValueError, r"sample 1 holds the columns \['text'\]"),
     ([{"input_ids": [1], "token_type_ids": [0]}], ValueError, "ready samples hold the same ones"),
     ([{"input_ids": [[1, 2]]}], ValueError, r"without batch dim; got \(1, 2\)"),

@@ -123,7 +123,7 @@ def test_one_and_two_channels_are_themselves_and_their_mean():
 def test_many_channels_without_a_layout_are_an_error_in_words():
     buffer = io.BytesIO()
     soundfile.write(buffer, tones(9), RATE, format="WAV")
-    with pytest.raises(MediaDecodeError, match="it has 9 channels, and does not tell their speakers"):
+    with pytest.raises(MediaDecodeError, match="9 channels .*speakers"):
         load_sound(buffer.getvalue(), RATE)
-    with pytest.raises(ValueError, match="an array of 4 channels does not tell their speakers: give one or two"):
+    with pytest.raises(ValueError, match="4 channels .*speakers"):
         load_sound(tones(4), RATE, source_rate=RATE)

@@ -157,7 +157,7 @@ def test_transparent_colours_of_16_bits_are_compared_in_16_bits():
 def test_one_that_was_read_in_8_bits_is_refused_where_it_may_be_transparent():
     read = Image.open(io.BytesIO(png(NEAR, (40000, 5, 6))))
     read.load()
-    with pytest.raises(MediaDecodeError, match="its transparent colour has 16 bits, and it was read in 8"):
+    with pytest.raises(MediaDecodeError, match="transparent colour has 16 bits.*path or bytes"):
         load_image(read)
     opaque = Image.open(io.BytesIO(png(NEAR, (1000, 5, 6))))
     opaque.load()

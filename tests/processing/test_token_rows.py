@@ -148,7 +148,7 @@ def test_any_text_makes_a_row(processor, text):
 
 def test_a_tokenizer_lacking_a_token_that_is_needed_says_so(processor):
     cases: list[tuple[str, str, dict[str, Any]]] = [
-        ("sep_token", "neither an eos nor a sep", {"suffix": ["a", "b"]}),
+        ("sep_token", "no eos and no sep", {"suffix": ["a", "b"]}),
         ("pad_token", "need a pad token", {}),
         ("cls_token", "text 0 is empty, and the tokenizer has no bos", {}),
     ]

@@ -220,5 +220,5 @@ def test_without_conversion_rgb_pictures_are_read_and_no_others():
         assert np.array_equal(processor(source)["pixel_values"], MMImageProcessorPil()(source)["pixel_values"])
     grey = PHOTO.convert("L")
     for source in (grey, np.asarray(grey), png(grey)):
-        with pytest.raises(MediaDecodeError, match="its mode is L, and do_convert_rgb=False takes RGB pictures alone"):
+        with pytest.raises(MediaDecodeError, match="its mode is L, .*do_convert_rgb=False"):
             processor(source)

@@ -143,7 +143,7 @@ BAD = [
     (tone(), {}, ValueError, "an array has no rate of its own"),
     (tone(), {"source_rate": "8000"}, ValueError, "sampling_rate='8000'; accepted are numbers above 0"),
     (tone(), {"source_rate": 0}, ValueError, "sampling_rate=0; accepted are numbers above 0"),
-    (np.zeros((6, 900)), {"source_rate": RATE}, ValueError, "array of 6 channels does not tell their speakers"),
+    (np.zeros((6, 900)), {"source_rate": RATE}, ValueError, "6 channels .*speakers"),
     (np.zeros(()), {"source_rate": RATE}, ValueError, r"got \(\)"),
     (as_file(1000 * tone(), subtype="FLOAT"), {}, MediaDecodeError, "400 times as loud as full scale"),
     ({"array": tone()}, {}, ValueError, "an array has no rate of its own"),
