@@ -7,7 +7,7 @@ from .modeling_mm.losses.grad_cache import encode_in_chunks
 from .modeling_mm.losses.hard_negatives import hard_negatives
 from .modeling_mm.losses.momentum import EmbeddingQueue, MomentumContrast, momentum_copy, momentum_update
 from .modeling_mm.losses.positive_pairs import Pairs, row_ids
-from .modeling_mm.losses.ring_sigmoid import neighbour_sigmoid_loss
+from .modeling_mm.losses.ring_sigmoid import ring_sigmoid_loss
 from .modeling_mm.losses.token_losses import causal_lm_loss, chunked_cross_entropy, token_loss
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "info_nce_loss",
     "momentum_copy",
     "momentum_update",
-    "neighbour_sigmoid_loss",
+    "ring_sigmoid_loss",
     "ordinal_loss",
     "row_ids",
     "sigmoid_loss",

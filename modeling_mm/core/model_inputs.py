@@ -120,7 +120,7 @@ def takes(*groups: Any, without: Collection[str] = ()) -> Callable[[_Forward], _
     return declared
 
 
-def pop_inputs(inputs: dict[str, Any], names: Any) -> dict[str, Any]:
+def pop_inputs(inputs: Any, names: Any) -> dict[str, Any]:
     """Takes the inputs of a group, or of some names, out of `inputs`; those that were not given are None or False."""
     names = getattr(names, "__annotations__", names)
     return {name: inputs.pop(name, _DEFAULTS.get(name)) for name in names}

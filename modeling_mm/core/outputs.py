@@ -41,7 +41,7 @@ class MMContextOutput(MMOutput):
     pooler_outputs: {"vision": (B, Dv), "audio": (B, Da)} where both towers gave something; None otherwise.
     """
 
-    last_hidden_state: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor
     attention_mask: torch.Tensor | None = None
     token_sources: torch.Tensor | None = None
     pooler_output: torch.Tensor | None = None

@@ -17,7 +17,7 @@ from .gather import Group, own_slice
 from .positive_pairs import Pairs
 
 
-def neighbour_sigmoid_loss(
+def ring_sigmoid_loss(
     image_embeds: torch.Tensor,
     text_embeds: torch.Tensor,
     pairs: Pairs,

@@ -7,9 +7,6 @@ fp32 at least. What closes an answer (eos) is a token like any other: it counts 
 B contexts, R rows (prompts), C candidates, T text tokens, Ta tokens of a candidate, V vocabulary, D hidden_size.
 """
 
-# A context has its states, and beside it there is an index.
-# pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
-
 import copy
 from collections.abc import Iterator
 from typing import Any

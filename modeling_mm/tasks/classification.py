@@ -3,17 +3,12 @@
 B contexts, R rows (texts; contexts where there is no text), T text tokens, S context tokens, L labels.
 """
 
-# What is there is a matter of the fusion, which __init__ decides; a text or a context is checked in words before.
-# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalCall=false
-# pyright: reportOptionalIterable=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
-
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import nn
 from transformers.utils.generic import can_return_tuple
 
-from ...configuration.base import ConfigFaults
 from ...configuration.checks.fields import REPRESENTATION_FUSIONS
 from ...configuration.mm import MMConfig
 from ..checks.text_inputs import bos_where_absent
@@ -21,7 +16,7 @@ from ..core.model_inputs import READY, MediaInputs, ModelInputs, RowInputs, pop_
 from ..core.outputs import MMClassifierOutput, MMContextOutput, MMModelOutput
 from ..losses.class_losses import check_class_labels, classification_kind, classification_loss
 from ..model import MMModel
-from .head import MMHead
+from .head import MMHead, check_task
 from .trainers import check_smoothing_of_classes
 
 
@@ -34,24 +29,24 @@ class MMForSequenceClassification(MMHead):
     """
 
     accepts_loss_kwargs = False  # every loss is a mean over the rows of the batch
+    classifier: Any  # nn.Linear; None under fusion_type="decision"
+    classifiers: Any  # of each modality by name, under "decision"; None otherwise
 
     def __init__(self, config: MMConfig):
         super().__init__(config)
-        faults = config.classification_faults()
-        if faults:
-            raise ConfigFaults(type(self).__name__, faults)
+        check_task(self, config.classification_faults())
         self.is_late = config.fusion_type == "decision"
         self.is_pooled = config.fusion_type in REPRESENTATION_FUSIONS and not config.has_text_encoder
         self.model = MMModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout or 0.0)
-        labels, width = config.num_labels, config.fusion_width if self.is_pooled else config.text_config.hidden_size
-        names = ["text", *config.modalities]
-        widths = {name: width if name == "text" else config.media_width for name in names}
-        late = (
-            nn.ModuleDict({name: nn.Linear(size, labels) for name, size in widths.items()}) if self.is_late else None
-        )
-        self.classifiers = late
-        self.classifier = None if self.is_late else nn.Linear(width, labels)
+        labels: int = config.num_labels or 0
+        width = config.fusion_width if self.is_pooled else config.text_config.hidden_size
+        self.classifiers = self.classifier = None
+        if self.is_late:
+            widths = {"text": width, **dict.fromkeys(config.modalities or (), config.media_width)}
+            self.classifiers = nn.ModuleDict({name: nn.Linear(size, labels) for name, size in widths.items()})
+        else:
+            self.classifier = nn.Linear(width, labels)
         self.post_init()
         self._freeze_unread()
 
@@ -83,7 +78,7 @@ class MMForSequenceClassification(MMHead):
         if labels is None:
             check_smoothing_of_classes(self.config)
         rows = pop_inputs(inputs, ("context_index", "context_ranges"))
-        context = self.model.context_of(**pop_inputs(inputs, (*MediaInputs.__annotations__, *READY)))
+        context: Any = self.model.context_of(**pop_inputs(inputs, (*MediaInputs.__annotations__, *READY)))
         text = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -93,15 +88,17 @@ class MMForSequenceClassification(MMHead):
             **rows,
         }
         has_text = input_ids is not None or inputs_embeds is not None
+        reads_text = not (self.is_late or self.is_pooled)  # also where there is none: bos stands for it
         if not has_text:
-            self._check_context_alone(context, text)
-            if not (self.is_late or self.is_pooled):
-                text["input_ids"], has_text = self._bos_rows(len(context.last_hidden_state)), True
-        elif not (self.is_late or self.is_pooled):
+            context = self._context_alone(context, text)
+        if reads_text and not has_text:
+            text["input_ids"] = self._bos_rows(len(context.last_hidden_state))
+        elif reads_text:
             bos = self.config.text_config.bos_token_id
             text["attention_mask"] = bos_where_absent(input_ids, attention_mask, bos)
-        if has_text:
-            output = self.model(**text, encoder_outputs=context, use_cache=False, return_dict=True, **inputs)
+        if has_text or reads_text:
+            inputs["use_cache"] = False
+            output = self.model(**text, encoder_outputs=context, return_dict=True, **dict(inputs))
         else:
             output = self._media_alone(context)
         logits, modality_logits, fusion_weights = self._answer(output)
@@ -118,23 +115,21 @@ class MMForSequenceClassification(MMHead):
     def _media_alone(self, context: MMContextOutput) -> MMModelOutput:
         """What a fusion of vectors or answers makes of media without a text."""
         vectors, present = self.model.modality_vectors(None, context, None)
-        pooled = self.model.fusion(vectors) if self.is_pooled else None
+        pooled = self.model.get_submodule("fusion")(vectors) if self.is_pooled else None
         return MMModelOutput(pooler_output=pooled, modality_embeds=vectors, modality_present=present)
 
-    def _answer(
-        self, output: MMModelOutput
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor] | None, torch.Tensor | None]:
+    def _answer(self, output: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor] | None, torch.Tensor | None]:
         """Logits (R, L); under late fusion those of each modality by name and the weights (M,), too."""
         if not self.is_late:
             return self.classifier(self.dropout(output.pooler_output)), None, None
         vectors = output.modality_embeds.items()
         answers = {name: self.classifiers[name](self.dropout(vector)) for name, vector in vectors}
-        logits, weights = self.model.fusion(answers, output.modality_present)
+        logits, weights = self.model.get_submodule("fusion")(answers, output.modality_present)
         return logits, answers, weights
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         config = self.config
-        kind = classification_kind(config.classification_loss, config.problem_type, config.num_labels, labels)
+        kind = classification_kind(config.classification_loss, config.problem_type, logits.shape[1], labels)
         check_class_labels(labels, logits, kind, read_values=config.check_inputs)
         return classification_loss(logits, labels, kind)
 
@@ -148,9 +143,11 @@ class MMForSequenceClassification(MMHead):
         return torch.full((contexts, 1), int(bos), dtype=torch.long, device=self.device)
 
     @staticmethod
-    def _check_context_alone(context: MMContextOutput | None, text: dict) -> None:
+    def _context_alone(context: MMContextOutput | None, text: dict) -> MMContextOutput:
+        """The context, which is there. Raises ValueError for inputs of a text that is not."""
         if context is None:
             raise ValueError("nothing to classify: pass input_ids or inputs_embeds, pixel_values, or both")
         given = [name for name, value in text.items() if value is not None]
         if given:
             raise ValueError(f"{', '.join(given)} was given without a text; pass input_ids or inputs_embeds too")
+        return context

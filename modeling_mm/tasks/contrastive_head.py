@@ -3,9 +3,6 @@
 B contexts, R rows (texts), P projection_dim.
 """
 
-# A context has its states, and a head is there for every tower.
-# pyright: reportOptionalCall=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
-
 from typing import Any
 
 import torch
@@ -17,7 +14,7 @@ from ..core.outputs import MMContextOutput
 from ..fusion.context import KINDS, TOWER_KINDS
 from ..losses.contrastive import info_nce_loss, logit_scale, sigmoid_loss, similarities
 from ..losses.positive_pairs import Pairs
-from ..losses.ring_sigmoid import neighbour_sigmoid_loss
+from ..losses.ring_sigmoid import ring_sigmoid_loss
 
 
 class MMContrastiveHead(nn.Module):
@@ -47,19 +44,18 @@ class MMContrastiveHead(nn.Module):
 
     def of_context(self, context: MMContextOutput) -> torch.Tensor:
         """(B, P), of both towers their sum; not normalised."""
-        if context.pooler_outputs is None:
+        sources = context.token_sources
+        if context.pooler_outputs is None or sources is None:
             if context.pooler_output is None:
                 raise ValueError("encoder_outputs has no pooler_output, which the embedding is made of")
             hears = self.vision is None or (self.audio is not None and context.audio_output is not None)
-            return (self.audio if hears else self.vision)(context.pooler_output)
-        embeds = torch.zeros((), device=context.token_sources.device)
+            return self.get_submodule("audio" if hears else "vision")(context.pooler_output)
+        embeds = torch.zeros((), device=sources.device)
         for name, kinds in TOWER_KINDS.items():
-            there = torch.isin(
-                context.token_sources[..., 0],
-                torch.tensor([KINDS.index(kind) for kind in kinds], device=context.token_sources.device),
-            ).any(1, keepdim=True)
+            numbers = torch.tensor([KINDS.index(kind) for kind in kinds], device=sources.device)
+            has_any = torch.isin(sources[..., 0], numbers).any(1, keepdim=True)
             embed = self.get_submodule(name)(context.pooler_outputs[name])
-            embeds = embeds + embed.masked_fill(~there, 0)
+            embeds = embeds + embed.masked_fill(~has_any, 0)
         return embeds
 
     def forward(self) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -81,12 +77,12 @@ class MMContrastiveHead(nn.Module):
     def loss(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, pairs: Pairs) -> torch.Tensor:
         scale, bias = self()
         if self.config.contrastive_loss == "sigmoid":
-            loss = neighbour_sigmoid_loss if self.config.contrastive_exchange == "ring" else sigmoid_loss
+            loss = ring_sigmoid_loss if self.config.contrastive_exchange == "ring" else sigmoid_loss
             return loss(image_embeds, text_embeds, pairs, scale, bias)
         return info_nce_loss(image_embeds, text_embeds, pairs, scale)
 
 
-def normalised(vectors: torch.Tensor) -> torch.Tensor:
-    """Length 1, reckoned in fp32 at least; zeros stay zeros."""
+def normalised(vectors: Any) -> torch.Tensor:
+    """Vectors (..., P) at length 1, reckoned in fp32 at least; zeros stay zeros."""
     wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
     return functional.normalize(wide, dim=-1).to(vectors.dtype)

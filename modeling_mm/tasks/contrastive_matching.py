@@ -4,9 +4,6 @@ B contexts and R rows (texts) of this process, T text tokens, P projection_dim. 
 where a picture does. The text is read by the text encoder, or by the decoder where there is none.
 """
 
-# A context has its states and a head is there for every loss that the config names: checked before.
-# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalCall=false, reportOptionalMemberAccess=false
-
 from typing import Any, NamedTuple
 
 import torch
@@ -50,13 +47,18 @@ def shared_mean(total: torch.Tensor, count: torch.Tensor | int, gather: bool) ->
     return total / counts.sum().clamp(min=1) * len(counts)
 
 
+def given(text: Text) -> list[tuple[str, torch.Tensor]]:
+    """The names and tensors (R, T) of a text, without those that are None."""
+    return [(name, value) for name, value in text.items() if value is not None]
+
+
 def media_there(context: MMContextOutput) -> torch.Tensor:
     """bool (B,), which contexts have any media."""
     states, mask = context.last_hidden_state, context.attention_mask
     return states.new_ones(len(states), dtype=torch.bool) if mask is None else mask.bool().any(1)
 
 
-class Belonging(NamedTuple):
+class Compared(NamedTuple):
     """Which rows and contexts are compared, by number (all but contexts without media), and which belong together."""
 
     rows: MMRows  # of all R rows
@@ -70,10 +72,12 @@ class MMMatchingModel(MMHead):
     """The base model with the heads of "itc" and "itm"; what the classes for retrieval and pre-training share."""
 
     accepts_loss_kwargs = False  # every loss is a mean over the batch of all processes
+    itc_head: Any  # MMContrastiveHead; None without the loss "itc"
+    itm_head: Any  # nn.Linear; None without the loss "itm"
 
     def __init__(self, config: MMConfig):
         super().__init__(config)
-        self.losses = dict(config.pretraining_losses)
+        self.losses: dict[str, float] = dict(config.pretraining_losses or {})
         self.model = MMModel(config)
         self.itc_head = MMContrastiveHead(config) if "itc" in self.losses else None
         is_vector = config.fusion_type in REPRESENTATION_FUSIONS
@@ -148,7 +152,7 @@ class MMMatchingModel(MMHead):
 
     # ---- what belongs together --------------------------------------------------------------------------------------
 
-    def _belonging(self, has_media: torch.Tensor, text: Text, context_index, matches) -> Belonging:
+    def _compared(self, has_media: torch.Tensor, text: Text, context_index, matches) -> Compared:
         """has_media: bool (B,). matches: a text whose match is 0 is of no picture, and is not compared."""
         ids = text["input_ids"]
         rows = MMRows(len(ids), len(has_media), context_index)
@@ -166,7 +170,7 @@ class MMMatchingModel(MMHead):
             text_ids=row_ids(ids, text["attention_mask"])[texts],
             gather=torch.is_grad_enabled(),
         )
-        return Belonging(rows, images, texts, there, pairs)
+        return Compared(rows, images, texts, there, pairs)
 
     @staticmethod
     def _check_matches(matches: torch.Tensor, count: int) -> None:
@@ -176,8 +180,8 @@ class MMMatchingModel(MMHead):
         if may_read_values():
             check_mask_values("matches", matches)
 
-    def _itc_loss(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, among: Belonging) -> torch.Tensor:
-        return self.itc_head.loss(image_embeds[among.images], text_embeds[among.texts], among.pairs)
+    def _itc_loss(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, compared: Compared) -> torch.Tensor:
+        return self.itc_head.loss(image_embeds[compared.images], text_embeds[compared.texts], compared.pairs)
 
     # ---- matching ---------------------------------------------------------------------------------------------------
 
@@ -195,20 +199,20 @@ class MMMatchingModel(MMHead):
         return input_ids.scatter(1, first, token)
 
     def _itm_loss(
-        self, context: MMContextOutput, text: Text, among: Belonging, embeds: tuple | None, matches
+        self, context: MMContextOutput, text: Text, compared: Compared, embeds: tuple | None, matches
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss, and the logits (R, 2) of the rows with their own contexts.
 
         Without `matches` these all match, and as many pairs that do not are mined from the embeddings (image (B, P),
         text (R, P)), over all processes; without embeddings any other picture and any other text will do.
         """
-        rows, pairs = among.rows, among.pairs
+        rows, pairs = compared.rows, compared.pairs
         index = rows.index(text["input_ids"].device)
-        targets, counted = torch.ones_like(index), among.there
+        targets, counted = torch.ones_like(index), compared.there
         if matches is not None:
             targets = matches.to(index)
         else:
-            text, numbers = self._with_negatives(text, among, embeds)
+            text, numbers = self._with_negatives(text, compared, embeds)
             index = torch.cat([index, numbers])
             targets = functional.pad(targets, (0, len(numbers)))
             counted = functional.pad(counted, (0, len(numbers)), value=True)
@@ -218,45 +222,36 @@ class MMMatchingModel(MMHead):
         loss = shared_mean((each * counted).sum(), counted.sum(), pairs.gather)
         return loss, logits[: rows.num_rows]
 
-    def _with_negatives(self, text: Text, among: Belonging, embeds: tuple | None) -> tuple[Text, torch.Tensor]:
+    def _with_negatives(self, text: Text, compared: Compared, embeds: tuple | None) -> tuple[Text, torch.Tensor]:
         """The rows and, behind them, the texts of mined pairs, with the numbers (n,) of their contexts here."""
-        pairs = among.pairs
-        text, everyone = self._gathered_text(text, among)
+        pairs = compared.pairs
+        text, everyone = self._gathered_text(text, compared)
         with torch.no_grad():
             if embeds is None:
-                scores = torch.zeros(sum(pairs.image_sizes), sum(pairs.text_sizes), device=among.images.device)
+                scores = torch.zeros(sum(pairs.image_sizes), sum(pairs.text_sizes), device=compared.images.device)
             else:
-                images = pairs.gathered(embeds[0][among.images], pairs.image_sizes)
-                texts = pairs.gathered(embeds[1][among.texts], pairs.text_sizes)
+                images = pairs.gathered(embeds[0][compared.images], pairs.image_sizes)
+                texts = pairs.gathered(embeds[1][compared.texts], pairs.text_sizes)
                 scores = self.itc_head.logits(images, texts)
             mined = hard_negatives(scores, pairs, sample=self.training)
         own = pairs.images
         here = (mined.images >= own.start) & (mined.images < own.stop)
-        numbers = among.images[mined.images[here] - own.start]
+        numbers = compared.images[mined.images[here] - own.start]
         negatives = mined.texts[here]
-        joined = {
-            name: None if value is None else torch.cat([value, everyone[name][negatives]])
-            for name, value in text.items()
-        }
-        return joined, numbers
+        joined = {name: torch.cat([value, everyone[name][negatives]]) for name, value in given(text)}
+        return {**text, **joined}, numbers
 
     @staticmethod
-    def _gathered_text(text: Text, among: Belonging) -> tuple[Text, Text]:
+    def _gathered_text(text: Text, compared: Compared) -> tuple[Text, Text]:
         """The rows at the length that they have on all processes, and the compared rows of all."""
-        pairs = among.pairs
+        pairs = compared.pairs
         if pairs.world_size > 1:
             length = text["input_ids"].shape[1]
             spare = max(gather_sizes([length], text["input_ids"].device, pairs.group)[0]) - length
             if text["attention_mask"] is None:
                 text = {**text, "attention_mask": torch.ones_like(text["input_ids"])}
-            text = {
-                name: value if value is None else functional.pad(value, (0, spare)) for name, value in text.items()
-            }
-        everyone = {
-            name: None if value is None else pairs.gathered(value[among.texts], pairs.text_sizes)
-            for name, value in text.items()
-        }
-        return text, everyone
+            text = {**text, **{name: functional.pad(value, (0, spare)) for name, value in given(text)}}
+        return text, {name: pairs.gathered(value[compared.texts], pairs.text_sizes) for name, value in given(text)}
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
@@ -269,18 +264,17 @@ class MMMatchingModel(MMHead):
         if "itc" in losses:
             kept += [f"{tower}_tower" for tower in TOWER_KINDS if not self.pools_latents(tower)]
         model.freeze_pooled(keep=(*kept, *(["mask_token"] if "mim" in losses else [])))
-        unread = [model.language_model] if reader == "text_encoder" else []
+        unread: list[Any] = [model.language_model] if reader == "text_encoder" else []
         if losses <= {"mim"}:
             unread.append(getattr(model, reader))
         if not joins:
             unread += getattr(model, reader).multimodal_only()
             unread += [model.vision_projector, model.audio_projector, model.fusion, model.modality_embedding]
             unread += [model.image_slots, model.frame_slots, model.clip_slots]
-            for tower in TOWER_KINDS:
-                if not ("itc" in losses and self.pools_latents(tower)):
-                    unread.append(getattr(model, f"{tower}_resampler"))
+            read = {tower for tower in TOWER_KINDS if "itc" in losses and self.pools_latents(tower)}
+            unread += [getattr(model, f"{tower}_resampler") for tower in TOWER_KINDS.keys() - read]
         elif config.fusion_type == "co_attention":
-            unread.append(model.fusion.media_norm)  # of media states for a decoder behind a text encoder
+            unread.append(model.get_submodule("fusion.media_norm"))  # of media for a decoder behind a text encoder
         for part in unread:
             if part is not None:
                 part.requires_grad_(False)

@@ -3,22 +3,15 @@
 B contexts, R rows, k rows per context, T text tokens, V vocabulary, D hidden_size.
 """
 
-# Transformers types GenerationMixin's methods for a class of its own; its model_kwargs hold more than tensors.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
-from torch import nn
 from transformers.masking_utils import create_masks_for_generate
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 
-from ...configuration.checks.fields import REPRESENTATION_FUSIONS
 from ...configuration.mm import MMConfig
 from ..checks.text_inputs import (
     bos_where_absent,
-    check_labels,
     check_logits_to_keep,
     check_prompt_ends,
     check_tensors,
@@ -30,11 +23,10 @@ from ..core.model_inputs import CacheInputs, MediaInputs, ModelInputs, RowInputs
 from ..core.outputs import MMCausalLMOutput
 from ..core.positions import check_growth
 from ..fusion.context import as_context, trimmed
-from ..losses.token_losses import next_labels, predicted
-from ..model import MMModel
+from ..losses.token_losses import next_labels
 from .answer_ranking import MMRanking
 from .generation_mixin import MMGenerationMixin
-from .head import MMHead, build_head_transform
+from .head import MMVocabularyHead, check_task
 from .row_ends import check_once, warn_of_beginnings, warn_of_endings
 from .trainers import (
     answer_settings,
@@ -48,11 +40,13 @@ from .trainers import (
 _PER_CONTEXT = ("context_input_ids", "pixel_values", "visual_embeds", "pixel_values_videos", "input_features")
 
 
-class MMForConditionalGeneration(MMRanking, MMHead, MMGenerationMixin):
-    """The base model with a language-modelling head: generate(), and rank_answers() and score() of given texts."""
+def as_mixin(parent: Any) -> Any:
+    """super(), whose methods Transformers types for a class of its own."""
+    return parent
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
-    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+class MMForConditionalGeneration(MMRanking, MMVocabularyHead, MMGenerationMixin):
+    """The base model with a language-modelling head: generate(), and rank_answers() and score() of given texts."""
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -60,21 +54,9 @@ class MMForConditionalGeneration(MMRanking, MMHead, MMGenerationMixin):
 
     def __init__(self, config: MMConfig):
         super().__init__(config)
-        text, faults = config.text_config, config.generation_faults()
-        if faults:
-            raise ValueError(f"MMForConditionalGeneration cannot write with this configuration: {'; '.join(faults)}")
+        check_task(self, config.generation_faults())
         self.ends_checked: set[str] = set()
-        self.model = MMModel(config)
-        self.lm_head_transform = build_head_transform(config)
-        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=config.lm_head_bias)
-        self.post_init()
-        self._freeze_unread()
-
-    def _freeze_unread(self) -> None:
-        """Only a text encoder whose one vector is fused is read by its pooler here."""
-        reads_vector = self.config.fusion_type in REPRESENTATION_FUSIONS
-        reader = "language_model" if self.config.share_text_encoder else "text_encoder"
-        self.model.freeze_pooled(keep=(reader,) if reads_vector else ())
+        self.build()
 
     @can_return_tuple
     @takes(MediaInputs, RowInputs, CacheInputs)
@@ -113,30 +95,11 @@ class MMForConditionalGeneration(MMRanking, MMHead, MMGenerationMixin):
         if targets is None and num_items_in_batch is not None:
             check_smoothing_of_tokens()  # the loss is made outside of the model
         output = self.model(
-            input_ids,
-            attention_mask,
-            position_ids,
-            inputs_embeds,
-            token_type_ids,
-            pooled=False,
-            return_dict=True,
+            input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids, pooled=False, return_dict=True,
             **inputs,
-        )
+        )  # fmt: skip
         check_logits_to_keep(logits_to_keep)
-        kept = slice_logits_to_keep(output.last_hidden_state, logits_to_keep)
-        states = self.lm_head_transform(kept)
-        how = num_items_in_batch, self.config.label_smoothing, return_logits
-        loss, logits = predicted(self.lm_head, states, targets, *how)
-        return MMCausalLMOutput(
-            loss=loss,
-            logits=logits,
-            past_key_values=output.past_key_values,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-            cross_attentions=output.cross_attentions,
-            context_hidden_states=output.context_hidden_states,
-            context_attention_mask=output.context_attention_mask,
-        )
+        return self.predict(output, targets, num_items_in_batch, return_logits, logits_to_keep)
 
     def _targets(self, labels, shift_labels, input_ids, inputs_embeds, logits_to_keep) -> torch.Tensor | None:
         """int64 (R, T), what each token predicts; None: no loss is wanted."""
@@ -145,8 +108,7 @@ class MMForConditionalGeneration(MMRanking, MMHead, MMGenerationMixin):
             return None
         if not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
             raise ValueError("labels need the logits of every position; leave logits_to_keep at 0")
-        check_tensors(input_ids=input_ids, inputs_embeds=inputs_embeds)
-        check_labels(self.config, given, (input_ids if inputs_embeds is None else inputs_embeds).shape[:2])
+        self.check_targets(given, input_ids, inputs_embeds)
         return next_labels(labels) if shift_labels is None else shift_labels
 
     @torch.no_grad()
@@ -170,7 +132,7 @@ class MMForConditionalGeneration(MMRanking, MMHead, MMGenerationMixin):
 
     # ---- generate(): the context is encoded once and never expanded; everything with rows is -----------------------
 
-    def _prepare_model_inputs(self, inputs, bos_token_id, model_kwargs):
+    def _prepare_model_inputs(self, inputs, bos_token_id: Any, model_kwargs: dict[str, Any]):
         """The first step of generate() that sees the prompt: it is checked here, once and in words."""
         cache = model_kwargs.get("past_key_values")
         if cache is not None:
@@ -180,7 +142,7 @@ class MMForConditionalGeneration(MMRanking, MMHead, MMGenerationMixin):
             real = model_kwargs.pop("encoder_attention_mask", None)
             model_kwargs["encoder_outputs"] = as_context(ready, real, self.config.context_width)
         names = ["attention_mask"] if cache is not None else ["attention_mask", "position_ids", "token_type_ids"]
-        given = {name: model_kwargs.get(name) for name in names}  # beside a cache they may cover what it holds
+        given: dict[str, Any] = {name: model_kwargs.get(name) for name in names}  # with a cache, maybe of all it holds
         mask = given["attention_mask"]
         if ready is not None and torch.is_tensor(mask) and mask.shape[1:] == (1,):
             given["attention_mask"] = None  # assisted decoding's, for its assistant: one column, whatever the prompt
@@ -191,19 +153,19 @@ class MMForConditionalGeneration(MMRanking, MMHead, MMGenerationMixin):
             bos_token_id = self.config.text_config.bos_token_id if bos_token_id is None else bos_token_id
             model_kwargs["attention_mask"] = bos_where_absent(ids, mask, bos_token_id)
         if ids is not None or embeds is not None:
-            has_past, read_values = cache is not None, self.config.check_inputs
-            check_text(self.config.text_config, ids, embeds, **given, has_past=has_past, read_values=read_values)
+            has_past = cache is not None
+            given |= {"has_past": has_past, "read_values": self.config.check_inputs}
+            check_text(self.config.text_config, ids, embeds, **given)
             if ids is not None and not has_past:
                 check_once(self, "beginnings", warn_of_beginnings, ids, given["attention_mask"])
-        return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
+        return as_mixin(super())._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
 
-    def _maybe_initialize_input_ids_for_generation(self, inputs, bos_token_id, model_kwargs):
+    def _maybe_initialize_input_ids_for_generation(self, inputs, bos_token_id, model_kwargs: dict[str, Any]):
         """Without a prompt every context gets one row, which starts from bos."""
-        if inputs is not None or "inputs_embeds" in model_kwargs:
-            return super()._maybe_initialize_input_ids_for_generation(inputs, bos_token_id, model_kwargs)
-        rows = self._rows_without_prompt(model_kwargs)
+        has_prompt = inputs is not None or "inputs_embeds" in model_kwargs
+        rows = None if has_prompt else self._rows_without_prompt(model_kwargs)
         if rows is None:
-            return super()._maybe_initialize_input_ids_for_generation(inputs, bos_token_id, model_kwargs)
+            return as_mixin(super())._maybe_initialize_input_ids_for_generation(inputs, bos_token_id, model_kwargs)
         if bos_token_id is None:
             raise ValueError("without input_ids generation starts from bos; set generation_config.bos_token_id")
         return torch.full((rows, 1), int(bos_token_id), dtype=torch.long, device=self.device)
@@ -218,7 +180,7 @@ class MMForConditionalGeneration(MMRanking, MMHead, MMGenerationMixin):
         return next((len(value) for value in given.values() if value is not None), None)
 
     def _maybe_prepare_encoder_kwargs_for_generation(
-        self, inputs_tensor, model_kwargs, model_input_name, generation_config
+        self, inputs_tensor, model_kwargs: dict[str, Any], model_input_name, generation_config
     ):
         """Encodes the context here, before the rows are expanded, and takes every per-context input out."""
         check_prompt_ends(model_kwargs.get("attention_mask"))
@@ -242,11 +204,10 @@ class MMForConditionalGeneration(MMRanking, MMHead, MMGenerationMixin):
         return model_kwargs
 
     def _prepare_cache_for_generation(
-        self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+        self, generation_config, model_kwargs: dict[str, Any], generation_mode, batch_size, max_cache_length
     ) -> None:
-        super()._prepare_cache_for_generation(
-            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
-        )
+        limits = generation_mode, batch_size, max_cache_length
+        as_mixin(super())._prepare_cache_for_generation(generation_config, model_kwargs, *limits)
         cache = model_kwargs.get("past_key_values")
         if cache is None:
             return
@@ -258,7 +219,7 @@ class MMForConditionalGeneration(MMRanking, MMHead, MMGenerationMixin):
             wrapped.fingerprint = context.fingerprint
         model_kwargs["past_key_values"] = wrapped
 
-    def create_masks_for_generate(self, *, attention_mask=None, past_key_values=None, **kwargs):
+    def create_masks_for_generate(self, *, attention_mask=None, past_key_values: Any = None, **kwargs):
         """Masks made ahead for a static cache, over media before the text too; forward makes the first of those."""
         if self.config.fusion_type == "merged" and not self.config.has_text_encoder:
             if attention_mask is None or not past_key_values.holds_context:

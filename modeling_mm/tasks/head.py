@@ -1,27 +1,45 @@
-"""What the heads share: the base model as `model`, and the head over a vocabulary."""
+"""What the heads share: the base model as `model`, its context, published towers, and the head over a vocabulary.
+
+R rows, T text tokens, V vocabulary, D hidden_size.
+"""
 
 from collections import OrderedDict
-from typing import Self
+from typing import Any, Self
 
+import torch
 from torch import nn
 from transformers.activations import ACT2FN
+from transformers.modeling_utils import slice_logits_to_keep
 
+from ...configuration.base import ConfigFaults
+from ...configuration.checks.fields import REPRESENTATION_FUSIONS
 from ...configuration.mm import MMConfig
 from ...configuration.text import MMTextConfig
+from ..checks.text_inputs import check_labels, check_tensors
 from ..core.attention import build_norm
 from ..core.base import MMPreTrainedModel
-from ..core.outputs import MMContextOutput
+from ..core.outputs import MMCausalLMOutput, MMContextOutput
+from ..losses.token_losses import predicted
 from ..model import MMModel
 
 
-def build_head_transform(config: MMConfig) -> nn.Module:
-    """BERT's prediction head before the vocabulary: dense, activation, norm; nothing where the config has none."""
-    if not config.lm_head_transform:
-        return nn.Identity()
+def build_vocabulary_head(config: MMConfig) -> tuple[nn.Module, nn.Linear]:
+    """States (..., D) -> (..., D) as BERT's head does before the vocabulary (dense, activation, norm; nothing where
+    the config has none), and (..., D) -> logits (..., V)."""
     text: MMTextConfig = config.text_config
-    dense = nn.Linear(text.hidden_size, text.hidden_size)
-    norm = build_norm(text.norm_type, text.hidden_size, text.layer_norm_eps)
-    return nn.Sequential(OrderedDict(dense=dense, act=ACT2FN[config.lm_head_act or text.hidden_act], norm=norm))
+    transform: nn.Module = nn.Identity()
+    if config.lm_head_transform:
+        dense = nn.Linear(text.hidden_size, text.hidden_size)
+        norm = build_norm(text.norm_type, text.hidden_size, text.layer_norm_eps)
+        act = ACT2FN[config.lm_head_act or text.hidden_act]
+        transform = nn.Sequential(OrderedDict(dense=dense, act=act, norm=norm))
+    return transform, nn.Linear(text.hidden_size, text.vocab_size, bias=config.lm_head_bias)
+
+
+def check_task(head: MMPreTrainedModel, faults: list[str]) -> None:
+    """Raises ConfigFaults for a configuration that a head cannot be built of."""
+    if faults:
+        raise ConfigFaults(type(head).__name__, faults)
 
 
 class MMHead(MMPreTrainedModel):
@@ -80,4 +98,49 @@ class MMHead(MMPreTrainedModel):
             flamingo=flamingo,
             tokenizer=tokenizer,
             **config_overrides,
+        )
+
+
+class MMVocabularyHead(MMHead):
+    """A task that predicts tokens, by a matrix over the vocabulary that may be tied to the text's embeddings."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def build(self) -> None:
+        """The parts of the model, with their first weights; what nothing reads is frozen."""
+        self.model = MMModel(self.config)
+        self.lm_head_transform, self.lm_head = build_vocabulary_head(self.config)
+        self.post_init()
+        # Of the poolers only that of a text encoder whose one vector is fused is read here.
+        reads_vector = self.config.has_text_encoder and self.config.fusion_type in REPRESENTATION_FUSIONS
+        reader = "language_model" if self.config.share_text_encoder else "text_encoder"
+        self.model.freeze_pooled(keep=(reader,) if reads_vector else ())
+
+    def check_targets(self, targets: torch.Tensor, input_ids, inputs_embeds) -> None:
+        """Raises ValueError or TypeError unless targets are int64 (R, T), ids of the vocabulary or -100."""
+        check_tensors(input_ids=input_ids, inputs_embeds=inputs_embeds)
+        check_labels(self.config, targets, (input_ids if inputs_embeds is None else inputs_embeds).shape[:2])
+
+    def predict(
+        self,
+        output: Any,
+        targets: torch.Tensor | None,
+        num_items_in_batch: torch.Tensor | int | None,
+        return_logits: bool,
+        logits_to_keep: int | torch.Tensor = 0,
+    ) -> MMCausalLMOutput:
+        """The loss (with targets) and the logits of the base model's output, beside what that output holds."""
+        states = self.lm_head_transform(slice_logits_to_keep(output.last_hidden_state, logits_to_keep))
+        smoothing = self.config.label_smoothing
+        loss, logits = predicted(self.lm_head, states, targets, num_items_in_batch, smoothing, return_logits)
+        return MMCausalLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=output.past_key_values,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+            cross_attentions=output.cross_attentions,
+            context_hidden_states=output.context_hidden_states,
+            context_attention_mask=output.context_attention_mask,
         )

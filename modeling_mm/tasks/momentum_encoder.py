@@ -1,10 +1,7 @@
-"""MMSlowTwin: the slow copy of what embeds media and texts, and the queues of what it saw, inside a class that learns.
+"""MMMomentumEncoder: a copy of what embeds media and texts that follows slowly, and the queues of what it saw.
 
 See `momentum.py` for the loss. B contexts, R rows, P projection_dim.
 """
-
-# Media and a text are there: checked by the class that learns.
-# pyright: reportArgumentType=false
 
 from typing import Any
 
@@ -18,7 +15,7 @@ from .contrastive_head import MMContrastiveHead, normalised
 from .contrastive_matching import MMMatchingModel
 
 
-class MMSlowTwin(nn.Module):
+class MMMomentumEncoder(nn.Module):
     """Frozen copies of the base model and the contrastive head; saved with the class, queues included."""
 
     def __init__(self, config: MMConfig):
@@ -39,7 +36,7 @@ class MMSlowTwin(nn.Module):
     def _parts(self, student: MMMatchingModel) -> list[tuple[Any, Any]]:
         return [(self.model, student.model), (self.itc_head, student.itc_head)]
 
-    def train(self, mode: bool = True) -> "MMSlowTwin":
+    def train(self, mode: bool = True) -> "MMMomentumEncoder":
         """The copies never drop anything out; the queues learn in training alone."""
         super().train(False)
         self.contrast.train(mode)
@@ -50,6 +47,6 @@ class MMSlowTwin(nn.Module):
         """A step after the student, then what it makes of a batch: (B, P) and (R, P), of length 1."""
         for own, theirs in self._parts(student):
             momentum_update(own, theirs, self.momentum)
-        context = self.model.encode_context(**media)
+        context: Any = self.model.encode_context(**media)
         texts = self.itc_head.text(self.model.read_alone(**text).pooler_output)
         return normalised(self.itc_head.of_context(context)), normalised(texts)

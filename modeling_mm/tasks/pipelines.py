@@ -1,8 +1,5 @@
 """Tasks of MM for `transformers.pipeline`: mm-captioning, mm-vqa, mm-retrieval. Importing this file registers them."""
 
-# The processor and the model of a pipeline are there: each of these tasks loads both.
-# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalCall=false, reportOptionalMemberAccess=false
-
 import unicodedata
 from dataclasses import dataclass
 from types import NoneType
@@ -42,6 +39,8 @@ class MMPipeline(Pipeline):
     _load_processor = True
     _load_tokenizer = _load_image_processor = _load_feature_extractor = False
     _pipeline_calls_generate = True
+    model: Any
+    processor: Any  # an MMProcessor
 
     def __init__(self, model, *args, **kwargs):
         model.check_trained()
@@ -161,7 +160,8 @@ class MMRetrievalPipeline(MMPipeline):
         by_text, by_image = text is not None and images is not None, image is not None and texts is not None
         if by_text == by_image or (by_text and (image is not None or texts is not None)):
             raise ValueError("mm-retrieval takes text=... and images=[...], or image=... and texts=[...]")
-        given = {"text": [text], "images": list(images)} if by_text else {"text": list(texts), "images": [image]}
+        sides: Any = ([text], images) if by_text else (texts, [image])
+        given = {"text": list(sides[0]), "images": list(sides[1])}
         return super().__call__({**given, "by_text": by_text}, **kwargs)
 
     def _sanitize_parameters(self, top_k: int = 5):

@@ -10,31 +10,25 @@
 B contexts, N pictures per context, R rows (texts), T text tokens, V vocabulary, L patches, P projection_dim.
 """
 
-# Which heads are there is a matter of the config's losses; their inputs are checked in words before.
-# pyright: reportArgumentType=false, reportCallIssue=false
-# pyright: reportGeneralTypeIssues=false, reportOptionalCall=false, reportOptionalMemberAccess=false
-
 from collections.abc import Iterable, Mapping
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
-from torch import nn
 from transformers.utils.generic import can_return_tuple
 
-from ...configuration.base import ConfigFaults
 from ...configuration.mm import MMConfig
 from ..checks.media_inputs import pictures
 from ..checks.text_inputs import check_labels, check_tensors
 from ..core.context_rows import MMRows
 from ..core.model_inputs import CONTEXT_TEXT, NOT_COMPARED, MediaInputs, ModelInputs, RowInputs, pop_inputs, takes
-from ..core.outputs import MMContextOutput, MMPreTrainingOutput
+from ..core.outputs import MMPreTrainingOutput
 from ..fusion.media_encoder import present_items, present_masks
 from ..losses.momentum import momentum_update
 from ..losses.token_losses import IGNORED, next_labels, predicted
 from ..towers.vit import MMVisionModel
 from .contrastive_head import normalised
 from .contrastive_matching import MMMatchingModel, Text, media_there, shared_mean
-from .head import build_head_transform
+from .head import build_vocabulary_head, check_task
 from .masked_image import (
     build_masked_image_head,
     copy_tower,
@@ -52,16 +46,18 @@ class MMForPreTraining(MMMatchingModel):
     other loss sees them too. A loss whose inputs a batch lacks is off for that batch; on all processes alike.
     """
 
+    # None without a loss that needs them
+    lm_head_transform: Any
+    lm_head: Any  # nn.Linear (D -> V)
+    mim_head: Any  # nn.Linear (D -> what is told of a patch)
+    mim_tower: Any  # MMVisionModel, with mim_target="features"
+
     def __init__(self, config: MMConfig):
         super().__init__(config)
-        faults = config.pretraining_faults()
-        if faults:
-            raise ConfigFaults(type(self).__name__, faults)
-        text, has_vocabulary = config.text_config, bool({"lm", "mlm"} & set(self.losses))
+        check_task(self, config.pretraining_faults())
         self.lm_head_transform = self.lm_head = self.mim_head = self.mim_tower = None
-        if has_vocabulary:
-            self.lm_head_transform = build_head_transform(config)
-            self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=config.lm_head_bias)
+        if {"lm", "mlm"} & set(self.losses):
+            self.lm_head_transform, self.lm_head = build_vocabulary_head(config)
             self._tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
         if "mim" in self.losses:
             self.mim_head = build_masked_image_head(config.vision_config, config.mim_target)
@@ -105,11 +101,11 @@ class MMForPreTraining(MMMatchingModel):
             return_loss: None: in training. False gives logits and embeddings alone.
             return_logits: False, with a loss: "lm" and "mlm" are made without their (R, T, V) logits, which are None.
         """
-        asked = self._asked_states(inputs, MMForPreTraining.forward)
+        asked = self._asked_states(dict(inputs), MMForPreTraining.forward)
         index, ready = pop_inputs(inputs, ("context_index", "encoder_outputs")).values()
         media = {name: value for name, value in pop_inputs(inputs, MediaInputs).items() if name not in CONTEXT_TEXT}
         hidden = self._hidden_patches(bool_masked_pos, media["pixel_values"])
-        context = self._context(ready, hidden, **media)
+        context: Any = self._context(ready, hidden, **media)
         text = self._text(
             input_ids, attention_mask=attention_mask, position_ids=position_ids, token_type_ids=token_type_ids
         )
@@ -117,7 +113,7 @@ class MMForPreTraining(MMMatchingModel):
         wants_loss = self.training if return_loss is None else return_loss
         if not (wants_loss or return_logits):
             raise ValueError("return_logits=False leaves the losses alone; ask for them with return_loss=True")
-        output = MMPreTrainingOutput()
+        output: Any = MMPreTrainingOutput()
         self._compare(output, context, text, asked, index, matches, wants_loss)
         rows = None
         if text is not None and context is not None:
@@ -127,7 +123,7 @@ class MMForPreTraining(MMMatchingModel):
             states = self.model.write(context, rows, **text).last_hidden_state
             targets = next_labels(targets) if wants_loss else None
             output["loss_lm"], output["logits"] = self._predicted(states, targets, return_logits)
-        if masked_input_ids is not None:
+        if text is not None and masked_input_ids is not None:
             states = self.model.read(context, rows, **{**text, "input_ids": masked_input_ids}).last_hidden_state
             targets = mlm_targets if wants_loss else None
             output["loss_mlm"], output["mlm_logits"] = self._predicted(states, targets, return_logits)
@@ -195,22 +191,22 @@ class MMForPreTraining(MMMatchingModel):
             raise ValueError("matches are targets of 'itm'; name it in pretraining_losses, and ask for a loss")
         if not wants_loss or context is None or text is None or not {"itc", "itm"} & set(self.losses):
             return
-        among = self._belonging(media_there(context), text, context_index, matches)
+        compared = self._compared(media_there(context), text, context_index, matches)
         if self.itc_head is not None:
             embeds = (output.image_embeds, output.text_embeds)
-            output["loss_itc"] = self._itc_loss(*embeds, among)
+            output["loss_itc"] = self._itc_loss(*embeds, compared)
         if self.itm_head is not None:
-            output["loss_itm"], output["itm_logits"] = self._itm_loss(context, text, among, embeds, matches)
+            output["loss_itm"], output["itm_logits"] = self._itm_loss(context, text, compared, embeds, matches)
 
-    def _predicted(self, states: torch.Tensor, targets: torch.Tensor | None, return_logits: bool) -> tuple:
+    def _predicted(self, states: Any, targets: torch.Tensor | None, return_logits: bool) -> tuple:
         """The mean loss (None without targets) of what each token predicts, and the logits (R, T, V)."""
         states = self.lm_head_transform(states)
         total, logits = predicted(self.lm_head, states, targets, 1, self.config.label_smoothing, return_logits)
-        if targets is None:
+        if total is None or targets is None:
             return None, logits
         return shared_mean(total, (targets != IGNORED).sum(), torch.is_grad_enabled()), logits
 
-    def _mim_loss(self, context: MMContextOutput, hidden, pixel_values, pixel_attention_mask) -> torch.Tensor:
+    def _mim_loss(self, context: Any, hidden, pixel_values, pixel_attention_mask) -> torch.Tensor:
         """The mean error over the hidden patches that are real."""
         vision = self.config.vision_config
         media = pictures(self.config, pixel_values, pixel_attention_mask)

@@ -3,10 +3,6 @@
 B contexts (pictures, or what stands in their place), R rows (texts), P projection_dim, Q queries, M index, k of them.
 """
 
-# Of media and text one is there, and a head where it is asked for: checked in words before.
-# pyright: reportArgumentType=false, reportOperatorIssue=false
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false
-
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Unpack
 
@@ -14,7 +10,6 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple
 
-from ...configuration.base import ConfigFaults
 from ...configuration.mm import MMConfig
 from ..checks.text_inputs import check_every_text, check_tensors
 from ..core.context_rows import MMRows
@@ -23,8 +18,9 @@ from ..core.outputs import MMContextOutput, MMRetrievalOutput, MMSearchOutput
 from ..fusion.context import taken
 from ..losses.grad_cache import encode_in_chunks
 from .contrastive_head import normalised
-from .contrastive_matching import MMMatchingModel, Text, media_there
-from .momentum_encoder import MMSlowTwin
+from .contrastive_matching import Compared, MMMatchingModel, Text, given, media_there
+from .head import check_task
+from .momentum_encoder import MMMomentumEncoder
 from .similarity_search import best, check_embeds, rerank_sides
 
 
@@ -44,20 +40,20 @@ class MMForImageTextRetrieval(MMMatchingModel):
     no_grad, nothing is gathered and the negatives are the most similar ones of the batch.
     """
 
+    slow: Any  # MMMomentumEncoder, under the name that checkpoints have; None without contrastive_queue_size
+
     def __init__(self, config: MMConfig):
         super().__init__(config)
-        faults = config.retrieval_faults()
-        if faults:
-            raise ConfigFaults(type(self).__name__, faults)
+        check_task(self, config.retrieval_faults())
         self.losses = {name: weight for name, weight in self.losses.items() if name in ("itc", "itm")}
-        self.slow = MMSlowTwin(config) if config.contrastive_queue_size else None
+        self.slow = MMMomentumEncoder(config) if config.contrastive_queue_size else None
         self.post_init()
         if self.slow is not None:
             self.slow.start_as(self)
         self._freeze_unread()
 
     def after_loading(self, info: Mapping[str, Iterable]) -> None:
-        """A slow copy that the checkpoint does not have starts as the model is."""
+        """A momentum encoder that the checkpoint does not have starts as the model is."""
         if any(key.startswith("slow.model.") for key in info["missing_keys"]):
             self.slow.start_as(self)
 
@@ -86,7 +82,7 @@ class MMForImageTextRetrieval(MMMatchingModel):
                 and a text with 0 takes no part in the contrastive one. None: all match, and negatives are mined.
             return_loss: None: in training. True needs media and text.
         """
-        states = self._asked_states(inputs, MMForImageTextRetrieval.forward)
+        states = self._asked_states(dict(inputs), MMForImageTextRetrieval.forward)
         index, ready = pop_inputs(inputs, ("context_index", "encoder_outputs")).values()
         media = {name: value for name, value in pop_inputs(inputs, MediaInputs).items() if name not in CONTEXT_TEXT}
         images = self._images(ready, **media)
@@ -95,7 +91,7 @@ class MMForImageTextRetrieval(MMMatchingModel):
         )
         if images is None and text is None:
             raise ValueError("nothing to compare: pass pixel_values, input_ids, or both")
-        output = MMRetrievalOutput()
+        output: Any = MMRetrievalOutput()
         if images is not None:
             output["image_embeds"] = images.embeds
         if text is not None:
@@ -104,13 +100,18 @@ class MMForImageTextRetrieval(MMMatchingModel):
             output["logits_per_image"] = self.itc_head.logits(output.image_embeds, output.text_embeds)
             output["logits_per_text"] = output.logits_per_image.T
         if self.training if return_loss is None else return_loss:
-            self._check_compared(images, text)
+            if images is None or text is None:
+                raise ValueError(
+                    "a loss compares media with texts: pass both, or return_loss=False for embeddings (None asks for "
+                    "a loss in training)"
+                )
             keys = None
             if self.slow is not None and self.training and torch.is_grad_enabled():
                 if ready is not None:
-                    raise ValueError("the slow copy of contrastive_queue_size encodes media itself; pass them instead")
+                    raise ValueError("the momentum encoder of contrastive_queue_size encodes media itself; pass them")
                 keys = self.slow.keys(self, text, **media)
-            self._add_losses(output, images, text, (index, matches), keys)
+            compared = self._compared(images.there, text, index, matches)
+            self._add_losses(output, images.context, text, compared, matches, keys)
         elif matches is not None:
             raise ValueError("matches are targets, but no loss is asked for; pass return_loss=True")
         return MMRetrievalOutput(**output)
@@ -128,7 +129,7 @@ class MMForImageTextRetrieval(MMMatchingModel):
 
     def _image_embeds(self, **media) -> tuple[torch.Tensor, torch.Tensor]:
         """Of some contexts: (n, P), and bool (n,), which have any media."""
-        context = self._context(**media)
+        context: Any = self._context(**media)
         return normalised(self.itc_head.of_context(context)), media_there(context)
 
     def _text_embeds(self, output: MMRetrievalOutput, text: Text, states: dict[str, Any]) -> torch.Tensor:
@@ -143,28 +144,21 @@ class MMForImageTextRetrieval(MMMatchingModel):
         size = self.config.contrastive_chunk_size
         return encode(**inputs) if size is None else encode_in_chunks(encode, size, **inputs)
 
-    @staticmethod
-    def _check_compared(images: Images | None, text: Text | None) -> None:
-        if images is None or text is None:
-            raise ValueError(
-                "a loss compares media with texts: pass both, or return_loss=False for embeddings (None asks for a "
-                "loss in training)"
-            )
-
     def _add_losses(
-        self, output: MMRetrievalOutput, images: Images, text: Text, targets: tuple, keys: tuple | None
+        self, output: Any, context: Any, text: Text, compared: Compared, matches, keys: tuple | None
     ) -> None:
-        """targets: context_index, matches; keys: what the slow copy makes of all contexts and texts."""
-        (context_index, matches), embeds = targets, (output.image_embeds, output.text_embeds)
-        among, context = self._belonging(images.there, text, context_index, matches), images.context
+        """keys: what the momentum encoder makes of all contexts and texts."""
+        embeds = (output.image_embeds, output.text_embeds)
         if keys is None:
-            output["loss_itc"] = self._itc_loss(*embeds, among)
+            output["loss_itc"] = self._itc_loss(*embeds, compared)
         else:
-            sides = [side[among.images if place % 2 == 0 else among.texts] for place, side in enumerate(embeds + keys)]
-            output["loss_itc"] = self.slow.contrast(*sides, among.pairs, self.itc_head.scale(), self.slow.soft_targets)
+            images, image_keys = (side[compared.images] for side in (embeds[0], keys[0]))
+            texts, text_keys = (side[compared.texts] for side in (embeds[1], keys[1]))
+            how = compared.pairs, self.itc_head.scale(), self.slow.soft_targets
+            output["loss_itc"] = self.slow.contrast(images, texts, image_keys, text_keys, *how)
         output["loss"] = self.losses["itc"] * output.loss_itc
         if self.itm_head is not None:
-            output["loss_itm"], output["itm_logits"] = self._itm_loss(context, text, among, embeds, matches)
+            output["loss_itm"], output["itm_logits"] = self._itm_loss(context, text, compared, embeds, matches)
             output["loss"] = output.loss + self.losses["itm"] * output.loss_itm
         elif matches is not None:
             raise ValueError("matches are targets of 'itm', which pretraining_losses does not name")
@@ -223,7 +217,8 @@ class MMForImageTextRetrieval(MMMatchingModel):
         """The tower's tokens, and its pooled vector projected, or that of the resampler behind it."""
         pooled = output.pooler_output
         if self.pools_latents(tower):
-            pooled = self.model.encode_context(**media).pooler_output
+            context: Any = self.model.encode_context(**media)
+            pooled = context.pooler_output
         output.pooler_output = self.itc_head.get_submodule(tower)(pooled)
         return output
 
@@ -311,14 +306,13 @@ class MMForImageTextRetrieval(MMMatchingModel):
     def _match_pairs(self, text: Text, context: MMContextOutput, texts: torch.Tensor, images: torch.Tensor):
         """(n,), the log-odds that texts match pictures, both given by number; each picture is read once."""
         needed, places = images.unique(return_inverse=True)
-        near = {name: None if value is None else value[texts.to(value.device)] for name, value in text.items()}
-        near = {name: None if value is None else value.to(self.device) for name, value in near.items()}
+        near = {name: value[texts.to(value.device)].to(self.device) for name, value in given(text)}
         seen = taken(context, needed)
         seen = MMContextOutput(
             last_hidden_state=seen.last_hidden_state.to(self.device),
             attention_mask=None if seen.attention_mask is None else seen.attention_mask.to(self.device),
             token_sources=None if seen.token_sources is None else seen.token_sources.to(self.device),
         )
-        check_tensors(**near)
-        logits = self.match(**near, context_index=places.to(self.device), encoder_outputs=seen)
+        where = {"context_index": places.to(self.device), "encoder_outputs": seen}
+        logits = self.match(near["input_ids"], near.get("attention_mask"), **where)
         return logits[:, 1] - logits[:, 0]

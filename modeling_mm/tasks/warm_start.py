@@ -4,9 +4,6 @@ A tower is read with its config and its tensors, strictly: what the stack has an
 reason (cross-attention, a projector), or an error.
 """
 
-# A plan's settings are plain dictionaries of a config; Transformers' loader is called past its typed front.
-# pyright: reportArgumentType=false
-
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -213,7 +210,7 @@ def _heads(words: tuple[Mapping[str, torch.Tensor], TowerPlan], config: MMConfig
     return done.tensors, done.new
 
 
-def _unread_heads(checkpoint: Checkpoint, table: KeyTable) -> dict[str, str]:
+def _unread_heads(checkpoint: Mapping[str, torch.Tensor], table: KeyTable) -> dict[str, str]:
     """Tensors of the source beside its tower: heads of other tasks."""
     heads = re.compile(
         r"(cls|lm_head|vocab_\w+|qa_outputs|classifier|score|pre_classifier|decoder|output_projection)\b"

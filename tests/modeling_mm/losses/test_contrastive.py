@@ -7,7 +7,7 @@ import torch
 
 from mm.modeling_mm.losses.contrastive import info_nce_loss, logit_scale, sigmoid_loss
 from mm.modeling_mm.losses.positive_pairs import Pairs, row_ids
-from mm.modeling_mm.losses.ring_sigmoid import neighbour_sigmoid_loss
+from mm.modeling_mm.losses.ring_sigmoid import ring_sigmoid_loss
 
 # name -> (pictures, texts, context_index, positives as {picture: texts})
 BATCHES = {
@@ -82,7 +82,7 @@ def test_the_sigmoid_loss_judges_every_pair_by_itself(name):
     torch.testing.assert_close(sigmoid_loss(images, texts, pairs, 7.0), without, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("loss", [info_nce_loss, sigmoid_loss, neighbour_sigmoid_loss])
+@pytest.mark.parametrize("loss", [info_nce_loss, sigmoid_loss, ring_sigmoid_loss])
 @pytest.mark.parametrize("name", BATCHES)
 def test_gradients_are_those_of_finite_differences(name, loss):
     images, texts, pairs, _ = batch(name)
@@ -138,7 +138,7 @@ def test_half_precision_embeddings_are_compared_in_fp32_also_under_autocast(loss
     assert given.dtype == torch.float32 and torch.equal(given, expected)
 
 
-@pytest.mark.parametrize("loss", [info_nce_loss, sigmoid_loss, neighbour_sigmoid_loss])
+@pytest.mark.parametrize("loss", [info_nce_loss, sigmoid_loss, ring_sigmoid_loss])
 @pytest.mark.parametrize("pictures", [0, 2])
 def test_a_batch_without_a_text_costs_nothing_and_stays_in_the_graph(loss, pictures):
     images, texts = embeds(pictures), embeds(0)
@@ -152,7 +152,7 @@ def test_a_batch_without_a_text_costs_nothing_and_stays_in_the_graph(loss, pictu
 @pytest.mark.parametrize("name", BATCHES)
 def test_one_process_has_no_neighbours_to_ask(name):
     values = []
-    for loss in (sigmoid_loss, neighbour_sigmoid_loss):
+    for loss in (sigmoid_loss, ring_sigmoid_loss):
         images, texts, pairs, _ = batch(name)
         numbers = [torch.tensor(number, dtype=torch.float64, requires_grad=True) for number in (7.0, -3.0)]
         value = loss(images, texts, pairs, *numbers)

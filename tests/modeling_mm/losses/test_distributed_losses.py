@@ -25,7 +25,7 @@ from mm.modeling_mm.losses.gather import gather_rows
 from mm.modeling_mm.losses.grad_cache import encode_in_chunks
 from mm.modeling_mm.losses.momentum import MomentumContrast, momentum_copy, momentum_update
 from mm.modeling_mm.losses.positive_pairs import Pairs
-from mm.modeling_mm.losses.ring_sigmoid import neighbour_sigmoid_loss
+from mm.modeling_mm.losses.ring_sigmoid import ring_sigmoid_loss
 
 WIDTH, STEPS, MOMENTUM = 5, 3, 0.9
 # (pictures, texts) of the processes; a text belongs to picture (its number) % (pictures of its process)
@@ -63,7 +63,7 @@ class Towers(nn.Module):
         if self.kind == "sigmoid":
             return sigmoid_loss(*embeds, pairs, scale, self.bias)
         if self.kind == "neighbours":
-            return neighbour_sigmoid_loss(*embeds, pairs, scale, self.bias)
+            return ring_sigmoid_loss(*embeds, pairs, scale, self.bias)
         with torch.no_grad():
             slow = teacher.encode(teacher.image, images), teacher.encode(teacher.text, texts)
         if self.kind == "momentum":
