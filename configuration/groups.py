@@ -86,10 +86,10 @@ class ObjectiveSettings:
         values=">= 0",
     )
     contrastive_momentum: float | int = setting(
-        0.995, "the share of itself that the copy keeps in every step", "MMSlowTwin", values="in [0, 1]"
+        0.995, "the share of itself that the copy keeps in every step", "MMMomentumEncoder", values="in [0, 1]"
     )
     contrastive_soft_targets: float | int = setting(
-        0.0, "the share of the copy's similarities in the targets", "MMSlowTwin", values="in [0, 1)"
+        0.0, "the share of the copy's similarities in the targets", "MMMomentumEncoder", values="in [0, 1)"
     )
     contrastive_chunk_size: int | None = setting(
         None,
