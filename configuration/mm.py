@@ -95,20 +95,20 @@ class MMConfig(ObjectiveSettings, FusionSettings, MMBaseConfig):
 
     # Heads.
     lm_head_transform: bool = setting(
-        True, "BERT's head: a linear layer, activation and norm before the vocabulary", "build_head_transform"
+        True, "BERT's head: a linear layer, activation and norm before the vocabulary", "build_vocabulary_head"
     )
     lm_head_act: str | None = setting(
         None,
         "activation of that transform; None: text_config.hidden_act",
-        "build_head_transform",
+        "build_vocabulary_head",
         values="a name of transformers.activations.ACT2FN",
     )
-    lm_head_bias: bool = setting(True, "the layer over the vocabulary has a bias", "MMForConditionalGeneration")
+    lm_head_bias: bool = setting(True, "the layer over the vocabulary has a bias", "build_vocabulary_head")
     tie_word_embeddings: bool = setting(
         True, "the layer over the vocabulary has the weights of the token embeddings", "PreTrainedModel"
     )
     label_smoothing: float | int = setting(
-        0.0, "of losses over tokens", "MMForConditionalGeneration, MMForMaskedLM", values="in [0, 1)"
+        0.0, "of losses over tokens", "MMVocabularyHead, MMForMaskedLM", values="in [0, 1)"
     )
     classifier_dropout: float | int | None = setting(
         None, "dropout before the classifier; None: none", "MMForSequenceClassification", values="in [0, 1)"
