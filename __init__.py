@@ -26,6 +26,10 @@ from .configuration.resampler import MMResamplerConfig
 from .configuration.text import MMTextConfig
 from .configuration.vision import MMVisionConfig
 from .conversion_scripts.engine import convert
+from .data.dataset import MMDataset
+from .data.errors import DataError
+from .data.load import load_data
+from .data.shards import MMShards
 from .exporting.hub import export_for_hub
 from .exporting.onnx_generator import OnnxGenerator
 from .kernels.cross_attention import flash_cross_attention
@@ -84,6 +88,7 @@ AutoProcessor.register(MMConfig, MMProcessor, exist_ok=True)
 _pipelines.read_by_mm(f"{__name__}.processing.pipelines")
 
 __all__ = [
+    "DataError",
     "Int8Context",
     "MMCache",
     "MMCausalLMOutput",
@@ -93,6 +98,7 @@ __all__ = [
     "MMConvConfig",
     "MMConvModel",
     "MMDataCollator",
+    "MMDataset",
     "MMForConditionalGeneration",
     "MMForImageTextRetrieval",
     "MMForMaskedLM",
@@ -109,6 +115,7 @@ __all__ = [
     "MMRetrievalOutput",
     "MMScoreOutput",
     "MMSearchOutput",
+    "MMShards",
     "MMTextConfig",
     "MMTextModel",
     "MMVisionConfig",
@@ -119,6 +126,7 @@ __all__ = [
     "convert",
     "export_for_hub",
     "flash_cross_attention",
+    "load_data",
     "load_image",
     "losses",
     "spelled",

@@ -27,13 +27,16 @@ FOLDERS = [
     "conversion_scripts",
     "exporting",
     "evaluation",
+    "data",
     "cli",
 ]
 
 TRAIN = ["accelerate>=1.10"]
 PEFT = ["peft>=0.21"]
 FAST = ["torchvision>=0.28"]
-DATA = ["resvg-py>=0.5"]
+EXAMPLES = ["resvg-py>=0.5"]
+DATA = ["datasets>=5.2"]  # Parquet comes with it
+DICOM = ["pydicom>=3.0"]
 EVAL = ["sacrebleu>=2.5"]
 ONNX = ["onnx>=1.23", "onnxscript>=0.7.2", "onnxruntime>=1.32"]
 VIDEO = ["av>=15"]
@@ -100,7 +103,9 @@ setup(
         "peft": PEFT,
         "eval": EVAL,
         "fast": FAST,
-        "examples": DATA,
+        "examples": EXAMPLES,
+        "data": DATA,
+        "dicom": DICOM,
         "video": VIDEO,
         "audio": AUDIO,
         "triton": TRITON,
@@ -110,7 +115,10 @@ setup(
             *TRAIN,
             *PEFT,
             *EVAL,
+            *EXAMPLES,
             *DATA,
+            *DICOM,
+            "webdataset>=1.0",  # writes the shards that tests read
             *VIDEO,
             *AUDIO,
             *TRITON,

@@ -23,7 +23,7 @@ PROCESSING = {"processing.images", "processing.videos", "processing.sounds", "pr
 BELOW_TOWERS = CONFIGURATION | {"kernels", "modeling_mm.checks", "modeling_mm.core"}
 BELOW_TASKS = BELOW_TOWERS | {"modeling_mm.losses", "modeling_mm.towers", "modeling_mm.fusion", "modeling_mm"}
 MODEL = BELOW_TASKS | {"modeling_mm.tasks", "weights"}
-LIBRARY = MODEL | PROCESSING | {"conversion_scripts", "exporting", FRONT_DOOR}
+LIBRARY = MODEL | PROCESSING | {"conversion_scripts", "exporting", "data", FRONT_DOOR}
 # A place is a folder, or a file above its neighbours; a module belongs to the longest place that its name begins with.
 ALLOWED = {
     "configuration": set(),
@@ -44,8 +44,9 @@ ALLOWED = {
     "modeling_mm.tasks": BELOW_TASKS | {"weights"},
     "conversion_scripts": MODEL | PROCESSING,
     "exporting": MODEL | PROCESSING,
-    FRONT_DOOR: MODEL | PROCESSING | {"conversion_scripts", "exporting"},
+    FRONT_DOOR: MODEL | PROCESSING | {"conversion_scripts", "exporting", "data"},
     "evaluation": LIBRARY,
+    "data": CONFIGURATION | PROCESSING,
     "recipes": LIBRARY | {"evaluation"},  # beside the package: only a checkout has it
     "cli": LIBRARY | {"evaluation"},
 }
