@@ -21,7 +21,7 @@ def read_dicom(path: str | os.PathLike, *, window: tuple[float, float] | None = 
     """
     try:
         from pydicom import dcmread
-        from pydicom.pixels import apply_modality_lut, convert_color_space
+        from pydicom.pixels.processing import apply_modality_lut, convert_color_space
     except ModuleNotFoundError as fault:
         raise ModuleNotFoundError("DICOM needs pydicom: pip install '.[dicom]' in the checkout") from fault
     try:

@@ -63,9 +63,13 @@ def read_datasets(
         return MMStream(source, columns)
     if not isinstance(source, datasets.Dataset):
         raise TypeError(f"a Dataset, an IterableDataset, a folder or a name is wanted; got {type(source).__name__}")
-    lines = ((f"row {number}", dict(_lazy(source, number, line))) for number, line in enumerate(source))
+    lines = ((f"row {number}", dict(_lazy(source, number, dict(line)))) for number, line in enumerate(source))
     rows = table_rows(lines, columns, source=name)
-    return build(rows, source=name, format="datasets", folder=None, on_error=on_error, group=group)
+    data = build(rows, source=name, format="datasets", folder=None, on_error=on_error, group=group)
+    theirs = next((theirs for theirs, ours in (columns or {}).items() if ours == "label"), "label")
+    if isinstance(source.features.get(theirs), datasets.ClassLabel):
+        data.label_names = source.features[theirs].names
+    return data
 
 
 def _lazy(table: Any, number: int, line: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

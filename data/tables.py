@@ -82,8 +82,8 @@ def table_rows(
     for number, (where, line) in enumerate(lines):
         if number == 0:
             check_table_columns(line, columns, source)
-        line = {columns.get(name, name): value for name, value in line.items()}
-        line.pop(None, None)  # what columns says to leave aside
+        kept = {name: columns.get(name, name) for name in line}  # None: columns says to leave it aside
+        line = {ours: line[theirs] for theirs, ours in kept.items() if ours is not None}
         media = {name: line.pop(name) for name in MEDIA if name in line}
         media = {name: value for name, value in media.items() if value is not None and value != "" and value != []}
         values = {name: line.pop(name) for name in ("text", "suffix", "label", "answers") if name in line}
