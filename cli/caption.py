@@ -5,6 +5,7 @@ B pictures in a batch, T tokens of prompt and caption.
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -158,7 +159,6 @@ def print_captions(paths: Sequence[str | Path], *, json_lines: bool = False, **o
 
     Returns: whether every file was a picture.
     """
-    logging.disable_progress_bar()  # Transformers' bar over the weights; ours follows
     bad = []
 
     def report(error: MediaDecodeError) -> None:
@@ -166,11 +166,24 @@ def print_captions(paths: Sequence[str | Path], *, json_lines: bool = False, **o
         tqdm.write(f"mm: {printable(error, sys.stderr)}", file=sys.stderr)
 
     pictures = list_pictures(paths)
-    captions = caption(pictures, with_scores=json_lines, on_bad_picture=report, **options)
-    for found in tqdm(captions, total=len(pictures), unit=" pictures", disable=None):  # None: only on a terminal
-        plain = f"{printable(found.path.name)}\t{printable(found.caption)}"
-        tqdm.write(json_line(_fields(found)) if json_lines else plain, file=sys.stdout)
+    with _without_other_bars():
+        captions = caption(pictures, with_scores=json_lines, on_bad_picture=report, **options)
+        for found in tqdm(captions, total=len(pictures), unit=" pictures", disable=None):  # None: only on a terminal
+            plain = f"{printable(found.path.name)}\t{printable(found.caption)}"
+            tqdm.write(json_line(_fields(found)) if json_lines else plain, file=sys.stdout)
     return not bad
+
+
+@contextmanager
+def _without_other_bars() -> Iterator[None]:
+    """Within, Transformers shows no bar over the weights, as there is one of ours."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _fields(found: Caption) -> dict[str, str | float | None]:

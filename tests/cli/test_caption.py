@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging
 from typer.testing import CliRunner
 
 import mm_console
@@ -168,6 +169,17 @@ def test_the_command_leaves_out_a_broken_picture_and_says_so(pictures, broken, m
     said = capsys.readouterr()
     assert [line.split("\t")[0] for line in said.out.splitlines()] == ["a.png", "b.webp"]
     assert said.err.startswith("mm: cannot decode") and "broken.png" in said.err
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_transformers_bars_are_left_as_they_were(broken, model_folder, shown):
+    was_shown = logging.is_progress_bar_enabled()
+    try:
+        (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+        print_captions([broken], model=model_folder)
+        assert logging.is_progress_bar_enabled() == shown
+    finally:
+        (logging.enable_progress_bar if was_shown else logging.disable_progress_bar)()
 
 
 def test_only_broken_pictures_give_no_line_and_no_other_error(broken, model_folder, capsys):

@@ -61,6 +61,19 @@ COMMON_SETTINGS = {
     "architectures": ["BertModel"], "id2label": {0: "label"}, "label2id": {"label": "0"}, "problem_type": "regression",
 }  # fmt: skip
 
+# The marks of upstream's tests, and of the decorators in transformers.testing_utils.
+MARKS = (
+    "accelerate_tests", "flash_attn_test", "flash_attn_3_test", "flash_attn_4_test", "torch_compile_test",
+    "is_agent_test", "is_expert_parallel_test", "is_fsdp_test", "is_pipeline_test", "is_staging_test",
+    "is_tensor_parallel_test", "is_training_test",
+)  # fmt: skip
+
+
+def pytest_configure(config):
+    for name in MARKS:
+        config.addinivalue_line("markers", f"{name}: of Transformers' own tests")
+
+
 if "upstream" not in sys.modules:
     make_module("upstream", FOLDER / f"transformers-{originals.TRANSFORMERS}" / "tests")
     for package in ("exporters", "generation", "utils"):

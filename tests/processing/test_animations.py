@@ -134,7 +134,7 @@ def test_transparent_first_frames_lie_on_the_background_and_not_on_the_picture_f
     assert first.getpixel((4, 4)) == (255, 0, 0) and first.getpixel((12, 12)) == (255, 255, 255)
 
 
-@pytest.mark.parametrize("disposal", itertools.product(range(4), repeat=3))
+@pytest.mark.parametrize("disposal", list(itertools.product(range(4), repeat=3)))
 def test_parts_of_gifs_are_put_back_as_another_reader_puts_them_back(disposal):
     frames = []
     for number, colour in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]):
