@@ -12,6 +12,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from .auto_map import finish_config, kept, register_for_auto_class
+from .hub_files import fetched, is_repository
 from .reference import documented
 from .settings import flat, groups_of, nearest, range_faults, setting
 
@@ -85,6 +86,13 @@ class MMBaseConfig(PreTrainedConfig):
         super().__post_init__(**kept(kwargs))
 
     register_for_auto_class = classmethod(register_for_auto_class)  # pyright: ignore[reportAssignmentType]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in Transformers; of a repository on the Hub that cannot be read, what the server answered."""
+        if is_repository(pretrained_model_name_or_path):
+            fetched(str(pretrained_model_name_or_path), "config.json", kwargs, is_needed=True)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> None:
         """As in Transformers, with a file that finds the classes where MM is not imported (`auto_map.py`)."""

@@ -22,6 +22,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from ..configuration.auto_map import SHIM, finish_processor, front_of
+from ..configuration.hub_files import PROCESSOR_FILES, fetch, is_repository
 from .call_options import DEFAULTS, CallOptions, MMCallDefaults, MMProcessorKwargs, call_options, checked_defaults
 from .chat_template import media_of, unlisted_tokens, without_tokens
 from .images.limits import check_choice
@@ -262,7 +263,12 @@ class MMProcessor(SavesItsCode, ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As in Transformers; what its parts raise for broken files, of any kind, is a ValueError that names them."""
+        """As in Transformers; what its parts raise for broken files, of any kind, is a ValueError that names them.
+
+        Files of the Hub are fetched before, so that none is taken for absent which the server did not give.
+        """
+        if is_repository(pretrained_model_name_or_path):
+            fetch(str(pretrained_model_name_or_path), PROCESSOR_FILES, kwargs)
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except (OSError, ValueError, TypeError) as error:

@@ -70,6 +70,19 @@ class Refused(Exception):
         self.status, self.code = status, code
 
 
+@dataclass
+class Fault:
+    """What is answered instead to requests whose "METHOD /path" has the pattern: `times` of them, None: all.
+
+    Status 0 is no answer: the connection is closed.
+    """
+
+    pattern: str
+    status: int
+    message: str = ""
+    times: int | None = None
+
+
 class Answer(NamedTuple):
     body: bytes
     headers: dict[str, str]
@@ -87,7 +100,7 @@ class HubServer:
         self.repositories: dict[str, Repository] = {}
         self.blobs: dict[str, bytes] = {}
         self.requests: list[str] = []
-        self.faults: list[tuple[str, int, str]] = []  # (pattern of "METHOD /path", status, message), answered instead
+        self.faults: list[Fault] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -258,8 +271,12 @@ def info(request: Request) -> Answer:
 
 def tree(request: Request) -> Answer:
     files = request.repository().tree(request.parts["revision"])[1]
+    folder = (request.parts["folder"] or "").lstrip("/")
+    inside = {name: file for name, file in files.items() if not folder or name.startswith(f"{folder}/")}
+    if not inside:
+        raise Refused(404, "EntryNotFound")
     entries = []
-    for name, file in sorted(files.items()):
+    for name, file in sorted(inside.items()):
         entry: dict[str, Any] = {"type": "file", "path": name, "size": file.size, "oid": file.git_oid}
         if file.is_large:
             entry["lfs"] = {"oid": file.sha256, "size": file.size, "pointerSize": 130}
@@ -289,7 +306,7 @@ ROUTES = [
     ("PUT", r"/lfs/(?P<oid>\w+)", lfs_upload),
     ("POST", r"/lfs/(?P<oid>\w+)/verify", lfs_verify),
     ("GET", rf"/api/models/{_ID}(/revision/(?P<revision>.+))?", info),
-    ("GET", rf"/api/models/{_ID}/tree/(?P<revision>[^/]+)(/.*)?", tree),
+    ("GET", rf"/api/models/{_ID}/tree/(?P<revision>[^/]+)(?P<folder>/.*)?", tree),
     ("GET", rf"/{_ID}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", resolve),
 ]
 
@@ -308,9 +325,11 @@ def _answer(hub: HubServer, method: str, target: str, body: bytes, has_token: bo
 
 
 def _fault(hub: HubServer, request: str) -> Answer | None:
-    for pattern, status, message in hub.faults:
-        if re.search(pattern, request):
-            return Answer(b"{}", {"Content-Type": "application/json", "X-Error-Message": message}, status)
+    for fault in hub.faults:
+        if fault.times != 0 and re.search(fault.pattern, request):
+            fault.times = None if fault.times is None else fault.times - 1
+            headers = {"Content-Type": "application/json", "X-Error-Message": fault.message}
+            return Answer(b"{}", headers, fault.status)
     return None
 
 
@@ -326,6 +345,9 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             answer = _fault(hub, f"{self.command} {self.path}") or _answer(
                 hub, self.command, self.path, body, has_token
             )
+            if answer.status == 0:
+                self.close_connection = True
+                return
             self.send_response(answer.status)
             for name, value in {**answer.headers, "Content-Length": str(len(answer.body))}.items():
                 self.send_header(name, value)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from hub_server import HubServer
+from hub_server import Fault, HubServer
 
 ONE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 USER = """
 import json, sys
-import torch, transformers, huggingface_hub.utils._http as http
+import torch, transformers, huggingface_hub, huggingface_hub.utils._http as http
 import mm
 http.time.sleep = lambda seconds: None  # between the tries at a server that is down
 sys.path.insert(0, sys.argv[1])
@@ -129,10 +129,106 @@ def test_what_the_server_answered_is_said(hub, ask, name, status):
     repository = f"tester/faulty-{status}-{name}"  # nothing of it is in the cache
     if repository not in hub.repositories:
         ask(f"old.push_to_hub('{repository}') and 1")
-    hub.faults.append((rf"(GET|HEAD) /{repository}/resolve/.*/{name}", status, f"because of {status}"))
+    hub.faults.append(Fault(rf"(GET|HEAD) /{repository}/resolve/.*/{name}", status, f"because of {status}"))
     try:
         base, _, text = ask(f"loads('{repository}') and 1")
     finally:
         hub.faults.clear()
     assert base == "OSError" and f"{name} of '{repository}' could not be fetched: the Hub answered {status}" in text
     assert f"because of {status}" in text
+
+
+PACKAGED = str(Path(__file__).parents[1] / "checkpoints" / "mm-tiny")
+TEMPLATE = "chat_template.jinja"
+LOADS = {
+    "config": ("mm.MMConfig", ["config.json"]),
+    "model": ("mm.MMForConditionalGeneration", ["generation_config.json", "model-00002-of-", INDEX]),
+    "processor": ("mm.MMProcessor", ["processor_config.json", "tokenizer_config.json", "tokenizer.json", TEMPLATE]),
+}
+FILES = [(class_name, name) for class_name, names in LOADS.values() for name in names]
+
+
+@pytest.fixture(scope="module")
+def whole(hub, ask):
+    """A repository with a model in shards and a processor with a chat template."""
+    ask(f"new.push_to_hub('tester/whole', {SHARDS}) and 1")
+    ask(f"mm.MMProcessor.from_pretrained({PACKAGED!r}).push_to_hub('tester/whole') and 1")
+    repository = hub.repositories["tester/whole"]
+    repository.add("main", {**repository.tree("main")[1], TEMPLATE: hub.store(b"{{ messages }}", False)})
+    return "tester/whole"
+
+
+@pytest.mark.parametrize(("class_name", "name"), FILES)
+@pytest.mark.parametrize("status", [403, 503])
+def test_no_file_is_taken_for_absent_that_the_server_did_not_give(hub, ask, whole, tmp_path, class_name, name, status):
+    hub.faults.append(Fault(f"(GET|HEAD) /{whole}/resolve/.*/{name}", status, "because of it"))
+    try:
+        base, _, text = ask(f"{class_name}.from_pretrained('{whole}', cache_dir={str(tmp_path)!r}) and 1")
+    finally:
+        hub.faults.clear()
+    assert base == "OSError" and name in text
+    assert f"could not be fetched: the Hub answered {status}" in text
+
+
+@pytest.mark.parametrize(("class_name", "name"), FILES)
+@pytest.mark.parametrize(("status", "times"), [(503, 1), (500, 3), (429, 1), (0, 1)])
+def test_a_server_that_is_busy_is_asked_again(hub, ask, whole, tmp_path, class_name, name, status, times):
+    hub.faults.append(Fault(f"GET /{whole}/resolve/.*/{name}", status, times=times))
+    hub.faults.append(Fault(f"GET /api/models/{whole}(/revision/main)?$", status, times=times))
+    try:
+        found = ask(f"type({class_name}.from_pretrained('{whole}', cache_dir={str(tmp_path)!r})).__name__")
+    finally:
+        left = [fault.times for fault in hub.faults]
+        hub.faults.clear()
+    assert found == class_name.removeprefix("mm.") and left[0] == 0
+
+
+def test_what_is_in_the_cache_is_used_while_the_hub_is_down(hub, ask, whole, tmp_path):
+    load = f"type({{}}.from_pretrained('{whole}', cache_dir={str(tmp_path)!r})).__name__"
+    classes = [class_name for class_name, _ in LOADS.values()]
+    assert [ask(load.format(name)) for name in classes] == [name.removeprefix("mm.") for name in classes]
+    hub.faults.append(Fault("", 503))
+    try:
+        assert [ask(load.format(name)) for name in classes] == [name.removeprefix("mm.") for name in classes]
+    finally:
+        hub.faults.clear()
+
+
+@pytest.mark.parametrize("class_name", [class_name for class_name, _ in LOADS.values()])
+def test_a_hub_that_is_down_is_said(hub, ask, whole, tmp_path, class_name):
+    hub.faults.append(Fault("", 503, "because of it"))
+    try:
+        base, _, text = ask(f"{class_name}.from_pretrained('{whole}', cache_dir={str(tmp_path)!r}) and 1")
+    finally:
+        hub.faults.clear()
+    assert base == "OSError" and "the Hub answered 503" in text and f"'{whole}'" in text
+
+
+def test_an_adapter_beside_a_whole_model_of_another_name_is_refused(hub, ask, whole, tmp_path):
+    repository = hub.repositories[whole]
+    files, name = repository.tree("main")[1], "tester/with-adapter"
+    ask(f"old.push_to_hub('{name}') and 1")
+    adapter = hub.store(json.dumps({"base_model_name_or_path": "somebody/else"}).encode(), False)
+    hub.repositories[name].add("main", {**files, "adapter_config.json": adapter})
+    base, _, text = ask(f"loads('{name}', cache_dir={str(tmp_path)!r}) and 1")
+    assert base == "ValueError" and f"'{name}' holds a whole model and an adapter of another one" in text
+
+
+TRAINER_PUSH = """(
+    trainer := transformers.Trainer(new, transformers.TrainingArguments(
+        {folder!r}, push_to_hub=True, hub_model_id={name!r}, report_to=[], use_cpu=True)),
+    trainer.push_to_hub(),
+)[-1] and 1"""
+
+
+@pytest.mark.slow
+def test_what_trainer_pushes_beside_older_shards_is_refused_until_they_are_deleted(hub, ask, tmp_path):
+    """Trainer 5.23 deletes nothing of the repository that it pushes to, and asks nobody what to delete."""
+    name = "tester/trained"
+    ask(f"old.push_to_hub('{name}', {SHARDS}) and 1")
+    assert ask(TRAINER_PUSH.format(folder=str(tmp_path / "run"), name=name)) == 1
+    assert {ONE, INDEX} <= hub.files(name).keys()
+    assert f"'{name}' holds two sets of weights" in ask(f"loads('{name}') and 1")[2]
+    delete = "['model.safetensors.index.json', 'model-*-of-*.safetensors']"  # as docs/deployment.md says
+    ask(f"huggingface_hub.HfApi().delete_files('{name}', {delete}) and 1")
+    assert ask(f"same(loads('{name}'), new)") is True

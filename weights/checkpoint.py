@@ -1,5 +1,6 @@
 """Reading a published checkpoint: its config.json, and its tensors one at a time, without running anything of it."""
 
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from transformers.utils.hub import cached_file, cached_files
 
+from ..configuration.hub_files import fetch, fetch_all, fetched
 from .files import check_inside, opened, read_json_file, shards_named, unpickled
 
 # In the order in which Transformers looks for them, then open_clip's.
@@ -122,14 +124,16 @@ def _fetched(repository: str) -> Path:
     """The files of a Hub repository at one commit, in Transformers' cache: its settings and one set of weights."""
     if repository.count("/") > 1 or repository.startswith((".", "/")):
         raise FileNotFoundError(f"no directory or file {repository!r}")
+    fetch(repository, "|".join(map(re.escape, _SMALL_FILES)), {})
     found = cached_files(repository, _SMALL_FILES, _raise_exceptions_for_missing_entries=False)
     if not found:
         raise FileNotFoundError(f"no directory or file {repository!r}, and no such repository within reach")
     directory = Path(found[0]).parent  # called by the commit
+    at_commit = {"revision": directory.name}
     for name in WEIGHT_FILES:
-        if cached_file(repository, name, revision=directory.name, _raise_exceptions_for_missing_entries=False):
+        if fetched(repository, name, at_commit):
             if name.endswith(".json"):
-                cached_files(repository, shards_named(directory / name), revision=directory.name)
+                fetch_all(repository, shards_named(directory / name), at_commit)
             break
     return directory
 

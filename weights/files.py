@@ -13,7 +13,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -120,15 +120,28 @@ def check_inside(folder: Path, shard: str, index: str) -> None:
 
 
 def check_adapter_folder(folder: Path) -> None:
-    """Raises CheckpointError where an adapter of another base stands beside a whole model, over which Transformers
-    would lay it."""
-    saved = read_json_file(folder / ADAPTER)
-    base = saved.get("base_model_name_or_path") if isinstance(saved, dict) else None
+    """`check_adapter` of a folder that holds one."""
     weights = any((folder / name("model")).is_file() for name in (single_name, index_name))
-    if base and weights and (folder / "config.json").is_file() and Path(base).resolve() != folder.resolve():
+    is_whole = weights and (folder / "config.json").is_file()
+    check_adapter(
+        read_json_file(folder / ADAPTER), is_whole, str(folder), lambda base: Path(base).resolve() == folder.resolve()
+    )
+
+
+def check_adapter(saved: Any, is_whole: bool, place: str, is_here: Callable[[str], bool]) -> None:
+    """Raises CheckpointError where an adapter of another base stands beside a whole model, over which Transformers
+    would lay it.
+
+    Args:
+        saved: what adapter_config.json holds.
+        is_whole: there is a whole model beside it.
+        is_here: whether a base is that model.
+    """
+    base = saved.get("base_model_name_or_path") if isinstance(saved, dict) else None
+    if base and is_whole and not is_here(base):
         raise CheckpointError(
-            f"{str(folder)!r} holds a whole model and an adapter of another one, {base!r} ({ADAPTER}), and nothing "
-            "says which of them is meant; remove one, or make this folder the base_model_name_or_path of the adapter"
+            f"{place!r} holds a whole model and an adapter of another one, {base!r} ({ADAPTER}), and nothing says "
+            "which of them is meant; remove one, or make this place the base_model_name_or_path of the adapter"
         )
 
 

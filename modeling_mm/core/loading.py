@@ -8,26 +8,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download, is_offline_mode, try_to_load_from_cache
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils.hub import cached_file
 
+from ...configuration.hub_files import HUB_OPTIONS, MODEL_SETTINGS, cached, fetch, fetch_all, fetched, is_repository
 from ...configuration.mm import MMConfig
 from ...weights.files import (
     ADAPTER,
     CheckpointError,
+    check_adapter,
     check_adapter_folder,
     check_folder,
     check_one_set,
     index_name,
+    kind_read,
     read_json_file,
     shards_named,
     single_name,
@@ -142,8 +136,6 @@ def _heads_written(written_by: str, config: PreTrainedConfig) -> set[str] | None
 
 # ---- before loading: what the source holds -----------------------------------------------------------------------
 
-_HUB = ("cache_dir", "force_download", "proxies", "token", "local_files_only", "revision")
-
 
 def check_source(source: str | Path | None, options: Mapping[str, Any]) -> None:
     """Raises unless the source says clearly which weights load, and can be read.
@@ -165,15 +157,19 @@ def check_source(source: str | Path | None, options: Mapping[str, Any]) -> None:
     if folder.is_dir():
         check_folder(folder, variant, use_safetensors)
         if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
-            base = read_json_file(folder / ADAPTER).get("base_model_name_or_path")
-            check_source(base, {name: options[name] for name in _HUB if name in options and name != "revision"})
-    elif not Path(source).exists() and use_safetensors is not False:
-        _check_repository(str(source), variant, options)
+            _check_base(read_json_file(folder / ADAPTER), options)
+    elif is_repository(source):
+        _check_repository(str(source), variant, use_safetensors, options)
+
+
+def _check_base(adapter: Any, options: Mapping[str, Any]) -> None:
+    base = adapter.get("base_model_name_or_path") if isinstance(adapter, dict) else None
+    check_source(base, {name: options[name] for name in HUB_OPTIONS if name in options and name != "revision"})
 
 
 def check_json_object(source: str | Path, name: str, options: Mapping[str, Any]) -> None:
     """Raises CheckpointError for a file of a source that is not JSON or holds no object."""
-    given = {key: options[key] for key in (*_HUB, "subfolder") if key in options}
+    given = {key: options[key] for key in (*HUB_OPTIONS, "subfolder") if key in options}
     file = cached_file(
         source,
         name,
@@ -186,41 +182,28 @@ def check_json_object(source: str | Path, name: str, options: Mapping[str, Any])
         raise CheckpointError(f"{str(file)!r} holds no JSON object")
 
 
-def _check_repository(repository: str, variant: str | None, options: Mapping[str, Any]) -> None:
-    """Fetches what names the weights, one file or the index of shards. What is not found is left to Transformers,
-    which says so and reads other kinds of files."""
-    _fetched(repository, "config.json", options)
-    one = _fetched(repository, single_name("model", variant), options)
-    index = _fetched(repository, index_name("model", variant), options)
-    if one and index:
-        check_one_set([Path(one).name, Path(index).name], "model", variant, repository)
-    elif index:
-        shards_named(Path(index))
-
-
-def _fetched(repository: str, name: str, options: Mapping[str, Any]) -> str | None:
-    """The path of a file in the Hub's cache; None: the repository has none of that name, or is not within reach."""
-    given = {key: options[key] for key in _HUB if options.get(key) is not None}
-    name = f"{options['subfolder']}/{name}" if options.get("subfolder") else name
-    if is_offline_mode() or given.get("local_files_only"):
-        cached = try_to_load_from_cache(repository, name, given.get("cache_dir"), given.get("revision"))
-        return cached if isinstance(cached, str) else None
-    try:
-        return hf_hub_download(repository, name, **given)
-    except LocalEntryNotFoundError as error:
-        _say(repository, name, error.__cause__)
-    except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, ValueError):
-        pass  # not there: Transformers says what is
-    except HfHubHTTPError as error:
-        _say(repository, name, error)
-    return None
-
-
-def _say(repository: str, name: str, error: BaseException | None) -> None:
-    """Raises OSError with the answer of a server that was reached."""
-    response = getattr(error, "response", None)
-    if response is not None:
-        raise OSError(
-            f"{name} of {repository!r} could not be fetched: the Hub answered {response.status_code} "
-            f"{response.reason_phrase}: {error}"
-        ) from error
+def _check_repository(
+    repository: str, variant: str | None, use_safetensors: bool | None, options: Mapping[str, Any]
+) -> None:
+    """Fetches the settings and the weights, one file or an index and its shards. What is not found is left to
+    Transformers, which says so and reads other kinds of files."""
+    sets = {name(kind, variant) for name in (single_name, index_name) for kind in ("model", "pytorch_model")}
+    names = fetch(repository, MODEL_SETTINGS, options)
+    read = fetched if names is not None else cached
+    if names is None:
+        names = {name for name in (*sets, "config.json", ADAPTER) if cached(repository, name, options)}
+    kind = kind_read(names, variant, use_safetensors)
+    check_one_set(names, kind, variant, repository)
+    if ADAPTER in names:
+        file = read(repository, ADAPTER, options)
+        adapter = None if file is None else read_json_file(Path(file))
+        check_adapter(
+            adapter, bool(sets & names) and "config.json" in names, repository, lambda base: base == repository
+        )
+        if "config.json" not in names:
+            _check_base(adapter, options)
+    if single_name(kind, variant) in names:
+        read(repository, single_name(kind, variant), options)
+    elif index_name(kind, variant) in names and (index := read(repository, index_name(kind, variant), options)):
+        shards = shards_named(Path(index))
+        fetch_all(repository, shards if read is fetched else [], options)
