@@ -1,4 +1,4 @@
-"""`mm caption`: pictures in, one line of text each out, through the Auto classes as any user would do it.
+"""`mm caption`: pictures in, one line of text each out, through the Auto classes as a user would do it.
 
 B pictures in a batch, T tokens of prompt and caption.
 """
@@ -19,7 +19,7 @@ from ..processing.images.load import FORMATS, MediaDecodeError, load_image
 from .models import PACKAGED_MODEL, load_model  # noqa: F401  the packaged one is found here too
 from .printing import json_line, printable
 
-# What of a folder is a picture: .png, .jpg and so on. A file named itself may have any suffix.
+# Files of a folder that are pictures: .png, .jpg and so on. A file given by name may have any suffix.
 PICTURE_SUFFIXES = sorted(suffix for suffix, name in Image.EXTENSION.items() if name in FORMATS)
 
 
@@ -78,8 +78,8 @@ def caption(
         on_bad_picture: called with the error for each file that holds no picture, which is then left out. None raises.
 
     Raises:
-        FileNotFoundError, ValueError: as `list_pictures` and `load_model`, before anything is captioned; no prompt
-            for a model that is to be asked.
+        FileNotFoundError, ValueError: as `list_pictures` and `load_model`, before anything is captioned; a model that
+            needs a prompt gets none.
         MediaDecodeError (a ValueError): a file that holds no picture.
     """
     if batch_size < 1:
@@ -90,9 +90,7 @@ def caption(
     if "image" not in config.modalities:
         raise ValueError(f"the model reads {' and '.join(config.modalities)}; mm caption gives it pictures")
     if config.has_text_encoder and not prompt:
-        raise ValueError(
-            "the model reads a question or prompt with its text encoder: give one, --prompt 'what is it?'"
-        )
+        raise ValueError("the model needs a question or prompt for its text encoder: give one, --prompt 'what is it?'")
     asked = {"context_text" if config.has_text_encoder else "text": prompt} if prompt else {}
     given = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
     settings = {name: value for name, value in given.items() if value is not None}

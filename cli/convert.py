@@ -21,8 +21,8 @@ def convert(
     Args:
         source: a directory or Hub id in a published layout, or a .pth file of an original; with `to` an MM directory.
         to: name of a family, to write back in its layout.
-        dry_run: say what would be done, and write nothing.
-        compare: run both models on the same inputs, and say by how much their outputs differ.
+        dry_run: print what would be done, and write nothing.
+        compare: run both models on the same inputs, and print the largest difference of their outputs.
         vision, text: the towers that a file of OpenFlamingo goes with.
 
     Raises: ValueError, FileNotFoundError: as `mm.conversion_scripts.engine.run`.

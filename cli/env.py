@@ -14,7 +14,7 @@ OPTIONAL_PACKAGES = ("triton", "torchvision", "accelerate", "peft")
 
 
 def environment() -> dict[str, str]:
-    """What runs here, by name: versions ("absent" where not installed), processors, attention implementation."""
+    """The environment: versions ("absent" where not installed), processors, attention implementation."""
     return {
         "mm": version("mm-transformers"),
         "python": f"{platform.python_version()} ({platform.platform()})",

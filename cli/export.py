@@ -1,4 +1,4 @@
-"""`mm export`: a model for places where MM is not installed, as ONNX files or with its code beside it."""
+"""`mm export`: exports a model for use without MM, as ONNX files or together with its code."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""The model that a command is given: a folder or a Hub id, of an adapter too; in words what it cannot run."""
+"""The model that a command is given: a folder or a Hub id, of an adapter too; clear errors for those that cannot
+run."""
 
 import json
 import re
@@ -102,7 +103,7 @@ def _base_of(source: str, adapter: dict[str, Any]) -> tuple[str, dict[str, dict[
     base = adapter.get("base_model_name_or_path")
     merge = "merge the adapter into its model first: docs/fine-tuning.md"
     if not base:
-        raise ValueError(f"{source!r} holds an adapter and does not say of which model; {merge}")
+        raise ValueError(f"{source!r} holds an adapter and does not name its base model; {merge}")
     try:
         return base, _settings(base)
     except ValueError as error:
@@ -122,7 +123,7 @@ def _check_kind(source: str, settings: dict[str, dict[str, Any]]) -> None:
         from ..conversion_scripts.engine import FAMILIES
 
         known = any(family.recognises(config, ()) for family in FAMILIES.values())
-        advice = f"make one of it first: mm convert {source} NEW_FOLDER" if known else "mm convert knows it neither"
+        advice = f"make one of it first: mm convert {source} NEW_FOLDER" if known else "mm convert does not know it"
         raise ValueError(f"{source!r} is no model of MM (its model_type is {kind!r}); {advice}")
     for name in config.get("architectures") or ():
         if name in _OTHER_HEADS:
@@ -135,9 +136,9 @@ def _processor(source: str) -> Any:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"{source!r} has no processor beside the model, save an MMProcessor there too ({reason})"
+            f"{source!r} has a model but no processor; save an MMProcessor there too ({reason})"
         ) from error
     for part in ("image_processor", "tokenizer"):
         if getattr(processor, part, None) is None:
-            raise ValueError(f"{source!r} has no {part} beside the model: save an MMProcessor there too")
+            raise ValueError(f"{source!r} has no {part} in the folder of the model: save an MMProcessor there too")
     return processor

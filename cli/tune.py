@@ -1,7 +1,7 @@
 """`mm tune`: measures tiles of the attention kernels on this machine's GPU and writes a table of the fastest.
 
-What is measured is one launch at a time: a kernel, a dtype, a head width and a class of rows, with every candidate
-tile in turn. A candidate counts only if it computes what the tile in force computes.
+Each measurement is one launch: a kernel, a dtype, a head width and a class of rows, with every candidate tile in turn.
+A candidate counts only if it gives the result of the current tile.
 """
 
 import itertools
@@ -91,7 +91,7 @@ def candidates(target: Target) -> Iterator[Tile]:
 
 
 class Problem(NamedTuple):
-    """Random states and what the kernels read beside them; output and lse are the forward's."""
+    """Random states and the other inputs of the kernels; output and lse are the forward's."""
 
     query: Tensor  # (B, H, M, D)
     key: Tensor  # (B, H, N, D)
@@ -267,11 +267,11 @@ def tune(
         head_dims, dtypes, kernels, rows: lists with commas, of 1..256, DTYPES, KERNELS and ROW_CLASSES.
 
     Raises:
-        ValueError: an argument, a file that is there already, or no GPU that the kernels run on.
+        ValueError: a wrong argument, a file that already exists, or no GPU that the kernels run on.
     """
     targets = parse_targets(head_dims, dtypes, kernels, rows)
     if output.exists():
-        raise ValueError(f"{str(output)!r} is there already; name a new file")
+        raise ValueError(f"{str(output)!r} already exists; name a new file")
     if not output.parent.is_dir():
         raise ValueError(f"no folder {str(output.parent)!r} to write {output.name!r} into")
     device = _gpu()
@@ -285,7 +285,7 @@ def tune(
 
 
 def parse_targets(head_dims: str, dtypes: str, kernels: str, rows: str) -> list[Target]:
-    """Every combination. Raises ValueError for what is not known, and for two that would be one entry."""
+    """Every combination. Raises ValueError for unknown names, and for two that would be one entry."""
     accepted_widths = {str(width): width for width in range(1, MAX_HEAD_DIM + 1)}
     widths = _chosen("head-dims", head_dims, accepted_widths, f"1..{MAX_HEAD_DIM}")
     types = _chosen("dtypes", dtypes, DTYPES)
@@ -317,12 +317,12 @@ def _gpu() -> torch.device:
     if not torch.cuda.is_available():
         raise ValueError("tuning measures on an NVIDIA GPU, and torch.cuda.is_available() is False here")
     if not HAS_TRITON:
-        raise ValueError("tuning wants Triton, which is not installed: pip install triton")
+        raise ValueError("tuning needs Triton, which is not installed: pip install triton")
     if IS_INTERPRETED:
         raise ValueError("TRITON_INTERPRET=1 runs the kernels on the CPU, where their time says nothing; unset it")
     device = torch.device("cuda", torch.cuda.current_device())
     if not runs_kernels(torch.empty(0, device=device)):
-        raise ValueError(f"the kernels want compute capability 8.0 or later; {torch.cuda.get_device_name()} has less")
+        raise ValueError(f"the kernels need compute capability 8.0 or newer; {torch.cuda.get_device_name()} has less")
     return device
 
 

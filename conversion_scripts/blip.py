@@ -1,8 +1,8 @@
 """BLIP (Li et al. 2022, arXiv:2201.12086): captioning, question answering and retrieval, as Transformers has them.
 
-For captions a decoder reads the picture; for answers it reads what an encoder makes of the question and the picture;
-for retrieval that encoder reads a text alone ("itc") or with the picture ("itm"). See `blip_original.py` for the files
-of the original code.
+For captions a decoder reads the picture. For answers it reads the states of an encoder over question and picture. For
+retrieval that encoder reads only a text ("itc") or the text with the picture ("itm"). See `blip_original.py` for the
+files of the original code.
 """
 
 from collections.abc import Iterable, Mapping
@@ -102,7 +102,7 @@ def writer_plan(
     tied: bool,
     label_smoothing,
 ) -> Plan:
-    """answers: a text encoder reads the question with the picture, and the decoder reads what that makes of it."""
+    """answers: a text encoder reads the question with the picture, and the decoder reads its states."""
     reader = {**text, "cross_attention_hidden_size": vision["hidden_size"]}
     settings: dict[str, Any] = {"text_config": {**text, "is_causal": True} if answers else reader}
     table = vision_table + BERT.under("text_decoder.bert.", "model.language_model.")
@@ -125,7 +125,8 @@ def writer_plan(
 def retrieval_plan(
     vision_table: KeyTable, vision: dict, text: dict, projection_dim: int, itm_bos_token_id: int | None = None
 ) -> Plan:
-    """One stack reads a text, alone or with the picture; itm_bos_token_id opens the latter, None: its own token."""
+    """One stack reads a text, without or with the picture. itm_bos_token_id is the first token of the latter; None:
+    its own."""
     reader = {**text, **_READER, "cross_attention_hidden_size": vision["hidden_size"]}
     config = MMConfig(
         vision_config=vision,
@@ -138,7 +139,7 @@ def retrieval_plan(
     )
     heads = {"vision_proj": "itc_head.vision", "text_proj": "itc_head.text", "itm_head": "itm_head"}
     table = vision_table + BERT.under("text_encoder.", "model.language_model.")
-    table += KeyTable(modules=heads, new={"itc_head.logit_scale": "theirs compares by cosines; read by 'itc' alone"})
+    table += KeyTable(modules=heads, new={"itc_head.logit_scale": "theirs compares by cosines; used only by 'itc'"})
     processor = {"add_eos_token": True}
     return Plan(MMForImageTextRetrieval, config, table, tokens=_tokens(text), processor=processor)
 

@@ -1,7 +1,8 @@
 """BLIP in the files of the original code and of LAVIS: a .pth without a config, its ViT under timm's names.
 
 There every head is 64 wide, the ViT's norms have eps 1e-6 and label smoothing is 0.1. A question, and a text that is
-matched with a picture, starts with [ENC]; in Transformers it starts with [CLS], as what is compared does in both.
+matched with a picture, starts with [ENC]; in Transformers it starts with [CLS]. A text that is compared starts with
+[CLS] in both.
 """
 
 from collections.abc import Iterable, Mapping
@@ -125,7 +126,7 @@ def original(source: Checkpoint) -> Any:
 
 
 def compare(theirs: Any, ours: Any, given: Any) -> dict[str, Any]:
-    """As BLIP's, but what is matched opens with [ENC]."""
+    """As BLIP's, but a text that is matched starts with [ENC]."""
     pairs, opens = blip.compare(theirs, ours, given), ours.config.itm_bos_token_id
     if opens is not None:
         ids = torch.cat([torch.full_like(given.input_ids[:, :1], opens), given.input_ids[:, 1:]], dim=1)

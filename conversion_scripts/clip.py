@@ -1,7 +1,7 @@
 """CLIP (Radford et al. 2021, arXiv:2103.00020): a picture and a text, each as one vector, compared.
 
-The text is causal and read at its end of text, the picture at its class token behind the last norm. Nothing joins the
-two (`fusion_type="none"`), and InfoNCE ("itc") is the only loss. The scale has no bound there.
+The text is causal and pooled at its end token, the picture at its class token after the last norm. There is no fusion
+(`fusion_type="none"`), and InfoNCE ("itc") is the only loss. The original's scale has no bound.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -18,7 +18,7 @@ from ..weights.vision_names import CLIP_FIELDS, CLIP_LAYERS, CLIP_VISION
 from .family import Family, Layout, Plan
 
 _ARCHITECTURE = "CLIPModel"
-_LEGACY_EOS = 2  # in old configs, whatever the vocabulary; the text is then read at its highest id
+_LEGACY_EOS = 2  # in old configs, for any vocabulary; the text is then pooled at its highest id
 TEXT = KeyTable(
     modules={
         **CLIP_LAYERS,

@@ -1,9 +1,9 @@
-"""CoCa (Yu et al. 2022, arXiv:2205.01917) in open_clip's layout: open_clip_config.json, or a file of weights alone.
+"""CoCa (Yu et al. 2022, arXiv:2205.01917) in open_clip's layout: open_clip_config.json, or only a file of weights.
 
     theirs                                           here
     visual.attn_pool, ln_post                        vision_resampler; its first latent is compared, the rest are read
     text: resblocks, then ln_final on a last token   language_model.layers, the first of them; language_model.unimodal
-    text_decoder: resblocks i, cross_attn i          two layers each behind those: [self, mlp] and [cross, mlp]
+    text_decoder: resblocks i, cross_attn i          two layers each after those: [self, mlp] and [cross, mlp]
 
 One model embeds and captions: `MMForPreTraining` is what it becomes, and MMForConditionalGeneration reads the same
 folder.
@@ -23,7 +23,7 @@ from .coca_names import sizes_of, table
 from .coca_original import colours, compare, ends, original, pictures, tokenizer
 from .family import Family, Layout, Plan, Texts
 
-# What a config may say beside sizes, with the one value that is known: open_clip's default, or CoCa's own.
+# Settings other than sizes, with the only supported value: open_clip's default, or CoCa's own.
 _VISION = {
     "ls_init_value": None, "patch_dropout": 0.0, "attentional_pool": True, "no_ln_pre": False, "act_kwargs": None,
     "pos_embed_type": "learnable", "final_ln_after_pool": False, "pool_type": "tok", "output_tokens": True,
@@ -60,12 +60,12 @@ def recognises(config: Mapping[str, Any], names: Iterable[str]) -> bool:
 
 
 def plan(checkpoint: Checkpoint) -> Plan:
-    """Raises ValueError for settings of open_clip that MM has not."""
+    """Raises ValueError for settings of open_clip that MM lacks."""
     model = checkpoint.config.get("model_cfg") or sizes_of(checkpoint)
     vision = _read(model["vision_cfg"], _VISION_SIZES, _VISION, "vision_cfg")
     text = _read(model["text_cfg"], _TEXT_SIZES, _TEXT, "text_cfg")
     decoder = _read(model["multimodal_cfg"], _TEXT_SIZES, {"ls_init_value": None}, "multimodal_cfg")
-    decoder["mlp_ratio"] = _TEXT_SIZES["mlp_ratio"]  # open_clip builds it so, whatever is said
+    decoder["mlp_ratio"] = _TEXT_SIZES["mlp_ratio"]  # open_clip always builds it so
     same = ("width", "heads", "mlp_ratio")
     wrong = [f"multimodal_cfg.{n}={decoder[n]}, text_cfg.{n}={text[n]}" for n in same if decoder[n] != text[n]]
     if model["embed_dim"] != text["width"]:
@@ -92,7 +92,7 @@ def plan(checkpoint: Checkpoint) -> Plan:
 
 
 def _read(given: Mapping[str, Any], sizes: Mapping[str, Any], fixed: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The sizes. What stays unsaid has open_clip's default, but for what makes a CoCa."""
+    """The sizes. Other settings have open_clip's defaults, except those that make a CoCa."""
     faults = [f"{where}.{k}={v!r}, but only {fixed[k]!r} is known" for k, v in given.items() if v != fixed.get(k, v)]
     faults += [f"{where}.{k}={v!r} is not known" for k, v in given.items() if k not in {*sizes, *fixed, *_UNREAD}]
     raise_faults("this open_clip model is not a setting of MM", faults)

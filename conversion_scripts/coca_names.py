@@ -1,4 +1,4 @@
-"""Names of CoCa's tensors in open_clip and here, and what their sizes tell; see coca.py."""
+"""Names of CoCa's tensors in open_clip and here, and the settings inferred from their sizes; see coca.py."""
 
 from typing import Any
 
@@ -50,7 +50,7 @@ def pooler(is_fused: bool) -> KeyTable:
 
 
 def _cls_there(old: List) -> tuple[List, List]:
-    """Positions (T + 1, D) and the token (D,) that always stands at the last of them."""
+    """Positions (T + 1, D) and the token (D,) that is always at the last of them."""
     places, token = old
     return [places[:-1], (token + places[-1])[None, None]], [places[-1].clone(), token]
 
@@ -85,7 +85,7 @@ def table(unimodal: int, multimodal: int, is_fused: bool) -> KeyTable:
     parts = VISION.under("visual.", "model.vision_tower.") + TEXT.under("text.", "model.language_model.") + HEADS
     parts += pooler(is_fused).under("visual.", "model.vision_resampler.")
     parts += KeyTable(modules={"text_decoder.ln_final": "model.language_model.norm"})
-    for number in range(unimodal):  # numbers are told apart on the way back by their layers
+    for number in range(unimodal):  # on the way back the layers tell these numbers apart
         parts += SELF.under(f"text.transformer.resblocks.{number}.", f"model.language_model.layers.{number}.")
     for number in range(multimodal):
         first = f"model.language_model.layers.{unimodal + 2 * number}."

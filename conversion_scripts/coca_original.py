@@ -1,7 +1,7 @@
-"""What a CoCa has of open_clip beside its tensors: how pictures and texts are read, and the model for `--verify`.
+"""The parts of open_clip's CoCa other than its tensors: how pictures and texts are read, and the model for `--verify`.
 
 open_clip pads with the id 0, which is "!" in the middle of a word too; the tokenizer here pads with <|endoftext|>,
-as Transformers' does, under a mask. Texts that ftfy would mend, and HTML's entities, are for the caller to clean.
+as Transformers' does, under a mask. The caller must clean texts (ftfy, HTML entities).
 """
 
 import gzip
@@ -34,7 +34,7 @@ def tokenizer(directory: Path | None, text: Mapping[str, Any], longest: int) -> 
     Args:
         text: open_clip's text_cfg; another vocabulary than CLIP's is not built from that file.
         longest: tokens of a text, ends included.
-    Returns: None where there is neither.
+    Returns: None if the source has neither.
     """
     found = tokenizer_of(directory)
     is_clips = text.get("vocab_size", _WORDS) == _WORDS and text.get("hf_tokenizer_name") in (None, "")
@@ -61,7 +61,7 @@ def clip_tokenizer(file: Path) -> CLIPTokenizer:
 
 
 def ends(text: Any) -> dict[str, int]:
-    """Of captions; what is behind their end is padded with it, as the id 0 would be read as "!"."""
+    """Of captions; positions after their end are padded with it, because id 0 would be read as "!"."""
     eos = text.eos_token_id
     return {"bos_token_id": text.bos_token_id, "eos_token_id": eos, "pad_token_id": eos}
 
@@ -69,7 +69,7 @@ def ends(text: Any) -> dict[str, int]:
 def pictures(checkpoint: Checkpoint, size: Any) -> dict[str, Any] | None:
     """Settings of the image processor: the shorter side to `size`, the middle, and CLIP's colours.
 
-    None for pictures of two different sides: open_clip fills those by a rule that MM's image processor has not.
+    None for pictures of two different sides: open_clip fills those by a rule that MM's image processor lacks.
     """
     if not isinstance(size, int) and len(set(size)) > 1:
         return None
@@ -88,7 +88,7 @@ def pictures(checkpoint: Checkpoint, size: Any) -> dict[str, Any] | None:
 
 
 def colours(processor: Any) -> dict[str, Any]:
-    """What open_clip_config.json says of pictures beside their size."""
+    """Settings for pictures in open_clip_config.json other than their size."""
     pictures = None if processor is None else processor.image_processor
     return {} if pictures is None else {"preprocess_cfg": {"mean": pictures.image_mean, "std": pictures.image_std}}
 
@@ -96,12 +96,10 @@ def colours(processor: Any) -> dict[str, Any]:
 def original(source: Checkpoint) -> Any:
     """open_clip's own model of a source. Raises ValueError where open_clip is not installed."""
     if find_spec(PACKAGE) is None:
-        raise ValueError(
-            "--verify runs open_clip's CoCa beside MM's: pip install open-clip-torch, or leave --verify out"
-        )
+        raise ValueError("--verify compares with open_clip's CoCa: pip install open-clip-torch, or leave --verify out")
     settings = dict(source.config.get("model_cfg") or sizes_of(source))
     settings.pop("custom_text", None)
-    if "multimodal_cfg" in settings and not source.config:  # what a CoCa says of itself beside its sizes
+    if "multimodal_cfg" in settings and not source.config:  # settings of a CoCa other than its sizes
         settings["vision_cfg"] |= {"attentional_pool": True, "output_tokens": True}
         settings["text_cfg"] |= {"embed_cls": True, "output_tokens": True}
     bias = 0.0 if "logit_bias" in source else None

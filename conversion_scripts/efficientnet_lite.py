@@ -43,7 +43,7 @@ _TABLE = {
 }
 # The classifier over ImageNet's 1000 names: the tower gives features.
 _DROPPED = re.compile(r"_fc\.(weight|bias)")
-# Learned positions of the tokens, which a classifier has not: they start at zero, so the features are the original's.
+# Learned positions of the tokens, which a classifier lacks: they start at zero, so the features are the original's.
 _NEW = re.compile(r"embed_positions\.(row|column)")
 
 

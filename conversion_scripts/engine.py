@@ -109,10 +109,10 @@ def convert(source: str | Path, *, vision: str | Path | None = None, text: str |
 
     Args:
         source: a directory or Hub id in the published layout, or a .pth file of an original.
-        vision, text: the towers that a file of OpenFlamingo was trained with; for such a file alone.
+        vision, text: the towers that a file of OpenFlamingo was trained with; only for such a file.
 
-    Raises: ValueError in words: a source that is not recognised, settings that MM has not, tensors too many, too few
-        or of another shape; FileNotFoundError.
+    Raises: ValueError: a source that is not recognised, settings that MM lacks, tensors too many, too few or of
+        another shape; FileNotFoundError.
     """
     checkpoint = Checkpoint(source)
     if flamingo.is_flamingo(checkpoint) and vision is not None and text is not None:
@@ -148,7 +148,7 @@ def _record(checkpoint: Checkpoint, family: Family, model: Any) -> dict[str, Any
         return None
     try:
         layout = family.layout(model)
-    except ValueError:  # what this family cannot express is said on the way back
+    except ValueError:  # the way back raises an error for what this family cannot express
         return None
     is_ours = layout.files[0] == "config.json"
     source = source_config(checkpoint.config).to_dict() if is_ours else checkpoint.config
@@ -179,20 +179,20 @@ def recognised(checkpoint: Checkpoint) -> tuple[Family, Plan]:
             return family, family.plan(checkpoint)
     kind = checkpoint.config.get("model_type")
     what = f"model_type={kind!r}" if kind else f"tensors named {', '.join(sorted(checkpoint)[:3])}, ..."
-    hint = "; a text, vision or audio tower alone is for MMForConditionalGeneration.from_towers" if kind else ""
+    hint = "; for a single text, vision or audio tower use MMForConditionalGeneration.from_towers" if kind else ""
     if kind in NAFLEX:
         hint = f"; {NOT_NAFLEX}"
     if flamingo.is_flamingo(checkpoint):
-        hint = "; OpenFlamingo's trained weights want their towers: mm convert FILE OUT --vision CLIP --text LLAMA"
+        hint = "; OpenFlamingo's trained weights need their towers: mm convert FILE OUT --vision CLIP --text LLAMA"
         hint += ", or MMForConditionalGeneration.from_towers(..., flamingo=FILE)"
     raise ValueError(f"{checkpoint.source} is not recognised ({what}); known are {', '.join(FAMILIES)}{hint}")
 
 
 @contextmanager
 def _few_collections() -> Iterator[None]:
-    """While a command runs, Python's collector leaves alone what the imports made: some 400,000 objects, which
+    """While a command runs, Python's garbage collector skips the objects made by imports: some 400,000, which would
     take a quarter of a second each time."""
-    if gc.get_freeze_count():  # somebody has seen to it
+    if gc.get_freeze_count():  # the caller already did it
         yield
         return
     gc.freeze()
@@ -203,7 +203,7 @@ def _few_collections() -> Iterator[None]:
 
 
 def _set_generation(model: Any, plan: Plan, source: Mapping[str, Any]) -> None:
-    """How to decode: the source's settings, the plan's, and the ids that rows open and close with."""
+    """Generation settings: the source's, the family's, and the ids of bos and eos."""
     if not model.can_generate():
         return
     text = plan.config.text_config
@@ -233,10 +233,10 @@ def _report(checkpoint: Checkpoint, family: Family, plan: Plan, converted: Conve
 def convert_back(
     source: str | Path, to: str, out: str | Path, *, vision: str | Path | None = None, text: str | Path | None = None
 ) -> list[str]:
-    """Writes an MM directory in the layout of the family `to`, and says what was written.
+    """Writes an MM directory in the layout of the family `to`, and returns notes.
 
     Args:
-        vision, text: for "flamingo" alone, the towers that its file goes with.
+        vision, text: only for "flamingo": the towers that its file goes with.
 
     Raises: ValueError for an unknown family, a directory of another kind, or a model that the family cannot express.
     """
@@ -250,7 +250,7 @@ def convert_back(
     checkpoint = Checkpoint(source)
     if family is None:
         if vision is None or text is None:
-            raise ValueError("--to flamingo writes beside the towers: pass --vision and --text, as on the way here")
+            raise ValueError("--to flamingo needs the towers: pass --vision and --text, as for the way here")
         return flamingo.write_back(config, checkpoint, Path(out), vision, text)
     _check_no_towers(vision, text, f"--to {to} has them itself")
     model_class = _MODELS[(config.architectures or ["MMModel"])[0]]
@@ -337,7 +337,7 @@ def run(
     """
     towers = {"vision": vision, "text": text}
     if compare and (to == flamingo.NAME or vision is not None or text is not None):
-        raise ValueError("--verify has nothing that runs an OpenFlamingo: its package wants torch 2.0.1; leave it out")
+        raise ValueError("--verify cannot run OpenFlamingo, whose package needs torch 2.0.1; leave it out")
     if not dry_run and out is None:
         raise ValueError("OUT is missing: the directory to write (or --dry-run)")
     if to is not None:

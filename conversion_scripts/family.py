@@ -1,4 +1,4 @@
-"""What a family of published models is to the engine: how it is recognised, planned, and written back."""
+"""A family of published models: how the engine recognises, plans and writes it back."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,8 +24,8 @@ class Plan:
     """How one checkpoint becomes an MM model.
 
     model_class: of MM. table: names on disk -> names in the model. generation: settings of generate(). tokens: special
-    tokens by id, which the tokenizer must know (added where it does not). processor: settings of MMProcessor.
-    pictures: options of the image processor, where no file of the source gives them. tokenizer: of the source's
+    tokens by id, which the tokenizer must know (added if it does not). processor: settings of MMProcessor.
+    pictures: options of the image processor, if no file of the source has them. tokenizer: of the source's
     directory (None: a file) the tokenizer, or None; where it is not simply what AutoTokenizer reads there.
     """
 
@@ -75,7 +75,7 @@ class Texts:
     """Which texts a source reads as MM does, for `--verify`; the rest is in docs/conversion.md, What differs.
 
     padded: sides of padding under a mask. pads_inside: the id of the padding may stand in a text like any other.
-    skips_pads: such a pad is no token, and is masked here (RoBERTa's positions). shortest: that it can read.
+    skips_pads: such a pad is not a token, and is masked here (RoBERTa's positions). shortest: that it can read.
     """
 
     padded: tuple[str, ...] = ("right",)
@@ -85,8 +85,8 @@ class Texts:
 
 
 def texts_of(config: MMConfig) -> Texts:
-    """RoBERTa tells its padding by the id, wherever it stands, and so do TrOCR's fixed positions; of others only what
-    stands behind is padding."""
+    """RoBERTa and TrOCR's fixed positions find padding by the id, everywhere in a text. For other models only the tail
+    of a text is padding."""
     text = config.text_config
     if text.source_model_type is not None:
         return Texts(padded=("right", "left") if config.decoder_crosses else ("right",), skips_pads=True)
@@ -97,9 +97,10 @@ def texts_of(config: MMConfig) -> Texts:
 class Family:
     """name: as in `mm convert --to`. recognises: by config.json, else by the names of tensors.
 
-    layout: an MM model -> its layout there; raises ValueError in words for a model that the family cannot express.
+    layout: an MM model -> its layout there; raises ValueError for a model that the family cannot express.
     compare: (theirs, ours, `verify.Given`) -> {output: (ours, theirs)}; None where both take and give the same names.
-    decodes_by_config: whether config.json tells how to decode where there is no generation_config.json, as of old.
+    decodes_by_config: whether config.json has the generation settings if there is no generation_config.json (older
+        files).
     texts: a config of MM -> the texts that are compared.
     original: a source -> its own model in fp32, or ValueError for what must be installed; None where it is of
     Transformers.
@@ -128,7 +129,7 @@ def own_shapes(model: Any) -> dict[str, torch.Size]:
 
 
 def differences(one: Any, two: Any, path: str = "") -> list[str]:
-    """Where two nested settings differ, in words."""
+    """Text that lists where two nested settings differ."""
     if isinstance(one, Mapping) and isinstance(two, Mapping):
         names = sorted({*one, *two} - set(_BESIDE))
         return [d for name in names for d in differences(one.get(name), two.get(name), f"{path}.{name}".strip("."))]
@@ -144,7 +145,7 @@ def _unjoined(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def config_differences(one: MMConfig, two: MMConfig) -> list[str]:
-    """Where two configurations are not of the same model, in words."""
+    """Text that lists where two configurations are not of the same model."""
     return differences(_unjoined(one.to_dict()), _unjoined(two.to_dict()))
 
 

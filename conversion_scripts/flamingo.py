@@ -3,8 +3,8 @@
     mm convert checkpoint.pt OUT --vision CLIP --text LLAMA
     mm convert --to flamingo OUT checkpoint.pt --vision CLIP --text LLAMA
 
-The file has what is trained: the resampler, the gated layers and the embeddings. What else of the decoder was trained
-here is written too, under its name inside the layers' wrappers, where OpenFlamingo loads it from.
+The file has the trained weights: the resampler, the gated layers and the embeddings. Other weights of the decoder that
+were trained here are written too, under their names inside the layers' wrappers, where OpenFlamingo loads them from.
 """
 
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ def from_file(source: str | Path, vision: str | Path, text: str | Path) -> tuple
 
 
 def _processor(seen: Path | None, read: Path | None, config: MMConfig) -> tuple[MMProcessor | None, list[str]]:
-    """The towers' image processor and tokenizer, with OpenFlamingo's tokens behind its own."""
+    """The towers' image processor and tokenizer, with OpenFlamingo's tokens after its own."""
     parts, notes = {"image_processor": image_processor_of(seen), "tokenizer": tokenizer_of(read)}, []
     tokenizer, text = parts["tokenizer"], config.text_config
     if tokenizer is not None:
@@ -83,7 +83,7 @@ def write_back(
     """
     if out.suffix != ".pt":
         raise ValueError(
-            f"--to {NAME} writes one file, the trained weights beside the towers; {out} does not end in .pt"
+            f"--to {NAME} writes one file with the trained weights, without the towers; {out} does not end in .pt"
         )
     seen, words = vision_tower(vision), text_tower(text)
     new = config.text_config.cross_attention_layers
@@ -102,7 +102,7 @@ def write_back(
 
 
 class Sized(dict[str, torch.Tensor]):
-    """Tensors that tell their shapes, as a checkpoint does."""
+    """Tensors that have only shapes, as a checkpoint has."""
 
     source = "an MM model"
 
@@ -129,7 +129,7 @@ def _trained(source: Mapping[str, torch.Tensor], new: list[int], names: Names) -
 def _of_decoder(
     source: Mapping[str, torch.Tensor], words: tuple[Checkpoint, TowerPlan], weights: FlamingoWeights
 ) -> dict[str, torch.Tensor]:
-    """What is not as in its tower: name inside OpenFlamingo -> tensor."""
+    """Weights that differ from their tower: name inside OpenFlamingo -> tensor."""
     tower, plan = words
     places = Insertion(plan.settings["num_hidden_layers"], weights.every)
     names, prefix = Names.of(tower), "model.language_model."

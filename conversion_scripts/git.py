@@ -40,7 +40,7 @@ def recognises(config: Mapping[str, Any], names: Iterable[str]) -> bool:
 
 
 def plan(checkpoint: Checkpoint) -> Plan:
-    """Raises ValueError for settings that MM has not."""
+    """Raises ValueError for settings that MM lacks."""
     config = source_config(checkpoint.config)
     vision = VISION_PLANS["git_vision_model"](config.vision_config, checkpoint)
     frames, tied = config.num_image_with_embedding or 0, bool(config.tie_word_embeddings)

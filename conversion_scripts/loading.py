@@ -61,7 +61,7 @@ def narrower(tensors: Mapping[str, torch.Tensor], wide: torch.dtype, names: Iter
 
 
 def narrowed(tensors: dict[str, torch.Tensor], dtypes: Mapping[str, str]) -> dict[str, torch.Tensor]:
-    """The tensors in the source's dtypes, but for those that were trained since and would lose by it."""
+    """The tensors in the source's dtypes, except those that were trained since and would lose precision."""
     for name in dtypes.keys() & tensors.keys():
         narrow = tensors[name].to(getattr(torch, dtypes[name]))
         if torch.equal(narrow.to(tensors[name].dtype), tensors[name]):

@@ -39,7 +39,7 @@ _HARMLESS = (
 def convert_processor(
     directory: Path | None, plan: Plan, ends: tuple[int | None, int | None]
 ) -> tuple[MMProcessor | None, list[str]]:
-    """The source's processor as an MMProcessor, None where it has neither part, and what is to be said of it.
+    """The source's processor as an MMProcessor, None if it has no part, and notes for the report.
 
     Args:
         directory: of the source, None for a file.
@@ -75,7 +75,7 @@ def tokenizer_of(directory: Path | None) -> Any:
 
 
 def convert_image_processor(source: Any) -> MMImageProcessorPil:
-    """Raises ValueError for an option of the source that MM has not."""
+    """Raises ValueError for an option of the source that MM lacks."""
     if getattr(source, "do_pad", None) and not _pads_nothing(source):
         raise ValueError(f"{type(source).__name__} pads pictures, which MM's image processor does not")
     options = {name: _plain(getattr(source, name, None)) for name in IMAGE_OPTIONS}
@@ -101,15 +101,15 @@ def check_pixels(ours: Any, theirs: Any) -> None:
         if not same or np.abs(here.reshape(there.shape) - there).max() > _GREY_LEVELS * step:
             found = "other pixels" if same else f"{there.shape[-2:]} pixels, not {here.shape[-2:]},"
             more = sorted(_switched_on(theirs))
-            also = f"; options that MM has not: {', '.join(more)}" if more else ""
+            also = f"; options that MM lacks: {', '.join(more)}" if more else ""
             raise ValueError(
                 f"{type(theirs).__name__} makes {found} of a picture of {height}x{width}, by rules that MM's image "
-                f"processor has not{also}"
+                f"processor lacks{also}"
             )
 
 
 def _switched_on(source: Any) -> Iterator[str]:
-    """Options of an image processor beside those that are copied."""
+    """Options of an image processor other than those that are copied."""
     for name, value in source.to_dict().items():
         if name not in (*IMAGE_OPTIONS, *_HARMLESS) and value not in (None, False) and not name.startswith("_"):
             yield f"{name}={value!r}"
@@ -134,7 +134,7 @@ def _plain(value: Any) -> Any:
 
 
 def fit_tokenizer(tokenizer: Any, tokens: Mapping[str, int], ends: tuple[int | None, int | None]) -> list[str]:
-    """Makes rows open and close with the ids that the model was trained on; says what was changed."""
+    """Makes rows start and end with the ids that the model was trained on; returns notes about changes."""
     notes = []
     for token, wanted in sorted(tokens.items(), key=lambda item: item[1]):
         if wanted >= len(tokenizer):
@@ -153,7 +153,7 @@ def fit_tokenizer(tokenizer: Any, tokens: Mapping[str, int], ends: tuple[int | N
 
 
 def spelling_notes(tokenizer: Any) -> list[str]:
-    """What the source's tokenizer does to the texts that the model writes; it is left as it is."""
+    """Notes on how the source's tokenizer changes the texts that the model writes; it is not changed here."""
     changed = changed_texts(tokenizer, PROBES)
     told = ", ".join(f'"{written}" for "{text}"' for text, written in changed.items())
     return [f"tokenizer: it writes {told} (docs/processing.md, What the text becomes)"] if changed else []
@@ -170,7 +170,7 @@ def _open_as_before(tokenizer: Any) -> list[str]:
 
 
 def restore_processor(processor: MMProcessor | None, layout: Layout, out: Path) -> list[str]:
-    """Writes the parts as the source's classes, and as its processor where it has both; says what is written.
+    """Writes the parts as the source's classes, and as its processor if it has both; returns notes.
 
     Raises: ValueError for pictures that are made ready in a way that the source's class does not know.
     """

@@ -1,7 +1,8 @@
 """SigLIP (Zhai et al. 2023, arXiv:2303.15343) and SigLIP 2 of fixed resolution (arXiv:2502.14786): compared in pairs.
 
-The picture is pooled by a learned query and compared as it is (`projected_sides=["text"]`); the text sees both ways
-and is read at its last token: texts are padded to one length and the pads are read (the processor's `fixed_length`).
+The picture is pooled by a learned query and compared without a projection (`projected_sides=["text"]`); the text is
+bidirectional and pooled at its last token. Texts are padded to one length and the pads are attended (the processor's
+`fixed_length`).
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,7 @@
 """Whether a conversion computes what its source does: both models run on the same random inputs, in fp32.
 
-What was converted in half precision is converted again in fp32 to be compared, as a sum of two tensors is rounded in
-half precision; that the model holds those very numbers, rounded once, is checked tensor by tensor.
+A model in half precision is converted again in fp32 for the comparison, because a sum of two tensors is rounded in
+half precision. Each tensor of the model must equal the fp32 one, rounded once.
 """
 
 import copy
@@ -37,9 +37,9 @@ class Given(NamedTuple):
 def examples(config: MMConfig, texts: Texts) -> Iterator[Given]:
     """Random inputs of the model's sizes, the same at every call: what a conversion is most likely to get wrong.
 
-    Texts of many lengths (each, where the longest is short), up to the longest. At each length one is closed as the
-    model's are; one is of any ids, so without its ends, with pads inside it; one holds the last ids of the vocabulary
-    before its end, as where words were added. Then texts of two lengths are padded, as the source knows it.
+    Texts of many lengths (each, where the longest is short), up to the longest. At each length: one text with the
+    model's bos and eos; one of random ids, without them and with pads inside; one with the last ids of the vocabulary
+    before its end, as with added tokens. Then texts of two lengths are padded, as the source knows it.
     """
     generator = torch.Generator().manual_seed(0)
     text = config.text_config
@@ -154,7 +154,7 @@ class _Wide(Mapping[str, torch.Tensor]):
 
 
 def _in_fp32(source: Checkpoint, model: Any, family: Family) -> Any:
-    """The model in fp32. Raises ValueError where one in half precision is not that one rounded."""
+    """The model in fp32. Raises ValueError if a model in half precision is not this one, rounded."""
     if model.dtype == torch.float32:
         return model
     if model.dtype == torch.float64:

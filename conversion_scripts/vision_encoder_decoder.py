@@ -26,7 +26,8 @@ _ARCHITECTURE = "VisionEncoderDecoderModel"
 _ENCODERS = ("vit", "deit", "beit")
 _DECODERS = ("gpt2", "bert", "roberta", "xlm-roberta", "trocr")
 _IMAGE_PROCESSORS = {"vit": "ViTImageProcessor", "deit": "DeiTImageProcessor", "beit": "BeitImageProcessor"}
-# A tower that stays as it is: every tensor under its own name. Older files keep what is made of its size too.
+# A tower that is kept unchanged: every tensor under its own name. Older files also contain tensors computed from its
+# size.
 _ITSELF = KeyTable(
     modules={"{rest}": "{rest}"},
     tensors={
@@ -44,7 +45,7 @@ def recognises(config: Mapping[str, Any], names: Iterable[str]) -> bool:
 
 
 def plan(checkpoint: Checkpoint) -> Plan:
-    """Raises ValueError for another encoder or decoder, and for settings that MM has not."""
+    """Raises ValueError for another encoder or decoder, and for settings that MM lacks."""
     config = source_config(checkpoint.config)
     for part, known in ((config.encoder, _ENCODERS), (config.decoder, _DECODERS)):
         if part.model_type not in known:
@@ -97,7 +98,7 @@ def layout(model: Any) -> Layout:
     config = model.config
     if not isinstance(config.vision_config, MMVisionConfig | BeitConfig):
         tower = type(config.vision_config).__name__
-        raise ValueError(f"the vision tower is a {tower}; {_ARCHITECTURE} wants a ViT, a DeiT or a BEiT")
+        raise ValueError(f"the vision tower is a {tower}; {_ARCHITECTURE} needs a ViT, a DeiT or a BEiT")
     kind, decoder, decoder_names = _decoder(config)
     encoder, encoder_names = _encoder(config.vision_config)
     text = config.text_config
@@ -117,7 +118,7 @@ def layout(model: Any) -> Layout:
 
 
 def _encoder(config: MMVisionConfig | BeitConfig) -> tuple[dict[str, Any], list[str]]:
-    """A BEiT's own config, a ViT's, or DeiT's where there is a second token, and the names that tell."""
+    """A BEiT's own config, a ViT's, or DeiT's with a second token, and the names that decide it."""
     if isinstance(config, BeitConfig):
         return config.to_dict(), []
     names = ["encoder.embeddings.cls_token"]
@@ -128,7 +129,7 @@ def _encoder(config: MMVisionConfig | BeitConfig) -> tuple[dict[str, Any], list[
 
 
 def _decoder(config: MMConfig) -> tuple[str, dict[str, Any], list[str]]:
-    """The decoder's kind, its config and the names that tell: by its head and where its norms stand."""
+    """The decoder's kind, its config and the names that decide it: by its head and the place of its norms."""
     text: MMTextConfig = config.text_config
     tied = {"tie_word_embeddings": config.tie_word_embeddings}
     if config.lm_head_transform:
@@ -143,7 +144,7 @@ def _decoder(config: MMConfig) -> tuple[str, dict[str, Any], list[str]]:
 
 
 def compare(theirs: Any, ours: Any, given: Any) -> dict[str, Any]:
-    """Transformers 5 loads a TrOCR's fixed positions without their numbers; where there are none, it makes them."""
+    """Transformers 5 loads a TrOCR's fixed positions without values; this makes it compute them."""
     for module in theirs.modules():
         if isinstance(module, TrOCRSinusoidalPositionalEmbedding):
             vars(module)["weights"] = None

@@ -32,7 +32,7 @@ def recognises(config: Mapping[str, Any], names: Iterable[str]) -> bool:
 
 
 def plan(checkpoint: Checkpoint) -> Plan:
-    """Raises ValueError for a tower that is not known, and for settings that MM has not."""
+    """Raises ValueError for an unknown tower, and for settings that MM lacks."""
     config = source_config(checkpoint.config)
     for part, known in ((config.vision_config, _VISION), (config.text_config, _TEXT)):
         if part.model_type not in known:
@@ -90,7 +90,7 @@ def layout(model: Any) -> Layout:
 
 
 def _vision(tower: MMVisionConfig) -> tuple[dict[str, Any], list[str]]:
-    """The kind of ViT, its config and the names that tell: by its norms, its pooling and its second token."""
+    """The kind of ViT, its config and the names that decide it: by its norms, its pooling and its second token."""
     if tower.embedding_norm:
         return CLIP_FIELDS.restore(tower) | {"model_type": "clip_vision_model"}, ["embeddings.class_embedding"]
     if tower.pooler == "attention":
@@ -103,7 +103,7 @@ def _vision(tower: MMVisionConfig) -> tuple[dict[str, Any], list[str]]:
 
 
 def _text(text: Any) -> tuple[dict[str, Any], list[str]]:
-    """The kind of text, its config and the names that tell: by its norms and what it was converted from."""
+    """The kind of text, its config and the names that decide it: by its norms and its original family."""
     if text.norm_position == "pre":
         return text_settings(text) | {"model_type": "clip_text_model"}, ["embeddings.token_embedding.weight"]
     return bert_settings(text), ["embeddings.word_embeddings.weight", "pooler.dense.weight"]

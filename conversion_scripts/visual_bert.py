@@ -137,7 +137,7 @@ def compare(theirs: Any, ours: Any, given: Any) -> dict[str, Any]:
 
 
 def texts(config: MMConfig) -> Texts:
-    """The token before the last wants two."""
+    """The token before the last needs two."""
     return Texts(shortest=2 if config.text_config.pooler == "before_last" else 1)
 
 

@@ -4,8 +4,8 @@
     torchrun --nproc_per_node 2 examples/train_captioner.py samples.jsonl --output_dir runs/mine
 
 Each line of samples.jsonl is a sample: {"image": "rocket.png", "suffix": "a rocket"}, paths from the file's folder. A
-line may have "text", a prompt that the caption follows, and need not have a picture (or says null). Of other columns,
-say what they are: --columns '{"file": "image", "caption": "suffix"}'. Every argument of Transformers'
+line may have "text", a prompt before the caption, and may lack a picture (or say null). Rename other columns:
+--columns '{"file": "image", "caption": "suffix"}'. Every argument of Transformers'
 TrainingArguments may follow.
 """
 
@@ -24,7 +24,7 @@ import mm
 @dataclass
 class Arguments(TrainingArguments):
     model: str = field(default="checkpoints/mm-tiny", metadata={"help": "a folder or Hub id to start from"})
-    columns: str = field(default="{}", metadata={"help": "JSON: what the columns of the samples are to the collator"})
+    columns: str = field(default="{}", metadata={"help": "JSON: the collator's names for the columns of the samples"})
     remove_unused_columns: bool = field(default=False, metadata={"help": "the collator reads the columns"})
 
 
@@ -32,8 +32,8 @@ MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 
 
 def read_samples(path: Path, columns: dict[str, str] | None = None) -> list[dict]:
-    """The samples of a file of JSON Lines (UTF-8), their paths from its folder. A line ends at a line feed alone: JSON
-    may hold the other ends that Python's splitlines knows."""
+    """The samples of a file of JSON Lines (UTF-8), their paths from its folder. A line ends only at a line feed: JSON
+    may contain the other line ends of Python's splitlines."""
     samples, media = [], {name for name, ours in (columns or {}).items() if ours in MEDIA}.union(MEDIA)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
         for number, line in enumerate(file, 1):

@@ -1,4 +1,4 @@
-"""Beams: a beam search in numpy, over whatever gives logits.
+"""Beams: a beam search in numpy, over anything that gives logits.
 
 R texts, k beams of each, V vocabulary, T tokens of a prompt, N new tokens.
 """
@@ -12,11 +12,11 @@ class Beams:
     """The hypotheses of R texts, as Transformers' beam search has them with early_stopping=False.
 
     Of the 2k likeliest continuations of a text those that end may be kept as finished, if they are among the first k;
-    the k best of the others go on. A finished one counts by its log-probability over length ** length_penalty.
+    the k best of the others continue. The score of a finished one is its log-probability / length ** length_penalty.
 
     Args:
-        prompts: int64 (R, T). num_beams: k. ends: ids that end a text. pad: what stands behind an end.
-        max_new_tokens: N at most; what has not ended by then ends there.
+        prompts: int64 (R, T). num_beams: k. ends: ids that end a text. pad: the id after an end.
+        max_new_tokens: at most N; texts that have not ended by then end there.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Beams:
         rows = len(prompts)
         self.prompts, self.ends, self.pad, self.limit = prompts, ends, pad, max_new_tokens
         self.num_beams, self.length_penalty = num_beams, length_penalty
-        self.running = np.zeros((rows, num_beams, 0), np.int64)  # the new tokens of those that go on
+        self.running = np.zeros((rows, num_beams, 0), np.int64)  # the new tokens of those that continue
         self.scores = np.full((rows, num_beams), NEVER)
         self.scores[:, 0] = 0  # all beams of a text are its prompt: one of them counts
         self.finished = np.zeros((rows, num_beams, max_new_tokens), np.int64)
@@ -41,12 +41,12 @@ class Beams:
         self.is_done = False
 
     def step(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Goes on by one token.
+        """Continues by one token.
 
         Args:
             logits: (R * k, V), of the beams in the order of the last step's.
 
-        Returns: ids (R * k, 1) of the next call, and int64 (R * k,), the beam whose keys each of them goes on with.
+        Returns: ids (R * k, 1) of the next call, and int64 (R * k,), the beam whose keys each of them continues.
         """
         rows, kept = len(self.prompts), max(2, 1 + len(self.ends)) * self.num_beams
         logits = logits - logits.max(-1, keepdims=True)

@@ -1,10 +1,10 @@
 """Our modules as flat files that import each other from one folder, the only layout that remote code may have.
 
 Transformers copies the files of a repository's code by their text: it looks for lines `from .name import`, one level
-deep, and follows them; and it refuses a file whose plain imports are not all installed. So `modeling_mm/core/cache.py`
-becomes `modeling_mm_cache.py`, its `from ..configuration.text import X` becomes `from .configuration_text import X`,
-and an import of what not everyone has (Triton) moves into a `try`, which Transformers does not look into.
-The rest of a file stays as it is, to the letter.
+deep, and follows them; and raises an error for a file whose plain imports are not all installed. So
+`modeling_mm/core/cache.py` becomes `modeling_mm_cache.py`, its `from ..configuration.text import X` becomes `from
+.configuration_text import X`, and an import of an optional package (Triton) moves into a `try`, which Transformers
+does not look into. The rest of a file is copied unchanged.
 """
 
 import ast
@@ -60,7 +60,7 @@ def flattened(text: str, module: str, root: Path) -> str:
         first, last = node.lineno - 1, node.end_lineno or node.lineno
         indent = lines[first][: node.col_offset]
         if indent.strip() or ";" in lines[last - 1][: node.end_col_offset]:
-            raise ValueError(f"{module}, line {node.lineno}: an import must stand on lines of its own")
+            raise ValueError(f"{module}, line {node.lineno}: an import must be on lines of its own")
         lines[first:last] = [indent + line for line in rewritten]
     return "\n".join(lines) + "\n"
 
@@ -74,7 +74,7 @@ def _imports(node: ast.AST, is_guarded: bool = False) -> Iterator[tuple[ast.Impo
 
 
 def _rewritten(node: ast.Import | ast.ImportFrom, module: str, root: Path, is_guarded: bool) -> list[str] | None:
-    """The lines that stand for an import; None where it stays as it is."""
+    """The lines that replace an import; None to keep it."""
     if isinstance(node, ast.ImportFrom) and node.level:
         return _flat_import(node, module, root)
     names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
@@ -102,7 +102,7 @@ def _flat_import(node: ast.ImportFrom, module: str, root: Path) -> list[str]:
 
 
 def _targets(node: ast.ImportFrom, module: str, root: Path) -> Iterator[tuple[str, ast.alias | None]]:
-    """(module of ours, what is imported from it) for each name; None: the module itself."""
+    """(module of ours, imported name) for each name; None: the module itself."""
     package = module.split(".")[: -node.level]
     if len(module.split(".")) < node.level:
         raise ValueError(f"{module}, line {node.lineno}: the import leaves the package")

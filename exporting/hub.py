@@ -1,7 +1,7 @@
 """export_for_hub: a model with its code in one directory, for those who have Transformers but not MM.
 
 They load it with `trust_remote_code=True`, which means that the repository's code runs on their machine; without it
-Transformers refuses. Where MM is installed, its own classes are used and the code beside the weights is not read.
+Transformers raises an error. If MM is installed, its own classes are used and the code in the repository is not read.
 """
 
 # Transformers' registries of third parties have no public way to be read.
@@ -35,13 +35,13 @@ def export_for_hub(
     Args:
         model: any model or tower of MM.
         processor: its processor; None writes none.
-        directory: made if it is not there; files of the same names are replaced.
+        directory: created if missing; files of the same names are replaced.
         max_shard_size: of a file of weights, as in save_pretrained.
 
     Returns: the files of code, the one that names every class first. `HfApi().upload_folder` pushes the directory.
 
-    Raises: TypeError for a model or a processor that is none of ours; ValueError for a model with adapters, whose
-        save_pretrained writes those alone.
+    Raises: TypeError for a model or processor of another library; ValueError for a model with adapters, whose
+        save_pretrained writes only those.
     """
     if not isinstance(model, MMPreTrainedModel):
         merge = "; merge it first: model.merge_and_unload()" if hasattr(model, "merge_and_unload") else ""
@@ -100,8 +100,8 @@ def _code(homes: tuple[tuple[str, str], ...]) -> dict[str, str]:
 
 
 def _with_own_ops(sources: dict[str, str]) -> dict[str, str]:
-    """The sources with torch's custom ops in a namespace of their own, named by what is written: a process may hold
-    the code of several repositories, and that of the package, and torch has one registry of ops."""
+    """The sources with torch's custom ops in their own namespace, named by a hash of the content. A process may load
+    several repositories and the package, and torch has one registry of ops."""
     digest = hashlib.sha256("".join(sources.values()).encode()).hexdigest()[:12]
     for place in ('"{}::', "torch.ops.{}.", 'Library("{}", '):
         old, new = place.format("mm"), place.format(f"mm_{digest}")

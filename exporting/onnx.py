@@ -22,7 +22,7 @@ NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
 def check_installed(names: tuple[str, ...] = NEEDED) -> None:
-    """Raises ModuleNotFoundError in words where something of the extra is missing."""
+    """Raises ModuleNotFoundError if a package of the extra is missing."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(f"ONNX needs {', '.join(missing)}: pip install '.[onnx]'")
@@ -31,10 +31,10 @@ def check_installed(names: tuple[str, ...] = NEEDED) -> None:
 def export_onnx(
     model: MMForConditionalGeneration, processor: ProcessorMixin | None, directory: str | Path
 ) -> list[Path]:
-    """Writes context.onnx, decoder.onnx and, of a model that sees, vision.onnx (their weights beside them),
+    """Writes context.onnx, decoder.onnx and, of a model with pictures, vision.onnx (their weights in the same folder),
     configuration and processor.
 
-    Contexts, pictures, videos, frames, clips, rows, tokens and what stands before them may be of any number; a picture
+    Contexts, pictures, videos, frames, clips, rows, tokens and past tokens may be of any number; a picture
     has the size of the configuration. `OnnxGenerator` and `mm.exporting.parts` say what goes in and comes out.
 
     Args:

@@ -1,4 +1,4 @@
-"""OnnxGenerator: captions and answers from the files of `export_onnx`, by numpy and ONNX Runtime alone.
+"""OnnxGenerator: captions and answers from the files of `export_onnx`, with only numpy and ONNX Runtime.
 
 B contexts, R prompts, T tokens of a prompt, N new tokens.
 """
@@ -58,7 +58,7 @@ class OnnxGenerator:
         ends = ids["eos_token_id"]
         self.start, self.pad = ids["bos_token_id"], ids["pad_token_id"]
         self.ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
-        self.fill = next(iter(self.ends), 0) if self.pad is None else self.pad  # behind the end of a text
+        self.fill = next(iter(self.ends), 0) if self.pad is None else self.pad  # after the end of a text
         self.generation = generation
         asked = [
             f"{name}={generation.get(name)}" for name, same in NOT_FOLLOWED.items() if generation.get(name) not in same
@@ -82,11 +82,11 @@ class OnnxGenerator:
 
         Args:
             pixel_values: float (B, C, H, W), one picture for each context, or (B, N, C, H, W).
-            media: what else the model reads, as MMProcessor gives it (`return_tensors="np"`): pixel_attention_mask
-                bool (B, N) with the pictures that are there, pixel_values_videos, video_attention_mask,
+            media: other inputs of the model, as MMProcessor returns them (`return_tensors="np"`): pixel_attention_mask
+                bool (B, N), True for real pictures, pixel_values_videos, video_attention_mask,
                 input_features, input_features_mask, context_input_ids, context_attention_mask.
-            input_ids: int64 (R, T), padded on the left; None: bos alone, a row for each context.
-            attention_mask: (R, T), 1 = real; None: all but pad tokens, as generate() has it.
+            input_ids: int64 (R, T), padded on the left; None: only bos, a row for each context.
+            attention_mask: (R, T), 1 = real; None: all except pad tokens, as in generate().
             max_new_tokens: None: the generation configuration's, or what its max_length leaves, or 20.
             num_beams, length_penalty: as in generate() with early_stopping=False; None: as configured.
             context_index: int64 (R,), the context of each row; None: R = k*B, row r reads context r // k.
@@ -114,7 +114,7 @@ class OnnxGenerator:
         return ids
 
     def first_logits(self, input_ids: np.ndarray, **media: np.ndarray) -> np.ndarray:
-        """float32 (R, V), those of the token behind prompts (R, T) without padding."""
+        """float32 (R, V), those of the token after prompts (R, T) without padding."""
         ids, mask, context = self._rows(self._context(media), input_ids, None, None)
         return self._step(ids, mask, self._nothing_before(len(ids)), context)[0]
 

@@ -134,9 +134,11 @@ def check_exportable(model: Any) -> None:
     if merges(config) and config.fusion_mask == "bidirectional":
         raise ValueError("fusion_mask='bidirectional' lets media see the text, so no context can be made before it")
     if not any("self" in text.sublayers(i) for i in range(text.num_hidden_layers)):
-        raise ValueError("the decoder has no self-attention, whose keys a decode step could go on with")
+        raise ValueError("the decoder has no self-attention, but a decode step needs its keys")
     if (text.rope_parameters or {}).get("rope_type") == "dynamic":
-        raise ValueError("rope_type='dynamic' turns a long text anew with each token, which keys kept cannot follow")
+        raise ValueError(
+            "rope_type='dynamic' rotates a long text again with each token, but cached keys do not change"
+        )
     for stack in (text, config.text_encoder_config):
         if stack is not None and stack.segment_length is not None:
             raise ValueError(

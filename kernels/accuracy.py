@@ -1,4 +1,4 @@
-"""How far from the truth a kernel may be: the rule of FlashAttention's tests, which needs no tolerance by hand.
+"""The accuracy rule for kernels, from FlashAttention's tests: no hand-picked tolerance.
 
 A result may err by `factor` times the error of plain PyTorch in the same dtype (fp32 for lse and mass), and by what
 rounding may cost anyone (`rounding`). The second term does not depend on the CPU. Without it the limit is luck where
@@ -13,11 +13,11 @@ from torch import Tensor
 from .reference import contexts
 
 FORWARD, BACKWARD = 2.0, 3.0  # factors of results, and of gradients and sums over rows
-UNIT = 2.0**-24  # the unit roundoff of fp32, in which sums are kept whatever the dtype
+UNIT = 2.0**-24  # the unit roundoff of fp32, in which sums are kept for every dtype
 
 
 def largest(values: Tensor) -> float:
-    """The largest absolute value; NaN if any is NaN, 0 if there are none."""
+    """The largest absolute value; NaN if any is NaN, 0 for an empty tensor."""
     return values.abs().amax().item() if values.numel() else 0.0
 
 
@@ -45,9 +45,9 @@ def rounding(
     scale: float | None = None,
     **settings: Tensor | None,
 ) -> dict[str, Tensor]:
-    """By how much each number of output, lse and mass may be off by rounding alone, whatever the order of its sums.
+    """By how much each number of output, lse and mass may be off by rounding, for any order of its sums.
 
-    With d_output also d_query, d_key and d_value. Keys and values that nobody may see have to be finite.
+    With d_output also d_query, d_key and d_value. Masked keys and values must be finite.
 
     Where a sum of D products q_d k_d is taken one by one in fp32, each partial sum is rounded, by at most u = 2^-24 of
     itself. Products of random signs make partial sums of about sqrt(d) |q| |k| / D, and their D roundings together a

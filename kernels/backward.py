@@ -213,7 +213,7 @@ def key_value_gradient_kernel(
 ):  # fmt: skip
     """Grid (key blocks * B * Hkv,): dK and dV of a block of keys, summed over all rows of the context.
 
-    A column of P belongs to one key alone, so keys that do not count are left out once, at the end; only ranges,
+    A column of P belongs to only one key, so masked keys are left out once, at the end; only ranges,
     which differ by row, are masked in the loop. PACK heads of the GROUP are packed, the largest power of two that
     divides it, so that a tile ends on a query and pointers move by constant steps.
     """

@@ -1,4 +1,4 @@
-"""What flash_cross_attention accepts, asked in words before anything is launched."""
+"""Checks the arguments of flash_cross_attention before any kernel is launched."""
 
 import math
 

@@ -1,7 +1,7 @@
 """flash_cross_attention: the public function, over custom ops that compile, export and differentiate.
 
 B contexts · H query heads · Hkv key heads (H a multiple of it) · M queries · N keys · D head width.
-On CUDA the ops run the Triton kernels; everywhere else, and for float64, the plain-torch reference. With
+On CUDA the ops run the Triton kernels; on other devices, and for float64, the plain-torch reference. With
 TRITON_INTERPRET=1 set before MM is imported, CPU tensors run the kernels through Triton's interpreter; bfloat16, which
 it cannot compute, goes to the reference.
 """
@@ -25,7 +25,7 @@ INTERPRETED_DTYPES = (torch.float16, torch.float32)
 def runs_kernels(tensor: Tensor) -> bool:
     """Whether the Triton kernels compute this tensor's attention; otherwise the reference does.
 
-    They want an NVIDIA GPU of compute capability 8.0 or later and float16, bfloat16 or float32; in Triton's own
+    They need an NVIDIA GPU of compute capability 8.0 or later and float16, bfloat16 or float32; in Triton's own
     interpreter float16 or float32.
     """
     if tensor.dtype not in (INTERPRETED_DTYPES if IS_INTERPRETED else KERNEL_DTYPES):
@@ -76,21 +76,21 @@ def flash_cross_attention(
         key_lengths: int (B,), 0..N, only the first that many keys of a context are real. Reading them to check them
             waits for the device; nothing is read while compiling, exporting or capturing a CUDA graph.
         key_mask: bool (B, N), True = may be seen. Padding at the end is cheaper as key_lengths.
-        row_ranges: int (B, M, 2), with cu_rows (1, M, 2): query m sees the keys low <= n < high alone, in 0..N.
+        row_ranges: int (B, M, 2), with cu_rows (1, M, 2): query m sees only the keys low <= n < high, in 0..N.
         cu_rows: int (B + 1,), from 0 to M: context b has the queries cu_rows[b] to cu_rows[b + 1].
         scale: a positive number; None is D ** -0.5.
         return_lse, return_mass: also lse float32 (B, H, M), the natural log of the sum of exp(score), and mass
-            float32 (B, H, N), what each key was given by all queries (both float64 for float64 input).
+            float32 (B, H, N), the attention that each key received from all queries (both float64 for float64 input).
     Returns: output (B, H, M, D), laid out as (B, M, H, D); with a flag Attended(output, lse, mass), None where not
         asked for. Gradients flow through output and lse; a backward through mass raises RuntimeError.
-    Raises: ValueError or TypeError that names the argument and what is accepted, before anything is launched.
+    Raises: ValueError or TypeError with the argument and the accepted values, before any kernel is launched.
     Sources: Dao 2023 (arXiv:2307.08691); shared keys of several heads: Ainslie et al. 2023 (arXiv:2305.13245).
     """
     scale = check_inputs(query, key, value, key_lengths, key_mask, row_ranges, cu_rows, scale)
     check_values(query, key, key_lengths, row_ranges, cu_rows)
     lengths, ranges, cu_rows = map(_int32, (key_lengths, row_ranges, cu_rows))
     if key_mask is not None:
-        # int32: beside a narrower load the compiler packs the operands of the dot products for bytes
+        # int32: next to a narrower load the compiler packs the operands of the dot products for bytes
         key_mask = key_mask.to(torch.int32).contiguous()
     rest = (lengths, key_mask, ranges, cu_rows, scale)
     output, lse = torch.ops.mm.cross_attention_forward(query, key, value, *rest)
@@ -233,7 +233,7 @@ def _(query, key, lse, key_lengths, key_mask, row_ranges, cu_rows, scale):
 def _save_forward(ctx, inputs, output) -> None:
     *tensors, ctx.scale = inputs
     ctx.save_for_backward(*tensors, *output)
-    ctx.set_materialize_grads(False)  # a lse that nobody used has no gradient, not one of zeros
+    ctx.set_materialize_grads(False)  # an unused lse has no gradient, not one of zeros
 
 
 def _backward_of_forward(ctx, grad, grad_lse):
@@ -254,7 +254,7 @@ def _refuse_second_derivative(ctx, *grads):
 
 @torch.library.custom_op("mm::cross_attention_mass_backward", mutates_args=())
 def _mass_backward(grad: Tensor, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """Zeros where nothing flowed back; an op of its own, as a compiler traces the backward of a mass nobody uses."""
+    """Zeros without a gradient; an op of its own, because a compiler traces the backward of an unused mass."""
     if grad.any():
         raise RuntimeError(
             "the per-key mass of flash_cross_attention is not differentiable; detach() it, or use "

@@ -1,8 +1,8 @@
 """Few rows, many keys: the keys of a context are split over programs, and their parts are put together here.
 
-Decoding has a handful of rows per context, too few programs to draw the memory's full rate; each split reads its own
-share of the keys (Dao et al. 2023, "Flash-Decoding"), and the parts are combined in a fixed order: no atomics, so
-the same input gives the same bits.
+Decoding has a handful of rows per context: too few programs for the full memory bandwidth. Each split reads its own
+share of the keys (Dao et al. 2023, "Flash-Decoding"). The parts are combined in a fixed order, without atomics, so the
+same input gives the same bits.
 """
 
 # Inside a jit function everything is a Triton value.

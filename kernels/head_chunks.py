@@ -21,7 +21,7 @@ def chunk_width(block_d: int, bits: int) -> int:
 
 @triton.constexpr_function
 def is_peeled(bits: int) -> bool:
-    """Whether the last block of a loop stands behind it, the only one with masks. In fp32 the parts of what loop and
+    """Whether the last block of a loop is peeled off: the only one with masks. In fp32 the parts of what loop and
     last block share would be kept in registers for both."""
     return bits <= 16
 
@@ -58,7 +58,7 @@ def load_chunks(pointers, rows_there, MASK_ROWS: tl.constexpr, D: tl.constexpr, 
 
 @triton.jit
 def load_columns(pointers, columns_there, MASK_COLUMNS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """As load_chunks, of tiles that stand on their side: (CHUNK, columns)."""
+    """As load_chunks, for transposed tiles: (CHUNK, columns)."""
     CHUNK: tl.constexpr = pointers.shape[0]
     d = tl.arange(0, CHUNK)
     tiles = (load_tile(pointers, (d < D)[:, None], columns_there[None, :], D < CHUNK, MASK_COLUMNS),)
@@ -99,7 +99,7 @@ def dot_columns(a, b, PRECISION: tl.constexpr):
 def dot_read_rows(
     a_pointers, a_there, b_pointers, b_there, D: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr
 ):
-    """dot_rows of tiles that are read as they are needed, a chunk of each at a time; pointers: of the first chunks."""
+    """dot_rows of tiles that are read when needed, one chunk of each at a time; pointers: of the first chunks."""
     d = tl.arange(0, a_pointers.shape[1])
     s = tl.zeros([a_pointers.shape[0], b_pointers.shape[0]], tl.float32)
     for at in range(0, BLOCK_D, a_pointers.shape[1]):  # not unrolled, or all would be read at once

@@ -1,4 +1,4 @@
-"""Whether Triton interprets its kernels, as TRITON_INTERPRET said when MM was imported."""
+"""Whether Triton interprets its kernels: the value of TRITON_INTERPRET when MM was imported."""
 
 import importlib.util
 import os

@@ -21,7 +21,9 @@ from .key_mass import mass_kernel
 from .row_tiles import row_grid
 
 if isinstance(forward_kernel, triton.JITFunction) == IS_INTERPRETED:
-    raise RuntimeError("TRITON_INTERPRET was changed after mm was imported; set it before, as Triton reads it anew")
+    raise RuntimeError(
+        "TRITON_INTERPRET was changed after mm was imported; set it before, because Triton reads it again"
+    )
 
 
 class Visible(NamedTuple):
@@ -105,7 +107,7 @@ def steps(key: Tensor, value: Tensor, tile: tuning.Tile) -> tuple[int, int]:
 
 
 def empty_states(like: Tensor) -> Tensor:
-    """(B, heads, n, D) that lies as (B, n, heads, D), which is how a projection writes and reads it."""
+    """(B, heads, n, D) with the memory layout of (B, n, heads, D), in which a projection writes and reads it."""
     batch, heads, length, width = like.shape
     return like.new_empty(batch, length, heads, width).transpose(1, 2)
 

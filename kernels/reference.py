@@ -42,7 +42,7 @@ def reference_attention(
         key, value: (B, Hkv, N, D).
         key_lengths: int (B,), only the first that many keys of a context are real.
         key_mask: bool (B, N), True = may be seen.
-        row_ranges: int (B, M, 2), with cu_rows (1, M, 2): query m sees the keys low <= n < high alone.
+        row_ranges: int (B, M, 2), with cu_rows (1, M, 2): query m sees only the keys low <= n < high.
         cu_rows: int (B + 1,), context b has the queries cu_rows[b] to cu_rows[b + 1]; mass is then (B, H, N) too.
         scale: None is D ** -0.5.
     Source: Vaswani et al. 2017 (arXiv:1706.03762) eq. 1; the shared keys of several heads: arXiv:2305.13245.
@@ -103,7 +103,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor, scale: f
     scores = query @ key.transpose(2, 3) * (query.shape[3] ** -0.5 if scale is None else scale)  # (B, H, M, N)
     scores = scores.masked_fill(~allowed[:, None], float("-inf"))
     sees = allowed.any(-1)[:, None]  # (B, 1, M)
-    # A row of -inf alone is 0 / 0: it gets a finite score first, and zero weights after.
+    # A row with only -inf is 0 / 0: it gets a finite score first, and zero weights after.
     weights = torch.softmax(scores.masked_fill(~sees[..., None], 0.0), dim=-1) * sees[..., None]
     lse = torch.logsumexp(scores.masked_fill(~sees[..., None], 0.0), dim=-1).masked_fill(~sees, float("-inf"))
     return Attended(weights @ value, lse, weights.sum(2))

@@ -66,6 +66,6 @@ def row_tile(
 
 
 def row_grid(num_queries: int, num_contexts: int, num_kv_heads: int, group: int, block_m: int, ragged: bool) -> int:
-    """How many programs `row_tile` needs; ragged contexts end in a tile each that may not be full."""
+    """How many programs `row_tile` needs; the last tile of a ragged context may be partly empty."""
     tiles = -(-num_queries * group // block_m)
     return (tiles + num_contexts if ragged else tiles * num_contexts) * num_kv_heads

@@ -49,7 +49,7 @@ class Tile:
 
 
 def _rows(*tiles: Tile) -> dict[int, Tile]:
-    """{most packed rows: tile}: 16 rows, 64 rows, and any number, with the last tile for what is not named."""
+    """{most packed rows: tile}: 16 rows, 64 rows, and any number, with the last tile for the rest."""
     return dict(zip((16, 64, MANY), (*tiles, *[tiles[-1]] * (3 - len(tiles))), strict=True))
 
 
@@ -125,7 +125,7 @@ TABLE: dict[str, dict[tuple[int, int], dict[int, dict[int, Tile]]]] = {
     },
 }
 
-# Kernels that go over rows alone: the same tile everywhere, of no keys.
+# Kernels that only go over rows: the same tile everywhere, of no keys.
 ROWS_ALONE = {"combine": Tile(16, 0, 4, 1), "delta": Tile(32, 0, 4, 1)}
 
 
@@ -188,7 +188,7 @@ def splits(rows: int, num_keys: int, tiles: int, tile: Tile, head_dim: int, item
     """Over how many programs the keys are split: about two programs per multiprocessor, at least two key blocks each,
     and partial results (fp32, written and read once) of at most a tenth of the bytes of the keys and values.
 
-    tiles: programs without a split. A rule of shapes alone, never of lengths, so nothing is read from the device.
+    tiles: programs without a split. The rule uses only shapes, never lengths, so nothing is read from the device.
     """
     if _forced.get("splits") is not None:
         return _forced["splits"]

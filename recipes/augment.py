@@ -1,7 +1,7 @@
 """Augmentation that changes a picture's style and pose but not what it shows; a function of (seed, view, picture).
 
-n pictures of S x S pixels, RGB in 0..1, on white. Names such as "red apple" and "left arrow" forbid large changes of
-hue and mirroring, so there are none.
+n pictures of S x S pixels, RGB in 0..1, on white. Names such as "red apple" and "left arrow" forbid mirroring and
+large changes of hue.
 """
 
 import math
@@ -30,7 +30,7 @@ RANGES = {
 
 
 def draws(indices: list[int], view: int, seed: int) -> dict[str, Tensor]:
-    """Random numbers (n,) of each kind, depending on seed, view and the picture's index alone."""
+    """Random numbers (n,) of each kind, which depend only on seed, view and the picture's index."""
     rows = np.stack([np.random.default_rng((seed, view, index)).random(len(RANGES)) for index in indices])
     low, high = (np.array([bounds[side] for bounds in RANGES.values()]) for side in (0, 1))
     columns = torch.from_numpy(low + rows * (high - low)).float().T

@@ -35,7 +35,7 @@ def caption_ids(items: list[EmojiItem], tokenizer) -> torch.Tensor:
 
 
 def text_inputs(ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """A batch of caption ids as model inputs: every token but bos is a label."""
+    """A batch of caption ids as model inputs: every token except bos is a label."""
     ids = ids[:, : int((ids != 0).sum(1).max())]
     labels = ids.masked_fill(ids == 0, -100)
     labels[:, 0] = -100
@@ -65,7 +65,7 @@ class Drawings(Dataset):
 
 
 class Features(Dataset):
-    """What the frozen tower makes of some views of the drawings, computed once; each epoch sees one view of each."""
+    """Features of the frozen tower for some views of the drawings, computed once; each epoch sees one view of each."""
 
     def __init__(self, drawings: Drawings, tower: MMConvModel, views: int, file: Path):
         self.ids, self.epoch, self.views = drawings.ids, 0, views

@@ -2,7 +2,7 @@
 
 A concept is a lower-case Unicode sequence without variation selectors ("1f469-200d-1f33e"); its caption is the
 emojibase label ("woman farmer"). The concepts are those which Noto, Twemoji, OpenMoji and Fluent Flat all draw: 1594.
-A hash of the concept, and nothing else, decides its split, so a name is seen in every style or in none:
+Only a hash of the concept decides its split, so a name is in every style or in none:
 
     seen        1301    trained on, in TRAIN_VENDORS only (6476 pictures)
     unseen_dev   153    names for choosing between models
@@ -121,7 +121,8 @@ def _svg(icon: dict, icons: dict) -> str:
 
 @functools.lru_cache(maxsize=len(VENDORS))
 def _vendor_items(vendor: str, data_dir: Path) -> tuple[EmojiItem, ...]:
-    """All drawings of one vendor, sorted by concept. A vendor without its own list of characters is asked by name."""
+    """All drawings of one vendor, sorted by concept. For a vendor without its own list of characters the names are
+    used."""
     icons = _read_json(f"@iconify-json/{vendor}", "icons.json", data_dir)
     naming = _naming(data_dir)
     lists = [naming[vendor]] if vendor in naming else list(naming.values())

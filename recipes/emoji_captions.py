@@ -1,10 +1,10 @@
 """The training recipe of checkpoints/mm-tiny: real drawings in, their names out, in half an hour of one CPU core.
 
     python -m mm.recipes.emoji_captions --output runs/mm-tiny                  # trains, evaluates on Twemoji, saves
-    python -m mm.recipes.emoji_captions --output runs/mm-tiny --resume         # goes on after an interruption
+    python -m mm.recipes.emoji_captions --output runs/mm-tiny --resume         # resumes after an interruption
 
 The vision tower is EfficientNet-Lite0 with its ImageNet weights; the decoder is new, its token embeddings start from
-MiniLM's. First the decoder learns alone, on features of the frozen tower that are computed once; then the tower's late
+MiniLM's. First only the decoder learns, on features of the frozen tower that are computed once; then the tower's late
 stages learn with it, on fresh views in every epoch. Training looks at six styles of the 1301 seen names; Twemoji, a
 style that it never sees, is the development set.
 """

@@ -1,4 +1,4 @@
-"""What the frozen EfficientNet-Lite0 makes of the emoji, computed once and stored: the input of the small benchmarks.
+"""Features of the emoji by the frozen EfficientNet-Lite0, computed once and stored: the input of the small benchmarks.
 
 n drawings, S tokens of width Dv each.
 """

@@ -45,7 +45,7 @@ def package(run: Path, output: Path, num_beams: int = 1) -> int:
         max_new_tokens=48,  # of 64 positions: names take 16, and a fine-tune may write longer texts
         num_beams=num_beams,
     )
-    model.config.label_smoothing = 0.0  # of our training; whoever goes on from here evaluates the plain loss
+    model.config.label_smoothing = 0.0  # of our training; fine-tuning reports the plain loss
     for parameter in model.parameters():
         parameter.data = parameter.data.half()
     model.save_pretrained(output)

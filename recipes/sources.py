@@ -9,7 +9,7 @@ named by MM_DATA:
     .data/extracted/   what was unpacked from them
 
     python -m mm.recipes.sources                      # all of them, about 138 MB
-    python -m mm.recipes.sources --only emoji         # the emoji packs alone, about 34 MB
+    python -m mm.recipes.sources --only emoji         # only the emoji packs, about 34 MB
 """
 
 import argparse
@@ -150,7 +150,7 @@ def _download(source: Source, folder: Path) -> None:
 
 
 def fetch(source: Source, data_dir: str | Path | None = None) -> Path:
-    """The verified archive of `source` on disk; fetched only where it is not there yet.
+    """The verified archive of `source` on disk; fetched only if it is missing.
 
     Raises:
         ValueError: the file, old or just fetched, has not the pinned checksum. Nothing is fetched in its place.

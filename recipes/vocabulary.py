@@ -14,9 +14,9 @@ SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")  # their ids are 0, 1, 2, 3
 def pruned_tokenizer(vocabulary_file: Path, texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """The tokenizer that splits `texts` as MiniLM's does, with a vocabulary of no more than that needs.
 
-    It writes them as they are spelled, in lower case and without accents (`changed_texts` finds those that suffer).
+    It writes them in English spelling, in lower case and without accents (`changed_texts` finds those that suffer).
 
-    Letters, digits and punctuation stay too, alone and as continuations, so that any English text has tokens.
+    Letters, digits and punctuation stay too, as words and as continuations, so that any English text has tokens.
     Greedy longest-match splitting never prefers a piece that was left out, so the splits are the same.
     """
     full = BertTokenizer(vocab=str(vocabulary_file), do_lower_case=True)

@@ -265,7 +265,7 @@ def test_other_commands_print_names_in_one_line(command, hostile):
 
 def test_a_folder_without_a_processor_is_no_captioner(tmp_path):
     tiny_model().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="has no processor beside the model, save an MMProcessor there too"):
+    with pytest.raises(ValueError, match="no processor.*MMProcessor"):
         load_model(tmp_path)
 
 
@@ -274,7 +274,7 @@ def test_a_processor_of_one_part_is_no_captioner_s(model_folder, part, monkeypat
     processor = tiny_processor()
     setattr(processor, part, None)
     monkeypatch.setattr(models_of_commands.AutoProcessor, "from_pretrained", lambda source: processor)
-    with pytest.raises(ValueError, match=f"has no {part} beside the model"):
+    with pytest.raises(ValueError, match=f"has no {part} .*MMProcessor"):
         load_model(model_folder)
 
 
@@ -305,7 +305,7 @@ def test_a_model_with_a_text_encoder_is_asked(pictures, tmp_path):
     model = tiny_model(text_encoder_config={**encoder, "vocab_size": len(WORDS), "bos_token_id": 1, "eos_token_id": 2})
     model.save_pretrained(tmp_path)
     tiny_processor().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="reads a question or prompt with its text encoder: give one, --prompt"):
+    with pytest.raises(ValueError, match="question or prompt .*--prompt"):
         next(caption([pictures], tmp_path))
     found = texts(caption([pictures], tmp_path, prompt="a red dog", max_new_tokens=4))
     inputs = tiny_processor()(images=list_pictures([pictures]), context_text=["a red dog"] * 5, return_tensors="pt")

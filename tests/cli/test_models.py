@@ -23,7 +23,7 @@ def folder_of(tmp_path: Path, config: Any, **files: str) -> Path:
     [
         ({"model_type": "blip"}, {}, "is no model of MM .*'blip'.*mm convert .* NEW_FOLDER"),
         ({"model_type": "vision-encoder-decoder"}, {}, "mm convert .* NEW_FOLDER"),
-        ({"model_type": "bert"}, {}, "is no model of MM .*'bert'.*mm convert knows it neither"),
+        ({"model_type": "bert"}, {}, "is no model of MM .*'bert'.*mm convert does not know"),
         ({}, {}, "its model_type is None"),
         ({"model_type": "mm", "architectures": ["MMForImageTextRetrieval"]}, {}, r'pipeline\("mm-retrieval"\)'),
         ({"model_type": "mm", "architectures": ["MMForSequenceClassification"]}, {}, "gives classes, not words"),
@@ -31,7 +31,7 @@ def folder_of(tmp_path: Path, config: Any, **files: str) -> Path:
         ({"model_type": "mm"}, {"decoder__onnx": ""}, "holds ONNX graphs.*OnnxGenerator"),
         ("{", {}, "config.json of .* is not JSON"),
         ("[]", {}, "holds no object of JSON"),
-        ({"model_type": "mm"}, {"adapter_config__json": "{}"}, "does not say of which model; merge"),
+        ({"model_type": "mm"}, {"adapter_config__json": "{}"}, "adapter .*base model; merge"),
         ({}, {"adapter_config__json": '{"base_model_name_or_path": "no/where/at/all"}'}, "which is not found"),
     ],
 )

@@ -187,7 +187,7 @@ def test_whole_numbers_as_means_are_read(peer, saved):
     ids=["an option", "a rule by size", "a rule of the class"],
 )
 def test_an_image_processor_that_makes_other_pixels_is_refused(peer, saved, processor):
-    with pytest.raises(ValueError, match="by rules that MM's image processor has not"):
+    with pytest.raises(ValueError, match="by rules that MM's image processor lacks"):
         convert(with_images(saved, peer, processor))
 
 

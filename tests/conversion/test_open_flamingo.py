@@ -260,7 +260,7 @@ def test_openflamingo_in_another_place_or_too_much_is_refused(pair, tmp_path):
         convert(tmp_path / "frames.pt")
     with pytest.raises(ValueError, match="no place for perceiver.frame_embs"):
         convert(tmp_path / "frames.pt", **pair.towers)
-    with pytest.raises(ValueError, match="--verify has nothing that runs an OpenFlamingo"):
+    with pytest.raises(ValueError, match="--verify cannot run OpenFlamingo"):
         run(str(tmp_path / "frames.pt"), None, compare=True, vision="a", text="b")
     extra = {name.replace("layers.2.gated", "layers.9.gated"): value for name, value in tensors.items()}
     extra |= {name.replace("layers.1.gated", "layers.9.gated"): value for name, value in tensors.items()}

@@ -242,7 +242,7 @@ def test_what_has_other_parts_is_refused_before_anything_is_written(tiny_model, 
     segments = {"segment_length": 4, "is_causal": False}
     refused = [
         (tiny_model(cls=MMForImageTextRetrieval), TypeError, "only MMForConditionalGeneration"),
-        (tiny_model("vit", "llama", text_config=rope), ValueError, "turns a long text anew with each token"),
+        (tiny_model("vit", "llama", text_config=rope), ValueError, "rope_type='dynamic'"),
         (tiny_model(text_encoder_config={**TINY_ENCODER, **segments}), ValueError, "attends in segments"),
         (tiny_model().train(), ValueError, "training mode"),
         (tiny_model(attention="flex_attention"), ValueError, "set_attn_implementation"),

@@ -236,7 +236,7 @@ def test_each_setting_works_without_the_others():
     assert torch.equal(hidden["pixel_values_videos"], plain["pixel_values_videos"])
     assert not torch.equal(moved["pixel_values_videos"], plain["pixel_values_videos"])
     assert not torch.equal(hidden["input_features"], plain["input_features"])
-    with pytest.raises(ValueError, match="neither frame_jitter nor audio_augmentation"):
+    with pytest.raises(ValueError, match="frame_jitter or audio_augmentation"):
         collator(frame_jitter=0.0, audio_augmentation=None)
 
 
