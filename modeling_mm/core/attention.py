@@ -34,9 +34,9 @@ class CallConfig:
     thread, so a call that differs from it never writes to it.
     """
 
-    def __init__(self, config: Any, output_attentions: bool | None = False, is_causal: bool = False):
+    def __init__(self, config: Any, output_attentions: bool | None = False, is_causal: bool | None = False):
         self._attn_implementation = implementation_of(config, output_attentions)
-        self.is_causal = is_causal
+        self.is_causal = config.is_causal if is_causal is None else is_causal
 
 
 def eager_attention_forward(
@@ -190,7 +190,7 @@ class MMCrossAttention(MMAttention):
     def forward(
         self,
         hidden_states: torch.Tensor,  # (R, T, width)
-        context: torch.Tensor | None,  # (B, S, context_size); unread once the cache holds it
+        context: Any,  # (B, S, context_size); None once the cache holds it
         rows: MMRows,
         attention_mask: Any = None,  # of the implementation's kind: (B, 1, k*T, S) or a BlockMask
         past_key_values: MMCache | None = None,
@@ -213,9 +213,7 @@ class MMCrossAttention(MMAttention):
             weights = rows.unfold(weights.transpose(1, 2), length).transpose(1, 2)  # (R, H, T, S)
         return self.o_proj(place_back(output, length).flatten(2)), weights
 
-    def project_context(
-        self, context: torch.Tensor, queries: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def project_context(self, context: torch.Tensor, queries: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values (B, Hkv, S, D) of a context (B, S, context_size), as a cache holds them."""
         source = self.memory_norm(context)
         if self.append_queries:

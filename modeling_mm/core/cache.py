@@ -1,10 +1,7 @@
 """MMCache: self-attention per row, cross-attention per context, written once and never reordered."""
 
-# A cache that holds a context has its rows, and its layers are plain key-value layers.
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportOptionalSubscript=false, reportReturnType=false
-
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, StaticCache
@@ -39,7 +36,7 @@ class MMCache(EncoderDecoderCache):
         self._forget()
 
     def _forget(self) -> None:
-        self.rows: MMRows | None = None
+        self.rows: Any = None  # MMRows once a context is held
         self.context_lengths: torch.Tensor | None = None
         self.context_ranges: torch.Tensor | None = None
         self.prefix_length = 0
@@ -74,11 +71,17 @@ class MMCache(EncoderDecoderCache):
         return any(self.is_updated.values())
 
     @property
+    def context_size(self) -> int:
+        """S, of the contexts that it holds."""
+        layer: Any = self.cross_attention_cache.layers[0]
+        return layer.keys.shape[2]
+
+    @property
     def num_rows(self) -> int | None:
         """How many rows it holds; None while that is open."""
         if self.rows is not None:
             return self.rows.num_rows
-        layers = self.self_attention_cache.layers
+        layers: Any = self.self_attention_cache.layers
         keys = layers[0].keys if layers else None
         return keys.shape[0] if keys is not None and keys.ndim == 4 else None
 
@@ -108,7 +111,7 @@ class MMCache(EncoderDecoderCache):
         """Keys and values (B, Hkv, S, D) of one cross sublayer; `project` makes them of a context, at the first call
         only."""
         if self.is_updated.get(layer, False):
-            held = self.cross_attention_cache.layers[layer]
+            held: Any = self.cross_attention_cache.layers[layer]
             return held.keys, held.values
         states = self.cross_attention_cache.update(*project(context), layer)
         self.is_updated[layer] = True
@@ -130,7 +133,7 @@ class MMCache(EncoderDecoderCache):
         key, value = self.self_attention_cache.update(key, value, layer)
         if not self.prefix_length:
             return key, value
-        held = self.cross_attention_cache.layers[layer]
+        held: Any = self.cross_attention_cache.layers[layer]
         before = [self.rows.per_row(states[:, :, : self.prefix_length]) for states in (held.keys, held.values)]
         return torch.cat([before[0], key], dim=2), torch.cat([before[1], value], dim=2)
 
@@ -140,7 +143,8 @@ class MMCache(EncoderDecoderCache):
             return attention_mask
         if self.context_lengths is None and attention_mask is None:
             return None
-        places = torch.arange(self.prefix_length, device=self.cross_attention_cache.layers[0].keys.device)
+        held: Any = self.cross_attention_cache.layers[0]
+        places = torch.arange(self.prefix_length, device=held.keys.device)
         whole = places.new_full((self.rows.num_contexts, 1), self.prefix_length)
         real = places < (whole if self.context_lengths is None else self.context_lengths[:, None])  # (B, S)
         if attention_mask is None:
@@ -157,12 +161,6 @@ class MMCache(EncoderDecoderCache):
         """For mask functions: how many keys there will be, and the number of the first."""
         length, offset = super().get_mask_sizes(query_length, layer_idx)
         return length + self.prefix_length, offset
-
-    def keep_ranges(self, ranges: torch.Tensor | None) -> torch.Tensor | None:
-        """The context ranges of this generation: those given with the context, whatever a later call brings."""
-        if self.context_ranges is None and not self.holds_context:
-            self.context_ranges = ranges
-        return self.context_ranges
 
     def reset(self) -> None:
         super().reset()

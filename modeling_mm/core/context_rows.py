@@ -1,16 +1,19 @@
-"""MMRows: which text row reads which context, and how rows of one context become query positions.
+"""Which text row reads which context (MMRows), and what it may read there (MMReading).
 
 Cross-attention is not causal, so the k rows of a context are just more queries against the same keys:
 
     (R, H, T, D) --fold--> (B, H, k*T, D)   attends to keys (B, Hkv, S, D)   --unfold--> (R, T, H, D)
 
-Keys and values are never copied per row. R rows, B contexts, k rows per context, H heads, T tokens, D head width.
+Keys and values are never copied per row. Contexts are packed, so lengths say what is padding; ranges narrow single
+text columns. The Triton kernels take both as they are, everything else takes a mask.
+R rows, B contexts, k rows per context, H heads, T text tokens, S context tokens, D head width.
 """
 
-# A plan is asked for bounds only where it is ragged.
-# pyright: reportOptionalOperand=false
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
+from transformers.masking_utils import create_bidirectional_mask
 
 from ..checks.text_inputs import INTEGERS, check_tensors
 
@@ -43,7 +46,7 @@ class MMRows:
         self.place: torch.Tensor | None = None
         self.row_at: torch.Tensor | None = None
         self.order: torch.Tensor | None = None
-        self.bounds: torch.Tensor | None = None
+        self.bounds: Any = None  # (B + 1,) where rows are gathered
         if context_index is None:
             if num_contexts == 0 or num_rows % num_contexts:
                 raise ValueError(
@@ -140,3 +143,83 @@ class MMRows:
         if self.context_index is None:
             return values.repeat_interleave(self.rows_per_context, 0)
         return values[self.context_index]
+
+
+# ---- what a row may read of its context ---------------------------------------------------------------------------
+
+
+class MMReading(NamedTuple):
+    """rows None: there is no context. has_context bool (R, 1, 1), rows whose context is not empty; None: all.
+
+    Either mask (of the implementation's kind over (B, 1, k*T, S)) or keys (the arguments of mm_triton) says which
+    tokens a query may see; neither: every one.
+    """
+
+    rows: MMRows | None = None
+    has_context: torch.Tensor | None = None
+    mask: Any = None
+    keys: dict[str, torch.Tensor | None] | None = None
+
+    def where_not_empty(self, crossed: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        """A row whose context is empty skips what read it whole, bias and norm included."""
+        return crossed if self.has_context is None else torch.where(self.has_context, crossed, before)
+
+
+NOTHING = MMReading()
+
+
+def columns_of(ranges: torch.Tensor, past: int | torch.Tensor, length: int) -> torch.Tensor:
+    """(R, n, 2) for the first n text columns -> (R, T, 2) for the columns past .. past + T; the n-th stands for those
+    behind it."""
+    columns = (torch.arange(length, device=ranges.device) + past).clamp(max=ranges.shape[1] - 1)
+    return ranges[:, columns]
+
+
+def as_keys(
+    rows: MMRows, lengths: torch.Tensor | None, ranges: torch.Tensor | None, length: int
+) -> dict[str, torch.Tensor | None]:
+    """What the kernels read: lengths (B,), ranges of the queries, and where ragged rows begin, all int32."""
+    place = rows.pack if rows.is_ragged else rows.fold
+    return {
+        "key_lengths": None if lengths is None else lengths.to(torch.int32),
+        "row_ranges": None if ranges is None else place(ranges[:, None])[:, 0].to(torch.int32),
+        "cu_rows": rows.cu_rows(length) if rows.is_ragged else None,
+    }
+
+
+def as_mask(
+    config: Any,  # the CallConfig of this call
+    rows: MMRows,
+    lengths: torch.Tensor | None,  # (B,)
+    ranges: torch.Tensor | None,  # (R, T, 2)
+    size: int,
+    inputs_embeds: torch.Tensor,  # (R, T, D), for its dtype and device
+):
+    """The mask of the implementation's kind over (B, 1, k*T, S); None where every query sees every token."""
+    if lengths is None and ranges is None:
+        return None
+    tokens = torch.arange(size, device=inputs_embeds.device)
+    real = tokens.expand(rows.num_contexts, -1) < (size if lengths is None else lengths[:, None])  # (B, S)
+    within = None
+    if ranges is not None:
+        first, end = rows.fold(ranges[:, None])[:, 0].unbind(-1)  # (B, k*T)
+        if config._attn_implementation == "flex_attention":  # whose vmap cannot look ranges up
+            return ((tokens >= first[..., None]) & (tokens < end[..., None]) & real[:, None])[:, None]
+        within = _within(first, end)
+    nothing = inputs_embeds.new_empty(())
+    return create_bidirectional_mask(
+        config=config,
+        inputs_embeds=nothing.expand(rows.num_contexts, rows.rows_per_context * inputs_embeds.shape[1], 1),
+        attention_mask=real,
+        encoder_hidden_states=nothing.expand(*real.shape, 1),
+        and_mask_function=within,
+    )
+
+
+def _within(first: torch.Tensor, end: torch.Tensor) -> Callable:
+    """A mask function of Transformers: the range of each query, (B, Q) and (B, Q)."""
+
+    def within(batch, head, query, token):
+        return (token >= first[batch, query]) & (token < end[batch, query])
+
+    return within

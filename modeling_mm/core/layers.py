@@ -11,7 +11,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ...configuration.base import MMStackConfig
 from .attention import MMCrossAttention, MMSelfAttention, build_norm
-from .context_masks import NOTHING, MMReading
+from .context_rows import NOTHING, MMReading
 from .segments import MMSegments
 
 

@@ -1,12 +1,10 @@
 """Early fusion: media tokens and text tokens as one sequence, and who sees whom in it."""
-# pyright: reportArgumentType=false, reportOptionalMemberAccess=false
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
-
-from .attention import CallConfig
 
 
 def merge(media: torch.Tensor, text: torch.Tensor, order: str) -> torch.Tensor:
@@ -45,7 +43,7 @@ class MMPrefix:
 
 
 def merged_mask(
-    config: CallConfig,
+    config: Any,  # the CallConfig of this call
     states: torch.Tensor,  # (R, S + T, D), the queries
     prefix: MMPrefix,
     text_mask: torch.Tensor | None,  # (R, T), 1 = real; None: all
@@ -60,7 +58,7 @@ def merged_mask(
     real = None
     if prefix.mask is not None or text_mask is not None:
         if text_mask is None:
-            text_mask = prefix.mask.new_ones(states.shape[0], states.shape[1] - prefix.length)
+            text_mask = states.new_ones(states.shape[0], states.shape[1] - prefix.length)
         real = merge(prefix.real(), text_mask.bool(), prefix.order)
     if prefix.mask_kind == "bidirectional":
         return create_bidirectional_mask(config=config, inputs_embeds=states, attention_mask=real)

@@ -10,10 +10,11 @@ All segments of a layer are queries of one call, as what a layer carries over is
 R rows, T tokens, L tokens per segment, M carried tokens, S segments, H heads, D head width.
 """
 
-# Places are there wherever a mask is: __init__ decides.
+from typing import Any
 
 import torch
 from torch.nn import functional
+from transformers.masking_utils import create_causal_mask
 
 
 class MMSegments:
@@ -26,6 +27,11 @@ class MMSegments:
     """
 
     def __init__(self, shape: tuple[int, int], segment_length: int, memory_length: int, mask: torch.Tensor | None):
+        if mask is not None and mask.ndim != 2:
+            raise ValueError(
+                f"attention_mask is a ready mask {tuple(mask.shape)}, but a text longer than "
+                f"segment_length={segment_length} attends in segments; pass the mask as (R, T)"
+            )
         self.num_rows, self.length = shape
         self.segment_length, self.memory_length = segment_length, memory_length
         self.num_segments = -(-self.length // segment_length)
@@ -63,6 +69,13 @@ class MMSegments:
         real = torch.ones(self.num_rows, self.length, device=device) if self.mask is None else self.mask
         real = real[:, None, :, None].float()
         return self._with_carried(real, real)[:, 0, :, 0] > 0
+
+    def self_mask(self, call: Any, states: torch.Tensor):
+        """Who sees whom within the segments of `states` (R, T, D), of the kind of the call's implementation."""
+        real = self.key_mask(states.device)
+        queries = states.new_empty(()).expand(real.shape[0], self.segment_length, 1)
+        held: Any = self  # read as a cache is: what is carried stands before the queries
+        return create_causal_mask(config=call, inputs_embeds=queries, attention_mask=real, past_key_values=held)
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         """As a cache's: the number of keys before the first query, for Transformers' mask functions."""

@@ -1,7 +1,7 @@
 """The attention implementation "mm_triton": cross-attention by the Triton kernels, everything else by SDPA.
 
 Importing this registers it with Transformers, beside a mask function of the same name. Cross-attention takes lengths
-and ranges instead of a mask; `takes_lengths` says beforehand whether it will.
+and ranges instead of a mask; `kernels_run` says beforehand whether it will.
 """
 
 import torch
@@ -15,7 +15,7 @@ from ...kernels.interpreter import HAS_TRITON, IS_INTERPRETED
 
 logger = logging.get_logger(__name__)
 
-NAME = "mm_triton"
+MM_TRITON = "mm_triton"
 
 
 def why_not(tensor: torch.Tensor, head_dim: int, dropout: float = 0.0) -> str | None:
@@ -33,19 +33,17 @@ def why_not(tensor: torch.Tensor, head_dim: int, dropout: float = 0.0) -> str | 
     return None
 
 
-def takes_lengths(implementation: str, tensor: torch.Tensor, head_dim: int, dropout: float) -> bool:
+def kernels_run(tensor: torch.Tensor, head_dim: int, dropout: float) -> bool:
     """Whether cross-attention under this implementation reads key_lengths, row_ranges and cu_rows, not a mask."""
-    if implementation != NAME:
-        return False
     reason = why_not(tensor, head_dim, dropout)
     if reason is not None:
-        logger.warning_once(f"{NAME}: cross-attention is computed by SDPA with folded rows ({reason})")
+        logger.warning_once(f"{MM_TRITON}: cross-attention is computed by SDPA with folded rows ({reason})")
     return reason is None
 
 
 def default_implementation() -> str | None:
     """mm_triton where there is an NVIDIA GPU and Triton; None leaves the choice to Transformers."""
-    return NAME if HAS_TRITON and torch.version.hip is None and torch.cuda.is_available() else None
+    return MM_TRITON if HAS_TRITON and torch.version.hip is None and torch.cuda.is_available() else None
 
 
 def mm_triton_forward(
@@ -75,14 +73,14 @@ def mm_triton_forward(
         output = attend(query, key, value, key_lengths, row_ranges, cu_rows, scaling)
         return output.transpose(1, 2), None
     if lengths_given:
-        raise ValueError(f"{NAME} got key_lengths, row_ranges or cu_rows where the kernels do not run ({reason})")
+        raise ValueError(f"{MM_TRITON} got key_lengths, row_ranges or cu_rows where the kernels do not run ({reason})")
     if is_causal is None and getattr(module, "is_causal", False) and attention_mask is None:
-        raise ValueError(f"{NAME} takes causality from the call alone; pass is_causal or an attention_mask")
-    logger.info_once(f"{NAME}: {type(module).__name__} is computed by SDPA ({reason})")
+        raise ValueError(f"{MM_TRITON} takes causality from the call alone; pass is_causal or an attention_mask")
+    logger.info_once(f"{MM_TRITON}: {type(module).__name__} is computed by SDPA ({reason})")
     return sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout, scaling, is_causal=bool(is_causal), **kwargs
     )
 
 
-AttentionInterface.register(NAME, mm_triton_forward)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionInterface.register(MM_TRITON, mm_triton_forward)
+AttentionMaskInterface.register(MM_TRITON, sdpa_mask)

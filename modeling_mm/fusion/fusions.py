@@ -26,8 +26,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from ...configuration.mm import MMConfig
 from ...configuration.text import MMTextConfig
 from ..core.attention import build_norm
-from ..core.context_masks import MMReading
-from ..core.context_rows import MMRows
+from ..core.context_rows import MMReading, MMRows
 from ..core.layers import MMLayer
 from ..core.outputs import MMContextOutput
 from ..core.pooling import masked_mean

@@ -43,7 +43,7 @@ class LogitsCheck(LogitsProcessor):
 class LogitsProcessors(LogitsProcessorList):
     """Transformers' own list, which asks for the signature of each processor at each step; a check alone has none."""
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+    def __call__(self, input_ids: Any, scores: torch.Tensor, **kwargs) -> torch.Tensor:
         if len(self) == 1 and isinstance(self[0], LogitsCheck):
             return self[0](input_ids, scores)
         return super().__call__(input_ids, scores, **kwargs)

@@ -11,8 +11,7 @@ from ...configuration.resampler import MMResamplerConfig
 from ..checks.text_inputs import check_memory
 from ..core.attention import build_norm
 from ..core.base import MMPreTrainedModel
-from ..core.context_masks import MMReading
-from ..core.context_rows import MMRows
+from ..core.context_rows import MMReading, MMRows
 from ..core.layers import MMLayer
 
 

@@ -3,9 +3,6 @@
 R rows, B contexts, k rows per context, T text tokens, S context tokens, D hidden_size, Dc width of the context.
 """
 
-# Of input_ids and inputs_embeds one is there, and rows come with the context: checked in words before.
-# pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
-
 import re
 from typing import Any, NamedTuple, Unpack
 
@@ -20,8 +17,7 @@ from ..checks.text_inputs import check_memory, check_positions, check_text
 from ..core.attention import CallConfig, MMAttention, build_norm
 from ..core.base import MMPreTrainedModel
 from ..core.cache import MMCache
-from ..core.context_masks import NOTHING, MMReading, as_keys, as_mask, columns_of, context_size
-from ..core.context_rows import MMRows
+from ..core.context_rows import NOTHING, MMReading, MMRows, as_keys, as_mask, columns_of
 from ..core.layers import MMLayer, build_embedding, whole_table
 from ..core.model_inputs import MMKwargs, reject_unknown
 from ..core.outputs import MMModelOutput
@@ -29,7 +25,7 @@ from ..core.pooling import MMPooler
 from ..core.positions import MMRotaryEmbedding, build_positions, check_growth
 from ..core.prefix import MMPrefix, merge, merged_mask, split
 from ..core.segments import MMSegments
-from ..core.triton_attention import takes_lengths
+from ..core.triton_attention import MM_TRITON, kernels_run
 from .coca_text import MMUnimodal
 
 _FORWARD = (
@@ -45,22 +41,39 @@ def _untrained_row(config: MMTextConfig) -> int | None:
     return None if is_read else config.pad_token_id
 
 
-class MMTextPlan(NamedTuple):
-    """What self-attention of one call needs: position_ids (R or 1, T), the cache and how many tokens it holds, a mask
-    of the implementation's kind, the segments of a long text, and whether the caller gets the cache back."""
+def default_positions(attention_mask, past, length: int, device: torch.device) -> torch.Tensor:
+    """(R or 1, T): a token's number among the real tokens of its row, so padding on either side moves nothing."""
+    if attention_mask is None or attention_mask.ndim != 2:
+        return torch.arange(length, device=device)[None] + past
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
 
+
+class MMTextPlan(NamedTuple):
+    """What self-attention of one call needs.
+
+    call: the implementation, and whether a token sees only those before it. position_ids: (R or 1, T); rotary: their
+    cosines and sines. cache: what is held of `past` earlier tokens; returned: the same, where the caller gets it back.
+    mask: of the implementation's kind. segments: those of a long text.
+    """
+
+    call: Any  # a CallConfig, which Transformers' mask functions take for a config
     position_ids: torch.Tensor
+    rotary: tuple[torch.Tensor, torch.Tensor] | None
     cache: MMCache | None
+    returned: MMCache | None
     past: int
     mask: Any
     segments: MMSegments | None
-    is_cached: bool
 
 
 class MMTextModel(MMPreTrainedModel):
     """Embeddings, layers out of {self, cross, mlp}, a final norm and a pooler."""
 
     config: MMTextConfig
+    unimodal: Any  # MMUnimodal where the config has unimodal_layers
+    embed_positions: Any  # an embedding, MMSinusoids or None
+    cross_head_dim: Any
+    _tp_plan: Any
     input_modalities = ["text"]
     _can_record_outputs = {
         "hidden_states": MMLayer,
@@ -74,12 +87,14 @@ class MMTextModel(MMPreTrainedModel):
         self.embed_tokens = build_embedding(config.vocab_size, width, _untrained_row(config), config.embedding_scale)
         self.embed_positions = build_positions(config)
         self.rotary = MMRotaryEmbedding(config) if config.position_embedding_type == "rope" else None
+        self.is_dynamic = self.rotary is not None and self.rotary.rope_type == "dynamic"
         types = config.type_vocab_size
         self.embed_token_types = nn.Embedding(types, width) if types else None
         self.embed_norm = build_norm(config.norm_type if config.embedding_norm else "none", width, eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(self._build_layers())
         self.cross_head_dim = config.cross_stack().head_dim
+        self.norms_pooled_only = config.final_norm == "pooled"
         self.norm = build_norm("none" if config.final_norm == "none" else config.norm_type, width, eps)
         self.pooler = MMPooler(config, config.eos_token_id)
         self.unimodal = None if config.unimodal_layers is None else MMUnimodal(config)
@@ -102,7 +117,7 @@ class MMTextModel(MMPreTrainedModel):
         self._tp_plan = {pattern: kind for pattern, kind in self._tp_plan.items() if pattern in there}
 
     def pooled_only(self) -> list[nn.Module]:
-        pooled: list[nn.Module] = [self.pooler, self.norm] if self.config.final_norm == "pooled" else [self.pooler]
+        pooled: list[nn.Module] = [self.pooler, self.norm] if self.norms_pooled_only else [self.pooler]
         return pooled if self.unimodal is None else [*pooled, self.unimodal]
 
     def multimodal_only(self) -> list[nn.Module]:
@@ -121,14 +136,16 @@ class MMTextModel(MMPreTrainedModel):
         """A text (R, T) by the first `unimodal_layers` alone: its states (R, T, D), and the token behind it (R, D)."""
         length = input_ids.shape[1]
         if position_ids is None:
-            position_ids = self._default_positions(attention_mask, 0, length, input_ids.device)
+            position_ids = default_positions(attention_mask, 0, length, input_ids.device)
         text = self.unimodal.close(input_ids, attention_mask, position_ids)
         if token_type_ids is not None:
             token_type_ids = nn.functional.pad(token_type_ids, (0, 1))
         hidden_states = self._embed(self.embed_tokens(text.input_ids), text.position_ids, token_type_ids, False)
         hidden_states = self.unimodal.append(hidden_states)
-        call = CallConfig(self.config, kwargs.get("output_attentions"), is_causal=True)
-        mask = self._self_mask(call, None, None, hidden_states, text.attention_mask)
+        call: Any = CallConfig(self.config, kwargs.get("output_attentions"), is_causal=True)
+        mask = create_causal_mask(
+            config=call, inputs_embeds=hidden_states, attention_mask=text.attention_mask, past_key_values=None
+        )
         for layer in self.layers[: self.config.unimodal_layers]:
             hidden_states = layer(hidden_states, attention_mask=mask, is_causal=True, **kwargs)
         return MMModelOutput(
@@ -176,68 +193,112 @@ class MMTextModel(MMPreTrainedModel):
         has_past, text = past_key_values is not None, (attention_mask, position_ids, token_type_ids)
         check_text(self.config, input_ids, inputs_embeds, *text, has_past=has_past, read_values=False)
         inputs_embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        call = CallConfig(
-            self.config, kwargs.get("output_attentions"), self.config.is_causal if is_causal is None else is_causal
-        )
+        call = CallConfig(self.config, kwargs.get("output_attentions"), is_causal)
         plan = self._plan(call, inputs_embeds, attention_mask, position_ids, past_key_values, use_cache, prefix)
         reading = self._reading(
-            call, plan, inputs_embeds, rows, encoder_hidden_states, encoder_attention_mask, context_ranges
+            plan, inputs_embeds, rows, encoder_hidden_states, encoder_attention_mask, context_ranges
         )
         hidden_states = self._embed(inputs_embeds, plan.position_ids, token_type_ids, plan.cache is not None)
         if prefix is not None:
-            hidden_states, plan = self._with_prefix(call, plan, prefix, hidden_states, attention_mask)
-        rotary = None if self.rotary is None else self.rotary(plan.position_ids, hidden_states.dtype)
+            hidden_states, plan = self._with_prefix(plan, prefix, hidden_states, attention_mask)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
                 encoder_hidden_states,
                 reading,
                 attention_mask=plan.mask,
-                past_key_values=plan.cache,
-                is_causal=call.is_causal,
-                rotary=rotary,
+                is_causal=plan.call.is_causal,
+                rotary=plan.rotary,
                 segments=plan.segments,
+                past_key_values=plan.cache,
                 **kwargs,
             )
-        states, normed, media = self._outputs(hidden_states, prefix)
+        states, media = hidden_states if self.norms_pooled_only else self.norm(hidden_states), None
+        if prefix is not None:
+            media, states = split(states, prefix.length, prefix.order)
         return MMModelOutput(
             last_hidden_state=states,
-            pooler_output=self._pooled(normed, attention_mask, input_ids) if pooled else None,
-            past_key_values=plan.cache if plan.is_cached else None,
+            pooler_output=self._pooled(states, attention_mask, input_ids) if pooled else None,
+            past_key_values=plan.returned,
             context_hidden_states=media,
         )
 
     def _plan(
-        self, call: CallConfig, inputs_embeds, attention_mask, position_ids, past_key_values, use_cache, prefix
+        self, call: Any, inputs_embeds, attention_mask, position_ids, past_key_values, use_cache, prefix
     ) -> MMTextPlan:
         """Positions, cache, segments and the mask of self-attention; that of a prefix is made with it."""
         num_rows, length = inputs_embeds.shape[:2]
+        segment_length = self.config.segment_length
         if use_cache is None:
             use_cache = self.config.use_cache and not (self.training and self.is_activation_checkpointing)
-        use_cache = bool(use_cache) and self.config.segment_length is None and prefix is None
-        cache = self._cache(past_key_values, use_cache, num_rows)
-        past = 0 if cache is None else cache.get_seq_length()
+        use_cache = bool(use_cache) and segment_length is None and prefix is None
+        cache, past, segments, mask = None, 0, None, attention_mask
+        if past_key_values is not None:
+            cache = self._given_cache(past_key_values, num_rows)
+            past = cache.get_seq_length()
+        elif use_cache:
+            cache = MMCache(DynamicCache(config=self.config), DynamicCache())
         if position_ids is None:
-            position_ids = self._default_positions(attention_mask, past, length, inputs_embeds.device)
-        segments = self._segments((num_rows, length), attention_mask)
-        if cache is not None:
+            position_ids = default_positions(attention_mask, past, length, inputs_embeds.device)
+        rotary = None if self.rotary is None else self.rotary(position_ids, inputs_embeds.dtype)
+        if cache is not None and self.is_dynamic:
             check_growth(self.config, position_ids, past)
-            attention_mask = cache.with_prefix_mask(attention_mask, length)
-        mask = None if prefix is not None else self._self_mask(call, cache, segments, inputs_embeds, attention_mask)
-        return MMTextPlan(position_ids, cache, past, mask, segments, use_cache)
+        if cache is not None and cache.prefix_length:
+            mask = cache.with_prefix_mask(attention_mask, length)
+        sees_all = mask is None and length == 1 and (cache is None or type(cache.self_attention_cache) is DynamicCache)
+        if segment_length is not None and length > segment_length:
+            segments = MMSegments((num_rows, length), segment_length, self.config.memory_length, attention_mask)
+            mask = segments.self_mask(call, inputs_embeds)
+        elif prefix is None and not sees_all:  # a token alone sees itself and all before it
+            mask = create_causal_mask(
+                config=call, inputs_embeds=inputs_embeds, attention_mask=mask, past_key_values=cache
+            )
+        return MMTextPlan(call, position_ids, rotary, cache, cache if use_cache else None, past, mask, segments)
 
-    def _outputs(self, hidden_states: torch.Tensor, prefix: MMPrefix | None):
-        """The states that are given back (R, T, D), those that are pooled, and the prefix's (R, S, D)."""
-        normed = self.norm(hidden_states)
-        states = hidden_states if self.config.final_norm == "pooled" else normed
-        if prefix is None:
-            return states, normed, None
-        media, states = split(states, prefix.length, prefix.order)
-        return states, split(normed, prefix.length, prefix.order)[1], media
+    def _given_cache(self, past_key_values: Cache, num_rows: int) -> MMCache:
+        if self.config.segment_length is not None:
+            raise ValueError(
+                f"segment_length={self.config.segment_length} carries states from segment to segment and uses no "
+                "cache; leave past_key_values out, or set segment_length=None for a decoder"
+            )
+        cache = MMCache.wrap(past_key_values)
+        cache.check_rows(num_rows)
+        return cache
 
-    def _pooled(self, normed: torch.Tensor, attention_mask, input_ids) -> torch.Tensor | None:
-        is_plain = attention_mask is not None and attention_mask.ndim == 2
-        return self.pooler(normed, attention_mask[:, -normed.shape[1] :] if is_plain else None, input_ids)
+    def _reading(self, plan: MMTextPlan, inputs_embeds, rows: Any, context: Any, context_mask, ranges) -> MMReading:
+        """What each row may read of its context: of the cache's, once it holds one, or of that which is given."""
+        cache, length, implementation = plan.cache, inputs_embeds.shape[1], plan.call._attn_implementation
+        size: Any = None
+        if context is not None and not self.config.cross_attention_layers:
+            raise ValueError("encoder_hidden_states was given, but cross_attention_layers names no layer to read it")
+        if cache is not None and cache.holds_context:
+            if cache.prefix_length:  # self-attention reads it
+                return NOTHING
+            rows, lengths, ranges = cache.rows, cache.context_lengths, cache.context_ranges
+            size = None if lengths is None and ranges is None else cache.context_size
+        elif context is None:
+            return NOTHING
+        else:
+            check_memory(context, context_mask, self.config.memory_size, "encoder_hidden_states")
+            rows = MMRows(len(inputs_embeds), len(context)) if rows is None else rows
+            lengths, size = None if context_mask is None else context_mask.sum(-1), context.shape[1]
+            if cache is not None:
+                cache.rows, cache.context_lengths, cache.context_ranges = rows, lengths, ranges
+        if lengths is None and ranges is None and implementation != MM_TRITON:
+            return MMReading(rows)
+        ranges = None if ranges is None else columns_of(ranges, plan.past, length)
+        has_context = None if lengths is None else rows.per_row(lengths > 0)[:, None, None]
+        dropout = float(self.config.attention_dropout) if self.training else 0.0
+        if implementation == MM_TRITON and kernels_run(inputs_embeds, self.cross_head_dim, dropout):
+            return MMReading(rows, has_context, keys=as_keys(rows, lengths, ranges, length))
+        return MMReading(rows, has_context, as_mask(plan.call, rows, lengths, ranges, size, inputs_embeds))
+
+    def _pooled(self, states: torch.Tensor, attention_mask, input_ids) -> torch.Tensor | None:
+        states = self.norm(states) if self.norms_pooled_only else states
+        mask = None
+        if attention_mask is not None and attention_mask.ndim == 2:  # else it is ready made
+            mask = attention_mask[:, -states.shape[1] :]
+        return self.pooler(states, mask, input_ids)
 
     def _embed(self, inputs_embeds, position_ids, token_type_ids, has_cache: bool) -> torch.Tensor:
         hidden_states = inputs_embeds
@@ -251,9 +312,10 @@ class MMTextModel(MMPreTrainedModel):
             if token_type_ids is None:
                 token_type_ids = torch.zeros(hidden_states.shape[:2], dtype=torch.long, device=hidden_states.device)
             hidden_states = hidden_states + self.embed_token_types(token_type_ids)
-        return self.dropout(self.embed_norm(hidden_states))
+        hidden_states = self.embed_norm(hidden_states)
+        return self.dropout(hidden_states) if self.training else hidden_states
 
-    def _with_prefix(self, call: CallConfig, plan: MMTextPlan, prefix: MMPrefix, hidden_states, attention_mask):
+    def _with_prefix(self, plan: MMTextPlan, prefix: MMPrefix, hidden_states, attention_mask):
         """The merged sequence (R, S + T, D), its positions and mask; media stand at 0, where RoPE turns nothing."""
         check_memory(prefix.states, prefix.mask, self.config.hidden_size, "prefix")
         if plan.cache is not None:
@@ -268,8 +330,9 @@ class MMTextModel(MMPreTrainedModel):
         at_zero = plan.position_ids.new_zeros(plan.position_ids.shape[0], prefix.length)
         positions, mask = merge(at_zero, plan.position_ids, prefix.order), attention_mask
         if mask is None or mask.ndim == 2:  # else it is ready made, for the whole sequence
-            mask = merged_mask(call, merged, prefix, attention_mask)
-        return merged, plan._replace(position_ids=positions, mask=mask)
+            mask = merged_mask(plan.call, merged, prefix, attention_mask)
+        rotary = None if self.rotary is None else self.rotary(positions, merged.dtype)
+        return merged, plan._replace(rotary=rotary, mask=mask)
 
     def _stretched_positions(self, position_ids: torch.Tensor) -> torch.Tensor:
         """(R or 1, T) -> (R or 1, T, D): a row longer than the table spreads over it, between two vectors linearly.
@@ -284,78 +347,3 @@ class MMTextModel(MMPreTrainedModel):
         before = places.floor().long()
         share = (places - before)[..., None].to(table.dtype)
         return torch.lerp(table[before], table[(before + 1).clamp(max=last)], share)
-
-    def _segments(self, shape: tuple[int, int], attention_mask: torch.Tensor | None) -> MMSegments | None:
-        """The plan of a text longer than one segment; None where the text attends as a whole."""
-        config = self.config
-        if config.segment_length is None or shape[1] <= config.segment_length:
-            return None
-        if attention_mask is not None and attention_mask.ndim != 2:
-            raise ValueError(
-                f"attention_mask is a ready mask {tuple(attention_mask.shape)}, but a text longer than "
-                f"segment_length={config.segment_length} attends in segments; pass the mask as (R, T)"
-            )
-        return MMSegments(shape, config.segment_length, config.memory_length, attention_mask)
-
-    @staticmethod
-    def _self_mask(call: CallConfig, cache, segments: MMSegments | None, inputs_embeds, attention_mask):
-        """Who sees whom in self-attention, of the implementation's kind; None where is_causal says it all."""
-        if segments is not None:
-            cache, attention_mask = segments, segments.key_mask(inputs_embeds.device)
-            length = segments.segment_length
-            inputs_embeds = inputs_embeds.new_empty(()).expand(attention_mask.shape[0], length, 1)
-        return create_causal_mask(
-            config=call, inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=cache
-        )
-
-    def _cache(self, past_key_values: Cache | None, use_cache: bool | None, num_rows: int) -> MMCache | None:
-        if past_key_values is None:
-            return MMCache(DynamicCache(config=self.config), DynamicCache()) if use_cache else None
-        if self.config.segment_length is not None:
-            raise ValueError(
-                f"segment_length={self.config.segment_length} carries states from segment to segment and uses no "
-                "cache; leave past_key_values out, or set segment_length=None for a decoder"
-            )
-        cache = MMCache.wrap(past_key_values)
-        cache.check_rows(num_rows)
-        return cache
-
-    @staticmethod
-    def _default_positions(attention_mask, past, length: int, device: torch.device) -> torch.Tensor:
-        """(R or 1, T): a token's number among the real tokens of its row, so padding on either side moves nothing."""
-        if attention_mask is None or attention_mask.ndim != 2:
-            return torch.arange(length, device=device)[None] + past
-        return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
-
-    def _context_plan(self, cache, rows, num_rows: int, encoder_hidden_states, encoder_attention_mask):
-        """The row plan and the context lengths (B,): the cache's once it holds the context, new ones before."""
-        if encoder_hidden_states is not None and not self.config.cross_attention_layers:
-            raise ValueError("encoder_hidden_states was given, but cross_attention_layers names no layer to read it")
-        if cache is not None and cache.prefix_length:
-            return None, None  # self-attention reads it
-        if cache is not None and cache.holds_context:
-            return cache.rows, cache.context_lengths
-        if encoder_hidden_states is None:
-            return None, None
-        check_memory(encoder_hidden_states, encoder_attention_mask, self.config.memory_size, "encoder_hidden_states")
-        if rows is None:
-            rows = MMRows(num_rows, encoder_hidden_states.shape[0])
-        lengths = None if encoder_attention_mask is None else encoder_attention_mask.sum(-1)
-        if cache is not None:
-            cache.rows, cache.context_lengths = rows, lengths
-        return rows, lengths
-
-    def _reading(self, call, plan: MMTextPlan, inputs_embeds, rows, context, context_mask, ranges) -> MMReading:
-        """What each row may read of its context."""
-        cache, length = plan.cache, inputs_embeds.shape[1]
-        rows, lengths = self._context_plan(cache, rows, inputs_embeds.shape[0], context, context_mask)
-        ranges = ranges if cache is None else cache.keep_ranges(ranges)
-        if rows is None:
-            return NOTHING
-        ranges = None if ranges is None else columns_of(ranges, plan.past, length)
-        has_context = None if lengths is None else rows.per_row(lengths > 0)[:, None, None]
-        dropout = float(self.config.attention_dropout) if self.training else 0.0
-        if takes_lengths(call._attn_implementation, inputs_embeds, self.cross_head_dim, dropout):
-            return MMReading(rows, has_context, keys=as_keys(rows, lengths, ranges, length))
-        size = context_size(cache, context)
-        return MMReading(rows, has_context, mask=as_mask(call, rows, lengths, ranges, size, inputs_embeds))

@@ -31,8 +31,7 @@ from transformers.models.idefics.perceiver import IdeficsPerceiverResampler
 from mm import MMForConditionalGeneration, MMTextConfig
 from mm.configuration.resampler import MMResamplerConfig
 from mm.conversion_scripts.engine import convert, convert_back
-from mm.modeling_mm.core.context_masks import MMReading
-from mm.modeling_mm.core.context_rows import MMRows
+from mm.modeling_mm.core.context_rows import MMReading, MMRows
 from mm.modeling_mm.core.layers import MMLayer
 from mm.modeling_mm.towers.resampler import MMResampler
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from mm import MMModel
-from mm.modeling_mm.core.context_masks import MMReading
-from mm.modeling_mm.core.context_rows import MMRows
+from mm.modeling_mm.core.context_rows import MMReading, MMRows
 
 IDS = torch.tensor([[1, 5, 6, 7], [1, 7, 8, 9], [1, 3, 9, 4], [1, 8, 8, 8]])
 READS = torch.tensor([1, 0, 1, 2])

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from comparing import close
-from mm.modeling_mm.core.context_masks import MMReading
-from mm.modeling_mm.core.context_rows import MMRows
+from mm.modeling_mm.core.context_rows import MMReading, MMRows
 from mm.modeling_mm.core.layers import MMMLP, MMLayer
 
 MEMORY = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

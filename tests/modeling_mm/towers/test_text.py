@@ -5,8 +5,7 @@ import torch
 
 from comparing import close
 from mm import MMTextConfig, MMTextModel
-from mm.modeling_mm.core.context_masks import MMReading
-from mm.modeling_mm.core.context_rows import MMRows
+from mm.modeling_mm.core.context_rows import MMReading, MMRows
 
 TEXTS = ["inside", "own", "llama"]
 IDS = torch.tensor([[1, 5, 6, 9], [1, 7, 8, 3]])
