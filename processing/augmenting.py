@@ -56,7 +56,7 @@ def _saved(processor: Any) -> PictureAugmentation | None:
     settings = getattr(processor.image_processor, "augmentation", None)
     if settings is None and not processor.frame_jitter and processor.audio_augmentation is None:
         raise ValueError(
-            'augment="saved", but the image processor has no augmentation, and the processor neither frame_jitter nor '
+            'augment="saved", but the processor has no image_processor.augmentation, frame_jitter or '
             "audio_augmentation; set one of them"
         )
     return None if settings is None else PictureAugmentation(**settings)
