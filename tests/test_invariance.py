@@ -2,7 +2,7 @@
 
 A batch here is hard on purpose: contexts of two, one and no picture, rows on them ragged and unsorted, prompts of
 unequal length padded on the left. The reference runs each row by itself: its prompt without padding, its pictures
-without absent ones, no index, no padding anywhere. Logits agree to 1e-12 in fp64 and 1e-5 in fp32, times
+without absent ones, no index, no padding anywhere. Logits agree to 1e-12 in fp64 and 1e-4 in fp32, times
 max(1, |logit|).
 """
 
@@ -22,7 +22,7 @@ READS = [1, 0, 2, 1, 1]
 PRESENT = torch.tensor([[True, True], [False, True], [False, False]])
 PIXELS = torch.randn(3, 2, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 NEW = 6
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-4}
 TEXTS = ["inside", "own", "llama"]
 KINDS = [("vit", text) for text in TEXTS] + [("conv", "inside")]
 IDENTITY = [f"{vision}-{text}" for vision, text in KINDS]

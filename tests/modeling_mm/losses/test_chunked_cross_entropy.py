@@ -82,13 +82,14 @@ def test_without_gradients_only_the_loss_is_made():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_no_further_from_fp64_than_full_logits_are(dtype):
-    """Twice the error for the loss, three times for gradients, as of the kernels."""
+    """Twice the error for the loss, three times for gradients, as of the kernels, and a rounding of the largest: a
+    product of other shapes may round otherwise, and how little full logits err is luck."""
     given = tensors(dtype)
     exact = both([tensor.detach().double().requires_grad_() for tensor in given])[0]
     for place, (truth, full, chunked) in enumerate(zip(exact, *both(given), strict=True)):
         assert chunked.dtype == full.dtype
         bound = (full - truth).abs().max() * (3 if place else 2)
-        assert (chunked - truth).abs().max() <= bound + 2 * torch.finfo(torch.float32).eps
+        assert (chunked - truth).abs().max() <= bound + torch.finfo(dtype).eps / 2 * truth.abs().max()
 
 
 def test_fp16_gradients_do_not_vanish_over_many_rows():
