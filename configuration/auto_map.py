@@ -1,13 +1,11 @@
-"""What a saved folder tells those who have not imported MM: `auto_map` in its JSON files, and the file that it names.
+"""How a saved folder is loaded where MM is not imported: `auto_map` in its JSON files, and the file that it names.
 
-    import_mm.py         of a plain save: finds the classes in the installed package, or says to install it
-    mm_remote_code.py    of an export (`export_for_hub`), which holds the code of every class
+    import_mm.py         of save_pretrained: finds the classes in the installed package, or says to install it
+    mm_remote_code.py    of export_for_hub: has the code of every class
 
-Transformers reads either with trust_remote_code=True alone, and neither where MM is imported. Without both it says
-that the folder has code of its own; else it would say that Transformers is too old, or give a bare tokenizer.
+Transformers reads these files only with trust_remote_code=True, and not at all where MM is imported. Without them it
+would say that Transformers is too old, or give a bare tokenizer.
 """
-
-# Transformers' registries of third parties have no public way to be read.
 
 import json
 from collections.abc import Callable
@@ -43,19 +41,19 @@ except (ImportError, AttributeError) as error:
 def __getattr__(name):
     return getattr(mm, name)
 '''
-# The file of that name into a folder, with all that it imports. That of exports comes from above (exporting/hub.py).
+# How the file of each name is written into a folder. exporting/hub.py adds its own.
 WRITERS: dict[str, Callable[[Path], Any]] = {
     SHIM: lambda folder: (folder / f"{SHIM}.py").write_text(_SHIM_TEXT, encoding="utf-8")
 }
 
 
 def is_remote(cls: type) -> bool:
-    """Whether a class is of a repository's code, which Transformers itself copies as it saves, by _auto_class."""
+    """Whether a class comes from the code of a repository; Transformers copies that code itself when it saves."""
     return cls.__module__.split(".")[0] == "transformers_modules"
 
 
 def registered(config_class: type) -> AutoMap:
-    """{Auto class: class of ours} for all that is registered for a configuration."""
+    """{Auto class: class of MM} of all that is registered for a configuration."""
     found: AutoMap = {"AutoConfig": config_class}
     for name, auto in vars(modeling_auto).items():
         if isinstance(auto, type) and issubclass(auto, _BaseAutoModelClass):
@@ -69,7 +67,7 @@ def registered(config_class: type) -> AutoMap:
 
 
 def references(classes: AutoMap, front: str) -> dict[str, Any]:
-    """The auto_map that finds the classes through a file."""
+    """The auto_map that finds the classes in the file `front`."""
     return {
         auto: {backend: f"{front}.{one.__name__}" for backend, one in cls.items()}
         if isinstance(cls, dict)
@@ -84,21 +82,21 @@ def front_of(auto_map: dict[str, Any] | None) -> str:
 
 
 def kept(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as read, without an auto_map of a plain save: each save writes it anew, and an equal configuration is
-    equal. That of an export stays, so that what is saved from one is one."""
+    """Settings without the auto_map of save_pretrained, which each save writes again. That of an export stays,
+    so that a save of it is an export too."""
     plain = "auto_map" in settings and front_of(settings["auto_map"]) == SHIM
     return {name: value for name, value in settings.items() if not (plain and name == "auto_map")}
 
 
 def local(auto_map: Any) -> Any:
-    """An auto_map as the folder has it itself, without the repository that it was read from."""
+    """An auto_map without the name of the repository that it was read from."""
     if isinstance(auto_map, dict):
         return {name: local(value) for name, value in auto_map.items()}
     return auto_map.split("--")[-1] if isinstance(auto_map, str) else auto_map
 
 
 def edit(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Changes a JSON file in place, where it is there."""
+    """Changes a JSON file in place, if it exists."""
     if file.is_file():
         saved = json.loads(file.read_text(encoding="utf-8"))
         change(saved)
@@ -106,10 +104,10 @@ def edit(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def finish_config(folder: Path, config: Any, front: str | None = None) -> None:
-    """Names the classes of a configuration in its saved file, and writes the file that finds them.
+    """Writes the auto_map of a saved configuration, and the file that it names.
 
     Args:
-        front: SHIM or FRONT; None: as the configuration was read.
+        front: SHIM or FRONT; None: that of the folder which the configuration was read from.
     """
 
     def change(saved: dict[str, Any]) -> None:
@@ -131,7 +129,7 @@ def _image_auto_map(front: str) -> dict[str, Any]:
 
 
 def finish_processor(folder: Path, processor: Any, front: str | None = None) -> None:
-    """As `finish_config`, of a processor and of the image processor in it."""
+    """As `finish_config`, for a processor and the image processor in it."""
     named: str = front or (FRONT if is_remote(type(processor)) else processor.read_from)
 
     def change(saved: dict[str, Any]) -> None:
@@ -146,7 +144,7 @@ def finish_processor(folder: Path, processor: Any, front: str | None = None) -> 
 
 
 def finish_image_processor(folder: Path, processor: Any) -> None:
-    """As `finish_config`, of an image processor saved alone."""
+    """As `finish_config`, for an image processor that is saved without a processor."""
     front = FRONT if is_remote(type(processor)) else front_of(getattr(processor, "auto_map", None))
     edit(folder / "preprocessor_config.json", lambda saved: saved.update(auto_map=_image_auto_map(front)))
     if not is_remote(type(processor)):
@@ -154,7 +152,7 @@ def finish_image_processor(folder: Path, processor: Any) -> None:
 
 
 def register_for_auto_class(cls, *auto_class, **named) -> None:
-    """As in Transformers for code of a repository; the package's own classes are never copied from one to another."""
+    """As in Transformers for the code of a repository; the classes of this package are not copied into folders."""
     if is_remote(cls):
         theirs = next(base for base in cls.__mro__ if base.__module__.startswith("transformers."))
         theirs.register_for_auto_class.__func__(cls, *auto_class, **named)

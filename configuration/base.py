@@ -1,4 +1,4 @@
-"""What every MM configuration shares: checking once, in words, and the fields of one stack of layers."""
+"""What every MM configuration shares: its checks, and the fields of a stack of layers."""
 
 from functools import wraps
 from pathlib import Path
@@ -18,7 +18,7 @@ from .settings import flat, groups_of, nearest, range_faults, setting
 
 logger = logging.get_logger(__name__)
 
-# What Transformers itself hands to a config beyond its fields.
+# What Transformers passes to a config beside its fields.
 _TRANSFORMERS_KEYS = {
     "name_or_path", "torch_dtype", "attn_implementation", "experts_implementation", "output_attentions", "num_labels",
     "transformers_version", "model_type", "auto_map", "custom_pipelines", "quantization_config", "per_layer_config",
@@ -85,7 +85,9 @@ class MMBaseConfig(PreTrainedConfig):
         self._warn_of_unknown(kwargs)
         super().__post_init__(**kept(kwargs))
 
-    register_for_auto_class = classmethod(register_for_auto_class)  # pyright: ignore[reportAssignmentType]
+    @classmethod
+    def register_for_auto_class(cls, auto_class="AutoConfig") -> None:
+        register_for_auto_class(cls, auto_class)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):

@@ -7,7 +7,7 @@ from transformers.activations import ACT2FN
 from .base import MMBaseConfig, checked, nearest
 from .settings import setting
 
-# The blocks, and a stage's `expansion` where it is not given; 1: the block has none.
+# The blocks, and the `expansion` of a stage that does not give it; 1: the block has none.
 EXPANSIONS = {"plain": 1, "residual": 1, "bottleneck": 4, "inverted": 6}
 
 RESNET50_STEM = {"channels": 64, "kernel_size": 7, "stride": 2, "pool": 3}
@@ -128,7 +128,7 @@ class MMConvConfig(MMBaseConfig):
         for number, stage in enumerate(self.stages or []):
             parts += _block_faults(f"stages[{number}]", stage)
         if not self.stages:
-            parts.append("stages=[] has no stage; leave it out for ResNet-50's, or name at least one")
+            parts.append("stages=[] has no stage; leave it out for ResNet-50's, or list at least one")
         if not parts and 0 < self.image_size < self.total_stride:
             parts.append(
                 f"image_size={self.image_size} is smaller than the total stride {self.total_stride} of stem and "
@@ -143,24 +143,24 @@ def _filled(stage: dict) -> dict:
 
 
 def _block_faults(name: str, stage: dict) -> list[str]:
-    """What is wrong with one stage."""
+    """The broken rules of one stage."""
     block = stage.get("block")
     if block not in EXPANSIONS:
         accepted = f"{', '.join(EXPANSIONS)}{nearest(str(block), EXPANSIONS)}"
-        return [f"{name}: block={block!r} is not a block; accepted: {accepted}"]
+        return [f"{name}: block={block!r} is not known; accepted: {accepted}"]
     faults = _part_faults(name, stage, _STAGE_KEYS)
     if faults:
         return faults
     expansion, channels = stage["expansion"], stage["channels"]
     if EXPANSIONS[block] == 1 and expansion != 1:
-        faults.append(f"{name}: expansion={expansion} means nothing for block={block!r}; leave it out")
+        faults.append(f"{name}: expansion={expansion} has no effect for block={block!r}; leave it out")
     if block == "bottleneck" and channels % expansion:
         faults.append(f"{name}: channels={channels} is not a multiple of expansion={expansion}")
     return faults
 
 
 def _part_faults(name: str, part: dict, keys: tuple[str, ...]) -> list[str]:
-    """Unknown keys and numbers out of range in a stem or a stage."""
+    """Unknown keys, and numbers out of range, of a stem or a stage."""
     faults = [
         f"{name} has an unknown key {key!r}{nearest(str(key), keys)}; accepted: {', '.join(keys)}"
         for key in part
@@ -178,5 +178,5 @@ def _part_faults(name: str, part: dict, keys: tuple[str, ...]) -> list[str]:
         elif key == "kernel_size" and value % 2 == 0:
             faults.append(f"{name}: kernel_size={value} must be odd")
         elif key == "pool" and value == 1:
-            faults.append(f"{name}: pool=1 pools nothing; use 0 for no pooling, or a window of 2 or more")
+            faults.append(f"{name}: pool=1 has no effect; use 0 for no pooling, or a window of 2 or more")
     return faults

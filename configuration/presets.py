@@ -27,7 +27,7 @@ EFFICIENTNET_LITE0: dict[str, Any] = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # The shipped captioner: 7.3 M parameters, a small pre-norm decoder trained from scratch.
+    # The shipped captioner: 7.3 M parameters, with a small pre-norm decoder that was trained from scratch.
     "mm-tiny": {
         "vision_config": EFFICIENTNET_LITE0,
         "text_config": {

@@ -1,29 +1,29 @@
-"""The ids that open, close and pad a text: what a tokenizer has, and where a configuration says otherwise."""
+"""The ids that begin, end and pad a text: a tokenizer's, and where a configuration has others."""
 
 from typing import Any
 
 
 def row_ends(tokenizer: Any) -> tuple[int | None, int | None]:
-    """The ids that open and close a row: bos or else cls, eos or else sep; None where the tokenizer has neither."""
+    """The ids that begin and end a text: bos or else cls, eos or else sep; None where the tokenizer has neither."""
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
     eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
     return bos, eos
 
 
 def text_ids(tokenizer: Any) -> dict[str, int | None]:
-    """The fields of MMTextConfig that a tokenizer decides, without its vocabulary's size."""
+    """The ids of a tokenizer as fields of MMTextConfig; vocab_size is not among them."""
     bos, eos = row_ends(tokenizer)
     pad = tokenizer.pad_token_id
     return {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}
 
 
 def as_ids(value: int | list[int] | None) -> set[int]:
-    """A setting of one id, several or none as a set."""
+    """One id, several or none, as a set."""
     return set() if value is None else {value} if isinstance(value, int) else set(value)
 
 
 def id_faults(config: Any, generation_config: Any, tokenizer: Any) -> list[str]:
-    """Where a model's rows would begin or end otherwise than its processor's; a setting of generation_config counts.
+    """Where a model's texts begin or end with other ids than its tokenizer's; generation_config counts first.
 
     Args:
         config: the decoder's MMTextConfig.

@@ -7,7 +7,7 @@ from .base import MMStackConfig, checked, nearest
 from .groups import CrossAttentionSettings
 from .settings import setting
 
-# Transformers' kinds of rope parameters, but for one whose angles depend on the longest row of a batch.
+# Transformers' kinds of RoPE, without the one whose angles depend on the longest row of a batch.
 ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "proportional")
 _BATCH_ROPE_TYPES = ("longrope",)
 _ATTENTION_OVERRIDES = ("num_attention_heads", "num_key_value_heads", "head_dim", "attention_bias")
@@ -91,18 +91,18 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
         self.rope_parameters = None if self.rope_parameters is None else dict(self.rope_parameters)
         super().__post_init__(**kwargs)
         if not given and self.position_embedding_type != "rope":
-            self.rope_parameters = None  # Transformers fills in a default whether there is a use for it or not
+            self.rope_parameters = None  # Transformers fills in a default that nothing reads
 
     def sublayers(self, layer: int) -> tuple[str, ...]:
-        """The residual sublayers of one layer, in order: the only reader of the placement settings."""
+        """The residual sublayers of one layer, in order."""
         if layer not in (self.cross_attention_layers or []):
             return ("self", "mlp")
         return ("self", "cross", "mlp") if self.cross_attention_placement == "inside" else ("cross", "mlp")
 
     def cross_stack(self) -> "MMTextConfig":
-        """The settings that cross-attention, and a layer of its own, are built by: these with the overrides.
+        """The settings of cross-attention, and of a layer with only that: these with cross_attention_overrides.
 
-        A new number of heads brings its own head_dim and num_key_value_heads unless those are named too.
+        With another number of heads, head_dim and num_key_value_heads follow from it unless they are named too.
         """
         settings = copy.copy(self)
         changes = dict(self.cross_attention_overrides or {})
@@ -115,39 +115,41 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
 
     @property
     def memory_size(self) -> int:
-        """Width of the context tokens that the cross-attention reads."""
+        """Width of the tokens that cross-attention reads."""
         return self.cross_attention_hidden_size or self.hidden_size
 
     def validate_rope(self) -> None:
-        """Transformers' own check stops at its first fault; `faults` asks it."""
+        """Nothing: Transformers' check stops at its first problem, so `faults` calls it."""
 
     def faults(self) -> list[str]:
         faults = super().faults()
         if self.vocab_size > 0:
             faults += self._token_faults()
         if self.pooler == "eos" and self.eos_token_id in (None, []):
-            faults.append("pooler='eos' reads the eos token, but there is none; set eos_token_id")
+            faults.append("pooler='eos' reads the eos token; set eos_token_id")
         if self.memory_length > 0 and self.segment_length is None:
-            faults.append(f"memory_length={self.memory_length} is carried from segment to segment; set segment_length")
+            faults.append(f"memory_length={self.memory_length} is for texts in segments; set segment_length")
         return faults + self._position_faults() + self._cross_faults() + self._unimodal_faults()
 
     def _unimodal_faults(self) -> list[str]:
-        """What layers for a text alone ask of the others."""
+        """What unimodal_layers needs of other settings."""
         count, faults = self.unimodal_layers, []
         if count is None:
             if self.unimodal_cls != "text":
-                faults.append(f"unimodal_cls={self.unimodal_cls!r} is read with unimodal_layers alone; set those")
+                faults.append(f"unimodal_cls={self.unimodal_cls!r} is only for unimodal_layers; set unimodal_layers")
             return faults
         if not 0 < count < self.num_hidden_layers:
             faults.append(
-                f"unimodal_layers={count} must leave layers above; num_hidden_layers={self.num_hidden_layers}"
+                f"unimodal_layers={count} must be at least 1 and below num_hidden_layers={self.num_hidden_layers}"
             )
         early = [layer for layer in self.cross_attention_layers or [] if layer < count]
         if early:
-            faults.append(f"cross_attention_layers names {early}, but unimodal_layers={count} read the text alone")
+            faults.append(
+                f"cross_attention_layers names {early}, but the first unimodal_layers={count} layers read no media"
+            )
         wanted = {"is_causal": True, "position_embedding_type": "absolute", "segment_length": None}
         if self.unimodal_cls == "shifted" and self.pad_token_id is None:
-            faults.append("unimodal_cls='shifted' reads a padding token, but there is none; set pad_token_id")
+            faults.append("unimodal_cls='shifted' reads a padding token; set pad_token_id")
         return faults + [
             f"{name}={getattr(self, name)!r} does not go with unimodal_layers; set {name}={value!r}"
             for name, value in wanted.items()
@@ -168,18 +170,18 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
         kind, faults = self.position_embedding_type, []
         if self.interpolate_positions and kind != "absolute":
             faults.append(
-                f"interpolate_positions=True stretches learned positions, but position_embedding_type={kind!r} has "
+                f"interpolate_positions=True is for learned positions, but position_embedding_type={kind!r} has "
                 "none; set position_embedding_type='absolute', or rope_parameters={'rope_type': 'linear', ...}"
             )
         if kind == "sinusoidal" and (self.hidden_size % 2 or self.hidden_size < 4):
             faults.append(
-                f"sinusoidal positions are as many sines as cosines, two at least; hidden_size={self.hidden_size}"
+                f"sinusoidal positions need an even hidden_size of at least 4; hidden_size={self.hidden_size}"
             )
         if kind == "rope":
             return faults + self._rope_faults()
         if self.rope_parameters is not None:
             faults.append(
-                f"rope_parameters are read by position_embedding_type='rope' alone, but it is {kind!r}; set "
+                f"rope_parameters are only for position_embedding_type='rope', but it is {kind!r}; set "
                 "position_embedding_type='rope' or leave rope_parameters out"
             )
         return faults
@@ -189,8 +191,8 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
         kind = parameters.get("rope_type", "default")
         if kind in _BATCH_ROPE_TYPES:
             return [
-                f"rope_parameters: rope_type={kind!r} turns a row by angles that depend on the longest row of its "
-                f"batch; accepted: {', '.join(ROPE_TYPES)}"
+                f"rope_parameters: rope_type={kind!r} has angles that depend on the longest row of a batch, so a "
+                f"row would depend on others; accepted: {', '.join(ROPE_TYPES)}"
             ]
         if kind not in ROPE_TYPES:
             accepted = f"{', '.join(ROPE_TYPES)}{nearest(str(kind), ROPE_TYPES)}"
@@ -205,7 +207,7 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
         rotated = int((self.head_dim or 0) * parameters.get("partial_rotary_factor", 1.0))
         if self.head_dim and (rotated % 2 or not 0 < rotated <= self.head_dim):
             faults.append(
-                f"RoPE turns pairs of dimensions, but of head_dim={self.head_dim} it would turn {rotated}; change "
+                f"RoPE rotates pairs of dimensions, but {rotated} of head_dim={self.head_dim} are rotated; change "
                 "head_dim, or partial_rotary_factor in rope_parameters"
             )
             return faults
@@ -228,13 +230,13 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
             faults.append(f"cross_attention_layers={layers} names a layer twice")
         if self.cross_attention_placement == "own" and len(set(layers)) >= self.num_hidden_layers:
             faults.append(
-                "cross_attention_placement='own' turns every listed layer into (cross, mlp) and leaves none with "
+                "cross_attention_placement='own' makes every listed layer (cross, mlp), and none is left with "
                 "self-attention; list fewer cross_attention_layers"
             )
         return faults + self._override_faults()
 
     def _override_faults(self) -> list[str]:
-        """Overrides name settings that may differ, with values that the settings themselves would accept."""
+        """Only some settings may differ, and their values follow the rules of every stack."""
         overrides, where = self.cross_attention_overrides or {}, "cross_attention_overrides"
         accepted = _ATTENTION_OVERRIDES
         if self.cross_attention_placement == "own":
@@ -244,7 +246,7 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
             if key in accepted:
                 continue
             if key in _OWN_OVERRIDES:
-                faults.append(f"{where}: {key} may differ in layers of their own; set cross_attention_placement='own'")
+                faults.append(f"{where}: {key} may differ only with cross_attention_placement='own'")
             else:
                 known = f"{nearest(str(key), accepted)}; accepted: {', '.join(accepted)}"
                 faults.append(f"{where} has an unknown key {key!r}{known}")
@@ -261,14 +263,14 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
         except TypeError as error:
             return [str(error)]
         except ValueError as error:
-            mine = super().faults()  # said once already
+            mine = super().faults()  # reported already
             return [fault for fault in getattr(error, "faults", [str(error)]) if fault not in mine]
         return []
 
 
 @checked
 class _MMCrossConfig(MMStackConfig):
-    """A stack with the overrides in place, to be checked by the rules of every stack."""
+    """A stack with the overrides, to check them by the rules of every stack."""
 
 
-SINUSOID_OFFSET = 2  # the number of a text's first token in fairseq: behind the id of its padding, 1
+SINUSOID_OFFSET = 2  # fairseq numbers the tokens of a text from here: the id of its padding, 1, plus 1

@@ -10,27 +10,27 @@ VISION_KINDS = (
     "siglip_vision_model", "swiftformer", "swin", "swin2sr", "swinv2", "textnet", "timm_wrapper",
     "tipsv2_vision_model", "vit", "vit_mae", "vit_msn", "vitdet", "yolos",
 )  # fmt: skip
-# Their configs name widths of other places, or none.
+# Their configs do not say the width of the tokens.
 MEASURED_WIDTH = (
     "bit", "cvt", "efficientnet", "focalnet", "glpn", "hiera", "levit", "maskformer-swin", "mobilenet_v1",
     "mobilenet_v2", "mobilevit", "mobilevitv2", "pvt", "pvt_v2", "segformer", "swiftformer", "swin2sr",
     "textnet", "timm_wrapper",
 )  # fmt: skip
 
-# Sounds of one length, (n, ...): a window that is padded with silence, which the tower hears.
+# Sounds of one length, (n, ...): a window, padded with silence that the tower hears.
 WINDOW_KINDS = ("audio-spectrogram-transformer", "whisper")
 # Sounds of any length: (n, samples), or (n, frames, bands).
 LENGTH_KINDS = (
     "data2vec-audio", "hubert", "lasr_encoder", "moonshine", "parakeet_encoder", "sew", "sew-d", "speech_to_text",
     "unispeech", "unispeech-sat", "wav2vec2", "wav2vec2-bert", "wav2vec2-conformer", "wavlm",
 )  # fmt: skip
-# Of these a row does not depend on what stands behind its mask, if feat_extract_norm="layer".
+# Of these a row does not depend on what its mask hides, if feat_extract_norm="layer".
 MASKED_KINDS = ("hubert", "unispeech", "unispeech-sat", "wav2vec2", "wavlm")
 
 TOWER_KINDS = {"vision": VISION_KINDS, "audio": WINDOW_KINDS + LENGTH_KINDS}
 
-_FILMS = "a tower of whole films; MM's towers see the frames of a video one by one, so use one of pictures"
-# (model types, what they are instead): what is likely to be tried.
+_FILMS = "a tower of whole videos; MM encodes the frames of a video one by one, so use a tower of pictures"
+# (model types, what they are): likely mistakes.
 NO_TOWERS = (
     (
         ("pe_video_encoder", "timesformer", "videomae", "videoprism", "videoprism_vision_model", "vivit", "vjepa2"),
@@ -41,15 +41,15 @@ NO_TOWERS = (
             "dac", "encodec", "higgs_audio_v2_tokenizer", "mimi", "mimi_encoder", "neucodec", "snac", "univnet",
             "vibevoice_acoustic_tokenizer", "xcodec", "xcodec2",
         ),
-        "a codec of sounds, which gives codes and no states",
+        "an audio codec, which gives codes and no states",
     ),
-    (("clap_audio_model", "clap"), "not in Transformers' AutoModel without its text side"),
+    (("clap_audio_model", "clap"), "not in Transformers' AutoModel without its text model"),
     (
         ("siglip2_vision_model", "qwen2_vl_vision", "qwen2_5_vl_vision", "qwen3_vl_vision", "glm4v_vision", "pixtral"),
-        "a tower of patches of many sizes, which wants their shapes beside the pixels",
+        "a tower of patches of many sizes, which needs their shapes beside the pixels",
     ),
     (
         ("detr", "conditional_detr", "deformable_detr", "rt_detr", "sam_vision_model", "sam2_vision_model", "seggpt"),
-        "made to find or cut out objects, and gives no tokens of its width",
+        "made to detect or segment objects, and gives no tokens of its width",
     ),
 )  # fmt: skip

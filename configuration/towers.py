@@ -1,4 +1,4 @@
-"""Parts inside MMConfig: MM's own configs, or those of any Transformers tower, found by `model_type`."""
+"""Towers inside MMConfig: MM's own configs, or those of Transformers, found by `model_type`."""
 
 import json
 from collections.abc import Mapping
@@ -8,10 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModel
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
-from transformers.models.auto.configuration_auto import (
-    CONFIG_MAPPING,
-    CONFIG_MAPPING_NAMES,  # pyright: ignore[reportPrivateImportUsage]: what Transformers itself has
-)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .base import nearest
 from .conv import MMConvConfig
@@ -23,12 +20,12 @@ _WIDTHS = ("hidden_size", "d_model")  # ViT, CLIP, AST; Whisper
 
 
 class TowerSpec(SubConfigSpec):
-    """Resolves MM's own towers by `model_type` without the registry, so remote code needs none; others by it.
+    """Finds the class of a tower's config by `model_type`: MM's own without Transformers' registry, others by it.
 
     Args:
         own: {model_type: config class} of MM's own towers of this kind.
-        default: the model_type of a dict that names none; None: it must name one.
-        example: a foreign model_type, for the error.
+        default: the model_type of a dict that names none; None: a dict must name it.
+        example: a model_type of Transformers, for the error.
     """
 
     def __init__(self, own: Mapping[str, type[PreTrainedConfig]], default: str | None, example: str):
@@ -42,28 +39,26 @@ class TowerSpec(SubConfigSpec):
             return self.own[model_type]
         if model_type in CONFIG_MAPPING and not model_type.startswith("mm_"):
             return CONFIG_MAPPING[model_type]
-        known = [*self.own, *CONFIG_MAPPING]
-        raise ValueError(
-            f"model_type={model_type!r} is neither one of MM's towers {list(self.own)} nor a model of Transformers "
-            f"such as {self.example!r}{nearest(model_type, known)}"
-        )
+        close = nearest(model_type, [*self.own, *(name for name in CONFIG_MAPPING if not name.startswith("mm_"))])
+        accepted = ", ".join([*self.own, f"a model of Transformers such as {self.example!r}"])
+        raise ValueError(f"model_type={model_type!r} is not a known tower{close}; accepted: {accepted}")
 
     def create_subconfig(self, key: str, subconfig: Any = None, **kwargs):
         if not isinstance(subconfig, dict):
             return super().create_subconfig(key, subconfig, **kwargs)
         model_type = subconfig.get("model_type", self.default)
         if model_type is None:
-            raise ValueError(f"a dict must name its model_type, for instance {self.example!r}")
+            raise ValueError(f"a dict must name its model_type, for example {self.example!r}")
         return self.get_config_class(model_type)(**subconfig), kwargs
 
 
 def tower_faults(config: PreTrainedConfig, kind: str) -> list[str]:
-    """Why a Transformers config is no tower of "vision" or "audio".
+    """Why a Transformers config cannot be a tower of kind "vision" or "audio".
 
-    What is registered beside Transformers' own kinds is tried when the model is built.
+    A model that somebody else registered is tried when the model is built.
     """
     model_type, accepted = config.model_type, TOWER_KINDS[kind]
-    if model_type in accepted or model_type not in CONFIG_MAPPING_NAMES:
+    if model_type in accepted or model_type not in CONFIG_MAPPING._mapping:  # of Transformers itself
         return []
     why = next((reason for kinds, reason in NO_TOWERS if model_type in kinds), "no tower of this kind")
     parts = [key for key in ("vision_config", "audio_config") if hasattr(config, key)]
@@ -72,16 +67,16 @@ def tower_faults(config: PreTrainedConfig, kind: str) -> list[str]:
 
 
 def tower_width(config: PreTrainedConfig) -> int:
-    """Width of a tower's tokens: the field of its config that says it, or what a run without numbers gives.
+    """Width of a tower's tokens: a field of its config, or measured on the meta device.
 
-    Raises: ValueError for a config that names no width, as of a model made of several towers.
+    Raises: ValueError for a config without a width, such as that of a model of several towers.
     """
     if config.model_type in MEASURED_WIDTH:
         return _measured_width(config.to_json_string(use_diff=False))
     if getattr(config, "add_adapter", False):  # of Wav2Vec2 and its kind
         return config.output_hidden_size
     for name in _WIDTHS:
-        width = getattr(config, name, None)  # of another library: which of these it has is what is asked
+        width = getattr(config, name, None)  # which of these a config of Transformers has differs
         if isinstance(width, int):
             return width
     sizes = getattr(config, "hidden_sizes", None)
@@ -94,7 +89,7 @@ def tower_width(config: PreTrainedConfig) -> int:
 
 @lru_cache(maxsize=64)
 def _measured_width(settings: str) -> int:
-    """Channels of the map, or width of the tokens, that a vision tower of these settings (JSON) gives."""
+    """Channels of the feature map, or width of the tokens, of a vision tower with these settings (JSON)."""
     fields = json.loads(settings)
     config = CONFIG_MAPPING[fields["model_type"]].from_dict(fields)
     try:
@@ -102,12 +97,12 @@ def _measured_width(settings: str) -> int:
             tower = AutoModel.from_config(config).eval()
             tokens = tower(picture_example(config)).last_hidden_state
     except (RuntimeError, ValueError, TypeError, ImportError) as error:
-        raise ValueError(f"{type(config).__name__} makes no tower that runs: {error}") from error
+        raise ValueError(f"{type(config).__name__} makes a tower that does not run: {error}") from error
     return (map_tokens(tower, tokens) if tokens.ndim == 4 else tokens).shape[-1]
 
 
 def map_tokens(tower: Any, features: torch.Tensor) -> torch.Tensor:
-    """A feature map as tokens (n, h * w, C), row by row: of (n, C, h, w), or (n, h, w, C) as timm's Swin gives it."""
+    """A feature map (n, C, h, w), or (n, h, w, C) as of timm's Swin, as tokens (n, h * w, C), row by row."""
     width = getattr(getattr(tower, "timm_model", None), "num_features", None)
     if width is not None and features.shape[-1] == width != features.shape[1]:
         return features.flatten(1, 2)
@@ -115,7 +110,7 @@ def map_tokens(tower: Any, features: torch.Tensor) -> torch.Tensor:
 
 
 def picture_example(config: PreTrainedConfig) -> torch.Tensor:
-    """One blank picture as a vision tower takes it, by the sizes of its config; of 224 pixels where it names none."""
+    """One blank picture of the size in a vision tower's config, or of 224 pixels."""
     size = getattr(config, "image_size", None) or 224
     height, width = (size, size) if isinstance(size, int) else size
     return torch.zeros(1, getattr(config, "num_channels", 3), height, width)

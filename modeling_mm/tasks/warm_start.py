@@ -186,7 +186,7 @@ def _config(
     if question is not None:
         settings["text_encoder_config"] = {**question[1].settings, "is_causal": False}
         settings["text_config"]["cross_attention_hidden_size"] = question[1].settings["hidden_size"]
-    for name, value in overrides.items():
+    for name, value in MMConfig.flat(overrides).items():
         merged = isinstance(value, Mapping) and isinstance(settings.get(name), dict)
         settings[name] = {**settings[name], **value} if merged else value
     text = settings["text_config"]

@@ -71,7 +71,7 @@ def changed(made, **changes):
         ({"label_smoothing": float("nan")}, "label_smoothing=nan"),
         ({"text_config": {"layer_norm_eps": float("inf")}}, "layer_norm_eps=inf"),
         ({"max_frames": 3}, "max_frames=3 is only for modalities 'video'"),
-        ({"vision_config": {"model_type": "videomae"}}, "model_type='videomae' is a tower of whole films"),
+        ({"vision_config": {"model_type": "videomae"}}, "model_type='videomae' .* whole videos"),
         ({"vision_resampler_config": {"num_latents": 0}}, "num_latents=0"),
         ({"fusion_typ": "merged", "fusion_type": "sum"}, "nothing to read under fusion_type='sum'"),
     ],

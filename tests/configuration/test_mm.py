@@ -56,8 +56,11 @@ FAULTS = [
     ({"modalities": []}, "modalities=.* must name one or more of"),
     ({"modalities": ["image", "image"]}, "modalities=.* names one twice"),
     ({"vision_config": {"image_size": 30}}, "vision_config: image_size=30 is not a multiple of patch_size=16; use 16"),
-    ({"vision_config": {"model_type": "mm_visio"}}, "neither one of MM's towers .*did you mean 'mm_vision'"),
-    ({"vision_config": {"model_type": "mm_text"}}, "vision_config: model_type='mm_text' is neither one of MM's"),
+    ({"vision_config": {"model_type": "mm_visio"}}, "model_type='mm_visio' .*mean 'mm_vision'"),
+    (
+        {"vision_config": {"model_type": "mm_text"}},
+        "vision_config: model_type='mm_text' .*accepted: mm_vision, mm_conv",
+    ),
     ({"vision_config": {"image_size": "30"}}, "vision_config: .*image_size.*expected int, got str"),
     (
         {"vision_config": CLIPConfig()},

@@ -230,6 +230,16 @@ def test_a_closed_gate_leaves_a_warm_decoder_as_it_was(saved, vit):
     assert (model(IDS, pixel_values=PIXELS).logits - theirs(IDS).logits).abs().max() <= ROUNDING
 
 
+def test_groups_of_settings_are_overrides_too(saved, vit):
+    source = saved(*TEXTS["gpt2"], "text")[1]
+    model = MMForConditionalGeneration.from_towers(
+        vit, source, fusion={"type": "cross_attention"}, text_config={"cross_attention": {"gate": "tanh"}}
+    )
+    assert model.config.fusion.type == "cross_attention" and model.config.text_config.cross_attention.gate == "tanh"
+    merged = MMForConditionalGeneration.from_towers(vit, source, fusion={"type": "merged"})
+    assert merged.config.fusion_type == "merged" and merged.config.text_config.cross_attention_layers == []
+
+
 @torch.no_grad()
 def test_a_text_encoder_reads_context_text_with_its_own_weights(saved, vit):
     theirs, encoder = saved(*TEXTS["bert without a head"], "encoder")

@@ -217,17 +217,17 @@ def test_a_window_alone_is_what_it_is_in_a_batch(kind):
 
 
 REFUSED = {
-    "videomae": ("vision", "a tower of whole films; MM's towers see the frames of a video one by one"),
-    "timesformer": ("vision", "a tower of whole films"),
-    "vivit": ("vision", "a tower of whole films"),
-    "vjepa2": ("vision", "a tower of whole films"),
+    "videomae": ("vision", "whole videos"),
+    "timesformer": ("vision", "whole videos"),
+    "vivit": ("vision", "whole videos"),
+    "vjepa2": ("vision", "whole videos"),
     "siglip2_vision_model": ("vision", "a tower of patches of many sizes"),
-    "detr": ("vision", "made to find or cut out objects"),
+    "detr": ("vision", "detect or segment"),
     "bert": ("vision", "no tower of this kind"),
     "whisper": ("vision", "no tower of this kind"),
     "clip": ("vision", "no tower of this kind; pass its vision_config"),
-    "encodec": ("audio", "a codec of sounds"),
-    "mimi": ("audio", "a codec of sounds"),
+    "encodec": ("audio", "codec"),
+    "mimi": ("audio", "codec"),
     "clap_audio_model": ("audio", "not in Transformers' AutoModel"),
     "vit": ("audio", "no tower of this kind"),
 }
@@ -236,7 +236,7 @@ REFUSED = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_a_model_that_is_no_tower_is_refused_by_the_configuration(kind):
     side, why = REFUSED[kind]
-    with pytest.raises(ValueError, match=f"{side}_config: model_type='{kind}' is {why}.*; accepted: "):
+    with pytest.raises(ValueError, match=f"{side}_config: model_type='{kind}' is .*{why}.*; accepted: "):
         MMConfig(modalities=["image" if side == "vision" else "audio"], **{f"{side}_config": {"model_type": kind}})
 
 
