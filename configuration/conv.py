@@ -56,16 +56,16 @@ class MMConvConfig(MMBaseConfig):
     hidden_act: str = setting(
         "relu",
         "activation; relu6 is EfficientNet-Lite's",
-        "_activation",
+        "MMConvModel",
         values="a name of transformers.activations.ACT2FN",
     )
     padding: Literal["symmetric", "same"] = setting(
-        "symmetric", "same is TensorFlow's: an odd pixel goes to the bottom and the right", "MMConv2d"
+        "symmetric", "same is TensorFlow's: an odd pixel goes to the bottom and the right", "MMConvModel"
     )
-    batch_norm: bool = setting(True, "False: every convolution has a bias instead", "MMConvUnit")
-    batch_norm_eps: float = setting(1e-5, "added to the variance in batch norm", "MMConvUnit", values="> 0")
+    batch_norm: bool = setting(True, "False: every convolution has a bias instead", "MMConvModel")
+    batch_norm_eps: float = setting(1e-5, "added to the variance in batch norm", "MMConvModel", values="> 0")
     frozen_batch_norm: bool = setting(
-        True, "running statistics and affine parameters never change, not even in training", "MMConvUnit"
+        True, "running statistics and affine parameters never change, not even in training", "MMConvModel"
     )
     position_embedding_type: Literal["absolute", "none"] = setting(
         "absolute", "a learned row plus a learned column, or none", "MMConvModel"

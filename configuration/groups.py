@@ -16,13 +16,13 @@ class FusionSettings:
     fusion = SettingsGroup()
 
     fusion_type: Literal["cross_attention", "co_attention", "merged", "concat", "sum", "gated", "decision", "none"] = (
-        setting("cross_attention", "how media and text are joined; docs/architecture.md", "build_fusion")
+        setting("cross_attention", "how media and text are joined; docs/architecture.md", "MMModel")
     )
-    fusion_num_layers: int = setting(2, "co_attention: number of layers", "build_fusion", values="> 0")
+    fusion_num_layers: int = setting(2, "co_attention: number of layers", "MMModel", values="> 0")
     fusion_size: int | None = setting(
         None,
         "concat, sum, gated: width of the fused vector; None: hidden_size of the text",
-        "fusion_width",
+        "MMModel",
         values="> 0",
     )
     fusion_mask: Literal["prefix", "causal", "bidirectional"] | None = setting(
@@ -38,7 +38,7 @@ class FusionSettings:
         False, "merged: the text's embedding norm is for the media tokens too (VisualBERT)", "MMModel"
     )
     fusion_weights: dict[str, float] | None = setting(
-        None, 'decision: fixed shares of "text" and of each modality, which sum to 1; None: learned', "build_fusion"
+        None, 'decision: fixed shares of "text" and of each modality, which sum to 1; None: learned', "MMModel"
     )
 
 
@@ -51,33 +51,42 @@ class ObjectiveSettings:
     classification_loss: Literal["auto", "bce", "kl", "mse", "ordinal"] = setting(
         "auto", "auto: by problem_type, as in Transformers", "MMForSequenceClassification"
     )
-    projection_dim: int = setting(256, "width of the embeddings that are compared", "MMContrastiveHead", values="> 0")
-    projection_bias: bool = setting(False, "the projections have biases", "MMContrastiveHead")
+    projection_dim: int = setting(
+        256, "width of the embeddings that are compared", "MMForImageTextRetrieval, MMForPreTraining", values="> 0"
+    )
+    projection_bias: bool = setting(False, "the projections have biases", "MMForImageTextRetrieval, MMForPreTraining")
     projected_sides: list[str] | None = setting(
         None,
         'which of "text", "vision", "audio" are projected, the others are compared as pooled; None: all',
-        "MMContrastiveHead",
+        "MMForImageTextRetrieval, MMForPreTraining",
     )
     logit_scale_init_value: float | int = setting(
-        2.6592, "logarithm of the scale of the similarities, as it starts", "MMContrastiveHead", values="(finite)"
+        2.6592,
+        "logarithm of the scale of the similarities, as it starts",
+        "MMForImageTextRetrieval, MMForPreTraining",
+        values="(finite)",
     )
     logit_scale_max: float | int | None = setting(
         4.6052,
         "the largest logarithm it learns; None: no limit (SigLIP)",
-        "MMContrastiveHead",
+        "MMForImageTextRetrieval, MMForPreTraining",
         values="(finite)",
     )
     logit_bias_init_value: float | int | None = setting(
         None,
         "sigmoid: a learned number that is added to the similarities; None: none",
-        "MMContrastiveHead",
+        "MMForImageTextRetrieval, MMForPreTraining",
         values="(finite)",
     )
     contrastive_loss: Literal["infonce", "sigmoid"] = setting(
-        "infonce", "a softmax over the batch (CLIP), or pair by pair (SigLIP)", "MMContrastiveHead"
+        "infonce",
+        "a softmax over the batch (CLIP), or pair by pair (SigLIP)",
+        "MMForImageTextRetrieval, MMForPreTraining",
     )
     contrastive_exchange: Literal["gather", "ring"] = setting(
-        "gather", "sigmoid: texts of all processes at once, or of one process at a time", "MMContrastiveHead"
+        "gather",
+        "sigmoid: texts of all processes at once, or of one process at a time",
+        "MMForImageTextRetrieval, MMForPreTraining",
     )
     contrastive_queue_size: int = setting(
         0,
@@ -100,12 +109,12 @@ class ObjectiveSettings:
     pretraining_losses: dict[str, float | int] | None = setting(
         None,
         'weights of "itc", "itm", "lm", "mlm", "mim"; None: itc, itm and lm, or itc where nothing is joined, each 1.0',
-        "MMMatchingModel",
+        "MMForImageTextRetrieval, MMForPreTraining",
     )
     itm_bos_token_id: int | None = setting(
         None,
         "begins a text that is matched with a picture ([ENC] of BLIP); None: the text keeps its own",
-        "MMMatchingModel",
+        "MMForImageTextRetrieval, MMForPreTraining",
     )
     mim_target: Literal["pixels", "features"] = setting(
         "pixels", "what is predicted of masked patches; features: of another tower", "MMForPreTraining"
@@ -130,15 +139,15 @@ class CrossAttentionSettings:
     cross_attention = SettingsGroup()
 
     cross_attention_layers: list[int] | None = setting(
-        None, "which layers cross-attend; None: MMConfig fills in all or none", "sublayers"
+        None, "which layers cross-attend; None: MMConfig fills in all or none", "MMTextModel"
     )
     cross_attention_placement: Literal["inside", "own"] = setting(
-        "inside", "inside: such a layer is (self, cross, mlp); own: it is (cross, mlp)", "sublayers"
+        "inside", "inside: such a layer is (self, cross, mlp); own: it is (cross, mlp)", "MMTextModel"
     )
     cross_attention_hidden_size: int | None = setting(
         None,
         "width of the tokens that are read; None: what the context has, else hidden_size",
-        "memory_size",
+        "MMLayer",
         values="> 0",
     )
     cross_attention_gate: Literal["none", "tanh", "tanh_vector"] = setting(
@@ -147,10 +156,10 @@ class CrossAttentionSettings:
         "MMLayer",
     )
     cross_attention_memory_norm: bool = setting(False, "a norm on the tokens that are read", "MMLayer")
-    cross_attention_qk_norm: Literal["none", "rms_norm", "layer_norm"] = setting("none", "as qk_norm", "cross_stack")
+    cross_attention_qk_norm: Literal["none", "rms_norm", "layer_norm"] = setting("none", "as qk_norm", "MMLayer")
     cross_attention_overrides: dict | None = setting(
         None,
         "other num_attention_heads, num_key_value_heads, head_dim or attention_bias than those of the layer; for own "
         "layers also its norm and MLP",
-        "cross_stack",
+        "MMLayer",
     )

@@ -80,9 +80,9 @@ class MMConfig(ObjectiveSettings, FusionSettings, MMBaseConfig):
     )
     modality_embeddings: bool = setting(False, "a learned vector per modality is added after the projector", "MMModel")
     projector_type: Literal["linear", "none", "linear_norm", "mlp"] = setting(
-        "linear", "from the tower's width to the width that the text reads", "build_projector"
+        "linear", "from the tower's width to the width that the text reads", "MMModel"
     )
-    projector_norm_eps: float = setting(1e-5, "of linear_norm", "build_projector", values="> 0")
+    projector_norm_eps: float = setting(1e-5, "of linear_norm", "MMModel", values="> 0")
 
     # The text, and how media join it.
     text_config: Any = setting(None, "of MMTextConfig: the decoder", "MMModel")
@@ -95,15 +95,19 @@ class MMConfig(ObjectiveSettings, FusionSettings, MMBaseConfig):
 
     # Heads.
     lm_head_transform: bool = setting(
-        True, "BERT's head: a linear layer, activation and norm before the vocabulary", "build_vocabulary_head"
+        True,
+        "BERT's head: a linear layer, activation and norm before the vocabulary",
+        "MMForConditionalGeneration, MMForMaskedLM",
     )
     lm_head_act: str | None = setting(
         None,
         "activation of that transform; None: text_config.hidden_act",
-        "build_vocabulary_head",
+        "MMForConditionalGeneration, MMForMaskedLM",
         values="a name of transformers.activations.ACT2FN",
     )
-    lm_head_bias: bool = setting(True, "the layer over the vocabulary has a bias", "build_vocabulary_head")
+    lm_head_bias: bool = setting(
+        True, "the layer over the vocabulary has a bias", "MMForConditionalGeneration, MMForMaskedLM"
+    )
     tie_word_embeddings: bool = setting(
         True, "the layer over the vocabulary has the weights of the token embeddings", "PreTrainedModel"
     )

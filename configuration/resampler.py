@@ -34,8 +34,8 @@ class MMResamplerConfig(MMStackConfig):
         False, "the first latent is the pooled vector, the others are the tokens", "MMResampler"
     )
     final_norm: Literal["all", "none"] = setting("all", "a norm after the last layer", "MMResampler")
-    position_embedding_type: Literal["none"] = setting("none", "latents have no positions", "MMResamplerConfig")
-    pooler: Literal["none"] = setting("none", "see first_latent_pooled", "MMResamplerConfig")
+    position_embedding_type: Literal["none"] = setting("none", "latents have no positions", "nobody")
+    pooler: Literal["none"] = setting("none", "see first_latent_pooled", "nobody")
 
     @property
     def cross_attention_memory_norm(self) -> bool:

@@ -44,7 +44,7 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
     )
     vocab_size: int = setting(30522, "number of tokens", "MMTextModel", values="> 0")
     max_position_embeddings: int = setting(
-        512, "longest text in tokens, where positions are learned", "build_positions", values="> 0"
+        512, "longest text in tokens, where positions are learned", "MMTextModel", values="> 0"
     )
     embedding_scale: float | int = setting(
         1.0, "factor of the token embeddings; sqrt(hidden_size) in fairseq's models", "MMTextModel", values="> 0"
@@ -53,7 +53,7 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
         False, "a text longer than the learned positions stretches them", "MMTextModel"
     )
     rope_parameters: dict | None = setting(
-        None, 'Transformers\' {"rope_type": ..., "rope_theta": ...}; None: theta 10000', "MMRotaryEmbedding"
+        None, 'Transformers\' {"rope_type": ..., "rope_theta": ...}; None: theta 10000', "MMTextModel"
     )
     type_vocab_size: int = setting(
         0, "number of token types; 0: token_type_ids other than 0 raise an error", "MMTextModel", values=">= 0"
@@ -77,7 +77,7 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
     unimodal_cls: Literal["text", "shifted"] = setting(
         "text",
         "what that token sees: the text and itself, or what open_clip's weights were trained with",
-        "MMUnimodal",
+        "MMTextModel",
     )
     bos_token_id: int | None = setting(101, "id that begins a text", "MMForConditionalGeneration")
     eos_token_id: int | list[int] | None = setting(102, "id that ends a text, or several", "MMTextModel")

@@ -59,7 +59,7 @@ FAULTS = [
     ({"vision_config": {"model_type": "mm_visio"}}, "model_type='mm_visio' .*mean 'mm_vision'"),
     (
         {"vision_config": {"model_type": "mm_text"}},
-        "vision_config: model_type='mm_text' .*accepted: mm_vision, mm_conv",
+        "model_type='mm_text' .*accepted: mm_vision, mm_conv",
     ),
     ({"vision_config": {"image_size": "30"}}, "vision_config: .*image_size.*expected int, got str"),
     (

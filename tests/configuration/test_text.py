@@ -100,7 +100,7 @@ FAULTS = [
     ({**ROPE, "head_dim": 15}, "RoPE .*head_dim=15 .*change head_dim"),
     (
         {**ROPE, "rope_parameters": {"rope_type": "longrope", "factor": 2.0}},
-        "rope_type='longrope' .*accepted: default",
+        "'longrope' .*accepted: default",
     ),
     ({**ROPE, "rope_parameters": {"rope_type": "linea"}}, "'linea' is not a kind of RoPE.*did you mean 'linear'"),
     ({**ROPE, "rope_parameters": {"rope_type": "linear"}}, "rope_parameters: Missing required keys.*factor"),
