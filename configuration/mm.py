@@ -112,7 +112,7 @@ class MMConfig(ObjectiveSettings, FusionSettings, MMBaseConfig):
         True, "the layer over the vocabulary has the weights of the token embeddings", "PreTrainedModel"
     )
     label_smoothing: float | int = setting(
-        0.0, "of losses over tokens", "MMVocabularyHead, MMForPreTraining", values="in [0, 1)"
+        0.0, "of losses over tokens", "MMForConditionalGeneration, MMForMaskedLM, MMForPreTraining", values="in [0, 1)"
     )
     classifier_dropout: float | int | None = setting(
         None, "dropout before the classifier; None: none", "MMForSequenceClassification", values="in [0, 1)"
