@@ -3,9 +3,6 @@
 Needs the extra `onnx` (onnx, onnxscript, onnxruntime); nothing of it is imported before it is asked for.
 """
 
-# The exporter is typed for whole models, and takes any module.
-# pyright: reportPrivateImportUsage=false
-
 import importlib.util
 import logging
 import sys
@@ -59,7 +56,9 @@ def export_onnx(
     if model.dtype != torch.float32:
         raise ValueError(f"the graphs are of float32, and the model is of {model.dtype}; call model.float() first")
     check_installed()
-    from transformers.exporters import ExportedModel, OnnxConfig, OnnxExporter
+    from transformers.exporters.base import ExportedModel
+    from transformers.exporters.configs import OnnxConfig
+    from transformers.exporters.exporter_onnx import OnnxExporter
 
     directory = Path(directory)
     exporter = _quiet(OnnxExporter)

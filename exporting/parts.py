@@ -11,10 +11,6 @@ Keys and values go in and out as one tensor each, their sublayers stacked. Under
 of the self-attention, which reads media and text as one sequence; else those of the cross-attention.
 """
 
-# The parts take models whose towers and caches were checked.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
-# pyright: reportCallIssue=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
-
 from typing import Any
 
 import torch
@@ -37,7 +33,7 @@ class VisionPart(nn.Module):
 
     def __init__(self, model: MMForConditionalGeneration):
         super().__init__()
-        self.tower = model.model.vision_tower
+        self.tower: Any = model.model.vision_tower
 
     def forward(self, pixel_values: torch.Tensor) -> Tensors:
         seen = self.tower(pixel_values=pixel_values)
@@ -54,7 +50,7 @@ class ContextPart(nn.Module):
 
     def __init__(self, model: MMForConditionalGeneration):
         super().__init__()
-        self.model = model.model
+        self.model: Any = model.model
 
     def forward(self, **given: torch.Tensor) -> Tensors:
         context = self.model.encode_context(**given)
@@ -74,7 +70,7 @@ class ContextPart(nn.Module):
         config, cache = self.model.config, MMCache(DynamicCache(), DynamicCache())
         prefix = MMPrefix(states, mask, config.fusion_mask, config.fusion_order, config.fusion_embedding_norm)
         self.model.remember(self.model.language_model, prefix, MMRows(states.shape[0], states.shape[0]), cache)
-        layers = cache.cross_attention_cache.layers
+        layers: Any = cache.cross_attention_cache.layers
         return torch.stack([layer.keys for layer in layers]), torch.stack([layer.values for layer in layers])
 
 
@@ -87,7 +83,7 @@ class DecoderPart(nn.Module):
 
     def __init__(self, model: MMForConditionalGeneration):
         super().__init__()
-        self.model = model
+        self.model: Any = model
 
     def forward(
         self,
@@ -109,7 +105,7 @@ class DecoderPart(nn.Module):
         output = self.model(
             input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True, logits_to_keep=1
         )
-        layers = cache.self_attention_cache.layers
+        layers: Any = cache.self_attention_cache.layers
         keys, values = torch.stack([layer.keys for layer in layers]), torch.stack([layer.values for layer in layers])
         return {"logits": output.logits[:, -1], "keys": keys, "values": values}
 
@@ -144,10 +140,16 @@ def check_exportable(model: Any) -> None:
             raise ValueError(
                 "segment_length: a text that attends in segments is cut by its length, which a graph fixes"
             )
-    if config.audio_config is not None and example_of(model.model.audio_tower, config.audio_config) is None:
-        raise ValueError(
-            f"what {type(config.audio_config).__name__} takes is not known; known are Whisper, AST, Wav2Vec2"
-        )
+    if config.audio_config is not None:
+        _example(model.model.audio_tower, config.audio_config)
+
+
+def _example(tower: nn.Module, config: Any) -> torch.Tensor:
+    """A batch that a tower takes. Raises ValueError for a tower whose inputs are not known."""
+    example = example_of(tower, config)
+    if example is None:
+        raise ValueError(f"what {type(config).__name__} takes is not known; known are Whisper, AST, Wav2Vec2")
+    return example
 
 
 def context_inputs(model: MMForConditionalGeneration) -> tuple[Tensors, Shapes]:
@@ -157,7 +159,7 @@ def context_inputs(model: MMForConditionalGeneration) -> tuple[Tensors, Shapes]:
     kinds, contexts = config.modalities or [], Dim("contexts")
     given: Tensors = {}
     free: Shapes = {}
-    picture = (*example_of(model.model.vision_tower, config.vision_config).shape[1:],) if config.vision_config else ()
+    picture = (*_example(model.model.vision_tower, config.vision_config).shape[1:],) if config.vision_config else ()
     if "image" in kinds:
         pictures = Dim("pictures", max=config.max_images or None)
         given |= {"pixel_values": torch.zeros(2, 2, *picture, **like)}
@@ -169,7 +171,7 @@ def context_inputs(model: MMForConditionalGeneration) -> tuple[Tensors, Shapes]:
         given |= {"video_attention_mask": torch.ones(2, 2, 2, dtype=torch.bool, device=model.device)}
         free |= dict.fromkeys(("pixel_values_videos", "video_attention_mask"), size)
     if "audio" in kinds:
-        clip = example_of(model.model.audio_tower, config.audio_config).shape[1:]
+        clip = _example(model.model.audio_tower, config.audio_config).shape[1:]
         given |= {"input_features": torch.zeros(2, 2, *clip, **like)}
         given |= {"input_features_mask": torch.ones(2, 2, dtype=torch.bool, device=model.device)}
         size = {0: contexts, 1: Dim("clips", max=config.max_clips or None)}
@@ -208,6 +210,6 @@ def parts_of(model: MMForConditionalGeneration) -> dict[str, tuple[nn.Module, Te
     parts = {"context": (ContextPart(model), media, media_free), "decoder": (DecoderPart(model), tokens, free)}
     if model.config.vision_config is None:
         return parts
-    picture = example_of(model.model.vision_tower, model.config.vision_config)
+    picture = _example(model.model.vision_tower, model.config.vision_config)
     pictures = {"pixel_values": torch.zeros(2, *picture.shape[1:], device=model.device, dtype=model.dtype)}
     return {"vision": (VisionPart(model), pictures, {"pixel_values": {0: Dim("pictures")}}), **parts}

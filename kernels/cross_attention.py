@@ -37,7 +37,7 @@ def runs_kernels(tensor: Tensor) -> bool:
 
 
 @overload
-def flash_cross_attention(
+def flash_cross_attention(  # pyright: ignore[reportOverlappingOverload]: a bool that is not known takes the second
     query: Tensor, key: Tensor, value: Tensor, *, key_lengths: Tensor | None = None, key_mask: Tensor | None = None,
     row_ranges: Tensor | None = None, cu_rows: Tensor | None = None, scale: float | None = None,
     return_lse: Literal[False] = False, return_mass: Literal[False] = False,

@@ -6,7 +6,6 @@ error for a head that was not in the checkpoint. For models of other libraries t
 """
 
 # The parts of a pipeline are never None: each of these tasks loads its own.
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportOptionalCall=false
 
 import warnings
 from typing import Any
@@ -32,6 +31,10 @@ class ForMM:
     """Of a pipeline's class the one for MM's models; others get the class that it stands in for."""
 
     theirs: type
+    model: Any
+    task: Any
+    processor: Any
+    image_processor: Any
 
     def __new__(cls, *args: Any, model: Any = None, **kwargs: Any):
         if isinstance(getattr(model, "config", None), MMConfig):
@@ -40,7 +43,8 @@ class ForMM:
 
     def __init__(self, *args: Any, model: Any, **kwargs: Any):
         model.check_trained()
-        super().__init__(*args, model=model, **kwargs)
+        pipeline: Any = super()
+        pipeline.__init__(*args, model=model, **kwargs)
 
 
 class PictureFirst(ForMM):
@@ -49,7 +53,8 @@ class PictureFirst(ForMM):
     def preprocess(self, image, *args, **kwargs):
         own = isinstance(self.image_processor, PictureOptions)
         read = self.image_processor.load(image) if own else load_image(image)
-        return super().preprocess(read, *args, **kwargs)
+        pipeline: Any = super()
+        return pipeline.preprocess(read, *args, **kwargs)
 
 
 class MMZeroShotImageClassification(PictureFirst, ZeroShotImageClassificationPipeline):
@@ -106,12 +111,15 @@ class TextAndMedia(ForMM):
             )
         return self.read_text(inputs, **options)
 
-    def get_iterator(self, inputs, num_workers, batch_size, *args):
+    def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
         """Samples one by one where they may bring media: Transformers' batches lose which picture is whose."""
-        return super().get_iterator(inputs, num_workers, 1 if self.model.config.modalities else batch_size, *args)
+        pipeline: Any = super()
+        size, steps = 1 if self.model.config.modalities else batch_size, (preprocess_params, forward_params)
+        return pipeline.get_iterator(inputs, num_workers, size, *steps, postprocess_params)
 
     def read_text(self, text, **options):
-        return super().preprocess(text, **options)
+        pipeline: Any = super()
+        return pipeline.preprocess(text, **options)
 
     def read(self, text: str, media: dict[str, list], **options):
         return self.processed(text=[text], **media, **options)
@@ -122,7 +130,7 @@ class TextAndMedia(ForMM):
             if not self.model.name_or_path:
                 raise ValueError("a model without a folder brings no processor; pass processor=... to pipeline()")
             self.processor = AutoProcessor.from_pretrained(self.model.name_or_path)
-        return self.processor(**given, return_tensors="pt").to(dtype=self.dtype)
+        return self.processor(**given, return_tensors="pt").to(dtype=self.model.dtype)
 
 
 class MMFeatureExtraction(TextAndMedia, FeatureExtractionPipeline):
@@ -148,7 +156,7 @@ class MMTextClassification(TextAndMedia, TextClassificationPipeline):
         return self.processed(**{side: [text]}, **media, **options)
 
 
-class MMFillMask(TextAndMedia, FillMaskPipeline):
+class MMFillMask(TextAndMedia, FillMaskPipeline):  # pyright: ignore[reportIncompatibleMethodOverride]: by name only
     """The tokenizer reads the text: to the processor a mask that a user writes is plain text."""
 
     theirs = FillMaskPipeline

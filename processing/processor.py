@@ -110,7 +110,7 @@ class MMProcessor(SavesItsCode, ProcessorMixin):
         self.audio_augmentation = audio_augmentation
         self._context_bos()
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]: Transformers' takes any keyword, unnamed
         self,
         images: Any = None,
         text: str | list[str] | list[list[str]] | None = None,
@@ -225,7 +225,7 @@ class MMProcessor(SavesItsCode, ProcessorMixin):
             offsets=call.return_offsets_mapping,
         )
 
-    def apply_chat_template(
+    def apply_chat_template(  # pyright: ignore[reportIncompatibleMethodOverride]: the rest goes on by name
         self,
         conversation: Any,
         chat_template: str | None = None,
@@ -332,7 +332,9 @@ class MMProcessor(SavesItsCode, ProcessorMixin):
             return {}
         if self.tokenizer is None:
             raise ValueError("text was given, but this processor has no tokenizer")
-        return encode_rows(self.tokenizer, list(chain(*prompts)), suffixes and list(chain(*suffixes)), options)
+        return encode_rows(
+            self.tokenizer, list(chain(*prompts)), None if suffixes is None else list(chain(*suffixes)), options
+        )
 
     def _context_bos(self) -> int | None:
         """The id of context_bos_token."""

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_backends import PilBackend
+from transformers.image_processing_base import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import PILImageResampling
 from transformers.utils.constants import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
@@ -200,55 +200,28 @@ class PictureOptions(SavesItsCode, BaseImageProcessor):
         """Shaped pictures as one (n, 3, H, W); zeros for None, and around pictures that are smaller than `size`."""
         raise NotImplementedError
 
-    # Transformers hands every option to each of the next ones, hence **others: `preprocess` has checked the names.
-
-    def process_image(
-        self,
-        image,
-        *,
-        background,
-        input_data_format,
-        input_range,
-        channel_order,
-        do_convert_rgb,
-        do_icc,
-        do_draft,
-        do_resize,
-        resize_mode,
-        size,
-        do_crop_content,
-        do_rescale,
-        max_pixels=MAX_PIXELS,
-        max_bytes=MAX_BYTES,
-        allow_urls=False,
-        budget=None,
-        **others,
-    ) -> Image.Image:
-        """One source as upright RGB."""
-        if not do_rescale and _is_floating(image):
+    def process_image(self, image: Any, *args: Any, **options: Any) -> Image.Image:
+        """One source as upright RGB. options: all those of a call, and the limits of `load_image`."""
+        if not options["do_rescale"] and _is_floating(image):
             raise ValueError(
                 "pictures of floats are read as 0..1 and become 0..255 like all others; "
                 "do_rescale=False would leave them there"
             )
-        has_size = do_resize and resize_mode != "native" and size.height and size.width
-        draft = do_draft and has_size and not do_crop_content
+        size = options["size"]
+        has_size = options["do_resize"] and options["resize_mode"] != "native" and size.height and size.width
+        draft = options["do_draft"] and has_size and not options["do_crop_content"]
+        same = ("background", "input_data_format", "input_range", "channel_order")
+        limits = ("max_pixels", "max_bytes", "allow_urls", "budget")
         return load_image(
             image,
-            background=background,
-            input_data_format=input_data_format,
-            input_range=input_range,
-            channel_order=channel_order,
-            use_icc=do_icc,
-            convert_rgb=do_convert_rgb is not False,
+            use_icc=options["do_icc"],
+            convert_rgb=options["do_convert_rgb"] is not False,
             draft_size=max(size.height, size.width) if draft else None,
-            max_pixels=max_pixels,
-            max_bytes=max_bytes,
-            allow_urls=allow_urls,
-            budget=budget,
+            **{name: options[name] for name in (*same, *limits) if name in options},
         )
 
 
-class MMImageProcessorPil(PictureOptions, PilBackend):
+class MMImageProcessorPil(PictureOptions, PilBackend):  # pyright: ignore[reportIncompatibleMethodOverride]: ours reads
     """Pictures of any source as pixel_values (n, 3, H, W), float32; by default 224 x 224 and in -1..1.
 
     The same picture gives the same pixels whether it comes as path, bytes, file object, PIL image, array or tensor:

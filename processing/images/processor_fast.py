@@ -18,7 +18,7 @@ from .options import MMImageProcessorKwargs as MMImageProcessorKwargs  # found i
 from .processor import Numbers, PictureOptions
 
 
-class MMImageProcessor(PictureOptions, TorchvisionBackend):
+class MMImageProcessor(PictureOptions, TorchvisionBackend):  # pyright: ignore[reportIncompatibleMethodOverride]: ours reads
     """MMImageProcessorPil's twin on torchvision. `device=` of a call says where pictures are resized.
 
     Raises ImportError where torchvision is not installed; AutoImageProcessor then takes MMImageProcessorPil.
