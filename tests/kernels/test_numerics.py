@@ -26,8 +26,8 @@ WIDTHS = (16, 32, 64, 40, 80, 128, 96, 64, 256, 16, 72, 48, 64, 160, 5, 192, 32,
 GROUPS = (1, 2, 3, 4, 8)
 TILES = ((16, 16), (16, 32), (16, 64), (32, 32), (64, 32), (32, 16))
 LAYOUTS = ("dense", "heads inside", "gaps", "columns", "fused", "shared")
-PER_TEST = 20
-FAST, FULL = 10, 100  # tests of PER_TEST cases each; the full ones are others than the fast ones
+PER_TEST = 10
+FAST, FULL = 20, 200  # tests of PER_TEST cases each; the full ones are others than the fast ones
 
 
 @dataclass(frozen=True)
