@@ -9,7 +9,6 @@
 In memory: `mm.convert(source)` gives model, processor and report.
 """
 
-import copy
 import gc
 import json
 from collections import Counter
@@ -48,6 +47,7 @@ from . import (
     vision_text_dual_encoder,
     visual_bert,
 )
+from .decoding import set_generation, source_decoding, write_generation
 from .family import Family, Layout, Plan, Unwritten, check_returns, config_differences, own_shapes, skeleton
 from .loading import loaded, narrowed, narrower, quiet, widest
 from .processor import convert_processor, restore_processor
@@ -73,8 +73,6 @@ _CLASSES = (
     MMForConditionalGeneration, MMForSequenceClassification, MMForImageTextRetrieval, MMForPreTraining, MMModel,
 )  # fmt: skip
 _MODELS = {cls.__name__: cls for cls in _CLASSES}
-# Of a source's generation_config.json, what is no setting of decoding.
-_NOT_DECODING = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "transformers_version")
 
 
 @dataclass
@@ -129,7 +127,7 @@ def convert(source: str | Path, *, vision: str | Path | None = None, text: str |
     dtypes = narrower(checkpoint, dtype, checkpoint.keys() - converted.dropped.keys()) if is_mixed else {}
     plan.config.converted_from = _record(checkpoint, family, empty)
     model = loaded(plan, converted, dtype)
-    _set_generation(model, plan, _decoding(checkpoint, family))
+    set_generation(model, plan, source_decoding(checkpoint, family))
     words = plan.config.text_config
     eos = words.eos_token_id[0] if isinstance(words.eos_token_id, list) else words.eos_token_id
     ends = (words.bos_token_id, eos)
@@ -157,14 +155,6 @@ def _record(checkpoint: Checkpoint, family: Family, model: Any) -> dict[str, Any
     record: dict[str, Any] = {"settings": settings} if settings else {}
     record |= {"image_processor_type": images} if images not in (None, layout.image_processor) else {}
     return record or None
-
-
-def _decoding(checkpoint: Checkpoint, family: Family) -> dict[str, Any]:
-    """How the source decodes: by generation_config.json, else as Transformers 4 kept it, by its config."""
-    found = read_json(checkpoint.directory, "generation_config.json")
-    if found is None and family.decodes_by_config:
-        found = GenerationConfig.from_model_config(copy.deepcopy(checkpoint.config)).to_diff_dict()
-    return found or {}
 
 
 def _check_no_towers(vision: str | Path | None, text: str | Path | None, fault: str) -> None:
@@ -200,16 +190,6 @@ def _few_collections() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-def _set_generation(model: Any, plan: Plan, source: Mapping[str, Any]) -> None:
-    """Generation settings: the source's, the family's, and the ids of bos and eos."""
-    if not model.can_generate():
-        return
-    text = plan.config.text_config
-    ids = {name: getattr(text, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    ids["pad_token_id"] = text.eos_token_id if text.pad_token_id is None else text.pad_token_id
-    model.generation_config.update(**{**_settings_of(source), **plan.generation, **ids})
 
 
 def _report(checkpoint: Checkpoint, family: Family, plan: Plan, converted: Converted, dtype: torch.dtype) -> list[str]:
@@ -269,7 +249,7 @@ def convert_back(
         largest = max(tensors.values(), key=torch.Tensor.numel)
         settings["dtype"] = str(largest.dtype).removeprefix("torch.")
         if model_class.can_generate():
-            _write_generation(layout.config, read_json(checkpoint.directory, "generation_config.json"), Path(out))
+            write_generation(layout.config, read_json(checkpoint.directory, "generation_config.json"), Path(out))
     (Path(out) / config_file).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return [f"wrote {layout.architecture}: {len(tensors)} tensors", *(f"wrote {part}" for part in parts)]
 
@@ -280,17 +260,6 @@ def _dtypes(unread_file: Path | None) -> dict[str, str]:
         return {}
     with safe_open(unread_file, framework="pt") as opened:
         return json.loads((opened.metadata() or {}).get("dtypes", "{}"))
-
-
-def _write_generation(config: Any, decoding: Mapping[str, Any] | None, out: Path) -> None:
-    """How the model decodes, with the ids of the layout's own config."""
-    generation = GenerationConfig.from_model_config(config)
-    generation.update(**_settings_of(decoding or {}))
-    generation.to_json_file(out / "generation_config.json")
-
-
-def _settings_of(decoding: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in decoding.items() if name not in _NOT_DECODING and name[0] != "_"}
 
 
 def restored(

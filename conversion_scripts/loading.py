@@ -5,9 +5,9 @@ from functools import reduce
 from typing import Any
 
 import torch
-from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
+from ..modeling_mm.core.loading import filled
 from ..weights.key_table import Converted, raise_faults
 from .family import Plan
 
@@ -37,21 +37,9 @@ def widest(tensors: Mapping[str, torch.Tensor]) -> torch.dtype:
 
 def loaded(plan: Plan, converted: Converted, dtype: torch.dtype) -> Any:
     """The model with these tensors themselves, not copies; what is new gets the model's own initial values."""
-    plan.config.architectures = [plan.model_class.__name__]
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(0)
-        load = PreTrainedModel.from_pretrained.__func__  # the strict one takes no new tensors  # pyright: ignore
-        model, info = load(
-            plan.model_class,
-            None,
-            config=plan.config,
-            state_dict=converted.tensors,
-            dtype=dtype,
-            output_loading_info=True,
-        )
-    wrong = {*info["missing_keys"]} ^ set(converted.new) | {*info["unexpected_keys"]}
-    raise_faults("the model was not filled", sorted(wrong))
-    return model.eval()
+        return filled(plan.model_class, plan.config, converted.tensors, converted.new, dtype)
 
 
 def narrower(tensors: Mapping[str, torch.Tensor], wide: torch.dtype, names: Iterable[str]) -> dict[str, str]:

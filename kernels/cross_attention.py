@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .checks import MAX_HEAD_DIM, check_inputs, check_values
 from .interpreter import HAS_TRITON, IS_INTERPRETED
-from .reference import Attended, reference_attention, reference_backward
+from .reference import Attended, empty_states, reference_attention, reference_backward
 
 __all__ = ["MAX_HEAD_DIM", "attend", "flash_cross_attention", "runs_kernels"]
 
@@ -204,22 +204,17 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 def _as_states(states: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, heads, n, D) in dtype, laid out as (B, n, heads, D): the layout that every path returns."""
-    return _fake_states(states, dtype).copy_(states)
-
-
-def _fake_states(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    batch, heads, length, width = like.shape
-    return like.new_empty(batch, length, heads, width, dtype=dtype).transpose(1, 2)
+    return empty_states(states, dtype).copy_(states)
 
 
 @_forward.register_fake
 def _(query, key, value, key_lengths, key_mask, row_ranges, cu_rows, scale):
-    return _fake_states(query), query.new_empty(query.shape[:3], dtype=_wide(query.dtype))
+    return empty_states(query), query.new_empty(query.shape[:3], dtype=_wide(query.dtype))
 
 
 @_backward.register_fake
 def _(grad, grad_lse, query, key, value, output, lse, key_lengths, key_mask, row_ranges, cu_rows, scale):
-    return _fake_states(query), _fake_states(key), _fake_states(value)
+    return empty_states(query), empty_states(key), empty_states(value)
 
 
 @_mass.register_fake

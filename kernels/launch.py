@@ -18,6 +18,7 @@ from .decode import combine_kernel
 from .forward import forward_kernel
 from .interpreter import IS_INTERPRETED
 from .key_mass import mass_kernel
+from .reference import empty_states
 from .row_tiles import row_grid
 
 if isinstance(forward_kernel, triton.JITFunction) == IS_INTERPRETED:
@@ -104,12 +105,6 @@ def by_row(tensor: Tensor) -> Tensor:
 def steps(key: Tensor, value: Tensor, tile: tuning.Tile) -> tuple[int, int]:
     """Elements from one block of keys to the next; multiplied here, where integers do not overflow."""
     return tile.block_n * key.stride(2), tile.block_n * value.stride(2)
-
-
-def empty_states(like: Tensor) -> Tensor:
-    """(B, heads, n, D) with the memory layout of (B, n, heads, D), in which a projection writes and reads it."""
-    batch, heads, length, width = like.shape
-    return like.new_empty(batch, length, heads, width).transpose(1, 2)
 
 
 def forward(query: Tensor, key: Tensor, value: Tensor, visible: Visible, scale: float) -> tuple[Tensor, Tensor]:

@@ -159,3 +159,9 @@ def _gradients(grad, grad_lse, query, key, value, output, lse, allowed: Tensor, 
         of_keys.unflatten(1, (kv_heads, groups)).sum(2),
         of_values.unflatten(1, (kv_heads, groups)).sum(2),
     )
+
+
+def empty_states(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """(B, heads, n, D) with the memory layout of (B, n, heads, D), in which a projection writes and reads it."""
+    batch, heads, length, width = like.shape
+    return like.new_empty(batch, length, heads, width, dtype=dtype).transpose(1, 2)

@@ -99,6 +99,11 @@ def prefix_of(names: Iterable[str], anchor: str) -> str:
     return min(found, key=len)
 
 
+def outer_prefix(prefix: str) -> str:
+    """`decoder.bert.` -> `decoder.`: where the head of a model with this base stands."""
+    return prefix[: prefix.rstrip(".").rfind(".") + 1] if prefix else ""
+
+
 def _plain(value: Any) -> Any:
     """Sizes of two equal sides as one number."""
     if isinstance(value, list | tuple) and len(value) == 2:

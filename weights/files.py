@@ -29,6 +29,12 @@ class CheckpointError(ValueError, RuntimeError):
     """A checkpoint that does not fit; a RuntimeError too, as Transformers raises for a weight of another shape."""
 
 
+def listed(faults: list[str], most: int = 20) -> str:
+    """Faults, a line each, for the end of an error."""
+    more = [f"... and {len(faults) - most} more"] if len(faults) > most else []
+    return "".join([*(f"\n  - {fault}" for fault in faults[:most]), *(f"\n  {line}" for line in more)])
+
+
 ADAPTER = "adapter_config.json"
 _KINDS = {"model": "safetensors", "pytorch_model": "bin"}
 _SHARD = r"-\d{5}-of-\d{5}"
@@ -311,11 +317,8 @@ def check_dtypes(files: Iterable[Path], expected: dict[str, torch.dtype] | None,
             if wanted is not None and not _may_hold(found, wanted):
                 faults.append(f"{name} in {file.name} is {found.removeprefix('torch.')}, expected {wanted}")
     if faults:
-        shown = "\n".join(f"  - {fault}" for fault in faults[:20])
-        more = f"\n  ... and {len(faults) - 20} more" if len(faults) > 20 else ""
-        raise CheckpointError(
-            f"The checkpoint holds tensors twice, or of another kind than the model's:\n{shown}{more}"
-        )
+        found = listed(faults)
+        raise CheckpointError(f"The checkpoint holds tensors twice, or of another kind than the model's:{found}")
 
 
 def _expected(name: str, expected: dict[str, torch.dtype], base: str) -> torch.dtype | None:

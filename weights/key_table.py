@@ -19,6 +19,7 @@ from typing import TypeVar
 import torch
 from huggingface_hub.utils import tqdm
 
+from .files import listed
 from .reshapes import SAME, Reshape
 
 _T = TypeVar("_T")
@@ -297,6 +298,4 @@ def _equal(source, name: str, other: str) -> bool:
 def raise_faults(what: str, faults: list[str]) -> None:
     """One ValueError with every fault, if there is any."""
     if faults:
-        shown = "\n".join(f"  - {fault}" for fault in faults[:LARGEST_LIST])
-        more = f"\n  ... and {len(faults) - LARGEST_LIST} more" if len(faults) > LARGEST_LIST else ""
-        raise ValueError(f"{what}; {len(faults)} fault(s):\n{shown}{more}")
+        raise ValueError(f"{what}; {len(faults)} fault(s):{listed(faults, LARGEST_LIST)}")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from ..configuration.text import SINUSOID_OFFSET
-from .config_table import Fields, TowerPlan, prefix_of
+from .config_table import Fields, TowerPlan, outer_prefix, prefix_of
 from .key_table import KeyTable, change
 from .reshapes import TRANSPOSE, skip_rows, split
 
@@ -88,17 +88,13 @@ def bert_plan(config: Any, names: Collection[str]) -> TowerPlan:
     before = prefix_of(names, "embeddings.word_embeddings.weight")
     pooled = f"{before}pooler.dense.weight" in names
     embeddings, tied = f"{before}embeddings.word_embeddings.weight", bool(config.tie_word_embeddings)
-    head = bert_head(names, tied, embeddings, _outside(before))
+    head = bert_head(names, tied, embeddings, outer_prefix(before))
     settings = BERT_FIELDS.convert(config) | {"pooler": "cls_tanh" if pooled else "cls"}
     settings |= {"is_causal": bool(config.is_decoder)}
-    head = head.adding(kept={f"{_outside(before)}cls.seq_relationship.{{leaf}}": "the head for pairs of sentences"})
+    kept = {f"{outer_prefix(before)}cls.seq_relationship.{{leaf}}": "the head for pairs of sentences"}
+    head = head.adding(kept=kept)
     head_settings = {"lm_head_transform": True, "lm_head_bias": True, "tie_word_embeddings": tied}
     return TowerPlan(settings, BERT.under(before, ""), head, head_settings)
-
-
-def _outside(prefix: str) -> str:
-    """`decoder.bert.` -> `decoder.`: where the head of a model with this base stands."""
-    return prefix[: prefix.rstrip(".").rfind(".") + 1] if prefix else ""
 
 
 def roberta_plan(config: Any, names: Collection[str]) -> TowerPlan:
@@ -110,7 +106,7 @@ def roberta_plan(config: Any, names: Collection[str]) -> TowerPlan:
     settings |= {"max_position_embeddings": config.max_position_embeddings - offset, "is_causal": config.is_decoder}
     table = BERT.adding(modules={"embeddings.position_embeddings": change("embed_positions", by=skip_rows(offset))})
     settings |= {"source_model_type": config.model_type}
-    outer, tied = f"{_outside(before)}lm_head.", bool(config.tie_word_embeddings)
+    outer, tied = f"{outer_prefix(before)}lm_head.", bool(config.tie_word_embeddings)
     transform, embeddings = (f"{outer}dense", f"{outer}layer_norm"), f"{before}embeddings.word_embeddings.weight"
     head = _head(names, tied, embeddings, transform, f"{outer}bias", f"{outer}decoder")
     head_settings = {"lm_head_transform": True, "lm_head_act": "gelu", "lm_head_bias": True}
@@ -224,7 +220,7 @@ def gpt2_plan(config: Any, names: Collection[str]) -> TowerPlan:
 
 def plain_head(config: Any, embeddings: str, before: str, name: str = "lm_head.weight") -> tuple[KeyTable, dict]:
     """A head of one matrix without a bias, tied to the embeddings or not, and its settings."""
-    name = _outside(before) + name
+    name = outer_prefix(before) + name
     tied = bool(config.tie_word_embeddings)
     settings = {"lm_head_transform": False, "lm_head_bias": False, "tie_word_embeddings": tied}
     table = KeyTable(tied={name: embeddings}) if tied else KeyTable(tensors={name: "lm_head.weight"})

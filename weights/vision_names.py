@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .config_table import TowerPlan, VisionFields, prefix_of
+from .config_table import TowerPlan, VisionFields, outer_prefix, prefix_of
 from .key_table import KeyTable, change
 from .reshapes import List, Reshape, lead, split, summands
 from .text_names import BUFFER
@@ -68,15 +68,11 @@ def vit_plan(config: Any, names: Collection[str]) -> TowerPlan:
         modules = {name: target for name, target in table.modules.items() if name != "pooler.dense"}
         kept = {"pooler.dense.{leaf}": "a pooler of another activation or width, which no state depends on"}
         table = replace(table, modules=modules, kept=kept)
-    dropped = {f"{_outer(before)}{name}.{{leaf}}": "a classifier over names" for name in _CLASSIFIERS}
+    dropped = {f"{outer_prefix(before)}{name}.{{leaf}}": "a classifier over names" for name in _CLASSIFIERS}
     return TowerPlan(settings, table.under(before, "").adding(dropped=dropped))
 
 
 _CLASSIFIERS = ("classifier", "cls_classifier", "distillation_classifier")
-
-
-def _outer(prefix: str) -> str:
-    return prefix[: prefix.rstrip(".").rfind(".") + 1] if prefix else ""
 
 
 def _distillation_there(old: List) -> tuple[List, List]:

@@ -4,11 +4,12 @@ No weight that a checkpoint should hold is filled in silently, and no unknown ke
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from ...configuration.hub_files import HUB_OPTIONS, MODEL_SETTINGS, cached, fetch, fetch_all, fetched, is_repository
@@ -22,6 +23,7 @@ from ...weights.files import (
     check_one_set,
     index_name,
     kind_read,
+    listed,
     read_json_file,
     shards_named,
     single_name,
@@ -79,12 +81,24 @@ def check_loaded(model, info: Mapping[str, Iterable], ignore_mismatched_sizes: b
     unknown = sorted(info["unexpected_keys"] if keys else ())
     faults += [f"unknown: {key}" for key in unknown if _first(key, base) not in other_heads]
     if faults:
-        shown = "\n".join(f"  - {fault}" for fault in faults[:20])
-        more = f"\n  ... and {len(faults) - 20} more" if len(faults) > 20 else ""
-        raise CheckpointError(
-            f"The checkpoint written by {written_by} does not fit {own}; nothing was filled in "
-            f"silently:\n{shown}{more}"
-        )
+        what = f"The checkpoint written by {written_by} does not fit {own}; nothing was filled in silently"
+        raise CheckpointError(f"{what}:{listed(faults)}")
+
+
+def filled(model_class: Any, config: Any, tensors: Mapping[str, Any], new: Collection[str], dtype: Any) -> Any:
+    """A model of these tensors themselves, not copies; those named in `new` get the model's own initial values.
+
+    Raises: ValueError that lists the tensors of the model that are neither, and the tensors that it does not have.
+    """
+    config.architectures = [model_class.__name__]
+    load: Any = PreTrainedModel.from_pretrained  # the strict one takes no new tensors
+    options = {"config": config, "state_dict": tensors, "dtype": dtype, "output_loading_info": True}
+    model, info = load.__func__(model_class, None, **options)
+    wrong = {*info["missing_keys"]} ^ set(new) | {*info["unexpected_keys"]}
+    if wrong:
+        raise ValueError(f"the model was not filled; {len(wrong)} fault(s):{listed(sorted(wrong))}")
+    model.after_loading(info)
+    return model.eval()
 
 
 def shared_weights(model, missing: Iterable[str]) -> set[str]:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from transformers import AutoModel, AutoTokenizer
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.modeling_utils import PreTrainedModel
 
 from ...configuration.mm import MMConfig
 from ...configuration.special_ids import text_ids
@@ -22,6 +21,7 @@ from ...weights.flamingo import FlamingoWeights, Overlaid, inserted
 from ...weights.key_table import KeyTable, raise_faults
 from ...weights.text_names import TEXT_PLANS
 from ...weights.vision_names import NAFLEX, NOT_NAFLEX, VISION_PLANS, WITH_VISION
+from ..core.loading import filled
 from ..towers.any_tower import build_tower
 
 Source = str | Path
@@ -135,7 +135,7 @@ def from_towers(
         tensors |= weights.tensors(config.text_config.cross_attention_layers, shapes)
     new |= {name: "the task's own" for name in shapes if not name.startswith(("model.", "lm_head"))}
     new |= {name: "between the towers" for name in shapes if any(_is(name, t) for t in _NEW_BETWEEN)}
-    return _filled_model(model_class, config, tensors, set(new) - tensors.keys(), words[0].dtype())
+    return filled(model_class, config, tensors, new.keys() - tensors.keys(), words[0].dtype())
 
 
 def _ids(words: tuple[Checkpoint, TowerPlan], tokenizer: Any, given: Mapping[str, Any]) -> dict[str, int]:
@@ -216,12 +216,3 @@ def _unread_heads(checkpoint: Mapping[str, torch.Tensor], table: KeyTable) -> di
         r"(cls|lm_head|vocab_\w+|qa_outputs|classifier|score|pre_classifier|decoder|output_projection)\b"
     )
     return {name: "a head" for name in checkpoint if heads.match(name) and not table.knows(name)}
-
-
-def _filled_model(model_class: Any, config: MMConfig, tensors: dict, new: set[str], dtype: torch.dtype) -> Any:
-    config.architectures = [model_class.__name__]
-    load = PreTrainedModel.from_pretrained.__func__
-    model, info = load(model_class, None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True)
-    raise_faults("the model was not filled", sorted(({*info["missing_keys"]} - new) | {*info["unexpected_keys"]}))
-    model.after_loading(info)
-    return model.eval()
