@@ -105,21 +105,21 @@ kernel-newer-triton: $(NEWER)  ## the same gate and the kernels' tests with Trit
 	@PYTHONPATH=$(NEWER) $(BIN)/python benchmarks/kernel_static.py --check benchmarks/kernel_static.json
 	@PYTHONPATH=$(NEWER) $(BIN)/pytest -q -n 2 -m 'not gpu' tests/kernels tests/modeling_mm/core/test_triton_attention.py
 
-# What the tests in .venv do without: torchvision, and the newest of all that setup.py allows (torch, Triton, Pillow, the
-# patches of Transformers). The fast tests of what depends on those, and all that are marked `newest`.
+# What the tests in .venv do without: torchvision, timm (which needs it), and the newest of all that setup.py allows
+# (torch, Triton, Pillow, the patches of Transformers). The fast tests of what depends on those, and all that are marked `newest`.
 NEWEST := build/newest
 NEWEST_TESTS := tests/conformance tests/kernels tests/processing tests/exporting \
     $(addprefix tests/test_,$(addsuffix .py,pipelines hub invariance)) \
     $(addprefix tests/modeling_mm/test_,$(addsuffix .py,generation_conformance generation_contexts)) \
     $(addprefix tests/modeling_mm/,$(addsuffix .py,tasks/test_generation fusion/test_media_encoder towers/test_text \
-    towers/test_vit) $(addprefix core/test_,$(addsuffix .py,cache loading attention positions int8_cache compile \
-    triton_attention)))
+    towers/test_timm_towers towers/test_vit) $(addprefix core/test_,$(addsuffix .py,cache loading attention positions \
+    int8_cache compile triton_attention)))
 
 $(NEWEST)/.installed: setup.py
 	@$(PYTHON) -m venv $(NEWEST)
 	@$(NEWEST)/bin/python -m pip --disable-pip-version-check install -q --upgrade --editable '.[video,audio]' \
 	    torch==2.14.1 torchvision==0.29.1 \
-	    accelerate librosa peft pytest pytest-xdist hypothesis parameterized sentencepiece setuptools
+	    accelerate librosa peft pytest pytest-xdist hypothesis parameterized sentencepiece setuptools timm==1.0.31
 	@touch $@
 
 test-newest: $(NEWEST)/.installed  ## torch 2.14.1, torchvision 0.29.1 and the newest of the rest, in build/newest (6 GB)

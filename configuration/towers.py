@@ -95,7 +95,7 @@ def _measured_width(settings: str) -> int:
     try:
         with torch.device("meta"), torch.no_grad():
             tower = AutoModel.from_config(config).eval()
-            tokens = tower(picture_example(config)).last_hidden_state
+            tokens = tower(picture_example(config, tower)).last_hidden_state
     except (RuntimeError, ValueError, TypeError, ImportError) as error:
         raise ValueError(f"{type(config).__name__} makes a tower that does not run: {error}") from error
     return (map_tokens(tower, tokens) if tokens.ndim == 4 else tokens).shape[-1]
@@ -109,8 +109,14 @@ def map_tokens(tower: Any, features: torch.Tensor) -> torch.Tensor:
     return features.flatten(2).transpose(1, 2)
 
 
-def picture_example(config: PreTrainedConfig) -> torch.Tensor:
-    """One blank picture of the size in a vision tower's config, or of 224 pixels."""
-    size = getattr(config, "image_size", None) or 224
+def picture_example(config: PreTrainedConfig, tower: Any) -> torch.Tensor:
+    """One blank picture of the size in a vision tower's config, else of its timm model, or of 224 pixels."""
+    size = getattr(config, "image_size", None) or _size_by_timm(getattr(tower, "timm_model", None)) or 224
     height, width = (size, size) if isinstance(size, int) else size
     return torch.zeros(1, getattr(config, "num_channels", 3), height, width)
+
+
+def _size_by_timm(model: Any) -> tuple[int, int] | None:
+    """(height, width): the only size that the model takes, else the size of its training."""
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    return size or (getattr(model, "default_cfg", None) or {}).get("input_size", (0,))[1:] or None

@@ -33,6 +33,10 @@ _NEW = {
     "layers.{n}.mlp_gate": "closed at the start",
     "pooler.{rest}": "the source has no pooler",
 }
+_NEW_IN_VISION = {
+    "pooler.{rest}": _NEW["pooler.{rest}"],
+    "mask_token": "the source has no mask token",
+}
 _NEW_HEAD = {
     "lm_head_transform.{rest}": "the source has no such head",
     "lm_head.{leaf}": "the source has no such head",
@@ -117,9 +121,7 @@ def from_towers(
     if question is not None:
         parts.append((question[0], question[1].table.adding(new=_NEW), "model.text_encoder."))
     if seen is not None:
-        parts.append(
-            (seen[0], seen[1].table.adding(new={"pooler.{rest}": _NEW["pooler.{rest}"]}), "model.vision_tower.")
-        )
+        parts.append((seen[0], seen[1].table.adding(new=_NEW_IN_VISION), "model.vision_tower."))
     with torch.device("meta"):
         wanted = model_class(config)
     shapes = {n: v.shape for n, v in wanted.state_dict().items() if n not in wanted.all_tied_weights_keys}

@@ -249,7 +249,7 @@ def _tried(probe: Any, example: torch.Tensor, layer: int) -> torch.Tensor:
 def example_of(tower: Any, config: Any) -> torch.Tensor | None:
     """One item as the tower takes it, by the sizes of its config; None for a kind of audio that is not known."""
     if tower.main_input_name == "pixel_values":
-        return picture_example(config)
+        return picture_example(config, tower)
     if config.model_type == "whisper":  # two frames per position
         return torch.zeros(1, config.num_mel_bins, 2 * config.max_source_positions)
     if config.model_type == "audio-spectrogram-transformer":

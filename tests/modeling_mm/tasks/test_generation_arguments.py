@@ -14,6 +14,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedTokenizerFast, StoppingCriteria, pipeline
 
 from mm import MMForConditionalGeneration, MMProcessor
+from mm.modeling_mm.tasks.generation_mixin import LogitsCheck
 
 ROOT = Path(__file__).resolve().parents[3]
 MODEL = ROOT / "checkpoints" / "mm-tiny"
@@ -215,3 +216,17 @@ def test_ids_outside_of_the_vocabulary_are_refused_wherever_they_come_from(tiny_
         MMForConditionalGeneration.from_pretrained(tmp_path).generate(IDS, **SETTINGS)
     setattr(model.generation_config, name, torch.tensor([1, 2]) if "eos" in name else 2)
     assert model.generate(IDS, **SETTINGS).shape == (2, 7)
+
+
+@pytest.mark.parametrize("step", [0, 31, 32, 33, 99, None])
+def test_the_check_finds_a_broken_step_and_holds_no_more_for_a_longer_text(step):
+    check, held = LogitsCheck(), []
+    for number in range(100):
+        scores = torch.randn(3, 7)
+        scores[:, 1] = -torch.inf  # ruled out
+        if number == step:
+            scores[2, 4] = torch.nan if number % 2 else torch.inf
+        assert check(IDS, scores) is scores
+        held.append(sum(best.numel() for best in check.best))
+    assert check.found_broken() is (step is not None)
+    assert max(held) == max(held[:33])

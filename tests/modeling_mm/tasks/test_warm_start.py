@@ -319,3 +319,43 @@ def test_every_head_starts_from_published_towers(head, saved, vit, tmp_path):
     model.save_pretrained(tmp_path / "out")
     again = cls.from_pretrained(tmp_path / "out", dtype=torch.float64).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
+
+
+QUEUE = {"contrastive_queue_size": 8, "contrastive_momentum": 0.9}
+MASKED = {"vision_config": {"use_mask_token": True}}
+NEW_HEADS = {
+    "queue": (mm.MMForImageTextRetrieval, {"itc": 1.0}, QUEUE),
+    "queue, merged": (mm.MMForImageTextRetrieval, {"itc": 1.0, "itm": 1.0}, {**QUEUE, "fusion_type": "merged"}),
+    "mim": (mm.MMForPreTraining, {"mim": 1.0}, MASKED),
+    "mim of features": (mm.MMForPreTraining, {"mim": 1.0, "mlm": 1.0}, {**MASKED, "mim_target": "features"}),
+    "lm": (mm.MMForPreTraining, {"lm": 1.0, "itc": 1.0}, {"text_config": {"is_causal": True}}),
+}
+
+
+@pytest.mark.parametrize("head", NEW_HEADS)
+def test_new_heads_begin_as_copies_of_published_towers_and_train(head, saved, vit):
+    cls, losses, settings = NEW_HEADS[head]
+    source = saved(*TEXTS["bert"], "text")[1]
+    model = cls.from_towers(vit, source, pretraining_losses=losses, **settings).double().train()
+    for name, original in (("slow", model.model), ("mim_tower", model.model.vision_tower)):
+        copy, own = getattr(model, name, None), original.state_dict()
+        held = {} if copy is None else copy.state_dict()
+        shared = [key for key in held if key.removeprefix("model.") in own]
+        assert bool(shared) is (name == "slow" and "queue" in head or name == "mim_tower" and "features" in head)
+        assert all(torch.equal(held[key], own[key.removeprefix("model.")]) for key in shared)
+    inputs = {"pixel_values": PIXELS[:, None], "input_ids": IDS, "return_loss": True}
+    inputs |= {f"{name}_targets": IDS for name in ("lm", "mlm") if name in losses}
+    if "mlm" in losses:
+        inputs["masked_input_ids"] = IDS
+    if "mim" in losses:
+        inputs["bool_masked_pos"] = torch.tensor([[True, False, False, True]] * 2)[:, None]
+    loss = model(**inputs).loss
+    loss.backward()
+    assert loss.isfinite()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.model.vision_tower.parameters())
+
+
+def test_words_of_a_bert_are_predicted_left_to_right_only_where_that_is_said(saved, vit):
+    source = saved(*TEXTS["bert"], "text")[1]
+    with pytest.raises(ValueError, match="'lm' needs text_config.is_causal=True"):
+        mm.MMForPreTraining.from_towers(vit, source, pretraining_losses={"lm": 1.0})
