@@ -20,9 +20,9 @@ from transformers.cache_utils import DynamicCache
 
 from ..modeling_mm.core.cache import MMCache
 from ..modeling_mm.core.context_rows import MMRows
-from ..modeling_mm.core.prefix import MMPrefix
+from ..modeling_mm.core.prefix import MMPrefix, hold_prefix
 from ..modeling_mm.tasks.generation import MMForConditionalGeneration
-from ..modeling_mm.towers.any_tower import example_of
+from ..modeling_mm.towers.build_tower import example_of
 
 Tensors = dict[str, torch.Tensor]
 Shapes = dict[str, dict[int, Any]]
@@ -69,7 +69,7 @@ class ContextPart(nn.Module):
     def _merged(self, states: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         config, cache = self.model.config, MMCache(DynamicCache(), DynamicCache())
         prefix = MMPrefix(states, mask, config.fusion_mask, config.fusion_order, config.fusion_embedding_norm)
-        self.model.remember(self.model.language_model, prefix, MMRows(states.shape[0], states.shape[0]), cache)
+        hold_prefix(self.model.language_model, prefix, MMRows(states.shape[0], states.shape[0]), cache)
         layers: Any = cache.cross_attention_cache.layers
         return torch.stack([layer.keys for layer in layers]), torch.stack([layer.values for layer in layers])
 

@@ -4,7 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers.cache_utils import DynamicCache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+
+from .attention import CallConfig
+from .cache import MMCache
+from .context_rows import MMRows
 
 
 def merge(media: torch.Tensor, text: torch.Tensor, order: str) -> torch.Tensor:
@@ -69,3 +74,22 @@ def merged_mask(
     return create_causal_mask(
         config=config, inputs_embeds=states, attention_mask=real, past_key_values=None, block_sequence_ids=block
     )
+
+
+def hold_prefix(stack: Any, prefix: MMPrefix, rows: MMRows, cache: MMCache) -> None:
+    """Runs media (B, S, D) alone through a text stack, as they see no text, and keeps their keys and values.
+
+    Raises: ValueError where media see the text, or where the cache holds text already.
+    """
+    if prefix.mask_kind == "bidirectional":
+        raise ValueError("fusion_mask='bidirectional' lets media see the text, so no cache can hold them")
+    if cache.get_seq_length():
+        raise ValueError("past_key_values holds text already; media cannot be put before it")
+    states = stack.dropout(stack.embed_norm(prefix.states)) if prefix.embedding_norm else prefix.states
+    mask = merged_mask(CallConfig(stack.config, is_causal=True), states, prefix, None)
+    places = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
+    rotary = None if stack.rotary is None else stack.rotary(places, states.dtype)
+    kept = MMCache(cache.cross_attention_cache, DynamicCache())
+    for layer in stack.layers:
+        states = layer(states, attention_mask=mask, past_key_values=kept, is_causal=True, rotary=rotary)
+    cache.hold_prefix(prefix.length, None if prefix.mask is None else prefix.mask.sum(-1), rows)

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
+from ...configuration.mm import MMConfig
 from ..checks.media_inputs import MediaItems
 from ..checks.text_inputs import INTEGERS, check_memory, check_tensors, may_read_values
+from ..core.cache import MMCache
 from ..core.context_rows import MMRows
-from ..core.outputs import MMContextOutput
+from ..core.outputs import MMContextOutput, MMModelOutput
 from ..core.pooling import masked_mean
 
 KINDS = ("image", "video", "audio", "text")  # the first column of token_sources
@@ -35,14 +37,15 @@ def join(parts: list[MediaItems]) -> MMContextOutput:
         masks = [full if part.mask is None else part.mask for part, full in zip(parts, masks, strict=True)]
         mask = torch.cat([of_items.flatten(1) for of_items in masks], dim=1)
         tokens, sources, mask, offsets = pack(tokens, sources, mask)
+    pooled = _pooled(parts)
     outputs = {OUTPUTS[part.kind]: part.output for part in parts}
     return MMContextOutput(
         last_hidden_state=tokens,
         attention_mask=mask,
         token_sources=sources,
-        pooler_output=_pooled(parts),
+        pooler_output=next(iter(pooled.values())),
         packed_offsets=offsets,
-        pooler_outputs=_pooled_by_tower(parts),
+        pooler_outputs=pooled if len(pooled) > 1 and all(one is not None for one in pooled.values()) else None,
         **outputs,
     )
 
@@ -89,31 +92,28 @@ def _sources(part: MediaItems) -> torch.Tensor:
     return sources.flatten(0, 1).expand(batch, -1, -1)
 
 
-def _pooled(parts: list[MediaItems]) -> torch.Tensor | None:
-    """(B, Dv), the mean over the items of the first tower that gave any; text has its own vector alone."""
-    towers = [[part for part in parts if part.kind in kinds] for kinds in (("text",), *TOWER_KINDS.values())]
-    return _mean_item(next(group for group in towers if group))
+def _pooled(parts: list[MediaItems]) -> dict[str, torch.Tensor | None]:
+    """{tower, or "text": (B, its width)}, the mean over the items that are there, zeros in contexts without.
 
-
-def _pooled_by_tower(parts: list[MediaItems]) -> dict[str, torch.Tensor] | None:
-    """{tower: (B, its width)} where the items are of both towers, zeros in contexts without; else None."""
-    towers = {name: [part for part in parts if part.kind in kinds] for name, kinds in TOWER_KINDS.items()}
-    if not all(towers.values()):
-        return None
-    pooled = {name: _mean_item(group) for name, group in towers.items()}
-    there = {name: vector for name, vector in pooled.items() if vector is not None}
-    return there if len(there) == len(pooled) else None
-
-
-def _mean_item(parts: list[MediaItems]) -> torch.Tensor | None:
-    pooled = [part.pooled for part in parts if part.pooled is not None]
-    if len(pooled) < len(parts):
-        return None
-    if all(part.present is None for part in parts):
-        return torch.cat(pooled, dim=1).mean(1)
-    whole = [vectors.new_ones(vectors.shape[:2], dtype=torch.bool) for vectors in pooled]
-    present = [full if part.present is None else part.present for part, full in zip(parts, whole, strict=True)]
-    return masked_mean(torch.cat(pooled, dim=1), torch.cat(present, dim=1))
+    None where a part of a tower has no vectors.
+    """
+    vectors: dict[str, torch.Tensor | None] = {}
+    for name, kinds in {"text": ("text",), **TOWER_KINDS}.items():
+        own = [part for part in parts if part.kind in kinds]
+        pooled = [part.pooled for part in own if part.pooled is not None]
+        if not own:
+            continue
+        if len(pooled) < len(own):
+            vectors[name] = None
+        elif all(part.present is None for part in own):
+            vectors[name] = torch.cat(pooled, dim=1).mean(1)
+        else:
+            present = [
+                vector.new_ones(vector.shape[:2], dtype=torch.bool) if part.present is None else part.present
+                for part, vector in zip(own, pooled, strict=True)
+            ]
+            vectors[name] = masked_mean(torch.cat(pooled, dim=1), torch.cat(present, dim=1))
+    return vectors
 
 
 def pack(tokens: torch.Tensor, sources: torch.Tensor, mask: torch.Tensor):
@@ -186,6 +186,86 @@ def as_context(encoder_outputs, encoder_attention_mask: torch.Tensor | None, wid
     return MMContextOutput(
         last_hidden_state=tokens, attention_mask=mask, token_sources=sources, packed_offsets=offsets
     )
+
+
+# ---- what a call gives, and which row reads it ----------------------------------------------------------------------
+
+
+def _names(media: dict) -> str:
+    return ", ".join(name for name, value in media.items() if value is not None and value is not False)
+
+
+def check_sources(media: dict, encoder_outputs, encoder_attention_mask, needs_text: bool) -> None:
+    """Media or a ready context, and what goes with either.
+
+    needs_text: whether media may only come with the text of a text encoder, whose states the decoder reads.
+    """
+    if encoder_outputs is None and encoder_attention_mask is not None:
+        raise ValueError("encoder_attention_mask was given without encoder_outputs")
+    if encoder_outputs is not None and _names(media):
+        raise ValueError(f"encoder_outputs is a ready context, so {_names(media)} cannot be given beside it")
+    if needs_text and media.get("context_input_ids") is None and _names(media):
+        raise ValueError(
+            f"{_names(media)} was given without context_input_ids: this model's decoder reads what its text "
+            "encoder makes of a text and media; pass the question or passage as context_input_ids"
+        )
+
+
+def check_cache_alone(cache, encoder_outputs, context_index, media: dict) -> None:
+    """A cache that holds a context reads nothing else, so nothing else may be given beside it."""
+    if not isinstance(cache, MMCache) or not cache.holds_context:
+        return
+    if _names(media):
+        raise ValueError(
+            f"past_key_values already holds a context, so {_names(media)} would not be read; leave that out, "
+            "or call past_key_values.reset() for another context"
+        )
+    context = encoder_outputs if torch.is_tensor(encoder_outputs) or not encoder_outputs else encoder_outputs[0]
+    cache.check_context(None if context is None else context.shape[0], context_index)
+
+
+def plan_rows(
+    config: MMConfig,
+    num_rows: int,
+    context: MMContextOutput | None,
+    context_index: torch.Tensor | None,
+    context_ranges: torch.Tensor | None,
+    cache: Any,
+) -> tuple[MMRows | None, torch.Tensor | None]:
+    """Which row reads which context, and the ranges of each over the packed context.
+
+    None where there is no context, or where the cache holds both already.
+    """
+    if isinstance(cache, MMCache) and cache.holds_context:
+        return None, None
+    if context is None and context_index is not None:
+        raise ValueError("context_index was given, but there is no context for the rows to read")
+    rows = None if context is None else MMRows(num_rows, context.last_hidden_state.shape[0], context_index)
+    if context_ranges is None:
+        return rows, None
+    if not config.decoder_crosses:
+        raise ValueError(f"context_ranges are for cross-attention; fusion_type={config.fusion_type!r} does without")
+    if context is None:
+        raise ValueError("context_ranges was given, but there is no context for the rows to read")
+    return rows, packed_ranges(context_ranges, context, rows)
+
+
+def context_output(context: MMContextOutput | None, **text: torch.Tensor | None) -> MMModelOutput:
+    """What a call without a text returns: the context."""
+    if context is None:
+        raise ValueError("nothing to run on: pass input_ids or inputs_embeds, pixel_values, or both")
+    given = [name for name, value in text.items() if value is not None]
+    if given:
+        raise ValueError(f"{', '.join(given)} was given without a text; pass input_ids or inputs_embeds too")
+    return MMModelOutput(
+        last_hidden_state=context.last_hidden_state,
+        pooler_output=context.pooler_output,
+        context_hidden_states=context.last_hidden_state,
+        context_attention_mask=context.attention_mask,
+    )
+
+
+# ---- contexts for other calls ---------------------------------------------------------------------------------------
 
 
 def taken(context: MMContextOutput, index: torch.Tensor) -> MMContextOutput:

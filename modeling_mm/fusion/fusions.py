@@ -54,7 +54,15 @@ def modality_vectors(context: MMContextOutput, modalities: list[str]) -> tuple[d
     return vectors, present
 
 
-# ---- early: one sequence -------------------------------------------------------------------------------------------
+def text_vectors(text: torch.Tensor, mask: torch.Tensor | None) -> tuple[dict, dict]:
+    """A text's vector (R, D) beside those of the media, zeros where the row has no real token; and which rows have it.
+
+    mask: (R, T), 1 = real; None: all are.
+    """
+    has_text = text.new_ones(text.shape[0], dtype=torch.bool)
+    if mask is not None and mask.ndim == 2:
+        has_text = mask.bool().any(1)
+    return {"text": text.masked_fill(~has_text[:, None], 0)}, {"text": has_text}
 
 
 # ---- attention, both ways ------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from ...configuration.mm import MMConfig
 from ..checks.text_inputs import bos_where_absent
 from ..core.model_inputs import READY, MediaInputs, ModelInputs, RowInputs, pop_inputs, reject_unknown, takes
 from ..core.outputs import MMClassifierOutput, MMContextOutput, MMModelOutput
+from ..fusion.fusions import modality_vectors
 from ..losses.class_losses import check_class_labels, classification_kind, classification_loss
 from ..model import MMModel
 from .head import MMHead, check_task
@@ -114,7 +115,7 @@ class MMForSequenceClassification(MMHead):
 
     def _media_alone(self, context: MMContextOutput) -> MMModelOutput:
         """What a fusion of vectors or answers makes of media without a text."""
-        vectors, present = self.model.modality_vectors(None, context, None)
+        vectors, present = modality_vectors(context, self.config.modalities)
         pooled = self.model.get_submodule("fusion")(vectors) if self.is_pooled else None
         return MMModelOutput(pooler_output=pooled, modality_embeds=vectors, modality_present=present)
 

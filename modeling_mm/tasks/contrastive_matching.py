@@ -89,6 +89,16 @@ class MMMatchingModel(MMHead):
         resampler = getattr(self.config, f"{tower}_resampler_config")
         return resampler is not None and resampler.first_latent_pooled
 
+    def _embedded(self, pooled: torch.Tensor | None, side: str, given: dict[str, Any]) -> torch.Tensor | None:
+        """The one vector of "vision", "audio" or "text", or that of the resampler, projected to (B or R, P)."""
+        if self.itc_head is None:
+            return pooled
+        if side == "text":
+            check_every_text(self.config, type(self).__name__, given["attention_mask"])
+        elif self.pools_latents(side):
+            pooled = self.model.encode_context(**given).pooler_output
+        return self.itc_head.get_submodule(side)(pooled)
+
     # ---- inputs -----------------------------------------------------------------------------------------------------
 
     def _context(self, encoder_outputs: Any = None, bool_masked_pos=None, **media) -> MMContextOutput | None:

@@ -19,6 +19,7 @@ from ..checks.text_inputs import check_labels, check_tensors
 from ..core.attention import build_norm
 from ..core.base import MMPreTrainedModel
 from ..core.outputs import MMCausalLMOutput, MMContextOutput
+from ..fusion.features import MMFeatures
 from ..losses.token_losses import predicted
 from ..model import MMModel
 
@@ -42,7 +43,7 @@ def check_task(head: MMPreTrainedModel, faults: list[str]) -> None:
         raise ConfigFaults(type(head).__name__, faults)
 
 
-class MMHead(MMPreTrainedModel):
+class MMHead(MMFeatures, MMPreTrainedModel):
     """A task on top of MMModel."""
 
     model: MMModel

@@ -17,14 +17,14 @@ import torch
 from transformers.utils.generic import can_return_tuple
 
 from ...configuration.mm import MMConfig
-from ..checks.media_inputs import pictures
+from ..checks.media_inputs import check_media
 from ..checks.text_inputs import check_labels, check_tensors
 from ..core.context_rows import MMRows
 from ..core.model_inputs import CONTEXT_TEXT, NOT_COMPARED, MediaInputs, ModelInputs, RowInputs, pop_inputs, takes
 from ..core.outputs import MMPreTrainingOutput
-from ..fusion.media_encoder import present_items, present_masks
 from ..losses.momentum import momentum_update
 from ..losses.token_losses import IGNORED, next_labels, predicted
+from ..towers.any_tower import flat_items
 from ..towers.vit import MMVisionModel
 from .contrastive_head import normalised
 from .contrastive_matching import MMMatchingModel, Text, media_there, shared_mean
@@ -209,11 +209,11 @@ class MMForPreTraining(MMMatchingModel):
     def _mim_loss(self, context: Any, hidden, pixel_values, pixel_attention_mask) -> torch.Tensor:
         """The mean error over the hidden patches that are real."""
         vision = self.config.vision_config
-        media = pictures(self.config, pixel_values, pixel_attention_mask)
-        present = None if media.present is None else media.present.flatten()
-        pixels = present_items(media.values.flatten(0, 1), present)
-        hidden = present_items(hidden.flatten(0, 1), present)
-        real = None if media.mask is None else present_masks(media.mask.flatten(0, 1), present)
+        given = {"pixel_values": pixel_values, "pixel_attention_mask": pixel_attention_mask}
+        given = {name: value for name, value in given.items() if value is not None}
+        (items,) = check_media(self.config, given, hidden)
+        seen = flat_items(items)
+        pixels, real, hidden = seen.values, seen.mask, seen.hidden_patches
         counted = hidden if real is None else hidden & real.flatten(1)
         predicted = self.mim_head(patch_tokens(context.vision_output.last_hidden_state, vision))
         if self.mim_tower is None:

@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Unpack
 
 import torch
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple
 
 from ...configuration.mm import MMConfig
-from ..checks.text_inputs import check_every_text, check_tensors
 from ..core.context_rows import MMRows
 from ..core.model_inputs import CONTEXT_TEXT, NOT_COMPARED, MediaInputs, ModelInputs, RowInputs, pop_inputs, takes
 from ..core.outputs import MMContextOutput, MMRetrievalOutput, MMSearchOutput
@@ -164,63 +162,6 @@ class MMForImageTextRetrieval(MMMatchingModel):
             raise ValueError("matches are targets of 'itm', which pretraining_losses does not name")
 
     # ---- embeddings -------------------------------------------------------------------------------------------------
-
-    @can_return_tuple
-    def get_image_features(
-        self,
-        pixel_values: torch.Tensor,
-        pixel_attention_mask: torch.Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
-        **kwargs,
-    ) -> BaseModelOutputWithPooling:
-        """As `MMModel.get_image_features`, pooler_output projected to (B, P), not normalised."""
-        given = (pixel_values, pixel_attention_mask, interpolate_pos_encoding)
-        output = self.model.get_image_features(*given, return_dict=True, **kwargs)
-        pixels = {"pixel_values": pixel_values, "pixel_attention_mask": pixel_attention_mask}
-        return self._projected(output, "vision", **pixels, interpolate_pos_encoding=interpolate_pos_encoding)
-
-    @can_return_tuple
-    def get_video_features(
-        self,
-        pixel_values_videos: torch.Tensor,
-        video_attention_mask: torch.Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
-        **kwargs,
-    ) -> BaseModelOutputWithPooling:
-        """As `MMModel.get_video_features`, pooler_output projected to (B, P), not normalised."""
-        given = (pixel_values_videos, video_attention_mask, interpolate_pos_encoding)
-        output = self.model.get_video_features(*given, return_dict=True, **kwargs)
-        frames = {"pixel_values_videos": pixel_values_videos, "video_attention_mask": video_attention_mask}
-        return self._projected(output, "vision", **frames, interpolate_pos_encoding=interpolate_pos_encoding)
-
-    @can_return_tuple
-    def get_audio_features(
-        self, input_features: torch.Tensor, input_features_mask: torch.Tensor | None = None, **kwargs
-    ) -> BaseModelOutputWithPooling:
-        """As `MMModel.get_audio_features`, pooler_output projected to (B, P), not normalised."""
-        output = self.model.get_audio_features(input_features, input_features_mask, return_dict=True, **kwargs)
-        clips = {"input_features": input_features, "input_features_mask": input_features_mask}
-        return self._projected(output, "audio", **clips)
-
-    @can_return_tuple
-    def get_text_features(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
-    ) -> BaseModelOutputWithPooling:
-        """As `MMModel.get_text_features`, pooler_output projected to (R, P), not normalised."""
-        check_tensors(attention_mask=attention_mask)
-        check_every_text(self.config, type(self).__name__, attention_mask)
-        output = self.model.get_text_features(input_ids, attention_mask, return_dict=True, **kwargs)
-        output.pooler_output = self.itc_head.text(output.pooler_output)
-        return output
-
-    def _projected(self, output: BaseModelOutputWithPooling, tower: str, **media) -> BaseModelOutputWithPooling:
-        """The tower's tokens, and its pooled vector projected, or that of the resampler behind it."""
-        pooled = output.pooler_output
-        if self.pools_latents(tower):
-            context: Any = self.model.encode_context(**media)
-            pooled = context.pooler_output
-        output.pooler_output = self.itc_head.get_submodule(tower)(pooled)
-        return output
 
     def encode_image(self, *args, **kwargs) -> torch.Tensor:
         """(B, P), of length 1; arguments as in `get_image_features`."""

@@ -107,13 +107,13 @@ def run_by_length(run: Callable[[torch.Tensor], Any], values: torch.Tensor, leng
         parts.append((rows, run(chosen)))
     if len(parts) == 1:
         features = parts[0][1]
-        return features._replace(mask=torch.ones(features.tokens.shape[:2], dtype=torch.bool, device=values.device))
+        return features._replace(mask=torch.ones(features.values.shape[:2], dtype=torch.bool, device=values.device))
     return _together(parts, len(values))
 
 
 def _together(parts: list[tuple[torch.Tensor, Any]], n: int) -> Any:
     """Features of groups of rows as those of one batch, zeros behind the tokens of each row."""
-    own = [(rows, torch.ones_like(features.tokens[..., 0], dtype=torch.bool)) for rows, features in parts]
+    own = [(rows, torch.ones_like(features.values[..., 0], dtype=torch.bool)) for rows, features in parts]
     first = parts[0][1]
     states = {}
     for name in ("hidden_states", "attentions"):
@@ -122,7 +122,7 @@ def _together(parts: list[tuple[torch.Tensor, Any]], n: int) -> Any:
             groups = [rows for rows, _ in parts]
             states[name] = tuple(_padded(list(zip(groups, layer, strict=True)), n) for layer in layers)
     return first._replace(
-        tokens=_padded([(rows, features.tokens) for rows, features in parts], n),
+        values=_padded([(rows, features.values) for rows, features in parts], n),
         mask=_padded(own, n),
         pooled=_padded([(rows, features.pooled) for rows, features in parts], n),
         output=BaseModelOutputWithPooling(**states),

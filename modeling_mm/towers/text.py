@@ -182,7 +182,7 @@ class MMTextModel(MMPreTrainedModel):
             context_ranges: int64 (R, n, 2), the half-open range of context tokens that each text column may see, the
                 n-th column's for all behind it; unread once the cache holds them. None: all.
             prefix: media tokens (R, S, D) that join the text's sequence, in a call without a cache; with one the cache
-                holds their keys and values, once per context (`MMModel.remember`).
+                holds their keys and values, once per context (`hold_prefix`).
             is_causal: False lets every token see every other for this call; None: the config's.
             pooled: False leaves pooler_output out (None), where nobody reads it.
         With segment_length a longer text attends in segments, without a cache.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from comparing import close
-from mm import MMContextOutput, MMModel
+from mm import MMContextOutput, MMForConditionalGeneration, MMForPreTraining, MMForSequenceClassification, MMModel
 
 VISIONS, TEXTS = ["vit", "conv"], ["inside", "own", "llama"]
 IDS = torch.tensor([[1, 5, 6], [1, 7, 8]])
@@ -155,6 +155,23 @@ def test_image_features_are_the_tower_s_own(tiny_model, pixels):
     close(features.pooler_output[0], tower.pooler_output[:2].mean(0))
     close(features.pooler_output[1], tower.pooler_output[3])
     assert (features.last_hidden_state[1, :6] == 0).all() and (features.pooler_output[2] == 0).all()
+
+
+@pytest.mark.parametrize("cls", [MMForConditionalGeneration, MMForSequenceClassification, MMForPreTraining])
+def test_every_head_gives_the_features_of_its_base_and_projects_those_that_it_compares(tiny_model, pixels, cls):
+    losses = {"pretraining_losses": {"itc": 1.0}, "projection_dim": 8} if cls is MMForPreTraining else {}
+    model = tiny_model(cls=cls, **losses)
+    pairs = {
+        "vision": (model.get_image_features(pixels), model.model.get_image_features(pixels)),
+        "text": (model.get_text_features(IDS), model.model.get_text_features(IDS)),
+    }
+    for side, (own, base) in pairs.items():
+        close(own.last_hidden_state, base.last_hidden_state)
+        compared = base.pooler_output
+        if losses:
+            compared = model.itc_head.get_submodule(side)(compared)
+            assert own.pooler_output.shape[-1] == 8
+        close(own.pooler_output, compared)
 
 
 def test_a_context_may_be_encoded_once_and_used_often(tiny_model, pixels):

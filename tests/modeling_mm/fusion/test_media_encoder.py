@@ -230,11 +230,11 @@ REFUSED = {
     ),
     "frames": ({"pixel_values_videos": torch.ones(2, 5, 3, 16, 16)}, "5 frames per video were given, but max_fr"),
     "video shape": ({"pixel_values_videos": torch.ones(2, 3, 16, 16)}, r"must be \(B, F, 3, height, width\)"),
-    "video bytes": ({"pixel_values_videos": torch.ones(2, 1, 3, 16, 16).byte()}, "pixel_values_videos are torch.u"),
+    "video bytes": ({"pixel_values_videos": torch.ones(2, 1, 3, 16, 16).byte()}, "normalised floats.*torch.uint8"),
     "no frame": ({"pixel_values_videos": torch.ones(2, 0, 3, 16, 16)}, "pixel_values_videos holds no frame"),
     "video mask": (
         {"pixel_values_videos": torch.ones(2, 3, 3, 16, 16), "video_attention_mask": torch.ones(2, 2)},
-        r"video_attention_mask must be \(2, 1, 3\), True for each real frame; got \(2, 2\)",
+        r"video_attention_mask must be \(2, 1, 3\), True for each frame present; got \(2, 2\)",
     ),
     "lonely video mask": ({"video_attention_mask": torch.ones(2, 2)}, "video_attention_mask was given without pi"),
     "no clip dimension": ({"input_features": torch.ones(2, 12)}, r"input_features must be float \(B, A, ...\)"),

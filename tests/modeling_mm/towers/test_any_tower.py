@@ -21,7 +21,9 @@ from transformers import (
 
 from mm import MMConvConfig, MMVisionConfig
 from mm.configuration.towers import map_tokens, tower_width
-from mm.modeling_mm.towers.any_tower import build_tower, tower_features
+from mm.modeling_mm.checks.media_inputs import MediaItems
+from mm.modeling_mm.towers.any_tower import run_tower
+from mm.modeling_mm.towers.build_tower import build_tower
 
 _VIT = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 _PATCHES = {**_VIT, "image_size": 16, "patch_size": 8}
@@ -63,6 +65,14 @@ def built(name, layer=-1):
     config, shape, _ = FOREIGN[name]
     generator = torch.Generator().manual_seed(0)
     return build_tower(config, layer).double().eval(), torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+
+
+def tower_features(tower, values, mask=None, **settings):
+    """The tower's (n, S, D) tokens, their mask and the pooled vectors of n items, one to a context."""
+    items = MediaItems(values[:, None], mask=None if mask is None else mask[:, None])
+    seen = run_tower(tower, items, **settings)
+    flat = (None if one is None else one[:, 0] for one in (seen.values, seen.mask, seen.pooled))
+    return SimpleNamespace(**dict(zip(("tokens", "mask", "pooled"), flat, strict=True)), output=seen.output)
 
 
 @pytest.mark.parametrize("name", FOREIGN)

@@ -8,7 +8,9 @@ from transformers import TimmWrapperConfig
 
 from mm import MMConfig, MMModel
 from mm.configuration.towers import tower_width
-from mm.modeling_mm.towers.any_tower import build_tower, tower_features
+from mm.modeling_mm.checks.media_inputs import MediaItems
+from mm.modeling_mm.towers.any_tower import run_tower
+from mm.modeling_mm.towers.build_tower import build_tower
 
 pytestmark = [pytest.mark.newest, pytest.mark.slow]
 # Maps with their channels first, maps with their channels last, and tokens; the arguments make them small.
@@ -32,14 +34,14 @@ def kind(request) -> SimpleNamespace:
 @torch.no_grad()
 def test_the_tokens_are_those_of_timm_and_a_row_is_the_same_alone(kind):
     pixels = torch.randn(2, 3, kind.side, kind.side)
-    found = tower_features(kind.tower, pixels).tokens
+    found = run_tower(kind.tower, MediaItems(pixels[:, None])).values[:, 0]
     features = kind.tower.timm_model.forward_features(pixels)
     if features.ndim == 4:  # (n, C, h, w), or (n, h, w, C)
         is_last = features.shape[-1] == kind.width
         features = features.flatten(1, 2) if is_last else features.flatten(2).mT
     torch.testing.assert_close(found, features, rtol=1e-4, atol=1e-5)
     for row in range(2):
-        alone = tower_features(kind.tower, pixels[row : row + 1]).tokens
+        alone = run_tower(kind.tower, MediaItems(pixels[row : row + 1, None])).values[:, 0]
         torch.testing.assert_close(alone, found[row : row + 1], rtol=1e-4, atol=1e-5)
 
 

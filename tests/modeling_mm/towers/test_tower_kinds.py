@@ -1,6 +1,7 @@
 """Every kind of tower that MM takes from Transformers: its width, and a row alone as in a padded batch."""
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from mm import MMConfig, MMForConditionalGeneration, MMProcessor
 from mm.configuration.tower_kinds import LENGTH_KINDS, VISION_KINDS, WINDOW_KINDS
 from mm.configuration.towers import tower_width
-from mm.modeling_mm.towers.any_tower import build_tower, tower_features
+from mm.modeling_mm.checks.media_inputs import MediaItems
+from mm.modeling_mm.towers.any_tower import run_tower
+from mm.modeling_mm.towers.build_tower import build_tower
 
 _VIT = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 _PATCHES = {**_VIT, "image_size": 16, "patch_size": 8}
@@ -166,6 +169,14 @@ def test_the_list_holds_every_kind_that_is_accepted():
     assert {*VISION} == set(VISION_KINDS) - NOT_HERE
     assert {settings["model_type"] for settings, *_ in AUDIO.values()} == set(LENGTH_KINDS)
     assert {*WINDOWS} == set(WINDOW_KINDS)
+
+
+def tower_features(tower, values, mask=None, **settings):
+    """The tower's (n, S, D) tokens, their mask and the pooled vectors of n items, one to a context."""
+    items = MediaItems(values[:, None], mask=None if mask is None else mask[:, None])
+    seen = run_tower(tower, items, **settings)
+    flat = (None if one is None else one[:, 0] for one in (seen.values, seen.mask, seen.pooled))
+    return SimpleNamespace(**dict(zip(("tokens", "mask", "pooled"), flat, strict=True)), output=seen.output)
 
 
 @pytest.mark.parametrize("kind", VISION)
