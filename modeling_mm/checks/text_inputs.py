@@ -34,7 +34,8 @@ def check_positions(position_ids: torch.Tensor, config: MMTextConfig) -> None:
         return
     if position_ids.device.type != "cpu" and position_ids.shape[-1] == 1:
         return
-    first, last = int(position_ids.min()), int(position_ids.max())
+    ends = (position_ids,) if position_ids.numel() == 1 else position_ids.aminmax()
+    first, last = int(ends[0]), int(ends[-1])
     if first < 0:
         raise ValueError(f"position_ids must not be negative; got {first}")
     if last >= config.max_position_embeddings:

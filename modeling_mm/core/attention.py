@@ -109,9 +109,9 @@ class MMAttention(nn.Module):
         heads = projected.view(*projected.shape[:2], -1, self.head_dim).transpose(1, 2)
         return heads if norm is None else norm(heads)
 
-    def _attend(self, query, key, value, attention_mask, output_attentions=None, **kwargs):
+    def _attend(self, query, key, value, attention_mask, output_attentions=None, implementation=None, **kwargs):
         """softmax(Q K^T * scaling + mask) V by the implementation of this call: (B, Q, H, D), the weights or None."""
-        implementation = implementation_of(self.config, output_attentions)
+        implementation = implementation or implementation_of(self.config, output_attentions)
         if implementation == "flex_attention" and torch.is_tensor(attention_mask):
             implementation = "sdpa"  # a range per query is a plain mask, which flex attention does not take
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)

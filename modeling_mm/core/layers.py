@@ -138,27 +138,34 @@ class MMLayer(MMCheckpointingLayer):
         is_causal: bool = False,
         rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
         segments: MMSegments | None = None,
-        **kwargs: Any,  # past_key_values, output_attentions, and what an attention implementation takes
+        **kwargs: Any,  # past_key_values, output_attentions, implementation, and what that takes
     ) -> torch.Tensor:
         if self.is_cross_only and reading.rows is None:
             return hidden_states
         states = hidden_states
         if self.has_self:
-            normed = self._normed(self.self_attn_norm, states)
-            own = {"rotary": rotary, "segments": segments, "is_causal": is_causal}
-            attended, _ = self.self_attn(normed, attention_mask, **own, **kwargs)
-            states = self._added(self.self_attn_norm, states, attended)
+            norm = self.self_attn_norm
+            attended, _ = self.self_attn(
+                self._normed(norm, states),
+                attention_mask,
+                rotary=rotary,
+                segments=segments,
+                is_causal=is_causal,
+                **kwargs,
+            )
+            states = self._added(norm, states, attended)
         if self.has_cross and reading.rows is not None:
-            normed = self._normed(self.cross_attn_norm, states)
+            norm = self.cross_attn_norm
+            normed = self._normed(norm, states)
             attended, _ = self.cross_attn(
                 normed, context, reading.rows, reading.mask, **(reading.keys or {}), **kwargs
             )
             kept = states if self.keeps_query else torch.zeros_like(states)
-            crossed = self._added(self.cross_attn_norm, kept, attended, self.cross_attn_gate)
+            crossed = self._added(norm, kept, attended, self.cross_attn_gate)
             states = reading.where_not_empty(crossed, states)
         if self.has_mlp:
-            fed = self.mlp(self._normed(self.mlp_norm, states))
-            states = self._added(self.mlp_norm, states, fed, self.mlp_gate)
+            norm = self.mlp_norm
+            states = self._added(norm, states, self.mlp(self._normed(norm, states)), self.mlp_gate)
         return reading.where_not_empty(states, hidden_states) if self.is_cross_only else states
 
     def _normed(self, norm: nn.Module, states: torch.Tensor) -> torch.Tensor:

@@ -5,13 +5,16 @@ Dv vision tower width.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput
+from transformers.utils.output_capturing import capture_outputs
 
 
 class MMOutput(ModelOutput):
@@ -21,6 +24,30 @@ class MMOutput(ModelOutput):
         if value is not None and name in getattr(type(self), "__dataclass_fields__", ()):
             OrderedDict.__setitem__(self, name, value)
         object.__setattr__(self, name, value)
+
+    def __post_init__(self) -> None:
+        """The fields are items already; Transformers reads the first one as all of them where it is no tensor."""
+        first = next(iter(vars(self).values()))
+        if first is not None and not torch.is_tensor(first):
+            super().__post_init__()
+
+
+def capture_when_asked(forward: Callable) -> Callable:
+    """Transformers' capture_outputs (hidden states and attentions by hooks), passed by where a call asks for none."""
+    capturing = capture_outputs(forward)
+
+    @wraps(forward)
+    def wrapper(self, *args, **kwargs):
+        asked = (
+            kwargs[name] if name in kwargs else getattr(self.config, name)
+            for name in ("output_hidden_states", "output_attentions")
+        )
+        if kwargs.get("return_dict") is not True or any(asked):
+            return capturing(self, *args, **kwargs)
+        del kwargs["return_dict"]
+        return forward(self, *args, **kwargs)
+
+    return wrapper
 
 
 @dataclass

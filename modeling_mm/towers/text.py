@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.output_capturing import OutputRecorder
 
 from ...configuration.text import MMTextConfig
 from ..checks.text_inputs import check_memory, check_positions, check_text
@@ -20,7 +20,7 @@ from ..core.cache import MMCache
 from ..core.context_rows import NOTHING, MMReading, MMRows, as_keys, as_mask, columns_of
 from ..core.layers import MMLayer, build_embedding, whole_table
 from ..core.model_inputs import MMKwargs, reject_unknown
-from ..core.outputs import MMModelOutput
+from ..core.outputs import MMModelOutput, capture_when_asked
 from ..core.pooling import MMPooler
 from ..core.positions import MMRotaryEmbedding, build_positions, check_growth
 from ..core.prefix import MMPrefix, merge, merged_mask, split
@@ -124,7 +124,7 @@ class MMTextModel(MMPreTrainedModel):
         """The parts that a text alone does not pass, where `read_alone` reads it."""
         return [] if self.unimodal is None else [*self.layers[self.config.unimodal_layers :], self.norm]
 
-    @capture_outputs
+    @capture_when_asked
     def read_alone(
         self,
         input_ids: torch.Tensor,
@@ -152,7 +152,7 @@ class MMTextModel(MMPreTrainedModel):
             last_hidden_state=hidden_states[:, :length], pooler_output=self.unimodal.norm(hidden_states[:, -1])
         )
 
-    @capture_outputs
+    @capture_when_asked
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -211,6 +211,7 @@ class MMTextModel(MMPreTrainedModel):
                 rotary=plan.rotary,
                 segments=plan.segments,
                 past_key_values=plan.cache,
+                implementation=plan.call._attn_implementation,
                 **kwargs,
             )
         states, media = hidden_states if self.norms_pooled_only else self.norm(hidden_states), None
