@@ -5,12 +5,14 @@ import textwrap
 import typing
 from collections.abc import Iterator
 from types import NoneType, UnionType
-from typing import Any
+from typing import Any, TypeVar
 
 from .settings import RANGES, Setting, settings_of
 
+_Config = TypeVar("_Config", bound=type)
 
-def documented(cls: type) -> type:
+
+def documented(cls: _Config) -> _Config:
     """The class with a docstring that ends in all its fields, so that `help(cls)` says what each means."""
     if cls.__doc__ is None:  # python -OO
         return cls
