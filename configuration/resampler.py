@@ -33,9 +33,15 @@ class MMResamplerConfig(MMStackConfig):
     first_latent_pooled: bool = setting(
         False, "the first latent is the pooled vector, the others are the tokens", "MMResampler"
     )
-    final_norm: Literal["all", "none"] = setting("all", "a norm after the last layer", "MMResampler")
-    position_embedding_type: Literal["none"] = setting("none", "latents have no positions", "nobody")
-    pooler: Literal["none"] = setting("none", "see first_latent_pooled", "nobody")
+    final_norm: Literal["all", "none"] = setting(  # pyright: ignore[reportIncompatibleVariableOverride]: fewer than a stack takes
+        "all", "a norm after the last layer", "MMResampler"
+    )
+    position_embedding_type: Literal["none"] = setting(  # pyright: ignore[reportIncompatibleVariableOverride]: fewer than a stack takes
+        "none", "latents have no positions", "nobody"
+    )
+    pooler: Literal["none"] = setting(  # pyright: ignore[reportIncompatibleVariableOverride]: fewer than a stack takes
+        "none", "see first_latent_pooled", "nobody"
+    )
 
     @property
     def cross_attention_memory_norm(self) -> bool:

@@ -36,7 +36,7 @@ class MMVisionConfig(MMStackConfig):
     use_mask_token: bool = setting(
         False, "a learned vector takes the place of the patches in bool_masked_pos", "MMVisionModel"
     )
-    position_embedding_type: Literal["absolute", "none"] = setting(
+    position_embedding_type: Literal["absolute", "none"] = setting(  # pyright: ignore[reportIncompatibleVariableOverride]: fewer than a stack takes
         "absolute", "one learned position per patch, and for CLS; or none", "MMVisionModel"
     )
 

@@ -126,7 +126,6 @@ class MMRanking:
         real = _real("candidate_attention_mask", candidate_ids, candidate_attention_mask)
         if input_ids is not None:
             check_text(text, input_ids, None, attention_mask, read_values=read_values)
-            seen = _real("attention_mask", input_ids, attention_mask)
         elif attention_mask is not None:
             raise ValueError(
                 "attention_mask was given without input_ids; it says which tokens of the prompts are real"
@@ -134,7 +133,7 @@ class MMRanking:
         context = self._context(encoder_outputs, media)
         if input_ids is None:
             input_ids = self._bos_prompts(context, context_index)
-            seen = torch.ones_like(input_ids, dtype=torch.bool)
+        seen = _real("attention_mask", input_ids, attention_mask)
 
         places = torch.argsort((~real).to(torch.uint8), dim=1, stable=True)  # real tokens first, order kept
         answers, real = candidate_ids.gather(1, places), real.gather(1, places)

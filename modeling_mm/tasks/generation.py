@@ -45,7 +45,7 @@ def as_mixin(parent: Any) -> Any:
     return parent
 
 
-class MMForConditionalGeneration(MMRanking, MMVocabularyHead, MMGenerationMixin):
+class MMForConditionalGeneration(MMRanking, MMVocabularyHead, MMGenerationMixin):  # pyright: ignore[reportIncompatibleMethodOverride]: Transformers' two
     """The base model with a language-modelling head: generate(), and rank_answers() and score() of given texts."""
 
     def __init_subclass__(cls, **kwargs):
@@ -160,7 +160,9 @@ class MMForConditionalGeneration(MMRanking, MMVocabularyHead, MMGenerationMixin)
                 check_once(self, "beginnings", warn_of_beginnings, ids, given["attention_mask"])
         return as_mixin(super())._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
 
-    def _maybe_initialize_input_ids_for_generation(self, inputs, bos_token_id, model_kwargs: dict[str, Any]):
+    def _maybe_initialize_input_ids_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]: called by place
+        self, inputs, bos_token_id, model_kwargs: dict[str, Any]
+    ):
         """Without a prompt every context gets one row, which starts from bos."""
         has_prompt = inputs is not None or "inputs_embeds" in model_kwargs
         rows = None if has_prompt else self._rows_without_prompt(model_kwargs)
@@ -203,7 +205,7 @@ class MMForConditionalGeneration(MMRanking, MMVocabularyHead, MMGenerationMixin)
             model_kwargs["encoder_outputs"] = context
         return model_kwargs
 
-    def _prepare_cache_for_generation(
+    def _prepare_cache_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]: called by place
         self, generation_config, model_kwargs: dict[str, Any], generation_mode, batch_size, max_cache_length
     ) -> None:
         limits = generation_mode, batch_size, max_cache_length

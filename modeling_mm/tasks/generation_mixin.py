@@ -102,7 +102,9 @@ class MMGenerationMixin(GenerationMixin):
             model_kwargs["attention_mask"] = torch.cat([mask, mask.new_ones((len(mask), 1))], dim=-1)
         return model_kwargs
 
-    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
+    def prepare_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]: the rest goes on by name
+        self, input_ids, inputs_embeds=None, **kwargs
+    ):
         """Takes out what is not of the model, and what a cache that holds the context makes needless."""
         cache = kwargs.get("past_key_values")
         held = cache if isinstance(cache, MMCache) and cache.holds_context else None

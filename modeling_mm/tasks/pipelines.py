@@ -82,10 +82,14 @@ class MMCaptioningPipeline(MMPipeline):
     def _sanitize_parameters(self, prompt: str | None = None, **generation):
         return {} if prompt is None else {"prompt": prompt}, with_stop_strings(generation), {}
 
-    def preprocess(self, image, prompt: str | None = None):
+    def preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]: own options
+        self, image, prompt: str | None = None
+    ):
         return {"asked": Asked(image, prompt)}
 
-    def _forward(self, model_inputs, **generation):
+    def _forward(  # pyright: ignore[reportIncompatibleMethodOverride]: own options
+        self, model_inputs, **generation
+    ):
         return self.written(model_inputs["asked"], **generation)
 
     def written(self, asked: Asked | list[Asked], side: str = "text", **generation) -> dict[str, torch.Tensor]:
@@ -96,7 +100,9 @@ class MMCaptioningPipeline(MMPipeline):
         new = ids if prompt is None else ids[:, prompt.shape[1] :]
         return {"ids": new.unflatten(0, (len(asked) if isinstance(asked, list) else 1, -1))}
 
-    def postprocess(self, model_outputs):
+    def postprocess(  # pyright: ignore[reportIncompatibleMethodOverride]: own options
+        self, model_outputs
+    ):
         return [{"caption": text.strip()} for text in self.decoded(model_outputs["ids"][0])]
 
     def decoded(self, ids) -> list[str]:
@@ -116,7 +122,9 @@ class MMVQAPipeline(MMCaptioningPipeline):
             raise ValueError("mm-vqa takes image=... and question=..., or a dict of these two, or a list of dicts")
         return super().__call__({"image": image, "question": question} if inputs is None else inputs, **kwargs)
 
-    def _sanitize_parameters(self, answers: list[str] | None = None, **generation):
+    def _sanitize_parameters(  # pyright: ignore[reportIncompatibleMethodOverride]: own options
+        self, answers: list[str] | None = None, **generation
+    ):
         if answers is not None and generation:
             raise ValueError(f"answers are ranked, not written, so {', '.join(generation)} would not be read")
         if answers is None:
@@ -125,7 +133,9 @@ class MMVQAPipeline(MMCaptioningPipeline):
             raise ValueError(f"answers is a list of strings to rank; got {answers!r:.80}")
         return {}, {"answers": answers}, {"answers": answers}
 
-    def preprocess(self, inputs):
+    def preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]: own options
+        self, inputs
+    ):
         if not isinstance(inputs, dict) or set(inputs) != {"image", "question"}:
             raise ValueError(f'mm-vqa takes {{"image": ..., "question": ...}}; got {inputs!r:.80}')
         return {"asked": Asked(inputs["image"], inputs["question"])}
@@ -164,23 +174,31 @@ class MMRetrievalPipeline(MMPipeline):
         given = {"text": list(sides[0]), "images": list(sides[1])}
         return super().__call__({**given, "by_text": by_text}, **kwargs)
 
-    def _sanitize_parameters(self, top_k: int = 5):
+    def _sanitize_parameters(  # pyright: ignore[reportIncompatibleMethodOverride]: own options
+        self, top_k: int = 5
+    ):
         return {}, {}, {"top_k": top_k}
 
-    def preprocess(self, inputs):
+    def preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]: own options
+        self, inputs
+    ):
         read = {"by_text": inputs["by_text"]}
         read["text"] = self.inputs(text=[composed(text) for text in inputs["text"]])
         read["images"] = self.inputs(images=inputs["images"])
         return read
 
-    def _forward(self, model_inputs):
+    def _forward(  # pyright: ignore[reportIncompatibleMethodOverride]: own options
+        self, model_inputs
+    ):
         names = ("input_ids", "attention_mask")
         texts = self.model.encode_text(**{name: model_inputs["text"][name] for name in names})
         images = self.model.encode_image(**model_inputs["images"])
         scores = texts @ images.T
         return {"scores": scores[0] if model_inputs["by_text"] else scores[:, 0]}
 
-    def postprocess(self, model_outputs, top_k: int = 5):
+    def postprocess(  # pyright: ignore[reportIncompatibleMethodOverride]: own options
+        self, model_outputs, top_k: int = 5
+    ):
         scores, indices = model_outputs["scores"].sort(descending=True, stable=True)
         found = zip(indices.tolist(), scores.tolist(), strict=True)
         return [{"index": index, "score": score} for index, score in list(found)[:top_k]]

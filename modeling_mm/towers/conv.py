@@ -77,7 +77,9 @@ class MMConv2d(nn.Conv2d):
         bias, padding = not config.batch_norm, kernel_size // 2
         super().__init__(inputs, outputs, kernel_size, stride, padding, groups=groups, bias=bias)
 
-    def forward(self, x: torch.Tensor, norm: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]: its input is called x
+        self, x: torch.Tensor, norm: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> torch.Tensor:
         """(n, C, H, W) -> (n, outputs, h, w), a frozen norm folded in (scale, shift): one pass over pixels less."""
         weight, bias = self.weight, self.bias
         if norm is not None:
@@ -267,7 +269,7 @@ class MMGridPositions(nn.Module):
 class MMConvModel(MMPreTrainedModel):
     """Pictures to tokens: stem, stages, a 1x1 head, positions. Hidden states: maps of the stem and stages."""
 
-    config: MMConvConfig
+    config: MMConvConfig  # pyright: ignore[reportIncompatibleVariableOverride]: its own
     main_input_name = "pixel_values"
     input_modalities = ["image"]
     _no_split_modules = ["MMPlainBlock", "MMResidualBlock", "MMBottleneckBlock", "MMInvertedBlock"]

@@ -22,7 +22,7 @@ class MMResampler(MMPreTrainedModel):
         memory_size: Dv, the width of the tokens.
     """
 
-    config: MMResamplerConfig
+    config: MMResamplerConfig  # pyright: ignore[reportIncompatibleVariableOverride]: its own
     main_input_name = "hidden_states"
 
     def __init__(self, config: MMResamplerConfig, memory_size: int):

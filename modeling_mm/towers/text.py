@@ -69,7 +69,7 @@ class MMTextPlan(NamedTuple):
 class MMTextModel(MMPreTrainedModel):
     """Embeddings, layers out of {self, cross, mlp}, a final norm and a pooler."""
 
-    config: MMTextConfig
+    config: MMTextConfig  # pyright: ignore[reportIncompatibleVariableOverride]: its own
     unimodal: Any  # MMUnimodal where the config has unimodal_layers
     embed_positions: Any  # an embedding, MMSinusoids or None
     cross_head_dim: Any

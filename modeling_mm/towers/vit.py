@@ -30,7 +30,7 @@ class MMVisionModel(MMPreTrainedModel):
     Source: Dosovitskiy et al. 2021 (arXiv:2010.11929) §3.1.
     """
 
-    config: MMVisionConfig
+    config: MMVisionConfig  # pyright: ignore[reportIncompatibleVariableOverride]: its own
     main_input_name = "pixel_values"
     input_modalities = ["image"]
     _can_record_outputs = {
