@@ -28,6 +28,7 @@ FOLDERS = [
     "exporting",
     "evaluation",
     "data",
+    "training",
     "cli",
 ]
 

@@ -44,11 +44,12 @@ ALLOWED = {
     "modeling_mm.tasks": BELOW_TASKS | {"weights"},
     "conversion_scripts": MODEL | PROCESSING,
     "exporting": MODEL | PROCESSING,
-    FRONT_DOOR: MODEL | PROCESSING | {"conversion_scripts", "exporting", "data"},
+    FRONT_DOOR: MODEL | PROCESSING | {"conversion_scripts", "exporting", "data", "training"},
     "evaluation": LIBRARY,
     "data": CONFIGURATION | PROCESSING,
+    "training": MODEL | PROCESSING | {"data", "evaluation"},
     "recipes": LIBRARY | {"evaluation"},  # beside the package: only a checkout has it
-    "cli": LIBRARY | {"evaluation"},
+    "cli": LIBRARY | {"evaluation", "training"},
 }
 FOLDERS = {place.split(".")[0] for place in ALLOWED} - {FRONT_DOOR}
 OUTSIDE = {"tests", "benchmarks", "checkpoints", "examples", "docs", "tools"}  # import `mm`, are never imported

@@ -1,0 +1,225 @@
+"""Checkpoints survive kills, full disks and other writers; a resume takes the newest whole one and is exact."""
+
+import errno
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from mm.training import checkpoints, manifest
+from mm.training.checkpoints import checkpoints as found_in
+from mm.training.checkpoints import newest_whole
+
+
+class Stop(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            control.should_training_stop = True
+
+
+def names(output) -> list[str]:
+    return sorted(path.name for path in Path(output).iterdir())
+
+
+def weights(trainer) -> dict:
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_checkpoint_is_whole_and_nothing_is_left_beside_it(trainer, tmp_path):
+    run = trainer()
+    run.train()
+    assert names(tmp_path / "run") == [".lock", *(f"checkpoint-{step}" for step in (1, 2, 3, 4))]
+    for path in found_in(tmp_path / "run"):
+        assert manifest.faults_of(path) == [] and (path / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_resumed_run_ends_with_the_same_weights(trainer, tmp_path, step):
+    whole = trainer(output=tmp_path / "whole")
+    whole.train()
+    trainer(callbacks=[Stop(step)]).train()
+    resumed = trainer()
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 4
+    assert_same(weights(resumed), weights(whole))
+
+
+def test_a_broken_checkpoint_is_passed_over_and_said(trainer, tmp_path, caplog):
+    trainer(callbacks=[Stop(3)]).train()
+    newest = tmp_path / "run" / "checkpoint-3" / "model.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[-1] ^= 1
+    newest.write_bytes(data)  # as many bytes as before
+    (tmp_path / "run" / "checkpoint-2" / "optimizer.pt").unlink()
+    told = []
+    assert newest_whole(tmp_path / "run", told.append) == tmp_path / "run" / "checkpoint-1"
+    assert "model.safetensors" in told[0] and "optimizer.pt" in told[1]
+
+
+def test_checkpoints_of_transformers_count_where_their_last_file_is_there(tmp_path):
+    for step, state in ((1, "{}"), (2, '{"cut'), (3, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    assert newest_whole(tmp_path) == tmp_path / "checkpoint-1"
+
+
+def test_rotation_keeps_the_newest_whole_one_and_the_best(tmp_path):
+    for step in range(1, 7):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"x" * step)
+        manifest.write_manifest(folder)
+    for step in (5, 6):  # cut off: the newest whole one is 4
+        (tmp_path / f"checkpoint-{step}" / "model.safetensors").write_bytes(b"")
+    checkpoints.rotate(tmp_path, 1, keep=str(tmp_path / "checkpoint-2"))
+    assert names(tmp_path) == [f"checkpoint-{step}" for step in (2, 4, 5, 6)]
+    checkpoints.rotate(tmp_path, 1)
+    assert newest_whole(tmp_path) == tmp_path / "checkpoint-4"
+
+
+def test_save_total_limit_under_trainer(trainer, tmp_path):
+    trainer(save_total_limit=2).train()
+    assert names(tmp_path / "run") == [".lock", "checkpoint-3", "checkpoint-4"]
+
+
+def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(trainer, tmp_path):
+    """Children that do nothing but save are killed at random moments."""
+    run, output, luck = trainer(max_steps=1), tmp_path / "run", random.Random(0)
+    run.train()
+    cut = 0
+    for attempt in range(12):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                for step in range(2 + 100 * attempt, 100 + 100 * attempt):
+                    run.state.global_step = step
+                    run._save_checkpoint(run.model, None)
+                    os.write(writer, step.to_bytes(4, "big"))
+            finally:
+                os._exit(0)
+        os.read(reader, 4)  # it saved once
+        time.sleep(luck.uniform(0, 0.15))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(writer)
+        told = [2 + 100 * attempt]
+        while data := os.read(reader, 4):
+            told.append(int.from_bytes(data, "big"))
+        os.close(reader)
+        cut += (output / checkpoints.WRITING).exists()
+        whole = newest_whole(output)
+        step = int(whole.name.rpartition("-")[2])
+        assert step - told[-1] in (0, 1)  # it may have been put in place and not told yet
+        assert json.loads((whole / "trainer_state.json").read_text())["global_step"] == step
+        checkpoints.clean(output)
+    assert cut > 3  # moments within a save, not only between two
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_errors_of_the_disk_end_with_their_word_and_leave_older_ones(trainer, tmp_path, monkeypatch, number):
+    run, output = trainer(max_steps=1), tmp_path / "run"
+    run.train()
+    real, calls, points = manifest.sync, 0, 0
+
+    def failing(path):
+        nonlocal calls
+        calls += 1
+        if calls == failing.at:
+            raise OSError(number, os.strerror(number), str(path))
+        real(path)
+
+    monkeypatch.setattr(manifest, "sync", failing)
+    for failing.at in range(1, 30):
+        calls, run.state.global_step = 0, 2
+        try:
+            run._save_checkpoint(run.model, None)
+        except OSError as fault:
+            points += 1
+            assert fault.errno == number and os.strerror(number) in str(fault) and "checkpoint-1" in str(fault)
+            assert names(output) == [".lock", "checkpoint-1"] and newest_whole(output) == output / "checkpoint-1"
+        else:
+            break
+    assert points >= 7 and newest_whole(output) == output / "checkpoint-2"
+
+
+def test_savers_that_do_not_name_the_full_disk_are_understood(trainer, tmp_path, monkeypatch):
+    run = trainer(max_steps=1)
+    run.train()
+
+    def torch_save(*_):
+        raise RuntimeError("[enforce fail] unexpected pos 352192 vs 352080")
+
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(run, "_save_rng_state", torch_save)
+    run.state.global_step = 2
+    with pytest.raises(RuntimeError, match="unexpected pos"):  # the disk is well: the fault is told as it is
+        run._save_checkpoint(run.model, None)
+    monkeypatch.setattr(checkpoints.os, "fsync", no_room)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        run._save_checkpoint(run.model, None)
+
+
+def test_a_second_run_into_the_same_folder_is_kept_out(trainer, tmp_path):
+    held = checkpoints.lock(tmp_path / "run")
+    with pytest.raises(BlockingIOError, match="another run"):
+        trainer().train()
+    held.close()
+    trainer(max_steps=1).train()
+
+
+def test_sigterm_saves_and_ends(trainer, tmp_path):
+    class Told(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    run = trainer(callbacks=[Told()], save_steps=100, max_steps=50)
+    run.train()
+    assert run.state.global_step == 3 and newest_whole(tmp_path / "run").name == "checkpoint-3"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_the_best_checkpoint_is_known_by_its_place(trainer, tmp_path):
+    run = trainer(
+        eval_strategy="steps", eval_steps=1, load_best_model_at_end=True, metric_for_best_model="eval_loss",
+        save_total_limit=1,
+    )  # fmt: skip
+    run.train()
+    best = Path(run.state.best_model_checkpoint)
+    assert best.parent == tmp_path / "run" and best.is_dir()
+    state = json.loads((found_in(tmp_path / "run")[0] / "trainer_state.json").read_text())
+    assert state["best_model_checkpoint"] == str(best)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "files": {"a": 3}}', "\xff", "[" * 5000]
+)
+def test_broken_manifests_are_faults_in_words(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content, encoding="latin-1")
+    assert len(found := manifest.faults_of(tmp_path)) == 1 and "manifest" in found[0]
+
+
+def test_a_manifest_names_nothing_outside(tmp_path):
+    for name in ("../x", "/etc/hosts"):
+        held = {"format": 1, "files": {name: {"size": 1, "sha256": "0"}}}
+        (tmp_path / "manifest.json").write_text(json.dumps(held))
+        assert "outside" in manifest.faults_of(tmp_path)[0]

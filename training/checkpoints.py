@@ -1,0 +1,142 @@
+"""Checkpoints that survive: written aside, with a manifest, renamed into place.
+
+    output/.writing/checkpoint-8/…  ─ fsync, manifest.json ─► output/checkpoint-8        one rename
+    output/checkpoint-2             ─ rename ─► output/.deleting-…  ─► gone               the oldest beyond the limit
+
+A process that is killed leaves whole checkpoints and a folder .writing, which the next run removes.
+"""
+
+import errno
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import IO
+
+from .manifest import NAME, faults_of, sync, write_manifest
+
+WRITING, DELETING, LOCK = ".writing", ".deleting-", ".lock"
+STATE = "trainer_state.json"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+def checkpoints(output: str | os.PathLike) -> list[Path]:
+    """The folders checkpoint-N of an output folder, the newest first."""
+    output = Path(output)
+    if not output.is_dir():
+        return []
+    numbered = ((match, path) for path in output.iterdir() if (match := _CHECKPOINT.fullmatch(path.name)))
+    return [path for _, path in sorted(((int(m[1]), p) for m, p in numbered if p.is_dir()), reverse=True)]
+
+
+def why_not(checkpoint: Path, *, hashes: bool = True) -> str:
+    """Why a checkpoint is not whole; "" for one that is.
+
+    One without a manifest, as Transformers' own Trainer writes it, counts as whole if its trainer_state.json, which is
+    written last, can be read.
+    """
+    if (checkpoint / NAME).exists():
+        return "; ".join(faults_of(checkpoint, hashes=hashes)[:3])
+    try:
+        json.loads((checkpoint / STATE).read_bytes())
+    except FileNotFoundError:
+        return f"it has neither {NAME} nor {STATE}: its save was cut off"
+    except (OSError, ValueError) as fault:
+        return f"{STATE} cannot be read ({fault})"
+    return ""
+
+
+def newest_whole(output: str | os.PathLike, say=None) -> Path | None:
+    """The newest checkpoint that is whole, every byte of it read; `say` hears of each one that is not."""
+    for path in checkpoints(output):
+        reason = why_not(path)
+        if not reason:
+            return path
+        if say is not None:
+            say(f"{path} is not whole and is passed over: {reason}")
+    return None
+
+
+def clean(output: str | os.PathLike) -> None:
+    """Removes what a killed process left half written or half deleted."""
+    for path in Path(output).glob(".*"):
+        if path.is_dir() and (path.name == WRITING or path.name.startswith(DELETING)):
+            shutil.rmtree(path)
+
+
+def put_in_place(written: Path, output: Path) -> Path:
+    """Gives a whole folder its name in the output folder, in one rename; an older one of that name goes."""
+    write_manifest(written)
+    place = output / written.name
+    if place.exists():
+        remove(place)
+    os.rename(written, place)
+    sync(output)
+    return place
+
+
+def remove(checkpoint: Path) -> None:
+    """Deletes a checkpoint so that no half of it is ever found under its name."""
+    aside = checkpoint.with_name(f"{DELETING}{checkpoint.name}-{os.getpid()}")
+    os.rename(checkpoint, aside)
+    shutil.rmtree(aside)
+
+
+def rotate(output: Path, limit: int | None, keep: str | None = None) -> None:
+    """Deletes the oldest whole checkpoints beyond `limit`; never the newest whole one, nor `keep` (the best)."""
+    if not limit or limit < 0:
+        return
+    whole = [path for path in checkpoints(output) if not why_not(path, hashes=False)]
+    best = None if keep is None else Path(keep).name
+    kept = {path for path in whole[:1]} | {path for path in whole if path.name == best}
+    for path in whole[1:]:
+        if path not in kept and len(kept) < limit:
+            kept.add(path)
+    for path in whole:
+        if path not in kept:
+            remove(path)
+
+
+def lock(output: Path) -> IO | None:
+    """The lock of an output folder, held while the file is open. BlockingIOError where another run writes there."""
+    import fcntl
+
+    output.mkdir(parents=True, exist_ok=True)
+    file = (output / LOCK).open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as fault:
+        file.close()
+        if fault.errno in (errno.EACCES, errno.EAGAIN):
+            raise BlockingIOError(
+                fault.errno, f"another run writes into {output}; give each run an output folder of its own"
+            ) from None
+        raise
+    return file
+
+
+def cause_of(fault: BaseException, folder: Path) -> OSError | None:
+    """The error of the disk behind a failed save (disk full, read-only, input/output error), None for another fault.
+
+    Savers tell a full disk in their own words, so a fault that names none is asked after by writing a file.
+    """
+    seen: BaseException | None = fault
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno is not None:
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    text = str(fault)
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+        if os.strerror(number) in text or f"os error {number}" in text:
+            return OSError(number, os.strerror(number))
+    try:
+        probe = folder / ".probe"
+        with probe.open("wb") as file:
+            file.write(bytes(1 << 20))
+            file.flush()
+            os.fsync(file.fileno())
+        probe.unlink()
+    except OSError as found:
+        return found
+    return None

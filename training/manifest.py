@@ -1,0 +1,98 @@
+"""manifest.json: what a folder holds, with the size and SHA-256 of each file, written last.
+
+    {"format": 1, "files": {"model.safetensors": {"size": 14233, "sha256": "..."}, ...}}
+
+A folder with a manifest whose files fit it was written whole. Files beside those that it names are no fault.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+NAME = "manifest.json"
+FORMAT = 1
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files of a folder but its manifest, in the order of their names."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path != folder / NAME:
+            yield path
+
+
+def write_manifest(folder: str | os.PathLike) -> Path:
+    """Writes the manifest of all files of a folder. Everything is on the disk when it returns (fsync)."""
+    folder = Path(folder)
+    files = {}
+    for path in files_below(folder):
+        sync(path)
+        files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": sha256(path)}
+    path = folder / NAME
+    path.write_text(json.dumps({"format": FORMAT, "files": files}, indent=1) + "\n", encoding="utf-8")
+    sync(path)
+    for one in sorted({path.parent for path in files_below(folder)} | {folder}, reverse=True):
+        sync(one)
+    return path
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_manifest(folder: str | os.PathLike) -> dict[str, dict[str, Any]] | None:
+    """{name: {"size", "sha256"}}, or None for a folder without a manifest. ValueError naming a broken one."""
+    path = Path(folder) / NAME
+    if not path.is_file():
+        return None
+    try:
+        held = json.loads(path.read_bytes().decode("utf-8"))
+        files = held["files"]
+        whole = held["format"] == FORMAT and all(
+            isinstance(name, str) and isinstance(one["size"], int) and isinstance(one["sha256"], str)
+            for name, one in files.items()
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
+        raise ValueError(f"{path} is no manifest: {type(fault).__name__} {fault}") from fault
+    if not whole:
+        raise ValueError(f"{path} is no manifest of format {FORMAT}")
+    for name in files:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{path} names {name!r}, which is outside of its folder")
+    return files
+
+
+def faults_of(folder: str | os.PathLike, *, hashes: bool = True) -> list[str]:
+    """What does not fit the manifest, in words: missing files, other sizes, other bytes. [] where all fits.
+
+    hashes: compare SHA-256 too, which reads every file; False: names and sizes only.
+    """
+    folder = Path(folder)
+    try:
+        files = read_manifest(folder)
+    except ValueError as fault:
+        return [str(fault)]
+    if files is None:
+        return [f"{folder} has no {NAME}"]
+    found = []
+    for name, told in files.items():
+        path = folder / name
+        if not path.is_file():
+            found.append(f"{name} is missing")
+        elif path.stat().st_size != told["size"]:
+            found.append(f"{name} has {path.stat().st_size} bytes, its manifest says {told['size']}")
+        elif hashes and sha256(path) != told["sha256"]:
+            found.append(f"{name} has other bytes than its manifest says (SHA-256)")
+    return found
