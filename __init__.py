@@ -62,6 +62,7 @@ from .processing.images.processor import MMImageProcessorPil
 from .processing.images.processor_fast import MMImageProcessor
 from .processing.processor import MMProcessor
 from .processing.spelling import changed_texts, spelled
+from .training.verify import seal, verify
 
 __version__ = version("mm-transformers")
 
@@ -118,6 +119,7 @@ __all__ = [
     "MMShards",
     "MMTextConfig",
     "MMTextModel",
+    "MMTrainer",
     "MMVisionConfig",
     "MMVisionModel",
     "MediaDecodeError",
@@ -129,5 +131,16 @@ __all__ = [
     "load_data",
     "load_image",
     "losses",
+    "seal",
     "spelled",
+    "verify",
 ]
+
+
+def __getattr__(name: str):
+    """MMTrainer is imported when it is asked for: it needs accelerate (the extra `train`)."""
+    if name == "MMTrainer":
+        from .training.trainer import MMTrainer
+
+        return MMTrainer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

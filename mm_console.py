@@ -142,6 +142,22 @@ def export(
 
 
 @app.command()
+def verify(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder or a Hub id of a saved model.")],
+    revision: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of a Hub id. Default: main.")
+    ] = None,
+) -> None:
+    """Check a saved model: manifest, weights, configuration, processor, and one forward. Exit code 2 for a fault."""
+    with _errors_in_words():
+        from mm.cli.verify import print_report
+
+        is_whole = print_report(source, _say, revision)
+    if not is_whole:
+        raise typer.Exit(BAD_INPUT)
+
+
+@app.command()
 def env() -> None:
     """Show the versions and the hardware that MM runs on (for a report of a fault)."""
     from mm.cli.env import environment

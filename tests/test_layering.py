@@ -47,7 +47,7 @@ ALLOWED = {
     FRONT_DOOR: MODEL | PROCESSING | {"conversion_scripts", "exporting", "data", "training"},
     "evaluation": LIBRARY,
     "data": CONFIGURATION | PROCESSING,
-    "training": MODEL | PROCESSING | {"data", "evaluation"},
+    "training": MODEL | PROCESSING | {"data"},
     "recipes": LIBRARY | {"evaluation"},  # beside the package: only a checkout has it
     "cli": LIBRARY | {"evaluation", "training"},
 }

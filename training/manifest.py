@@ -22,9 +22,11 @@ def sha256(path: Path) -> str:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All files of a folder but its manifest, in the order of their names."""
+    """All files of a folder in the order of their names, but for its manifest, hidden ones, and checkpoints in it."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path != folder / NAME:
+        parts = path.relative_to(folder).parts
+        is_own = not any(part.startswith(".") for part in parts) and not parts[0].startswith("checkpoint-")
+        if is_own and path.is_file() and path != folder / NAME:
             yield path
 
 

@@ -12,6 +12,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from .checkpoints import STATE, WRITING, cause_of, checkpoints, clean, lock, newest_whole, put_in_place, rotate
+from .verify import seal
 
 logger = logging.get_logger(__name__)
 
@@ -36,7 +37,7 @@ class MMTrainer(Seq2SeqTrainer):
         self.add_callback(_EndWhenTold(self))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
-        output = Path(self.args.output_dir)
+        output = Path(str(self.args.output_dir))
         held = None
         if self.args.should_save:
             held = lock(output)
@@ -86,6 +87,11 @@ class MMTrainer(Seq2SeqTrainer):
             self._push_from_checkpoint(str(output / name))
         if self.args.should_save:
             rotate(output, limit, self.state.best_model_checkpoint)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        if not _internal_call and self.args.should_save:
+            seal(str(output_dir or self.args.output_dir))
 
     @contextmanager
     def _writing_aside(self, folder: Path):
