@@ -9,8 +9,6 @@ without one the media are the context.
 B contexts, N items per context, R rows, T text tokens, S context tokens; Dv, Dc, Dt: widths of the tower, the context
 and the text.
 """
-# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
-# pyright: reportOptionalCall=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
 
 import copy
 from typing import Any, Unpack
@@ -74,6 +72,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
     # Modules, or None where the config has none.
     vision_tower: Any
     audio_tower: Any
+    fusion: Any
 
     def __init__(self, config: MMConfig):
         super().__init__(config)
@@ -128,7 +127,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         pooled: bool = True,
-        **inputs: Unpack[ModelInputs],
+        **inputs: Unpack[ModelInputs],  # pyright: ignore[reportGeneralTypeIssues]: two are spelled out
     ) -> MMModelOutput:
         """Runs on media alone, text alone, or both.
 
@@ -189,7 +188,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         visual_embeds: torch.Tensor | None = None,
         *,
         bool_masked_pos: torch.Tensor | None = None,
-        **inputs: Unpack[MediaInputs],
+        **inputs: Unpack[MediaInputs],  # pyright: ignore[reportGeneralTypeIssues]: three are spelled out
     ) -> MMContextOutput | None:
         """Encodes everything the rows may look at, once. None if nothing is given.
 
@@ -204,7 +203,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
             "pixel_attention_mask": pixel_attention_mask,
             "visual_embeds": visual_embeds,
         }
-        given = {name: value for name, value in inputs.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in inputs.items() if value is not None}
         if not given:
             return None
         items = [self._encode(one, interpolate) for one in check_media(self.config, given, bool_masked_pos)]
@@ -243,7 +242,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
             rows = MMRows(ids.shape[0], media.last_hidden_state.shape[0], media_index, name="media_index")
         elif media_index is not None:
             raise ValueError("media_index was given, but there are no media for the context text to read")
-        output = self.read(media, rows, input_ids=ids, attention_mask=mask)
+        output: Any = self.read(media, rows, input_ids=ids, attention_mask=mask)
         if self.config.fusion_type in REPRESENTATION_FUSIONS:  # a context of one token
             return text_context(output.pooler_output[:, None], None, output, media, rows)
         return text_context(output.last_hidden_state, mask, output, media, rows)

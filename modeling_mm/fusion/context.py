@@ -191,11 +191,11 @@ def as_context(encoder_outputs, encoder_attention_mask: torch.Tensor | None, wid
 # ---- what a call gives, and which row reads it ----------------------------------------------------------------------
 
 
-def _names(media: dict) -> str:
+def _names(media: Any) -> str:
     return ", ".join(name for name, value in media.items() if value is not None and value is not False)
 
 
-def check_sources(media: dict, encoder_outputs, encoder_attention_mask, needs_text: bool) -> None:
+def check_sources(media: Any, encoder_outputs, encoder_attention_mask, needs_text: bool) -> None:
     """Media or a ready context, and what goes with either.
 
     needs_text: whether media may only come with the text of a text encoder, whose states the decoder reads.
@@ -211,7 +211,7 @@ def check_sources(media: dict, encoder_outputs, encoder_attention_mask, needs_te
         )
 
 
-def check_cache_alone(cache, encoder_outputs, context_index, media: dict) -> None:
+def check_cache_alone(cache, encoder_outputs, context_index, media: Any) -> None:
     """A cache that holds a context reads nothing else, so nothing else may be given beside it."""
     if not isinstance(cache, MMCache) or not cache.holds_context:
         return

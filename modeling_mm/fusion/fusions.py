@@ -13,11 +13,8 @@ B contexts, R rows (texts), T text tokens, S media tokens, D their width, F fusi
 row does not have adds nothing to that row; one that a call does not have is None. model.py calls what stands here.
 """
 
-# A config is filled in when it is made, and a fused call has at least one modality: checked in words before.
-# pyright: reportArgumentType=false, reportOptionalIterable=false
-# pyright: reportOptionalMemberAccess=false, reportReturnType=false
-
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -141,7 +138,9 @@ class MMSumFusion(nn.Module):
 
     def forward(self, vectors: Vectors, present: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
         """{modality: (R, D)} -> (R, F)."""
-        return sum(dense(vectors[name]) for name, dense in self.dense.items() if vectors.get(name) is not None)
+        given = (dense(vectors[name]) for name, dense in self.dense.items() if vectors.get(name) is not None)
+        fused: Any = sum(given)
+        return fused
 
 
 class MMGatedFusion(nn.Module):
@@ -159,7 +158,7 @@ class MMGatedFusion(nn.Module):
     def forward(self, vectors: Vectors, present: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
         """{modality: (R, D)}, {modality: bool (R,), None: in every row} -> (R, F)."""
         text, has_text = vectors.get("text"), None if present is None else present.get("text")
-        fused = 0 if text is None else self.dense["text"](text)
+        fused: Any = 0 if text is None else self.dense["text"](text)
         for name, gate in self.gates.items():
             vector = vectors.get(name)
             if vector is not None:

@@ -1,10 +1,7 @@
 """MMVisionModel: a ViT. n pictures, S tokens (CLS, registers, patches in row-major order), D hidden_size."""
 
-# The positions are there wherever they are asked for: __init__ decides.
-# pyright: reportArgumentType=false
-
 import math
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -31,6 +28,7 @@ class MMVisionModel(MMPreTrainedModel):
     """
 
     config: MMVisionConfig  # pyright: ignore[reportIncompatibleVariableOverride]: its own
+    embed_positions: Any  # nn.Embedding; None where the config has no positions
     main_input_name = "pixel_values"
     input_modalities = ["image"]
     _can_record_outputs = {
@@ -41,6 +39,7 @@ class MMVisionModel(MMPreTrainedModel):
     def __init__(self, config: MMVisionConfig):
         super().__init__(config)
         width, patch = config.hidden_size, config.patch_size
+        self.image_sides, self.patch_grid = config.image_sides, config.patch_grid
         self.patch_embedding = nn.Conv2d(config.num_channels, width, patch, stride=patch, bias=config.patch_bias)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.use_cls_token else None
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width)) if config.use_mask_token else None
@@ -48,7 +47,7 @@ class MMVisionModel(MMPreTrainedModel):
         self.register_tokens = nn.Parameter(torch.zeros(1, registers, width)) if registers else None
         self.embed_positions = None
         if config.position_embedding_type == "absolute":
-            self.embed_positions = nn.Embedding(config.use_cls_token + math.prod(config.patch_grid), width)
+            self.embed_positions = nn.Embedding(config.use_cls_token + math.prod(self.patch_grid), width)
         self.embed_norm = build_norm(
             config.norm_type if config.embedding_norm else "none", width, config.layer_norm_eps
         )
@@ -93,9 +92,8 @@ class MMVisionModel(MMPreTrainedModel):
         real, mask = None, None
         if pixel_attention_mask is not None:
             real = self.token_mask(pixel_attention_mask)
-            mask = create_bidirectional_mask(
-                CallConfig(self.config, kwargs.get("output_attentions")), hidden_states, real
-            )
+            call: Any = CallConfig(self.config, kwargs.get("output_attentions"))
+            mask = create_bidirectional_mask(call, hidden_states, real)
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask=mask, **kwargs)
         if self.config.final_norm == "pooled":
@@ -143,7 +141,7 @@ class MMVisionModel(MMPreTrainedModel):
     def _check_size(self, pixel_values: torch.Tensor, interpolate: bool) -> None:
         config = self.config
         check_tensors(pixel_values=pixel_values)
-        sides, patch = config.image_sides, config.patch_size
+        sides, patch = self.image_sides, config.patch_size
         wanted = f"float (n, {config.num_channels}, {sides[0]}, {sides[1]}), n at least 1"
         shape = tuple(pixel_values.shape)
         if len(shape) != 4 or shape[1] != config.num_channels or not shape[0] or not pixel_values.is_floating_point():
@@ -184,7 +182,7 @@ class MMVisionModel(MMPreTrainedModel):
 
     def _positions(self, grid: tuple[int, int], device: torch.device) -> torch.Tensor:
         """(CLS + rows*columns, D), resampled when the picture's grid is not the trained one."""
-        table, trained = whole_table(self.embed_positions, device), self.config.patch_grid
+        table, trained = whole_table(self.embed_positions, device), self.patch_grid
         if grid == trained:
             return table
         lead = self.config.use_cls_token
