@@ -1,6 +1,7 @@
 """Decode and resize 1,000 JPEG and PNG files: MMImageProcessorPil beside transformers' BlipImageProcessorPil.
 
 OMP_NUM_THREADS=1 python benchmarks/image_throughput.py [--pictures 1000] [--workers 2]
+OMP_NUM_THREADS=1 python benchmarks/image_throughput.py --pythons OLD_PYTHON NEW_PYTHON    # two environments in turn
 
 The same files, size, resampling, mean and standard deviation in both; their pixel_values are compared first. Times are
 medians over blocks of 50 files that are read in turn by the one and the other.
@@ -10,12 +11,19 @@ they are decoded and resized (uint8), and normalised ones (float32), which are f
 ratios mean something only on a machine with as many idle cores. Beside them stand the ceiling of the machine (Pillow's
 decoding and resizing alone, in two bare processes and in one) and the CPU time of all processes against that of none:
 twice its inverse is all that two cores can give.
+
+With --pythons two interpreters read the same batches in turn with MMProcessor, each with the `mm` of its environment.
+The pixels must be equal. CPU time is compared: other work on the machine changes it less. The third line is Pillow's
+decoding, a copy in RGB and resizing (`_bare`).
 """
 
 import argparse
+import hashlib
 import multiprocessing
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,7 +37,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from transformers import BlipImageProcessorPil
 
-from mm import MMImageProcessorPil
+from mm import MMImageProcessorPil, MMProcessor
 
 BLOCK, BATCH = 50, 16
 SIZES = [(640, 480), (480, 640), (500, 375), (800, 600)]
@@ -140,15 +148,67 @@ def compare(paths: list[Path]) -> list[tuple[float, float]]:
     return times
 
 
+def serve(folder: Path, only_pillow: bool) -> None:
+    """Answers each line "first last" with the CPU seconds for these files, and a hash of their pixels."""
+    torch.set_num_threads(1)
+    paths, processor = sorted(folder.iterdir()), MMProcessor(image_processor=processors()[0])
+    for line in sys.stdin:
+        first, last = map(int, line.split())
+        start = time.process_time()
+        if only_pillow:
+            _bare(paths[first:last])
+            print(time.process_time() - start, "-", flush=True)
+            continue
+        pixels = processor(images=paths[first:last], return_tensors="pt")["pixel_values"]
+        spent = time.process_time() - start
+        print(spent, hashlib.sha256(pixels.numpy().tobytes()).hexdigest(), flush=True)
+
+
+def in_turn(pythons: list[str], folder: Path, count: int, rounds: int) -> None:
+    """Batches of BATCH files by each interpreter in turn, and by Pillow in the last one's environment."""
+    names = ("old", "new", "Pillow")
+    commands = [[python, __file__, "--serve", str(folder)] for python in (*pythons, pythons[-1])]
+    commands[-1].append("--only-pillow")
+    servers = [subprocess.Popen(c, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for c in commands]
+    times: list[list[float]] = [[] for _ in servers]
+    for number in range(-1, rounds):
+        for start in range(0, count, BATCH):
+            order, hashes = list(range(len(servers))), {}
+            for place in order if (start // BATCH + number) % 2 else order[::-1]:
+                server: Any = servers[place]
+                server.stdin.write(f"{start} {min(count, start + BATCH)}\n")
+                server.stdin.flush()
+                spent, hashes[place] = server.stdout.readline().split()
+                if number >= 0:  # the first round warms up
+                    times[place].append(1000 * float(spent) / (min(count, start + BATCH) - start))
+            if hashes[0] != hashes[1]:
+                raise RuntimeError(f"the pixels of files {start} to {start + BATCH} differ")
+    for server in servers:
+        server.communicate()
+    for name, own in zip(names, times, strict=True):
+        ratio = statistics.median(old / mine for old, mine in zip(times[0], own, strict=True))
+        print(
+            f"{name:8s} {statistics.median(own):6.3f} ms of CPU per picture, old / {name} {ratio:.3f} median of pairs"
+        )
+    print("equal pixels")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pythons", nargs=2, help="two interpreters: before and after")
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--only-pillow", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.serve:
+        return serve(arguments.serve, arguments.only_pillow)
     with tempfile.TemporaryDirectory() as folder:
         paths = write_pictures(Path(folder), arguments.pictures)
+        if arguments.pythons:
+            return in_turn(arguments.pythons, Path(folder), arguments.pictures, arguments.rounds)
         times = compare(paths)
         per_picture = [1000 * statistics.median(side) / BLOCK for side in zip(*times, strict=True)]
         print(f"{arguments.pictures} pictures, half JPEG, half PNG, to {tuple(dict(processors()[0].size).values())}")
