@@ -59,7 +59,7 @@ def check_loaded(model, info: Mapping[str, Iterable], ignore_mismatched_sizes: b
         keys: missing and unknown ones count; False where the caller is told of them.
 
     What may differ: a head key under a class without that head, and a new head over a checkpoint without it. Both are
-    in Transformers' load report and in `output_loading_info`. A slow copy that a checkpoint has nothing of starts as
+    in Transformers' load report and in `output_loading_info`. A momentum encoder that a checkpoint lacks starts as
     the model, so that its queue can be switched on later.
     """
     written_by = (model.config.architectures or [type(model).__name__])[0]

@@ -1,4 +1,4 @@
-"""A slow copy of an encoder, queues of what it saw, contrast with both (MoCo: arXiv:1911.05722; ALBEF: 2107.07651).
+"""Momentum encoder, queues of what it saw, contrast with both (MoCo: arXiv:1911.05722; ALBEF: 2107.07651).
 
     teacher <- m teacher + (1 - m) student                    before every step
     keys     = teacher's embeddings of the batch, then those of earlier batches

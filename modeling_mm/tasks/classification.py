@@ -26,7 +26,7 @@ class MMForSequenceClassification(MMHead):
 
     Several pictures per context (two for comparing them) are slots of pixel_values; `max_images` gives them an order.
     A call without a text is one row per context: fusions of tokens read a text of bos alone, the others no text. A row
-    whose attention_mask is 0 throughout has no text either.
+    whose attention_mask is 0 throughout has no text either. `from_towers(vision, text)` starts from published towers.
     """
 
     accepts_loss_kwargs = False  # every loss is a mean over the rows of the batch

@@ -46,7 +46,10 @@ def as_mixin(parent: Any) -> Any:
 
 
 class MMForConditionalGeneration(MMRanking, MMVocabularyHead, MMGenerationMixin):  # pyright: ignore[reportIncompatibleMethodOverride]: Transformers' two
-    """The base model with a language-modelling head: generate(), and rank_answers() and score() of given texts."""
+    """The base model with a language-modelling head: generate(), and rank_answers() and score() of given texts.
+
+    `from_towers(vision, text)` starts from published towers; the text, any of BERT to Qwen3, then reads causally.
+    """
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

@@ -15,7 +15,10 @@ from .head import MMVocabularyHead, check_task
 
 
 class MMForMaskedLM(MMVocabularyHead):
-    """The base model with BERT's head over a text that sees both ways."""
+    """The base model with BERT's head over a text that sees both ways.
+
+    `from_towers(vision, text)` starts from published towers, and takes the head of a BERT over with its text.
+    """
 
     def __init__(self, config: MMConfig):
         super().__init__(config)

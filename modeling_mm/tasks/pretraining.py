@@ -44,6 +44,8 @@ class MMForPreTraining(MMMatchingModel):
 
     "lm" and "mlm" share one head over the vocabulary. With "mim" the tower sees the masked pictures alone, so every
     other loss sees them too. A loss whose inputs a batch lacks is off for that batch; on all processes alike.
+
+    `from_towers(vision, text)` starts from published towers, and takes the head of a BERT over with its text.
     """
 
     # None without a loss that needs them

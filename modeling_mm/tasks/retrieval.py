@@ -36,6 +36,8 @@ class MMForImageTextRetrieval(MMMatchingModel):
     The loss is the sum of "itc" and "itm" by their weights in pretraining_losses: InfoNCE or sigmoid over the pictures
     and texts of all processes (contrastive_loss), and matching against hard negatives. Outside of training, or under
     no_grad, nothing is gathered and the negatives are the most similar ones of the batch.
+
+    `from_towers(vision, text)` starts from published towers; new are the projections and the matching head.
     """
 
     slow: Any  # MMMomentumEncoder, under the name that checkpoints have; None without contrastive_queue_size

@@ -21,7 +21,7 @@ def test_the_examples_run_as_written_and_end_in_finite_losses(monkeypatch):
         exec(block, names)
         assert torch.isfinite(names["loss"]) and names["loss"] > 0
         assert names["loss"].requires_grad
-    assert len(blocks) == 3 and names["context_index"].tolist() == [0, 1, 1, 2, 3]
+    assert len(blocks) == 4 and names["context_index"].tolist() == [0, 1, 1, 2, 3]
 
 
 def test_every_file_of_the_table_is_there():
