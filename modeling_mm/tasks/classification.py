@@ -115,7 +115,7 @@ class MMForSequenceClassification(MMHead):
 
     def _media_alone(self, context: MMContextOutput) -> MMModelOutput:
         """What a fusion of vectors or answers makes of media without a text."""
-        vectors, present = modality_vectors(context, self.config.modalities)
+        vectors, present = modality_vectors(context, self.config.modalities)  # pyright: ignore[reportArgumentType]: set
         pooled = self.model.get_submodule("fusion")(vectors) if self.is_pooled else None
         return MMModelOutput(pooler_output=pooled, modality_embeds=vectors, modality_present=present)
 

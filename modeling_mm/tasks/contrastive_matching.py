@@ -96,7 +96,7 @@ class MMMatchingModel(MMHead):
         if side == "text":
             check_every_text(self.config, type(self).__name__, given["attention_mask"])
         elif self.pools_latents(side):
-            pooled = self.model.encode_context(**given).pooler_output
+            pooled = self.model.encode_context(**given).pooler_output  # pyright: ignore[reportOptionalMemberAccess]: given
         return self.itc_head.get_submodule(side)(pooled)
 
     # ---- inputs -----------------------------------------------------------------------------------------------------

@@ -216,14 +216,14 @@ class MMForPreTraining(MMMatchingModel):
         (items,) = check_media(self.config, given, hidden)
         seen = flat_items(items)
         pixels, real, hidden = seen.values, seen.mask, seen.hidden_patches
-        counted = hidden if real is None else hidden & real.flatten(1)
+        counted = hidden if real is None else hidden & real.flatten(1)  # pyright: ignore[reportOptionalOperand]: checked
         predicted = self.mim_head(patch_tokens(context.vision_output.last_hidden_state, vision))
         if self.mim_tower is None:
             errors = pixel_errors(predicted, patches_of(pixels, vision.patch_size))
         else:
             errors = feature_errors(predicted, patch_tokens(self._target_states(pixels, real), vision))
-        total = errors.masked_fill(~counted, 0).sum()
-        return shared_mean(total, counted.sum(), torch.is_grad_enabled())
+        total = errors.masked_fill(~counted, 0).sum()  # pyright: ignore[reportOptionalOperand]: checked
+        return shared_mean(total, counted.sum(), torch.is_grad_enabled())  # pyright: ignore[reportOptionalMemberAccess]: checked
 
     @torch.no_grad()
     def _target_states(self, pixels: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
