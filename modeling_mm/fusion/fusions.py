@@ -235,8 +235,8 @@ def build_fusion(config: MMConfig) -> nn.Module | None:
     if config.fusion_type == "co_attention":
         return MMCoAttentionFusion(config.reader, config.fusion_num_layers, reads_media=config.has_text_encoder)
     if config.fusion_type == "decision":
-        return MMDecisionFusion(["text", *config.modalities], config.fusion_weights)
+        return MMDecisionFusion(["text", *(config.modalities or [])], config.fusion_weights)
     if config.fusion_type in REPRESENTATION:
-        widths = dict.fromkeys(["text", *config.modalities], config.reader.hidden_size)
+        widths = dict.fromkeys(["text", *(config.modalities or [])], config.reader.hidden_size)
         return REPRESENTATION[config.fusion_type](widths, config.fusion_width)
     return None
