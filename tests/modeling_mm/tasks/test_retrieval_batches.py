@@ -92,5 +92,5 @@ def test_settings_that_do_not_go_together_are_refused(tiny_config, fields, messa
 
 
 def test_pretraining_has_no_chunks(tiny_config):
-    with pytest.raises(ValueError, match="MMForImageTextRetrieval alone"):
+    with pytest.raises(ValueError, match="only for MMForImageTextRetrieval"):
         MMForPreTraining(tiny_config(contrastive_chunk_size=2, **ITC))
