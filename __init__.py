@@ -4,6 +4,7 @@
 """
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from transformers import (
     AutoConfig,
@@ -63,6 +64,9 @@ from .processing.images.processor_fast import MMImageProcessor
 from .processing.processor import MMProcessor
 from .processing.spelling import changed_texts, spelled
 from .training.verify import seal, verify
+
+if TYPE_CHECKING:
+    from .training.trainer import MMTrainer
 
 __version__ = version("mm-transformers")
 

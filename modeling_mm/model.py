@@ -88,7 +88,8 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         self.image_slots = build_slots(config.max_images, vision and config.vision_size)
         self.frame_slots = build_slots(config.max_frames, vision and config.vision_size)
         self.clip_slots = build_slots(config.max_clips, audio and config.audio_size)
-        kinds = len(config.modalities) if config.modality_embeddings else 0
+        self.modalities = list(config.modalities or ())
+        kinds = len(self.modalities) if config.modality_embeddings else 0
         self.modality_embedding = build_slots(kinds, config.media_width)
         encoder = config.text_encoder_config
         self.text_encoder = None if encoder is None else MMTextModel._from_config(encoder)
@@ -227,7 +228,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         else:
             items = resample(items, resampler, projector)
         if self.modality_embedding is not None:
-            number = torch.full((), self.config.modalities.index(items.kind), device=items.values.device)
+            number = torch.full((), self.modalities.index(items.kind), device=items.values.device)
             items = items._replace(values=items.values + self.modality_embedding(number))
         return items
 
@@ -294,7 +295,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         if context is None:
             return stack(**text)
         config, states, mask = self.config, context.last_hidden_state, context.attention_mask
-        settings = (config.fusion_mask, config.fusion_order, config.fusion_embedding_norm)
+        settings = (config.fusion_mask or "prefix", config.fusion_order, config.fusion_embedding_norm)
         cache = text.get("past_key_values")
         if cache is None and not text.get("use_cache"):
             mask = None if mask is None else rows.per_row(mask)
@@ -324,7 +325,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         output = stack(**text)
         vectors, present = text_vectors(output.pooler_output, text.get("attention_mask"))
         if context is not None:
-            media, there = modality_vectors(context, self.config.modalities)
+            media, there = modality_vectors(context, self.modalities)
             vectors |= {name: rows.per_row(vector) for name, vector in media.items()}
             present |= {name: rows.per_row(has_it) for name, has_it in there.items()}
         output.modality_embeds, output.modality_present = vectors, present

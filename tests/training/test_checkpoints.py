@@ -135,18 +135,18 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(trainer, tmp_p
 def test_errors_of_the_disk_end_with_their_word_and_leave_older_ones(trainer, tmp_path, monkeypatch, number):
     run, output = trainer(max_steps=1), tmp_path / "run"
     run.train()
-    real, calls, points = manifest.sync, 0, 0
+    real, calls, points, fails_at = manifest.sync, 0, 0, 0
 
     def failing(path):
         nonlocal calls
         calls += 1
-        if calls == failing.at:
+        if calls == fails_at:
             raise OSError(number, os.strerror(number), str(path))
         real(path)
 
     monkeypatch.setattr(manifest, "sync", failing)
-    for failing.at in range(1, 30):
-        calls, run.state.global_step = 0, 2
+    for point in range(1, 30):
+        calls, fails_at, run.state.global_step = 0, point, 2
         try:
             run._save_checkpoint(run.model, None)
         except OSError as fault:
