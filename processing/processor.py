@@ -37,7 +37,11 @@ from .token_rows import RowOptions, encode_rows
 from .videos.sampling import check_frame_settings, check_jitter, check_positive
 
 
-class MMProcessor(SavesItsCode, ProcessorMixin):
+class SavingProcessor(SavesItsCode, ProcessorMixin):
+    """One base for MMProcessor: Transformers looks up in the first base what a processor overrides."""
+
+
+class MMProcessor(SavingProcessor):
     """One image processor, one tokenizer and one feature extractor; each may be missing.
 
     Args:
