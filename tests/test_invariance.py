@@ -2,7 +2,7 @@
 
 A batch here is hard on purpose: contexts of two, one and no picture, rows on them ragged and unsorted, prompts of
 unequal length padded on the left. The reference runs each row by itself: its prompt without padding, its pictures
-without absent ones, no index, no padding anywhere. Logits agree to 1e-12 in fp64 and 1e-4 in fp32, times
+without absent ones, no index, no padding anywhere. Logits agree to 1e-12 in fp64 and 1e-5 in fp32, times
 max(1, |logit|).
 """
 
@@ -15,6 +15,7 @@ import torch
 from transformers import CompileConfig, DynamicCache
 
 from mm import MMCache
+from other_cpu import allowance
 
 IDS = torch.tensor([[0, 1, 5, 6], [1, 7, 8, 9], [0, 0, 1, 4], [0, 1, 3, 3], [0, 0, 0, 1]])
 MASK = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1], [0, 0, 1, 1], [0, 1, 1, 1], [0, 0, 0, 1]])
@@ -22,7 +23,7 @@ READS = [1, 0, 2, 1, 1]
 PRESENT = torch.tensor([[True, True], [False, True], [False, False]])
 PIXELS = torch.randn(3, 2, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 NEW = 6
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-4}
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 TEXTS = ["inside", "own", "llama"]
 KINDS = [("vit", text) for text in TEXTS] + [("conv", "inside")]
 IDENTITY = [f"{vision}-{text}" for vision, text in KINDS]
@@ -76,7 +77,7 @@ def generated(model, inputs, **mode):
 
 
 def assert_close(got, expected, dtype):
-    limit = TOLERANCE[dtype] * expected.abs().clamp(min=1)
+    limit = TOLERANCE[dtype] * allowance() * expected.abs().clamp(min=1)
     assert ((got - expected).abs() <= limit).all(), (got - expected).abs().max().item()
 
 
