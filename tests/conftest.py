@@ -32,7 +32,7 @@ def beside_the_tests(name: str) -> ModuleType:
     return module
 
 
-for _name in ("comparing", "hub_server", "originals", "other_cpu", "published", "weight_files"):
+for _name in ("comparing", "hub_server", "originals", "other_cpu", "published", "small_trainer", "weight_files"):
     beside_the_tests(_name)
 
 
