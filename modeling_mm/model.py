@@ -155,7 +155,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         has_past, on_cpu = past_key_values is not None, torch.is_tensor(words) and words.is_cpu
         reads = {"has_past": has_past, "read_values": self.config.check_inputs and (not has_past or on_cpu)}
         check_text(self.config.text_config, input_ids, inputs_embeds, **text, **reads)
-        rows, ranges = plan_rows(self.config, len(words), context, index, ranges, past_key_values)
+        rows, ranges = plan_rows(self.config, words.shape[0], context, index, ranges, past_key_values)
         if use_cache is None:
             decoder = self.config.text_config
             use_cache = decoder.use_cache and decoder.is_causal and not self.training

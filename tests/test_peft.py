@@ -383,6 +383,8 @@ def test_an_adapter_loads_over_exported_code_where_the_package_is_not(tiny_model
 
 @pytest.mark.slow
 def test_nothing_of_mm_imports_peft():
-    code = "import sys, mm; [getattr(mm, name) for name in mm.__all__]; print('peft' in sys.modules)"
+    # but for MMTrainer, whose base class in Transformers does
+    names = "[getattr(mm, name) for name in mm.__all__ if name != 'MMTrainer']"
+    code = f"import sys, mm; {names}; print('peft' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert done.stdout == "False\n", done.stderr

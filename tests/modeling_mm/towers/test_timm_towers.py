@@ -12,7 +12,7 @@ from mm.modeling_mm.checks.media_inputs import MediaItems
 from mm.modeling_mm.towers.any_tower import run_tower
 from mm.modeling_mm.towers.build_tower import build_tower
 
-pytestmark = [pytest.mark.newest, pytest.mark.slow]
+pytestmark = [pytest.mark.newest]
 # Maps with their channels first, maps with their channels last, and tokens; the arguments make them small.
 KINDS = {
     "resnet18": ({}, 64, 512),
