@@ -20,10 +20,10 @@ from .media_encoder import join_frames
 class MMFeatures:
     """get_image_features, get_video_features, get_audio_features and get_text_features.
 
-    Each returns last_hidden_state, the tokens of the tower or text, and pooler_output, one vector of each context or
-    text. A model with a contrastive head gives pooler_output as it compares it: projected to P, not normalised, as
-    CLIPModel does. Every other model gives the tower's own vector. What a text reads, projected tokens (LLaVA's
-    pooler_output), is `encode_context(...).last_hidden_state`.
+    Each returns last_hidden_state, the tokens of the tower or text, and pooler_output, what the model makes of them,
+    as the classes of Transformers do: with a contrastive head the vector that is compared, projected to P and not
+    normalised (CLIPModel); in MMForConditionalGeneration the projected tokens (B, S, Dc) that the decoder reads of
+    media (LlavaForConditionalGeneration); in every other class the tower's own vector.
 
     output_hidden_states and output_attentions give the tower's own states, of the items that are there, too.
     """
@@ -94,5 +94,5 @@ class MMFeatures:
         return BaseModelOutputWithPooling(tokens, self._embedded(pooled, side, {**given, **settings}), **output)
 
     def _embedded(self, pooled: torch.Tensor | None, side: str, given: dict[str, Any]) -> torch.Tensor | None:
-        """The one vector of "vision", "audio" or "text" as the model compares it; here as the tower gave it."""
+        """What the model makes of "vision", "audio" or "text"; here the vector as the tower gave it."""
         return pooled

@@ -61,6 +61,10 @@ class MMForConditionalGeneration(MMRanking, MMVocabularyHead, MMGenerationMixin)
         self.ends_checked: set[str] = set()
         self.build()
 
+    def _embedded(self, pooled: torch.Tensor | None, side: str, given: dict[str, Any]) -> torch.Tensor | None:
+        """Media as the decoder reads them, (B, S, Dc); of a text its own vector."""
+        return pooled if side == "text" else self.model.encode_context(**given).last_hidden_state
+
     @can_return_tuple
     @takes(MediaInputs, RowInputs, CacheInputs)
     def forward(

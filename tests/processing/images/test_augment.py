@@ -147,5 +147,5 @@ def test_a_shared_picture_is_not_mirrored_if_any_of_its_texts_names_a_side(token
 
 
 def test_saved_without_settings_says_so(tokenizer):
-    with pytest.raises(ValueError, match="the image processor has no augmentation"):
+    with pytest.raises(ValueError, match="no image_processor.augmentation"):
         MMDataCollator(MMProcessor(MMImageProcessorPil(), tokenizer), augment="saved")
