@@ -130,12 +130,12 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         pooled: bool = True,
         **inputs: Unpack[ModelInputs],  # pyright: ignore[reportGeneralTypeIssues]: two are spelled out
     ) -> MMModelOutput:
-        """Runs on media alone, text alone, or both.
+        """Runs on only media, only text, or both.
 
         Args:
             input_ids, attention_mask, position_ids, token_type_ids: (R, T); inputs_embeds: (R, T, Dt) instead of ids.
-            pooled: False leaves pooler_output out (None), where nobody reads it.
-        Raises: ValueError or TypeError in words for bad input; TypeError for unknown arguments.
+            pooled: False leaves pooler_output out (None). Raises: ValueError or TypeError for bad input; TypeError for
+        unknown arguments.
         """
         reject_unknown(inputs, MMModel.forward)
         self.check_unchanged()
@@ -194,8 +194,8 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         """Encodes everything the rows may look at, once. None if nothing is given.
 
         Args:
-            bool_masked_pos: bool (B, N, L), the patches of pixel_values that the tower's mask token stands for.
-        Raises: ValueError or TypeError in words; inputs of a modality that the model lacks raise an error naming it.
+            bool_masked_pos: bool (B, N, L), the patches of pixel_values that the tower's mask token replaces. Raises:
+        ValueError or TypeError; inputs of a modality that the model lacks raise an error naming it.
         """
         reject_unknown(inputs, MMModel.encode_context, "encode_context")
         interpolate = inputs.pop("interpolate_pos_encoding", False)
@@ -268,7 +268,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         return stack(**self._both_ways(text), return_dict=True, **(states or {}))
 
     def write(self, media: MMContextOutput | None, rows: MMRows | None, **text) -> MMModelOutput:
-        """A text that the decoder goes on with, joined with the media themselves; None: without any."""
+        """A text that the decoder continues, joined with the media themselves; None: without media."""
         joined = self._JOINED[self.decoder_fusion]
         return joined(self, self.language_model, media, rows, {**text, "use_cache": False, "return_dict": True})
 
@@ -305,7 +305,8 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         return stack(**{**text, "past_key_values": cache})
 
     def _co_attended(self, stack: MMTextModel, context, rows, text: dict) -> MMModelOutput:
-        """Text states and media, each reading the other; a text without media runs through its own layers alone."""
+        """Text states and media, each attending to the other; a text without media runs only through its own
+        layers."""
         text.pop("context_ranges", None)
         output = stack(**text)
         media = media_mask = None
@@ -320,7 +321,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         return output
 
     def _beside_vectors(self, stack: MMTextModel, context, rows, text: dict) -> MMModelOutput:
-        """The text alone, with one vector of each modality beside it."""
+        """The text without media, and one vector of each modality."""
         text.pop("context_ranges", None)
         output = stack(**text)
         vectors, present = text_vectors(output.pooler_output, text.get("attention_mask"))
@@ -332,7 +333,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         return output
 
     def _fused_vectors(self, *joined) -> MMModelOutput:
-        """One vector, made of those of all modalities."""
+        """One vector, computed from those of all modalities."""
         output = self._beside_vectors(*joined)
         output.pooler_output = self.fusion(output.modality_embeds, output.modality_present)
         return output
@@ -356,13 +357,13 @@ class MMModel(MMFeatures, MMPreTrainedModel):
                 )
 
     def freeze_pooled(self, keep: tuple[str, ...] = ()) -> None:
-        """Freezes what only a pooled vector needs, of every part but those named: kept, so that AutoModel finds it.
+        """Freezes what only a pooled vector needs, of every part except those named; kept, so that AutoModel finds it.
 
         The mask token of a vision tower goes with it, unless "mask_token" is named.
         """
         parts = {"vision_tower", "audio_tower", "text_encoder", "language_model"} - set(keep)
         for part in (getattr(self, name) for name in parts):
-            if isinstance(part, MMPreTrainedModel):  # a foreign tower is frozen as it is built
+            if isinstance(part, MMPreTrainedModel):  # a foreign tower is frozen when it is built
                 for unread in part.pooled_only():
                     unread.requires_grad_(False)
         tower = self.vision_tower

@@ -66,7 +66,8 @@ class Checkpoint(Mapping[str, torch.Tensor]):
             self._homes |= {_modern(name): (file, name) for name in self._at(file).keys()}
 
     def _at(self, file: Path) -> Any:
-        """The file, open; one at a time, and anew from time to time, so that what was read is not held in memory."""
+        """The open file; one at a time, and opened again from time to time, so that pages already read leave
+        memory."""
         if self._opened is None or self._file != file or self._read > _READ_AT_ONCE:
             self._file, self._opened, self._read = file, _opened(file), 0
         return self._opened
@@ -92,7 +93,7 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         return len(self._homes)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor that need not be read for it."""
+        """The shape of a tensor, without reading it."""
         file, called = self._homes[name]
         opened = self._at(file)
         return tuple(opened[called].shape if isinstance(opened, dict) else opened.get_slice(called).get_shape())
@@ -114,7 +115,7 @@ def _modern(name: str) -> str:
 
 
 def read_json(directory: Path | None, name: str) -> dict[str, Any] | None:
-    """A JSON file of the directory; None if it is not there."""
+    """A JSON file of the directory; None if it is missing."""
     if directory is None or not (directory / name).is_file():
         return None
     return read_json_file(directory / name)

@@ -13,8 +13,9 @@ from .key_table import KeyTable, raise_faults
 class Fields:
     """The settings of one kind of stack.
 
-    names: their name -> MM's, the value as it is. ours: settings of MM that every such stack has. theirs: settings of
-    the source that have no counterpart, with the one value under which the stack is MM's.
+    names: their name -> MM's, the value unchanged.
+    ours: settings of MM that every such stack has.
+    theirs: settings of the source that have no counterpart, with the one value under which the stack is MM's.
     """
 
     names: Mapping[str, str]
@@ -92,7 +93,7 @@ def source_config(settings: Mapping[str, Any]) -> Any:
 
 
 def prefix_of(names: Iterable[str], anchor: str) -> str:
-    """What stands before `anchor` in the one name that ends with it. Raises ValueError where there is none."""
+    """What stands before `anchor` in the one name that ends with it. Raises ValueError if no name does."""
     found = [name.removesuffix(anchor) for name in names if name.endswith(anchor)]
     if not found:
         raise ValueError(f"no tensor is named ...{anchor}, which this kind of model has")

@@ -1,4 +1,4 @@
-"""The files of weights in a folder: which sets there are, which one loads, what a save replaces, what is broken.
+"""The files of weights in a folder: the sets in it, the one that loads, the files that a save replaces, broken files.
 
 A set is one file, or an index and the shards that it names; a variant ("fp16") has sets of its own:
 
@@ -48,12 +48,12 @@ def single_name(kind: str, variant: str | None = None) -> str:
 
 
 def index_name(kind: str, variant: str | None = None) -> str:
-    """The index of shards beside `single_name`."""
+    """The index of shards of `single_name`."""
     return f"{kind}.{_KINDS[kind]}.index.{variant}.json" if variant else f"{kind}.{_KINDS[kind]}.index.json"
 
 
 def kind_read(names: Iterable[str], variant: str | None, use_safetensors: bool | None) -> str:
-    """Which kind of set Transformers reads: safetensors if there are any, unless it is told otherwise."""
+    """Which kind of set Transformers reads: safetensors if there are any, unless the call says otherwise."""
     there = {single_name("model", variant), index_name("model", variant)} & set(names)
     return "model" if use_safetensors or (use_safetensors is None and there) else "pytorch_model"
 
@@ -72,7 +72,7 @@ def check_folder(folder: Path, variant: str | None = None, use_safetensors: bool
 
 
 def check_one_set(names: Iterable[str], kind: str, variant: str | None, place: str) -> None:
-    """Raises CheckpointError where one file of weights stands beside an index of shards."""
+    """Raises CheckpointError if a folder has both a single file of weights and an index of shards."""
     one, index = single_name(kind, variant), index_name(kind, variant)
     if {one, index} <= set(names):
         raise _two_sets(place, one, f"{index} with its shards")
@@ -113,7 +113,7 @@ def check_index(index: Path) -> None:
 
 def check_inside(folder: Path, shard: str, index: str) -> None:
     """Raises CheckpointError for a shard that a link takes out of the folder (or, in a snapshot of the Hub's cache,
-    out of the blobs that its files are links to), FileNotFoundError for one that is not there."""
+    out of the blobs that its files are links to), FileNotFoundError for one that is missing."""
     file = folder / shard
     if not file.is_file():
         raise FileNotFoundError(f"{index} names the shard {shard!r}, which is not there ({str(folder)!r})")
@@ -135,12 +135,12 @@ def check_adapter_folder(folder: Path) -> None:
 
 
 def check_adapter(saved: Any, is_whole: bool, place: str, is_here: Callable[[str], bool]) -> None:
-    """Raises CheckpointError where an adapter of another base stands beside a whole model, over which Transformers
-    would lay it.
+    """Raises CheckpointError if a folder has a whole model and an adapter of another base, which Transformers would
+    put on that model.
 
     Args:
         saved: what adapter_config.json holds.
-        is_whole: there is a whole model beside it.
+        is_whole: the folder also has a whole model.
         is_here: whether a base is that model.
     """
     base = saved.get("base_model_name_or_path") if isinstance(saved, dict) else None
@@ -183,7 +183,7 @@ def stale_files(folder: Path, variant: str | None, is_adapter: bool) -> list[Pat
 
 
 def stale_patterns(written: Iterable[str], is_adapter: bool) -> str:
-    """A pattern for whole names: what a push of the written files replaces in the repository, beside those names."""
+    """A pattern for whole names: the other files in the repository that a push replaces."""
     if is_adapter:
         return _OF_AN_ADAPTER
     stem = rf"model(?:\.(?P<variant>.+?))?({_SHARD})?\.safetensors"
@@ -202,11 +202,11 @@ def _named_or_none(index: Path) -> list[str]:
     try:
         return shards_named(index)
     except CheckpointError:
-        return []  # broken, so it is not what was just written
+        return []  # broken, so it was not just written
 
 
 def check_place(directory: str | os.PathLike, adapter_of: str | None) -> Path:
-    """The folder that a model is to be saved to.
+    """The folder to save a model to.
 
     Args:
         adapter_of: the base of the adapter that is saved; None: a whole model is.
@@ -274,7 +274,7 @@ def broken(file: Path, error: Exception) -> CheckpointError:
 
 
 def unpickled(file: Path, **how: Any) -> Any:
-    """What a file of torch.save holds, tensors alone. Raises: CheckpointError, naming the file."""
+    """The content of a file of torch.save, only tensors. Raises: CheckpointError, naming the file."""
     if not zipfile.is_zipfile(file):
         how.pop("mmap", None)  # an old file, not a zip archive, cannot be mapped
     try:

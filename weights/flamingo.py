@@ -1,11 +1,12 @@
-"""Flamingo (Alayrac et al. 2022, arXiv:2204.14198): gated [cross, mlp] layers put into a decoder that is there.
+"""Flamingo (Alayrac et al. 2022, arXiv:2204.14198): gated [cross, mlp] layers in an existing decoder.
 
     decoder   0  1  2  3  4  5  6  7            every=4: before every fourth layer, as OpenFlamingo does
-    here      0  1  2 [3] 4  5  6  7 [8] 9      [ ]: a new layer; its gates are closed, so the decoder is as it was
+    here      0  1  2 [3] 4  5  6  7 [8] 9      [ ]: a new layer; its gates are closed, so the decoder's output does
+    not change
 
-OpenFlamingo's files hold what it trains: the resampler, these layers and the embeddings, which have grown by the rows
-of its special tokens; tensors of the decoder that are there too, inside the layers' wrappers, stand before the
-tower's. Its ViT gives every patch behind the last norm, and no class token.
+OpenFlamingo's files hold its trained weights: the resampler, these layers and the embeddings with new rows for its
+special tokens. Tensors of the decoder in such a file (inside the layers' wrappers) replace the tower's. Its ViT
+returns every patch after the last norm, and no class token.
 """
 
 import re
@@ -53,7 +54,7 @@ PERCEIVER = KeyTable(
 
 
 class Insertion:
-    """Where `layers` of a decoder and the new ones between them stand: one before every `every`-th.
+    """Where `layers` of a decoder and the new ones between them are: one before every `every`-th.
 
     Raises: ValueError where no layer is put in.
     """
@@ -79,7 +80,7 @@ class Insertion:
         }  # fmt: skip
 
     def table(self, table: KeyTable) -> KeyTable:
-        """A decoder's table with its layers where they stand now, and the new ones new."""
+        """A decoder's table with its layers at their new numbers, and the new layers as new."""
         moved = {}
         for part in ("modules", "tensors"):
             moved[part] = {}
@@ -118,7 +119,7 @@ def inserted(plan: TowerPlan, every: int, weights: "FlamingoWeights | None" = No
 class Names(NamedTuple):
     """What a decoder's tensors are called in its own checkpoint and inside an OpenFlamingo."""
 
-    own: str  # what stands before them there
+    own: str  # their prefix in the file
     root: str  # and here
     layers: str  # its list of layers
     embeddings: str
@@ -133,14 +134,14 @@ class Names(NamedTuple):
         return cls(prefix_of(names, embeddings), f"lang_encoder.{root}", layers, embeddings)
 
     def inside(self, name: str) -> str:
-        """The name of the decoder's own tensor here: in a wrapper of its layer, beside the gated one."""
+        """The name of the decoder's own tensor here: in the wrapper of its layer, which also holds the gated one."""
         if not name.startswith(self.own) or name.startswith("lm_head."):
             return f"lang_encoder.{name}"
         rest = re.sub(rf"^{self.layers}\.(\d+)\.", rf"{self.layers}.\1.decoder_layer.", name.removeprefix(self.own))
         return self.root + rest
 
     def gated(self, layer: int) -> str:
-        """What stands before the tensors of the gated layer that comes before the decoder's `layer`."""
+        """The prefix of the tensors of the gated layer before the decoder's `layer`."""
         return f"{self.root}{self.layers}.{layer}.gated_cross_attn_layer."
 
 
@@ -151,7 +152,7 @@ class Overlaid(Mapping[str, torch.Tensor]):
         self.tower, self.file, names = tower, file, Names.of(tower)
         self.inside = {name: names.inside(name) for name in (*tower, _HEAD) if not name.endswith(names.embeddings)}
         head, embeddings = file.get(self.inside[_HEAD]), file.get(names.inside(names.own + names.embeddings))
-        if head is None or (embeddings is not None and torch.equal(head, embeddings)):  # there is none, or it is tied
+        if head is None or (embeddings is not None and torch.equal(head, embeddings)):  # it has none, or it is tied
             del self.inside[_HEAD]
         self.names = dict.fromkeys((*tower, *(name for name in (_HEAD,) if name in self.inside)))
 
@@ -206,7 +207,7 @@ class FlamingoWeights:
         return None if name is None else self.checkpoint[name].clone()
 
     def settings(self, vision: Mapping[str, Any]) -> dict[str, Any]:
-        """Of the whole model: the ViT without its class token, the resampler, nothing behind it."""
+        """Of the whole model: the ViT without its class token, the resampler, no projector."""
         return {
             "vision_config": {**vision, "final_norm": "all"}, "vision_feature_select_strategy": "default",
             "vision_resampler_config": self.resampler(), "projector_type": "none",
@@ -235,7 +236,7 @@ class FlamingoWeights:
 
 
 def grown(rows: int) -> Reshape:
-    """A table (V, D) with new rows behind its own, each their mean, about as Transformers makes them."""
+    """A table (V, D) with new rows after its own, each their mean, similar to Transformers."""
 
     def forward(old: List) -> tuple[List, List]:
         more = old[0].mean(0, keepdim=True).expand(rows - len(old[0]), -1)

@@ -1,4 +1,4 @@
-"""What a conversion may do to tensors beside renaming them: one named change of shape each, with its inverse."""
+"""Changes of tensors in a conversion other than renaming: one named change of shape each, with its inverse."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,9 +11,10 @@ List = list[torch.Tensor]
 class Reshape(NamedTuple):
     """One change of shape and its inverse, over the tensors of one entry of a table.
 
-    forward: old tensors -> (new tensors, tensors that the model does not read but the way back wants).
+    forward: old tensors -> (new tensors, tensors that the model does not read but the way back needs).
     backward: new tensors, the unread ones or [] -> old tensors.
-    is_view: forward's tensors lie where the old ones do; else they are new, and the old ones are read for them.
+    is_view: forward's tensors share memory with the old ones; otherwise they are new, and the old ones are read for
+        them.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """Text stacks of Transformers as MM's: names and settings of BERT, RoBERTa, DistilBERT, GPT-2, TrOCR, Llama, Qwen2.
 
-Each `*_plan(config, names)` takes the source's config and the names of its tensors as they are on disk.
+Each `*_plan(config, names)` takes the source's config and the names of its tensors on disk.
 """
 
 import math
@@ -62,7 +62,7 @@ BERT_FIELDS = Fields(
 def bert_head(names: Collection[str], tied: bool, embeddings: str, under: str = "") -> KeyTable:
     """BERT's prediction head, `under` a prefix, its matrix tied to the `embeddings` or not.
 
-    The vocabulary's bias has two names. Tied it is one tensor; untied the one beside the matrix is read.
+    The vocabulary's bias has two names. Tied it is one tensor; untied the one next to the matrix is read.
     """
     before = f"{under}cls.predictions."
     transform = (f"{before}transform.dense", f"{before}transform.LayerNorm")
@@ -98,7 +98,7 @@ def bert_plan(config: Any, names: Collection[str]) -> TowerPlan:
 
 
 def roberta_plan(config: Any, names: Collection[str]) -> TowerPlan:
-    """RoBERTa: BERT whose positions start behind the pad id, and whose head knows one activation."""
+    """RoBERTa: BERT whose positions start after the pad id, and whose head has one activation."""
     before = prefix_of(names, "embeddings.word_embeddings.weight")
     pooled = f"{before}pooler.dense.weight" in names
     offset = config.pad_token_id + 1
@@ -116,7 +116,7 @@ def roberta_plan(config: Any, names: Collection[str]) -> TowerPlan:
 def bert_settings(text: Any) -> dict[str, Any]:
     """The config of BERT's stack, or of RoBERTa's where it was converted from one.
 
-    A RoBERTa's positions start behind the id of its padding; a BERT computes what any such stack of MM does.
+    A RoBERTa's positions start after the id of its padding; a BERT computes the same as such a stack of MM.
     """
     settings, kind = BERT_FIELDS.restore(text), text.source_model_type
     if kind not in _ROBERTA_KINDS or text.pad_token_id is None:
@@ -248,7 +248,7 @@ TROCR = KeyTable(
         "layernorm_embedding": "embed_norm",
         **{f"layers.{{n}}.{old}": f"layers.{{n}}.{new}" for old, new in _TROCR_LAYER.items()},
     },
-    dropped={"embed_positions._float_tensor": BUFFER},  # beside fixed positions, in older files
+    dropped={"embed_positions._float_tensor": BUFFER},  # with fixed positions, in older files
 )
 TROCR_FIELDS = Fields(
     names={
@@ -330,7 +330,7 @@ def llama_plan(config: Any, names: Collection[str]) -> TowerPlan:
 
 
 def _rope(config: Any) -> dict[str, Any]:
-    """The source's parameters; by default its class turns whole heads, whatever partial_rotary_factor says."""
+    """The source's parameters; by default its class rotates whole heads, for any partial_rotary_factor."""
     parameters = dict(config.rope_parameters)
     if parameters.get("rope_type", "default") == "default":
         parameters.pop("partial_rotary_factor", None)

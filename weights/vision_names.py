@@ -143,13 +143,13 @@ CLIP_FIELDS = VisionFields(
         "attention_bias": True,
     },
 )  # fmt: skip
-# GIT reads every token behind the last norm.
+# GIT reads every token after the last norm.
 GIT_VISION_FIELDS = VisionFields(names=_CLIP_NAMES, ours={**CLIP_FIELDS.ours, "final_norm": "all"})
 SIGLIP_FIELDS = VisionFields(
     names=_CLIP_NAMES,
     ours={"norm_position": "pre", "final_norm": "all", "use_cls_token": False, "attention_bias": True},
 )
-# What stands beside the vision tower in a checkpoint of both towers.
+# The other tensors in a checkpoint of both towers.
 OTHER_TOWER = {
     name: "not of the vision tower"
     for name in (
@@ -163,7 +163,7 @@ OTHER_TOWER = {
 
 
 def clip_vision_plan(config: Any, names: Collection[str]) -> TowerPlan:
-    """CLIP's vision tower, alone or beside its text tower; GIT's, which norms all tokens at the end."""
+    """CLIP's vision tower, with or without its text tower; GIT's, which norms all tokens at the end."""
     fields = GIT_VISION_FIELDS if config.model_type == "git_vision_model" else CLIP_FIELDS
     before = prefix_of(names, "embeddings.class_embedding")
     return TowerPlan(fields.convert(config), CLIP_VISION.under(before, "").adding(dropped=OTHER_TOWER))
@@ -186,6 +186,6 @@ VISION_PLANS: dict[str, Callable[[Any, Collection[str]], TowerPlan]] = {
 }
 # A checkpoint of several towers holds the vision tower's config inside.
 WITH_VISION = ("clip", "siglip")
-# Pictures of their own number of patches, with a mask and shapes beside them.
+# Pictures with different numbers of patches, with a mask and shapes.
 NAFLEX = ("siglip2", "siglip2_vision_model")
 NOT_NAFLEX = "SigLIP 2 with NaFlex is not known; accepted is SigLIP 2 of a fixed resolution (model_type='siglip')"

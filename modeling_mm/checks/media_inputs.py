@@ -1,4 +1,4 @@
-"""Checks of the media that users hand to forward, in words, and their one form: slots (B, N, ...) with bool masks.
+"""Checks of forward's media inputs, and their common form: slots (B, N, ...) with bool masks.
 
 B contexts, N items per context (pictures, videos, clips), F frames, S tokens, h, w patches, Dv vision tower width.
 """
@@ -15,13 +15,13 @@ from .text_inputs import check_mask_values, check_tensors, may_read_values
 class MediaItems(NamedTuple):
     """The items of one kind, before a tower and after it.
 
-    values: what the tower takes, (B, N, ...), of videos (B, N, F, ...); then its tokens, (B, N[, F], S, Dv).
+    values: the tower's input, (B, N, ...), of videos (B, N, F, ...); then its tokens, (B, N[, F], S, Dv).
     kind: "image", "video", "audio", or "text" for the states of a text encoder.
-    present: bool (B, N), of videos (B, N, F) until their frames are joined: which are there; None: all.
-    mask: bool (B, N, ...), what of each item is real (patches, audio frames, then tokens); None: everything.
+    present: bool (B, N), of videos (B, N, F) until their frames are joined: which are present; None: all.
+    mask: bool (B, N, ...), the real part of each item (patches, audio frames, then tokens); None: everything.
     pooled: (B, N[, F], Dv), the tower's own vector; None: it has none.
     output: the tower's own output.
-    hidden_patches: bool (B, N, L), the patches that the tower's mask token stands for.
+    hidden_patches: bool (B, N, L), the patches that the tower's mask token replaces.
     is_ready: whether values are a tower's output already.
     """
 

@@ -1,9 +1,9 @@
-"""Checks of what users hand to forward, in words. They read values on the host, so never inside compile or export.
+"""Checks of forward's text inputs. They read values on the host, so never inside compile or export.
 
 B contexts, N pictures per context, R rows, T text tokens, S tokens, Dv vision tower width.
 """
 
-# torch does not export is_tracing; which of two tensors is there is the check that stands before.
+# torch does not export is_tracing; callers have already checked that exactly one of the two tensors is given.
 # pyright: reportArgumentType=false, reportPrivateImportUsage=false
 
 import torch
@@ -60,7 +60,7 @@ def check_text(
 
     Args:
         has_past: a cache may hold earlier tokens, so the mask may be longer than the text.
-        read_values: look at ids and masks, not at shapes alone; never while tracing.
+        read_values: look at ids and masks, not only at shapes; never while tracing.
         prefix: of the names of input_ids and attention_mask, "context_" for the text encoder's.
     """
     check_tensors(**{f"{prefix}input_ids": input_ids}, inputs_embeds=inputs_embeds, position_ids=position_ids)
@@ -142,7 +142,7 @@ def check_mask_values(name: str, mask: torch.Tensor) -> None:
 
 
 def check_prompt_ends(attention_mask: torch.Tensor | None) -> None:
-    """Generation goes on behind the last column, so that must hold a real token in every row."""
+    """Generation continues after the last column, so it must hold a real token in every row."""
     if attention_mask is None or attention_mask.ndim != 2 or not may_read_values():
         return
     if not bool(attention_mask[:, -1].all()):

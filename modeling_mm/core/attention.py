@@ -51,8 +51,8 @@ def eager_attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """softmax(Q K^T * scaling + mask) V, in the open. Returns (B, Q, H, D) and the weights (B, H, Q, S).
 
-    A query without a key gives exactly zero, as in SDPA and flex attention; a softmax over a row of equal minima
-    alone would give the mean of all values instead.
+    A query without a key gives exactly zero, as in SDPA and flex attention; a softmax over a row of equal minima would
+    give the mean of all values instead.
     """
     key = key.repeat_interleave(module.num_key_value_groups, dim=1)
     value = value.repeat_interleave(module.num_key_value_groups, dim=1)
@@ -77,8 +77,8 @@ class MMAttention(nn.Module):
     Args:
         config: the stack's; it holds the attention implementation.
         layer_idx: number of this sublayer among those of its kind (self and cross are counted apart), for the cache.
-        source_size: width of what keys and values are made of.
-        settings: what it is built by, where that is not the stack's own config (`cross_stack()`).
+        source_size: width of the states from which keys and values are computed.
+        settings: its settings, if they are not the stack's own config (`cross_stack()`).
     """
 
     is_cross_attention = False
@@ -149,7 +149,7 @@ class MMSelfAttention(MMAttention):
         return self.o_proj(output.flatten(2)), weights
 
     def _attend_in_segments(self, segments, hidden_states, query, own, attention_mask, rotary, **kwargs):
-        """What is carried from the segment before has no gradient."""
+        """The states carried over from the segment before have no gradient."""
         carried = own
         if torch.is_grad_enabled():
             earlier = hidden_states.detach()

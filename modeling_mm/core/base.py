@@ -21,7 +21,7 @@ from ...weights.files import broken, check_dtypes, check_place, remove_stale, up
 from .loading import check_json_object, check_loaded, check_source, check_trained, note_new_heads
 from .triton_attention import default_implementation
 
-# name -> the parameters that belong to it, behind the prefix of the base model. Cross-attention: see `_belongs`.
+# name -> the parameters that belong to it, after the prefix of the base model. Cross-attention: see `_belongs`.
 PARTS = {
     "vision": r"vision_tower\.",
     "audio": r"audio_tower\.",
@@ -81,7 +81,7 @@ class MMPreTrainedModel(PreTrainedModel):
             number = module._parameters.get(name)
             if number is not None:
                 init.constant_(number, getattr(self.config, f"{name}_init_value"))
-        # A closed gate leaves a pretrained decoder as it was; a gated fusion starts from equal shares.
+        # A closed gate does not change a pretrained decoder; a gated fusion starts from equal shares.
         for name in ("cross_attn_gate", "mlp_gate", "gate_weight", "gate_bias"):
             gate = module._parameters.get(name)
             if gate is not None:
@@ -94,7 +94,7 @@ class MMPreTrainedModel(PreTrainedModel):
         return super().get_correct_attn_implementation(requested_attention, is_init_check)
 
     def freeze_again(self) -> None:
-        """Freezes what the class freezes as it is built."""
+        """Freezes the parameters that the class freezes when it is built."""
         with torch.device("meta"):
             fresh = type(self)(self.config)
         frozen = {name for name, parameter in fresh.named_parameters() if not parameter.requires_grad}
@@ -103,7 +103,7 @@ class MMPreTrainedModel(PreTrainedModel):
                 parameter.requires_grad_(False)
 
     def after_loading(self, info: Mapping[str, Iterable]) -> None:
-        """Makes what a checkpoint need not have out of what it has; `info` is that of loading."""
+        """Initialises weights that a checkpoint may lack from those that it has; `info` is that of loading."""
 
     def pooled_only(self) -> list[nn.Module]:
         """The parts of a tower that pooler_output depends on and last_hidden_state does not."""
@@ -122,7 +122,7 @@ class MMPreTrainedModel(PreTrainedModel):
         return self
 
     def freeze_except(self, *parts: str) -> Self:
-        """Stops the training of everything but the named parts; what is frozen already stays so. Returns the model."""
+        """Freezes everything except the named parts; parts that are already frozen stay so. Returns the model."""
         for _, parameter, is_named in named_parts(self, parts):
             if not is_named:
                 parameter.requires_grad_(False)
@@ -130,15 +130,15 @@ class MMPreTrainedModel(PreTrainedModel):
 
     @staticmethod
     def _finalize_model_loading(model, load_config, loading_info):
-        """Keeps what loading the model itself found: where an adapter follows, Transformers tells of that alone."""
+        """Keeps the loading report of the model itself: if an adapter follows, Transformers reports only that."""
         found = PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
         model._found_in_checkpoint = found.to_dict()
         return found
 
     @staticmethod
     def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, expected_keys=None):
-        """Says which file is broken, and refuses tensors of another kind than the model's (not under quantization,
-        whose files hold integers)."""
+        """Names a broken file, and raises an error for tensors of another kind than the model's (not under
+        quantization, whose files hold integers)."""
         files = [Path(file) for file in checkpoint_files or () if state_dict is None]
         files = [file for file in files if file.suffix in (".safetensors", ".bin")]
         if load_config.hf_quantizer is None:
@@ -163,20 +163,20 @@ class MMPreTrainedModel(PreTrainedModel):
     def from_pretrained(
         cls, *args, ignore_mismatched_sizes: bool = False, output_loading_info: bool = False, **kwargs
     ) -> Any:
-        """As in Transformers, and strict: see `check_loaded` for what raises and what is only reported, and
-        `check_source` for what is looked at before.
+        """As in Transformers, and strict: see `check_loaded` for what raises an error and what is only reported, and
+        `check_source` for the checks before loading.
 
-        With output_loading_info=True nothing is silent, so missing and unknown keys are in the info and raise nothing;
-        nor do they with state_dict={}, which asks for initial values.
-        What the class freezes as it is built (parts that nothing reads) is frozen again: loading thaws it.
-        The folder of an adapter (PEFT) loads its base model and then the adapter; both are checked.
+        With output_loading_info=True missing and unknown keys are in the info and raise no error; also with
+        state_dict={}, which asks for initial values. Parameters that the class freezes when it is built (parts that
+        nothing reads) are frozen again after loading. The folder of an adapter (PEFT) loads its base model and then
+        the adapter; both are checked.
         """
         check_source(args[0] if args else kwargs.get("pretrained_model_name_or_path"), kwargs)
         loaded: Any = super().from_pretrained(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
         model, info = loaded
         is_told = output_loading_info or kwargs.get("state_dict") == {}
         own = vars(model).pop("_found_in_checkpoint", info)
-        if own != info:  # an adapter's, and nobody is told of the model's own
+        if own != info:  # an adapter's; the model's own are not reported
             check_loaded(model, own, ignore_mismatched_sizes)
         check_loaded(model, info, ignore_mismatched_sizes, keys=not is_told)
         model.after_loading(own)
@@ -197,7 +197,7 @@ class MMPreTrainedModel(PreTrainedModel):
         distributed_checkpoint: bool = False,
         **kwargs,
     ) -> None:
-        """As in Transformers, and what is saved replaces the weights that the folder held: shards a single file and
+        """As in Transformers, but the saved files replace the weights in the folder: shards replace a single file and
         the reverse, pickles, and a whole model an adapter. A variant replaces that variant.
 
         Raises: NotADirectoryError for the path of a file; ValueError for an adapter over the folder of a whole model
@@ -278,7 +278,7 @@ def _belongs(name: str, part: str, own_layers: set[str], prefix: str) -> bool:
     if part not in PARTS:
         return fnmatchcase(name, part) or fnmatchcase(prefix + name, part)
     if part == "cross_attention" and any(name.startswith(layer) for layer in own_layers):
-        return True  # a layer of [cross, mlp] is there for nothing else
+        return True  # a layer of [cross, mlp] has no other purpose
     return re.match(PARTS[part], name) is not None
 
 

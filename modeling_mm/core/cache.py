@@ -26,9 +26,9 @@ class MMCache(EncoderDecoderCache):
     rows: the plan that maps rows to contexts, made at the prefill.
     context_lengths: int64 (B,), real tokens per context (the first ones); None: no padding.
     context_ranges: int64 (R, n, 2), the packed context tokens that each text column may see; None: all.
-    prefix_length: merged fusion: S media tokens stand before the text in self-attention, whose keys and values are in
-        the cross-attention half, once per context too; 0: none. Text alone counts for lengths and positions.
-    fingerprint: what generate() encoded, so that another picture with the same cache is refused.
+    prefix_length: merged fusion: S media tokens come before the text in self-attention; their keys and values are in
+        the cross-attention half, once per context too; 0: none. Only text counts for lengths and positions.
+    fingerprint: hash of the input of generate(), so that another picture with the same cache raises an error.
     """
 
     def __init__(self, *caches: Cache):
@@ -44,7 +44,7 @@ class MMCache(EncoderDecoderCache):
 
     @classmethod
     def wrap(cls, cache: Cache) -> "MMCache":
-        """MMCache as it is; the halves of an EncoderDecoderCache; any other cache as the self-attention half."""
+        """An MMCache itself; the halves of an EncoderDecoderCache; any other cache as the self-attention half."""
         if isinstance(cache, cls):
             return cache
         check_cache(cache)
@@ -86,7 +86,7 @@ class MMCache(EncoderDecoderCache):
         return keys.shape[0] if keys is not None and keys.ndim == 4 else None
 
     def check_rows(self, num_rows: int) -> None:
-        """Raises ValueError if another number of rows goes on with this cache."""
+        """Raises ValueError if another number of rows continues with this cache."""
         if self.num_rows not in (None, num_rows):
             raise ValueError(
                 f"past_key_values holds {self.num_rows} rows, but {num_rows} were given; "
@@ -94,7 +94,7 @@ class MMCache(EncoderDecoderCache):
             )
 
     def check_context(self, num_contexts: int | None, context_index: torch.Tensor | None) -> None:
-        """Raises ValueError if the rows are said to read anything but what this cache holds."""
+        """Raises ValueError if the rows are given another context than this cache holds."""
         held = self.rows.num_contexts
         if num_contexts not in (None, held):
             raise ValueError(
@@ -167,7 +167,7 @@ class MMCache(EncoderDecoderCache):
         self._forget()
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """A beam only ever takes the place of one of the same prompt, so what is said of its context stays."""
+        """A beam only replaces one of the same prompt, so its context does not change."""
         self.self_attention_cache.reorder_cache(beam_idx)
 
     def crop(self, tokens_to_remove: int) -> None:

@@ -53,7 +53,7 @@ class MMRows:
                     f"{num_rows} text rows and {num_contexts} contexts: without {name} the rows must be a "
                     f"multiple of the contexts; pass {name} ({num_rows},) to say which row reads which context"
                 )
-            # said so that an exported graph of as many rows as contexts knows it, too
+            # written as a constant so that export specialises on one row per context
             self.rows_per_context = 1 if num_rows == num_contexts else num_rows // num_contexts
         else:
             self._plan(self._checked(context_index, name))
@@ -133,7 +133,7 @@ class MMRows:
         return torch.arange(self.num_rows, device=device) // self.rows_per_context
 
     def agrees_with(self, context_index: torch.Tensor) -> bool:
-        """Whether an index says what this plan says. The plan's own tensor is not read: generate() passes it again."""
+        """Whether an index agrees with this plan. The plan's own tensor is not read: generate() passes it again."""
         if context_index is self.given:
             return True
         return torch.equal(self.index(context_index.device), context_index.long())

@@ -1,7 +1,7 @@
-"""The fingerprint of what a context is made from: 128 bits that tell any two inputs apart as a hash does.
+"""The fingerprint of a context's inputs: a 128-bit hash.
 
-A cache keeps it, so that generate() refuses to go on with the keys and values of another picture. It is of bits, not
-of numbers: 0.0 and -0.0, two kinds of NaN, a number in float32 and in bfloat16 are different.
+A cache keeps it, so that generate() raises an error instead of continuing with the keys and values of another picture.
+It hashes bits, not numbers: 0.0 and -0.0, two kinds of NaN, a number in float32 and in bfloat16 are different.
 
 n words of 64 bits, in rows of W:
 

@@ -7,7 +7,7 @@ minus and plus its largest one, so a number is off by at most 1/254 of that.
     model.generate(**inputs, past_key_values=cache)
 """
 
-# A layer is asked for its states once they are there.
+# The states of a layer are read only after they are written.
 
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ def rounded(states: torch.Tensor) -> Rounded:
 
 
 class Int8Layer(DynamicLayer):
-    """A cache layer whose keys and values are rounded as they are written, and multiplied out as they are read."""
+    """A cache layer that quantizes keys and values when writing and dequantizes them when reading."""
 
     _keys: Rounded | None = None
     _values: Rounded | None = None

@@ -33,7 +33,7 @@ class MMMLP(nn.Module):
 
 
 class MMScaledEmbedding(nn.Embedding):
-    """An embedding whose vectors are multiplied by `scale`; a head tied to it has the vectors as they are."""
+    """An embedding whose vectors are multiplied by `scale`; a head tied to it uses the vectors without the factor."""
 
     def __init__(self, *args, scale: float, **kwargs):
         super().__init__(*args, **kwargs)
@@ -51,7 +51,7 @@ def build_embedding(numbers: int, width: int, padding_idx: int | None, scale: fl
 
 
 def whole_table(embedding: nn.Embedding, device: torch.device) -> torch.Tensor:
-    """(numbers, width): every vector, by a call, as hooks that bring weights from elsewhere see calls alone."""
+    """(numbers, width): every vector; called as a module so that offloading hooks run."""
     return embedding(torch.arange(embedding.num_embeddings, device=device))
 
 
@@ -133,7 +133,7 @@ class MMLayer(MMCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,  # (R, T, width)
         context: torch.Tensor | None = None,  # (B, S, context_size); by place: reentrant checkpointing sees no others
-        reading: MMReading = NOTHING,  # what each row may read of its context; nothing: there is none
+        reading: MMReading = NOTHING,  # the part of its context that each row may read; empty: no context
         attention_mask: Any = None,  # this and the next three are self-attention's
         is_causal: bool = False,
         rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
@@ -175,7 +175,7 @@ class MMLayer(MMCheckpointingLayer):
     def _added(
         self, norm: nn.Module, states: torch.Tensor, change: torch.Tensor, gate: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """What a sublayer leaves behind."""
+        """The result of a sublayer."""
         change = self.dropout(change) if self.training else change
         states = states + (change if gate is None else torch.tanh(gate) * change)
         return states if self.is_pre_norm else norm(states)

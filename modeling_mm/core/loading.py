@@ -29,7 +29,8 @@ from ...weights.files import (
     single_name,
 )
 
-# The modules that a class owns beside the base model, by class name. A key is a head key if its first part is here.
+# The modules that a class owns in addition to the base model, by class name. A key is a head key if its first part is
+# here.
 HEADS: dict[str, tuple[str, ...]] = {
     "MMModel": (),
     "MMForConditionalGeneration": ("lm_head", "lm_head_transform"),
@@ -38,7 +39,7 @@ HEADS: dict[str, tuple[str, ...]] = {
     "MMForMaskedLM": ("lm_head", "lm_head_transform"),
     "MMForPreTraining": ("lm_head", "lm_head_transform", "itc_head", "itm_head", "mim_head", "mim_tower"),
 }
-# Heads that are there for losses of the config's pretraining_losses alone, in the classes that read it.
+# Heads that exist only for losses of the config's pretraining_losses, in the classes that read it.
 _OF_LOSSES = {
     "itc_head": {"itc"}, "itm_head": {"itm"}, "lm_head": {"lm", "mlm"}, "lm_head_transform": {"lm", "mlm"},
     "mim_head": {"mim"}, "mim_tower": {"mim"}, "slow": {"itc"},
@@ -50,13 +51,13 @@ _COPIES = {"slow", "mim_tower"}
 
 
 def check_loaded(model, info: Mapping[str, Iterable], ignore_mismatched_sizes: bool, keys: bool = True) -> None:
-    """Raises CheckpointError unless every weight that the checkpoint's own class has was loaded as it was saved.
+    """Raises CheckpointError unless every weight that the checkpoint's own class has was loaded unchanged.
 
     Args:
         model: the loaded model; `config.architectures` names the class that wrote the checkpoint.
         info: `missing_keys`, `unexpected_keys`, `mismatched_keys` of Transformers' loading.
-        ignore_mismatched_sizes: the caller asked for weights of another shape to be made anew.
-        keys: missing and unknown ones count; False where the caller is told of them.
+        ignore_mismatched_sizes: the caller asked for new weights in place of those with another shape.
+        keys: missing and unknown ones count; False if the caller gets them in the info.
 
     What may differ: a head key under a class without that head, and a new head over a checkpoint without it. Both are
     in Transformers' load report and in `output_loading_info`. A momentum encoder that a checkpoint lacks starts as
@@ -102,7 +103,7 @@ def filled(model_class: Any, config: Any, tensors: Mapping[str, Any], new: Colle
 
 
 def shared_weights(model, missing: Iterable[str]) -> set[str]:
-    """Those of the missing names that are a second name of a weight that was there, as PEFT ties token adapters."""
+    """Missing names that are a second name of a loaded weight, as PEFT ties token adapters."""
     named = dict(model.named_parameters(remove_duplicate=False))
     lost = set(missing)
     there = {id(parameter) for name, parameter in named.items() if name not in lost}
@@ -199,8 +200,8 @@ def check_json_object(source: str | Path, name: str, options: Mapping[str, Any])
 def _check_repository(
     repository: str, variant: str | None, use_safetensors: bool | None, options: Mapping[str, Any]
 ) -> None:
-    """Fetches the settings and the weights, one file or an index and its shards. What is not found is left to
-    Transformers, which says so and reads other kinds of files."""
+    """Fetches the settings and the weights, one file or an index and its shards. Files that are not found are left to
+    Transformers, which raises the error and reads other kinds of files."""
     sets = {name(kind, variant) for name in (single_name, index_name) for kind in ("model", "pytorch_model")}
     names = fetch(repository, MODEL_SETTINGS, options)
     read = fetched if names is not None else cached

@@ -1,4 +1,4 @@
-"""The inputs of a model, written once: what a context is made of, which row reads which context, and the cache.
+"""The inputs of a model, written once: the inputs of a context, which row reads which context, and the cache.
 
 B contexts, N items per context (pictures, videos, clips), F frames, R rows, T text tokens, S context tokens; Dv: width
 of the vision tower.
@@ -25,7 +25,7 @@ _OF_TRANSFORMERS = {*TransformersKwargs.__annotations__, "return_dict"}
 
 
 class MediaInputs(TypedDict, total=False):
-    """What a context is made of.
+    """The inputs of a context.
 
     pixel_values: float (B, C, H, W), one picture each, or (B, N, C, H, W) in slots.
     pixel_attention_mask: bool per picture (B[, N]), True for each one present, or per patch (B[, N], rows, columns),
@@ -58,10 +58,10 @@ class RowInputs(TypedDict, total=False):
     """Which row reads what.
 
     context_index: int64 (R,), row -> context; None: R = k*B, row r reads context r // k.
-    context_ranges: int64 (R, n, 2), the half-open range of context tokens, as they are before packing, that text
-        column t may see; columns after the n-th see what the n-th sees. None: the whole context.
-    encoder_outputs: a context made before, instead of media; unread once past_key_values holds it.
-    encoder_attention_mask: (B, S), with encoder_outputs that bring no mask of their own.
+    context_ranges: int64 (R, n, 2), the half-open range of context tokens, before packing, that text column t may see;
+        columns after the n-th use its range. None: the whole context.
+    encoder_outputs: a context encoded before, instead of media; not read if past_key_values holds it.
+    encoder_attention_mask: (B, S), with encoder_outputs that have no mask of their own.
     """
 
     context_index: torch.Tensor | None
@@ -87,7 +87,7 @@ class MMKwargs(TypedDict, total=False):
 
 
 class ModelInputs(MediaInputs, RowInputs, CacheInputs, MMKwargs, total=False):
-    """All that stands beside the text."""
+    """All inputs other than the text."""
 
 
 CONTEXT_TEXT = ("context_input_ids", "context_attention_mask", "media_index")

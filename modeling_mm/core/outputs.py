@@ -55,15 +55,15 @@ class MMContextOutput(MMOutput):
     """Everything the rows may look at, encoded once per context.
 
     last_hidden_state: (B, S, Dc), tokens at the width that the text's attention reads: of pictures, videos and clips,
-        then of text; behind a text encoder under cross_attention the text's alone.
+        then of text; after a text encoder under cross_attention only the text's.
     attention_mask: bool (B, S), True = real, **real tokens first**; None: all are real.
     token_sources: int64 (B, S, 3): modality (0 image, 1 video, 2 audio, 3 text), item number, position within the
         item; padding is -1.
-    pooler_output: (B, Dv), the tower's pooled vector averaged over the items present (zeros where there is none), or
+    pooler_output: (B, Dv), the tower's pooled vector averaged over the items present (zeros without any), or
         the text encoder's vector.
     vision_output, video_output, audio_output, text_output: the towers' own outputs for the items present; generate()
         drops them.
-    packed_offsets: int64 (B, S + 1), how many real tokens stood before each place when padding was between them; None:
+    packed_offsets: int64 (B, S + 1), the number of real tokens before each place when padding was between them; None:
         nothing was moved.
     pooler_outputs: {"vision": (B, Dv), "audio": (B, Da)} where both towers gave something; None otherwise.
     """
@@ -82,11 +82,11 @@ class MMContextOutput(MMOutput):
 
 @dataclass
 class MMModelOutput(MMOutput):
-    """The base model's output. Of text alone: decoder states; of media alone: the context; of both: fused states.
+    """The base model's output. Of only text: decoder states; of only media: the context; of both: fused states.
 
-    last_hidden_state: (R, T, Dt), or (B, S, Dc) from media alone.
-    pooler_output: (R, Dt) by the text pooler, (R, fusion_size) under concat, sum and gated, or (B, Dv) from media
-        alone.
+    last_hidden_state: (R, T, Dt), or (B, S, Dc) from only media.
+    pooler_output: (R, Dt) by the text pooler, (R, fusion_size) under concat, sum and gated, or (B, Dv) from only
+        media.
     hidden_states, attentions: of the text stack; cross_attentions: per cross layer (R, H, T, S), S in packed order
     (token_sources of the context says what each key is). Under merged without a cache they are of the whole sequence,
     media and text; with one, of the text.
@@ -126,7 +126,7 @@ class MMRankOutput(MMOutput):
 
     scores: (R, C), log-likelihoods in the candidates' order, summed or per token; -inf: left out by top_k.
     indices: int64 (R, C), the candidates best first; under top_k the (R, top_k) that were scored.
-    token_scores: (R, C, Ta), of each token in its own column, 0 on padding; of those left out the first token's alone.
+    token_scores: (R, C, Ta), of each token in its own column, 0 on padding; of those left out only the first token's.
     """
 
     scores: torch.Tensor | None = None
@@ -151,8 +151,8 @@ class MMScoreOutput(MMOutput):
 class MMClassifierOutput(MMOutput):
     """The classifier's output. L labels, M modalities, the text among them.
 
-    loss when labels were given; logits (R, L). Under fusion_type="decision" also modality_logits {name: (R, L)}, what
-    each modality answers alone, and fusion_weights (M,), in the order of "text" and the config's modalities.
+    loss when labels were given; logits (R, L). Under fusion_type="decision" also modality_logits {name: (R, L)}, the
+    answer of each modality, and fusion_weights (M,), in the order of "text" and the config's modalities.
     hidden_states, attentions, cross_attentions: of the text stack, as in MMModelOutput.
     """
 
@@ -167,7 +167,7 @@ class MMClassifierOutput(MMOutput):
 
 @dataclass
 class MMRetrievalOutput(MMOutput):
-    """Pictures against texts. P projection_dim; a context of videos or clips stands where a picture does.
+    """Pictures against texts. P projection_dim; a context of videos or clips takes the place of a picture.
 
     loss and its parts loss_itc, loss_itm, each without its weight; logits_per_image (B, R) and logits_per_text (R, B),
     scaled similarities within the call; itm_logits (R, 2), of each text with its own context, with a loss;

@@ -17,8 +17,8 @@ class MMRotaryEmbedding(nn.Module):
     """Positions to the cosines and sines of their angles. Source: Su et al. 2021 (arXiv:2104.09864).
 
     Names and halves are those of Transformers, whose `_init_weights` fills the buffers again after loading. Under
-    "dynamic" a row longer than max_position_embeddings turns more slowly, by its own length, as Transformers does it
-    for a row alone; a batch or its padding changes nothing.
+    "dynamic" a row longer than max_position_embeddings rotates more slowly, by its own length, as in Transformers for
+    a single row; a batch or its padding changes nothing.
     """
 
     inv_freq: torch.Tensor
@@ -53,7 +53,7 @@ class MMRotaryEmbedding(nn.Module):
 
     @torch.no_grad()
     def forward(self, position_ids: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """(R or 1, T) -> cosines and sines (R or 1, 1, T, Dr); angles are computed in fp32 whatever the dtype."""
+        """(R or 1, T) -> cosines and sines (R or 1, 1, T, Dr); angles are computed in fp32 for every dtype."""
         angles = position_ids[:, None, :, None].float() * self._frequencies(position_ids)
         angles = torch.cat([angles, angles], dim=-1)
         return (angles.cos() * self.attention_scaling).to(dtype), (angles.sin() * self.attention_scaling).to(dtype)
@@ -96,7 +96,7 @@ class MMSinusoids(nn.Module):
 
 
 def build_positions(config: MMTextConfig) -> nn.Embedding | MMSinusoids | None:
-    """What is added to the tokens' vectors for their places: learned, fixed, or nothing."""
+    """Position embeddings that are added to the tokens' vectors: learned, fixed, or none."""
     if config.position_embedding_type == "sinusoidal":
         return MMSinusoids(config.hidden_size)
     is_learned = config.position_embedding_type == "absolute"
@@ -106,7 +106,7 @@ def build_positions(config: MMTextConfig) -> nn.Embedding | MMSinusoids | None:
 def check_growth(config: MMTextConfig, length: torch.Tensor | int, past: torch.Tensor | int = 1) -> None:
     """Raises ValueError where a text with a cache grows longer than "dynamic" angles stay what they are.
 
-    Behind max_position_embeddings a longer text turns all of its tokens anew, which keys in a cache cannot follow.
+    Beyond max_position_embeddings a longer text rotates all of its tokens again, but keys in a cache do not change.
 
     Args:
         length: of the longest text, or the position_ids of a call.

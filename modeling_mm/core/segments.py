@@ -1,6 +1,6 @@
-"""MMSegments: a long text attends within segments, each of which also sees the tokens just before it.
+"""MMSegments: a long text attends within segments, which also see the tokens just before them.
 
-Transformer-XL's recurrence (Dai et al. 2019, arXiv:1901.02860) with positions that go on from segment to segment: a
+Transformer-XL's recurrence (Dai et al. 2019, arXiv:1901.02860) with positions that continue from segment to segment: a
 segment's keys are its own tokens and the last M before it, those as the layer's inputs with their gradient stopped.
 All segments of a layer are queries of one call, as what a layer carries over is known when it starts:
 
@@ -59,13 +59,13 @@ class MMSegments:
         return states[rows, self.number]
 
     def unfold_weights(self, weights: torch.Tensor | None) -> torch.Tensor | None:
-        """(R*S, H, L, M + L) -> (R, H, T, M + L); what is not of that kind stays."""
+        """(R*S, H, L, M + L) -> (R, H, T, M + L); other states are returned unchanged."""
         if weights is None or weights.ndim != 4:
             return weights
         return self.unfold(weights.transpose(1, 2)).transpose(1, 2)
 
     def key_mask(self, device: torch.device) -> torch.Tensor:
-        """bool (R*S, M + L), the keys that are there."""
+        """bool (R*S, M + L), True for real keys."""
         real = torch.ones(self.num_rows, self.length, device=device) if self.mask is None else self.mask
         real = real[:, None, :, None].float()
         return self._with_carried(real, real)[:, 0, :, 0] > 0
@@ -86,7 +86,7 @@ class MMSegments:
         return self.memory_length + query_length, 0
 
     def _packed(self, states: torch.Tensor) -> torch.Tensor:
-        """(R, H, T, D) -> (R, H, S*L, D), real tokens first, zeros behind."""
+        """(R, H, T, D) -> (R, H, S*L, D), real tokens first, then zeros."""
         if self.column is not None:
             states = states.gather(2, self.column[:, None, :, None].expand_as(states))
         return functional.pad(states, (0, 0, 0, self.num_segments * self.segment_length - self.length))

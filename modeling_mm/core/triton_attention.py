@@ -1,7 +1,7 @@
 """The attention implementation "mm_triton": cross-attention by the Triton kernels, everything else by SDPA.
 
-Importing this registers it with Transformers, beside a mask function of the same name. Cross-attention takes lengths
-and ranges instead of a mask; `kernels_run` says beforehand whether it will.
+Importing this registers it with Transformers, together with a mask function of the same name. Cross-attention takes
+lengths and ranges instead of a mask; `kernels_run` says beforehand whether it will.
 """
 
 import torch

@@ -57,7 +57,7 @@ def text_context(
     media: MMContextOutput | None,
     rows: MMRows | None,
 ) -> MMContextOutput:
-    """The states of a text encoder as a context, behind those of the media where the fusion gives them too."""
+    """The states of a text encoder as a context, after those of the media if the fusion gives them too."""
     mask = None if mask is None else mask.bool()
     pooled = None if output.pooler_output is None else output.pooler_output[:, None]
     text = MediaItems(
@@ -119,11 +119,11 @@ def _pooled(parts: list[MediaItems]) -> dict[str, torch.Tensor | None]:
 def pack(tokens: torch.Tensor, sources: torch.Tensor, mask: torch.Tensor):
     """Moves the real tokens of each context to the front, order kept: lengths then say all that a mask says.
 
-    Exact, as cross-attention has no positions. tokens (B, S, Dc), sources (B, S, 3), mask bool (B, S); the last of
-    what is returned, int64 (B, S + 1), says how many real tokens stood before each place.
+    Exact, as cross-attention has no positions. tokens (B, S, Dc), sources (B, S, 3), mask bool (B, S); the last
+    result, int64 (B, S + 1), is the number of real tokens before each place.
     """
     real, rest = mask.long().cumsum(1), (~mask).long().cumsum(1)
-    goes_to = torch.where(mask, real - 1, real[:, -1:] + rest - 1)  # a stable sort, which ONNX has not
+    goes_to = torch.where(mask, real - 1, real[:, -1:] + rest - 1)  # ONNX has no stable sort
     places = torch.arange(mask.shape[1], device=mask.device).expand_as(goes_to)
     order = torch.zeros_like(goes_to).scatter(1, goes_to, places)
     offsets = torch.nn.functional.pad(real, (1, 0))
@@ -134,7 +134,7 @@ def pack(tokens: torch.Tensor, sources: torch.Tensor, mask: torch.Tensor):
 
 
 def packed_ranges(ranges: torch.Tensor, context: MMContextOutput, rows: MMRows) -> torch.Tensor:
-    """Half-open ranges (R, n, 2) over the tokens as they were given -> over the tokens as they are packed.
+    """Half-open ranges (R, n, 2) over the given tokens -> over the packed tokens.
 
     Raises: ValueError for another shape, or a range outside the context.
     """
@@ -160,7 +160,7 @@ def packed_ranges(ranges: torch.Tensor, context: MMContextOutput, rows: MMRows) 
 def as_context(encoder_outputs, encoder_attention_mask: torch.Tensor | None, width: int) -> MMContextOutput:
     """A context that the caller made: MMContextOutput, BaseModelOutput, a tuple or a tensor (B, S, Dc).
 
-    Raises: ValueError for another width or a mask of another shape; TypeError for anything else.
+    Raises: ValueError for another width or a mask of another shape; TypeError for any other type.
     """
     if isinstance(encoder_outputs, MMContextOutput):
         if encoder_attention_mask is not None:
@@ -269,7 +269,7 @@ def context_output(context: MMContextOutput | None, **text: torch.Tensor | None)
 
 
 def taken(context: MMContextOutput, index: torch.Tensor) -> MMContextOutput:
-    """The contexts that an index (n,) names, in its order; the towers' own outputs are left behind."""
+    """The contexts that an index (n,) names, in its order; without the towers' own outputs."""
     fields = {
         name: {key: vector[index.to(vector.device)] for key, vector in value.items()}
         if isinstance(value, dict)
@@ -283,7 +283,7 @@ def taken(context: MMContextOutput, index: torch.Tensor) -> MMContextOutput:
 def trimmed(context: MMContextOutput, keep_length: bool = False) -> MMContextOutput:
     """What a decoder needs of a context, without columns that are padding everywhere; at least one stays.
 
-    keep_length: keep those too, where a static cache wants one length for every context.
+    keep_length: keep those too, if a static cache needs one length for every context.
     """
     states, mask, offsets = context.last_hidden_state, context.attention_mask, context.packed_offsets
     if mask is not None and not keep_length:

@@ -7,10 +7,10 @@
     concat            representation   concat(T, V) W on one vector per modality
     sum               representation   T W_t + V W_v
     gated             representation   T W_t + tanh(g(T, V)) * V W_v, g closed at the start
-    decision          late             weighted mean of the logits that each modality gives alone
+    decision          late             weighted mean of the logits of each modality
 
 B contexts, R rows (texts), T text tokens, S media tokens, D their width, F fusion_size, L labels. A modality that a
-row does not have adds nothing to that row; one that a call does not have is None. model.py calls what stands here.
+row lacks adds nothing to that row; one that a call lacks is None. model.py calls this file.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ Vectors = Mapping[str, torch.Tensor | None]  # modality -> (R, D), zeros where t
 def modality_vectors(context: MMContextOutput, modalities: list[str]) -> tuple[dict, dict]:
     """One vector per modality of a context: the mean of its real tokens, zeros where it has none.
 
-    Returns ({name: (B, D)}, {name: bool (B,), whether it is there}) for the names of `modalities`; a context without
+    Returns ({name: (B, D)}, {name: bool (B,), whether it is present}) for the names of `modalities`; a context without
     sources is all of the first.
     """
     tokens = context.last_hidden_state
@@ -69,8 +69,9 @@ class MMCoAttentionFusion(nn.Module):
     """Alternating co-attention: in each of `fusion_num_layers` steps media read the text, then text the new media.
 
     Both streams are layers (self, cross, mlp) of the text's own settings: with `cross_attention_gate="tanh"` each
-    starts as if it were alone. The text stream runs without media too; a row without media skips its cross sublayers.
-    Streams of pre-norm layers end in a norm, that of the media if they are read on (behind a text encoder).
+    starts as if there were no other. The text stream runs without media too; a row without media skips its cross
+    sublayers. Streams of pre-norm layers end in a norm, that of the media if they are used later (after a text
+    encoder).
     """
 
     def __init__(self, config: MMTextConfig, num_layers: int, reads_media: bool = True):
@@ -87,7 +88,7 @@ class MMCoAttentionFusion(nn.Module):
         self,
         text: torch.Tensor,  # (R, T, D)
         text_mask: torch.Tensor | None,  # (R, T), 1 = real; None: all
-        media: torch.Tensor | None = None,  # (R, S, D), the context of each row; None: there is none
+        media: torch.Tensor | None = None,  # (R, S, D), the context of each row; None: no context
         media_mask: torch.Tensor | None = None,  # (R, S)
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -146,7 +147,8 @@ class MMSumFusion(nn.Module):
 class MMGatedFusion(nn.Module):
     """T W_t + tanh(gate(T, V)) * V W_v, summed over the media; gate(T, V) = concat(T, V) G + g.
 
-    G and g start at zero, so a new fusion gives the answer of the text alone. In a row without text nothing is gated.
+    G and g start at zero, so a new fusion gives the answer of the text without media. In a row without text nothing is
+    gated.
     """
 
     def __init__(self, widths: Mapping[str, int], size: int):

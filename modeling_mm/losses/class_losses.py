@@ -56,7 +56,7 @@ def ordinal_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def check_class_labels(labels: torch.Tensor, logits: torch.Tensor, kind: str, read_values: bool = True) -> None:
-    """Targets of the dtype, shape and range that a loss takes. Raises ValueError or TypeError in words."""
+    """Targets of the dtype, shape and range that a loss takes. Raises ValueError or TypeError."""
     check_tensors(labels=labels)
     rows, classes = logits.shape
     wanted, shapes = _targets(kind, rows, classes, labels.is_floating_point())

@@ -2,8 +2,8 @@
 
 B pictures and R texts of this process, N and M of all, P their width, W processes, s the scale.
 
-Every process works out its own share and counts it W times. So the mean of the losses over the processes, and what DDP
-or FSDP makes of their gradients, are those of one process that holds the whole batch.
+Every process computes its own share and multiplies it by W. So the mean of the losses over the processes, and the
+gradients averaged by DDP or FSDP, are those of one process that holds the whole batch.
 """
 
 import torch

@@ -22,7 +22,7 @@ def distillation_loss(
 
     Args:
         logits, teacher_logits: (..., V); only the first get a gradient.
-        targets: int64 (...), of which -100 alone is read: ignored. Without any other the loss is 0.
+        targets: int64 (...), only -100 is used: ignored. Without any other the loss is 0.
         temperature: t.
         num_items_in_batch: to divide by, instead of the number of places.
     """

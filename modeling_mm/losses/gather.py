@@ -3,7 +3,7 @@
 Without torch.distributed, or with one process, everything here gives back what it is given.
 """
 
-# torch.distributed is not there in every build of torch, so its stubs are partial.
+# Some builds of torch lack torch.distributed, so its stubs are partial.
 
 from typing import TypeAlias
 
@@ -48,7 +48,7 @@ def gather_rows(rows: torch.Tensor, sizes: list[int] | None = None, group: Group
         return rows
     sizes = gather_sizes([len(rows)], rows.device, group)[0] if sizes is None else sizes
     if not sum(sizes):
-        return rows  # nowhere is there a row to move
+        return rows  # no process has a row to move
     if torch.is_grad_enabled() and rows.requires_grad:
         return _GatherRows.apply(rows, sizes, group)
     return _gather(rows, sizes, group)
@@ -77,6 +77,6 @@ class _GatherRows(torch.autograd.Function):
 
 
 def own_slice(sizes: list[int], rank: int) -> slice:
-    """Where the rows of a process stand among all."""
+    """The place of a process's rows among all."""
     first = sum(sizes[:rank])
     return slice(first, first + sizes[rank])

@@ -20,7 +20,7 @@ class MinedPairs(NamedTuple):
 
 
 def hard_negatives(similarities: torch.Tensor, pairs: Pairs, sample: bool = True) -> MinedPairs:
-    """For each text one picture, and for the picture of each text one text, neither belonging to it.
+    """For each text one picture, and for the picture of each text one text, both not belonging to it.
 
     Drawn with the probabilities softmax(similarities) of those allowed (Li et al. 2021, arXiv:2107.07651, §3.2), the
     random numbers being those of the first process. A text or picture that everything belongs to has no negative.

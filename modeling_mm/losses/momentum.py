@@ -115,7 +115,7 @@ class MomentumContrast(nn.Module):
         all_images = pairs.gathered(image_keys, pairs.image_sizes)
         all_texts = pairs.gathered(text_keys, pairs.text_sizes)
         image_numbers, text_numbers = pairs.image_numbers, pairs.text_numbers
-        if not pairs.has_image_ids:  # numbers of this batch alone
+        if not pairs.has_image_ids:  # numbers of only this batch
             image_numbers, text_numbers = torch.full_like(image_numbers, -1), torch.full_like(text_numbers, -1)
         to_texts = _Keys(all_texts, self.texts, pairs.positives(images=pairs.images), image_numbers[pairs.images])
         to_images = _Keys(all_images, self.images, pairs.positives(texts=pairs.texts).T, text_numbers[pairs.texts])

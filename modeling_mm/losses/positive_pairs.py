@@ -23,8 +23,8 @@ class Pairs:
         context_index: int64 (R,), text -> picture of this process. None: R = k*B, text r belongs to picture r // k.
         image_ids: int64 (B,), equal for equal pictures, on every process. None: all are different.
         text_ids: int64 (R,), equal for equal texts, as `row_ids` makes them. None: all are different.
-        gather: over all processes of `group`; False: this process alone, whatever there is.
-        device: of the positives, where no tensor tells it.
+        gather: over all processes of `group`; False: only this process.
+        device: of the positives, if no tensor is given.
 
     Raises: ValueError or TypeError for an index or ids of another shape or dtype.
     """
@@ -78,12 +78,12 @@ class Pairs:
 
     @property
     def images(self) -> slice:
-        """Where the pictures of this process stand among all."""
+        """The place of this process's pictures among all."""
         return own_slice(self.image_sizes, self.rank)
 
     @property
     def texts(self) -> slice:
-        """Where the texts of this process stand among all."""
+        """The place of this process's texts among all."""
         return own_slice(self.text_sizes, self.rank)
 
     def gathered(self, rows: torch.Tensor, sizes: list[int]) -> torch.Tensor:

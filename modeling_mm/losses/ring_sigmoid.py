@@ -6,7 +6,7 @@ The texts go round a ring, and their gradient goes with them:
     step t    the texts of rank - t, which come from the left neighbour and leave to the right one
     at last   every process has its texts back, with what all pictures say about them
 
-so that B x (the longest share of texts) logits are all that there ever is, and backward needs no communication.
+so that B x (the longest share of texts) logits are held at a time, and backward needs no communication.
 """
 
 import torch
@@ -61,7 +61,7 @@ class _Ring(torch.autograd.Function):
 
 
 def _guests_of(guests: torch.Tensor, pairs: Pairs, step: int) -> tuple[torch.Tensor, slice]:
-    """The texts (beside their gradients) that are here at a step, and where they stand among all."""
+    """The texts (with their gradients) that are here at a step, and their place among all."""
     owner = (pairs.rank - step) % pairs.world_size
     return guests[: pairs.text_sizes[owner]], own_slice(pairs.text_sizes, owner)
 
@@ -69,7 +69,7 @@ def _guests_of(guests: torch.Tensor, pairs: Pairs, step: int) -> tuple[torch.Ten
 def _share(images, guests, scale, bias, positives, wanted: bool, grads: dict[str, torch.Tensor]) -> torch.Tensor:
     """The loss of the pictures (B, P) against texts (n, P); its gradients are added where they belong.
 
-    guests: (n, P), or (n, 2P) with the texts' gradient behind them if gradients are wanted.
+    guests: (n, P), or (n, 2P) with the texts' gradient after them if gradients are needed.
     """
     width = images.shape[1]
     texts = guests[:, :width]

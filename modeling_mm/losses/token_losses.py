@@ -81,8 +81,8 @@ def chunked_cross_entropy(
 ) -> torch.Tensor:
     """`token_loss(linear(hidden, weight, bias), targets, ...)`, its numbers and gradients, without (N, V) logits.
 
-    The products are of the inputs' dtype, or autocast's; everything else, the sums of the gradients too, is fp32 at
-    least. Ignored rows are left out before anything is computed, which reads their number on the host.
+    The products are of the inputs' dtype, or autocast's; the rest, also the sums of the gradients, is fp32 at least.
+    Ignored rows are left out before anything is computed, which reads their number on the host.
 
     Args:
         hidden: (..., D).
@@ -132,7 +132,7 @@ def predicted(
     label_smoothing: float = 0.0,
     return_logits: bool = True,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The loss (None without targets) and the logits (..., V) of a head; the loss alone without `return_logits`.
+    """The loss (None without targets) and the logits (..., V) of a head; only the loss without `return_logits`.
 
     Raises: ValueError where neither is asked for.
     """
@@ -222,7 +222,7 @@ def _loss_and_gradients(
 
 
 def _log_probabilities(states, matrix, bias, dtype: torch.dtype) -> torch.Tensor:
-    """(n, V), of `dtype`; in the memory of the logits, but for some rows at a time."""
+    """(n, V), of `dtype`; in the memory of the logits, except some rows at a time."""
     logs = linear(states, matrix, None if bias is None else bias.to(matrix.dtype)).to(dtype)
     for part in logs.split(SLICE_ROWS):
         part.copy_(part.log_softmax(1))

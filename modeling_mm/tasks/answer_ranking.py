@@ -1,8 +1,8 @@
 """Answers out of a closed list, ranked by their likelihood, and the log-likelihood of given texts.
 
 A log-likelihood is of the decoder's next-token distribution: log p(token | context, prompt, the tokens before it), in
-fp32 at least. What closes an answer (eos) is a token like any other: it counts where the ids hold it, and without it
-"red" is the beginning of "red car" rather than another answer.
+fp32 at least. The eos of an answer is a token like any other: it counts if the ids contain it. Without it "red" is the
+beginning of "red car" and not another answer.
 
 B contexts, R rows (prompts), C candidates, T text tokens, Ta tokens of a candidate, V vocabulary, D hidden_size.
 """
@@ -55,7 +55,7 @@ def _mask_of(real: torch.Tensor) -> torch.Tensor | None:
 
 
 def _previous(real: torch.Tensor) -> torch.Tensor:
-    """int64 (n, T - 1): the column of the real token before each column but the first; -1: there is none."""
+    """int64 (n, T - 1): the column of the real token before each column except the first; -1: none."""
     columns = torch.arange(real.shape[1], device=real.device).expand_as(real)
     return columns.masked_fill(~real, -1).cummax(1).values[:, :-1]
 
@@ -106,18 +106,18 @@ class MMRanking:
         Args:
             candidate_ids: int64 (C, Ta), the tokens that follow a prompt, eos too where an answer ends with it.
             candidate_attention_mask: (C, Ta), 1 = real, padding on either side; None: no padding.
-            input_ids, attention_mask: (R, T), the prompts, padding on either side; None: bos alone, for each entry of
+            input_ids, attention_mask: (R, T), the prompts, padding on either side; None: only bos, for each entry of
                 context_index or for each context.
             context_index: int64 (R,), row -> context; None: R = k*B, contiguous.
             encoder_outputs, media: the contexts, ready or to be encoded, as in `forward`.
             normalize: "sum": the log-likelihood of the whole answer; "mean": per token, so that long answers are not
                 worse for their length.
-            top_k: score only so many answers of each row in full, those with the likeliest first token (BLIP's way
-                with thousands of answers); the others score -inf. None: all of them, exactly.
+            top_k: score only this number of answers of each row in full, those with the likeliest first token (BLIP's
+                way with thousands of answers); the others score -inf. None: all of them, exactly.
             batch_size: rows of answers that the decoder reads at a time.
-            prefix_trie: what answers begin with alike is read once, token by token: faster for thousands of answers
+            prefix_trie: common beginnings of answers are read once, token by token: faster for thousands of answers
                 that share their beginnings, slower for few. The same scores; not together with top_k.
-        Returns: see `MMRankOutput`. Raises: ValueError or TypeError in words for bad input.
+        Returns: see `MMRankOutput`. Raises: ValueError or TypeError for bad input.
         """
         _reject("rank_answers", media, _CONTEXT)
         check_candidates(self.config, candidate_ids, candidate_attention_mask)
@@ -163,8 +163,8 @@ class MMRanking:
 
         Args:
             input_ids, attention_mask: (R, T), padding on either side.
-            labels: int64 (R, T), what is scored, -100 where nothing is (a prompt, say); as in `forward`. None: every
-                real token. The first real token of a row follows nothing and is never scored.
+            labels: int64 (R, T), the scored tokens, -100 where nothing is scored (a prompt); as in `forward`. None:
+                every real token. The first real token of a row follows nothing and is never scored.
             context_index, context: as in `forward`: media, encoder_outputs, context_ranges, ...
         Keeps the graph where gradients are on: the scores may be a loss. Returns: see `MMScoreOutput`.
         """
@@ -207,7 +207,7 @@ class MMRanking:
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _context(self, encoder_outputs, media: dict[str, Any]) -> MMContextOutput | None:
-        """What all rows read, with the columns alone that hold something."""
+        """The texts of all rows, without columns that are only padding."""
         lonely_mask = media.pop("encoder_attention_mask", None)
         context = self.model.context_of(encoder_outputs, lonely_mask, **media)
         return None if context is None else trimmed(context)
@@ -251,7 +251,7 @@ class MMRanking:
         top_k: int | None,
         sizes: tuple[int, bool],
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-likelihoods (r, C, Ta) of the candidates behind r prompts, 0 on padding; bool (r, C), which are whole.
+        """Log-likelihoods (r, C, Ta) of the candidates after r prompts, 0 on padding; bool (r, C), which are whole.
 
         prompts, seen: (r, T) ids and real tokens; index: (r,) into the contexts; candidates: (C, Ta) ids and real
         tokens, those first; sizes: batch_size, prefix_trie.
@@ -300,7 +300,7 @@ class MMRanking:
         return functional.pad(likelihood, (1, answers.shape[2] - 1 - width)).unflatten(0, (len(seen), count))
 
     def _read_trie(self, cache: MMCache, seen, answers, lengths, found: torch.Tensor, part: torch.Tensor) -> None:
-        """As `_read` of (g, Ta) answers, the same behind every prompt, each beginning once; into found[:, part]."""
+        """As `_read` of (g, Ta) answers, the same after every prompt, each beginning once; into found[:, part]."""
         rows, count = torch.arange(len(seen), device=seen.device)[:, None], 1
         for depth, level in enumerate(trie_levels(answers, lengths)):
             mask = torch.cat([seen, seen.new_ones(len(rows), depth + 1)], dim=1)

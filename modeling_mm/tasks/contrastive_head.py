@@ -61,7 +61,7 @@ class MMContrastiveHead(nn.Module):
     def forward(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """() by which similarities are multiplied, and () that is added, or None.
 
-        Read by a call, as hooks that bring weights from elsewhere see calls alone.
+        Called as a module so that offloading hooks run.
         """
         return logit_scale(self.logit_scale, self.config.logit_scale_max), self.logit_bias
 
@@ -83,6 +83,6 @@ class MMContrastiveHead(nn.Module):
 
 
 def normalised(vectors: Any) -> torch.Tensor:
-    """Vectors (..., P) at length 1, reckoned in fp32 at least; zeros stay zeros."""
+    """Vectors (..., P) at length 1, computed in fp32 at least; zeros stay zeros."""
     wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
     return functional.normalize(wide, dim=-1).to(vectors.dtype)

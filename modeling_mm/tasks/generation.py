@@ -63,7 +63,8 @@ class MMForConditionalGeneration(MMRanking, MMVocabularyHead, MMGenerationMixin)
 
     def _embedded(self, pooled: torch.Tensor | None, side: str, given: dict[str, Any]) -> torch.Tensor | None:
         """Media as the decoder reads them, (B, S, Dc); of a text its own vector."""
-        return pooled if side == "text" else self.model.encode_context(**given).last_hidden_state
+        context = None if side == "text" else self.model.encode_context(**given)
+        return pooled if context is None else context.last_hidden_state
 
     @can_return_tuple
     @takes(MediaInputs, RowInputs, CacheInputs)

@@ -1,6 +1,6 @@
 """MMGenerationMixin: Transformers' generate() with all its arguments, that says where its logits are broken.
 
-What broken numbers leave is padding, mostly, which nobody should take for a text.
+Broken numbers mostly produce padding, which is not a text.
 """
 
 # Transformers types GenerationMixin's methods for a class of its own.
@@ -54,7 +54,7 @@ class LogitsProcessors(LogitsProcessorList):
 
 
 class MMGenerationMixin(GenerationMixin):
-    """What generate() of every MM class does beside its model."""
+    """The parts of generate() that every MM class shares."""
 
     @torch.no_grad()
     def generate(self, inputs=None, generation_config=None, logits_processor=None, *args, **kwargs):
@@ -105,7 +105,7 @@ class MMGenerationMixin(GenerationMixin):
     def prepare_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]: the rest goes on by name
         self, input_ids, inputs_embeds=None, **kwargs
     ):
-        """Takes out what is not of the model, and what a cache that holds the context makes needless."""
+        """Removes arguments that are not the model's, and those not needed with a cache that holds the context."""
         cache = kwargs.get("past_key_values")
         held = cache if isinstance(cache, MMCache) and cache.holds_context else None
         holds_context = held is not None and not kwargs.get("is_first_iteration")
@@ -130,7 +130,7 @@ class MMGenerationMixin(GenerationMixin):
         return inputs
 
     def heal_tokens(self, input_ids, tokenizer=None):
-        """Transformers' own, by the texts alone: it reads the prompts again with the tokenizer."""
+        """Transformers' own, only from the texts: it reads the prompts again with the tokenizer."""
         healed = super().heal_tokens(input_ids, tokenizer)
         if healed.shape != input_ids.shape:
             raise ValueError(

@@ -82,7 +82,7 @@ class MMHead(MMFeatures, MMPreTrainedModel):
             flamingo: a file of OpenFlamingo, whose `vision` and `text` are given beside it: its resampler, gated
                 layers and embeddings.
             tokenizer: whose ids open, close and pad a text. None: those that the text's config does not name (BERT's)
-                are read from the tokenizer that is saved beside it.
+                are read from the tokenizer saved with it.
             config_overrides: fields of MMConfig; those of a part (`text_config={...}`) are merged with the tower's.
 
         Raises: ValueError for a tower that is not known, or tensors too many, too few or of another shape.
@@ -131,7 +131,8 @@ class MMVocabularyHead(MMHead):
         return_logits: bool,
         logits_to_keep: int | torch.Tensor = 0,
     ) -> MMCausalLMOutput:
-        """The loss (with targets) and the logits of the base model's output, beside what that output holds."""
+        """The loss (with targets) and the logits of the base model's output, in addition to the fields of that
+        output."""
         states = self.lm_head_transform(slice_logits_to_keep(output.last_hidden_state, logits_to_keep))
         smoothing = self.config.label_smoothing
         loss, logits = predicted(self.lm_head, states, targets, num_items_in_batch, smoothing, return_logits)

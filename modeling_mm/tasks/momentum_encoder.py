@@ -37,14 +37,14 @@ class MMMomentumEncoder(nn.Module):
         return [(self.model, student.model), (self.itc_head, student.itc_head)]
 
     def train(self, mode: bool = True) -> "MMMomentumEncoder":
-        """The copies never drop anything out; the queues learn in training alone."""
+        """The copies have no dropout; the queues change only in training."""
         super().train(False)
         self.contrast.train(mode)
         return self
 
     @torch.no_grad()
     def keys(self, student: MMMatchingModel, text: dict[str, Any], **media) -> tuple[torch.Tensor, torch.Tensor]:
-        """A step after the student, then what it makes of a batch: (B, P) and (R, P), of length 1."""
+        """Moves one step towards the student, then encodes a batch: (B, P) and (R, P), of length 1."""
         for own, theirs in self._parts(student):
             momentum_update(own, theirs, self.momentum)
         context: Any = self.model.encode_context(**media)

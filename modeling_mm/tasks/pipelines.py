@@ -33,8 +33,8 @@ def composed(text: Any) -> Any:
 
 
 class MMPipeline(Pipeline):
-    """What the tasks share: MMProcessor reads pictures and texts; options that are not a task's own are refused, and
-    so is a model whose heads were not in its checkpoint."""
+    """The base of the tasks: MMProcessor reads pictures and texts. Options of other tasks raise an error, and so does
+    a model whose heads were not in its checkpoint."""
 
     _load_processor = True
     _load_tokenizer = _load_image_processor = _load_feature_extractor = False
@@ -53,7 +53,7 @@ class MMPipeline(Pipeline):
         return {k: v.to(self.dtype) if torch.is_floating_point(v) else v for k, v in read.items()}
 
     def together(self, asked: Asked | list[Asked], side: str = "text") -> dict[str, Any]:
-        """Inputs of one or of a batch; their texts are open, as the model goes on from them."""
+        """Inputs of one or of a batch; their texts have no eos, because the model continues them."""
         asked = asked if isinstance(asked, list) else [asked]
         given: dict[str, Any] = {"images": [one.image for one in asked]}
         if asked[0].text is not None:
@@ -74,9 +74,9 @@ def with_stop_strings(generation: dict[str, Any]) -> dict[str, Any]:
 class MMCaptioningPipeline(MMPipeline):
     """`pipeline("mm-captioning")(image, prompt=None, **generation)` -> [{"caption": str}, ...] of each image.
 
-    image: whatever MMProcessor reads (a picture, or its path), or a list of them. generation: arguments of generate(),
-    which gets the tokenizer; num_return_sequences says how many captions come. stop_sequence: a string or a list of
-    them, generate()'s stop_strings under the name of Transformers' pipelines.
+    image: a picture or its path (all that MMProcessor reads), or a list of them.
+    generation: arguments of generate(), which gets the tokenizer; num_return_sequences is the number of captions.
+    stop_sequence: a string or a list of them, generate()'s stop_strings under the name of Transformers' pipelines.
     """
 
     def _sanitize_parameters(self, prompt: str | None = None, **generation):
@@ -112,9 +112,9 @@ class MMCaptioningPipeline(MMPipeline):
 class MMVQAPipeline(MMCaptioningPipeline):
     """`pipeline("mm-vqa")(image=..., question=..., answers=None, **generation)` -> [{"answer": str}, ...], best first.
 
-    Also of a list of {"image": ..., "question": ...}. With a list of `answers` none is written; these are ranked:
+    Also of a list of {"image": ..., "question": ...}. With a list of `answers` no text is generated; they are ranked:
     [{"answer": str, "score": log-likelihood per token}, ...]. A model with a text encoder reads the question there,
-    any other goes on from it.
+    any other continues it.
     """
 
     def __call__(self, inputs=None, *, image=None, question=None, **kwargs):

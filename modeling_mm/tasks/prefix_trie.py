@@ -11,7 +11,8 @@ import torch
 
 class TrieLevel(NamedTuple):
     """The n beginnings of one length. parents: int64 (n,), their numbers on the level before; tokens: int64 (n,),
-    their last tokens; longer: bool (g,), which answers go on behind them; nodes: int64 (a,), the beginning of each."""
+    their last tokens; longer: bool (g,), which answers continue after them; nodes: int64 (a,), the beginning of
+    each."""
 
     parents: torch.Tensor
     tokens: torch.Tensor

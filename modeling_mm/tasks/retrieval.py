@@ -76,7 +76,7 @@ class MMForImageTextRetrieval(MMMatchingModel):
             input_ids, attention_mask, position_ids, token_type_ids: (R, T).
             pixel_values ... interpolate_pos_encoding: as in `MMModel.encode_context`.
             context_index: int64 (R,), the context that a text belongs to; None: R = k*B, text r to context r // k.
-                Read with a loss alone: without one B and R may be anything.
+                Used only with a loss: without one B and R may be anything.
             encoder_outputs: what encode_context() gave, instead of media.
             matches: (R,), 1 where a text matches its context, 0 where not; the matching loss is then of these pairs,
                 and a text with 0 takes no part in the contrastive one. None: all match, and negatives are mined.
@@ -147,7 +147,7 @@ class MMForImageTextRetrieval(MMMatchingModel):
     def _add_losses(
         self, output: Any, context: Any, text: Text, compared: Compared, matches, keys: tuple | None
     ) -> None:
-        """keys: what the momentum encoder makes of all contexts and texts."""
+        """keys: the momentum encoder's embeddings of all contexts and texts."""
         embeds = (output.image_embeds, output.text_embeds)
         if keys is None:
             output["loss_itc"] = self._itc_loss(*embeds, compared)
@@ -222,8 +222,8 @@ class MMForImageTextRetrieval(MMMatchingModel):
             query: (Q, P), from encode_text, encode_image, ...; index: (M, P).
             top_k: k; M where that is smaller.
             rerank: {"input_ids", "attention_mask" (or none): (texts, T), "encoder_outputs": MMContextOutput of as many
-                contexts as pictures}, one side for the queries and the other for the index, told by their numbers;
-                where Q = M "query": "text" or "image" says which. Kept on any device, brought over by the batch.
+                contexts as pictures}, one side for the queries and the other for the index, recognised by their
+                numbers; if Q = M "query": "text" or "image" says which. Kept on any device, brought over by the batch.
                 "order": "itm" (the default) sorts by the log-odds of a match; "itm+itc" by these and the scaled
                 similarities. Mined negatives come in proportion to exp(scaled similarity), so the odds are what a pair
                 has beyond its similarity, and the sum is its log-probability up to a number per query.

@@ -1,7 +1,7 @@
 """Warnings where the texts that a model gets begin or end otherwise than its configuration says.
 
-A model with a tokenizer of another vocabulary trains without a word, then begins to write at an id that it never saw
-and never stops. Ids of the batches tell. T text tokens, R rows.
+A model with a tokenizer of another vocabulary trains without an error, then starts to generate at an id that it never
+saw and never stops. The ids of the batches show it. T text tokens, R rows.
 """
 
 from typing import Any
@@ -42,7 +42,7 @@ def warn_of_beginnings(model: Any, ids: torch.Tensor, mask: torch.Tensor | None)
 
 
 def warn_of_endings(model: Any, labels: torch.Tensor) -> None:
-    """Warns if no row of (R, T) labels ends with eos: what is trained so does not learn to stop."""
+    """Warns if no row of (R, T) labels ends with eos: the model does not learn to stop."""
     places = torch.arange(1, labels.shape[1] + 1, device=labels.device) * (labels != -100)
     last = labels.gather(1, places.argmax(1, keepdim=True))[:, 0]
     found, eos = set(last.tolist()) - {-100}, _settings(model, "eos_token_id")

@@ -19,7 +19,7 @@ def best(query: torch.Tensor, index: torch.Tensor, count: int, batch_size: int) 
 
 
 def check_embeds(query: torch.Tensor, index: torch.Tensor, top_k: int, batch_size: int) -> None:
-    """Embeddings (Q, P) and (M, P), neither empty; counts from 1. Raises ValueError or TypeError in words."""
+    """Embeddings (Q, P) and (M, P), not empty; counts from 1. Raises ValueError or TypeError."""
     check_tensors(query=query, index=index)
     if query.ndim != 2 or index.ndim != 2 or query.shape[1] != index.shape[1] or not len(query) or not len(index):
         raise ValueError(
@@ -34,7 +34,7 @@ def check_embeds(query: torch.Tensor, index: torch.Tensor, top_k: int, batch_siz
 def rerank_sides(
     rerank: Mapping[str, Any], queries: int, size: int
 ) -> tuple[dict[str, torch.Tensor | None], MMContextOutput, bool]:
-    """The texts, the contexts, and whether the queries are the texts. Raises ValueError in words."""
+    """The texts, the contexts, and whether the queries are the texts. Raises ValueError."""
     unknown = set(rerank) - {"input_ids", "attention_mask", "encoder_outputs", "query", "order"}
     if unknown or "input_ids" not in rerank or not isinstance(rerank.get("encoder_outputs"), MMContextOutput):
         raise ValueError(

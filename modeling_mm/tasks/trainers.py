@@ -1,7 +1,7 @@
 """Where Transformers' Trainers make a loss, or a prediction, of labels outside of the model. R rows, T tokens.
 
-Trainer takes the labels out of the batch when it smooths them (label_smoothing_factor), and Seq2SeqTrainer hands the
-whole batch to generate(), labels too. Neither tells the model, so the model looks who calls.
+Trainer takes the labels out of the batch when it smooths them (label_smoothing_factor), and Seq2SeqTrainer passes the
+whole batch to generate(), with labels. The model finds out by looking at its callers.
 """
 
 import sys
@@ -71,7 +71,7 @@ def check_smoothing_of_classes(config: Any) -> None:
 
 
 def check_no_labels(given: dict[str, Any]) -> None:
-    """Raises ValueError for labels beside what generate() is to go on from."""
+    """Raises ValueError for labels together with the prompts of generate()."""
     names = [name for name in ("labels", "shift_labels") if given.get(name) is not None]
     if names:
         raise ValueError(
@@ -82,8 +82,8 @@ def check_no_labels(given: dict[str, Any]) -> None:
 
 
 def prompts_of(batch: dict[str, Any], pad: int) -> dict[str, Any]:
-    """The inputs of generate() in a batch of training: what stands before each row's first label, padded at the left.
-    All of it where there are no labels.
+    """The inputs of generate() in a batch of training: the tokens before each row's first label, left-padded; whole
+    rows without labels.
 
     The first token of a row is always prompt: nothing predicts it. Rows without labels are prompts whole.
 

@@ -1,7 +1,7 @@
 """Models that start from published towers: `from_towers(vision, text)` of any head.
 
-A tower is read with its config and its tensors, strictly: what the stack has and the source has not is new for a
-reason (cross-attention, a projector), or an error.
+A tower is read with its config and its tensors, strictly: tensors that the stack has and the source lacks are new for
+a reason (cross-attention, a projector), or an error.
 """
 
 import re
@@ -25,7 +25,7 @@ from ..core.loading import filled
 from ..towers.build_tower import build_tower
 
 Source = str | Path
-# What a warm start makes anew, and why.
+# The tensors that are new in a warm start, and why.
 _NEW = {
     "layers.{n}.cross_attn.{rest}": "published text towers have no cross-attention",
     "layers.{n}.cross_attn_norm.{leaf}": "published text towers have no cross-attention",
@@ -62,7 +62,7 @@ def text_tower(source: Source) -> tuple[Checkpoint, TowerPlan]:
 
 
 def vision_tower(source: Source) -> tuple[Checkpoint, TowerPlan] | None:
-    """A vision tower's tensors and plan as MM's ViT; None for another kind, which stays as it is in Transformers."""
+    """A vision tower's tensors and plan as MM's ViT; None for another kind, which stays Transformers' own class."""
     checkpoint = Checkpoint(source)
     config = source_config(checkpoint.config)
     if config.model_type in NAFLEX:
@@ -142,7 +142,7 @@ def from_towers(
 
 def _ids(words: tuple[Checkpoint, TowerPlan], tokenizer: Any, given: Mapping[str, Any]) -> dict[str, int]:
     """The ids of a text's ends and padding by `tokenizer`; without one, those that neither its config nor the caller
-    names (BERT's bos and eos) by the tokenizer that is saved beside it."""
+    names (BERT's bos and eos) by the tokenizer saved with it."""
     checkpoint, plan = words
     if tokenizer is not None:
         return {name: value for name, value in text_ids(tokenizer).items() if value is not None}
@@ -213,7 +213,7 @@ def _heads(words: tuple[Mapping[str, torch.Tensor], TowerPlan], config: MMConfig
 
 
 def _unread_heads(checkpoint: Mapping[str, torch.Tensor], table: KeyTable) -> dict[str, str]:
-    """Tensors of the source beside its tower: heads of other tasks."""
+    """Tensors of the source that are not its tower: heads of other tasks."""
     heads = re.compile(
         r"(cls|lm_head|vocab_\w+|qa_outputs|classifier|score|pre_classifier|decoder|output_projection)\b"
     )

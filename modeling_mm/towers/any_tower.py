@@ -34,8 +34,9 @@ def run_tower(tower: Any, items: MediaItems, layer: int = -1, strategy: str = "f
 
     Args:
         items: values are the tower's main input, cast to its dtype here; a mask inside each item is bool
-            (..., rows, columns) of patches, for MM's own ViT, or (..., frames) of audio, for towers that can tell how
-            many tokens so many frames make. Ready tower output passes; its pooled vector is the mean of its tokens.
+            (..., rows, columns) of patches, for MM's own ViT, or (..., frames) of audio, for towers that can compute
+            the number of tokens from the number of frames. Ready tower output passes; its pooled vector is the mean of
+            its tokens.
         layer: which of the tower's hidden states is read; -1: its last_hidden_state.
         strategy: "default" drops the first token.
         settings: passed on where the tower's forward has them (`interpolate_pos_encoding`, ...), and those of STATES.
@@ -176,7 +177,7 @@ def _foreign_mask(tower: Any, flat: MediaItems, inputs: dict, interpolate: bool)
 
 
 def _hear(tower: Any, flat: MediaItems, inputs: dict, layer: int, strategy: str) -> MediaItems:
-    """Sounds (n, T, ...) of any length, each as it is alone."""
+    """Sounds (n, T, ...) of any length, each as without the others."""
 
     def run(values: torch.Tensor, mask: torch.Tensor | None = None, **more: Any) -> MediaItems:
         more |= without_short_augmentation(tower, values)
@@ -211,7 +212,7 @@ def _no_mask(tower: Any, mask: torch.Tensor) -> ValueError:
 
 
 def _in_order(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """The noise by which a ViTMAE sorts its patches (n, L), so that they stay as they are."""
+    """The noise by which a ViTMAE sorts its patches (n, L), so that their order does not change."""
     patch = tower.config.patch_size
     rows, columns = (patch, patch) if isinstance(patch, int) else patch
     number = (pixels.shape[-2] // rows) * (pixels.shape[-1] // columns)

@@ -1,4 +1,4 @@
-"""MMUnimodal: what stands behind a text that the first layers of a decoder read alone, to become its vector (CoCa).
+"""MMUnimodal: the token after a text in the first layers of a decoder; its state becomes the text's vector (CoCa).
 
 R rows, T text tokens, n of them real, D hidden_size.
 
@@ -6,12 +6,12 @@ R rows, T text tokens, n of them real, D hidden_size.
     "text"           itself        | -       | itself
     "shifted"        itself        | itself  | not itself   of a text of max_position_embeddings: as "text"
 
-"shifted" is the mask of open_clip's published CoCa (Yu et al. 2022, arXiv:2205.01917): its columns stand one too far
-to the right, so the cls token sees one padding token behind the text and not itself. The weights were trained so.
-There texts are always padded to max_position_embeddings; here nothing depends on how much padding there is.
+"shifted" is the mask of open_clip's published CoCa (Yu et al. 2022, arXiv:2205.01917): its columns are one too far to
+the right, so the cls token attends to one padding token after the text and not to itself. The weights were trained so.
+open_clip always pads texts to max_position_embeddings; here nothing depends on the amount of padding.
 """
 
-# A padding token is there where the mask is "shifted": checked by the config.
+# The config checks that a padding token exists if the mask is "shifted".
 
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from ..core.attention import build_norm
 
 
 class Closed(NamedTuple):
-    """A text and one padding token behind it."""
+    """A text and one padding token after it."""
 
     input_ids: torch.Tensor  # (R, T + 1)
     position_ids: torch.Tensor  # (R, T + 1)

@@ -48,7 +48,7 @@ class MMFrozenBatchNorm(nn.Module):
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
     def reset(self) -> None:
-        """The identity, but for eps; tensors that a checkpoint filled stay."""
+        """The identity, except for eps; tensors that a checkpoint filled stay."""
         init.ones_(self.weight)
         init.zeros_(self.bias)
         init.zeros_(self.running_mean)
@@ -56,9 +56,9 @@ class MMFrozenBatchNorm(nn.Module):
         init.zeros_(self.num_batches_tracked)
 
     def forward(self, x: torch.Tensor | None = None) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """x * scale + shift, or without x scale and shift alone, each (channels,), at least fp32, to be folded in.
+        """x * scale + shift, or without x only scale and shift, each (channels,), at least fp32, to be folded in.
 
-        Either way a call, as hooks that bring weights from elsewhere see calls alone.
+        In both cases called as a module so that offloading hooks run.
         """
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
         scale = self.weight.to(dtype) * torch.rsqrt(self.running_var.to(dtype) + self.eps)
@@ -207,7 +207,7 @@ class MMBottleneckBlock(GradientCheckpointingLayer):
 
 
 class MMInvertedBlock(GradientCheckpointingLayer):
-    """MobileNetV2's: expand, convolve each channel alone, project; a shortcut only where shapes agree.
+    """MobileNetV2's: expand, convolve each channel by itself, project; a shortcut only where shapes agree.
 
     Source: Sandler et al. 2018 (arXiv:1801.04381). expansion=1 has no expanding convolution.
     """
@@ -304,7 +304,7 @@ class MMConvModel(MMPreTrainedModel):
     def feature_map(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(n, C, H, W), any size from the total stride up -> (n, D, h, w), before positions.
 
-        What a frozen tower may compute once and keep: `tokens` goes on from here.
+        What a frozen tower may compute once and keep: `tokens` continues from here.
         """
         # Channels-last is several times faster for depthwise convolutions on a CPU, and makes the tokens a view.
         x = pixel_values.to(self.dtype, memory_format=torch.channels_last)

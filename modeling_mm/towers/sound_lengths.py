@@ -1,7 +1,7 @@
-"""Towers of sounds that take any length: each row gives what it gives alone, whatever it is batched with.
+"""Audio towers for sounds of any length: the output of a row does not depend on the rest of the batch.
 
     rows of 3, 5, 3 frames ── by length ─┬─ (2, 3) ── tower ─┐
-                                         └─ (1, 5) ── tower ─┴─ tokens (3, S, D), zeros behind each row's own, mask
+                                         └─ (1, 5) ── tower ─┴─ tokens (3, S, D), zeros after each row's own, mask
 
 Most of these towers look beyond a mask: a group norm averages over time, convolutions reach over the last frame. So
 rows run by their true lengths, one call for each length that a batch holds. A tower of Wav2Vec2's kind with layer
@@ -31,7 +31,7 @@ def takes_any_length(tower: Any) -> bool:
 
 
 def keeps_to_mask(config: PreTrainedConfig) -> bool:
-    """Whether no state of a real frame depends on what stands behind the mask."""
+    """Whether no state of a real frame depends on padding."""
     return (
         config.model_type in MASKED_KINDS
         and config.feat_extract_norm == "layer"
@@ -79,7 +79,7 @@ def real_lengths(values: torch.Tensor, mask: torch.Tensor | None) -> list[int]:
 
 
 def without_short_augmentation(tower: Any, values: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What keeps SpecAugment from a sound that is shorter than one of its masks, which Transformers refuses."""
+    """Turns SpecAugment off for a sound shorter than one of its masks, for which Transformers raises an error."""
     config = tower.config
     names = inspect.signature(tower.forward).parameters
     if not tower.training or "mask_time_indices" not in names or not getattr(config, "mask_time_prob", 0):
@@ -112,7 +112,7 @@ def run_by_length(run: Callable[[torch.Tensor], Any], values: torch.Tensor, leng
 
 
 def _together(parts: list[tuple[torch.Tensor, Any]], n: int) -> Any:
-    """Features of groups of rows as those of one batch, zeros behind the tokens of each row."""
+    """Features of groups of rows as those of one batch, zeros after the tokens of each row."""
     own = [(rows, torch.ones_like(features.values[..., 0], dtype=torch.bool)) for rows, features in parts]
     first = parts[0][1]
     states = {}

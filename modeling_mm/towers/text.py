@@ -121,7 +121,7 @@ class MMTextModel(MMPreTrainedModel):
         return pooled if self.unimodal is None else [*pooled, self.unimodal]
 
     def multimodal_only(self) -> list[nn.Module]:
-        """The parts that a text alone does not pass, where `read_alone` reads it."""
+        """The parts that a text without media does not use, where `read_alone` reads it."""
         return [] if self.unimodal is None else [*self.layers[self.config.unimodal_layers :], self.norm]
 
     @capture_when_asked
@@ -317,7 +317,8 @@ class MMTextModel(MMPreTrainedModel):
         return self.dropout(hidden_states) if self.training else hidden_states
 
     def _with_prefix(self, plan: MMTextPlan, prefix: MMPrefix, hidden_states, attention_mask):
-        """The merged sequence (R, S + T, D), its positions and mask; media stand at 0, where RoPE turns nothing."""
+        """The merged sequence (R, S + T, D), its positions and mask; media are at position 0, where RoPE changes
+        nothing."""
         check_memory(prefix.states, prefix.mask, self.config.hidden_size, "prefix")
         if plan.cache is not None:
             raise ValueError("past_key_values was given beside a prefix, whose states it would have to hold already")
@@ -338,7 +339,7 @@ class MMTextModel(MMPreTrainedModel):
     def _stretched_positions(self, position_ids: torch.Tensor) -> torch.Tensor:
         """(R or 1, T) -> (R or 1, T, D): a row longer than the table spreads over it, between two vectors linearly.
 
-        A row that fits gets its own positions exactly, whatever else is in the batch.
+        A row that fits gets its own positions exactly, for any other rows in the batch.
         """
         table = whole_table(self.embed_positions, position_ids.device)
         last = len(table) - 1

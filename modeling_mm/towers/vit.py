@@ -81,7 +81,7 @@ class MMVisionModel(MMPreTrainedModel):
                 bicubically; multiples of patch_size, or with drop_partial_patches any from one patch up.
             pixel_attention_mask: bool (n, height/p, width/p) of patches of p pixels, True in a rectangle at the top
                 left: pictures of several sizes on one canvas of any size. Each picture gets the positions of its own
-                rectangle, and what lies outside changes nothing; the states of such tokens mean nothing.
+                rectangle, and pixels outside change nothing; the states of such tokens mean nothing.
             bool_masked_pos: bool (n, height/p * width/p), True for each patch that the mask token replaces.
         Returns: last_hidden_state (n, S, D) and pooler_output (n, D).
         Raises: ValueError for another shape or size; TypeError for an unknown argument.
