@@ -4,7 +4,6 @@ B contexts, N pictures per context, R rows, T text tokens, S tokens, Dv vision t
 """
 
 # torch does not export is_tracing; callers have already checked that exactly one of the two tensors is given.
-# pyright: reportArgumentType=false, reportPrivateImportUsage=false
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask
@@ -18,7 +17,7 @@ INTEGERS = (torch.int64, torch.int32)
 
 def may_read_values() -> bool:
     """False while tracing, where reading a value on the host would break the graph."""
-    return not (is_torchdynamo_compiling() or torch.jit.is_tracing())
+    return not (is_torchdynamo_compiling() or torch.jit.is_tracing())  # pyright: ignore[reportPrivateImportUsage]: torch's
 
 
 def check_tensors(**given) -> None:
@@ -67,12 +66,12 @@ def check_text(
     if (input_ids is None) == (inputs_embeds is None):
         given = "neither" if input_ids is None else "both"
         raise ValueError(f"pass exactly one of input_ids and inputs_embeds; got {given}")
-    read_values = read_values and may_read_values()
+    read_values, shape = read_values and may_read_values(), (0, 0)
     if input_ids is not None:
         limit = "text_encoder_config.vocab_size" if prefix else "text_config.vocab_size"
         _check_ids(f"{prefix}input_ids", input_ids, config.vocab_size, read_values, limit=limit)
-        shape = tuple(input_ids.shape)
-    else:
+        shape = input_ids.shape[0], input_ids.shape[1]
+    elif inputs_embeds is not None:
         shape = _check_embeds(inputs_embeds, config.hidden_size)
     if attention_mask is not None and not isinstance(attention_mask, BlockMask):
         _check_attention_mask(f"{prefix}attention_mask", attention_mask, shape, has_past, read_values)

@@ -4,9 +4,8 @@ B contexts, N items per context, S tokens (of an item, or of a context when join
 """
 
 # A BaseModelOutput with no last_hidden_state is refused by check_memory; a context that stands here has its states.
-# pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
@@ -21,7 +20,9 @@ from ..core.pooling import masked_mean
 
 KINDS = ("image", "video", "audio", "text")  # the first column of token_sources
 TOWER_KINDS = {"vision": ("image", "video"), "audio": ("audio",)}
-OUTPUTS = dict(zip(KINDS, ("vision_output", "video_output", "audio_output", "text_output"), strict=True))
+OUTPUTS: dict[str, str] = dict(
+    zip(KINDS, ("vision_output", "video_output", "audio_output", "text_output"), strict=True)
+)
 
 
 def join(parts: list[MediaItems]) -> MMContextOutput:
@@ -38,14 +39,15 @@ def join(parts: list[MediaItems]) -> MMContextOutput:
         mask = torch.cat([of_items.flatten(1) for of_items in masks], dim=1)
         tokens, sources, mask, offsets = pack(tokens, sources, mask)
     pooled = _pooled(parts)
-    outputs = {OUTPUTS[part.kind]: part.output for part in parts}
+    outputs: dict[str, Any] = {OUTPUTS[part.kind]: part.output for part in parts}
+    told = {name: vector for name, vector in pooled.items() if vector is not None}
     return MMContextOutput(
         last_hidden_state=tokens,
         attention_mask=mask,
         token_sources=sources,
         pooler_output=next(iter(pooled.values())),
         packed_offsets=offsets,
-        pooler_outputs=pooled if len(pooled) > 1 and all(one is not None for one in pooled.values()) else None,
+        pooler_outputs=told if len(pooled) > 1 and len(told) == len(pooled) else None,
         **outputs,
     )
 
@@ -63,11 +65,11 @@ def text_context(
     text = MediaItems(
         states[:, None], "text", mask=None if mask is None else mask[:, None], pooled=pooled, output=output
     )
-    if output.context_hidden_states is None:
+    if output.context_hidden_states is None or media is None or rows is None:
         context = join([text])
     else:
         fused, seen = output.context_hidden_states, media.attention_mask
-        sources = torch.cat([rows.per_row(media.token_sources), _sources(text)], dim=1)
+        sources = torch.cat([rows.per_row(cast(torch.Tensor, media.token_sources)), _sources(text)], dim=1)
         tokens, offsets, real = torch.cat([fused, states], dim=1), None, None
         if seen is not None or mask is not None:
             seen = fused.new_ones(fused.shape[:2], dtype=torch.bool) if seen is None else rows.per_row(seen)
@@ -245,7 +247,7 @@ def plan_rows(
         return rows, None
     if not config.decoder_crosses:
         raise ValueError(f"context_ranges are for cross-attention; fusion_type={config.fusion_type!r} does without")
-    if context is None:
+    if context is None or rows is None:
         raise ValueError("context_ranges was given, but there is no context for the rows to read")
     return rows, packed_ranges(context_ranges, context, rows)
 
@@ -270,7 +272,7 @@ def context_output(context: MMContextOutput | None, **text: torch.Tensor | None)
 
 def taken(context: MMContextOutput, index: torch.Tensor) -> MMContextOutput:
     """The contexts that an index (n,) names, in its order; without the towers' own outputs."""
-    fields = {
+    fields: dict[str, Any] = {
         name: {key: vector[index.to(vector.device)] for key, vector in value.items()}
         if isinstance(value, dict)
         else value[index.to(value.device)]

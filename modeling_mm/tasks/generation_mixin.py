@@ -3,9 +3,6 @@
 Broken numbers mostly produce padding, which is not a text.
 """
 
-# Transformers types GenerationMixin's methods for a class of its own.
-# pyright: reportAttributeAccessIssue=false
-
 import warnings
 from typing import Any
 
@@ -56,6 +53,9 @@ class LogitsProcessors(LogitsProcessorList):
 class MMGenerationMixin(GenerationMixin):
     """The parts of generate() that every MM class shares."""
 
+    config: Any
+    lm_head: Any
+
     @torch.no_grad()
     def generate(self, inputs=None, generation_config=None, logits_processor=None, *args, **kwargs):
         """Transformers' own, and one RuntimeWarning if the logits of any step were broken.
@@ -66,7 +66,8 @@ class MMGenerationMixin(GenerationMixin):
         if self.config.check_inputs:
             logits_processor = LogitsProcessorList([check, *(logits_processor or [])])
         try:
-            written = super().generate(inputs, generation_config, logits_processor, *args, **kwargs)
+            parent: Any = super()  # Transformers types its methods for a class of its own
+            written = parent.generate(inputs, generation_config, logits_processor, *args, **kwargs)
         except RuntimeError as error:
             if check.found_broken():
                 raise ValueError(f"generate(): {BROKEN}") from error
@@ -80,13 +81,15 @@ class MMGenerationMixin(GenerationMixin):
         vocab_size = self.config.text_config.vocab_size
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             check_ids_within(name, getattr(generation_config, name), vocab_size)
-        return super()._prepare_special_tokens(generation_config, *args, **kwargs)
+        parent: Any = super()
+        return parent._prepare_special_tokens(generation_config, *args, **kwargs)
 
     def _get_logits_processor(self, *args, **kwargs) -> LogitsProcessorList:
-        return LogitsProcessors(super()._get_logits_processor(*args, **kwargs))
+        parent: Any = super()
+        return LogitsProcessors(parent._get_logits_processor(*args, **kwargs))
 
     def _update_model_kwargs_for_generation(
-        self, outputs, model_kwargs, is_encoder_decoder=False, num_new_tokens=1
+        self, outputs: Any, model_kwargs, is_encoder_decoder=False, num_new_tokens=1
     ) -> dict[str, Any]:
         """As in Transformers; the usual step, one token of one type, in fewer operations."""
         if num_new_tokens != 1 or model_kwargs.get("token_type_ids") is not None:
@@ -115,7 +118,8 @@ class MMGenerationMixin(GenerationMixin):
             lean = self._one_more_token(input_ids, **kwargs)
             if lean is not None:
                 return lean
-        return super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        parent: Any = super()
+        return parent.prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
 
     def _one_more_token(self, input_ids, next_sequence_length=None, is_first_iteration=False, **kwargs):
         """The inputs of a decode step as Transformers makes them, in fewer steps; None where they change devices."""
