@@ -73,13 +73,13 @@ class MMShards(IterableDataset):
             self.shards, columns=self.columns, shuffle=self.shuffle, seed=self.seed, dots=self.dots,
             on_error=self.on_error,
         )  # fmt: skip
-        part.count, part.index, part._told = count * self.count, self.index * count + index, self._told
+        part.count, part.index, part._told = count * self.count, self.index + self.count * index, self._told
         return part
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         workers, own = (1, 0) if worker is None else (worker.num_workers, worker.id)
-        count, index = self.count * workers, self.index * workers + own
+        count, index = self.count * workers, self.index + self.count * own
         epoch = self._epoch(worker)
         rng = random.Random(f"{self.seed}:{epoch}")
         order = list(self.shards)

@@ -137,3 +137,9 @@ def test_the_collator_reads_the_stream(tmp_path, pictures):
     stream = mm.load_data(str(shard(tmp_path / "a.tar", members)))
     batch = mm.MMDataCollator(mm.MMProcessor.from_pretrained("checkpoints/mm-tiny"))(list(stream))
     assert batch["pixel_values"].shape[0] == 1 and (batch["labels"] != -100).any()
+
+
+def test_the_parts_of_a_part_are_that_part(shards):
+    part = MMShards(shards).shard(2, 1)
+    found = [key for index in range(2) for key in ids(part.shard(2, index))]
+    assert sorted(found) == sorted(ids(part)) != EVERY
