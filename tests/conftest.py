@@ -32,7 +32,17 @@ def beside_the_tests(name: str) -> ModuleType:
     return module
 
 
-for _name in ("comparing", "hub_server", "originals", "other_cpu", "published", "small_trainer", "weight_files"):
+for _name in (
+    "comparing",
+    "hub_routes",
+    "hub_server",
+    "hub_user",
+    "originals",
+    "other_cpu",
+    "published",
+    "small_trainer",
+    "weight_files",
+):
     beside_the_tests(_name)
 
 

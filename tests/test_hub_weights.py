@@ -1,26 +1,20 @@
 """Weights on a Hub on the loopback: a push replaces what it does not write, two sets are refused, errors say what the
 server answered. One process of a user, started once, runs all of it."""
 
-# The process has its pipes.
-
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from hub_user import HubUser
 
 from hub_server import Fault, HubServer
 
 ONE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
-USER = """
-import json, sys
-import torch, transformers, huggingface_hub, huggingface_hub.utils._http as http
+USER = f"""
+import torch, transformers, huggingface_hub
 import mm
-http.time.sleep = lambda seconds: None  # between the tries at a server that is down
-sys.path.insert(0, sys.argv[1])
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 from conftest import build_config, make_visible
 
 def built(seed):
@@ -32,14 +26,6 @@ loads = mm.MMForConditionalGeneration.from_pretrained
 
 def same(one, other):
     return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
-
-for line in sys.stdin:
-    try:
-        answer = eval(json.loads(line))
-    except Exception as error:
-        kind = next((base.__name__ for base in (OSError, ValueError) if isinstance(error, base)), None)
-        answer = [kind, type(error).__name__, str(error)]
-    print("ANSWER " + json.dumps(answer), flush=True)
 """
 
 
@@ -51,22 +37,9 @@ def hub():
 
 @pytest.fixture(scope="module")
 def ask(hub, tmp_path_factory):
-    """`ask(expression)` in the process of a user; an error is [OSError or ValueError or None, class, text]."""
-    environment = {**os.environ, **hub.environment(tmp_path_factory.mktemp("home"))}
-    command = [sys.executable, "-W", "ignore", "-c", USER, str(Path(__file__).parent)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen(command, env=environment, **pipes) as process:
-
-        def ask(expression: str):
-            process.stdin.write(json.dumps(expression) + "\n")
-            process.stdin.flush()
-            for line in process.stdout:
-                if line.startswith("ANSWER "):
-                    return json.loads(line.removeprefix("ANSWER "))
-            raise AssertionError("the process ended")
-
-        yield ask
-        process.kill()
+    """What a user's process answers (hub_user.py)."""
+    with HubUser(hub.environment(tmp_path_factory.mktemp("home")), USER) as user:
+        yield user
 
 
 SHARDS = 'max_shard_size="40KB"'
