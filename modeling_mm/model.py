@@ -39,7 +39,6 @@ from .core.outputs import MMContextOutput, MMModelOutput
 from .core.prefix import MMPrefix, hold_prefix
 from .fusion.context import (
     as_context,
-    check_cache_alone,
     check_sources,
     context_output,
     join,
@@ -143,8 +142,8 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         index, ranges, ready, ready_mask = pop_inputs(inputs, RowInputs).values()
         text = {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
         words = input_ids if inputs_embeds is None else inputs_embeds
-        check_cache_alone(past_key_values, ready, index, media)
-        check_sources(media, ready, ready_mask, needs_text=self.has_text_encoder and words is not None)
+        needs_text = self.has_text_encoder and words is not None
+        check_sources(media, ready, ready_mask, needs_text, past_key_values, index)
         if ready is None:
             context = self.encode_context(**media)
         else:

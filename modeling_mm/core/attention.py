@@ -24,18 +24,13 @@ def build_norm(norm_type: str, size: int, eps: float) -> nn.Module:
     return nn.Identity() if norm_type == "none" else NORMS[norm_type](size, eps=eps)
 
 
-def implementation_of(config: Any, output_attentions: bool | None) -> str:
-    """The attention implementation of one call: the config's, or eager where the weights are asked for."""
-    return EAGER if output_attentions else config._attn_implementation
-
-
 class CallConfig:
     """What Transformers' mask functions read of a config, as one call has it. The config itself is read by every
     thread, so a call that differs from it never writes to it.
     """
 
     def __init__(self, config: Any, output_attentions: bool | None = False, is_causal: bool | None = False):
-        self._attn_implementation = implementation_of(config, output_attentions)
+        self._attn_implementation = EAGER if output_attentions else config._attn_implementation
         self.is_causal = config.is_causal if is_causal is None else is_causal
 
 
@@ -111,7 +106,7 @@ class MMAttention(nn.Module):
 
     def _attend(self, query, key, value, attention_mask, output_attentions=None, implementation=None, **kwargs):
         """softmax(Q K^T * scaling + mask) V by the implementation of this call: (B, Q, H, D), the weights or None."""
-        implementation = implementation or implementation_of(self.config, output_attentions)
+        implementation = implementation or (EAGER if output_attentions else self.config._attn_implementation)
         if implementation == "flex_attention" and torch.is_tensor(attention_mask):
             implementation = "sdpa"  # a range per query is a plain mask, which flex attention does not take
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)

@@ -31,16 +31,11 @@ class MMCache(EncoderDecoderCache):
     fingerprint: hash of the input of generate(), so that another picture with the same cache raises an error.
     """
 
-    def __init__(self, *caches: Cache):
-        super().__init__(*caches)
-        self._forget()
-
-    def _forget(self) -> None:
-        self.rows: Any = None  # MMRows once a context is held
-        self.context_lengths: torch.Tensor | None = None
-        self.context_ranges: torch.Tensor | None = None
-        self.prefix_length = 0
-        self.fingerprint: str | None = None
+    rows: Any = None  # MMRows once a context is held
+    context_lengths: torch.Tensor | None = None
+    context_ranges: torch.Tensor | None = None
+    prefix_length = 0
+    fingerprint: str | None = None
 
     @classmethod
     def wrap(cls, cache: Cache) -> "MMCache":
@@ -164,7 +159,8 @@ class MMCache(EncoderDecoderCache):
 
     def reset(self) -> None:
         super().reset()
-        self._forget()
+        self.rows = self.context_lengths = self.context_ranges = self.fingerprint = None
+        self.prefix_length = 0
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """A beam only replaces one of the same prompt, so its context does not change."""

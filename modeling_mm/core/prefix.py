@@ -17,13 +17,6 @@ def merge(media: torch.Tensor, text: torch.Tensor, order: str) -> torch.Tensor:
     return torch.cat([media, text] if order == "media_first" else [text, media], dim=1)
 
 
-def split(merged: torch.Tensor, num_media: int, order: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The inverse of `merge`: (media, text)."""
-    if order == "media_first":
-        return merged[:, :num_media], merged[:, num_media:]
-    return merged[:, merged.shape[1] - num_media :], merged[:, : merged.shape[1] - num_media]
-
-
 @dataclass
 class MMPrefix:
     """Media tokens that join the text's own sequence.
@@ -45,6 +38,16 @@ class MMPrefix:
     def real(self) -> torch.Tensor:
         """bool (R, S)."""
         return self.states.new_ones(self.states.shape[:2], dtype=torch.bool) if self.mask is None else self.mask.bool()
+
+
+def split(merged: torch.Tensor, prefix: MMPrefix | None) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """The inverse of `merge`: (media, text). Without a prefix everything is text."""
+    if prefix is None:
+        return None, merged
+    if prefix.order == "media_first":
+        return merged[:, : prefix.length], merged[:, prefix.length :]
+    length = merged.shape[1] - prefix.length
+    return merged[:, length:], merged[:, :length]
 
 
 def merged_mask(

@@ -197,11 +197,21 @@ def _names(media: Any) -> str:
     return ", ".join(name for name, value in media.items() if value is not None and value is not False)
 
 
-def check_sources(media: Any, encoder_outputs, encoder_attention_mask, needs_text: bool) -> None:
-    """Media or a ready context, and what goes with either.
+def check_sources(
+    media: Any, encoder_outputs, encoder_attention_mask, needs_text: bool, cache: Any = None, context_index=None
+) -> None:
+    """Media, a ready context or a cache that holds one, and what goes with either.
 
     needs_text: whether media may only come with the text of a text encoder, whose states the decoder reads.
     """
+    if isinstance(cache, MMCache) and cache.holds_context:
+        if _names(media):
+            raise ValueError(
+                f"past_key_values already holds a context, so {_names(media)} would not be read; leave that out, "
+                "or call past_key_values.reset() for another context"
+            )
+        context = encoder_outputs if torch.is_tensor(encoder_outputs) or not encoder_outputs else encoder_outputs[0]
+        cache.check_context(None if context is None else context.shape[0], context_index)
     if encoder_outputs is None and encoder_attention_mask is not None:
         raise ValueError("encoder_attention_mask was given without encoder_outputs")
     if encoder_outputs is not None and _names(media):
@@ -211,19 +221,6 @@ def check_sources(media: Any, encoder_outputs, encoder_attention_mask, needs_tex
             f"{_names(media)} was given without context_input_ids: this model's decoder reads what its text "
             "encoder makes of a text and media; pass the question or passage as context_input_ids"
         )
-
-
-def check_cache_alone(cache, encoder_outputs, context_index, media: Any) -> None:
-    """A cache that holds a context reads nothing else, so nothing else may be given beside it."""
-    if not isinstance(cache, MMCache) or not cache.holds_context:
-        return
-    if _names(media):
-        raise ValueError(
-            f"past_key_values already holds a context, so {_names(media)} would not be read; leave that out, "
-            "or call past_key_values.reset() for another context"
-        )
-    context = encoder_outputs if torch.is_tensor(encoder_outputs) or not encoder_outputs else encoder_outputs[0]
-    cache.check_context(None if context is None else context.shape[0], context_index)
 
 
 def plan_rows(

@@ -124,27 +124,6 @@ def loss_without_logits(
     return chunked_cross_entropy(hidden, head.weight, targets, head.bias, num_items_in_batch, label_smoothing)
 
 
-def predicted(
-    head: nn.Module,
-    hidden: torch.Tensor,
-    targets: torch.Tensor | None,
-    num_items_in_batch: torch.Tensor | int | None = None,
-    label_smoothing: float = 0.0,
-    return_logits: bool = True,
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The loss (None without targets) and the logits (..., V) of a head; only the loss without `return_logits`.
-
-    Raises: ValueError where neither is asked for.
-    """
-    if not return_logits:
-        if targets is None:
-            raise ValueError("return_logits=False leaves the loss alone, and a loss needs labels")
-        return loss_without_logits(head, hidden, targets, num_items_in_batch, label_smoothing), None
-    logits = head(hidden)
-    loss = None if targets is None else token_loss(logits, targets, num_items_in_batch, label_smoothing)
-    return loss, logits
-
-
 def _check(hidden, weight, targets, bias, chunk_rows) -> None:
     vocabulary, width = weight.shape
     if hidden.shape[-1] != width or hidden.shape[:-1] != targets.shape:

@@ -96,28 +96,29 @@ class MMForConditionalGeneration(MMRanking, MMVocabularyHead, MMGenerationMixin)
         num_items_in_batch = inputs.pop("num_items_in_batch", None)
         if input_ids is None and inputs_embeds is None:
             raise ValueError("text is needed to predict text: pass input_ids or inputs_embeds (generate() needs none)")
-        targets = self._targets(labels, shift_labels, input_ids, inputs_embeds, logits_to_keep)
-        if targets is not None and shift_labels is None and input_ids is not None:
-            check_once(self, "beginnings", warn_of_beginnings, input_ids, attention_mask)
-            check_once(self, "endings", warn_of_endings, labels)
-        if targets is None and num_items_in_batch is not None:
+        check_logits_to_keep(logits_to_keep)
+        targets = None
+        if labels is not None or shift_labels is not None:
+            targets = self._targets(labels, shift_labels, input_ids, inputs_embeds, attention_mask, logits_to_keep)
+        elif num_items_in_batch is not None:
             check_smoothing_of_tokens()  # the loss is made outside of the model
         output = self.model(
             input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids, pooled=False, return_dict=True,
             **inputs,
         )  # fmt: skip
-        check_logits_to_keep(logits_to_keep)
         return self.predict(output, targets, num_items_in_batch, return_logits, logits_to_keep)
 
-    def _targets(self, labels, shift_labels, input_ids, inputs_embeds, logits_to_keep) -> torch.Tensor | None:
-        """int64 (R, T), what each token predicts; None: no loss is wanted."""
-        given = labels if shift_labels is None else shift_labels
-        if given is None:
-            return None
+    def _targets(self, labels, shift_labels, input_ids, inputs_embeds, attention_mask, logits_to_keep) -> torch.Tensor:
+        """int64 (R, T), what each token predicts."""
         if not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
             raise ValueError("labels need the logits of every position; leave logits_to_keep at 0")
-        self.check_targets(given, input_ids, inputs_embeds)
-        return next_labels(labels) if shift_labels is None else shift_labels
+        self.check_targets(labels if shift_labels is None else shift_labels, input_ids, inputs_embeds)
+        if shift_labels is not None:
+            return shift_labels
+        if input_ids is not None:
+            check_once(self, "beginnings", warn_of_beginnings, input_ids, attention_mask)
+            check_once(self, "endings", warn_of_endings, labels)
+        return next_labels(labels)
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, generation_config=None, *args, **kwargs):

@@ -20,7 +20,7 @@ from ..core.attention import build_norm
 from ..core.base import MMPreTrainedModel
 from ..core.outputs import MMCausalLMOutput, MMContextOutput
 from ..fusion.features import MMFeatures
-from ..losses.token_losses import predicted
+from ..losses.token_losses import loss_without_logits, token_loss
 from ..model import MMModel
 
 
@@ -41,6 +41,27 @@ def check_task(head: MMPreTrainedModel, faults: list[str]) -> None:
     """Raises ConfigFaults for a configuration that a head cannot be built of."""
     if faults:
         raise ConfigFaults(type(head).__name__, faults)
+
+
+def predicted(
+    head: nn.Module,
+    hidden: torch.Tensor,
+    targets: torch.Tensor | None,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    label_smoothing: float = 0.0,
+    return_logits: bool = True,
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The loss (None without targets) and the logits (..., V) of a head; only the loss without `return_logits`.
+
+    Raises: ValueError where neither is asked for.
+    """
+    if not return_logits:
+        if targets is None:
+            raise ValueError("return_logits=False gives only the loss, and a loss needs labels")
+        return loss_without_logits(head, hidden, targets, num_items_in_batch, label_smoothing), None
+    logits = head(hidden)
+    loss = None if targets is None else token_loss(logits, targets, num_items_in_batch, label_smoothing)
+    return loss, logits
 
 
 class MMHead(MMFeatures, MMPreTrainedModel):

@@ -23,12 +23,12 @@ from ..core.context_rows import MMRows
 from ..core.model_inputs import CONTEXT_TEXT, NOT_COMPARED, MediaInputs, ModelInputs, RowInputs, pop_inputs, takes
 from ..core.outputs import MMPreTrainingOutput
 from ..losses.momentum import momentum_update
-from ..losses.token_losses import IGNORED, next_labels, predicted
+from ..losses.token_losses import IGNORED, next_labels
 from ..towers.any_tower import flat_items
 from ..towers.vit import MMVisionModel
 from .contrastive_head import normalised
 from .contrastive_matching import MMMatchingModel, Text, media_there, shared_mean
-from .head import build_vocabulary_head, check_task
+from .head import build_vocabulary_head, check_task, predicted
 from .masked_image import (
     build_masked_image_head,
     copy_tower,

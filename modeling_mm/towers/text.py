@@ -94,6 +94,7 @@ class MMTextModel(MMPreTrainedModel):
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(self._build_layers())
         self.cross_head_dim = config.cross_stack().head_dim
+        self.context_size = config.memory_size
         self.norms_pooled_only = config.final_norm == "pooled"
         self.norm = build_norm("none" if config.final_norm == "none" else config.norm_type, width, eps)
         self.pooler = MMPooler(config, config.eos_token_id)
@@ -214,9 +215,8 @@ class MMTextModel(MMPreTrainedModel):
                 implementation=plan.call._attn_implementation,
                 **kwargs,
             )
-        states, media = hidden_states if self.norms_pooled_only else self.norm(hidden_states), None
-        if prefix is not None:
-            media, states = split(states, prefix.length, prefix.order)
+        states = hidden_states if self.norms_pooled_only else self.norm(hidden_states)
+        media, states = split(states, prefix)
         return MMModelOutput(
             last_hidden_state=states,
             pooler_output=self._pooled(states, attention_mask, input_ids) if pooled else None,
@@ -280,7 +280,7 @@ class MMTextModel(MMPreTrainedModel):
         elif context is None:
             return NOTHING
         else:
-            check_memory(context, context_mask, self.config.memory_size, "encoder_hidden_states")
+            check_memory(context, context_mask, self.context_size, "encoder_hidden_states")
             rows = MMRows(len(inputs_embeds), len(context)) if rows is None else rows
             lengths, size = None if context_mask is None else context_mask.sum(-1), context.shape[1]
             if cache is not None:

@@ -73,7 +73,7 @@ def test_early_fusion_is_one_sequence():
     assert merge(media, text, "media_first").tolist() == [[[1, 1], [2, 2], [3, 3]]]
     assert merge(media, text, "text_first").tolist() == [[[3, 3], [1, 1], [2, 2]]]
     for order in ("media_first", "text_first"):
-        assert [part.tolist() for part in split(merge(media, text, order), 2, order)] == [
+        assert [part.tolist() for part in split(merge(media, text, order), MMPrefix(media, order=order))] == [
             media.tolist(),
             text.tolist(),
         ]
