@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging
 
@@ -231,28 +230,6 @@ def remove_stale(folder: Path, variant: str | None, is_adapter: bool) -> None:
     for file in stale_files(folder, variant, is_adapter):
         logger.info(f"removing {file}, which this save replaces")
         file.unlink(missing_ok=True)
-
-
-def upload(folder: str | os.PathLike, repository: str, names: list[str], is_adapter: bool, **commit: Any) -> Any:
-    """One commit: the named files (and folders) are added, weights in the repository that they replace are deleted."""
-    api, token = HfApi(), commit.get("token")
-    revision = commit.get("revision")
-    if revision is not None and not revision.startswith("refs/pr"):
-        api.create_branch(repo_id=repository, branch=revision, token=token, exist_ok=True)
-    held = api.list_repo_files(repository, revision=revision, token=token)
-    old = re.compile(stale_patterns(names, is_adapter))
-    return api.upload_folder(
-        repo_id=repository,
-        folder_path=Path(folder),
-        allow_patterns=[pattern for name in names for pattern in (_literal(name), f"{_literal(name)}/*")],
-        delete_patterns=[_literal(name) for name in held if old.fullmatch(name)] or None,
-        **commit,
-    )
-
-
-def _literal(name: str) -> str:
-    """A pattern of fnmatch that means this name."""
-    return re.sub(r"([*?[])", r"[\1]", name)
 
 
 # ---- reading a file -------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from ...configuration.auto_map import register_for_auto_class
 from ...configuration.base import nearest
 from ...configuration.mm import MMConfig
-from ...weights.files import broken, check_dtypes, check_place, remove_stale, upload
+from ...weights.files import broken, check_dtypes, check_place, remove_stale, stale_patterns
+from ...weights.upload import files_below, upload
 from .loading import check_json_object, check_loaded, check_source, check_trained, note_new_heads
 from .triton_attention import default_implementation
 
@@ -225,11 +226,11 @@ class MMPreTrainedModel(PreTrainedModel):
             for name in os.listdir(working_dir)
             if name not in files_timestamps or (Path(working_dir) / name).stat().st_mtime > files_timestamps[name]
         ]
+        stale = re.compile(stale_patterns(names, adapter_base(self) is not None))
         return upload(
-            working_dir,
             repo_id,
-            names,
-            adapter_base(self) is not None,
+            files_below(Path(working_dir), names),
+            lambda name: stale.fullmatch(name) is not None,
             commit_message=commit_message or "Upload model",
             commit_description=commit_description,
             token=token,
