@@ -5,6 +5,8 @@ space at the ends and with one space where there are several.
 Several systems on the same pictures are compared by the interval of their difference, picture by picture:
 
     bootstrap_interval(exact_matches(ours, references) - exact_matches(theirs, references))
+
+Where a picture has several captions, `best_matches` and `chrf_statistics` take the one that is nearest.
 """
 
 import unicodedata
@@ -58,6 +60,43 @@ def chrf(predictions: Sequence[str], references: Sequence[str]) -> float:
     _check_pairs(predictions, references)
     normal_references = [normalize_caption(caption) for caption in references]
     return CHRF().corpus_score([normalize_caption(caption) for caption in predictions], [normal_references]).score
+
+
+def best_matches(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+    """float64 (n,): 1.0 where a caption equals one of its references, else 0.0. Raises as `exact_matches`."""
+    _check_several(predictions, references)
+    pairs = zip(predictions, references, strict=True)
+    return np.array([normalize_caption(ours) in {*map(normalize_caption, truth)} for ours, truth in pairs], np.float64)
+
+
+def chrf_statistics(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+    """(n, 18): what sacrebleu counts for chrF in each caption, against the nearest of its references.
+
+    `chrf_of` makes chrF of sums of rows, so resamples need no second count. Raises as `chrf`.
+    """
+    from sacrebleu.metrics.chrf import CHRF
+
+    _check_several(predictions, references)
+    most = max(map(len, references))  # sacrebleu takes as many references for each; one that comes twice adds nothing
+    streams = [[normalize_caption(truth[min(place, len(truth) - 1)]) for truth in references] for place in range(most)]
+    counted = CHRF()._extract_corpus_statistics([normalize_caption(ours) for ours in predictions], streams)
+    return np.array(counted, np.float64)
+
+
+def chrf_of(sums: np.ndarray) -> np.ndarray:
+    """chrF (...), 0..100, of sums (..., 18) of `chrf_statistics`."""
+    from sacrebleu.metrics.chrf import CHRF
+
+    return np.apply_along_axis(CHRF()._compute_f_score, -1, sums)
+
+
+def _check_several(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    _check_pairs(predictions, references)  # pyright: ignore[reportArgumentType]: only their number is looked at
+    for number, truth in enumerate(references):
+        if isinstance(truth, str):
+            raise TypeError(f"references[{number}] is one string; give a list of captions for each prediction")
+        if not len(truth):
+            raise ValueError(f"references[{number}] is empty; give at least one caption for each prediction")
 
 
 def bootstrap_interval(
