@@ -18,7 +18,6 @@ FOLDERS = [
     "processing.videos",
     "processing.sounds",
     "modeling_mm",
-    "modeling_mm.checks",
     "modeling_mm.core",
     "modeling_mm.losses",
     "modeling_mm.towers",

@@ -20,11 +20,10 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration.checks.fields import REPRESENTATION_FUSIONS
 from ..configuration.mm import MMConfig
-from .checks.media_inputs import MediaItems, check_media
-from .checks.text_inputs import check_text
 from .core.base import MMPreTrainedModel
 from .core.cache import MMCache
 from .core.context_rows import MMRows
+from .core.input_checks import MediaItems, check_media, check_text
 from .core.model_inputs import (
     CONTEXT_TEXT,
     CacheInputs,
@@ -47,10 +46,9 @@ from .fusion.context import (
 )
 from .fusion.features import MMFeatures
 from .fusion.fusions import build_fusion, modality_vectors, text_vectors
-from .fusion.media_encoder import add_numbers, build_projector, build_slots, join_frames, resample
+from .fusion.media_encoder import MMResampler, add_numbers, build_projector, build_slots, join_frames, resample
 from .towers.any_tower import run_tower
 from .towers.build_tower import build_tower
-from .towers.resampler import MMResampler
 from .towers.text import MMTextModel
 from .towers.vit import MMVisionModel
 

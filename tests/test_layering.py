@@ -2,7 +2,7 @@
 
     configuration -> its checks -> configuration/mm.py        weights, kernels: import none of the model
     processing:   images -> videos -> sounds -> the processor and the collator
-    modeling_mm:  checks -> core -> losses, towers -> fusion -> model.py -> tasks
+    modeling_mm:  core -> losses, towers -> fusion -> model.py -> tasks
     conversion_scripts, exporting -> front door -> recipes, cli        evaluation: numbers only, imports none of ours
 
 A folder (or a file with a place of its own) imports only what ALLOWED names for it, and no module imports itself by
@@ -20,7 +20,7 @@ FRONT_DOOR = "__init__"  # the root's __init__.py
 
 CONFIGURATION = {"configuration", "configuration.checks", "configuration.mm"}
 PROCESSING = {"processing.images", "processing.videos", "processing.sounds", "processing"}
-BELOW_TOWERS = CONFIGURATION | {"kernels", "modeling_mm.checks", "modeling_mm.core"}
+BELOW_TOWERS = CONFIGURATION | {"kernels", "modeling_mm.core"}
 BELOW_TASKS = BELOW_TOWERS | {"modeling_mm.losses", "modeling_mm.towers", "modeling_mm.fusion", "modeling_mm"}
 MODEL = BELOW_TASKS | {"modeling_mm.tasks", "weights"}
 LIBRARY = MODEL | PROCESSING | {"conversion_scripts", "exporting", "data", FRONT_DOOR}
@@ -35,8 +35,7 @@ ALLOWED = {
     "processing.videos": CONFIGURATION | {"processing.images"},
     "processing.sounds": CONFIGURATION | {"processing.images", "processing.videos"},
     "processing": CONFIGURATION | PROCESSING,
-    "modeling_mm.checks": CONFIGURATION,
-    "modeling_mm.core": CONFIGURATION | {"kernels", "weights", "modeling_mm.checks"},
+    "modeling_mm.core": CONFIGURATION | {"kernels", "weights"},
     "modeling_mm.losses": BELOW_TOWERS,
     "modeling_mm.towers": BELOW_TOWERS,
     "modeling_mm.fusion": BELOW_TOWERS | {"modeling_mm.towers"},

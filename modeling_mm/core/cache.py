@@ -7,8 +7,8 @@ import torch
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, StaticCache
 
 from ...configuration.text import MMTextConfig
-from ..checks.text_inputs import may_read_values
 from .context_rows import MMRows
+from .input_checks import may_read_values
 
 
 def check_cache(cache) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers.masking_utils import create_bidirectional_mask
 
-from ..checks.text_inputs import INTEGERS, check_tensors
+from .input_checks import INTEGERS, check_tensors
 
 
 class MMRows:

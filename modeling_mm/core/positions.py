@@ -10,7 +10,7 @@ from torch import nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ...configuration.text import ROPE_TYPES, SINUSOID_OFFSET, MMTextConfig
-from ..checks.text_inputs import may_read_values
+from .input_checks import may_read_values
 
 
 class MMRotaryEmbedding(nn.Module):

@@ -40,10 +40,8 @@ class MMPrefix:
         return self.states.new_ones(self.states.shape[:2], dtype=torch.bool) if self.mask is None else self.mask.bool()
 
 
-def split(merged: torch.Tensor, prefix: MMPrefix | None) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """The inverse of `merge`: (media, text). Without a prefix everything is text."""
-    if prefix is None:
-        return None, merged
+def split(merged: torch.Tensor, prefix: MMPrefix) -> tuple[torch.Tensor, torch.Tensor]:
+    """The inverse of `merge`: (media, text)."""
     if prefix.order == "media_first":
         return merged[:, : prefix.length], merged[:, prefix.length :]
     length = merged.shape[1] - prefix.length

@@ -11,10 +11,9 @@ import torch
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
 from ...configuration.mm import MMConfig
-from ..checks.media_inputs import MediaItems
-from ..checks.text_inputs import INTEGERS, check_memory, check_tensors, may_read_values
 from ..core.cache import MMCache
 from ..core.context_rows import MMRows
+from ..core.input_checks import INTEGERS, MediaItems, check_memory, check_tensors, may_read_values
 from ..core.outputs import MMContextOutput, MMModelOutput
 from ..core.pooling import masked_mean
 

@@ -10,7 +10,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple
 
-from ..checks.media_inputs import check_media
+from ..core.input_checks import check_media
 from ..core.model_inputs import reject_unknown
 from ..core.pooling import masked_mean
 from ..towers.any_tower import STATES, run_tower

@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, kl_div, mse_loss
 
-from ..checks.text_inputs import INTEGERS, check_tensors, may_read_values
+from ..core.input_checks import INTEGERS, check_tensors, may_read_values
 
 
 def classification_kind(kind: str, problem_type: str | None, num_labels: int, labels: torch.Tensor) -> str:

@@ -5,8 +5,8 @@ B pictures and R texts of this process, N and M of all processes.
 
 import torch
 
-from ..checks.text_inputs import INTEGERS, check_tensors
 from ..core.context_rows import MMRows
+from ..core.input_checks import INTEGERS, check_tensors
 from .gather import Group, gather_rows, gather_sizes, own_slice, rank_of
 
 _PRIME = 0x100000001B3  # FNV's, a factor whose powers fill int64

@@ -17,9 +17,9 @@ from torch.nn import functional
 from transformers.cache_utils import DynamicCache
 
 from ...configuration.base import nearest
-from ..checks.text_inputs import check_candidates, check_labels, check_tensors, check_text
 from ..core.cache import MMCache
 from ..core.context_rows import MMRows
+from ..core.input_checks import check_candidates, check_labels, check_tensors, check_text
 from ..core.model_inputs import READY, MediaInputs
 from ..core.outputs import MMContextOutput, MMRankOutput, MMScoreOutput
 from ..fusion.context import trimmed

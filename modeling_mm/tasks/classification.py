@@ -11,13 +11,13 @@ from transformers.utils.generic import can_return_tuple
 
 from ...configuration.checks.fields import REPRESENTATION_FUSIONS
 from ...configuration.mm import MMConfig
-from ..checks.text_inputs import bos_where_absent
 from ..core.model_inputs import READY, MediaInputs, ModelInputs, RowInputs, pop_inputs, reject_unknown, takes
 from ..core.outputs import MMClassifierOutput, MMContextOutput, MMModelOutput
 from ..fusion.fusions import modality_vectors
 from ..losses.class_losses import check_class_labels, classification_kind, classification_loss
 from ..model import MMModel
 from .head import MMHead, check_task
+from .row_ends import bos_where_absent
 from .trainers import check_smoothing_of_classes
 
 

@@ -15,8 +15,8 @@ from ...configuration.checks.fields import REPRESENTATION_FUSIONS
 from ...configuration.conv import MMConvConfig
 from ...configuration.mm import MMConfig
 from ...configuration.vision import MMVisionConfig
-from ..checks.text_inputs import INTEGERS, check_every_text, check_mask_values, check_tensors, may_read_values
 from ..core.context_rows import MMRows
+from ..core.input_checks import INTEGERS, check_mask_values, check_tensors, may_read_values
 from ..core.model_inputs import reject_unknown
 from ..core.outputs import MMContextOutput
 from ..fusion.context import TOWER_KINDS, as_context
@@ -27,6 +27,7 @@ from ..model import MMModel
 from ..towers.any_tower import STATES
 from .contrastive_head import MMContrastiveHead, normalised
 from .head import MMHead
+from .row_ends import check_every_text
 
 _ONE_TEXT = "a text is compared with media, not with media joined with another text; pass one text, as input_ids"
 _OTHER_CLASSES = {

@@ -10,15 +10,9 @@ from transformers.masking_utils import create_masks_for_generate
 from transformers.utils.generic import can_return_tuple
 
 from ...configuration.mm import MMConfig
-from ..checks.text_inputs import (
-    bos_where_absent,
-    check_logits_to_keep,
-    check_prompt_ends,
-    check_tensors,
-    check_text,
-)
 from ..core.cache import MMCache, check_cache
 from ..core.fingerprint import fingerprint
+from ..core.input_checks import check_tensors, check_text
 from ..core.model_inputs import CacheInputs, MediaInputs, ModelInputs, RowInputs, reject_unknown, takes
 from ..core.outputs import MMCausalLMOutput
 from ..core.positions import check_growth
@@ -27,7 +21,7 @@ from ..losses.token_losses import next_labels
 from .answer_ranking import MMRanking
 from .generation_mixin import MMGenerationMixin
 from .head import MMVocabularyHead, check_task
-from .row_ends import check_once, warn_of_beginnings, warn_of_endings
+from .row_ends import bos_where_absent, check_once, check_prompt_ends, warn_of_beginnings, warn_of_endings
 from .trainers import (
     answer_settings,
     calling_trainer,
@@ -43,6 +37,13 @@ _PER_CONTEXT = ("context_input_ids", "pixel_values", "visual_embeds", "pixel_val
 def as_mixin(parent: Any) -> Any:
     """super(), whose methods Transformers types for a class of its own."""
     return parent
+
+
+def check_logits_to_keep(logits_to_keep: int | torch.Tensor) -> None:
+    if not isinstance(logits_to_keep, int | torch.Tensor) or isinstance(logits_to_keep, bool):
+        raise TypeError(f"logits_to_keep must be an int or a tensor; got {type(logits_to_keep).__name__}")
+    if isinstance(logits_to_keep, int) and logits_to_keep < 0:
+        raise ValueError(f"logits_to_keep={logits_to_keep} must not be negative; 0 keeps all positions")
 
 
 class MMForConditionalGeneration(MMRanking, MMVocabularyHead, MMGenerationMixin):  # pyright: ignore[reportIncompatibleMethodOverride]: Transformers' two

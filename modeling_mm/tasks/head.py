@@ -15,9 +15,9 @@ from ...configuration.base import ConfigFaults
 from ...configuration.checks.fields import REPRESENTATION_FUSIONS
 from ...configuration.mm import MMConfig
 from ...configuration.text import MMTextConfig
-from ..checks.text_inputs import check_labels, check_tensors
 from ..core.attention import build_norm
 from ..core.base import MMPreTrainedModel
+from ..core.input_checks import check_labels, check_tensors
 from ..core.outputs import MMCausalLMOutput, MMContextOutput
 from ..fusion.features import MMFeatures
 from ..losses.token_losses import loss_without_logits, token_loss

@@ -17,9 +17,8 @@ import torch
 from transformers.utils.generic import can_return_tuple
 
 from ...configuration.mm import MMConfig
-from ..checks.media_inputs import check_media
-from ..checks.text_inputs import check_labels, check_tensors
 from ..core.context_rows import MMRows
+from ..core.input_checks import check_labels, check_media, check_tensors
 from ..core.model_inputs import CONTEXT_TEXT, NOT_COMPARED, MediaInputs, ModelInputs, RowInputs, pop_inputs, takes
 from ..core.outputs import MMPreTrainingOutput
 from ..losses.momentum import momentum_update

@@ -1,4 +1,4 @@
-"""Warnings where the texts that a model gets begin or end otherwise than its configuration says.
+"""How rows of text begin and end: what generate() needs, and warnings where the configuration says otherwise.
 
 A model with a tokenizer of another vocabulary trains without an error, then starts to generate at an id that it never
 saw and never stops. The ids of the batches show it. T text tokens, R rows.
@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from ...configuration.mm import MMConfig
 from ...configuration.special_ids import as_ids, id_faults
-from ..checks.text_inputs import may_read_values
+from ..core.input_checks import may_read_values
 
 logger = logging.get_logger(__name__)
 
@@ -67,6 +67,37 @@ def check_once(model: Any, what: str, check: Any, *tensors: torch.Tensor | None)
         return
     model.ends_checked.add(what)
     check(model, *tensors)
+
+
+def check_prompt_ends(attention_mask: torch.Tensor | None) -> None:
+    """Generation continues after the last column, so it must hold a real token in every row."""
+    if attention_mask is None or attention_mask.ndim != 2 or not may_read_values():
+        return
+    if not bool(attention_mask[:, -1].all()):
+        raise ValueError("generate() goes on behind the last column, but attention_mask ends in 0; pad on the left")
+
+
+def bos_where_absent(
+    input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, bos: int | None
+) -> torch.Tensor | None:
+    """The mask (R, T), where a row without any real token has one: its last bos. Other masks, or no ids, stay."""
+    if input_ids is None or bos is None or not torch.is_tensor(attention_mask) or not torch.is_tensor(input_ids):
+        return attention_mask
+    if attention_mask.shape != input_ids.shape or attention_mask.ndim != 2:
+        return attention_mask
+    absent = ~attention_mask.bool().any(1, keepdim=True)
+    columns = torch.arange(input_ids.shape[1], device=input_ids.device)
+    last = torch.where(input_ids == bos, columns, 0).amax(1, keepdim=True)
+    return attention_mask.masked_fill(absent & (columns == last), 1)
+
+
+def check_every_text(config: MMConfig, name: str, attention_mask: torch.Tensor | None) -> None:
+    """Raises ValueError where a row has no text, for heads that cannot do without."""
+    if attention_mask is None or attention_mask.ndim != 2 or not config.check_inputs or not may_read_values():
+        return
+    absent = torch.nonzero(~attention_mask.bool().any(1))[:, 0].tolist()
+    if absent:
+        raise ValueError(f"{name} needs a text in every row, and rows {absent} have none (attention_mask is 0)")
 
 
 def _shown(ids: set[int]) -> str:

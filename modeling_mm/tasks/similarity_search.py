@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..checks.text_inputs import check_tensors
+from ..core.input_checks import check_tensors
 from ..core.outputs import MMContextOutput
 
 ORDERS = ("itm", "itm+itc")

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from ...configuration.towers import map_tokens
-from ..checks.media_inputs import MediaItems
 from ..core.base import MMPreTrainedModel
+from ..core.input_checks import MediaItems
 from ..core.pooling import masked_mean
 from .sound_lengths import (
     keeps_to_mask,

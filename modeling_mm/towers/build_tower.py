@@ -14,7 +14,7 @@ from ...configuration.conv import MMConvConfig
 from ...configuration.tower_kinds import LENGTH_KINDS
 from ...configuration.towers import picture_example, tower_width
 from ...configuration.vision import MMVisionConfig
-from ..checks.media_inputs import MediaItems
+from ..core.input_checks import MediaItems
 from .any_tower import run_tower
 from .conv import MMConvModel
 from .vit import MMVisionModel

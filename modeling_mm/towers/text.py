@@ -13,20 +13,19 @@ from transformers.masking_utils import create_causal_mask
 from transformers.utils.output_capturing import OutputRecorder
 
 from ...configuration.text import MMTextConfig
-from ..checks.text_inputs import check_memory, check_positions, check_text
 from ..core.attention import CallConfig, MMAttention, build_norm
 from ..core.base import MMPreTrainedModel
 from ..core.cache import MMCache
 from ..core.context_rows import NOTHING, MMReading, MMRows, as_keys, as_mask, columns_of
+from ..core.input_checks import check_memory, check_positions, check_text
 from ..core.layers import MMLayer, build_embedding, whole_table
 from ..core.model_inputs import MMKwargs, reject_unknown
 from ..core.outputs import MMModelOutput, capture_when_asked
-from ..core.pooling import MMPooler
+from ..core.pooling import MMPooler, MMUnimodal
 from ..core.positions import MMRotaryEmbedding, build_positions, check_growth
 from ..core.prefix import MMPrefix, merge, merged_mask, split
 from ..core.segments import MMSegments
 from ..core.triton_attention import MM_TRITON, kernels_run
-from .coca_text import MMUnimodal
 
 _FORWARD = (
     "input_ids", "attention_mask", "position_ids", "inputs_embeds", "token_type_ids", "past_key_values", "use_cache",
@@ -215,14 +214,7 @@ class MMTextModel(MMPreTrainedModel):
                 implementation=plan.call._attn_implementation,
                 **kwargs,
             )
-        states = hidden_states if self.norms_pooled_only else self.norm(hidden_states)
-        media, states = split(states, prefix)
-        return MMModelOutput(
-            last_hidden_state=states,
-            pooler_output=self._pooled(states, attention_mask, input_ids) if pooled else None,
-            past_key_values=plan.returned,
-            context_hidden_states=media,
-        )
+        return self._output(plan, prefix, hidden_states, attention_mask, input_ids, pooled)
 
     def _plan(
         self, call: Any, inputs_embeds, attention_mask, position_ids, past_key_values, use_cache, prefix
@@ -294,13 +286,6 @@ class MMTextModel(MMPreTrainedModel):
             return MMReading(rows, has_context, keys=as_keys(rows, lengths, ranges, length))
         return MMReading(rows, has_context, as_mask(plan.call, rows, lengths, ranges, size, inputs_embeds))
 
-    def _pooled(self, states: torch.Tensor, attention_mask, input_ids) -> torch.Tensor | None:
-        states = self.norm(states) if self.norms_pooled_only else states
-        mask = None
-        if attention_mask is not None and attention_mask.ndim == 2:  # else it is ready made
-            mask = attention_mask[:, -states.shape[1] :]
-        return self.pooler(states, mask, input_ids)
-
     def _embed(self, inputs_embeds, position_ids, token_type_ids, has_cache: bool) -> torch.Tensor:
         hidden_states = inputs_embeds
         if self.embed_positions is not None:
@@ -335,6 +320,26 @@ class MMTextModel(MMPreTrainedModel):
             mask = merged_mask(plan.call, merged, prefix, attention_mask)
         rotary = None if self.rotary is None else self.rotary(positions, merged.dtype)
         return merged, plan._replace(rotary=rotary, mask=mask)
+
+    def _output(
+        self, plan: MMTextPlan, prefix: MMPrefix | None, states: torch.Tensor, attention_mask, input_ids, pooled: bool
+    ) -> MMModelOutput:
+        """The final norm, the media of a prefix apart from the text, and the text's own vector."""
+        states = states if self.norms_pooled_only else self.norm(states)
+        media = pooler_output = None
+        if prefix is not None:
+            media, states = split(states, prefix)
+        if pooled:
+            mask = None
+            if attention_mask is not None and attention_mask.ndim == 2:  # else it is ready made
+                mask = attention_mask[:, -states.shape[1] :]
+            pooler_output = self.pooler(self.norm(states) if self.norms_pooled_only else states, mask, input_ids)
+        return MMModelOutput(
+            last_hidden_state=states,
+            pooler_output=pooler_output,
+            past_key_values=plan.returned,
+            context_hidden_states=media,
+        )
 
     def _stretched_positions(self, position_ids: torch.Tensor) -> torch.Tensor:
         """(R or 1, T) -> (R or 1, T, D): a row longer than the table spreads over it, between two vectors linearly.

@@ -11,14 +11,29 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ...configuration.vision import MMVisionConfig
-from ..checks.text_inputs import check_patch_mask, check_tensors, may_read_values
 from ..core.attention import CallConfig, MMAttention, build_norm
 from ..core.base import MMPreTrainedModel
+from ..core.input_checks import check_mask_values, check_tensors, may_read_values
 from ..core.layers import MMLayer, whole_table
 from ..core.model_inputs import MMKwargs, reject_unknown
 from ..core.pooling import MMPooler
 
 _FORWARD = ("pixel_values", "interpolate_pos_encoding", "pixel_attention_mask", "bool_masked_pos")
+
+
+def check_patch_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> None:
+    """A mask of patches (n, rows, columns): in each picture one rectangle at the top left, at least one patch."""
+    check_tensors(pixel_attention_mask=mask)
+    if tuple(mask.shape) != shape:
+        raise ValueError(f"pixel_attention_mask must be {shape}, one per patch; got {tuple(mask.shape)}")
+    if not may_read_values():
+        return
+    check_mask_values("pixel_attention_mask", mask)
+    real = mask.bool()
+    rows = torch.arange(shape[1], device=mask.device) < real.any(2).sum(1, keepdim=True)
+    columns = torch.arange(shape[2], device=mask.device) < real.any(1).sum(1, keepdim=True)
+    if not torch.equal(real, rows[:, :, None] & columns[:, None]) or not bool(real[:, 0, 0].all()):
+        raise ValueError("pixel_attention_mask must be True in one rectangle at the top left of each picture")
 
 
 class MMVisionModel(MMPreTrainedModel):

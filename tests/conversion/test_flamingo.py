@@ -33,7 +33,7 @@ from mm.configuration.resampler import MMResamplerConfig
 from mm.conversion_scripts.engine import convert, convert_back
 from mm.modeling_mm.core.context_rows import MMReading, MMRows
 from mm.modeling_mm.core.layers import MMLayer
-from mm.modeling_mm.towers.resampler import MMResampler
+from mm.modeling_mm.fusion.media_encoder import MMResampler
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
 WORDS = {"vocab_size": 30, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0, "max_position_embeddings": 16}

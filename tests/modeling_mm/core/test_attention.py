@@ -18,7 +18,7 @@ from mm import (
 from mm.configuration.resampler import MMResamplerConfig
 from mm.modeling_mm.core.attention import MMAttention, MMCrossAttention, MMSelfAttention
 from mm.modeling_mm.core.context_rows import MMRows
-from mm.modeling_mm.towers.resampler import MMResampler
+from mm.modeling_mm.fusion.media_encoder import MMResampler
 
 TEXTS = ["inside", "own", "llama"]
 

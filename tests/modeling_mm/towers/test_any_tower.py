@@ -21,7 +21,7 @@ from transformers import (
 
 from mm import MMConvConfig, MMVisionConfig
 from mm.configuration.towers import map_tokens, tower_width
-from mm.modeling_mm.checks.media_inputs import MediaItems
+from mm.modeling_mm.core.input_checks import MediaItems
 from mm.modeling_mm.towers.any_tower import run_tower
 from mm.modeling_mm.towers.build_tower import build_tower
 

@@ -20,7 +20,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from mm import MMConfig, MMForConditionalGeneration, MMProcessor
 from mm.configuration.tower_kinds import LENGTH_KINDS, VISION_KINDS, WINDOW_KINDS
 from mm.configuration.towers import tower_width
-from mm.modeling_mm.checks.media_inputs import MediaItems
+from mm.modeling_mm.core.input_checks import MediaItems
 from mm.modeling_mm.towers.any_tower import run_tower
 from mm.modeling_mm.towers.build_tower import build_tower
 

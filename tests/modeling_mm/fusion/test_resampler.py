@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from comparing import close, same_weights
 from mm.configuration.resampler import MMResamplerConfig
-from mm.modeling_mm.towers.resampler import MMResampler
+from mm.modeling_mm.fusion.media_encoder import MMResampler
 
 SMALL = {
     "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 2, "head_dim": 6,

@@ -1,9 +1,14 @@
-"""Checks of forward's text inputs. They read values on the host, so never inside compile or export.
+"""Checks of forward's inputs, text and media; media also get their common form: slots (B, N, ...) with bool masks.
 
-B contexts, N pictures per context, R rows, T text tokens, S tokens, Dv vision tower width.
+Values are read on the host, so never inside compile or export.
+B contexts, N items per context (pictures, videos, clips), F frames, R rows, T text tokens, S tokens, Dv vision tower
+width.
 """
 
 # torch does not export is_tracing; callers have already checked that exactly one of the two tensors is given.
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask
@@ -140,37 +145,6 @@ def check_mask_values(name: str, mask: torch.Tensor) -> None:
         raise ValueError(f"{name} must hold 0 and 1 alone (1 = real); got {float(mask.min())}..{float(mask.max())}")
 
 
-def check_prompt_ends(attention_mask: torch.Tensor | None) -> None:
-    """Generation continues after the last column, so it must hold a real token in every row."""
-    if attention_mask is None or attention_mask.ndim != 2 or not may_read_values():
-        return
-    if not bool(attention_mask[:, -1].all()):
-        raise ValueError("generate() goes on behind the last column, but attention_mask ends in 0; pad on the left")
-
-
-def bos_where_absent(
-    input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, bos: int | None
-) -> torch.Tensor | None:
-    """The mask (R, T), where a row without any real token has one: its last bos. Other masks, or no ids, stay."""
-    if input_ids is None or bos is None or not torch.is_tensor(attention_mask) or not torch.is_tensor(input_ids):
-        return attention_mask
-    if attention_mask.shape != input_ids.shape or attention_mask.ndim != 2:
-        return attention_mask
-    absent = ~attention_mask.bool().any(1, keepdim=True)
-    columns = torch.arange(input_ids.shape[1], device=input_ids.device)
-    last = torch.where(input_ids == bos, columns, 0).amax(1, keepdim=True)
-    return attention_mask.masked_fill(absent & (columns == last), 1)
-
-
-def check_every_text(config: MMConfig, name: str, attention_mask: torch.Tensor | None) -> None:
-    """Raises ValueError where a row has no text, for heads that cannot do without."""
-    if attention_mask is None or attention_mask.ndim != 2 or not config.check_inputs or not may_read_values():
-        return
-    absent = torch.nonzero(~attention_mask.bool().any(1))[:, 0].tolist()
-    if absent:
-        raise ValueError(f"{name} needs a text in every row, and rows {absent} have none (attention_mask is 0)")
-
-
 def check_labels(config: MMConfig, labels: torch.Tensor, shape: torch.Size) -> None:
     """Labels of the text's shape, ids inside the vocabulary or -100."""
     check_tensors(labels=labels)
@@ -211,23 +185,137 @@ def check_memory(states: torch.Tensor, mask: torch.Tensor | None, width: int, na
         raise ValueError(f"the mask of {name} must be {tuple(states.shape[:2])}; got {tuple(mask.shape)}")
 
 
-def check_logits_to_keep(logits_to_keep: int | torch.Tensor) -> None:
-    if not isinstance(logits_to_keep, int | torch.Tensor) or isinstance(logits_to_keep, bool):
-        raise TypeError(f"logits_to_keep must be an int or a tensor; got {type(logits_to_keep).__name__}")
-    if isinstance(logits_to_keep, int) and logits_to_keep < 0:
-        raise ValueError(f"logits_to_keep={logits_to_keep} must not be negative; 0 keeps all positions")
+# ---- media ----------------------------------------------------------------------------------------------------------
 
 
-def check_patch_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> None:
-    """A mask of patches (n, rows, columns): in each picture one rectangle at the top left, at least one patch."""
-    check_tensors(pixel_attention_mask=mask)
-    if tuple(mask.shape) != shape:
-        raise ValueError(f"pixel_attention_mask must be {shape}, one per patch; got {tuple(mask.shape)}")
-    if not may_read_values():
-        return
-    check_mask_values("pixel_attention_mask", mask)
-    real = mask.bool()
-    rows = torch.arange(shape[1], device=mask.device) < real.any(2).sum(1, keepdim=True)
-    columns = torch.arange(shape[2], device=mask.device) < real.any(1).sum(1, keepdim=True)
-    if not torch.equal(real, rows[:, :, None] & columns[:, None]) or not bool(real[:, 0, 0].all()):
-        raise ValueError("pixel_attention_mask must be True in one rectangle at the top left of each picture")
+class MediaItems(NamedTuple):
+    """The items of one kind, before a tower and after it.
+
+    values: the tower's input, (B, N, ...), of videos (B, N, F, ...); then its tokens, (B, N[, F], S, Dv).
+    kind: "image", "video", "audio", or "text" for the states of a text encoder.
+    present: bool (B, N), of videos (B, N, F) until their frames are joined: which are present; None: all.
+    mask: bool (B, N, ...), the real part of each item (patches, audio frames, then tokens); None: everything.
+    pooled: (B, N[, F], Dv), the tower's own vector; None: it has none.
+    output: the tower's own output.
+    hidden_patches: bool (B, N, L), the patches that the tower's mask token replaces.
+    is_ready: whether values are a tower's output already.
+    """
+
+    values: torch.Tensor
+    kind: str = "image"
+    present: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    pooled: torch.Tensor | None = None
+    output: Any = None
+    hidden_patches: torch.Tensor | None = None
+    is_ready: bool = False
+
+
+class MediaInput(NamedTuple):
+    """What an input of media has to look like."""
+
+    kind: str  # the modality that the model needs for it
+    item: str
+    shape: tuple[str, ...]  # of one item: "C" are the colours and "Dv" the width of the vision tower; (): any
+    mask: str
+    part_dims: int = 0  # dimensions of a mask inside each item; 0: it tells of whole items only
+    parts: str = ""  # such a mask, in words
+    is_ready: bool = False  # whether it is a tower's output
+
+
+_PATCHES, _TOKENS = "(rows, columns), True for each real patch", "(tokens,), True for each real token"
+_FRAMES = "(frames,), True for each real frame"
+MEDIA_INPUTS = {
+    "pixel_values": MediaInput("image", "picture", ("C", "height", "width"), "pixel_attention_mask", 2, _PATCHES),
+    "visual_embeds": MediaInput("image", "picture", ("S", "Dv"), "pixel_attention_mask", 1, _TOKENS, is_ready=True),
+    "pixel_values_videos": MediaInput("video", "frame", ("F", "C", "height", "width"), "video_attention_mask"),
+    "input_features": MediaInput("audio", "clip", (), "input_features_mask", 1, _FRAMES),
+}
+_KINDS = {
+    **{what.mask: what.kind for what in MEDIA_INPUTS.values()},
+    **{name: what.kind for name, what in MEDIA_INPUTS.items()},
+}
+# What a mask or an index speaks of: one of these is given beside it.
+_OWNERS = {
+    "pixel_attention_mask": ("pixel_values", "visual_embeds"),
+    "video_attention_mask": ("pixel_values_videos",),
+    "input_features_mask": ("input_features",),
+    "context_attention_mask": ("context_input_ids",),
+    "media_index": ("context_input_ids",),
+}
+
+
+def check_media(
+    config: MMConfig, given: Mapping[str, torch.Tensor], hidden_patches: torch.Tensor | None = None
+) -> list[MediaItems]:
+    """The media among the inputs that are given, each kind once.
+
+    Args:
+        given: media inputs by name, and the text encoder's, none of them None.
+        hidden_patches: bool (B, N, L), of pixel_values.
+    Raises: ValueError or TypeError in words, for a modality or a text encoder that the model lacks too.
+    """
+    for name in given:
+        if name not in _KINDS and not config.has_text_encoder:
+            raise ValueError(f"{name} was given, but this model has no text encoder")
+        if name in _KINDS and _KINDS[name] not in (config.modalities or []):
+            raise ValueError(f"{name} was given, but this model accepts modalities={config.modalities}")
+        if name in _OWNERS and not any(owner in given for owner in _OWNERS[name]):
+            raise ValueError(f"{name} was given without {' or '.join(_OWNERS[name])}")
+    if "pixel_values" in given and "visual_embeds" in given:
+        raise ValueError("pass pixel_values or visual_embeds (ready tower output), not both")
+    found = []
+    for name, what in MEDIA_INPUTS.items():
+        if name in given:
+            items = _in_slots(config, name, what, given[name])
+            if what.mask in given:
+                items = _with_mask(items, what, given[what.mask])
+            found.append(items._replace(hidden_patches=hidden_patches if name == "pixel_values" else None))
+    return found
+
+
+def _in_slots(config: MMConfig, name: str, what: MediaInput, values: torch.Tensor) -> MediaItems:
+    """One input by type, shape and values, always with the dimension of the items: (B, N, ...)."""
+    check_tensors(**{name: values})
+    sizes = {"C": getattr(config.vision_config, "num_channels", None)}  # not every foreign config says it
+    if what.is_ready:
+        sizes["Dv"] = config.vision_size
+    dims, sides = len(what.shape), values.shape[max(values.ndim - len(what.shape), 0) :]
+    fits = values.ndim in (dims + 1, dims + 2) if dims else values.ndim >= 3
+    fits = fits and all(sizes.get(side) in (None, size) for side, size in zip(what.shape, sides, strict=False))
+    if not fits or not values.is_floating_point():
+        of_item = ", ".join(str(sizes.get(side) or side) for side in what.shape)
+        wanted = f"float (B, {of_item}) or (B, N, {of_item})"
+        if "C" in what.shape:
+            wanted = f"(B, {of_item}) or (B, N, {of_item}), normalised floats as the processor gives them"
+        if not dims:
+            wanted = "float (B, A, ...), A clips per context and then what the audio tower takes"
+        raise ValueError(f"{name} must be {wanted}; got {values.dtype} {tuple(values.shape)}")
+    if not values.numel():
+        raise ValueError(f"{name} holds no {what.item}: {tuple(values.shape)}; leave {name} out for text alone")
+    if config.check_inputs and may_read_values() and not bool(torch.isfinite(values).all()):
+        raise ValueError(f"{name} hold NaN or infinite values")
+    one_each = dims > 0 and values.ndim == dims + 1
+    return MediaItems(values[:, None] if one_each else values, what.kind, is_ready=what.is_ready)
+
+
+def _with_mask(items: MediaItems, what: MediaInput, mask: torch.Tensor) -> MediaItems:
+    """The items with their mask, which is one value per item (or frame of a video), or per part of each item.
+
+    A single item (N = 1) may come without its dimension.
+    """
+    check_tensors(**{what.mask: mask})
+    slots, shape = tuple(items.values.shape[: 3 if items.kind == "video" else 2]), tuple(mask.shape)
+    leads = [slots] if slots[1] != 1 else [slots, (slots[0], *slots[2:])]
+    inside = len(shape) - what.part_dims
+    is_of_parts = what.part_dims and any(shape[:inside] == lead for lead in leads)
+    if shape not in leads and not is_of_parts:
+        parts = f", or {slots} + {what.parts}" if what.parts else ""
+        raise ValueError(f"{what.mask} must be {slots}, True for each {what.item} present{parts}; got {shape}")
+    if may_read_values():
+        check_mask_values(what.mask, mask)
+    mask = mask.to(device=items.values.device, dtype=torch.bool)
+    if shape in leads:
+        return items._replace(present=mask.reshape(slots))
+    mask = mask.reshape(*slots, *shape[inside:])
+    return items._replace(present=mask.flatten(2).any(-1), mask=mask)
