@@ -63,7 +63,7 @@ from .processing.images.processor import MMImageProcessorPil
 from .processing.images.processor_fast import MMImageProcessor
 from .processing.processor import MMProcessor
 from .processing.spelling import changed_texts, spelled
-from .training.verify import seal, verify
+from .training.verify import verify, write_manifest
 
 if TYPE_CHECKING:
     from .training.trainer import MMTrainer
@@ -135,9 +135,9 @@ __all__ = [
     "load_data",
     "load_image",
     "losses",
-    "seal",
     "spelled",
     "verify",
+    "write_manifest",
 ]
 
 

@@ -1,4 +1,4 @@
-"""`mm verify`: whether a saved model is whole."""
+"""`mm verify`: whether a saved model is complete."""
 
 import os
 import re

@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 )
 
 HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "token", "local_files_only", "revision")
-MODEL_SETTINGS = r"config\.json|generation_config\.json|adapter_config\.json"
+MODEL_SETTINGS = r"config\.json|generation_config\.json|adapter_config\.json|manifest\.json"
 PROCESSOR_FILES = (
     r"config\.json|\w*processor_config\.json|tokenizer_config\.json|tokenizer\.json|special_tokens_map\.json|"
     r"added_tokens\.json|vocab\.(json|txt)|merges\.txt|\w+(\.bpe)?\.model|"

@@ -20,7 +20,7 @@ import torch
 import tqdm
 
 import mm
-from mm.training.checkpoints import WRITING, clean, newest_whole
+from mm.training.checkpoints import WRITING, clean, newest_complete
 from small_trainer import small_trainer
 
 PATIENCE = 60  # seconds for one save
@@ -66,11 +66,11 @@ def main(output: Path, kills: int) -> None:
     for kill in range(kills):
         told = killed(run, 10_000 * (kill + 1), luck.uniform(0, 0.15))
         cut += (output / WRITING).exists()
-        whole = newest_whole(output)
-        state = None if whole is None else json.loads((whole / "trainer_state.json").read_text())["global_step"]
+        found = newest_complete(output)
+        state = None if found is None else json.loads((found / "trainer_state.json").read_text())["global_step"]
         # it may have been put in place and not told yet
-        if not told or state is None or state - told[-1] not in (0, 1) or whole.name != f"checkpoint-{state}":
-            faults.append(f"kill {kill}: told {told[-1:]}, found {whole}")
+        if not told or state is None or state - told[-1] not in (0, 1) or found.name != f"checkpoint-{state}":
+            faults.append(f"kill {kill}: told {told[-1:]}, found {found}")
         clean(output)
     sys.stdout.write(json.dumps({"cut": cut, "faults": faults}) + "\n")
 

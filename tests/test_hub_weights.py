@@ -111,6 +111,35 @@ def test_what_the_server_answered_is_said(hub, ask, name, status):
     assert f"because of {status}" in text
 
 
+def test_wrong_bytes_from_the_hub_are_found(hub, ask, tmp_path):
+    ask(f"old.save_pretrained({str(tmp_path)!r}) or mm.write_manifest({str(tmp_path)!r}) or 1")
+    ask("huggingface_hub.HfApi().create_repo('tester/hashed') and 1")
+    ask(f"huggingface_hub.HfApi().upload_folder(repo_id='tester/hashed', folder_path={str(tmp_path)!r}) and 1")
+    ask("old.push_to_hub('tester/no-manifest') and 1")
+    assert "manifest.json" not in hub.files("tester/no-manifest")
+    blob = hub.repositories["tester/hashed"].tree("main")[1][ONE].sha256
+    for name in ("tester/hashed", "tester/no-manifest"):
+        folder = str(tmp_path / name.replace("/", "-"))
+        assert ask(f"same(loads('{name}', verify_hashes=True, cache_dir={folder!r}), old)") is True
+    whole = hub.blobs[blob]
+    try:
+        for name, wrong in (("cut", whole[:-8]), ("other", whole[:-1] + bytes([whole[-1] ^ 1]))):
+            hub.blobs[blob] = wrong
+            for repository in ("tester/hashed", "tester/no-manifest"):
+                folder = str(tmp_path / f"{name}-{repository[7:]}")
+                base, _, text = ask(f"loads('{repository}', verify_hashes=True, cache_dir={folder!r}) and 1")
+                assert base in ("OSError", "ValueError") and ONE in text, (name, repository)
+    finally:
+        hub.blobs[blob] = whole
+
+
+def test_a_push_of_new_weights_takes_the_manifest_of_the_old_ones_away(hub, ask):
+    assert "manifest.json" in hub.files("tester/hashed")
+    ask("new.push_to_hub('tester/hashed') and 1")
+    assert not {"manifest.json", "forward.json"} & hub.files("tester/hashed").keys()
+    assert ask("same(loads('tester/hashed', verify_hashes=True), new)") is True
+
+
 PACKAGED = str(Path(__file__).parents[1] / "checkpoints" / "mm-tiny")
 TEMPLATE = "chat_template.jinja"
 LOADS = {

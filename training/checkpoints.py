@@ -3,7 +3,7 @@
     output/.writing/checkpoint-8/…  ─ fsync, manifest.json ─► output/checkpoint-8        one rename
     output/checkpoint-2             ─ rename ─► output/.deleting-…  ─► gone               the oldest beyond the limit
 
-A process that is killed leaves whole checkpoints and a folder .writing, which the next run removes.
+A process that is killed leaves complete checkpoints and a folder .writing, which the next run removes.
 """
 
 import errno
@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import IO
 
-from .manifest import NAME, faults_of, sync, write_manifest
+from ..weights.manifest import NAME, faults_of, sync, write
 
 WRITING, DELETING, LOCK = ".writing", ".deleting-", ".lock"
 STATE = "trainer_state.json"
@@ -30,11 +30,11 @@ def checkpoints(output: str | os.PathLike) -> list[Path]:
     return [path for _, path in sorted(((int(m[1]), p) for m, p in numbered if p.is_dir()), reverse=True)]
 
 
-def why_not(checkpoint: Path, *, hashes: bool = True) -> str:
-    """Why a checkpoint is not whole; "" for one that is.
+def why_incomplete(checkpoint: Path, *, hashes: bool = True) -> str:
+    """Why a checkpoint is not complete; "" for one that is.
 
-    One without a manifest, as Transformers' own Trainer writes it, counts as whole if its trainer_state.json, which is
-    written last, can be read.
+    One without a manifest, as Transformers' own Trainer writes it, counts as complete if its trainer_state.json, which
+    is written last, can be read.
     """
     if (checkpoint / NAME).exists():
         return "; ".join(faults_of(checkpoint, hashes=hashes)[:3])
@@ -47,14 +47,14 @@ def why_not(checkpoint: Path, *, hashes: bool = True) -> str:
     return ""
 
 
-def newest_whole(output: str | os.PathLike, say=None) -> Path | None:
-    """The newest checkpoint that is whole, every byte of it read; `say` hears of each one that is not."""
+def newest_complete(output: str | os.PathLike, say=None) -> Path | None:
+    """The newest checkpoint that is complete, every byte of it read; `say` hears of each one that is not."""
     for path in checkpoints(output):
-        reason = why_not(path)
+        reason = why_incomplete(path)
         if not reason:
             return path
         if say is not None:
-            say(f"{path} is not whole and is passed over: {reason}")
+            say(f"{path} is not complete and is passed over: {reason}")
     return None
 
 
@@ -66,8 +66,8 @@ def clean(output: str | os.PathLike) -> None:
 
 
 def put_in_place(written: Path, output: Path) -> Path:
-    """Gives a whole folder its name in the output folder, in one rename; an older one of that name goes."""
-    write_manifest(written)
+    """Gives a finished folder its name in the output folder, in one rename; an older one of that name goes."""
+    write(written)
     place = output / written.name
     if place.exists():
         remove(place)
@@ -84,16 +84,16 @@ def remove(checkpoint: Path) -> None:
 
 
 def rotate(output: Path, limit: int | None, keep: str | None = None) -> None:
-    """Deletes the oldest whole checkpoints beyond `limit`; never the newest whole one, nor `keep` (the best)."""
+    """Deletes the oldest complete checkpoints beyond `limit`; never the newest of them, nor `keep` (the best)."""
     if not limit or limit < 0:
         return
-    whole = [path for path in checkpoints(output) if not why_not(path, hashes=False)]
+    complete = [path for path in checkpoints(output) if not why_incomplete(path, hashes=False)]
     best = None if keep is None else Path(keep).name
-    kept = {path for path in whole[:1]} | {path for path in whole if path.name == best}
-    for path in whole[1:]:
+    kept = {path for path in complete[:1]} | {path for path in complete if path.name == best}
+    for path in complete[1:]:
         if path not in kept and len(kept) < limit:
             kept.add(path)
-    for path in whole:
+    for path in complete:
         if path not in kept:
             remove(path)
 

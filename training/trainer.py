@@ -11,8 +11,8 @@ from transformers import Seq2SeqTrainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from .checkpoints import STATE, WRITING, cause_of, checkpoints, clean, lock, newest_whole, put_in_place, rotate
-from .verify import seal
+from .checkpoints import STATE, WRITING, cause_of, checkpoints, clean, lock, newest_complete, put_in_place, rotate
+from .verify import write_manifest
 
 logger = logging.get_logger(__name__)
 
@@ -21,10 +21,10 @@ class MMTrainer(Seq2SeqTrainer):
     """Seq2SeqTrainer with safe checkpoints; everything else is as it is there.
 
     * A checkpoint is written aside with the SHA-256 of its files (manifest.json), then renamed into place, so a kill
-      at any moment leaves whole ones.
-    * `train(resume_from_checkpoint=True)` takes the newest whole checkpoint, every byte checked, and says which; it
+      at any moment leaves complete ones.
+    * `train(resume_from_checkpoint=True)` takes the newest complete checkpoint, every byte checked, and says which; it
       starts anew where there is none.
-    * `save_total_limit` deletes only whole checkpoints, never the newest of them.
+    * `save_total_limit` deletes only complete checkpoints, never the newest of them.
     * A second run into the same output folder raises BlockingIOError.
     * A full disk, a read-only folder or an input/output error raises OSError with that word; older checkpoints stay.
     * SIGTERM saves a checkpoint after the current step and ends the training.
@@ -44,10 +44,10 @@ class MMTrainer(Seq2SeqTrainer):
             clean(output)
         try:
             if resume_from_checkpoint is True:
-                found = newest_whole(output, logger.warning)
+                found = newest_complete(output, logger.warning)
                 resume_from_checkpoint = None if found is None else str(found)
                 if found is None and checkpoints(output):
-                    logger.warning(f"no checkpoint in {output} is whole: the training begins anew")
+                    logger.warning(f"no checkpoint in {output} is complete: the training begins anew")
                 elif found is not None and self.args.should_log:
                     logger.warning(f"resuming from {found}")
             return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -78,8 +78,8 @@ class MMTrainer(Seq2SeqTrainer):
             shutil.rmtree(output / WRITING, ignore_errors=True)
             if cause is None:
                 raise
-            whole = newest_whole(output)
-            left = "there is no older checkpoint" if whole is None else f"the newest whole checkpoint is {whole}"
+            older = newest_complete(output)
+            left = "there is no older checkpoint" if older is None else f"the newest complete checkpoint is {older}"
             words = f"{os.strerror(cause.errno or 0)} while saving {name}; {left}"
             raise OSError(cause.errno, words, str(output)) from fault
         self.accelerator.wait_for_everyone()
@@ -91,7 +91,7 @@ class MMTrainer(Seq2SeqTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
         if not _internal_call and self.args.should_save:
-            seal(str(output_dir or self.args.output_dir))
+            write_manifest(str(output_dir or self.args.output_dir))
 
     @contextmanager
     def _writing_aside(self, folder: Path):

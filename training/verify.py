@@ -1,4 +1,4 @@
-"""mm verify: whether a saved model is whole, loads, fits its processor and answers as it did when it was saved.
+"""mm verify: whether a saved model is complete, loads, fits its processor and answers as it did when it was saved.
 
     manifest ─ weights: one set, every tensor readable and finite ─ model loads ─ ids of the processor ─ one forward
 
@@ -28,10 +28,9 @@ from ..modeling_mm.tasks.retrieval import MMForImageTextRetrieval
 from ..modeling_mm.towers.conv import MMConvModel
 from ..modeling_mm.towers.text import MMTextModel
 from ..modeling_mm.towers.vit import MMVisionModel
+from ..weights import manifest
 from ..weights.files import CheckpointError, check_folder, shards_named
-from .manifest import NAME, faults_of, read_manifest, write_manifest
 
-FORWARD = "forward.json"  # the answer to a fixed input, written beside the manifest
 PROCESSOR = ("processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json")
 KINDS: dict[str, type[MMPreTrainedModel]] = {
     kind.__name__: kind
@@ -55,7 +54,7 @@ class Check:
 
 
 def verify(folder: str | os.PathLike) -> list[Check]:
-    """Checks a folder that `save_pretrained`, MMTrainer or `seal` wrote.
+    """Checks a folder that `save_pretrained`, MMTrainer or `write_manifest` wrote.
 
     Raises: NotADirectoryError for what is no folder. Faults do not raise; they are in the list.
     """
@@ -77,11 +76,11 @@ def verify(folder: str | os.PathLike) -> list[Check]:
     return [*found, *_of_processor(folder, model), *_of_forward(folder, model)]
 
 
-def seal(folder: str | os.PathLike) -> None:
+def write_manifest(folder: str | os.PathLike) -> None:
     """Writes what `verify` compares with: the model's answer to a fixed input (forward.json) and the manifest."""
     folder = Path(folder)
-    (folder / FORWARD).write_text(json.dumps({"answer": answer(load(folder))}) + "\n", encoding="utf-8")
-    write_manifest(folder)
+    (folder / manifest.FORWARD).write_text(json.dumps({"answer": answer(load(folder))}) + "\n", encoding="utf-8")
+    manifest.write(folder)
 
 
 def load(folder: Path) -> MMPreTrainedModel:
@@ -97,16 +96,17 @@ def load(folder: Path) -> MMPreTrainedModel:
 
 
 def _of_manifest(folder: Path) -> Iterator[Check]:
-    if not (folder / NAME).exists():
+    if not (folder / manifest.NAME).exists():
         yield Check("manifest", "there is none, so files cannot be compared with what was saved")
         return
-    faults = faults_of(folder)
+    faults = manifest.faults_of(folder)
     for fault in faults:
         yield Check("manifest", fault, True)
     if not faults:
-        files = read_manifest(folder) or {}
+        files = manifest.read_manifest(folder) or {}
         yield Check("manifest", f"{len(files)} files have the size and SHA-256 that it says")
-        beside = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in {*files, NAME})
+        named = {*files, manifest.NAME}
+        beside = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in named)
         if beside:
             yield Check("manifest", f"it does not name {', '.join(beside)}")
 
@@ -188,14 +188,14 @@ def _of_forward(folder: Path, model: MMPreTrainedModel) -> Iterator[Check]:
     if not all(torch.tensor(now).isfinite()):
         yield Check("forward", "the answer to a fixed input is not finite", True)
         return
-    path = folder / FORWARD
+    path = folder / manifest.FORWARD
     if not path.is_file():
         yield Check("forward", "the answer to a fixed input is finite; there is no earlier one to compare with")
         return
     try:
         then = [float(number) for number in json.loads(path.read_bytes())["answer"]]
     except (ValueError, KeyError, TypeError) as fault:
-        yield Check("forward", f"{FORWARD} cannot be read: {fault}", True)
+        yield Check("forward", f"{manifest.FORWARD} cannot be read: {fault}", True)
         return
     limit = TOLERANCE * max(1.0, *map(abs, then), *map(abs, now))
     worst = max(abs(one - other) for one, other in zip(then, now, strict=True)) if len(then) == len(now) else limit + 1

@@ -38,6 +38,7 @@ ADAPTER = "adapter_config.json"
 _KINDS = {"model": "safetensors", "pytorch_model": "bin"}
 _SHARD = r"-\d{5}-of-\d{5}"
 _OF_AN_ADAPTER = rf"adapter_config\.json|adapter_model({_SHARD})?\.(safetensors|bin)"
+_OF_A_MANIFEST = r"manifest\.json|forward\.json"  # of the weights that a push replaces
 _DISTRIBUTED = r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors"
 
 
@@ -68,6 +69,15 @@ def check_folder(folder: Path, variant: str | None = None, use_safetensors: bool
         check_index(folder / index_name(kind, variant))
     if ADAPTER in names:
         check_adapter_folder(folder)
+
+
+def weight_files(folder: Path, kind: str, variant: str | None) -> list[str]:
+    """The names of the files of one set that are there, those of an adapter too."""
+    names = set(os.listdir(folder))
+    one, index = single_name(kind, variant), index_name(kind, variant)
+    found = [one] if one in names else shards_named(folder / index) if index in names else []
+    adapters = (name for name in names if name != ADAPTER and re.fullmatch(_OF_AN_ADAPTER, name))
+    return [*found, *sorted(adapters)]
 
 
 def check_one_set(names: Iterable[str], kind: str, variant: str | None, place: str) -> None:
@@ -184,12 +194,12 @@ def stale_files(folder: Path, variant: str | None, is_adapter: bool) -> list[Pat
 def stale_patterns(written: Iterable[str], is_adapter: bool) -> str:
     """A pattern for whole names: the other files in the repository that a push replaces."""
     if is_adapter:
-        return _OF_AN_ADAPTER
+        return f"{_OF_AN_ADAPTER}|{_OF_A_MANIFEST}"
     stem = rf"model(?:\.(?P<variant>.+?))?({_SHARD})?\.safetensors"
     found = (re.fullmatch(stem, name) for name in written)
     variants = {match["variant"] for match in found if match}
     sets = [_set_of(kind, variant) for variant in variants for kind in _KINDS]
-    return "|".join([_OF_AN_ADAPTER, *sets] if sets else [r"(?!)"])
+    return "|".join([_OF_AN_ADAPTER, _OF_A_MANIFEST, *sets] if sets else [r"(?!)"])
 
 
 def _set_of(kind: str, variant: str | None) -> str:

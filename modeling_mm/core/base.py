@@ -18,6 +18,7 @@ from ...configuration.auto_map import register_for_auto_class
 from ...configuration.base import nearest
 from ...configuration.mm import MMConfig
 from ...weights.files import broken, check_dtypes, check_place, remove_stale, stale_patterns
+from ...weights.manifest import remove_outdated
 from ...weights.upload import files_below, upload
 from .loading import check_json_object, check_loaded, check_source, check_trained, note_new_heads
 from .triton_attention import default_implementation
@@ -162,7 +163,12 @@ class MMPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(
-        cls, *args, ignore_mismatched_sizes: bool = False, output_loading_info: bool = False, **kwargs
+        cls,
+        *args,
+        ignore_mismatched_sizes: bool = False,
+        output_loading_info: bool = False,
+        verify_hashes: bool = False,
+        **kwargs,
     ) -> Any:
         """As in Transformers, and strict: see `check_loaded` for what raises an error and what is only reported, and
         `check_source` for the checks before loading.
@@ -171,8 +177,12 @@ class MMPreTrainedModel(PreTrainedModel):
         state_dict={}, which asks for initial values. Parameters that the class freezes when it is built (parts that
         nothing reads) are frozen again after loading. The folder of an adapter (PEFT) loads its base model and then
         the adapter; both are checked.
+
+        Where a manifest.json lies beside the weights, their sizes are compared with it; with verify_hashes=True their
+        SHA-256 too (the files are read from the disk once, for both). Without a manifest verify_hashes=True is an
+        error, except for files of the Hub that the cache keeps by their SHA-256.
         """
-        check_source(args[0] if args else kwargs.get("pretrained_model_name_or_path"), kwargs)
+        check_source(args[0] if args else kwargs.get("pretrained_model_name_or_path"), kwargs, verify_hashes)
         loaded: Any = super().from_pretrained(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
         model, info = loaded
         is_told = output_loading_info or kwargs.get("state_dict") == {}
@@ -215,6 +225,7 @@ class MMPreTrainedModel(PreTrainedModel):
         )
         if self.should_save_on_this_rank(is_main_process) and not distributed_checkpoint:
             remove_stale(folder, variant, base is not None)
+            remove_outdated(folder)
 
     def _upload_modified_files(
         self, working_dir, repo_id, files_timestamps, commit_message=None, token=None, create_pr=False,

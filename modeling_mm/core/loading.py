@@ -27,7 +27,9 @@ from ...weights.files import (
     read_json_file,
     shards_named,
     single_name,
+    weight_files,
 )
+from ...weights.manifest import check_weights
 
 # The modules that a class owns in addition to the base model, by class name. A key is a head key if its first part is
 # here.
@@ -152,34 +154,43 @@ def _heads_written(written_by: str, config: PreTrainedConfig) -> set[str] | None
 # ---- before loading: what the source holds -----------------------------------------------------------------------
 
 
-def check_source(source: str | Path | None, options: Mapping[str, Any]) -> None:
-    """Raises unless the source says clearly which weights load, and can be read.
+def check_source(source: str | Path | None, options: Mapping[str, Any], hashes: bool = False) -> None:
+    """Raises unless the source says clearly which weights load, can be read, and is as its manifest says.
 
     Args:
         source: of from_pretrained. The folder of an adapter is looked at with its base.
         options: the other arguments of from_pretrained.
+        hashes: compare the SHA-256 of the weight files too, not only their sizes.
 
-    Raises: CheckpointError for two sets of weights, a broken index or one that leads out of its folder; OSError with
-        what the server answered where the weights cannot be fetched.
+    Raises: CheckpointError for two sets of weights, a broken index or one that leads out of its folder; ValueError
+        for a weight file that is not as the manifest says; OSError with what the server answered where the weights
+        cannot be fetched.
     """
+    if hashes and (source is None or options.get("gguf_file") is not None or options.get("state_dict") is not None):
+        raise ValueError("verify_hashes=True compares the weight files of a folder or repository; here are none")
     adapter = (options.get("adapter_kwargs") or {}).get("_adapter_model_path")
     if adapter is not None and os.path.isdir(adapter):
         check_adapter_folder(Path(adapter))
+        check_weights(Path(adapter), weight_files(Path(adapter), "model", None), hashes=hashes)
     if source is None or options.get("gguf_file") is not None:
         return
     folder = Path(source) / (options.get("subfolder") or "")
     variant, use_safetensors = options.get("variant"), options.get("use_safetensors")
     if folder.is_dir():
         check_folder(folder, variant, use_safetensors)
+        kind = kind_read(os.listdir(folder), variant, use_safetensors)
+        check_weights(folder, weight_files(folder, kind, variant), hashes=hashes)
         if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
-            _check_base(read_json_file(folder / ADAPTER), options)
+            _check_base(read_json_file(folder / ADAPTER), options, hashes)
     elif is_repository(source):
-        _check_repository(str(source), variant, use_safetensors, options)
+        _check_repository(str(source), variant, use_safetensors, options, hashes)
 
 
-def _check_base(adapter: Any, options: Mapping[str, Any]) -> None:
+def _check_base(adapter: Any, options: Mapping[str, Any], hashes: bool) -> None:
     base = adapter.get("base_model_name_or_path") if isinstance(adapter, dict) else None
-    check_source(base, {name: options[name] for name in HUB_OPTIONS if name in options and name != "revision"})
+    if base is not None:
+        given = {name: options[name] for name in HUB_OPTIONS if name in options and name != "revision"}
+        check_source(base, given, hashes)
 
 
 def check_json_object(source: str | Path, name: str, options: Mapping[str, Any]) -> None:
@@ -198,7 +209,7 @@ def check_json_object(source: str | Path, name: str, options: Mapping[str, Any])
 
 
 def _check_repository(
-    repository: str, variant: str | None, use_safetensors: bool | None, options: Mapping[str, Any]
+    repository: str, variant: str | None, use_safetensors: bool | None, options: Mapping[str, Any], hashes: bool
 ) -> None:
     """Fetches the settings and the weights, one file or an index and its shards. Files that are not found are left to
     Transformers, which raises the error and reads other kinds of files."""
@@ -216,9 +227,13 @@ def _check_repository(
             adapter, bool(sets & names) and "config.json" in names, repository, lambda base: base == repository
         )
         if "config.json" not in names:
-            _check_base(adapter, options)
+            _check_base(adapter, options, hashes)
     if single_name(kind, variant) in names:
         read(repository, single_name(kind, variant), options)
     elif index_name(kind, variant) in names and (index := read(repository, index_name(kind, variant), options)):
         shards = shards_named(Path(index))
         fetch_all(repository, shards if read is fetched else [], options)
+    held = cached(repository, "config.json", options) or cached(repository, ADAPTER, options)
+    if held is not None:
+        folder = Path(held).parent
+        check_weights(folder, weight_files(folder, kind, variant), hashes=hashes)

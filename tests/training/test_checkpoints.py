@@ -1,4 +1,4 @@
-"""Checkpoints survive kills, full disks and other writers; a resume takes the newest whole one and is exact."""
+"""Checkpoints survive kills, full disks and other writers; a resume takes the newest complete one and is exact."""
 
 import errno
 import json
@@ -12,9 +12,10 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from mm.training import checkpoints, manifest
+from mm.training import checkpoints
 from mm.training.checkpoints import checkpoints as found_in
-from mm.training.checkpoints import newest_whole
+from mm.training.checkpoints import newest_complete
+from mm.weights import manifest
 
 
 class Stop(TrainerCallback):
@@ -38,7 +39,7 @@ def assert_same(one, other):
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_checkpoint_is_whole_and_nothing_is_left_beside_it(trainer, tmp_path):
+def test_a_checkpoint_is_complete_and_nothing_is_left_beside_it(trainer, tmp_path):
     run = trainer()
     run.train()
     assert names(tmp_path / "run") == [".lock", *(f"checkpoint-{step}" for step in (1, 2, 3, 4))]
@@ -65,7 +66,7 @@ def test_a_broken_checkpoint_is_passed_over_and_said(trainer, tmp_path, caplog):
     newest.write_bytes(data)  # as many bytes as before
     (tmp_path / "run" / "checkpoint-2" / "optimizer.pt").unlink()
     told = []
-    assert newest_whole(tmp_path / "run", told.append) == tmp_path / "run" / "checkpoint-1"
+    assert newest_complete(tmp_path / "run", told.append) == tmp_path / "run" / "checkpoint-1"
     assert "model.safetensors" in told[0] and "optimizer.pt" in told[1]
 
 
@@ -75,21 +76,21 @@ def test_checkpoints_of_transformers_count_where_their_last_file_is_there(tmp_pa
         folder.mkdir()
         if state is not None:
             (folder / "trainer_state.json").write_text(state)
-    assert newest_whole(tmp_path) == tmp_path / "checkpoint-1"
+    assert newest_complete(tmp_path) == tmp_path / "checkpoint-1"
 
 
-def test_rotation_keeps_the_newest_whole_one_and_the_best(tmp_path):
+def test_rotation_keeps_the_newest_complete_one_and_the_best(tmp_path):
     for step in range(1, 7):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"x" * step)
-        manifest.write_manifest(folder)
-    for step in (5, 6):  # cut off: the newest whole one is 4
+        manifest.write(folder)
+    for step in (5, 6):  # cut off: the newest complete one is 4
         (tmp_path / f"checkpoint-{step}" / "model.safetensors").write_bytes(b"")
     checkpoints.rotate(tmp_path, 1, keep=str(tmp_path / "checkpoint-2"))
     assert names(tmp_path) == [f"checkpoint-{step}" for step in (2, 4, 5, 6)]
     checkpoints.rotate(tmp_path, 1)
-    assert newest_whole(tmp_path) == tmp_path / "checkpoint-4"
+    assert newest_complete(tmp_path) == tmp_path / "checkpoint-4"
 
 
 def test_save_total_limit_under_trainer(trainer, tmp_path):
@@ -98,7 +99,7 @@ def test_save_total_limit_under_trainer(trainer, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path):
+def test_a_kill_at_any_moment_of_a_save_leaves_a_complete_checkpoint(tmp_path):
     script = Path(__file__).parents[1] / "killed_saves.py"
     asked = [sys.executable, "-W", "ignore", str(script), str(tmp_path / "run"), "50"]
     told = subprocess.run(asked, capture_output=True, text=True, timeout=600)
@@ -128,10 +129,10 @@ def test_errors_of_the_disk_end_with_their_word_and_leave_older_ones(trainer, tm
         except OSError as fault:
             points += 1
             assert fault.errno == number and os.strerror(number) in str(fault) and "checkpoint-1" in str(fault)
-            assert names(output) == [".lock", "checkpoint-1"] and newest_whole(output) == output / "checkpoint-1"
+            assert names(output) == [".lock", "checkpoint-1"] and newest_complete(output) == output / "checkpoint-1"
         else:
             break
-    assert points >= 7 and newest_whole(output) == output / "checkpoint-2"
+    assert points >= 7 and newest_complete(output) == output / "checkpoint-2"
 
 
 def test_savers_that_do_not_name_the_full_disk_are_understood(trainer, tmp_path, monkeypatch):
@@ -170,7 +171,7 @@ def test_sigterm_saves_and_ends(trainer, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     run = trainer(callbacks=[Told()], save_steps=100, max_steps=50)
     run.train()
-    assert run.state.global_step == 3 and newest_whole(tmp_path / "run").name == "checkpoint-3"
+    assert run.state.global_step == 3 and newest_complete(tmp_path / "run").name == "checkpoint-3"
     assert signal.getsignal(signal.SIGTERM) == before
 
 

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mm
-from mm.training.verify import seal, verify
+from mm.training.verify import verify, write_manifest
 
 
 @pytest.fixture(scope="module")
-def sealed(tmp_path_factory) -> Path:
+def with_manifest(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
     torch.manual_seed(0)
     processor = mm.MMProcessor.from_pretrained("checkpoints/mm-tiny")
@@ -27,29 +27,29 @@ def sealed(tmp_path_factory) -> Path:
     )
     mm.MMForConditionalGeneration(config).save_pretrained(folder)
     processor.save_pretrained(folder)
-    seal(folder)
+    write_manifest(folder)
     return folder
 
 
 @pytest.fixture
-def saved(sealed, tmp_path) -> Path:
-    return Path(shutil.copytree(sealed, tmp_path / "saved"))
+def saved(with_manifest, tmp_path) -> Path:
+    return Path(shutil.copytree(with_manifest, tmp_path / "saved"))
 
 
 def faults(folder) -> list[str]:
     return [check.told for check in verify(folder) if check.is_fault]
 
 
-def unsealed(folder) -> Path:
+def without_manifest(folder) -> Path:
     (folder / "manifest.json").unlink()
     return folder
 
 
-def test_a_sealed_folder_has_no_fault_and_every_check_ran(saved):
+def test_a_saved_folder_has_no_fault_and_every_check_ran(saved):
     found = verify(saved)
     assert not any(check.is_fault for check in found)
     assert {check.name for check in found} == {"manifest", "weights", "model", "processor", "forward"}
-    assert faults(unsealed(saved)) == []
+    assert faults(without_manifest(saved)) == []
 
 
 def test_any_flipped_bit_is_found(saved):
@@ -63,7 +63,7 @@ def test_any_flipped_bit_is_found(saved):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_numbers_that_are_none_are_found_without_a_manifest(saved, value):
-    path = unsealed(saved) / "model.safetensors"
+    path = without_manifest(saved) / "model.safetensors"
     tensors = load_file(path)
     name = sorted(tensors)[3]
     tensors[name].view(-1)[0] = value
@@ -72,7 +72,7 @@ def test_numbers_that_are_none_are_found_without_a_manifest(saved, value):
 
 
 def test_other_weights_of_the_same_shape_are_found_by_the_forward(saved):
-    path = unsealed(saved) / "model.safetensors"
+    path = without_manifest(saved) / "model.safetensors"
     tensors = {name: value * 1.05 for name, value in load_file(path).items()}
     save_file(tensors, path, {"format": "pt"})
     assert any("fixed input" in told for told in faults(saved))
@@ -88,12 +88,12 @@ def test_other_weights_of_the_same_shape_are_found_by_the_forward(saved):
     ],
 )
 def test_broken_json_is_named(saved, name, content):
-    (unsealed(saved) / name).write_text(content)
+    (without_manifest(saved) / name).write_text(content)
     assert faults(saved)
 
 
 def test_two_sets_of_weights_a_missing_key_and_a_missing_file_are_found(saved):
-    path = unsealed(saved) / "model.safetensors"
+    path = without_manifest(saved) / "model.safetensors"
     index = {"metadata": {}, "weight_map": {"a": "model.safetensors"}}
     (saved / "model.safetensors.index.json").write_text(json.dumps(index))
     assert any("two sets" in told for told in faults(saved))
@@ -107,7 +107,7 @@ def test_two_sets_of_weights_a_missing_key_and_a_missing_file_are_found(saved):
 
 
 def test_a_processor_of_another_model_is_found(saved):
-    config = json.loads((unsealed(saved) / "config.json").read_text())
+    config = json.loads((without_manifest(saved) / "config.json").read_text())
     config["text_config"]["eos_token_id"] = 5
     (saved / "config.json").write_text(json.dumps(config))
     generation = saved / "generation_config.json"
@@ -129,7 +129,7 @@ def test_the_command_says_ok_or_fault_by_its_exit_code(saved):
     assert CliRunner().invoke(app, ["verify", str(saved / "gone" / "x")]).exit_code == 2
 
 
-def test_trainer_seals_what_it_saves(trainer, tmp_path):
+def test_trainer_writes_a_manifest_of_what_it_saves(trainer, tmp_path):
     run = trainer(max_steps=1)
     run.train()
     for folder in (tmp_path / "final", tmp_path / "run"):

@@ -2,21 +2,28 @@
 
     {"format": 1, "files": {"model.safetensors": {"size": 14233, "sha256": "..."}, ...}}
 
-A folder with a manifest whose files fit it was written whole. Files beside those that it names are no fault.
+A folder with a manifest whose files fit it was written completely. Files beside those that it names are no fault.
+
+    from_pretrained                    sizes of the weight files
+    from_pretrained(verify_hashes)     and their SHA-256
+    mm verify, resuming a training     size and SHA-256 of every file
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 NAME = "manifest.json"
 FORMAT = 1
+FORWARD = "forward.json"  # the model's answer to a fixed input, written beside the manifest
 
 
 def sha256(path: Path) -> str:
+    """The hash of a file. Who maps the file next finds it in memory, and reads nothing from the disk again."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -30,7 +37,7 @@ def files_below(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def write_manifest(folder: str | os.PathLike) -> Path:
+def write(folder: str | os.PathLike) -> Path:
     """Writes the manifest of all files of a folder. Everything is on the disk when it returns (fsync)."""
     folder = Path(folder)
     files = {}
@@ -98,3 +105,49 @@ def faults_of(folder: str | os.PathLike, *, hashes: bool = True) -> list[str]:
         elif hashes and sha256(path) != told["sha256"]:
             found.append(f"{name} has other bytes than its manifest says (SHA-256)")
     return found
+
+
+def check_weights(folder: Path, names: Iterable[str], *, hashes: bool = False) -> None:
+    """Compares weight files with the manifest beside them: sizes always, SHA-256 with `hashes`.
+
+    In a snapshot of the Hub's cache a file that is a link to the blob of its SHA-256 needs no manifest.
+
+    Raises: ValueError that names the file: another size or hash, or, with `hashes`, nothing to compare with.
+    """
+    files = read_manifest(folder) or {}
+    for name in names:
+        path = folder / name
+        told = files.get(name)
+        size = path.stat().st_size
+        if told is not None and size != told["size"]:
+            raise ValueError(
+                f"{str(path)!r} has {size} bytes, its {NAME} says {told['size']}: the file was cut or replaced. After "
+                "a change on purpose write the manifest anew with mm.write_manifest(folder), or remove it"
+            )
+        if not hashes:
+            continue
+        expected = _hash_of_blob(path) if told is None else told["sha256"]
+        if expected is None:
+            raise ValueError(
+                f"verify_hashes=True, but nothing says which SHA-256 {str(path)!r} should have: no {NAME} names it"
+            )
+        if sha256(path) != expected:
+            source = "the Hub" if told is None else f"its {NAME}"
+            raise ValueError(f"{str(path)!r} has other bytes than {source} says (SHA-256)")
+
+
+def _hash_of_blob(path: Path) -> str | None:
+    """The SHA-256 by which the Hub's cache names a large file; None for any other file."""
+    name = path.resolve().name
+    return name if path.is_symlink() and re.fullmatch("[0-9a-f]{64}", name) else None
+
+
+def remove_outdated(folder: Path) -> None:
+    """Removes the manifest and the answer of weights that a new save has replaced."""
+    try:
+        is_ours = read_manifest(folder) is not None
+    except ValueError:
+        return  # loading names it
+    if is_ours:
+        (folder / NAME).unlink()
+        (folder / FORWARD).unlink(missing_ok=True)
