@@ -119,6 +119,12 @@ class ObjectiveSettings:
     mim_target: Literal["pixels", "features"] = setting(
         "pixels", "what is predicted of masked patches; features: of another tower", "MMForPreTraining"
     )
+    mim_pass: Literal["own", "shared"] = setting(
+        "own",
+        "own: the tower runs again on masked pictures, other losses read whole ones; shared: one run on masked "
+        "pictures for all losses (cheaper, as before this setting)",
+        "MMForPreTraining",
+    )
     mim_momentum: float | int = setting(
         1.0,
         "the share of itself that this tower keeps in every step; 1: it does not change",

@@ -1,4 +1,4 @@
-"""MMForPreTraining: any weighted set of {LM, ITC, ITM, MLM, MIM} in one forward, the towers run once.
+"""MMForPreTraining: any weighted set of {LM, ITC, ITM, MLM, MIM} in one forward.
 
     loss   reads                              arXiv
     itc    pictures alone, texts alone        2103.00020 (InfoNCE), 2303.15343 (sigmoid)
@@ -6,6 +6,9 @@
     lm     the text so far, and its picture   2201.12086
     mlm    the rest of a text, its picture    1810.04805, 2107.07651
     mim    the rest of a picture              2111.09886 (pixels), 2202.03555 (another tower's features)
+
+The towers run once for the first four, on whole pictures, and the vision tower once more on masked pictures for "mim"
+(mim_pass="shared": once for all five, on masked pictures).
 
 B contexts, N pictures per context, R rows (texts), T text tokens, V vocabulary, L patches, P projection_dim.
 """
@@ -18,12 +21,12 @@ from transformers.utils.generic import can_return_tuple
 
 from ...configuration.mm import MMConfig
 from ..core.context_rows import MMRows
-from ..core.input_checks import check_labels, check_media, check_tensors
+from ..core.input_checks import MediaItems, check_labels, check_media, check_tensors
 from ..core.model_inputs import CONTEXT_TEXT, NOT_COMPARED, MediaInputs, ModelInputs, RowInputs, pop_inputs, takes
 from ..core.outputs import MMPreTrainingOutput
 from ..losses.momentum import momentum_update
 from ..losses.token_losses import IGNORED, next_labels
-from ..towers.any_tower import flat_items
+from ..towers.any_tower import flat_items, run_tower
 from ..towers.vit import MMVisionModel
 from .contrastive_head import normalised
 from .contrastive_matching import MMMatchingModel, Text, media_there, shared_mean
@@ -41,8 +44,11 @@ from .masked_image import (
 class MMForPreTraining(MMMatchingModel):
     """The base model with the heads of the losses that pretraining_losses name.
 
-    "lm" and "mlm" share one head over the vocabulary. With "mim" the tower sees the masked pictures alone, so every
-    other loss sees them too. A loss whose inputs a batch lacks is off for that batch; on all processes alike.
+    "lm" and "mlm" share one head over the vocabulary. Only "mim" sees masked pictures, unless mim_pass="shared". A
+    loss whose inputs a batch lacks is off for that batch; on all processes alike.
+
+    `MMForConditionalGeneration.from_pretrained(folder)` writes captions with what was trained here, and
+    `MMForImageTextRetrieval.from_pretrained(folder)` has its embeddings and matching.
 
     `from_towers(vision, text)` starts from published towers, and takes the head of a BERT over with its text.
     """
@@ -57,6 +63,7 @@ class MMForPreTraining(MMMatchingModel):
         super().__init__(config)
         check_task(self, config.pretraining_faults())
         self.lm_head_transform = self.lm_head = self.mim_head = self.mim_tower = None
+        self.sees_masked = config.mim_pass == "shared" or set(self.losses) == {"mim"}  # every loss, not "mim" alone
         if {"lm", "mlm"} & set(self.losses):
             self.lm_head_transform, self.lm_head = build_vocabulary_head(config)
             self._tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
@@ -98,7 +105,7 @@ class MMForPreTraining(MMMatchingModel):
             lm_targets: int64 (R, T), the rows' own ids, -100 where ignored, shifted inside; None: all real tokens.
             masked_input_ids: int64 (R, T), input_ids with some replaced; mlm_targets: (R, T), what stood there, -100
                 elsewhere, not shifted. Both or neither.
-            bool_masked_pos: bool (B[, N], L), True for each patch of pixel_values that the tower does not see.
+            bool_masked_pos: bool (B[, N], L), True for each patch of pixel_values that is hidden from "mim".
             return_loss: None: in training. False gives logits and embeddings alone.
             return_logits: False, with a loss: "lm" and "mlm" are made without their (R, T, V) logits, which are None.
         """
@@ -106,7 +113,7 @@ class MMForPreTraining(MMMatchingModel):
         index, ready = pop_inputs(inputs, ("context_index", "encoder_outputs")).values()
         media = {name: value for name, value in pop_inputs(inputs, MediaInputs).items() if name not in CONTEXT_TEXT}
         hidden = self._hidden_patches(bool_masked_pos, media["pixel_values"])
-        context: Any = self._context(ready, hidden, **media)
+        context: Any = self._context(ready, hidden if self.sees_masked else None, **media)
         text = self._text(
             input_ids, attention_mask=attention_mask, position_ids=position_ids, token_type_ids=token_type_ids
         )
@@ -129,7 +136,7 @@ class MMForPreTraining(MMMatchingModel):
             targets = mlm_targets if wants_loss else None
             output["loss_mlm"], output["mlm_logits"] = self._predicted(states, targets, return_logits)
         if hidden is not None and wants_loss:
-            output["loss_mim"] = self._mim_loss(context, hidden, media["pixel_values"], media["pixel_attention_mask"])
+            output["loss_mim"] = self._mim_loss(context, hidden, media)
         if wants_loss:
             output["loss"] = self._weighted(output)
         return MMPreTrainingOutput(**output)
@@ -207,22 +214,27 @@ class MMForPreTraining(MMMatchingModel):
             return None, logits
         return shared_mean(total, (targets != IGNORED).sum(), torch.is_grad_enabled()), logits
 
-    def _mim_loss(self, context: Any, hidden, pixel_values, pixel_attention_mask) -> torch.Tensor:
+    def _mim_loss(self, context: Any, hidden: torch.Tensor, media: dict) -> torch.Tensor:
         """The mean error over the hidden patches that are real."""
         vision = self.config.vision_config
-        given = {"pixel_values": pixel_values, "pixel_attention_mask": pixel_attention_mask}
-        given = {name: value for name, value in given.items() if value is not None}
+        given = {name: media[name] for name in ("pixel_values", "pixel_attention_mask") if media[name] is not None}
         (items,) = check_media(self.config, given, hidden)
+        output = context.vision_output if self.sees_masked else self._masked_output(items, media)
         seen = flat_items(items)
         pixels, real, hidden = seen.values, seen.mask, seen.hidden_patches
         counted = hidden if real is None else hidden & real.flatten(1)  # pyright: ignore[reportOptionalOperand]: checked
-        predicted = self.mim_head(patch_tokens(context.vision_output.last_hidden_state, vision))
+        predicted = self.mim_head(patch_tokens(output.last_hidden_state, vision))
         if self.mim_tower is None:
             errors = pixel_errors(predicted, patches_of(pixels, vision.patch_size))
         else:
             errors = feature_errors(predicted, patch_tokens(self._target_states(pixels, real), vision))
         total = errors.masked_fill(~counted, 0).sum()  # pyright: ignore[reportOptionalOperand]: checked
         return shared_mean(total, counted.sum(), torch.is_grad_enabled())  # pyright: ignore[reportOptionalMemberAccess]: checked
+
+    def _masked_output(self, items: MediaItems, media: dict) -> Any:
+        """What the tower makes of the masked pictures."""
+        interpolate = bool(media["interpolate_pos_encoding"])
+        return run_tower(self.model.vision_tower, items, interpolate_pos_encoding=interpolate).output
 
     @torch.no_grad()
     def _target_states(self, pixels: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:

@@ -56,6 +56,10 @@ AUDIO = {
 ENCODER = {**TEXT, "num_hidden_layers": 1, "max_position_embeddings": 16}
 BOTH_WAYS = {"is_causal": False, "pooler": "cls_tanh"}
 EVERYTHING = {"modalities": ["image", "video", "audio"], "audio_config": AUDIO, "max_images": 2}
+EVERY_LOSS = {
+    "projection_dim": 12, "share_text_encoder": True, "vision": {"use_mask_token": True},
+    "pretraining_losses": dict.fromkeys(("itc", "itm", "lm", "mlm", "mim"), 1.0),
+}  # fmt: skip
 LATENTS = {"hidden_size": 24, "num_latents": 3, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 # name -> (class, fields of MMConfig; "text" and "vision" among them change single settings of those)
@@ -99,13 +103,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "retrieval": ("MMForImageTextRetrieval", {"projection_dim": 12, "text": BOTH_WAYS}),
     "retrieval, merged": ("MMForImageTextRetrieval", {"projection_dim": 12, **FUSIONS["merged"]}),
     "pre-training": ("MMForPreTraining", {"projection_dim": 12}),
-    "pre-training, every loss": (
-        "MMForPreTraining",
-        {
-            "projection_dim": 12, "share_text_encoder": True, "vision": {"use_mask_token": True},
-            "pretraining_losses": dict.fromkeys(("itc", "itm", "lm", "mlm", "mim"), 1.0),
-        },
-    ),
+    "pre-training, every loss": ("MMForPreTraining", EVERY_LOSS),
+    "pre-training, shared run": ("MMForPreTraining", {**EVERY_LOSS, "mim_pass": "shared"}),
 }  # fmt: skip
 
 

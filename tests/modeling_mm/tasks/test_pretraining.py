@@ -1,4 +1,4 @@
-"""MMForPreTraining: each loss by formula or by the class that has it alone, any set of them, towers run once."""
+"""MMForPreTraining: each loss by formula or by the class that has it alone, and any set of them in one call."""
 
 # Wrong types are handed in on purpose, and fixtures build models whose types pyright cannot follow.
 
@@ -103,11 +103,56 @@ def test_a_loss_without_inputs_is_off_and_leaves_no_parameter_unused(trained, pi
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
-def test_the_towers_run_once(trained, pixels):
-    model, runs = trained(), []
-    model.model.vision_tower.register_forward_hook(lambda *_: runs.append(1))
-    model(**inputs(LOSSES, pixels))
-    assert len(runs) == 1
+@pytest.mark.parametrize(
+    ("losses", "fields", "masked"),
+    [
+        (LOSSES, {}, [False, True]),
+        (LOSSES, {"mim_pass": "shared"}, [True]),
+        (["mim"], {}, [True]),
+        (LOSSES[:4], {}, [False]),
+    ],
+)
+def test_the_tower_runs_once_for_whole_pictures_and_once_for_masked_ones(trained, pixels, losses, fields, masked):
+    model, runs = trained(losses, **fields), []
+    tower = model.model.vision_tower
+    tower.register_forward_pre_hook(lambda *given: runs.append("bool_masked_pos" in given[2]), with_kwargs=True)
+    model(**inputs(losses, pixels))
+    assert runs == masked
+
+
+def gradients(model, given) -> tuple:
+    """The output of a step, and the gradients by name."""
+    torch.manual_seed(0)  # hard negatives are drawn
+    output = model.train()(**given)
+    output.loss.backward()
+    return output, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_mim_beside_the_other_losses_changes_neither_them_nor_itself(trained, pixels, dtype):
+    """Every loss with "mim" beside it is that without, and "mim" is that alone; the gradients are the sum of both."""
+    both, pixels = trained().to(dtype), pixels.to(dtype)
+    parts = [trained(LOSSES[:4]).to(dtype), trained(["mim"]).to(dtype)]
+    for model in parts:
+        model.losses = {name: both.losses[name] for name in model.losses}
+        model.load_state_dict({k: v for k, v in both.state_dict().items() if k in model.state_dict()})
+    output, grads = gradients(both, inputs(LOSSES, pixels))
+    (others, of_others), (alone, of_mim) = (gradients(model, inputs(set(model.losses), pixels)) for model in parts)
+    for name in LOSSES[:4]:
+        close(output[f"loss_{name}"], others[f"loss_{name}"])
+    close(output.loss_mim, alone.loss_mim)
+    assert grads.keys() == of_others.keys() | of_mim.keys()
+    for name, grad in grads.items():
+        close(grad, sum(found[name] for found in (of_others, of_mim) if name in found))
+
+
+def test_in_a_shared_run_every_loss_reads_masked_pictures(trained, pixels):
+    shared, own = trained(mim_pass="shared"), trained()
+    own.load_state_dict(shared.state_dict())
+    outputs = [model(**inputs(LOSSES, pixels)) for model in (shared, own)]
+    for name in LOSSES[:4]:
+        assert (outputs[0][f"loss_{name}"] - outputs[1][f"loss_{name}"]).abs() > 1e-4, name
+    close(outputs[0].loss_mim, outputs[1].loss_mim)
 
 
 def test_contrastive_and_matching_losses_are_those_of_retrieval(trained, pixels, tmp_path):
