@@ -2,16 +2,20 @@
 
     000001.jpg 000001.txt 000001.json ─► {"id": "000001", "image": bytes, "suffix": "...", ...the keys of the JSON}
 
-The order of a pass follows from (seed, epoch); each pass has another one, and each sample comes once in it.
+The order of a pass follows from (seed, epoch); each pass has another one, and each sample comes once in it. The
+headers of a shard say where its samples stand; a sample is read when its turn comes, so the buffer holds places only.
 """
 
 import glob
+import io
 import json
 import os
 import random
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -38,8 +42,8 @@ class MMShards(IterableDataset):
         on_error: "raise" a DataError for samples that are not whole, or "skip" them and count them in `report`.
 
     Each worker of a DataLoader reads its share of the shards, or, where there are fewer shards than workers, its share
-    of each one's samples. `shard(count, index)` does the same for processes that each make their own batches; Trainer
-    deals out the samples of a stream by itself.
+    of each one's samples. `shard(count, index)` does the same for processes that each make their own batches; Trainers
+    deal out the samples of a whole stream by themselves (MMTrainer each of them once, docs/data.md).
     """
 
     def __init__(
@@ -60,6 +64,8 @@ class MMShards(IterableDataset):
         self._told, self._passes = torch.full((1,), -1).share_memory_(), 0  # shared with workers that run already
         self.count, self.index = 1, 0
         self.report = DataReport(str(shards), "webdataset")
+        self._length: int | None = None
+        self._faults: set[tuple[str, str]] = set()
 
     def set_epoch(self, epoch: int) -> None:
         """Which pass comes next; Trainer and accelerate call it. Without it each pass has an order of its own."""
@@ -81,17 +87,34 @@ class MMShards(IterableDataset):
         workers, own = (1, 0) if worker is None else (worker.num_workers, worker.id)
         count, index = self.count * workers, self.index + self.count * own
         epoch = self._epoch(worker)
-        rng = random.Random(f"{self.seed}:{epoch}")
+        order = self._order(epoch)
+        # whole shards where there are enough for all; else all look through every shard and take each count-th sample
+        whole = len(order) >= count
+        places = (place for path in (order[index::count] if whole else order) for place in self._places(path))
+        if not whole:
+            places = islice(places, index, None, count)
+        for place in _shuffled(places, self.shuffle, random.Random(f"{self.seed}:{epoch}:{index}")):
+            yield self.read(place)
+
+    def places(self, epoch: int) -> Iterator["Place"]:
+        """Where all samples of this stream stand, in the order of a pass: the same in each process and worker."""
+        found = (place for path in self._order(str(epoch)) for place in self._places(path))
+        return _shuffled(
+            islice(found, self.index, None, self.count), self.shuffle, random.Random(f"{self.seed}:{epoch}")
+        )
+
+    def count_samples(self) -> int:
+        """How many samples a pass has; looks through the headers of all shards when it is first called."""
+        if self._length is None:
+            self._length = sum(1 for _ in self.places(0))
+            self.report.samples = self._length
+        return self._length
+
+    def _order(self, epoch: str) -> list[str]:
         order = list(self.shards)
         if self.shuffle:
-            rng.shuffle(order)
-        # whole shards where there are enough for all; else all read every shard and take each count-th sample
-        whole = len(order) >= count
-        mine = order[index::count] if whole else order
-        stream = (sample for path in mine for sample in self._samples(path))
-        if not whole:
-            stream = (sample for number, sample in enumerate(stream) if number % count == index)
-        yield from _shuffled(stream, self.shuffle, random.Random(f"{self.seed}:{epoch}:{index}"))
+            random.Random(f"{self.seed}:{epoch}").shuffle(order)
+        return order
 
     def _epoch(self, worker: Any) -> str:
         """What was told; else what torch draws for each pass with workers, and how many passes came before."""
@@ -100,18 +123,37 @@ class MMShards(IterableDataset):
             return str(told)
         return f"{0 if worker is None else worker.seed - worker.id}, {self._passes - 1}"
 
-    def _samples(self, path: str) -> Iterator[dict[str, Any]]:
-        for key, fields in grouped(path, self.dots):
-            try:
-                sample = self._sample(path, key, fields)
-                check_values(sample)
-            except LookupError as fault:
-                where = f"{os.path.basename(path)}, {key}"
-                if self.on_error == "raise":
-                    raise DataError(f'{where}: {fault.args[0]}; on_error="skip" goes without such samples') from None
-                self.report.left_out.append((where, str(fault.args[0])))
+    def _places(self, path: str) -> Iterator["Place"]:
+        """The places of a shard's samples; with on_error="skip" only of those that are whole."""
+        for place in places_in(path, self.dots):
+            if self.on_error == "skip" and (reason := self._fault(place)):
+                fault = (place.where, reason)
+                if fault not in self._faults:
+                    self._faults.add(fault)
+                    self.report.left_out.append(fault)
                 continue
-            yield sample
+            yield place
+
+    def _fault(self, place: "Place") -> str:
+        """Why a sample is not whole, "" for one that is; media are not read."""
+        try:
+            self._checked(place, {field: b"." if f".{field}" in COLUMN_OF and held.size else held.read(place.path)
+                                  for field, held in place.fields.items()})  # fmt: skip
+        except LookupError as fault:
+            return str(fault.args[0])
+        return ""
+
+    def read(self, place: "Place") -> dict[str, Any]:
+        """The sample that stands there. Raises DataError naming it where it is not whole."""
+        try:
+            return self._checked(place, {field: held.read(place.path) for field, held in place.fields.items()})
+        except LookupError as fault:
+            raise DataError(f'{place.where}: {fault.args[0]}; on_error="skip" goes without such samples') from None
+
+    def _checked(self, place: "Place", fields: dict[str, bytes]) -> dict[str, Any]:
+        sample = self._sample(place.path, place.key, fields)
+        check_values(sample)
+        return sample
 
     def _sample(self, path: str, key: str, fields: dict[str, bytes]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -152,34 +194,74 @@ def expanded(shards) -> list[str]:
     return found
 
 
-def grouped(path: str, dots: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(key, {field: bytes}) of the members of a tar file that follow each other with one key.
+@dataclass(slots=True)
+class Member:
+    """A member of a shard: where its bytes begin and how many there are, or the bytes where no place can be told."""
+
+    start: int
+    size: int
+    held: bytes | None = None
+
+    def read(self, path: str) -> bytes:
+        if self.held is not None:
+            return self.held
+        with open(path, "rb", buffering=0) as file:
+            data = os.pread(file.fileno(), self.size, self.start)
+        if len(data) != self.size:
+            raise DataError(f"{path} is no whole tar file: it ends within a member")
+        return data
+
+
+@dataclass(slots=True)
+class Place:
+    """Where a sample stands: its shard, its key and the members of its fields."""
+
+    path: str
+    key: str
+    fields: dict[str, Member]
+
+    @property
+    def where(self) -> str:
+        return f"{os.path.basename(self.path)}, {self.key}"
+
+
+def places_in(path: str, dots: str) -> Iterator[Place]:
+    """The samples of a tar file: its members that follow each other with one key.
 
     Raises DataError naming the file where it is cut or no tar file, or where a key or a field comes twice.
     """
     key, fields, seen = None, {}, set()
     try:
         with tarfile.open(path) as tar:
+            is_plain = isinstance(tar.fileobj, io.BufferedReader)  # not compressed: bytes have a place
             for member in tar:
+                tar.members.clear()  # it would keep the headers of the whole shard
                 name = os.path.basename(member.name)
                 if not member.isfile() or name.startswith((".", "__")):
                     continue
                 own, field = _cut(member.name, dots)
                 if own != key:
                     if fields:
-                        yield str(key), fields
+                        yield Place(path, str(key), fields)
                     key, fields = own, {}
                     if own in seen:
                         raise DataError(f"{path}: the members of {own!r} do not follow each other")
                     seen.add(own)
-                file = tar.extractfile(member)
                 if field in fields:
                     raise DataError(f"{path}: {own!r} has the field {field!r} twice")
-                fields[field] = b"" if file is None else file.read()
+                fields[field] = _member(tar, member, is_plain)
         if fields:
-            yield str(key), fields
+            yield Place(path, str(key), fields)
     except (tarfile.TarError, EOFError) as fault:
         raise DataError(f"{path} is no whole tar file: {fault}") from fault
+
+
+def _member(tar: tarfile.TarFile, member: tarfile.TarInfo, is_plain: bool) -> Member:
+    if is_plain and member.sparse is None:
+        return Member(member.offset_data, member.size)
+    file = tar.extractfile(member)
+    held = b"" if file is None else file.read()
+    return Member(0, len(held), held)
 
 
 def _cut(name: str, dots: str) -> tuple[str, str]:
@@ -209,8 +291,8 @@ def _read(field: str, data: bytes, columns: Mapping[str, str | None]) -> dict[st
         raise LookupError(f"the field {field!r} cannot be read: {fault}") from None
 
 
-def _shuffled(stream: Iterator[dict], size: int, rng: random.Random) -> Iterator[dict]:
-    """Each time one of `size` held samples, drawn at random; all of them in the end."""
+def _shuffled(stream: Iterator[Place], size: int, rng: random.Random) -> Iterator[Place]:
+    """Each time one of `size` held places, drawn at random; all of them in the end."""
     if not size:
         yield from stream
         return

@@ -41,6 +41,7 @@ for _name in (
     "other_cpu",
     "published",
     "small_trainer",
+    "written_shards",
     "weight_files",
 ):
     beside_the_tests(_name)
