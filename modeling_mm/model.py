@@ -36,21 +36,13 @@ from .core.model_inputs import (
 )
 from .core.outputs import MMContextOutput, MMModelOutput
 from .core.prefix import MMPrefix, hold_prefix
-from .fusion.context import (
-    as_context,
-    check_sources,
-    context_output,
-    join,
-    plan_rows,
-    text_context,
-)
+from .fusion.context import as_context, check_sources, context_output, join, plan_rows, text_context
 from .fusion.features import MMFeatures
 from .fusion.fusions import build_fusion, modality_vectors, text_vectors
 from .fusion.media_encoder import MMResampler, add_numbers, build_projector, build_slots, join_frames, resample
 from .towers.any_tower import run_tower
 from .towers.build_tower import build_tower
 from .towers.text import MMTextModel
-from .towers.vit import MMVisionModel
 
 # kind of media -> whose tower, resampler and projector encode it, and the learned vectors of its item numbers
 SIDES = {"image": ("vision", "image_slots"), "video": ("vision", "frame_slots"), "audio": ("audio", "clip_slots")}
@@ -131,8 +123,8 @@ class MMModel(MMFeatures, MMPreTrainedModel):
 
         Args:
             input_ids, attention_mask, position_ids, token_type_ids: (R, T); inputs_embeds: (R, T, Dt) instead of ids.
-            pooled: False leaves pooler_output out (None). Raises: ValueError or TypeError for bad input; TypeError for
-        unknown arguments.
+            pooled: False leaves pooler_output out (None).
+        Raises: ValueError or TypeError for bad input; TypeError for unknown arguments.
         """
         reject_unknown(inputs, MMModel.forward)
         self.check_unchanged()
@@ -191,8 +183,8 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         """Encodes everything the rows may look at, once. None if nothing is given.
 
         Args:
-            bool_masked_pos: bool (B, N, L), the patches of pixel_values that the tower's mask token replaces. Raises:
-        ValueError or TypeError; inputs of a modality that the model lacks raise an error naming it.
+            bool_masked_pos: bool (B, N, L), the patches of pixel_values that the tower's mask token replaces.
+        Raises: ValueError or TypeError; inputs of a modality that the model lacks raise an error naming it.
         """
         reject_unknown(inputs, MMModel.encode_context, "encode_context")
         interpolate = inputs.pop("interpolate_pos_encoding", False)
@@ -352,17 +344,3 @@ class MMModel(MMFeatures, MMPreTrainedModel):
                     f"this model was built with {name}={value!r}, but its configuration now says "
                     f"{getattr(self.config, name)!r}; set it back, or build a new model from the configuration"
                 )
-
-    def freeze_pooled(self, keep: tuple[str, ...] = ()) -> None:
-        """Freezes what only a pooled vector needs, of every part except those named; kept, so that AutoModel finds it.
-
-        The mask token of a vision tower goes with it, unless "mask_token" is named.
-        """
-        parts = {"vision_tower", "audio_tower", "text_encoder", "language_model"} - set(keep)
-        for part in (getattr(self, name) for name in parts):
-            if isinstance(part, MMPreTrainedModel):  # a foreign tower is frozen when it is built
-                for unread in part.pooled_only():
-                    unread.requires_grad_(False)
-        tower = self.vision_tower
-        if isinstance(tower, MMVisionModel) and tower.mask_token is not None and "mask_token" not in keep:
-            tower.mask_token.requires_grad_(False)

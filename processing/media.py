@@ -22,7 +22,7 @@ from .pairing import Samples
 from .sounds.load import lacks_rate, load_sound, sound_tensors
 from .sounds.masks import SoundAugmentation
 from .videos.load import given_frames, load_video, video_tensors
-from .videos.sampling import check_frame_settings, check_jitter
+from .videos.sampling import check_frame_settings, check_jitter, check_positive
 
 logger = logging.getLogger(__name__)
 
@@ -212,6 +212,17 @@ def check_image_options(image_processor: Any, options: dict[str, Any]) -> None:
             f"MMProcessor got unknown arguments {unknown}; besides its own it takes the options of its image "
             f"processor: {sorted(known)}"
         )
+
+
+def check_call(processor: Any, call: CallOptions) -> None:
+    """Raises ValueError or TypeError for options of a call that are not accepted."""
+    for kind in ("images", "videos"):
+        check_image_options(processor.image_processor, call.options_of_images(kind))
+    for kind in ("images", "videos", "audio"):
+        media = call.media_options(kind)
+        check_frame_settings(*frame_settings(processor, media["num_frames"], media["frame_sampling"]))
+        for name in ("sampling_rate", "max_seconds", *LIMITS):
+            check_positive(name, media.get(name))
 
 
 def blank_media(processor: Any, name: str, rows: int) -> dict[str, torch.Tensor]:

@@ -28,13 +28,13 @@ from .chat_template import media_of, unlisted_tokens, without_tokens
 from .images.limits import check_choice
 from .images.options import check_normalisation
 from .images.saving import SavesItsCode
-from .media import LIMITS, check_image_options, frame_settings, media_tensors, read_samples
+from .media import check_call, media_tensors, read_samples
 from .pairing import pair_samples
 from .processor_files import PARTS, OwnParts, load_part, unreadable
 from .sounds.load import check_extractor
 from .sounds.masks import SoundAugmentation
 from .token_rows import RowOptions, encode_rows
-from .videos.sampling import check_frame_settings, check_jitter, check_positive
+from .videos.sampling import check_jitter
 
 
 class SavingProcessor(SavesItsCode, ProcessorMixin):
@@ -100,9 +100,7 @@ class MMProcessor(SavingProcessor):
         check_jitter(frame_jitter)
         if audio_augmentation is not None:
             if not isinstance(audio_augmentation, dict):
-                raise ValueError(
-                    f"audio_augmentation={audio_augmentation!r}; accepted are a dict of settings, or None"
-                )
+                raise ValueError(f"audio_augmentation={audio_augmentation!r}; accepted: a dict of settings, or None")
             SoundAugmentation(**audio_augmentation)  # raises for what it does not know
         for name, value in checked_defaults(defaults).items():
             setattr(self, name, value)
@@ -171,17 +169,17 @@ class MMProcessor(SavingProcessor):
             pixel_attention_mask bool (B, N), True where there is one; pixel_values_videos float32 (B, F, C, H, W), or
             (B, N, F, C, H, W), with video_attention_mask bool (B[, N], F) unless no frame is masked; input_features
             float32 (B, A, ...) of A clips with input_features_mask bool (B, A[, frames]) unless none is masked;
-            context_index int64 (R,), the sample of each
-            row, unless that is 0..B-1. With context texts context_input_ids, context_attention_mask int64 (Bc, Tc),
-            closed and padded at the right; context_index then names the context text, and media_index int64 (Bc,) the
-            sample of each, unless that is 0..B-1. Keys of texts are absent without texts, those of media without them.
+            context_index int64 (R,), the sample of each row, unless that is 0..B-1. With context texts
+            context_input_ids, context_attention_mask int64 (Bc, Tc), closed and padded at the right; context_index
+            then names the context text, and media_index int64 (Bc,) the sample of each, unless that is 0..B-1. Keys of
+            texts are absent without texts, those of media without them.
 
         Raises:
             ValueError, TypeError: inputs that do not pair, or arguments that are not accepted.
             MediaDecodeError (a ValueError), FileNotFoundError: media, under on_error="raise".
         """
         call = call_options(options)
-        self._check_call(call)
+        check_call(self, call)
         row_options = self._row_options(call)
         context_options = replace(
             row_options, closed=True, bos=self._context_bos(), padding_side="right", fixed_length=None
@@ -201,16 +199,6 @@ class MMProcessor(SavingProcessor):
             data |= media_tensors(self, name, media, **call.options_of_images(name))
         data |= samples.indices()
         return BatchFeature({name: _converted(name, values, call.return_tensors) for name, values in data.items()})
-
-    def _check_call(self, call: CallOptions) -> None:
-        """Raises ValueError or TypeError for options of a call that are not accepted."""
-        for kind in ("images", "videos"):
-            check_image_options(self.image_processor, call.options_of_images(kind))
-        for kind in ("images", "videos", "audio"):
-            media = call.media_options(kind)
-            check_frame_settings(*frame_settings(self, media["num_frames"], media["frame_sampling"]))
-            for name in ("sampling_rate", "max_seconds", *LIMITS):
-                check_positive(name, media.get(name))
 
     def _row_options(self, call: CallOptions) -> RowOptions:
         """How the rows of a call are made: the call's options, then the tokenizer's saved ones."""

@@ -235,14 +235,11 @@ _KINDS = {
     **{what.mask: what.kind for what in MEDIA_INPUTS.values()},
     **{name: what.kind for name, what in MEDIA_INPUTS.items()},
 }
-# What a mask or an index speaks of: one of these is given beside it.
+# What a mask or an index is about: one of these is given beside it.
 _OWNERS = {
-    "pixel_attention_mask": ("pixel_values", "visual_embeds"),
-    "video_attention_mask": ("pixel_values_videos",),
-    "input_features_mask": ("input_features",),
-    "context_attention_mask": ("context_input_ids",),
-    "media_index": ("context_input_ids",),
-}
+    what.mask: [name for name, other in MEDIA_INPUTS.items() if other.mask == what.mask]
+    for what in MEDIA_INPUTS.values()
+} | {"context_attention_mask": ["context_input_ids"], "media_index": ["context_input_ids"]}
 
 
 def check_media(

@@ -103,6 +103,19 @@ def build_positions(config: MMTextConfig) -> nn.Embedding | MMSinusoids | None:
     return nn.Embedding(config.max_position_embeddings, config.hidden_size) if is_learned else None
 
 
+def stretched(table: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+    """(R or 1, T) -> (R or 1, T, D): a row longer than the table spreads over it, between two vectors linearly.
+
+    A row that fits gets its own positions exactly, for any other rows in the batch.
+    """
+    last = len(table) - 1
+    longest = position_ids.amax(dim=1, keepdim=True).clamp(min=max(last, 1))
+    places = position_ids * (last / longest.to(torch.promote_types(table.dtype, torch.float32)))
+    before = places.floor().long()
+    share = (places - before)[..., None].to(table.dtype)
+    return torch.lerp(table[before], table[(before + 1).clamp(max=last)], share)
+
+
 def check_growth(config: MMTextConfig, length: torch.Tensor | int, past: torch.Tensor | int = 1) -> None:
     """Raises ValueError where a text with a cache grows longer than "dynamic" angles stay what they are.
 

@@ -54,7 +54,7 @@ class MMForSequenceClassification(MMHead):
     def _freeze_unread(self) -> None:
         """Media are read by their tokens, and a text encoder by its tokens unless one vector of it is fused."""
         one_vector = self.config.fusion_type in REPRESENTATION_FUSIONS
-        self.model.freeze_pooled(keep=("language_model", "text_encoder") if one_vector else ("language_model",))
+        self.freeze_pooled(keep=("language_model", "text_encoder") if one_vector else ("language_model",))
 
     @can_return_tuple
     @takes(MediaInputs, RowInputs)

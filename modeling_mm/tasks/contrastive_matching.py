@@ -274,7 +274,7 @@ class MMMatchingModel(MMHead):
         kept = [reader] if losses & {"itc", "itm"} else []
         if "itc" in losses:
             kept += [f"{tower}_tower" for tower in TOWER_KINDS if not self.pools_latents(tower)]
-        model.freeze_pooled(keep=(*kept, *(["mask_token"] if "mim" in losses else [])))
+        self.freeze_pooled(keep=(*kept, *(["mask_token"] if "mim" in losses else [])))
         unread: list[Any] = [model.language_model] if reader == "text_encoder" else []
         if losses <= {"mim"}:
             unread.append(getattr(model, reader))

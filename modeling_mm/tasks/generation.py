@@ -12,7 +12,7 @@ from transformers.utils.generic import can_return_tuple
 from ...configuration.mm import MMConfig
 from ..core.cache import MMCache, check_cache
 from ..core.fingerprint import fingerprint
-from ..core.input_checks import check_tensors, check_text
+from ..core.input_checks import MEDIA_INPUTS, check_tensors, check_text
 from ..core.model_inputs import CacheInputs, MediaInputs, ModelInputs, RowInputs, reject_unknown, takes
 from ..core.outputs import MMCausalLMOutput
 from ..core.positions import check_growth
@@ -30,8 +30,6 @@ from .trainers import (
     prompts_of,
     register_shifted,
 )
-
-_PER_CONTEXT = ("context_input_ids", "pixel_values", "visual_embeds", "pixel_values_videos", "input_features")
 
 
 def as_mixin(parent: Any) -> Any:
@@ -185,7 +183,7 @@ class MMForConditionalGeneration(MMRanking, MMVocabularyHead, MMGenerationMixin)
     @staticmethod
     def _rows_without_prompt(model_kwargs) -> int | None:
         """One row per entry of context_index, or per context."""
-        given = {name: model_kwargs.get(name) for name in ("context_index", *_PER_CONTEXT)}
+        given = {name: model_kwargs.get(name) for name in ("context_index", "context_input_ids", *MEDIA_INPUTS)}
         context = model_kwargs.get("encoder_outputs")
         given["encoder_outputs"] = None if context is None else context.last_hidden_state
         check_tensors(**given)

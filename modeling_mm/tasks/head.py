@@ -22,6 +22,7 @@ from ..core.outputs import MMCausalLMOutput, MMContextOutput
 from ..fusion.features import MMFeatures
 from ..losses.token_losses import loss_without_logits, token_loss
 from ..model import MMModel
+from ..towers.vit import MMVisionModel
 
 
 def build_vocabulary_head(config: MMConfig) -> tuple[nn.Module, nn.Linear]:
@@ -72,6 +73,20 @@ class MMHead(MMFeatures, MMPreTrainedModel):
     def encode_context(self, *args, **kwargs) -> MMContextOutput | None:
         """See `MMModel.encode_context`; the result may be passed as encoder_outputs, as often as wanted."""
         return self.model.encode_context(*args, **kwargs)
+
+    def freeze_pooled(self, keep: tuple[str, ...] = ()) -> None:
+        """Freezes what only a pooled vector needs, of every part except those named; kept, so that AutoModel finds it.
+
+        The mask token of a vision tower goes with it, unless "mask_token" is named.
+        """
+        parts = {"vision_tower", "audio_tower", "text_encoder", "language_model"} - set(keep)
+        for part in (getattr(self.model, name) for name in parts):
+            if isinstance(part, MMPreTrainedModel):  # a foreign tower is frozen when it is built
+                for unread in part.pooled_only():
+                    unread.requires_grad_(False)
+        tower = self.model.vision_tower
+        if isinstance(tower, MMVisionModel) and tower.mask_token is not None and "mask_token" not in keep:
+            tower.mask_token.requires_grad_(False)
 
     @classmethod
     def from_towers(
@@ -137,7 +152,7 @@ class MMVocabularyHead(MMHead):
         # Of the poolers only that of a text encoder whose one vector is fused is read here.
         reads_vector = self.config.has_text_encoder and self.config.fusion_type in REPRESENTATION_FUSIONS
         reader = "language_model" if self.config.share_text_encoder else "text_encoder"
-        self.model.freeze_pooled(keep=(reader,) if reads_vector else ())
+        self.freeze_pooled(keep=(reader,) if reads_vector else ())
 
     def check_targets(self, targets: torch.Tensor, input_ids, inputs_embeds) -> None:
         """Raises ValueError or TypeError unless targets are int64 (R, T), ids of the vocabulary or -100."""

@@ -22,7 +22,7 @@ from ..core.layers import MMLayer, build_embedding, whole_table
 from ..core.model_inputs import MMKwargs, reject_unknown
 from ..core.outputs import MMModelOutput, capture_when_asked
 from ..core.pooling import MMPooler, MMUnimodal
-from ..core.positions import MMRotaryEmbedding, build_positions, check_growth
+from ..core.positions import MMRotaryEmbedding, build_positions, check_growth, stretched
 from ..core.prefix import MMPrefix, merge, merged_mask, split
 from ..core.segments import MMSegments
 from ..core.triton_attention import MM_TRITON, kernels_run
@@ -290,7 +290,9 @@ class MMTextModel(MMPreTrainedModel):
         hidden_states = inputs_embeds
         if self.embed_positions is not None:
             if self.config.interpolate_positions and not has_cache:
-                hidden_states = hidden_states + self._stretched_positions(position_ids)
+                table = whole_table(self.embed_positions, position_ids.device)
+                check_positions(position_ids.clamp(max=len(table) - 1), self.config)  # none is negative
+                hidden_states = hidden_states + stretched(table, position_ids)
             else:  # states in a cache could not move when the text grows
                 check_positions(position_ids, self.config)
                 hidden_states = hidden_states + self.embed_positions(position_ids).to(hidden_states.dtype)
@@ -340,17 +342,3 @@ class MMTextModel(MMPreTrainedModel):
             past_key_values=plan.returned,
             context_hidden_states=media,
         )
-
-    def _stretched_positions(self, position_ids: torch.Tensor) -> torch.Tensor:
-        """(R or 1, T) -> (R or 1, T, D): a row longer than the table spreads over it, between two vectors linearly.
-
-        A row that fits gets its own positions exactly, for any other rows in the batch.
-        """
-        table = whole_table(self.embed_positions, position_ids.device)
-        last = len(table) - 1
-        check_positions(position_ids.clamp(max=last), self.config)  # none is negative
-        longest = position_ids.amax(dim=1, keepdim=True).clamp(min=max(last, 1))
-        places = position_ids * (last / longest.to(torch.promote_types(table.dtype, torch.float32)))
-        before = places.floor().long()
-        share = (places - before)[..., None].to(table.dtype)
-        return torch.lerp(table[before], table[(before + 1).clamp(max=last)], share)
