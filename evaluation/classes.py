@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def class_counts(predictions: Sequence[int], labels: Sequence[int]) -> np.ndarray:
+def class_counts(predictions: Sequence[int] | np.ndarray, labels: Sequence[int] | np.ndarray) -> np.ndarray:
     """(n, 3C): for each row and class whether it is a true positive, a false positive and a false negative.
 
     C: the classes that are predicted or right somewhere. Sums of rows are what `macro_f1` reads.

@@ -42,7 +42,7 @@ def _hits(scores: np.ndarray, right: np.ndarray, k: int) -> np.ndarray:
     above = (scores > best).sum(1)
     tied = scores == best
     wrong, all_tied = (tied & ~right).sum(1), tied.sum(1)
-    rows = zip(above, wrong, all_tied, right.any(1), strict=True)
+    rows = zip(above, wrong, all_tied, right.sum(1) > 0, strict=True)
     return np.array([_chance(k - over, bad, every) if has else np.nan for over, bad, every, has in rows])
 
 

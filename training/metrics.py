@@ -1,0 +1,302 @@
+"""What an evaluation computes for each task, with 95 % intervals over pictures.
+
+    task              metrics
+    caption           exact_match, chrf (0..100): the nearest of a picture's captions
+    vqa               vqa_accuracy (the rule of the VQA challenge), exact_match (with the trained answer)
+    retrieval         i2t_r1, i2t_r5, i2t_r10, t2i_r1, ...: recall both ways
+    classify          accuracy, macro_f1; mean_absolute_error where labels are numbers and no classes
+    pretrain          those of retrieval, if its losses name "itc"
+    distill           those of the student's class
+
+Each comes with `_low` and `_high`. Intervals draw pictures, not rows: captions of one picture are not independent.
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterable, Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import EvalPrediction
+from transformers.utils import logging
+
+from ..evaluation.answers import vqa_scores
+from ..evaluation.captions import best_matches, chrf_of, chrf_statistics
+from ..evaluation.classes import accuracy, class_counts, macro_f1
+from ..evaluation.intervals import grouped_interval, mean_interval
+from ..evaluation.ranking import recalls
+from ..modeling_mm.tasks.classification import MMForSequenceClassification
+from ..modeling_mm.tasks.retrieval import MMForImageTextRetrieval
+from ..processing.call_options import check_choice
+from ..processing.collator import MMDataCollator
+from .predictions import Embeddings, Question, Reader, Sample, classified, embedded, generated
+from .shown import save_predictions
+
+logger = logging.get_logger(__name__)
+
+TASKS = ("caption", "vqa", "retrieval", "classify", "pretrain", "distill")
+WRITTEN = ("caption", "vqa")
+Interval = tuple[float, float, float]  # value, low, high
+
+
+def evaluate_task(
+    task: str,
+    model: Any,
+    processor: Any,
+    dataset: Iterable,
+    *,
+    collator: MMDataCollator | None = None,
+    batch_size: int = 8,
+    prefix: str = "eval",
+    on_error: str = "raise",
+    save_to: str | PathLike | None = None,
+    label_names: Sequence[str] | None = None,
+    **generation: Any,
+) -> dict[str, float]:
+    """The metrics of a task on a data set, each with its 95 % interval.
+
+        {"eval_exact_match": 0.5, "eval_exact_match_low": 0.4, "eval_exact_match_high": 0.6, ..., "eval_samples": 100,
+         "eval_media": 100}
+
+    Texts are generated from pictures and prompts alone; a picture is encoded once in its batch, whatever the number of
+    its captions or questions.
+
+    Args:
+        dataset: samples for `MMDataCollator`, a list, Dataset or stream, read once in order.
+        collator: that of the training, for its max_length and columns; without its augmentation and masks.
+        on_error: "skip" leaves samples out whose media cannot be read, and counts them as `eval_skipped`.
+        save_to: a folder for predictions.jsonl, which `write_report` shows.
+        label_names: of classes; None: those of the data set, or of the model.
+        generation: arguments of generate(), such as num_beams=3 and max_new_tokens=30.
+    """
+    kind = kind_of(task, model)
+    reader = Reader(collator or MMDataCollator(processor), batch_size, on_error)
+    if kind is None:
+        return {}
+    if kind in WRITTEN:
+        questions = generated(model, processor, dataset, reader, **generation)
+        found = score_texts(kind, questions)
+    elif generation:
+        raise ValueError(f"{', '.join(generation)}: the task {task!r} writes no text")
+    elif kind == "retrieval":
+        embeddings = embedded(model, dataset, reader)
+        found, questions = score_embeddings(embeddings), embeddings.pictures
+    else:
+        questions, logits = classified(model, dataset, reader)
+        names = label_names or getattr(dataset, "label_names", None) or _names_of(model)
+        found = score_classes(questions, logits, names)
+    if save_to is not None:
+        save_predictions(questions, dataset, reader.columns, save_to)
+    for name, reason in reader.skipped:
+        logger.warning(f"left out of the evaluation: {name}: {reason}")
+    counts = {"samples": len(questions), "media": len({question.group for question in questions})}
+    counts |= {"skipped": len(reader.skipped)} if reader.skipped else {}
+    return {f"{prefix}_{name}": value for name, value in (flat(found) | counts).items()}
+
+
+def compute_metrics_for(
+    task: str, processor: Any, dataset: Any = None, model: Any = None
+) -> Callable[[EvalPrediction], dict[str, float]] | None:
+    """compute_metrics for Trainer, of the same metrics with intervals; None for a task that has none.
+
+    Args:
+        dataset: the evaluation data of the trainer. With it all captions of a picture, all answers of a question and
+            the pictures of rows are known; without it each row is compared with its own label.
+        model: needed for "pretrain" and "distill", whose metrics follow from it.
+    """
+    kind = kind_of(task, model)
+    makers = {"caption": _of_texts, "vqa": _of_texts, "retrieval": _of_embeddings, "classify": _of_logits}
+    if kind is None:
+        return None
+    rows = None if dataset is None else _rows_of(dataset)
+    return lambda prediction: flat(makers[kind](kind, processor, rows, prediction))
+
+
+def kind_of(task: str, model: Any) -> str | None:
+    """The task whose metrics this one has; None where there are none but the losses."""
+    check_choice("task", task, TASKS)
+    if task not in ("pretrain", "distill"):
+        return task
+    if model is None:
+        raise ValueError(f"the metrics of {task!r} follow from the model: pass model=")
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model  # under PEFT
+    if isinstance(bare, MMForSequenceClassification):
+        return "classify"
+    if isinstance(bare, MMForImageTextRetrieval) or "itc" in (bare.config.pretraining_losses or {}):
+        return "retrieval"
+    return "caption" if task == "distill" and hasattr(bare, "generate") else None
+
+
+def flat(found: dict[str, Interval]) -> dict[str, float]:
+    """{"name": value, "name_low": ..., "name_high": ...}."""
+    return {
+        f"{name}{end}": number
+        for name, interval in found.items()
+        for end, number in zip(("", "_low", "_high"), interval, strict=True)
+    }
+
+
+# ---- scores of what a model said; each question gets its own score, too ---------------------------------------------
+
+
+def score_texts(kind: str, questions: list[Question]) -> dict[str, Interval]:
+    told, groups = [question.prediction for question in questions], [question.group for question in questions]
+    truth = [question.references or question.answers for question in questions]
+    bare = sum(not references for references in truth)
+    if bare:
+        raise ValueError(f"{bare} of {len(questions)} samples have no text to compare with (suffix or answers)")
+    matches = best_matches(told, truth)
+    found, scores = {"exact_match": mean_interval(matches, groups)}, matches
+    if kind == "vqa":
+        scores = vqa_scores(told, [question.answers or question.references for question in questions])
+        found = {"vqa_accuracy": mean_interval(scores, groups)} | found
+    elif importlib.util.find_spec("sacrebleu") is not None:
+        counted = chrf_statistics(told, truth)
+        scores = chrf_of(counted) / 100
+        found["chrf"] = grouped_interval(counted, groups, chrf_of)
+    else:
+        logger.warning_once("chrF is left out: pip install '.[eval]' brings sacrebleu, which counts it")
+    for question, score in zip(questions, scores, strict=True):
+        question.score = float(score)
+    return found
+
+
+def score_embeddings(embeddings: Embeddings) -> dict[str, Interval]:
+    similarity = embeddings.images @ embeddings.texts.T
+    found = recalls(similarity, embeddings.picture_of_text)
+    owners = embeddings.picture_of_text
+    for number, question in enumerate(embeddings.pictures):
+        question.prediction = embeddings.captions[int(similarity[number].argmax())]
+        question.score = float(found["i2t_r1"][number])
+    return {
+        name: mean_interval(values, owners if name.startswith("t2i") else range(len(values)))
+        for name, values in found.items()
+    }
+
+
+def score_classes(
+    questions: list[Question], logits: np.ndarray, names: Sequence[str] | None = None
+) -> dict[str, Interval]:
+    labels, groups = np.stack([question.label for question in questions]), [question.group for question in questions]
+    if labels.dtype.kind not in "iub":
+        told = logits.reshape(labels.shape) if logits.size == labels.size else None
+        if told is None or labels.ndim > 1:
+            raise ValueError(
+                f"labels {labels.dtype} {labels.shape} beside logits {logits.shape}: metrics are of one class or one "
+                "number a row; give compute_metrics of your own for several labels"
+            )
+        errors = np.abs(told - labels)
+        for question, value, truth, error in zip(questions, told, labels, errors, strict=True):
+            question.prediction, question.references = f"{value:.4g}", [f"{truth:.4g}"]
+            question.score = 1 / (1 + float(error))
+        return {"mean_absolute_error": mean_interval(errors, groups)}
+    told = logits.argmax(-1)
+    for question, guess, truth in zip(questions, told.tolist(), labels.tolist(), strict=True):
+        question.prediction, question.references = _name(guess, names), [_name(truth, names)]
+        question.score = float(guess == truth)
+    counted = class_counts(told, labels)
+    return {
+        "accuracy": grouped_interval(counted, groups, accuracy),
+        "macro_f1": grouped_interval(counted, groups, macro_f1),
+    }
+
+
+def _name(number: int, names: Sequence[str] | None) -> str:
+    return names[number] if names is not None and number < len(names) else str(number)
+
+
+def _names_of(model: Any) -> list[str] | None:
+    named = getattr(model.config, "id2label", None)
+    return [named[number] for number in sorted(named)] if named else None
+
+
+# ---- for Trainer: rows of predictions and labels, in the order of the data set --------------------------------------
+
+
+def _rows_of(dataset: Any) -> list[Any]:
+    """The samples of the evaluation data, without reading their media."""
+    held = getattr(dataset, "samples", dataset)
+    if not hasattr(held, "__len__"):
+        raise ValueError("compute_metrics_for(dataset=...) takes data of a known length; leave it out for a stream")
+    return [held[number] for number in range(len(held))]
+
+
+def _as_samples(rows: list[Any]) -> list[Any]:
+    return [Sample(number, columns) for number, columns in enumerate(rows)]
+
+
+def _of_texts(kind: str, processor: Any, rows: list[Any] | None, prediction: EvalPrediction) -> dict[str, Interval]:
+    told, truth = _decoded(processor, prediction.predictions), _decoded(processor, prediction.label_ids)
+    if rows is None:
+        questions = [
+            Question(str(row), str(row), row, [row], references=[own], prediction=text)
+            for row, (text, own) in enumerate(zip(told, truth, strict=True))
+        ]
+        return score_texts(kind, questions)
+    questions, start = [], 0
+    for sample in _as_samples(rows):
+        asked = sample.questions()
+        for question in asked:
+            place = start + question.rows[0]
+            question.prediction = told[place] if place < len(told) else ""
+        questions += asked
+        start += sum(len(question.rows) for question in asked)
+    _check_count("texts", len(told), start)
+    return score_texts(kind, questions)
+
+
+def _of_embeddings(kind: str, processor: Any, rows: list[Any] | None, prediction: EvalPrediction):
+    *_, images, texts = prediction.predictions  # itm_logits come before them, if at all
+    counts = None if rows is None else [len(sample.captions()) for sample in _as_samples(rows)]
+    if counts is None:
+        if len(texts) % len(images):
+            raise ValueError(
+                f"{len(texts)} texts of {len(images)} pictures: pass dataset= to say which belong together"
+            )
+        counts = [len(texts) // len(images)] * len(images)
+    _check_count("texts", len(texts), sum(counts))
+    _check_count("pictures", len(images), len(counts))
+    owner = np.repeat(np.arange(len(counts)), counts)
+    pictures = [Question(str(number), str(number), number, [number]) for number in range(len(counts))]
+    captions = [""] * len(owner)
+    return score_embeddings(Embeddings(images[: len(counts)], texts[: len(owner)], owner.tolist(), pictures, captions))
+
+
+def _of_logits(kind: str, processor: Any, rows: list[Any] | None, prediction: EvalPrediction) -> dict[str, Interval]:
+    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+    labels = np.asarray(prediction.label_ids)
+    groups = [str(row) for row in range(len(labels))]
+    if rows is not None:
+        groups = [
+            sample.group()
+            for sample in _as_samples(rows)
+            for _ in range(max(1, len(sample.columns["text"]) if isinstance(sample.columns.get("text"), list) else 1))
+        ]
+        _check_count("rows", len(labels), len(groups))
+    questions = [Question(group, group, row, [row], label=labels[row]) for row, group in enumerate(groups)]
+    return score_classes(questions, np.asarray(logits)[: len(groups)])
+
+
+def _decoded(processor: Any, ids: Any) -> list[str]:
+    rows = ids[0] if isinstance(ids, tuple) else ids
+    if np.asarray(rows).ndim != 2 or np.asarray(rows).dtype.kind not in "iu":
+        raise ValueError(
+            f"predictions {np.asarray(rows).dtype} {np.asarray(rows).shape} are no tokens: captions and answers are "
+            "generated, by Seq2SeqTrainer or MMTrainer with predict_with_generate=True"
+        )
+    texts = processor.batch_decode(
+        np.where(rows < 0, processor.tokenizer.pad_token_id, rows), skip_special_tokens=True
+    )
+    return [text.strip() for text in texts]
+
+
+def _check_count(what: str, got: int, wanted: int) -> None:
+    """Trainer's own evaluation of several processes may repeat the last rows, one process has as many as there are."""
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if got != wanted and not (several and got > wanted):
+        raise ValueError(
+            f"{got} {what} were predicted, and the evaluation data has {wanted}: it is another data set, or samples "
+            "that share a picture were joined (mm.load_data gives one sample for each picture), or plain Trainer kept "
+            "as many rows of the last batch as it has samples (take MMTrainer or Seq2SeqTrainer)"
+        )

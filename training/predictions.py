@@ -1,0 +1,271 @@
+"""What a model says about the samples of a data set: texts, embeddings or classes.
+
+R rows, B pictures, P projection_dim.
+
+    samples ── a question for each different prompt of a picture ── generate() from the prompt alone ── texts
+            ── pictures and their texts ── forward ── embeddings
+            ── forward ── logits
+
+A picture that has several captions or questions is encoded once in a batch, and no batch ends within a sample.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.sources import MEDIA, media_names
+from ..processing.batches import media_key, sources_of
+from ..processing.collator import SAMPLE_COLUMNS, MMDataCollator
+from ..processing.columns import check_columns, renamed
+from ..processing.images.limits import MediaDecodeError
+
+NOT_OF_FORWARD = ("labels", "lm_targets", "return_loss", "return_logits")
+
+
+@dataclass
+class Question:
+    """What is asked about the media of a sample, and what people answered."""
+
+    id: str
+    group: str  # names the media: equal for all rows of a picture
+    sample: int  # its number in the data set
+    rows: list[int]  # which rows of the sample it stands for
+    text: str | None = None
+    context_text: str | None = None
+    references: list[str] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)  # of VQA, one for each person
+    prediction: str = ""
+    score: float = float("nan")  # how right the prediction is, 0 to 1
+    label: Any = None
+
+
+@dataclass
+class Sample:
+    number: int
+    columns: Mapping[str, Any]
+
+    def group(self) -> str:
+        """The name of its media: paths and bytes are the same wherever they occur, other objects in one sample."""
+        keys = [media_key(source) for found in sources_of(self.number, self.columns).values() for source in found]
+        if not keys or any(kind == "object" for kind, _ in keys):
+            return f"sample {self.number}"
+        return hashlib.sha256(repr(keys).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def name(self) -> str:
+        named = self.columns.get("id")
+        paths = [source for source in media_names(self.columns) if isinstance(source, str)]
+        return str(named) if named is not None else paths[0] if paths else f"sample {self.number}"
+
+    def captions(self) -> list[str]:
+        """Its texts, for retrieval: those under text, or under suffix."""
+        return listed(self.columns.get("text")) or listed(self.columns.get("suffix"))
+
+    def questions(self) -> list[Question]:
+        """One for each different prompt."""
+        texts, contexts = listed(self.columns.get("text")), listed(self.columns.get("context_text"))
+        suffixes, answers = listed(self.columns.get("suffix")), listed(self.columns.get("answers"))
+        count = max(len(texts), len(contexts), len(suffixes), 1)
+        if answers and not isinstance(answers[0], (list, tuple)):
+            answers = [answers]
+        group, found = self.group(), {}
+        for row in range(count):
+            prompt = _of_row(texts, row), _of_row(contexts, row)
+            if prompt not in found:
+                found[prompt] = Question(self.name(), group, self.number, [], *prompt)
+            question = found[prompt]
+            question.rows.append(row)
+            question.references += [suffixes[row]] if row < len(suffixes) else []
+            question.answers += list(answers[row]) if row < len(answers) else []
+        return list(found.values())
+
+
+def listed(value: Any) -> list:
+    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _of_row(values: list, row: int) -> Any:
+    return None if not values else values[row] if len(values) > 1 else values[0]
+
+
+@dataclass
+class Reader:
+    """Walks through a data set, batch by batch, and leaves out (or raises) what cannot be read.
+
+    skipped: (id, reason) of each sample that was left out.
+    """
+
+    collator: MMDataCollator
+    batch_size: int = 8
+    on_error: str = "raise"
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self):
+        if self.on_error not in ("raise", "skip"):
+            raise ValueError(f'on_error={self.on_error!r}; accepted are "raise" and "skip"')
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size}; accepted are whole numbers from 1")
+        self.columns = check_columns(self.collator.columns, (*SAMPLE_COLUMNS, "id"))
+        # what is evaluated is whole: nothing augmented, nothing masked
+        plain = {"augment": None, "mlm_probability": 0.0, "mim_ratio": 0.0, "masked_lm": False, "return_loss": False}
+        self.collate = replace(self.collator, columns=None, on_error="raise", **plain)
+        self.collate_prompts = replace(self.collate, mode="generate")
+
+    def each(self, dataset: Iterable, run: Callable[[list[Sample]], list]) -> list:
+        """What `run` makes of the samples, all together."""
+        found: list = []
+        for batch in self._batches(dataset):
+            try:
+                found += run(batch)
+            except MediaDecodeError:
+                if self.on_error == "raise":
+                    raise
+                for sample in batch:
+                    try:
+                        found += run([sample])
+                    except MediaDecodeError as fault:
+                        self.skipped.append((sample.name(), str(fault)))
+        if not found:
+            raise ValueError("there is nothing to evaluate: the data set is empty, or none of its samples can be read")
+        return found
+
+    def samples(self, dataset: Iterable) -> Iterator[Sample]:
+        for number, columns in enumerate(_in_order(dataset)):
+            yield Sample(number, renamed([columns], self.columns)[0])
+
+    def _batches(self, dataset: Iterable) -> Iterator[list[Sample]]:
+        held: list[Sample] = []
+        rows = 0
+        for sample in self.samples(dataset):
+            own = max(1, *(len(listed(sample.columns.get(name))) for name in ("text", "suffix", "context_text")))
+            if held and rows + own > self.batch_size:
+                yield held
+                held, rows = [], 0
+            held.append(sample)
+            rows += own
+        if held:
+            yield held
+
+
+def _in_order(dataset: Any) -> Iterator[Mapping[str, Any]]:
+    """Every sample once; a list or Dataset that counts from 0 may have no end for `iter`."""
+    if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
+        return (dataset[number] for number in range(len(dataset)))
+    return iter(dataset)
+
+
+@contextmanager
+def answering(model: Any) -> Iterator[None]:
+    """The model without dropout and gradients, and afterwards as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _on(model: Any, batch: Mapping[str, Any], without: tuple[str, ...] = ()) -> dict[str, Any]:
+    there = next(model.parameters()).device
+    return {
+        name: value.to(there) if torch.is_tensor(value) else value
+        for name, value in batch.items()
+        if name not in without
+    }
+
+
+def generated(model: Any, processor: Any, dataset: Iterable, reader: Reader, **generation: Any) -> list[Question]:
+    """Questions with the texts that the model writes, from pictures and prompts alone."""
+
+    def run(samples: list[Sample]) -> list[Question]:
+        asked = [(question, sample) for sample in samples for question in sample.questions()]
+        batch = _on(model, reader.collate_prompts([_prompt(*pair) for pair in asked]))
+        written = model.generate(**batch, **generation)
+        start = batch["input_ids"].shape[1] if "input_ids" in batch else 1  # without a prompt: bos
+        texts = processor.batch_decode(written[:, start:], skip_special_tokens=True)
+        for (question, _), text in zip(asked, texts, strict=True):
+            question.prediction = text.strip()
+        return [question for question, _ in asked]
+
+    with answering(model):
+        return reader.each(dataset, run)
+
+
+def _prompt(question: Question, sample: Sample) -> dict[str, Any]:
+    media = {name: value for name, value in sample.columns.items() if name in MEDIA}
+    texts = {"text": question.text, "context_text": question.context_text}
+    return media | {name: text for name, text in texts.items() if text is not None}
+
+
+@dataclass
+class Embeddings:
+    """images (B, P), texts (R, P), the number of its picture for each text, and a Question for each picture."""
+
+    images: np.ndarray
+    texts: np.ndarray
+    picture_of_text: list[int]
+    pictures: list[Question]
+    captions: list[str]
+
+
+def embedded(model: Any, dataset: Iterable, reader: Reader) -> Embeddings:
+    """Every picture once, whatever the number of samples and captions that it has."""
+
+    def run(samples: list[Sample]) -> list[tuple[Sample, np.ndarray, np.ndarray]]:
+        batch = _on(model, reader.collate([sample.columns for sample in samples]), NOT_OF_FORWARD)
+        output = model(**batch, return_loss=False)
+        counts = [len(sample.captions()) for sample in samples]
+        texts = output.text_embeds.float().cpu().numpy()
+        images = output.image_embeds.float().cpu().numpy()
+        index = batch.get("context_index")
+        owners = np.arange(len(texts)) // max(1, len(texts) // len(images)) if index is None else index.cpu().numpy()
+        starts = np.cumsum([0, *counts])
+        if starts[-1] != len(texts):
+            raise ValueError(f"{len(texts)} rows of text for {starts[-1]} captions: each sample has a text or more")
+        bounds = zip(samples, starts[:-1], starts[1:], strict=True)
+        return [(sample, images[owners[first]], texts[first:end]) for sample, first, end in bounds]
+
+    with answering(model):
+        found = reader.each(dataset, run)
+    numbers: dict[str, int] = {}
+    images, texts, owner, pictures, captions = [], [], [], [], []
+    for sample, image, own in found:
+        group = sample.group()
+        if group not in numbers:
+            numbers[group] = len(numbers)
+            images.append(image)
+            pictures.append(Question(sample.name(), group, sample.number, [0]))
+        pictures[numbers[group]].references += sample.captions()
+        texts.append(own)
+        owner += [numbers[group]] * len(own)
+        captions += sample.captions()
+    return Embeddings(np.stack(images), np.concatenate(texts), owner, pictures, captions)
+
+
+def classified(model: Any, dataset: Iterable, reader: Reader) -> tuple[list[Question], np.ndarray]:
+    """A Question for each row, with its label, and the logits (R, L)."""
+
+    def run(samples: list[Sample]) -> list[tuple[Question, np.ndarray]]:
+        batch = reader.collate([sample.columns for sample in samples])
+        if "labels" not in batch:
+            held = sorted(set().union(*(sample.columns for sample in samples)))
+            raise ValueError(f"the samples have no label to compare with; they hold {held}")
+        logits = model(**_on(model, batch, NOT_OF_FORWARD)).logits.float().cpu().numpy()
+        rows = [
+            Question(sample.name(), sample.group(), sample.number, [row], _of_row(texts, row))
+            for sample in samples
+            for texts in [listed(sample.columns.get("text"))]
+            for row in range(max(1, len(texts)))
+        ]
+        for question, label in zip(rows, batch["labels"].numpy(), strict=True):
+            question.label = label
+        return list(zip(rows, logits, strict=True))
+
+    with answering(model):
+        found = reader.each(dataset, run)
+    return [question for question, _ in found], np.stack([logits for _, logits in found])
