@@ -89,7 +89,7 @@ def caption(
     config = loaded.config
     if "image" not in config.modalities:
         raise ValueError(f"the model reads {' and '.join(config.modalities)}; mm caption gives it pictures")
-    if config.has_text_encoder and not prompt:
+    if not config.decoder_sees_media and not prompt:
         raise ValueError("the model needs a question or prompt for its text encoder: give one, --prompt 'what is it?'")
     asked = {"context_text" if config.has_text_encoder else "text": prompt} if prompt else {}
     given = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}

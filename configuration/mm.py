@@ -90,7 +90,10 @@ class MMConfig(ObjectiveSettings, FusionSettings, MMBaseConfig):
         None, "of MMTextConfig: reads a context text; is_causal=False if not given; None: no text encoder", "MMModel"
     )
     share_text_encoder: bool = setting(
-        False, "the decoder's weights read the context text too, without a causal mask (as in BLIP)", "MMModel"
+        False,
+        "the decoder's weights read the context text too, without a causal mask (as in BLIP); without context text "
+        "the decoder reads the media themselves, under cross_attention",
+        "MMModel",
     )
 
     # Heads.
@@ -200,6 +203,12 @@ class MMConfig(ObjectiveSettings, FusionSettings, MMBaseConfig):
     def reader(self) -> MMTextConfig:
         """The text stack that media are joined with."""
         return self.text_encoder_config if self.text_encoder_config is not None else self.text_config
+
+    @property
+    def decoder_sees_media(self) -> bool:
+        """Whether the decoder can read media themselves, without a context text; a text encoder of its own shows it
+        only what it makes of both."""
+        return not self.has_text_encoder or (self.share_text_encoder and self.media_cross)
 
     @property
     def media_cross(self) -> bool:

@@ -201,7 +201,7 @@ def check_sources(
 ) -> None:
     """Media, a ready context or a cache that holds one, and what goes with either.
 
-    needs_text: whether media may only come with the text of a text encoder, whose states the decoder reads.
+    needs_text: whether media may only come with a context text, as the decoder reads what is made of both.
     """
     if isinstance(cache, MMCache) and cache.holds_context:
         if _names(media):

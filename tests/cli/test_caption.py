@@ -313,6 +313,18 @@ def test_a_model_with_a_text_encoder_is_asked(pictures, tmp_path):
     assert found == tiny_processor().batch_decode(ids, skip_special_tokens=True)
 
 
+def test_a_shared_text_encoder_need_not_be_asked(pictures, tmp_path):
+    """A model of pre-training describes pictures as its "lm" loss taught it."""
+    model = tiny_model(share_text_encoder=True)
+    model.save_pretrained(tmp_path)
+    tiny_processor().save_pretrained(tmp_path)
+    inputs = tiny_processor()(images=list_pictures([pictures]), return_tensors="pt")
+    written = tiny_processor().batch_decode(
+        model.eval().generate(**inputs, max_new_tokens=4), skip_special_tokens=True
+    )
+    assert texts(caption([pictures], tmp_path, max_new_tokens=4)) == written
+
+
 def run_mm(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess:
     command = [MM, "caption", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)

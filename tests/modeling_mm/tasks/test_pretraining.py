@@ -165,9 +165,11 @@ def test_contrastive_and_matching_losses_are_those_of_retrieval(trained, pixels,
         close(output[name], expected[name])
 
 
-@pytest.mark.parametrize("fusion", ["cross_attention", "merged"])
-def test_the_language_loss_is_that_of_the_captioner(trained, pixels, fusion, tmp_path):
-    model = trained({"lm"}, share=False, fusion_type=fusion, label_smoothing=0.1)
+@pytest.mark.parametrize(
+    ("fusion", "share"), [("cross_attention", False), ("cross_attention", True), ("merged", False)]
+)
+def test_the_language_loss_is_that_of_the_captioner(trained, pixels, fusion, share, tmp_path):
+    model = trained({"lm"}, share=share, fusion_type=fusion, label_smoothing=0.1)
     model.save_pretrained(tmp_path)
     captioner = MMForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float64).eval()
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]])
@@ -178,6 +180,26 @@ def test_the_language_loss_is_that_of_the_captioner(trained, pixels, fusion, tmp
     close(output.logits, expected.logits)
     prompt = torch.tensor([[-100, -100, 6, 9]] * 3)
     close(model(**given, lm_targets=prompt, return_loss=True).loss_lm, captioner(**given, labels=prompt).loss)
+
+
+def test_a_checkpoint_of_every_loss_writes_captions_and_embeds(trained, pixels, tmp_path):
+    """By one line each; what a class has no use for is named in the report of loading, and nothing is missing."""
+    model = trained()
+    model.save_pretrained(tmp_path)
+    given = inputs(LOSSES, pixels)
+    whole = {"input_ids": IDS, "pixel_values": pixels}
+    captioner, told = MMForConditionalGeneration.from_pretrained(
+        tmp_path, dtype=torch.float64, output_loading_info=True
+    )
+    close(captioner.eval()(**whole).logits, model(**given).logits)
+    assert captioner.generate(pixel_values=pixels, max_new_tokens=3, min_new_tokens=3).shape == (3, 4)
+    assert not told["missing_keys"]
+    assert {key.split(".")[0] for key in told["unexpected_keys"]} == {"itc_head", "itm_head", "mim_head"}
+    retriever, told = MMForImageTextRetrieval.from_pretrained(tmp_path, dtype=torch.float64, output_loading_info=True)
+    close(retriever.eval().encode_image(pixel_values=pixels), model(**given).image_embeds)
+    close(retriever.encode_text(input_ids=IDS), model(**given).text_embeds)
+    assert not told["missing_keys"]
+    assert {key.split(".")[0] for key in told["unexpected_keys"]} == {"lm_head", "lm_head_transform", "mim_head"}
 
 
 def test_the_masked_loss_is_that_of_the_masked_language_model(trained, pixels, tmp_path):

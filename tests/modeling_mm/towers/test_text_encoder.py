@@ -81,6 +81,17 @@ def test_the_shared_encoder_is_the_decoder_seeing_both_ways(tiny_model, pictures
     close(model(input_ids=longer, encoder_outputs=states).last_hidden_state[:, :3], decoded)  # it stays a decoder
 
 
+def test_without_context_text_a_shared_encoder_s_decoder_reads_the_media(tiny_model, pictures):
+    model, plain = (tiny_model(share_text_encoder=share) for share in (True, False))
+    plain.load_state_dict(model.state_dict())
+    given = {"input_ids": IDS, "pixel_values": pictures}
+    close(model(**given).logits, plain(**given).logits)
+    written = [one.generate(pixel_values=pictures, max_new_tokens=4) for one in (model, plain)]
+    assert torch.equal(*written)
+    with pytest.raises(ValueError, match="without context_input_ids"):
+        tiny_model(share_text_encoder=True, fusion_type="co_attention")(**given)
+
+
 @pytest.mark.parametrize("fusion", ["merged", "co_attention"])
 def test_media_go_before_the_text_where_the_fusion_gives_their_states_too(tiny_model, pictures, fusion):
     model = tiny_model(cls=MMModel, text_encoder_config="tiny", **FUSIONS[fusion])
