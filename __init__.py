@@ -63,6 +63,7 @@ from .processing.images.processor import MMImageProcessorPil
 from .processing.images.processor_fast import MMImageProcessor
 from .processing.processor import MMProcessor
 from .processing.spelling import changed_texts, spelled
+from .training.publish import push_to_hub
 from .training.verify import verify, write_manifest
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ __all__ = [
     "load_data",
     "load_image",
     "losses",
+    "push_to_hub",
     "spelled",
     "verify",
     "write_manifest",

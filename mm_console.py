@@ -158,6 +158,44 @@ def verify(
 
 
 @app.command()
+def push(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="A saved model, with or without its processor.")],
+    repository: Annotated[str, typer.Argument(metavar="REPO", help="Its Hub id (you/name); made if there is none.")],
+    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
+    revision: Annotated[
+        str | None, typer.Option(metavar="BRANCH", help="Made if there is none. Default: main.")
+    ] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Propose the change as a pull request.")] = False,
+    tag: Annotated[str | None, typer.Option(metavar="NAME", help="Name the new commit.")] = None,
+    message: Annotated[str, typer.Option(metavar="TEXT", help="Of the commit.")] = "Upload model",
+    no_code: Annotated[bool, typer.Option("--no-code", help="Without MM's code: it needs `import mm`.")] = False,
+    replace_card: Annotated[
+        bool, typer.Option("--replace-card", help="Overwrite a README.md that was edited on the Hub.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the files to upload and to delete, and change nothing.")
+    ] = False,
+) -> None:
+    """Check a saved model (mm verify), and push it with processor, code and card to the Hub, in one commit."""
+    with _errors_in_words():
+        from mm.cli.push import push
+
+        push(
+            folder,
+            repository,
+            private=private or None,
+            revision=revision,
+            create_pr=create_pr,
+            tag=tag,
+            commit_message=message,
+            code=not no_code,
+            replace_card=replace_card,
+            dry_run=dry_run,
+            say=_say,
+        )
+
+
+@app.command()
 def env() -> None:
     """Show the versions and the hardware that MM runs on (for a report of a fault)."""
     from mm.cli.env import environment

@@ -46,7 +46,7 @@ ALLOWED = {
     FRONT_DOOR: MODEL | PROCESSING | {"conversion_scripts", "exporting", "data", "training"},
     "evaluation": set(),
     "data": CONFIGURATION | PROCESSING,
-    "training": MODEL | PROCESSING | {"data", "evaluation"},
+    "training": MODEL | PROCESSING | {"data", "evaluation", "exporting"},
     "recipes": LIBRARY | {"evaluation"},  # beside the package: only a checkout has it
     "cli": LIBRARY | {"evaluation", "training"},
 }

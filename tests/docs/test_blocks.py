@@ -25,8 +25,8 @@ ELSEWHERE = {
     "docs/texts-videos-sounds.md": "docs/test_texts_videos_sounds.py",
     "docs/objectives.md": "docs/test_objectives.py",
 }
-DEPLOYMENT = "docs/deployment.md"
-HERE = [name for name, blocks in PYTHON.items() if blocks and name not in {*ELSEWHERE, DEPLOYMENT}]
+DEPLOYMENT, PUBLISHING = "docs/deployment.md", "docs/publishing.md"
+HERE = [name for name, blocks in PYTHON.items() if blocks and name not in {*ELSEWHERE, DEPLOYMENT, PUBLISHING}]
 
 
 def test_every_page_with_blocks_has_a_test_that_runs_them():
@@ -72,22 +72,32 @@ def mine(tmp_path) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
-def test_the_blocks_of_deployment_run_in_their_order(mine, hub, torchao):
-    """Those of the shell first: they push and export what the others read. Nothing is installed, nobody logs in."""
-    page = TEXTS[DEPLOYMENT].replace("you/mine", "tester/mine")
+def run_page(page: str, folder: Path, hub, paths: str = "") -> None:
+    """The blocks of the shell, then those of Python. Nothing is installed, nobody logs in."""
+    page = TEXTS[page].replace("you/mine", "tester/mine")
     shell = "".join(re.findall(r"^```bash\n(.*?)^```", page, re.S | re.M))
     shell = re.sub(r"^(hf auth|pip install) .*\n", "", shell, flags=re.M)
     python = "\n".join(re.findall(r"^```python\n(.*?)^```", page, re.S | re.M))
-    assert "mm caption" in shell and "mm export out" in shell and "TorchAoConfig" in python
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "HF_HUB_OFFLINE": "0", **hub.environment(mine / "home"), "PATH": path}
-    commands = [["bash", "-euc", shell], [sys.executable, "-c", python]]
-    for command, paths in zip(commands, ("", str(torchao)), strict=True):
-        given = {**environment, "PYTHONPATH": paths}
-        done = subprocess.run(command, cwd=mine, env=given, capture_output=True, text=True, timeout=500)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", **hub.environment(folder / "home"), "PATH": path}
+    for command, places in zip([["bash", "-euc", shell], [sys.executable, "-c", python]], ("", paths), strict=True):
+        given = {**environment, "PYTHONPATH": places}
+        done = subprocess.run(command, cwd=folder, env=given, capture_output=True, text=True, timeout=500)
         assert done.returncode == 0, done.stderr[-3000:]
-    assert "model.safetensors" in hub.files("tester/mine") and "mm_remote_code.py" in hub.files("tester/mine-for-all")
+
+
+@pytest.mark.slow
+def test_the_blocks_of_deployment_run_in_their_order(mine, hub, torchao):
+    assert "mm export out" in TEXTS[DEPLOYMENT] and "TorchAoConfig" in TEXTS[DEPLOYMENT]
+    run_page(DEPLOYMENT, mine, hub, str(torchao))
+
+
+@pytest.mark.slow
+def test_the_blocks_of_publishing_run_in_their_order(mine, hub):
+    run_page(PUBLISHING, mine, hub)
+    assert hub.repositories["tester/mine"].tags.keys() == {"v1"} and hub.repositories["tester/mine"].private
+    assert {"model.safetensors", "mm_remote_code.py"} < hub.files("tester/mine").keys()
+    assert hub.files("tester/mine", "refs/pr/1")["README.md"].startswith(b"# Mine")
 
 
 @pytest.mark.parametrize(
