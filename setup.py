@@ -136,7 +136,7 @@ setup(
     },
     package_dir={"mm": ".", "": "."},
     packages=[f"mm.{folder}" for folder in FOLDERS] + ["mm.checkpoints"],
-    package_data={"mm.checkpoints": ["mm-tiny/*"]},
+    package_data={"mm.checkpoints": ["mm-tiny/*"], "mm.training": ["recipes/*.yaml"]},
     # Of the root's files these only: listing the package "mm" would ship setup.py, and `mm --help` must not import mm.
     py_modules=["mm.__init__", "mm.losses", "mm_console"],
     entry_points={"console_scripts": ["mm = mm_console:main"]},

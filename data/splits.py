@@ -30,7 +30,7 @@ def split_samples(
         raise ValueError(f"the shares of a split are above 0 and sum to 1, as train=0.9, test=0.1; got {shares}")
     parts: dict[str, list[dict]] = {name: [] for name in shares}
     keys = [_keys(sample, root, by) for sample in samples]
-    for sample, key in zip(samples, _connected(keys), strict=True):
+    for sample, key in zip(samples, connected(keys), strict=True):
         parts[part_of(key, shares, seed)].append(sample)
     return parts
 
@@ -46,7 +46,7 @@ def _keys(sample: dict[str, Any], root: os.PathLike | None, by: str) -> list[str
     return found or [str(sample["id"])]
 
 
-def _connected(keys: list[list[str]]) -> list[str]:
+def connected(keys: list[list[str]]) -> list[str]:
     """For each sample the smallest key among all samples that are linked to it by shared keys."""
     parent: dict[str, str] = {}
 

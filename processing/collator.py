@@ -7,7 +7,7 @@
 A sample is a row of text; samples with the same picture may share one context, which is then encoded once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, cast
 
@@ -77,6 +77,7 @@ class MMDataCollator:
             that of Trainer or accelerate, or the pass of a DataLoader (`Passes.current`), or what `set_epoch` is told;
             the sample its id, or its place in a map-style data set, or what it holds (`sample_names`).
         on_error: for unreadable pictures: "raise", "skip" (the sample is left out) or "placeholder" (the picture is).
+        on_fault: called with the MediaDecodeError of each one that is left out, in the process that read it.
         return_loss: add return_loss=True to the batch, for models whose loss needs no labels; the labels of a suffix
             are then called lm_targets. When Trainer evaluates such a model, it is added automatically.
         mlm_probability: mask this share of the tokens: masked_input_ids and mlm_targets, both (R, T). masked_lm:
@@ -100,6 +101,7 @@ class MMDataCollator:
     augment: Augment | str | None = None
     seed: int = 0
     on_error: str = "raise"
+    on_fault: Callable[[MediaDecodeError], object] | None = None
     return_loss: bool = False
     mlm_probability: float = 0.0
     masked_lm: bool = False
@@ -278,7 +280,7 @@ class MMDataCollator:
                 for index, (found, key) in enumerate(zip(sources, keys, strict=True))
             ]
             rngs = self._augmentation.clip_rngs(draws.names, "frames", draws)
-            read = read_media(self.processor, name, wanted, self.on_error, rngs=rngs)
+            read = read_media(self.processor, name, wanted, self.on_error, rngs=rngs, on_fault=self.on_fault)
             if self._augmentation.pictures is not None and draws.augments and name != "audio":
                 for key, index in firsts.items():
                     told = [

@@ -69,6 +69,7 @@ def read_media(
     do_sample_frames: bool = True,
     max_seconds: float | None = None,
     rngs: Sequence[np.random.Generator] | None = None,
+    on_fault: Callable[[MediaDecodeError], object] | None = None,
     **image_options: Any,
 ) -> list[list[Any]]:
     """Media of one kind, nested by sample.
@@ -80,6 +81,7 @@ def read_media(
         num_frames, frame_sampling: None takes the processor's.
         do_sample_frames: False takes every frame of videos given as frames; for others it raises an error.
         max_seconds: length of videos and sounds allowed; None takes `load_video`'s and `load_sound`'s.
+        on_fault: called with the error of each one that is None.
         rngs: one for each sample, in training: frames of videos are then taken with the processor's frame_jitter.
         image_options: for images and frames.
 
@@ -121,6 +123,8 @@ def read_media(
     if reader.faults:
         total = sum(map(len, sources))
         logger.warning("%d of %d %s cannot be read (on_error=%r)", len(reader.faults), total, name, on_error)
+        for fault in reader.faults if on_fault is not None else ():
+            on_fault(fault)
     return read
 
 

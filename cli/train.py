@@ -1,0 +1,45 @@
+"""`mm train`: a recipe, and words that replace its settings.
+
+Several processes: `torchrun --nproc-per-node 2 -m mm.cli.train RECIPE ...`.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from ..training.checkpoints import newest_complete
+from ..training.recipe import parser, run_arguments, shipped_recipes
+
+STOPPED = 130  # the exit code of a command that Ctrl-C ended
+
+
+def list_recipes(say: Callable[[str], object]) -> None:
+    """A line for each recipe that comes with the package: its name, what it is for, its file."""
+    for name, path in shipped_recipes().items():
+        first = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
+        say(f"{name:10}{first}  ({path})")
+
+
+def list_settings() -> str:
+    """Every setting with its default, in the words of argparse."""
+    return parser().format_help()
+
+
+def train(words: Sequence[str], say: Callable[[str], object]) -> int:
+    """Trains by a recipe. Returns the exit code: 0, or 130 where Ctrl-C ended it."""
+    arguments = run_arguments(words)
+    from ..training.run import train
+
+    try:
+        train(arguments, say)
+    except KeyboardInterrupt:
+        found = newest_complete(str(arguments.training.output_dir))
+        left = "nothing was saved"
+        if found is not None:
+            left = f"{found} is complete: the same command with --resume goes on from it"
+        say(f"stopped; {left}")
+        return STOPPED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(train(sys.argv[1:], print))

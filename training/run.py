@@ -1,0 +1,225 @@
+"""train: the run of a recipe, from files to a trained, evaluated, saved model.
+
+read_samples ─► start ─► task_samples, collator ─► TaskTrainer ─► evaluation ─► save, report, card, manifest
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import EarlyStoppingCallback, set_seed
+from transformers.trainer_utils import IntervalStrategy
+
+from ..data.dataset import MMDataset
+from ..data.sources import MEDIA
+from ..processing.collator import MMDataCollator
+from ..processing.images.limits import MediaDecodeError
+from .arguments import RunArguments
+from .checkpoints import checkpoints
+from .collating import FaultLog, RunCollator
+from .metrics import compute_metrics_for, evaluate_task
+from .samples import RunData, read_samples
+from .start import Start, load_teacher, start
+from .task_trainer import DistillTrainer, TaskTrainer
+from .tasks import KINDS, TaskSamples, task_samples
+from .verify import write_manifest
+
+Say = Callable[[str], object]
+
+
+@dataclass
+class TrainResult:
+    """What a run gave.
+
+    log_history: as in Trainer's state. metrics: of the last evaluation. data_report: what was read, left out, and not
+    readable, a line each.
+    """
+
+    output_dir: str
+    task: str
+    model: Any
+    processor: Any
+    log_history: list[dict[str, Any]] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    data_report: list[str] = field(default_factory=list)
+    arguments: RunArguments | None = None
+
+
+def train(arguments: RunArguments, say: Say = print) -> TrainResult:
+    """Reads the data, trains, evaluates and saves into output_dir. `say` hears what is done, a line at a time.
+
+    Raises: ValueError, TypeError or OSError for settings and data that do not fit, before anything is trained.
+    """
+    training = arguments.training
+    say = say if training.should_log or training.dry_run else _silent
+    _check_output(arguments)
+    set_seed(training.seed)
+    data = read_samples(arguments.data)
+    for line in data.report:
+        say(line)
+    begun = start(arguments, data)
+    for line in begun.told:
+        say(line)
+    if data.eval is not None and arguments.data.on_error == "skip":
+        data.eval = _readable(data, begun, arguments, say)
+    trainer, faults = build_trainer(arguments, data, begun)
+    result = TrainResult(
+        str(training.output_dir), arguments.task, begun.model, begun.processor, data_report=data.report,
+        arguments=arguments,
+    )  # fmt: skip
+    if training.dry_run:
+        return result
+    trainer.train(resume_from_checkpoint=True if training.resume else training.resume_from_checkpoint)
+    result.model = _finished(begun.model, arguments)
+    trainer.model = trainer.model_wrapped = result.model
+    if data.eval is not None:
+        result.metrics = _evaluated(trainer, data, begun, arguments)
+    trainer.save_model()
+    trainer.save_state()
+    result.log_history = list(trainer.state.log_history)
+    result.data_report += faults.lines()
+    if training.should_save:
+        write_manifest(str(training.output_dir))
+        for line in faults.lines():
+            say(line)
+        say(f"the model is in {training.output_dir}: mm verify {training.output_dir}")
+    return result
+
+
+def _silent(line: str) -> None:
+    """Says nothing: another process of the run speaks."""
+
+
+def _evaluated(trainer: TaskTrainer, data: RunData, begun: Start, arguments: RunArguments) -> dict[str, float]:
+    """The loss, from all processes, and the metrics of the task with their intervals, from the first one."""
+    training = arguments.training
+    trainer.compute_metrics, training.predict_with_generate = None, False
+    metrics = trainer.evaluate(metric_key_prefix="eval")
+    if training.should_save:
+        limits = {"num_beams": training.generation_num_beams, "max_new_tokens": training.generation_max_length}
+        given = {name: value for name, value in limits.items() if value is not None}
+        found = evaluate_task(
+            _measured(arguments, data), trainer.model, begun.processor, trainer.eval_dataset,
+            collator=trainer.data_collator, batch_size=training.per_device_eval_batch_size,  # type: ignore[arg-type]
+            on_error=arguments.data.on_error, save_to=str(training.output_dir), label_names=data.label_names,
+            **(given if KINDS[arguments.task].writes else {}),
+        )  # fmt: skip
+        trainer.log(found)
+        metrics |= found
+    trainer.accelerator.wait_for_everyone()
+    return metrics
+
+
+def _readable(data: RunData, begun: Start, arguments: RunArguments, say: Say) -> Any:
+    """The evaluation data without what cannot be read, so that each evaluation is of the same samples; None: none."""
+    held: Any = data.eval
+    whole = TaskSamples(held, KINDS[arguments.task])
+    collate = MMDataCollator(begun.processor)
+    kept, bad = [], []
+    for number, sample in enumerate(held.samples):
+        media = {name: value for name, value in whole[number].items() if name in MEDIA}
+        try:
+            if media:
+                collate([media])
+            kept.append(sample)
+        except MediaDecodeError as fault:
+            bad.append(f"not evaluated: {fault}")
+    for line in bad:
+        say(line)
+    data.report += bad
+    return MMDataset(kept, held.report, held.label_names, held.root) if kept else None
+
+
+def _check_output(arguments: RunArguments) -> None:
+    """Raises ValueError for an output folder with the checkpoints of another run."""
+    training = arguments.training
+    goes_on = training.resume or training.resume_from_checkpoint or training.dry_run
+    found = checkpoints(str(training.output_dir))
+    if found and not goes_on:
+        raise ValueError(
+            f"{training.output_dir} holds {found[0].name} of an earlier run: go on from it (--resume), or give "
+            "another output"
+        )
+
+
+def build_trainer(arguments: RunArguments, data: RunData, begun: Start) -> tuple[TaskTrainer, FaultLog]:
+    """The trainer of a run, and the log of what its collator cannot read."""
+    training, task = arguments.training, KINDS[arguments.task]
+    if data.is_stream and training.max_steps <= 0:
+        raise ValueError("a stream has no length: give max_steps")
+    if data.eval is None:
+        _without_evaluation(training)
+    faults = FaultLog(str(training.output_dir))
+    collator = _collator(arguments, begun, faults)
+    given: dict[str, Any] = {
+        "model": begun.model,
+        "args": training,
+        "train_dataset": task_samples(data.train, task),
+        "eval_dataset": None if data.eval is None else task_samples(data.eval, task),
+        "data_collator": collator,
+        "processing_class": begun.processor,
+    }
+    if data.eval is not None:
+        given["compute_metrics"] = _metrics(arguments, data, begun)
+    if training.early_stopping_patience is not None:
+        stopping = EarlyStoppingCallback(training.early_stopping_patience, training.early_stopping_threshold)
+        given["callbacks"] = [stopping]
+    if arguments.task == "distill":
+        return DistillTrainer(**given, teacher=load_teacher(arguments, begun.model)), faults
+    return TaskTrainer(**given), faults
+
+
+def _metrics(arguments: RunArguments, data: RunData, begun: Start) -> Any:
+    """What is computed at each evaluation while training: metrics of generated text, embeddings or classes.
+
+    Not for pretrain, whose predictions are logits of whole texts: its losses are evaluated.
+    """
+    task, training = KINDS[arguments.task], arguments.training
+    if task.writes and "predict_with_generate" not in arguments.settings:
+        training.predict_with_generate = True
+    if task.name == "pretrain" or (task.writes and not training.predict_with_generate):
+        return None
+    rows = [task.sample(sample) for sample in data.eval.samples]  # type: ignore[union-attr]
+    return compute_metrics_for(_measured(arguments, data), begun.processor, rows, begun.model)
+
+
+def _measured(arguments: RunArguments, data: RunData) -> str:
+    """The task whose metrics are computed: a distilled model answers or captions, as its data say."""
+    if arguments.task != "distill":
+        return arguments.task
+    return "vqa" if data.eval is not None and "answers" in data.eval.samples[0] else "caption"
+
+
+def _without_evaluation(training: Any) -> None:
+    if training.load_best_model_at_end:
+        raise ValueError(
+            "the best model is chosen by an evaluation, and nothing is held out: give eval_data or eval_share"
+        )
+    training.eval_strategy, training.do_eval = IntervalStrategy.NO, False
+
+
+def _collator(arguments: RunArguments, begun: Start, faults: FaultLog) -> RunCollator:
+    config, training = begun.model.config, arguments.training
+    losses = (config.pretraining_losses or {}) if arguments.task == "pretrain" else {}
+    settings: dict[str, Any] = {}
+    if "mlm" in losses:
+        settings["mlm_probability"] = training.mlm_probability
+    if "mim" in losses:
+        settings |= {"mim_ratio": training.mim_ratio, "patch_size": config.vision_config.patch_size}
+    return RunCollator(
+        begun.processor,
+        max_length=arguments.data.max_length,
+        augment=arguments.data.augment,
+        seed=training.seed,
+        on_error=arguments.data.on_error,
+        on_fault=faults,
+        return_loss=arguments.task in ("retrieval", "pretrain"),
+        **settings,
+    )
+
+
+def _finished(model: Any, arguments: RunArguments) -> Any:
+    """The model as it is saved: with LoRA merged into it, unless the adapter alone is wanted."""
+    if arguments.model.lora and arguments.model.lora_save == "merged":
+        return model.merge_and_unload()
+    return model

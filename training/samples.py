@@ -1,0 +1,245 @@
+"""The samples of a run: read, in one order whatever their format, in two parts that share no picture.
+
+files ─ load_data ─► samples ─ same medium? one sample ─► sorted by what they hold ─ hash of the media ─► train, eval
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import IterableDataset
+
+from ..data.dataset import ROWS, DataReport, MMDataset, row_ids
+from ..data.errors import DataError
+from ..data.load import load_data
+from ..data.shards import MMShards
+from ..data.sources import MEDIA, content, media_names
+from ..data.splits import connected, part_of
+from .arguments import DataArguments
+
+MOST_IN_MEMORY = 4 << 30  # bytes of shards that are read as a whole
+
+
+@dataclass
+class RunData:
+    """What a run trains and evaluates on. report: what was read, left out and held back, a line each."""
+
+    train: Any  # MMDataset, or a stream
+    eval: MMDataset | None
+    report: list[str] = field(default_factory=list)
+
+    @property
+    def is_stream(self) -> bool:
+        return isinstance(self.train, IterableDataset)
+
+    @property
+    def label_names(self) -> list[str] | None:
+        return getattr(self.train, "label_names", None)
+
+
+def read_samples(settings: DataArguments) -> RunData:
+    """The data of a run. Raises DataError, ValueError or FileNotFoundError as load_data does."""
+    found = _load(settings, settings.data, settings.media, settings.split, settings.annotations)
+    if isinstance(found, IterableDataset) and not settings.streaming:
+        found = whole(found, str(settings.data))
+    is_stream = isinstance(found, IterableDataset)
+    data = RunData(found, None, [] if is_stream else lines_of(found.report))
+    train = found if is_stream else in_one_order(found, settings.identify)
+    if settings.eval_data or settings.eval_split:
+        held = _load(
+            settings,
+            settings.eval_data or settings.data,
+            settings.eval_media or settings.media,
+            settings.eval_split,
+            settings.eval_annotations,
+        )
+        held = whole(held, str(settings.eval_data)) if isinstance(held, IterableDataset) else held
+        data.report += lines_of(held.report)
+        data.train, data.eval = train, _labelled_alike(in_one_order(held, settings.identify), train)
+        data.report += _shared(train, data.eval)
+    elif is_stream:
+        data.report.append("a stream is not split, so the run is not evaluated; give eval_data")
+    else:
+        data.train, data.eval = _parts(train, settings)
+        data.report.append(_told(data, settings))
+    return data
+
+
+def _load(settings: DataArguments, source: Any, media: Any, split: str | None, annotations: str | None) -> Any:
+    if source is None:
+        raise ValueError("there is no data: give data (--data FOLDER)")
+    given = {"media": media, "split": split, "columns": settings.columns, "annotations": annotations}
+    given |= {"streaming": True} if settings.streaming and "webdataset" not in (settings.format, _kind(source)) else {}
+    options = {name: value for name, value in given.items() if value is not None}
+    return load_data(source, format=settings.format, on_error=settings.on_error, **options)
+
+
+def _kind(source: Any) -> str:
+    path = Path(source)
+    return "webdataset" if path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))) else ""
+
+
+def lines_of(report: DataReport) -> list[str]:
+    """A report with every row that was left out on a line of its own."""
+    shown = DataReport(**{**vars(report), "left_out": []})
+    more = [f"{len(report.left_out)} rows left out:"] if report.left_out else []
+    return [str(shown), *more, *(f"  {where}: {reason}" for where, reason in report.left_out)]
+
+
+def whole(stream: Any, source: str) -> MMDataset:
+    """A stream read to its end. ValueError for shards that are too large to be held."""
+    if isinstance(stream, MMShards):
+        size = sum(Path(path).stat().st_size for path in stream.shards)
+        if size > MOST_IN_MEMORY:
+            raise ValueError(
+                f"{source}: shards of {size / 2**30:.1f} GiB are not read as a whole; give streaming=true, max_steps "
+                "and eval_data"
+            )
+    samples = list(stream)
+    report = getattr(stream, "report", None) or DataReport(source, "datasets")
+    report.rows = sum(len(_rows(sample)) for sample in samples) + len(report.left_out)
+    report.samples = len(samples)
+    report.media = len({_digest(one) for sample in samples for one in media_names(sample)})
+    if not samples:
+        raise DataError(f"{report}: no sample is left", report)
+    return MMDataset(samples, report)
+
+
+def in_one_order(data: MMDataset, identify: str = "bytes") -> MMDataset:
+    """The same samples, with all texts of a medium in one, in an order that follows from what they hold.
+
+    So one set gives one training whatever format it is read from. "id" becomes a hash of the media (of the text where
+    there are none). identify: "bytes" hashes what the media hold, "name" their paths within the folder.
+    """
+    groups: dict[tuple, list[dict]] = {}
+    for number, sample in enumerate(data.samples):
+        key = _key(sample, data.root, identify)
+        groups.setdefault(key or ("", str(number)), []).append(sample)
+    samples = []
+    for key, found in groups.items():
+        rows = sorted((row for sample in found for row in _rows(sample)), key=_order)
+        beside = {name: value for name, value in found[0].items() if name not in ROWS}
+        name = key if key[0] else ("", *map(repr, _order(rows[0])))
+        samples.append({**beside, **_columns(rows), "id": hashlib.sha256("\n".join(name).encode()).hexdigest()[:16]})
+    samples.sort(key=lambda sample: (sample["id"], repr(_order(_rows(sample)[0]))))
+    return MMDataset(samples, data.report, data.label_names, data.root)
+
+
+def _key(sample: Mapping[str, Any], root: Path | None, identify: str) -> tuple[str, ...]:
+    """What names the media of a sample, with their column; () where it has none."""
+    found = []
+    for column in MEDIA:
+        for source in media_names({column: sample.get(column)}):
+            found.append(f"{column.removesuffix('s')}:{_name(source, root, identify)}")
+    return tuple(found)
+
+
+def _name(source: Any, root: Path | None, identify: str) -> str:
+    if identify == "name" and isinstance(source, str):
+        path = Path(source)
+        return path.relative_to(root).as_posix() if root is not None and path.is_relative_to(root) else source
+    return _digest(source)
+
+
+def _digest(source: Any) -> str:
+    if isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
+        return source
+    return hashlib.sha256(content(source)).hexdigest()
+
+
+def _rows(sample: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The texts of a sample, one dict each."""
+    ids = row_ids(sample) if "row_ids" in sample or "id" in sample else []
+    texts = next((sample[name] for name in ("suffix", "text") if isinstance(sample.get(name), list)), None)
+    count = len(texts) if texts is not None else len(ids) if "row_ids" in sample else 1
+    rows = []
+    for number in range(count):
+        row = {name: sample[name] if count == 1 and not _listed(sample[name], name) else sample[name][number]
+               for name in ROWS if name in sample and name != "row_ids"}  # fmt: skip
+        rows.append({**row, "row_ids": ids[number] if number < len(ids) else ""})
+    return rows
+
+
+def _listed(value: Any, name: str) -> bool:
+    """Whether a column of one row is a list of that row's value: "answers" is one itself."""
+    return isinstance(value, list) and (name != "answers" or bool(value) and isinstance(value[0], list))
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The texts of a sample as its columns: a list for several, the value itself for one."""
+    if len(rows) == 1:
+        one = dict(rows[0])
+        del one["row_ids"]
+        return one
+    names = dict.fromkeys(name for row in rows for name in row)
+    if short := [name for name in names if not all(name in row for row in rows)]:
+        raise DataError(f"{', '.join(short)} is given for some texts of a picture and not for others")
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def _order(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(repr(row.get(name)) for name in ("text", "suffix", "label", "answers"))
+
+
+def _parts(data: MMDataset, settings: DataArguments) -> tuple[MMDataset, MMDataset | None]:
+    """The training part and the part that is held out, by a hash of the media."""
+    if not settings.eval_share:
+        return data, None
+    shares = {"train": 1 - settings.eval_share, "eval": settings.eval_share}
+    keys = [list(_key(sample, data.root, settings.identify)) or [sample["id"]] for sample in data.samples]
+    found: dict[str, list[dict]] = {"train": [], "eval": []}
+    for sample, key in zip(data.samples, connected(keys), strict=True):
+        found[part_of(key, shares, settings.split_seed)].append(sample)
+    if not found["train"]:
+        raise ValueError(f"eval_share={settings.eval_share} leaves none of {len(data)} samples to train on")
+    return _part(data, "train", found["train"]), _part(data, "eval", found["eval"]) if found["eval"] else None
+
+
+def _part(data: MMDataset, name: str, samples: list[dict]) -> MMDataset:
+    rows = sum(len(_rows(sample)) for sample in samples)
+    report = DataReport(f"{data.report.source}, part {name!r}", data.report.format, rows, len(samples))
+    return MMDataset(samples, report, data.label_names, data.root)
+
+
+def _told(data: RunData, settings: DataArguments) -> str:
+    if data.eval is not None:
+        return (
+            f"held out for evaluation by a hash of the media: {len(data.eval)} of {len(data.eval) + len(data.train)}"
+        )
+    if not settings.eval_share:
+        return "eval_share=0: nothing is held out, so the run is not evaluated"
+    return (
+        f"eval_share={settings.eval_share} held out none of {len(data.train)} samples, so the run is not evaluated; "
+        "give a larger share, another split_seed, or eval_data"
+    )
+
+
+def _labelled_alike(held: MMDataset, train: Any) -> MMDataset:
+    """The evaluation's labels as the training's numbers. ValueError for a class that training does not have."""
+    names = getattr(train, "label_names", None)
+    if held.label_names is None or held.label_names == names:
+        return held
+    unknown = sorted(set(held.label_names) - set(names or ()))
+    if unknown:
+        raise ValueError(f"eval_data has the classes {', '.join(unknown)}, which the training data do not have")
+    place = [(names or []).index(name) for name in held.label_names]
+    samples = []
+    for sample in held.samples:
+        label = sample.get("label")
+        renumbered = [place[one] for one in label] if isinstance(label, list) else place[label]  # type: ignore[index]
+        samples.append({**sample, "label": renumbered})
+    return MMDataset(samples, held.report, names, held.root)
+
+
+def _shared(train: Any, held: MMDataset) -> Iterable[str]:
+    """A line that says how many media are in both parts, where any are."""
+    if isinstance(train, IterableDataset):
+        return []
+    both = {sample["id"] for sample in train.samples} & {sample["id"] for sample in held.samples}
+    return (
+        [f"{len(both)} of the media of eval_data are in the training data too: its scores are too good"]
+        if both
+        else []
+    )

@@ -1,0 +1,258 @@
+"""The model and the processor that a run starts from, and which of its weights are new, frozen, or an adapter.
+
+model            a saved model of MM, of any class: its own weights, the head of another task is new
+preset, config   new weights
+towers           published towers; what is between them is new
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
+
+from ..configuration.mm import MMConfig
+from ..configuration.presets import PRESETS
+from ..configuration.settings import nearest
+from ..processing.images.processor import MMImageProcessorPil
+from ..processing.processor import MMProcessor
+from .arguments import ModelArguments, RunArguments, as_names
+from .samples import RunData
+from .tasks import KINDS
+
+PACKAGED = Path(__file__).resolve().parents[1] / "checkpoints" / "mm-tiny"
+TEXT_ATTENTION = r".*language_model\.layers\.\d+\.(self|cross)_attn\.[qkvo]_proj"
+NEW_HEADS = {"classify": ["classifier"], "retrieval": ["itc_head", "itm_head"]}
+
+
+@dataclass
+class Start:
+    """told: what the user is told of the start, a line each. new: names of the weights that were drawn."""
+
+    model: Any
+    processor: Any
+    told: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+
+
+def start(arguments: RunArguments, data: RunData) -> Start:
+    """The model, processor and report of a run's start. ValueError or OSError where the source does not fit."""
+    settings = arguments.model
+    fields = {**settings.config, **_class_fields(arguments, data)}
+    if settings.preset:
+        made = _of_preset(arguments, fields)
+    elif settings.text_tower:
+        made = _of_towers(arguments, fields)
+    else:
+        made = _of_model(arguments, fields)
+    _fit_processor(made, arguments)
+    if settings.freeze:
+        made.model.freeze(*as_names(settings.freeze))
+        made.told.append(f"frozen: {', '.join(as_names(settings.freeze))}")
+    if settings.lora:
+        _adapt(made, arguments)
+    trained = sum(p.numel() for p in made.model.parameters() if p.requires_grad)
+    if not trained:
+        raise ValueError(f"freeze={settings.freeze} leaves nothing to train")
+    made.told.append(f"{trained:,} of {sum(p.numel() for p in made.model.parameters()):,} weights are trained")
+    return made
+
+
+def _class_fields(arguments: RunArguments, data: RunData) -> dict[str, Any]:
+    """num_labels and the class names, for a classifier of these data."""
+    if arguments.task != "classify" or data.is_stream:
+        return {}
+    names = data.label_names
+    if names is not None:
+        ids = dict(enumerate(names))
+        return {"num_labels": len(names), "id2label": ids, "label2id": {name: i for i, name in ids.items()}}
+    labels = [label for sample in data.train.samples for label in _flat(sample.get("label"))]
+    if "num_labels" in arguments.model.config or not labels or not all(type(label) is int for label in labels):
+        return {}
+    return {"num_labels": max(labels) + 1}
+
+
+def _flat(label: Any) -> Iterable[Any]:
+    return label if isinstance(label, list) else [label]
+
+
+# ---- where the weights come from ---------------------------------------------------------------------------------
+
+
+def _of_model(arguments: RunArguments, fields: dict[str, Any]) -> Start:
+    source = str(arguments.model.model or PACKAGED)
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise ValueError(f"no saved model in {source!r}: it holds no config.json")
+    config: Any = AutoConfig.from_pretrained(source)
+    if config.model_type != "mm":
+        raise ValueError(
+            f"{source!r} is no model of MM (its model_type is {config.model_type!r}); make one of it first: "
+            f"mm convert {source} NEW_FOLDER"
+        )
+    model_class = KINDS[arguments.task].model_class
+    written_by = (config.architectures or [model_class.__name__])[0]
+    labels = fields.get("num_labels")
+    other = labels is not None and written_by == model_class.__name__ and labels != config.num_labels
+    if other:
+        raise ValueError(
+            f"{source!r} is a classifier of {config.num_labels} classes, and the data have {labels}; start from a "
+            "model of another task, or give data of the same classes"
+        )
+    model, info = model_class.from_pretrained(source, output_loading_info=True, **fields)
+    new, lost = _checked(model_class, source, fields, info)
+    made = Start(model, AutoProcessor.from_pretrained(arguments.model.processor or source), new=new)
+    made.told.append(f"starts from {source}, written by {written_by}")
+    _tell_new(made, f"{written_by} does not have them")
+    if lost:
+        made.told.append(f"not used by {model_class.__name__}: {_parts_of(lost)}")
+    return made
+
+
+def _checked(model_class: Any, source: str, fields: dict[str, Any], info: Any) -> tuple[list[str], list[str]]:
+    """(new, unused) names of a loading whose faults were not raised: heads alone may be either."""
+    from ..modeling_mm.core.loading import HEADS
+
+    heads = {part for parts in HEADS.values() for part in parts}
+    wrong = [name for name in info["missing_keys"] if name.split(".")[0] not in heads]
+    if wrong or any(name.split(".")[0] not in heads for name in info["unexpected_keys"]):
+        model_class.from_pretrained(source, **fields)  # raises, in its own words
+        raise ValueError(f"{source!r} lacks {', '.join(sorted(wrong)[:5])}")
+    return sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+
+
+def _of_preset(arguments: RunArguments, fields: dict[str, Any]) -> Start:
+    name = str(arguments.model.preset)
+    if name not in PRESETS:
+        raise ValueError(f"preset={name!r}{nearest(name, PRESETS)}; accepted are {', '.join(PRESETS)}")
+    processor = _processor_for(arguments.model, name)
+    config = MMConfig.preset(name, tokenizer=processor.tokenizer, **fields)
+    model = KINDS[arguments.task].model_class(config)
+    processor.image_processor = _image_processor(processor, config)
+    made = Start(model, processor, [f"starts from new weights: {name}"], [n for n, _ in model.named_parameters()])
+    _tell_new(made, "the preset has none")
+    return made
+
+
+def _processor_for(settings: ModelArguments, name: str) -> MMProcessor:
+    """The processor that was named, a new one around a tokenizer that was, or that of mm-tiny."""
+    source = settings.processor
+    if source is None:
+        if name != "mm-tiny":
+            raise ValueError(f"preset={name} needs the processor or tokenizer of its texts: --processor FOLDER")
+        return MMProcessor.from_pretrained(PACKAGED)
+    is_whole = Path(source).is_dir() and (Path(source) / "processor_config.json").is_file()
+    if is_whole:
+        return MMProcessor.from_pretrained(source)
+    return MMProcessor(MMImageProcessorPil(), AutoTokenizer.from_pretrained(source))
+
+
+def _image_processor(processor: MMProcessor, config: MMConfig) -> Any:
+    """The processor's own, giving pictures of the size that the model reads."""
+    vision: Any = config.vision_config
+    size = getattr(vision, "image_size", None)
+    own = processor.image_processor
+    if own is None or size is None:
+        return own
+    height, width = (size, size) if isinstance(size, int) else size
+    return type(own)(**{**own.to_dict(), "size": {"height": height, "width": width}})
+
+
+def _of_towers(arguments: RunArguments, fields: dict[str, Any]) -> Start:
+    settings = arguments.model
+    text = str(settings.text_tower)
+    if settings.processor:
+        processor = AutoProcessor.from_pretrained(settings.processor)
+    else:
+        pictures = None if settings.vision_tower is None else AutoImageProcessor.from_pretrained(settings.vision_tower)
+        sounds = None
+        if settings.audio_tower is not None:
+            from transformers import AutoFeatureExtractor
+
+            sounds = AutoFeatureExtractor.from_pretrained(settings.audio_tower)
+        processor = MMProcessor(pictures, AutoTokenizer.from_pretrained(text), sounds)
+    towers = {"audio": settings.audio_tower, "text_encoder": settings.text_encoder}
+    model_class = KINDS[arguments.task].model_class
+    model = model_class.from_towers(settings.vision_tower, text, tokenizer=processor.tokenizer, **towers, **fields)
+    said = " and ".join(str(one) for one in (settings.vision_tower, settings.audio_tower, text) if one)
+    new = list(model._drawn)
+    made = Start(model, processor, [f"starts from the towers {said}"], new)
+    _tell_new(made, "no tower has them")
+    return made
+
+
+# ---- what is told ------------------------------------------------------------------------------------------------
+
+
+def _tell_new(made: Start, why: str) -> None:
+    if not made.new:
+        return
+    sizes = dict(made.model.named_parameters()) | dict(made.model.named_buffers())
+    count = sum(sizes[name].numel() for name in made.new if name in sizes)
+    made.told.append(
+        f"NEW WEIGHTS ({count:,}, {why}): {_parts_of(made.new)}. They know nothing until they are trained"
+    )
+
+
+def _parts_of(names: Iterable[str]) -> str:
+    """The modules that weights belong to: layers of a stack as one, without the names of weights."""
+    found = dict.fromkeys(
+        re.sub(r"\.\d+(?=\.)", ".*", name.removeprefix("model.")).rpartition(".")[0] for name in names
+    )
+    parts = list(found)
+    if len(parts) > 8:
+        parts = list(dict.fromkeys(part.partition(".")[0] for part in parts))
+    return ", ".join(parts)
+
+
+# ---- what fits the processor and the model to the task -------------------------------------------------------------
+
+
+def _fit_processor(made: Start, arguments: RunArguments) -> None:
+    if made.processor.tokenizer is None:
+        raise ValueError("the processor has no tokenizer, so no text can be learned; give another processor")
+    if KINDS[arguments.task].whole_texts and not made.processor.add_eos_token:
+        made.processor.add_eos_token = True
+        made.told.append("texts are read to their end: the processor closes them with eos")
+    asks = KINDS[arguments.task].writes and made.model.config.has_text_encoder
+    if asks and made.processor.prompt_to != "context":
+        made.processor.prompt_to = "context"
+        made.told.append("questions go to the text encoder (prompt_to='context')")
+
+
+def _adapt(made: Start, arguments: RunArguments) -> None:
+    """Puts LoRA adapters around the model; heads that are new are trained whole."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ModuleNotFoundError as fault:
+        raise ModuleNotFoundError("lora needs PEFT: pip install '.[peft]' in the checkout") from fault
+    settings = arguments.model
+    targets = settings.lora_targets or TEXT_ATTENTION
+    names = as_names(targets) if "," in targets else targets
+    new = {name.split(".")[0] for name in made.new}
+    heads = [name for name in NEW_HEADS.get(arguments.task, []) if name in new]
+    if settings.lora_save == "adapter" and not (made.model.config.name_or_path or heads):
+        raise ValueError("an adapter alone needs the folder of its base model; give model, or lora_save=merged")
+    lora = LoraConfig(
+        r=int(settings.lora or 0),
+        lora_alpha=settings.lora_alpha or 2 * int(settings.lora or 0),  # pyright: ignore[reportArgumentType]: floats too
+        target_modules=names,
+        modules_to_save=heads or None,
+    )
+    made.model = get_peft_model(made.model, lora)
+    saved = {"merged": "merged into the weights at the end", "adapter": "saved alone, without the base model"}
+    whole = f"; trained whole: {', '.join(heads)}" if heads else ""
+    made.told.append(f"LoRA of rank {settings.lora}, {saved[settings.lora_save]}{whole}")
+
+
+def load_teacher(arguments: RunArguments, student: Any) -> Any:
+    """The teacher of a distillation, in eval mode. ValueError where its words are not the student's."""
+    from ..modeling_mm.tasks.generation import MMForConditionalGeneration
+
+    source = str(arguments.model.teacher)
+    teacher = MMForConditionalGeneration.from_pretrained(source)
+    theirs, own = teacher.config.text_config.vocab_size, student.config.text_config.vocab_size
+    if theirs != own:
+        raise ValueError(f"teacher {source!r} has {theirs} words and the model {own}; both need one vocabulary")
+    return teacher.eval().requires_grad_(False)

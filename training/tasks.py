@@ -1,0 +1,99 @@
+"""The tasks of `mm train`: the class that each trains, and what its samples must hold.
+
+task       class                        a sample
+caption    MMForConditionalGeneration   image, suffix
+vqa        MMForConditionalGeneration   image, text (the question), suffix (the answer)
+retrieval  MMForImageTextRetrieval      image, suffix
+classify   MMForSequenceClassification  image and/or text, label
+pretrain   MMForPreTraining             image, suffix
+distill    MMForConditionalGeneration   as caption or vqa, and a teacher
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import Dataset, IterableDataset
+
+from ..modeling_mm.tasks.classification import MMForSequenceClassification
+from ..modeling_mm.tasks.generation import MMForConditionalGeneration
+from ..modeling_mm.tasks.pretraining import MMForPreTraining
+from ..modeling_mm.tasks.retrieval import MMForImageTextRetrieval
+
+
+@dataclass(frozen=True)
+class Task:
+    """model_class; needs: columns that every sample has; writes: whether generated text is evaluated; whole_texts:
+    whether a text is read to its end, and so closed with eos."""
+
+    name: str
+    model_class: Any
+    needs: tuple[str, ...]
+    writes: bool = False
+    whole_texts: bool = False
+
+    def sample(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """A sample as the collator reads it for this task. ValueError for one that lacks a column."""
+        lacking = [name for name in self.needs if sample.get(name) is None]
+        if lacking:
+            held = ", ".join(name for name, value in sample.items() if value is not None)
+            raise ValueError(
+                f"the task {self.name} needs {' and '.join(lacking)}; the sample {sample.get('id')!r} holds {held}. "
+                f"Say which column that is, for instance columns caption={lacking[0]}"
+            )
+        made = dict(sample)
+        if self.name == "retrieval":
+            if made.get("text") is not None:
+                raise ValueError("retrieval compares pictures with suffix; leave text out: columns text=")
+            made["text"] = made.pop("suffix")
+        if self.name == "classify":
+            made.pop("suffix", None)
+        else:
+            made.pop("label", None)
+        return made
+
+
+GENERATION = MMForConditionalGeneration
+KINDS = {
+    task.name: task
+    for task in (
+        Task("caption", GENERATION, ("suffix",), writes=True),
+        Task("vqa", GENERATION, ("text", "suffix"), writes=True),
+        Task("retrieval", MMForImageTextRetrieval, ("suffix",), whole_texts=True),
+        Task("classify", MMForSequenceClassification, ("label",), whole_texts=True),
+        Task("pretrain", MMForPreTraining, ("suffix",)),
+        Task("distill", GENERATION, ("suffix",), writes=True),
+    )
+}
+
+
+class TaskSamples(Dataset):
+    """A data set as a task's samples. The first one is looked at when it is made, so that a missing column is found
+    before anything is trained."""
+
+    def __init__(self, data: Any, task: Task):
+        self.data, self.task = data, task
+        task.sample(data[0])
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.task.sample(self.data[index])
+
+
+class TaskStream(IterableDataset):
+    """The same for a stream."""
+
+    def __init__(self, stream: Any, task: Task):
+        self.stream, self.task = stream, task
+
+    def set_epoch(self, epoch: int) -> None:
+        self.stream.set_epoch(epoch)
+
+    def __iter__(self):
+        return map(self.task.sample, self.stream)
+
+
+def task_samples(data: Any, task: Task) -> Any:
+    return TaskStream(data, task) if isinstance(data, IterableDataset) else TaskSamples(data, task)
