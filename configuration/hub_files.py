@@ -75,7 +75,7 @@ def fetched(repository: str, name: str, options: Mapping[str, Any], is_needed: b
     except _NOT_THERE:
         pass  # Transformers says what is there
     except Exception as error:
-        if not isinstance(error, HfHubHTTPError) and not _is_of_the_connection(error):
+        if not isinstance(error, HfHubHTTPError) and not is_of_the_connection(error):
             raise
         raise _failed(f"{name} of {repository!r} could not be fetched", error) from error
     return None
@@ -94,7 +94,7 @@ def _names(repository: str, options: Mapping[str, Any]) -> set[str] | None:
         return None
     except Exception as error:
         is_answer = isinstance(error, HfHubHTTPError)
-        if not is_answer and not _is_of_the_connection(error):
+        if not is_answer and not is_of_the_connection(error):
             raise
         if is_held or (is_answer and error.response.status_code not in _BUSY):
             return None  # the files themselves may be had
@@ -127,13 +127,13 @@ def _patiently(ask: Callable[[], Any], busy: set[int], waits: tuple[int, ...] = 
             raise
         except Exception as error:
             is_busy = isinstance(error, HfHubHTTPError) and error.response.status_code in busy
-            if not is_busy and not _is_of_the_connection(error):
+            if not is_busy and not is_of_the_connection(error):
                 raise
         time.sleep(wait)
     return ask()
 
 
-def _is_of_the_connection(error: BaseException) -> bool:
+def is_of_the_connection(error: BaseException) -> bool:
     """Whether the client of huggingface_hub (httpx, by its version) says that the connection failed."""
     return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
 

@@ -217,20 +217,19 @@ def test_an_adapter_beside_a_whole_model_of_another_name_is_refused(hub, ask, wh
 
 
 TRAINER_PUSH = """(
-    trainer := transformers.Trainer(new, transformers.TrainingArguments(
+    trainer := transformers.{kind}(new, transformers.{kind_of_arguments}(
         {folder!r}, push_to_hub=True, hub_model_id={name!r}, report_to=[], use_cpu=True)),
     trainer.push_to_hub(),
 )[-1] and 1"""
 
 
-@pytest.mark.slow
-def test_what_trainer_pushes_beside_older_shards_is_refused_until_they_are_deleted(hub, ask, tmp_path):
-    """Trainer 5.23 deletes nothing of the repository that it pushes to, and asks nobody what to delete."""
-    name = "tester/trained"
+@pytest.mark.parametrize("kind", ["Trainer", pytest.param("Seq2SeqTrainer", marks=pytest.mark.slow)])
+def test_what_trainer_pushes_over_older_shards_loads(hub, ask, tmp_path, kind):
+    """Trainer 5.23 deletes nothing of the repository that it pushes to; saving does, in the commit before."""
+    name, arguments = f"tester/{kind}", kind.replace("Trainer", "TrainingArguments")
     ask(f"old.push_to_hub('{name}', {SHARDS}) and 1")
-    assert ask(TRAINER_PUSH.format(folder=str(tmp_path / "run"), name=name)) == 1
-    assert {ONE, INDEX} <= hub.files(name).keys()
-    assert f"'{name}' holds two sets of weights" in ask(f"loads('{name}') and 1")[2]
-    delete = "['model.safetensors.index.json', 'model-*-of-*.safetensors']"  # as docs/deployment.md says
-    ask(f"huggingface_hub.HfApi().delete_files('{name}', {delete}) and 1")
+    call = TRAINER_PUSH.format(kind=kind, kind_of_arguments=arguments, folder=str(tmp_path / "run"), name=name)
+    assert ask(call) == 1
+    assert ONE in hub.files(name) and INDEX not in hub.files(name)
+    assert "Delete" in [*hub.repositories[name].messages.values()][-2]
     assert ask(f"same(loads('{name}'), new)") is True

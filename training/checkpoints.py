@@ -16,7 +16,7 @@ from typing import IO
 
 from ..weights.manifest import NAME, faults_of, sync, write
 
-WRITING, DELETING, LOCK = ".writing", ".deleting-", ".lock"
+WRITING, DELETING, PUSHING, LOCK = ".writing", ".deleting-", ".pushing-", ".lock"
 STATE = "trainer_state.json"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -59,9 +59,9 @@ def newest_complete(output: str | os.PathLike, say=None) -> Path | None:
 
 
 def clean(output: str | os.PathLike) -> None:
-    """Removes what a killed process left half written or half deleted."""
+    """Removes what a killed process left half written, half deleted or half pushed."""
     for path in Path(output).glob(".*"):
-        if path.is_dir() and (path.name == WRITING or path.name.startswith(DELETING)):
+        if path.is_dir() and (path.name == WRITING or path.name.startswith((DELETING, PUSHING))):
             shutil.rmtree(path)
 
 

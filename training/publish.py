@@ -128,6 +128,41 @@ def push_to_hub(
     return replace(plan, repository=made, url=str(commit.pr_url or commit.commit_url), is_unchanged=is_unchanged)
 
 
+def push_of_training(
+    folder: Path,
+    repository: str,
+    *,
+    token: str | None,
+    revision: str | None,
+    commit_message: str,
+    checkpoint: str | None = None,
+) -> Any:
+    """What MMTrainer pushes, to a repository that exists; returns huggingface_hub's CommitInfo.
+
+    checkpoint: a folder in the repository for all files of `folder`, to resume from; it then holds nothing else.
+    """
+    api = HfApi(token=token)
+    with TemporaryDirectory() as place:
+        copy = Path(place) / "model"
+        copied(folder, copy)
+        finish(copy, repository)
+        plan = planned(api, copy, repository, held(api, repository, revision), [])
+        files = files_below(copy, sorted(os.listdir(copy)))
+        if checkpoint is not None:
+            whole = files_below(folder, sorted(os.listdir(folder)))
+            files |= {f"{checkpoint}/{name}": path for name, path in whole.items()}
+        if CARD in plan.uploads and "edited" in plan.card:
+            logger.warning(f"{repository}: {CARD} {plan.card}")
+        return upload(
+            repository,
+            files,
+            lambda name: name in plan.deletes or (checkpoint is not None and name.startswith(f"{checkpoint}/")),
+            token=token,
+            revision=revision,
+            commit_message=commit_message,
+        )
+
+
 # ---- the copy ------------------------------------------------------------------------------------------------------
 
 

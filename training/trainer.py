@@ -7,17 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import Seq2SeqTrainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from .checkpoints import STATE, WRITING, cause_of, checkpoints, clean, lock, newest_complete, put_in_place, rotate
+from .pushes import PushingTrainer
 from .verify import write_manifest
 
 logger = logging.get_logger(__name__)
 
 
-class MMTrainer(Seq2SeqTrainer):
+class MMTrainer(PushingTrainer):
     """Seq2SeqTrainer with safe checkpoints; everything else is as it is there.
 
     * A checkpoint is written aside with the SHA-256 of its files (manifest.json), then renamed into place, so a kill
@@ -28,6 +29,7 @@ class MMTrainer(Seq2SeqTrainer):
     * A second run into the same output folder raises BlockingIOError.
     * A full disk, a read-only folder or an input/output error raises OSError with that word; older checkpoints stay.
     * SIGTERM saves a checkpoint after the current step and ends the training.
+    * A push to the Hub is one commit with code and card, which deletes what it replaces (docs/publishing.md).
     """
 
     _aside: Path | None = None  # where a checkpoint is being written
@@ -89,9 +91,13 @@ class MMTrainer(Seq2SeqTrainer):
             rotate(output, limit, self.state.best_model_checkpoint)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        super().save_model(output_dir, _internal_call)
-        if not _internal_call and self.args.should_save:
+        super().save_model(output_dir, _internal_call=True)
+        if _internal_call:
+            return
+        if self.args.should_save:
             write_manifest(str(output_dir or self.args.output_dir))
+        if self.args.push_to_hub:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     @contextmanager
     def _writing_aside(self, folder: Path):

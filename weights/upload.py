@@ -24,11 +24,11 @@ class Held:
 def held(api: HfApi, repository: str, revision: str | None) -> Held:
     """What the branch holds that a push goes to; of a branch that is still to be made, what main holds."""
     try:
-        about = api.repo_info(repository, revision=revision)
+        about = api.model_info(repository, revision=revision)
     except RevisionNotFoundError:
         if revision is None or revision.startswith("refs/"):
             raise
-        about = api.repo_info(repository)
+        about = api.model_info(repository)
     return Held(about.sha, frozenset(file.rfilename for file in about.siblings or ()))
 
 

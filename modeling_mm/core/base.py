@@ -21,6 +21,7 @@ from ...weights.files import broken, check_dtypes, check_place, remove_stale, st
 from ...weights.manifest import remove_outdated
 from ...weights.upload import files_below, upload
 from .loading import check_json_object, check_loaded, check_source, check_trained, note_new_heads
+from .trainer_pushes import make_room_for_push
 from .triton_attention import default_implementation
 
 # name -> the parameters that belong to it, after the prefix of the base model. Cross-attention: see `_belongs`.
@@ -213,6 +214,8 @@ class MMPreTrainedModel(PreTrainedModel):
 
         Raises: NotADirectoryError for the path of a file; ValueError for an adapter over the folder of a whole model
             that is not its base.
+
+        Where Transformers' Trainer saves in order to push, older weights in the repository are deleted first.
         """
         folder, base = check_place(save_directory, adapter_base(self)), adapter_base(self)
         super().save_pretrained(
@@ -226,6 +229,7 @@ class MMPreTrainedModel(PreTrainedModel):
         if self.should_save_on_this_rank(is_main_process) and not distributed_checkpoint:
             remove_stale(folder, variant, base is not None)
             remove_outdated(folder)
+            make_room_for_push(folder, base is not None)
 
     def _upload_modified_files(
         self, working_dir, repo_id, files_timestamps, commit_message=None, token=None, create_pr=False,
