@@ -1,0 +1,115 @@
+"""Recipes and the words of `mm train`: what is accepted, what replaces what, and what an error says."""
+
+import dataclasses
+import re
+
+import pytest
+
+from mm.training.arguments import TASKS
+from mm.training.recipe import known_keys, make_arguments, read_recipe, read_words, run_arguments, shipped_recipes
+
+
+def test_words_are_read_in_every_way_that_they_can_be_given():
+    words = "caption --columns caption=suffix --bf16 learning_rate=1e-4 --num-train-epochs=3 config.text_config.x=1"
+    assert read_words([*words.split(), "--freeze", "vision,text", "--gradient-checkpointing", "false"]) == (
+        "caption",
+        {
+            "columns": "caption=suffix",
+            "bf16": "true",
+            "learning_rate": "1e-4",
+            "num_train_epochs": "3",
+            "config.text_config.x": "1",
+            "freeze": "vision,text",
+            "gradient_checkpointing": "false",
+        },
+    )
+
+
+def test_a_flag_before_the_recipe_does_not_take_its_name():
+    assert read_words(["--dry-run", "caption"]) == ("caption", {"dry_run": "true"})
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["captoin"], "captoin.*caption"),
+        (["caption", "--dta", "x"], "dta.*data"),
+        (["caption", "learning_rat=1"], "learning_rat.*learning_rate"),
+        (["caption", "--data"], "data.*value"),
+        (["caption", "vqa"], "vqa.*caption"),
+        ([], "caption, vqa"),
+        (["caption", "--data", "x"], "output"),
+        (["caption", "--output", "x"], "data"),
+        (["caption", "--data", "x", "--output", "y", "--learning-rate", "abc"], "learning_rate.*abc"),
+        (["caption", "--data", "x", "--output", "y", "--bf16=maybe"], "bf16.*maybe"),
+        (["caption", "--data", "x", "--output", "y", "--columns", "a"], "columns.*JSON"),
+        (["caption", "--data", "x", "--output", "y", "--eval-share", "1.5"], "eval_share"),
+        (["caption", "--data", "x", "--output", "y", "--lora", "4", "--freeze", "text"], "lora.*freeze"),
+        (["caption", "--data", "x", "--output", "y", "--preset", "mm-tiny", "--model", "z"], "model and preset"),
+        (["caption", "--data", "x", "--output", "y", "--vision-tower", "z"], "text_tower"),
+        (["distill", "--data", "x", "--output", "y"], "teacher"),
+    ],
+)
+def test_what_is_not_accepted_is_said_in_words(words, told):
+    with pytest.raises(ValueError, match=f"(?s){told}"):
+        run_arguments(words)
+
+
+def test_settings_of_the_command_line_replace_those_of_the_file(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "task: caption\ndata: here\noutput: there\nlearning_rate: 1e-4\nbf16: false\nfreeze: [vision, text]\n"
+        "config: {fusion_type: merged, max_images: 2}\n"
+    )
+    made = run_arguments([str(recipe), "learning_rate=2e-3", "config.max_images=3", "--output", "elsewhere"])
+    assert made.training.learning_rate == 2e-3 and made.training.output_dir == "elsewhere"
+    assert made.model.config == {"fusion_type": "merged", "max_images": 3}
+    assert made.model.freeze == "vision,text" and made.data.data == "here" and made.recipe == str(recipe)
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a: [", "1: 2\n", "", "\ufeff\x00"])
+def test_a_file_that_is_no_recipe_is_named(tmp_path, text):
+    recipe = tmp_path / "broken.yaml"
+    recipe.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"broken\.yaml"):
+        run_arguments([str(recipe)])
+
+
+def test_a_recipe_file_with_an_unknown_setting_is_refused_with_what_is_near(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("task: caption\nlerning_rate: 1\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml.*lerning_rate.*learning_rate"):
+        run_arguments([str(recipe)])
+
+
+def test_a_missing_file_is_no_value_error():
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
+        run_arguments(["nowhere.yaml"])
+
+
+def test_every_task_has_a_recipe_of_settings_that_there_are():
+    assert set(shipped_recipes()) == set(TASKS)
+    for name, path in shipped_recipes().items():
+        held = read_recipe(name)
+        assert held["task"] == name and path.read_text(encoding="utf-8").startswith("# ")
+        more = {"teacher": "x"} if name == "distill" else {}
+        made = make_arguments({**held, "data": "x", "output": "y", **more})
+        assert made.task == name and made.training.learning_rate == float(held["learning_rate"])
+
+
+def test_every_setting_says_what_it_is():
+    own = [one for one in known_keys().values() if one.name not in fields_of_transformers()]
+    assert own and all(one.metadata.get("help") for one in own)
+
+
+def fields_of_transformers() -> set[str]:
+    from transformers import Seq2SeqTrainingArguments
+
+    return {one.name for one in dataclasses.fields(Seq2SeqTrainingArguments)}
+
+
+def test_the_help_names_settings_that_there_are():
+    from mm_console import train
+
+    named = {name.replace("-", "_") for name in re.findall(r"--([a-z][a-z0-9-]+)", train.__doc__ or "")}
+    assert len(named) > 20 and named <= {*known_keys(), "output", "help_all"}
