@@ -85,14 +85,21 @@ def write_manifest(folder: str | os.PathLike) -> None:
 
 def load(folder: Path) -> MMPreTrainedModel:
     """The model of a folder in float32 and eval mode, of the class that its configuration names."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no config.json")
-    named = json.loads(path.read_bytes()).get("architectures") or ["MMModel"]
-    kind = KINDS.get(str(named[0]))
+    name = _class_of(folder)
+    kind = KINDS.get(name)
     if kind is None:
-        raise ValueError(f"config.json names the class {named[0]!r}, which is none of MM's")
+        raise ValueError(f"{folder} names the class {name!r}, which is none of MM's")
     return kind.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def _class_of(folder: Path) -> str:
+    """The class that a folder names: its config.json, or for an adapter (PEFT) its own settings."""
+    path, adapter = folder / "config.json", folder / "adapter_config.json"
+    if path.is_file():
+        return str((json.loads(path.read_bytes()).get("architectures") or ["MMModel"])[0])
+    if not adapter.is_file():
+        raise FileNotFoundError(f"{folder} has neither config.json nor adapter_config.json")
+    return str((json.loads(adapter.read_bytes()).get("auto_mapping") or {}).get("base_model_class"))
 
 
 def _of_manifest(folder: Path) -> Iterator[Check]:
@@ -124,14 +131,17 @@ def _of_json(folder: Path) -> Iterator[Check]:
 
 def _of_weights(folder: Path) -> Iterator[Check]:
     try:
-        check_folder(folder)
+        is_adapter = (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+        if not is_adapter:
+            check_folder(folder)
         index = folder / "model.safetensors.index.json"
-        names = shards_named(index) if index.is_file() else ["model.safetensors"]
+        single = "adapter_model.safetensors" if is_adapter else "model.safetensors"
+        names = shards_named(index) if index.is_file() else [single]
     except (CheckpointError, OSError) as fault:
         yield Check("weights", str(fault), True)
         return
     if not index.is_file() and not (folder / names[0]).is_file():
-        yield Check("weights", "there are none (model.safetensors, or shards with an index)", True)
+        yield Check("weights", f"there are none ({single}, or shards with an index)", True)
         return
     dtypes: Counter[str] = Counter()
     faults = [Check("weights", told, True) for name in names for told in _of_tensors(folder / name, dtypes)]

@@ -54,7 +54,11 @@ def test_two_runs_of_one_recipe_give_the_same_weights(settings, tmp_path):
 def test_a_new_head_over_a_captioner_is_said_loudly(settings, tmp_path, task):
     result, said = run(settings(task))
     told = next(line for line in said if line.startswith("NEW WEIGHTS"))
-    assert "itc_head" in told and f"{sum(p.numel() for p in result.model.itc_head.parameters()):,}" in told or "itm" in told
+    assert (
+        "itc_head" in told
+        and f"{sum(p.numel() for p in result.model.itc_head.parameters()):,}" in told
+        or "itm" in told
+    )
     assert faults(tmp_path / "out") == [] and "eval_i2t_r1" in result.metrics
 
 
@@ -83,13 +87,16 @@ def test_questions_and_their_answers_are_trained(settings, tmp_path, colours):
 
 
 def test_a_student_learns_from_its_teacher(settings, small_model):
-    alone, _ = run(settings(max_steps=4))
-    taught, _ = run(settings("distill", teacher=str(small_model), distill_weight=1.0, max_steps=4, output=alone.output_dir))
-    labels_only, _ = run(
-        settings("distill", teacher=str(small_model), distill_weight=0.0, max_steps=4, output=alone.output_dir)
-    )
-    assert same(weights(labels_only.model), weights(alone.model))
-    assert not same(weights(taught.model), weights(alone.model))
+    """Its loss is (1 - w) the labels' + w the teacher's, and the labels' is that of a run without a teacher."""
+    losses = [run(settings(max_steps=1))[0].log_history[0]["loss"]]
+    for weight in (0.0, 1.0, 0.25):
+        more = {"teacher": str(small_model), "distill_weight": weight, "output": "", "max_steps": 1}
+        losses.append(
+            run(settings("distill", **{**more, "output": str(small_model.parent / "run")}))[0].log_history[0]["loss"]
+        )
+    alone, labels, taught, both = losses
+    assert labels == pytest.approx(alone, rel=1e-5) and taught < 0.1 * labels
+    assert both == pytest.approx(0.75 * labels + 0.25 * taught, rel=1e-5)
 
 
 def test_a_student_equal_to_its_teacher_has_nothing_to_learn(settings, small_model):
@@ -101,7 +108,9 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn(settings, small_mod
 
 def test_a_teacher_with_other_words_is_refused(settings, tmp_path, small_model):
     teacher = mm.MMForConditionalGeneration.from_pretrained(small_model)
-    config = mm.MMConfig.from_dict({**teacher.config.to_dict(), "text_config": {"vocab_size": 7}})
+    config = mm.MMConfig.from_dict(
+        teacher.config.to_dict(), text_config={"vocab_size": 7, "bos_token_id": 1, "eos_token_id": 2}
+    )
     mm.MMForConditionalGeneration(config).save_pretrained(tmp_path / "teacher")
     with pytest.raises(ValueError, match="7 words.*vocabulary"):
         run(settings("distill", teacher=str(tmp_path / "teacher")))
@@ -133,7 +142,7 @@ def test_lower_layers_have_a_share_of_the_rate(small_model):
             vision_config={"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 3, "num_attention_heads": 1},
             text_config={
                 "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 1,
-                "vocab_size": 9,
+                "vocab_size": 9, "bos_token_id": 1, "eos_token_id": 2,
             },
         )
     )  # fmt: skip
@@ -144,7 +153,7 @@ def test_lower_layers_have_a_share_of_the_rate(small_model):
         return {rate for name, rate in found.items() if text in name}
 
     assert of("vision_tower.layers.2.") == {1.0} and of("vision_tower.layers.0.") == {0.25}
-    assert of("vision_tower.patch_embed") | of("vision_tower.embed") == {0.125}
+    assert of("vision_tower.patch_emb") == {0.125}
     assert of("language_model.layers.1.") == {1.0} and of("language_model.layers.0.") == {0.5}
     assert of("language_model.embed_tokens") == {0.25} and of("vision_projector") == {1.0}
 
@@ -248,7 +257,7 @@ def test_a_column_that_a_task_lacks_is_named(settings):
 
 
 def test_adapters_are_merged_or_saved_alone(settings, tmp_path, small_model):
-    pytest.importorskip("peft")
+    peft = pytest.importorskip("peft")
     merged, said = run(settings(lora=2))
     assert any("LoRA of rank 2" in line for line in said) and faults(tmp_path / "out") == []
     before = weights(AutoModelForImageTextToText.from_pretrained(small_model))
@@ -256,11 +265,10 @@ def test_adapters_are_merged_or_saved_alone(settings, tmp_path, small_model):
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved and all("_attn." in name for name in moved)
     run(settings(lora=2, lora_save="adapter", output=str(tmp_path / "adapter")))
-    assert not (tmp_path / "adapter" / "config.json").exists()
-    adapted = AutoModelForImageTextToText.from_pretrained(tmp_path / "adapter")
-    wanted = merged.model.state_dict()
-    found = adapted.merge_and_unload() if hasattr(adapted, "merge_and_unload") else adapted
-    assert found is not None and wanted
+    assert not (tmp_path / "adapter" / "config.json").exists() and faults(tmp_path / "adapter") == []
+    base = AutoModelForImageTextToText.from_pretrained(small_model)
+    adapted = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload()
+    assert same(weights(adapted), weights(merged.model))
 
 
 def test_a_stream_needs_a_number_of_steps(settings, tmp_path, colours):

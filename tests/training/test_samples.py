@@ -37,7 +37,9 @@ def write_shards(root):
 
 def bare(samples):
     """Samples without names of files and rows."""
-    return [{k: v for k, v in sample.items() if k in ("id", "text", "suffix", "label", "answers")} for sample in samples]
+    return [
+        {k: v for k, v in sample.items() if k in ("id", "text", "suffix", "label", "answers")} for sample in samples
+    ]
 
 
 def read(path, **settings):
@@ -100,7 +102,7 @@ def test_a_row_that_is_left_out_is_in_the_report(pictures, tmp_path):
 
 def test_a_split_that_holds_out_nothing_is_said(pictures, tmp_path):
     (tmp_path / "one.jsonl").write_text(json.dumps({"image": "beach.jpg", "suffix": "x"}) + "\n")
-    found = read(pictures / "one.jsonl", eval_share=0.0001)
+    found = read(tmp_path / "one.jsonl", media=str(pictures), eval_share=0.0001)
     assert found.eval is None and "not evaluated" in found.report[-1]
 
 
@@ -117,5 +119,5 @@ def test_classes_of_the_evaluation_have_the_numbers_of_the_training(tmp_path):
 
 def test_pictures_in_both_parts_are_told(pictures, tmp_path):
     (tmp_path / "two.jsonl").write_text(json.dumps({"image": "beach.jpg", "suffix": "x"}) + "\n")
-    found = read(pictures / "two.jsonl", eval_data=str(tmp_path / "two.jsonl"))
+    found = read(tmp_path / "two.jsonl", media=str(pictures), eval_data=str(tmp_path / "two.jsonl"))
     assert "too good" in found.report[-1]
