@@ -1,7 +1,7 @@
 """Beam search of MM against transformers' BlipForConditionalGeneration, of the same weights.
 
     OMP_NUM_THREADS=2 python benchmarks/beam_search_vs_blip.py --log benchmarks/logs/beam_search_vs_blip.txt
-    python benchmarks/beam_search_vs_blip.py --check-only            # equality and counts alone
+    python benchmarks/beam_search_vs_blip.py --check-only            # only equality and counts
     python benchmarks/beam_search_vs_blip.py --check-only --tiny     # the same on a small model, in seconds
 
 The peer is `BlipConfig()` as it is: 224 M parameters, pictures of 384 pixels (577 tokens each), a text decoder of 12
@@ -206,7 +206,7 @@ class Counts:
 
 
 def stored_bytes(cache: Any) -> int:
-    """Bytes of memory behind all keys and values of a cache; memory that two of them share counts once."""
+    """Bytes of memory of all keys and values of a cache; memory that two of them share counts once."""
     storages = [states.untyped_storage() for layer in cache.layers for states in (layer.keys, layer.values)]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
@@ -228,7 +228,7 @@ def counted(generate: Callable, model: nn.Module, projections: tuple[str, str], 
 
 
 def check(contest: Contest, say: Callable[[str], None]) -> list[str]:
-    """Prints equality and counts on one batch; returns what is wrong, in words."""
+    """Prints equality and counts on one batch; returns what is wrong."""
     batch, num_tokens = contest.embeds.shape[:2]
     names = ("cross_attn.k_proj", "cross_attn.v_proj"), ("crossattention.self.key", "crossattention.self.value")
     ours = counted(contest.ours_whole, contest.model, names[0], num_tokens)

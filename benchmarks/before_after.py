@@ -67,7 +67,7 @@ class Version:
     def _line(self) -> str:
         line = self.process.stdout.readline() if self.process.stdout else ""
         if not line:
-            raise RuntimeError(f"{self.process.args} ended early; run it by hand to see why")
+            raise RuntimeError(f"{self.process.args} ended early; run it without the other to see why")
         return line
 
     def seconds(self, task: str) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Memory and time of the loss over a vocabulary, without logits beside with them, forward and backward, on the CPU.
+"""Memory and time of the loss over a vocabulary, without logits and with them, forward and backward, on the CPU.
 
     OMP_NUM_THREADS=1 python benchmarks/chunked_cross_entropy.py     # the table of benchmarks/logs
 

@@ -1,4 +1,4 @@
-"""CPU seconds and memory of `mm convert`, beside from_pretrained and save_pretrained of the class that it reads.
+"""CPU seconds and memory of `mm convert`, and of from_pretrained and save_pretrained of the class that it reads.
 
     python benchmarks/convert_cost.py                 # BLIP's base and large captioner
     python benchmarks/convert_cost.py --runs 9 base

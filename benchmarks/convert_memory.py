@@ -3,7 +3,7 @@
     python benchmarks/convert_memory.py        # the table of docs/conversion.md
 
 The checkpoint is a VisionEncoderDecoder with GPT-2's decoder in fp32, in shards: most of its tensors are turned or
-split on the way, so nothing can be handed on as it lies in the file. Each run is a process of its own. `held` is
+split on the way, so nothing can be written as it is in the file. Each run is a process of its own. `held` is
 memory that the process wrote itself, `with files` counts pages of the files that it reads too, which the system may
 drop. Both are the largest of samples 5 ms apart, less what stands there when `import mm` is done.
 """

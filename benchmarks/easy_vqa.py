@@ -1,7 +1,7 @@
 """easy-VQA from scratch: by a classifier, and by ranking the thirteen answers with a decoder.
 
     python benchmarks/easy_vqa.py               # trains what the log lacks, then prints the table
-    python benchmarks/easy_vqa.py --table       # the table of the log alone
+    python benchmarks/easy_vqa.py --table       # only the table, from the log
 
 Both systems have the same small convolutional tower and the same text stack, see the same batches, and start from
 random weights. All questions about a picture are rows of one context, so that a picture runs through the tower once.
@@ -76,7 +76,7 @@ def loss_of(system: str, model: Any, batch: dict[str, torch.Tensor], words: Word
     classes = batch.pop("classes")
     if system == "classifier":
         return model(**batch, labels=classes).loss
-    answers = words.candidates()[classes]  # (R, 2), written behind each question, padding or not between them
+    answers = words.candidates()[classes]  # (R, 2), written after each question, with or without padding between them
     ids = torch.cat([batch["input_ids"], answers], dim=1)
     mask = torch.cat([batch["attention_mask"], torch.ones_like(answers)], dim=1)
     shift = torch.argsort(1 - mask, dim=1, stable=True)  # real tokens first

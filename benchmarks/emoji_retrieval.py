@@ -1,7 +1,7 @@
 """Emoji by name and names by emoji, in a style that training never saw; and what a rerank by matching adds.
 
     python benchmarks/emoji_retrieval.py             # trains, or goes on where it stopped, then prints the table
-    python benchmarks/emoji_retrieval.py --table     # the table of the log alone
+    python benchmarks/emoji_retrieval.py --table     # only the table, from the log
 
 One MMForImageTextRetrieval of one text stack: two layers of text, and two layers of cross-attention and MLP behind
 them, which a text alone skips. First the contrastive loss alone; then the matching loss against mined negatives trains
@@ -21,7 +21,7 @@ it: four views of each training drawing, three or four minutes more the first ti
 Noto's drawings, held out of a training on the other styles.
 """
 
-# A config's parts are there by its values, which pyright cannot follow.
+# Which parts a config has depends on its values, which pyright cannot follow.
 
 import argparse
 import json
@@ -104,7 +104,7 @@ def trained_parameters(data: Data) -> int:
 
 
 def train(data: Data, folder: Path) -> tuple[MMForImageTextRetrieval, float]:
-    """Both phases, from where the saved state stands; the model and the CPU minutes."""
+    """Both phases, from the saved state on; the model and the CPU minutes."""
     saved = folder / "state.pt"
     state = torch.load(saved, weights_only=True) if saved.exists() else None
     minutes, model = 0.0, build(data, PHASES[0][0])

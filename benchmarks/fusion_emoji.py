@@ -1,17 +1,17 @@
 """Which fusion joins a picture and a noisy text best: the group of an emoji from a drawing and some of its tags.
 
     python benchmarks/fusion_emoji.py                 # trains what the log lacks, then prints the table
-    python benchmarks/fusion_emoji.py --table         # the table of the log alone
+    python benchmarks/fusion_emoji.py --table         # only the table, from the log
 
 The nine groups (faces, people, animals, ...) are emojibase's. The text is a share of the emoji's search words, some of
-them exchanged for words of any other emoji, so that neither the text nor the picture tells the group alone. Training
-sees six styles of the names called seen; Twemoji, a style that it never sees, is scored: on the seen names, and on
-new ones. All systems read the same features of the frozen EfficientNet-Lite0 (ImageNet's weights), computed once, and
-have the same text stack and settings. A run (a system and a seed) that is in the log is not trained again, so an
-interrupted benchmark goes on where it stopped. Intervals are 95 % bootstraps over drawings.
+them exchanged for words of any other emoji, so that the text or the picture without the other does not give away the
+group. Training sees six styles of the names called seen; Twemoji, a style that it never sees, is scored: on the seen
+names, and on new ones. All systems read the same features of the frozen EfficientNet-Lite0 (ImageNet's weights),
+computed once, and have the same text stack and settings. A run (a system and a seed) that is in the log is not trained
+again, so an interrupted benchmark goes on where it stopped. Intervals are 95 % bootstraps over drawings.
 """
 
-# A model's parts are there by its config, which pyright cannot follow; num_labels is Transformers' own.
+# Which parts a model has depends on its config, which pyright cannot follow; num_labels is Transformers' own.
 
 import argparse
 import json
@@ -200,7 +200,8 @@ def score(value: np.ndarray, signed: bool = False) -> str:
 
 
 def table(lines: list[dict[str, Any]]) -> Iterator[str]:
-    """Accuracy, the mean over the seeds of each drawing; the difference to the better of text and picture alone."""
+    """Accuracy, the mean over the seeds of each drawing; the difference to the better of only text and only
+    picture."""
     hits = {name: np.mean([[int(mark) for mark in line["right"]] for line in lines if line["system"] == name], axis=0)
             for name in SYSTEMS}  # fmt: skip
     minutes = {name: np.mean([line["cpu_minutes"] for line in lines if line["system"] == name]) for name in SYSTEMS}

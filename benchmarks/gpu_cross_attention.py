@@ -1,7 +1,7 @@
-"""Flash cross-attention on this machine's GPU beside PyTorch's ways to compute the same, in three settings of models.
+"""Flash cross-attention on this machine's GPU and PyTorch's ways to compute the same, in three settings of models.
 
     python benchmarks/gpu_cross_attention.py             # all; writes benchmarks/results/<device>.json
-    python benchmarks/gpu_cross_attention.py --quick     # bf16 alone, no mask, shorter; writes nothing
+    python benchmarks/gpu_cross_attention.py --quick     # only bf16, no mask, shorter; writes nothing
 
 Every result is compared with the specification in fp64 first: "error" is its share of what is allowed, twice the error
 of plain PyTorch in the same dtype (three times for gradients) and what rounding may cost in any order of sums
@@ -79,7 +79,7 @@ def cases(dtypes: Sequence[str], visible: Sequence[str], settings: Sequence[Sett
 
 
 def call_of(way: Way, problem: Problem, direction: str) -> Call:
-    """What is timed: the output, or the gradients of query, key and value with the output there already."""
+    """What is timed: the output, or the gradients of query, key and value with the output computed before."""
     if direction == "forward":
         with torch.no_grad():
             states = way.made(problem.states)
@@ -271,7 +271,7 @@ def file_name(device: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """0; 1 if a result of ours is wrong; 2 where there is no GPU to measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="bf16 alone, no mask, shorter; writes nothing by itself")
+    parser.add_argument("--quick", action="store_true", help="only bf16, no mask, shorter; writes nothing by itself")
     parser.add_argument("--output", type=Path, help="the JSON file; default: benchmarks/results/<device>.json")
     asked = parser.parse_args(arguments)
     if not torch.cuda.is_available():

@@ -40,7 +40,7 @@ SETTINGS = (
     Setting("VQA, 16 questions a picture", 4, 16, 20, 12, 12, 577, 64, backward=True),
     Setting("Mllama-like decoding, 4 beams", 1, 4, 1, 32, 8, 6404, 128, beams=True),
 )
-VISIBLE = ("all", "lengths", "mask")  # which keys may be seen, and how that is said
+VISIBLE = ("all", "lengths", "mask")  # which keys may be seen, and in which form
 
 
 def lengths_of(setting: Setting) -> list[int]:

@@ -1,4 +1,4 @@
-"""Decode and resize 1,000 JPEG and PNG files: MMImageProcessorPil beside transformers' BlipImageProcessorPil.
+"""Decode and resize 1,000 JPEG and PNG files: MMImageProcessorPil and transformers' BlipImageProcessorPil.
 
 OMP_NUM_THREADS=1 python benchmarks/image_throughput.py [--pictures 1000] [--workers 2]
 OMP_NUM_THREADS=1 python benchmarks/image_throughput.py --pythons OLD_PYTHON NEW_PYTHON    # two environments in turn
@@ -94,7 +94,7 @@ def epoch(paths: list[Path], workers: int, processor: MMImageProcessorPil) -> tu
 
 
 def bare(paths: list[Path], processes: int) -> float:
-    """Seconds of Pillow alone, in processes that share the files and give nothing back."""
+    """Seconds of only Pillow, in processes that share the files and give nothing back."""
     parts = [paths[start::processes] for start in range(processes)]
     started = [multiprocessing.get_context("fork").Process(target=_bare, args=(part,)) for part in parts]
 

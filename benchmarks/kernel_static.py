@@ -51,7 +51,7 @@ def baseline(text: str) -> dict[str, list[Row]]:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; ends the process in words if it makes no sense."""
+    """The command line; ends the process with a message if it makes no sense."""
     parser = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,7 +1,7 @@
 """Masked words of emoji names, filled in with the drawing in view and without it.
 
     python benchmarks/masked_emoji.py             # trains what the log lacks, then prints the table
-    python benchmarks/masked_emoji.py --table     # the table of the log alone
+    python benchmarks/masked_emoji.py --table     # only the table, from the log
 
 Both systems are the same MMForMaskedLM with the same batches; one gets no picture. Of a name's word pieces each is
 masked with probability 0.5, at least one. Pictures are the stored features of the frozen EfficientNet-Lite0 (with
@@ -11,7 +11,7 @@ come out right, under masks that are a function of the name. A run that is in th
 are 95 % bootstraps over drawings.
 """
 
-# A config's parts are there by its values, which pyright cannot follow.
+# Which parts a config has depends on its values, which pyright cannot follow.
 
 import argparse
 import json
@@ -43,7 +43,7 @@ SPECIAL = 3  # [PAD], [CLS] and [SEP] are never masked
 
 
 class Data:
-    """Features, and names as ids; the mask token stands behind the tokenizer's vocabulary."""
+    """Features, and names as ids; the mask token comes after the tokenizer's vocabulary."""
 
     def __init__(self, folder: Path):
         self.features = emoji_features(folder)

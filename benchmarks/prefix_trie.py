@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/prefix_trie.py --log benchmarks/logs/prefix_trie.txt
 
-The model is checkpoints/mm-tiny and the answers are names of emoji, behind bos, about one picture that is encoded
+The model is checkpoints/mm-tiny and the answers are names of emoji, after bos, about one picture that is encoded
 before: 128 of them, all 1594, and 3000 draws of an adjective and a name. "read" counts the tokens that the decoder
 reads: every token of an answer but its last, and with a trie each beginning once. The scores are compared first; then
 both ways are timed in alternation, in CPU seconds.

@@ -5,7 +5,7 @@
 * parameters: all weights, a tied one once; of the vision tower; of the text decoder.
 * image: operations (a multiplication and an addition are two) of encoding one picture, with the keys and values that
   all its rows read.
-* token: operations of one generated token behind 31 others, the vocabulary's projection included.
+* token: operations of one generated token after 31 others, the vocabulary's projection included.
 * training: what autograd keeps for the backward pass of one picture with a caption of 32 tokens, in fp32, for the
   frozen parts too as far as autograd keeps it; no gradient checkpointing.
 * cache: keys and values in bf16, once per picture (for all of its rows and beams) and per token of a row.

@@ -1,6 +1,6 @@
 """What fewer bits cost the packaged captioner: the table of docs/deployment.md.
 
-    make quantization        # in an environment of torchao beside the usual one
+    make quantization        # in an environment of torchao, next to the usual one
 
 Drawings of Twemoji, the development style, with names that mm-tiny knows, through its processor and greedy generate().
 `equal` is the share of captions equal to float32's, EM exact match with the true name; the errors are |difference| of
@@ -35,7 +35,7 @@ def load(**options: Any) -> MMForConditionalGeneration:
 
 
 def quantized(config: Any) -> MMForConditionalGeneration:
-    """Through Transformers, as a user does it; the convolutions of the vision tower stay as they are."""
+    """Through Transformers, as a user does it; the convolutions of the vision tower do not change."""
     return load(dtype="float32", quantization_config=TorchAoConfig(config))
 
 
@@ -54,7 +54,7 @@ def new_cache(model: MMForConditionalGeneration, name: str) -> MMCache:
 
 
 def weight_bytes(model: torch.nn.Module) -> int:
-    """A tied weight once; an int8 tensor of torchao by the tensors it is made of."""
+    """A tied weight once; an int8 tensor of torchao by its inner tensors."""
     total, seen = 0, set()
     for tensor in (*model.parameters(), *model.buffers()):
         names, _ = tensor.__tensor_flatten__() if hasattr(tensor, "__tensor_flatten__") else (None, None)

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/rank_answers.py --log benchmarks/logs/rank_answers.txt
     python benchmarks/rank_answers.py --tiny                  # the same on a small model, in seconds
 
-128 answers of 1 to 6 tokens behind a question of 8 tokens about a picture of 224 pixels. "One pair at a time" calls
+128 answers of 1 to 6 tokens after a question of 8 tokens about a picture of 224 pixels. "One pair at a time" calls
 `score` with the question and one answer, on a context that is encoded once; "the same from pixels" does so from the
 picture each time, as a plain forward would. Weights are random. The scores are compared first; then the ways are timed
 in alternation. Exits with 1 if scores differ or the wanted ratio is missed.
@@ -91,7 +91,7 @@ def clocked(way: Callable[[], torch.Tensor]) -> float:
 
 
 def race(ways: Ways, pairs: int, say: Callable[[str], None]) -> list[str]:
-    """Prints the medians; returns what was missed."""
+    """Prints the medians; returns the ratios that were missed."""
     slow_ways = {"one pair at a time": ways.pairs, "the same from pixels": ways.pairs_from_pixels}
     runs: dict[str, list[float]] = {"rank_answers": []} | {name: [] for name in slow_ways}
     for _ in range(pairs):

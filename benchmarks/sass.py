@@ -44,7 +44,7 @@ class Instruction:
 
     @property
     def falls_through(self) -> bool:
-        """Whether the next instruction may follow: all but an unconditional jump, exit or return.
+        """Whether the next instruction may follow: all except an unconditional jump, exit or return.
 
         Jumps are conditional by guard (`@P0 BRA`) or by an operand before the target (`BRA.U UP0, ...`).
         """
@@ -134,7 +134,7 @@ def dominators(follows: list[list[int]], roots: Iterable[int]) -> dict[int, set[
 def natural_loops(follows: list[list[int]]) -> dict[int, set[int]]:
     """Per loop header the blocks of its loop. Loops that share a header are one.
 
-    Blocks that nothing leads to are roots beside block 0: they are reached by indirect jumps or calls.
+    Blocks that nothing leads to are roots too, with block 0: they are reached by indirect jumps or calls.
     """
     named = {block for after in follows for block in after}
     through = dominators(follows, {0} | (set(range(len(follows))) - named))
@@ -187,7 +187,7 @@ def opcodes(instructions: Iterable[Instruction], bases: set[str]) -> dict[str, i
 
 
 def mma_units(instruction: Instruction) -> float | None:
-    """One warp's share of an MMA, in 16x8x16 MMAs of 16-bit operands; None if the opcode does not tell its shape.
+    """One warp's share of an MMA, in 16x8x16 MMAs of 16-bit operands; None if the opcode does not give its shape.
 
     tf32 runs at half the rate, so its work counts twice. A wgmma is the work of four warps.
     """

@@ -58,7 +58,7 @@ def ceilings(version: str) -> dict[Case, int]:
 
 
 def is_without_keys(case: Case) -> bool:
-    """Whether a kernel goes over rows alone, and has no MMA."""
+    """Whether a kernel goes only over rows, and has no MMA."""
     return case.keys_given_by == "no keys"
 
 
@@ -72,7 +72,7 @@ def is_clean(case: Case) -> bool:
 
 def anchor(case: Case) -> float | None:
     """What the anchor with most rows, of those with as many as this case or fewer, has of other instructions per MMA;
-    None where there is none: other kernels, element types, kinds of masks, widths and architectures."""
+    None without an anchor: other kernels, element types, kinds of masks, widths and architectures."""
     if case.kernel not in ANCHOR_ROWS or case.dtype not in {"bf16", "fp16"} or case.keys_given_by != "lengths":
         return None
     kernel = "forward" if case.rows >= ANCHOR_ROWS["forward"] else "decode"
@@ -80,7 +80,7 @@ def anchor(case: Case) -> float | None:
 
 
 def has_backward_limit(case: Case) -> bool:
-    """Whether BACKWARD_LOOP is said of a case."""
+    """Whether BACKWARD_LOOP is meant for a case."""
     plain = case.dtype in {"bf16", "fp16"} and case.keys_given_by == "lengths" and case.group == 1
     return plain and (case.kernel, case.head_dim, case.arch) == ("dkdv", 128, 80)
 
@@ -143,7 +143,7 @@ def regressions(rows: Sequence[Row], base: Sequence[Row]) -> Iterator[str]:
     """Steps back from a baseline of the same cases. A case that does not compile now is `row_faults`' to report."""
     now, before = {row.case: row for row in rows}, {row.case: row for row in base}
     for case in before.keys() - now.keys():
-        yield f"{case}: is in the baseline, and no longer an entry"
+        yield f"{case}: is in the baseline, but is not an entry now"
     for case in now.keys() - before.keys():
         yield f"{case}: is not in the baseline; measure it again with --json"
     for case in now.keys() & before.keys():

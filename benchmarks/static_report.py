@@ -1,4 +1,5 @@
-"""What the compilers make of a Triton kernel, without a GPU: registers, spills, tensor-core work, length of its loop.
+"""What the compilers produce from a Triton kernel, without a GPU: registers, spills, tensor-core work, length of its
+loop.
 
 An entry is built ahead of time for an architecture, exactly as the JIT would build it on a GPU of that kind: pointers
 are 16-byte aligned, and so are the integers that an entry marks ":16". The cubin is then read with the disassembler
@@ -233,7 +234,7 @@ def measure_all(entries: Sequence[Entry], jobs: int) -> list[Row]:
 
 
 def to_json(row: Row) -> dict[str, Any]:
-    """A row as flat JSON: the fields of its case, then its figures, or its error alone."""
+    """A row as flat JSON: the fields of its case, then its figures, or only its error."""
     figures = {f.name: getattr(row, f.name) for f in fields(Row)[1:] if row.error is None or f.name == "error"}
     return {**vars(row.case), **{name: value for name, value in figures.items() if name != "error" or value}}
 

@@ -22,7 +22,7 @@ def export(source: str | None, output: str, to: str = "onnx", say: Callable[[str
 
     to: "onnx", graphs, compared with the model afterwards; "hub", weights and code for trust_remote_code=True.
 
-    Raises: ValueError for another format, a folder that is not empty, or graphs that compute something else.
+    Raises: ValueError for another format, a folder that is not empty, or graphs whose results differ.
     """
     if to not in FORMATS:
         raise ValueError(f"--to {to}: accepted are {', '.join(FORMATS)}")

@@ -18,7 +18,7 @@ from .settings import flat, groups_of, nearest, range_faults, setting
 
 logger = logging.get_logger(__name__)
 
-# What Transformers passes to a config beside its fields.
+# What Transformers passes to a config in addition to its fields.
 _TRANSFORMERS_KEYS = {
     "name_or_path", "torch_dtype", "attn_implementation", "experts_implementation", "output_attentions", "num_labels",
     "transformers_version", "model_type", "auto_map", "custom_pipelines", "quantization_config", "per_layer_config",

@@ -1,6 +1,6 @@
 """What follows from other settings, filled into a sub-config that is given as a dict and does not name it.
 
-Only settings that would break a rule otherwise: a dict that is complete (of a config.json) stays as it is.
+Only settings that would break a rule otherwise: a dict that is complete (of a config.json) is not changed.
 """
 
 # `config` is an MMConfig, which is defined above this file in the order of imports.
@@ -17,7 +17,7 @@ ONE_VECTOR = ("concat", "sum", "gated")
 
 
 def completed(config: Any, key: str, given: Any) -> Any:
-    """The dict of the sub-config `key`, completed; anything else as it is. Those before it have been built."""
+    """The dict of the sub-config `key`, completed; anything else unchanged. Those before it have been built."""
     if given is None and key == "text_config":
         given = {}
     if not isinstance(given, dict):
@@ -28,7 +28,7 @@ def completed(config: Any, key: str, given: Any) -> Any:
 
 
 def _resampler(tower: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """Latents that stand beside the tokens have their width."""
+    """Latents that are keys with the tokens have their width."""
     beside = given.get("append_latents", MMResamplerConfig.append_latents)
     return {"hidden_size": tower_width(tower), **given} if beside and isinstance(tower, PreTrainedConfig) else given
 

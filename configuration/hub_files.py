@@ -1,7 +1,7 @@
 """Files of a repository on the Hub, fetched before Transformers asks for them.
 
-A busy server is asked again, and what it answered is said. Transformers takes some files that it could not fetch for
-absent ones (tokenizer_config.json, a chat template, generation_config.json) and loads without them.
+A busy server is asked again, and the error says what it answered. Transformers takes some files that it could not
+fetch for absent ones (tokenizer_config.json, a chat template, generation_config.json) and loads without them.
 """
 
 import re
@@ -44,7 +44,7 @@ def fetch(repository: str, pattern: str, options: Mapping[str, Any]) -> set[str]
     Args:
         options: those of from_pretrained.
 
-    Raises: OSError with what the server answered, where that is anything else.
+    Raises: OSError with the server's answer, if that is anything else.
     """
     names = _names(repository, options)
     if names is not None:
@@ -73,7 +73,7 @@ def fetched(repository: str, name: str, options: Mapping[str, Any], is_needed: b
         if is_needed or hasattr(error.__cause__, "response"):
             raise _failed(f"{name} of {repository!r} could not be fetched", error.__cause__ or error) from error
     except _NOT_THERE:
-        pass  # Transformers says what is there
+        pass  # Transformers says which of them exist
     except Exception as error:
         if not isinstance(error, HfHubHTTPError) and not is_of_the_connection(error):
             raise
@@ -104,7 +104,7 @@ def _names(repository: str, options: Mapping[str, Any]) -> set[str] | None:
 
 
 def cached(repository: str, name: str, options: Mapping[str, Any]) -> str | None:
-    """The path of a file in the Hub's cache, nobody asked; None: it is not there."""
+    """The path of a file in the Hub's cache, without asking the Hub; None: it is missing."""
     try:
         found = try_to_load_from_cache(
             repository, _below(name, options), options.get("cache_dir"), options.get("revision")

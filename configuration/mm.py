@@ -29,9 +29,9 @@ class MMConfig(ObjectiveSettings, FusionSettings, MMBaseConfig):
     The defaults are mm-base (224.3 M parameters): ViT-B/16 at 224 pixels, a linear projector, and 12 post-norm layers
     (self, cross, mlp) with BERT's vocabulary and its tied, biased head. `MMConfig.preset(name)` gives other sizes.
 
-    `fusion_type` alone chooses how media and text are joined. Where text_config is a dict, or not given, what has only
-    one choice is filled in unless it is named: is_causal=False for a fusion that reads the whole text, and the widths
-    by which one part reads another.
+    Only `fusion_type` chooses how media and text are joined. Where text_config is a dict, or not given, what
+    has only one choice is filled in unless it is named: is_causal=False for a fusion that reads the whole text, and
+    the widths by which one part reads another.
     """
 
     model_type = "mm"
@@ -217,7 +217,7 @@ class MMConfig(ObjectiveSettings, FusionSettings, MMBaseConfig):
 
     @property
     def decoder_crosses(self) -> bool:
-        """Whether the decoder has a memory to cross-attend to."""
+        """Whether the decoder has a context for its cross-attention."""
         return self.has_text_encoder or self.media_cross
 
     @property

@@ -4,7 +4,8 @@ from typing import Any
 
 
 def row_ends(tokenizer: Any) -> tuple[int | None, int | None]:
-    """The ids that begin and end a text: bos or else cls, eos or else sep; None where the tokenizer has neither."""
+    """The ids that begin and end a text: bos or otherwise cls, eos or otherwise sep; None if the tokenizer has none of
+    them."""
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
     eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
     return bos, eos

@@ -36,7 +36,7 @@ class MediaAugmentation:
     def changed(self, medium: Any, rng: np.random.Generator, draws: Draws, name: str, told: list[str]) -> Any:
         """A picture, or frames that all see the same random numbers; None stays None.
 
-        name: the sample's, in draws. told: all that its texts say.
+        name: the sample's, in draws. told: all texts of the sample.
         """
         if isinstance(medium, list):
             return [self.changed(frame, draws.rng(name), draws, name, told) for frame in medium]

@@ -191,7 +191,9 @@ def checked_defaults(given: MMCallDefaults) -> dict[str, Any]:
     """DEFAULTS with those given. Raises TypeError for other names, ValueError for values that are not accepted."""
     unknown = sorted(set(given) - set(DEFAULTS))
     if unknown:
-        raise TypeError(f"MMProcessor got unknown arguments {unknown}; besides its parts it takes {sorted(DEFAULTS)}")
+        raise TypeError(
+            f"MMProcessor got unknown arguments {unknown}; in addition to its parts it takes {sorted(DEFAULTS)}"
+        )
     defaults = {**DEFAULTS, **given}
     check_frame_settings(defaults["num_frames"], defaults["frame_sampling"])
     if not isinstance(defaults["add_eos_token"], bool):

@@ -132,7 +132,8 @@ class MMDataCollator:
 
     @property
     def epoch(self) -> int | None:
-        """The epoch that `set_epoch` told; None: it was not called, and each pass over the data has its own draws."""
+        """The epoch that `set_epoch` was given; None: it was not called, and each pass over the data has its own
+        draws."""
         return None if self._passes.told is None else int(self._passes.told)
 
     def set_epoch(self, epoch: int) -> None:

@@ -213,7 +213,7 @@ def check_image_options(image_processor: Any, options: dict[str, Any]) -> None:
     unknown = sorted(set(options) - known)
     if unknown:
         raise TypeError(
-            f"MMProcessor got unknown arguments {unknown}; besides its own it takes the options of its image "
+            f"MMProcessor got unknown arguments {unknown}; in addition to its own it takes the options of its image "
             f"processor: {sorted(known)}"
         )
 

@@ -78,7 +78,7 @@ class MMImageTextToText(ForMM, ImageTextToTextPipeline):
         paths: list[Any] = list(images) if isinstance(images, (list, tuple)) else [images]
         if text is None and paths and all(isinstance(path, (str, bytes)) for path in paths):
             raise ValueError(  # Transformers takes a path without a text for the text
-                f"text is missing beside images={images!r:.80}: give text='' for a caption, or only text= for a text "
+                f"text is missing with images={images!r:.80}: give text='' for a caption, or only text= for a text "
                 "without a picture; pipeline('mm-captioning') takes only pictures"
             )
         pictures: Any = images  # of any kind: Transformers' annotation names paths and PIL images
@@ -147,7 +147,7 @@ class MMTextClassification(TextAndMedia, TextClassificationPipeline):
         if not self.model.config.has_text_encoder:
             return read
         if "token_type_ids" in read and not read["token_type_ids"].any():
-            del read["token_type_ids"]  # the context has none, and zeros say nothing; of a pair the model says so
+            del read["token_type_ids"]  # the context has none, and zeros say nothing; a pair's raise an error
         renamed = {"input_ids", "attention_mask"}
         return {f"context_{name}" if name in renamed else name: ids for name, ids in read.items()}
 

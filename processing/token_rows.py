@@ -26,7 +26,7 @@ MARKED = re.compile("\U000f0000([^\U000f0001]*)\U000f0001")
 
 @dataclass(frozen=True)
 class RowOptions:
-    """How rows are made; the meaning of each is told in `MMProcessor.__call__`.
+    """How rows are made; the meaning of each is described in `MMProcessor.__call__`.
 
     bos: id that opens the rows in place of the tokenizer's. is_chat: the prompts come from a chat template. offsets:
     the position in the chat of each token.

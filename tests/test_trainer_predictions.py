@@ -115,7 +115,7 @@ def test_a_test_set_without_answers_is_predicted(tiny_model, prompts, tmp_path):
 def test_a_prediction_step_of_ones_own_gets_what_generate_gives(tiny_model, tmp_path):
     class Own(Seq2SeqTrainer):
         def prediction_step(self, model, inputs, *args, **kwargs):
-            with pytest.raises(ValueError, match="Pass prompts alone"):
+            with pytest.raises(ValueError, match="Pass only prompts"):
                 model.generate(**inputs)
             prompts = {name: inputs[name] for name in ("input_ids", "pixel_values")}
             written.append((inputs["input_ids"], model.generate(**prompts, max_new_tokens=2)))
@@ -189,7 +189,7 @@ def test_generate_refuses_labels_in_words(tiny_model, kind):
         model = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
     elif kind == "encoded":
         batch["encoder_outputs"] = model.encode_context(pixel_values=batch.pop("pixel_values"))
-    with pytest.raises(ValueError, match=r"generate\(\) got (shift_)?labels.*Pass prompts alone"):
+    with pytest.raises(ValueError, match=r"generate\(\) got (shift_)?labels.*Pass only prompts"):
         model.generate(**batch, max_new_tokens=2)
 
 

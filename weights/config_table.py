@@ -93,7 +93,7 @@ def source_config(settings: Mapping[str, Any]) -> Any:
 
 
 def prefix_of(names: Iterable[str], anchor: str) -> str:
-    """What stands before `anchor` in the one name that ends with it. Raises ValueError if no name does."""
+    """The part before `anchor` in the one name that ends with it. Raises ValueError if no name does."""
     found = [name.removesuffix(anchor) for name in names if name.endswith(anchor)]
     if not found:
         raise ValueError(f"no tensor is named ...{anchor}, which this kind of model has")
@@ -101,7 +101,7 @@ def prefix_of(names: Iterable[str], anchor: str) -> str:
 
 
 def outer_prefix(prefix: str) -> str:
-    """`decoder.bert.` -> `decoder.`: where the head of a model with this base stands."""
+    """`decoder.bert.` -> `decoder.`: the place of the head in a model with this base."""
     return prefix[: prefix.rstrip(".").rfind(".") + 1] if prefix else ""
 
 

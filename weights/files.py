@@ -72,7 +72,7 @@ def check_folder(folder: Path, variant: str | None = None, use_safetensors: bool
 
 
 def weight_files(folder: Path, kind: str, variant: str | None) -> list[str]:
-    """The names of the files of one set that are there, those of an adapter too."""
+    """The names of the files of one set in the folder, those of an adapter too."""
     names = set(os.listdir(folder))
     one, index = single_name(kind, variant), index_name(kind, variant)
     found = [one] if one in names else shards_named(folder / index) if index in names else []
@@ -107,7 +107,7 @@ def shards_named(index: Path) -> list[str]:
     for shard in shards:
         if Path(shard).name != shard or shard.startswith(".") or "\\" in shard:
             raise CheckpointError(
-                f"{index.name} names the shard {shard!r}; a shard lies beside its index, without a path"
+                f"{index.name} names the shard {shard!r}; a shard is in the folder of its index, without a path"
             )
     return shards
 
@@ -269,7 +269,7 @@ def unpickled(file: Path, **how: Any) -> Any:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{str(file)!r} holds more than tensors, or is no file of torch.save; unpickling it could run any code. "
-            "Save its tensors alone as safetensors where you trust it"
+            "If you trust it, save only its tensors, as safetensors"
         ) from error
     except (RuntimeError, IndexError, EOFError, KeyError, AttributeError, TypeError, ValueError) as error:
         raise broken(file, error) from error

@@ -219,7 +219,7 @@ class FlamingoWeights:
         wanted = {name: shape for name, shape in shapes.items() if name.startswith(prefixes)}
         stood = [number - count for count, number in enumerate(layers)]
         wrong = [] if self.before == stood else [f"before {self.before}, but every {self.every} is before {stood}"]
-        raise_faults("the file's gated layers stand elsewhere", wrong)
+        raise_faults("the file's gated layers are elsewhere", wrong)
         table = PERCEIVER.under("perceiver.", "model.vision_resampler.")
         for layer, number in zip(self.before, layers, strict=True):
             table += BLOCK.under(f"{self._stack}.{layer}{self._ending}", f"model.language_model.layers.{number}.")

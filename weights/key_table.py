@@ -35,7 +35,8 @@ LARGEST_LIST = 30  # faults shown in full
 
 @dataclass(frozen=True)
 class Change:
-    """Where one entry of a table goes, if not simply to one new name: `old` names that belong to it beside its key."""
+    """Where one entry of a table goes, if not simply to one new name: `old` names that belong to it in addition to its
+    key."""
 
     new: tuple[str, ...]
     reshape: Reshape = SAME
@@ -160,7 +161,8 @@ class KeyTable:
         return result
 
     def _untied(self, source: Iterable[str], result: Converted, faults: list[str]) -> dict[str, str]:
-        """Name to go by -> name in the source, without copies of what is there under its own name."""
+        """Name to look up -> name in the source, without copies of tensors that the source has under their own
+        name."""
         names = {name: name for name in source}
         for copy, original in self.tied.items():
             pattern = _pattern(copy)

@@ -79,7 +79,7 @@ def _head(
         return head.adding(tensors={outer: "lm_head.bias"}, tied={inner: outer, matrix: embeddings})
     head = head.adding(tensors={inner: "lm_head.bias", matrix: "lm_head.weight"})
     if inner in names:
-        return head.adding(kept={outer: "nothing reads it beside decoder.bias"})
+        return head.adding(kept={outer: "nothing reads it: decoder.bias is read"})
     return head.adding(tied={outer: inner})
 
 
@@ -275,9 +275,7 @@ def trocr_plan(config: Any, names: Collection[str]) -> TowerPlan:
     stack |= {"embedding_scale": math.sqrt(config.d_model) if config.scale_embedding else 1.0}
     if not config.use_learned_position_embeddings:
         if config.pad_token_id != SINUSOID_OFFSET - 1:
-            raise ValueError(
-                f"pad_token_id={config.pad_token_id}, behind which fixed positions start; only 1 is known"
-            )
+            raise ValueError(f"pad_token_id={config.pad_token_id}, after which fixed positions start; only 1 is known")
         stack |= {"position_embedding_type": "sinusoidal"}
     return TowerPlan(stack, TROCR.under(before, ""), head, settings)
 
@@ -321,7 +319,7 @@ def llama_plan(config: Any, names: Collection[str]) -> TowerPlan:
     """Llama, Qwen2 (biases at q, k and v) and Qwen3 (norms of q and k)."""
     before = prefix_of(names, "embed_tokens.weight")
     if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or []):
-        raise ValueError("layer_types name layers that see a sliding window alone; MM's see all that is before them")
+        raise ValueError("layer_types name layers that see only a sliding window; MM's see everything before them")
     bias = {"qwen2": "qkv"}.get(config.model_type) or config.attention_bias
     settings = LLAMA_FIELDS.convert(config) | {"attention_bias": bias, "head_dim": getattr(config, "head_dim", None)}
     settings |= {"mlp_bias": getattr(config, "mlp_bias", False), "rope_parameters": _rope(config)}

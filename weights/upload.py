@@ -1,6 +1,6 @@
 """One commit to a repository of the Hub, which adds files and deletes those that they replace.
 
-`HfApi.upload_folder` makes several commits of a large folder, so that a reader may find new weights beside old ones;
+`HfApi.upload_folder` makes several commits of a large folder, so that a reader may find new weights next to old ones;
 `create_commit` makes one.
 """
 

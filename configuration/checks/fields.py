@@ -192,7 +192,7 @@ def _projector_faults(config: Any) -> Iterator[str]:
             continue
         if resampler is not None and resampler.append_latents and resampler.hidden_size != tower_width(tower):
             yield (
-                f"{name}_resampler_config: append_latents=True puts latents beside the tokens, but their widths are "
+                f"{name}_resampler_config: append_latents=True adds latents to the tokens, but their widths are "
                 f"{resampler.hidden_size} and {tower_width(tower)}; set {name}_resampler_config.hidden_size="
                 f"{tower_width(tower)} or append_latents=False"
             )

@@ -179,7 +179,7 @@ class MMPreTrainedModel(PreTrainedModel):
         nothing reads) are frozen again after loading. The folder of an adapter (PEFT) loads its base model and then
         the adapter; both are checked.
 
-        Where a manifest.json lies beside the weights, their sizes are compared with it; with verify_hashes=True their
+        If the weights have a manifest.json, their sizes are compared with it; with verify_hashes=True their
         SHA-256 too (the files are read from the disk once, for both). Without a manifest verify_hashes=True is an
         error, except for files of the Hub that the cache keeps by their SHA-256.
         """

@@ -49,7 +49,7 @@ class MMCache(EncoderDecoderCache):
         if wrapped.holds_context:
             raise ValueError(
                 "past_key_values is an EncoderDecoderCache that already holds a context, but not which row reads "
-                "which; go on with the past_key_values that the model returned"
+                "which; continue with the past_key_values that the model returned"
             )
         return wrapped
 

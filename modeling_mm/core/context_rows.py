@@ -5,7 +5,7 @@ Cross-attention is not causal, so the k rows of a context are just more queries 
     (R, H, T, D) --fold--> (B, H, k*T, D)   attends to keys (B, Hkv, S, D)   --unfold--> (R, T, H, D)
 
 Keys and values are never copied per row. Contexts are packed, so lengths say what is padding; ranges narrow single
-text columns. The Triton kernels take both as they are, everything else takes a mask.
+text columns. The Triton kernels read both directly, every other implementation takes a mask.
 R rows, B contexts, k rows per context, H heads, T text tokens, S context tokens, D head width.
 """
 
@@ -152,7 +152,7 @@ class MMReading(NamedTuple):
     """rows None: there is no context. has_context bool (R, 1, 1), rows whose context is not empty; None: all.
 
     Either mask (of the implementation's kind over (B, 1, k*T, S)) or keys (the arguments of mm_triton) says which
-    tokens a query may see; neither: every one.
+    tokens a query may see; without both it sees all.
     """
 
     rows: MMRows | None = None
@@ -169,8 +169,8 @@ NOTHING = MMReading()
 
 
 def columns_of(ranges: torch.Tensor, past: int | torch.Tensor, length: int) -> torch.Tensor:
-    """(R, n, 2) for the first n text columns -> (R, T, 2) for the columns past .. past + T; the n-th stands for those
-    behind it."""
+    """(R, n, 2) for the first n text columns -> (R, T, 2) for the columns past .. past + T; the n-th range is also
+    that of all later columns."""
     columns = (torch.arange(length, device=ranges.device) + past).clamp(max=ranges.shape[1] - 1)
     return ranges[:, columns]
 

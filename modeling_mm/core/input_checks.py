@@ -142,7 +142,7 @@ def _check_attention_mask(
 
 def check_mask_values(name: str, mask: torch.Tensor) -> None:
     if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
-        raise ValueError(f"{name} must hold 0 and 1 alone (1 = real); got {float(mask.min())}..{float(mask.max())}")
+        raise ValueError(f"{name} must hold only 0 and 1 (1 = real); got {float(mask.min())}..{float(mask.max())}")
 
 
 def check_labels(config: MMConfig, labels: torch.Tensor, shape: torch.Size) -> None:
@@ -218,7 +218,7 @@ class MediaInput(NamedTuple):
     item: str
     shape: tuple[str, ...]  # of one item: "C" are the colours and "Dv" the width of the vision tower; (): any
     mask: str
-    part_dims: int = 0  # dimensions of a mask inside each item; 0: it tells of whole items only
+    part_dims: int = 0  # dimensions of a mask inside each item; 0: it has one value per item
     parts: str = ""  # such a mask, in words
     is_ready: bool = False  # whether it is a tower's output
 
@@ -250,7 +250,7 @@ def check_media(
     Args:
         given: media inputs by name, and the text encoder's, none of them None.
         hidden_patches: bool (B, N, L), of pixel_values.
-    Raises: ValueError or TypeError in words, for a modality or a text encoder that the model lacks too.
+    Raises: ValueError or TypeError, also for a modality or a text encoder that the model lacks.
     """
     for name in given:
         if name not in _KINDS and not config.has_text_encoder:
@@ -289,7 +289,9 @@ def _in_slots(config: MMConfig, name: str, what: MediaInput, values: torch.Tenso
             wanted = "float (B, A, ...), A clips per context and then what the audio tower takes"
         raise ValueError(f"{name} must be {wanted}; got {values.dtype} {tuple(values.shape)}")
     if not values.numel():
-        raise ValueError(f"{name} holds no {what.item}: {tuple(values.shape)}; leave {name} out for text alone")
+        raise ValueError(
+            f"{name} holds no {what.item}: {tuple(values.shape)}; leave {name} out for a text without media"
+        )
     if config.check_inputs and may_read_values() and not bool(torch.isfinite(values).all()):
         raise ValueError(f"{name} hold NaN or infinite values")
     one_each = dims > 0 and values.ndim == dims + 1

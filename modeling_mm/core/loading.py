@@ -91,7 +91,7 @@ def check_loaded(model, info: Mapping[str, Iterable], ignore_mismatched_sizes: b
 def filled(model_class: Any, config: Any, tensors: Mapping[str, Any], new: Collection[str], dtype: Any) -> Any:
     """A model of these tensors themselves, not copies; those named in `new` get the model's own initial values.
 
-    Raises: ValueError that lists the tensors of the model that are neither, and the tensors that it does not have.
+    Raises: ValueError that lists the tensors of the model that are missing, and the tensors that it does not have.
     """
     config.architectures = [model_class.__name__]
     load: Any = PreTrainedModel.from_pretrained  # the strict one takes no new tensors

@@ -127,8 +127,8 @@ def pop_inputs(inputs: Any, names: Any) -> dict[str, Any]:
 
 
 def reject_unknown(given: Mapping[str, Any], accepted: Any, where: str = "forward") -> None:
-    """Raises TypeError for a keyword that neither Transformers knows nor `accepted`: names, or a method that `takes`
-    inputs. Says the nearest name."""
+    """Raises TypeError for a keyword that is unknown to Transformers and not in `accepted` (names, or a method that
+    `takes` inputs); the error names the nearest one."""
     names = getattr(accepted, "accepted", accepted)
     for name in given:
         if name not in names and name not in _OF_TRANSFORMERS:

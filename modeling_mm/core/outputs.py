@@ -202,7 +202,7 @@ class MMSearchOutput(MMOutput):
 
 @dataclass
 class MMPreTrainingOutput(MMOutput):
-    """Each loss of `pretraining_losses` by name, without its weight, and loss, their weighted sum.
+    """Each loss of `pretraining_losses`, without its weight, and loss, their weighted sum.
 
     logits (R, T, V) of "lm", mlm_logits (R, T, V), itm_logits (R, 2), image_embeds (B, P), text_embeds (R, P).
     hidden_states, attentions: of the texts read alone, for "itc".

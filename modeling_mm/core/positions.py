@@ -133,9 +133,9 @@ def check_growth(config: MMTextConfig, length: torch.Tensor | int, past: torch.T
         length = int(length.max()) + 1
     if length > config.max_position_embeddings:
         raise ValueError(
-            f"rope_type='dynamic' turns the tokens of a text anew with each token behind "
-            f"max_position_embeddings={config.max_position_embeddings}, and keys in a cache stay as they are: a text "
-            f"of {length} tokens needs use_cache=False"
+            f"rope_type='dynamic' rotates all tokens again for each token after "
+            f"max_position_embeddings={config.max_position_embeddings}, but keys in a cache do not change: a text of "
+            f"{length} tokens needs use_cache=False"
         )
 
 

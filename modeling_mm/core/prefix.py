@@ -78,7 +78,8 @@ def merged_mask(
 
 
 def hold_prefix(stack: Any, prefix: MMPrefix, rows: MMRows, cache: MMCache) -> None:
-    """Runs media (B, S, D) alone through a text stack, as they see no text, and keeps their keys and values.
+    """Runs media (B, S, D) through a text stack without the text, which they do not see, and keeps their keys and
+    values.
 
     Raises: ValueError where media see the text, or where the cache holds text already.
     """

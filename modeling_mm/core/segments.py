@@ -74,7 +74,7 @@ class MMSegments:
         """Who sees whom within the segments of `states` (R, T, D), of the kind of the call's implementation."""
         real = self.key_mask(states.device)
         queries = states.new_empty(()).expand(real.shape[0], self.segment_length, 1)
-        held: Any = self  # read as a cache is: what is carried stands before the queries
+        held: Any = self  # read as a cache is: the carried tokens come before the queries
         return create_causal_mask(config=call, inputs_embeds=queries, attention_mask=real, past_key_values=held)
 
     def get_query_offset(self, layer_idx: int = 0) -> int:

@@ -75,7 +75,7 @@ def mm_triton_forward(
     if lengths_given:
         raise ValueError(f"{MM_TRITON} got key_lengths, row_ranges or cu_rows where the kernels do not run ({reason})")
     if is_causal is None and getattr(module, "is_causal", False) and attention_mask is None:
-        raise ValueError(f"{MM_TRITON} takes causality from the call alone; pass is_causal or an attention_mask")
+        raise ValueError(f"{MM_TRITON} takes causality only from the call; pass is_causal or an attention_mask")
     logger.info_once(f"{MM_TRITON}: {type(module).__name__} is computed by SDPA ({reason})")
     return sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout, scaling, is_causal=bool(is_causal), **kwargs

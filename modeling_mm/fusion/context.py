@@ -3,7 +3,7 @@
 B contexts, N items per context, S tokens (of an item, or of a context when joined), R rows, Dc context width.
 """
 
-# A BaseModelOutput with no last_hidden_state is refused by check_memory; a context that stands here has its states.
+# check_memory raises an error for a BaseModelOutput without last_hidden_state, so a context always has its states.
 
 from typing import Any, cast
 
@@ -94,7 +94,7 @@ def _sources(part: MediaItems) -> torch.Tensor:
 
 
 def _pooled(parts: list[MediaItems]) -> dict[str, torch.Tensor | None]:
-    """{tower, or "text": (B, its width)}, the mean over the items that are there, zeros in contexts without.
+    """{tower, or "text": (B, its width)}, the mean over the items present, zeros in contexts without.
 
     None where a part of a tower has no vectors.
     """
@@ -214,11 +214,11 @@ def check_sources(
     if encoder_outputs is None and encoder_attention_mask is not None:
         raise ValueError("encoder_attention_mask was given without encoder_outputs")
     if encoder_outputs is not None and _names(media):
-        raise ValueError(f"encoder_outputs is a ready context, so {_names(media)} cannot be given beside it")
+        raise ValueError(f"encoder_outputs is a ready context, so {_names(media)} cannot be given with it")
     if needs_text and media.get("context_input_ids") is None and _names(media):
         raise ValueError(
-            f"{_names(media)} was given without context_input_ids: this model's decoder reads what its text "
-            "encoder makes of a text and media; pass the question or passage as context_input_ids"
+            f"{_names(media)} was given without context_input_ids: this model's decoder reads the states of its text "
+            "encoder over a text and media; pass the question or passage as context_input_ids"
         )
 
 

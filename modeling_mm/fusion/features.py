@@ -25,7 +25,7 @@ class MMFeatures:
     normalised (CLIPModel); in MMForConditionalGeneration the projected tokens (B, S, Dc) that the decoder reads of
     media (LlavaForConditionalGeneration); in every other class the tower's own vector.
 
-    output_hidden_states and output_attentions give the tower's own states, of the items that are there, too.
+    output_hidden_states and output_attentions give the tower's own states of the items present, too.
     """
 
     @can_return_tuple
@@ -66,7 +66,7 @@ class MMFeatures:
     ) -> BaseModelOutputWithPooling:
         """Tokens (R, T, Dt) and one vector (R, Dt), with a contrastive head (R, P), of a text without media.
 
-        The text encoder reads it, or the decoder where there is none.
+        The text encoder reads it, or the decoder of a model without one.
         """
         reject_unknown(kwargs, STATES)
         states = {name: kwargs[name] for name in STATES if name in kwargs}

@@ -25,7 +25,7 @@ class MMForSequenceClassification(MMHead):
     """The base model with a linear classifier on the pooled text, on the fused vector, or one per modality (decision).
 
     Several pictures per context (two for comparing them) are slots of pixel_values; `max_images` gives them an order.
-    A call without a text is one row per context: fusions of tokens read a text of bos alone, the others no text. A row
+    A call without a text is one row per context: fusions of tokens read a text of only bos, the others no text. A row
     whose attention_mask is 0 throughout has no text either. `from_towers(vision, text)` starts from published towers.
     """
 
@@ -89,7 +89,7 @@ class MMForSequenceClassification(MMHead):
             **rows,
         }
         has_text = input_ids is not None or inputs_embeds is not None
-        reads_text = not (self.is_late or self.is_pooled)  # also where there is none: bos stands for it
+        reads_text = not (self.is_late or self.is_pooled)  # also without a text: bos is read in its place
         if not has_text:
             context = self._context_alone(context, text)
         if reads_text and not has_text:
@@ -138,9 +138,7 @@ class MMForSequenceClassification(MMHead):
         """int64 (B, 1): a text of bos for each context, as in generate()."""
         bos = self.config.text_config.bos_token_id
         if bos is None:
-            raise ValueError(
-                "without input_ids the text is bos alone; pass input_ids, or set text_config.bos_token_id"
-            )
+            raise ValueError("without input_ids the text is only bos; pass input_ids, or set text_config.bos_token_id")
         return torch.full((contexts, 1), int(bos), dtype=torch.long, device=self.device)
 
     @staticmethod

@@ -47,7 +47,7 @@ class MMContrastiveHead(nn.Module):
         sources = context.token_sources
         if context.pooler_outputs is None or sources is None:
             if context.pooler_output is None:
-                raise ValueError("encoder_outputs has no pooler_output, which the embedding is made of")
+                raise ValueError("encoder_outputs has no pooler_output, from which the embedding is computed")
             hears = self.vision is None or (self.audio is not None and context.audio_output is not None)
             return self.get_submodule("audio" if hears else "vision")(context.pooler_output)
         embeds = torch.zeros((), device=sources.device)

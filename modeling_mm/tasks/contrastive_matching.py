@@ -1,7 +1,7 @@
 """MMMatchingModel: pictures and texts as embeddings that are compared, and as pairs that match or do not.
 
-B contexts and R rows (texts) of this process, T text tokens, P projection_dim. A context of videos or clips stands
-where a picture does. The text is read by the text encoder, or by the decoder where there is none.
+B contexts and R rows (texts) of this process, T text tokens, P projection_dim. A context may hold videos or clips
+instead of pictures. The text encoder reads the text, or the decoder of a model without one.
 """
 
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ from .row_ends import check_every_text
 
 _ONE_TEXT = "a text is compared with media, not with media joined with another text; pass one text, as input_ids"
 _OTHER_CLASSES = {
-    "inputs_embeds": "equal texts are told by their ids, and negatives travel as ids; pass input_ids",
+    "inputs_embeds": "equal texts are found by their ids, and negatives are sent as ids; pass input_ids",
     "context_input_ids": _ONE_TEXT,
     "context_attention_mask": _ONE_TEXT,
     "media_index": _ONE_TEXT,
@@ -60,7 +60,8 @@ def media_there(context: MMContextOutput) -> torch.Tensor:
 
 
 class Compared(NamedTuple):
-    """Which rows and contexts are compared, by number (all but contexts without media), and which belong together."""
+    """Which rows and contexts are compared, by number (all except contexts without media), and which belong
+    together."""
 
     rows: MMRows  # of all R rows
     images: torch.Tensor  # (B',)
@@ -86,7 +87,7 @@ class MMMatchingModel(MMHead):
         self.itm_head = nn.Linear(width, 2) if "itm" in self.losses else None
 
     def pools_latents(self, tower: str) -> bool:
-        """Whether a resampler behind "vision" or "audio" gives the pooled vector."""
+        """Whether a resampler after the tower "vision" or "audio" gives the pooled vector."""
         resampler = getattr(self.config, f"{tower}_resampler_config")
         return resampler is not None and resampler.first_latent_pooled
 
@@ -111,7 +112,7 @@ class MMMatchingModel(MMHead):
             raise ValueError("bool_masked_pos hides patches from the tower, but encoder_outputs is a ready context")
         given = [name for name, value in media.items() if value is not None and value is not False]
         if given:
-            raise ValueError(f"encoder_outputs is a ready context, so {', '.join(given)} cannot be given beside it")
+            raise ValueError(f"encoder_outputs is a ready context, so {', '.join(given)} cannot be given with it")
         return as_context(encoder_outputs, None, self.config.media_width)
 
     def _check_pooled(self, media: dict[str, Any]) -> None:
@@ -123,7 +124,8 @@ class MMMatchingModel(MMHead):
         is_normed_after = isinstance(vision, MMVisionConfig) and vision.final_norm == "pooled"
         if not is_own or vision.pooler != "mean" or is_normed_after:
             raise ValueError(
-                "visual_embeds hold tokens and no pooled vector, which embeddings are made of; pass pixel_values, or "
+                "visual_embeds hold tokens and no pooled vector, from which embeddings are computed; "
+                "pass pixel_values, or "
                 "encoder_outputs of encode_context(), or set vision_config.pooler='mean' (and final_norm='all')"
             )
 
@@ -144,7 +146,7 @@ class MMMatchingModel(MMHead):
     def _asked_states(self, kwargs: dict[str, Any], accepted: Any) -> dict[str, Any]:
         """Which states are asked for: of the text read alone, as the text runs several times.
 
-        Refuses what other classes take and this one cannot, with the reason, and whatever nothing knows.
+        Raises an error for inputs that other classes take and this one cannot, with the reason, and for unknown ones.
         """
         for name in kwargs:
             if name in _OTHER_CLASSES:
@@ -152,7 +154,9 @@ class MMMatchingModel(MMHead):
         reject_unknown(kwargs, accepted)
         states = {name: kwargs[name] for name in STATES if name in kwargs}
         if self.itc_head is None and any(states.values()):
-            raise ValueError(f"{', '.join(states)}: without 'itc' no text is read alone; ask MMModel for its states")
+            raise ValueError(
+                f"{', '.join(states)}: without 'itc' no text is read without media; ask MMModel for its states"
+            )
         return states
 
     def _read_alone(self, output: ModelOutput, text: Text, states: dict[str, Any]) -> torch.Tensor:
@@ -234,7 +238,7 @@ class MMMatchingModel(MMHead):
         return loss, logits[: rows.num_rows]
 
     def _with_negatives(self, text: Text, compared: Compared, embeds: tuple | None) -> tuple[Text, torch.Tensor]:
-        """The rows and, behind them, the texts of mined pairs, with the numbers (n,) of their contexts here."""
+        """The rows and, after them, the texts of mined pairs, with the numbers (n,) of their contexts here."""
         pairs = compared.pairs
         text, everyone = self._gathered_text(text, compared)
         with torch.no_grad():
@@ -285,7 +289,7 @@ class MMMatchingModel(MMHead):
             read = {tower for tower in TOWER_KINDS if "itc" in losses and self.pools_latents(tower)}
             unread += [getattr(model, f"{tower}_resampler") for tower in TOWER_KINDS.keys() - read]
         elif config.fusion_type == "co_attention":
-            unread.append(model.get_submodule("fusion.media_norm"))  # of media for a decoder behind a text encoder
+            unread.append(model.get_submodule("fusion.media_norm"))  # of media for a decoder after a text encoder
         for part in unread:
             if part is not None:
                 part.requires_grad_(False)

@@ -121,11 +121,11 @@ class MMForConditionalGeneration(MMRanking, MMVocabularyHead, MMGenerationMixin)
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, generation_config=None, *args, **kwargs):
-        """As in Transformers, with all its arguments. Labels are refused, since a row of training holds its answer; a
-        RuntimeWarning says where the logits are NaN or infinite.
+        """As in Transformers, with all its arguments. Labels raise an error, since a row of training holds its answer;
+        a RuntimeWarning says where the logits are NaN or infinite.
 
-        Seq2SeqTrainer(predict_with_generate=True) hands over whole batches all the same: their prompts alone are read,
-        and what comes back is the answers without them, so that they are compared with the labels. Limits of length
+        Seq2SeqTrainer(predict_with_generate=True) passes whole batches all the same: only their prompts are read, and
+        the result is the answers without the prompts, to be compared with the labels. Limits of length
         then count the answer.
         """
         if calling_trainer("prediction_step") is None:
@@ -141,7 +141,7 @@ class MMForConditionalGeneration(MMRanking, MMVocabularyHead, MMGenerationMixin)
     # ---- generate(): the context is encoded once and never expanded; everything with rows is -----------------------
 
     def _prepare_model_inputs(self, inputs, bos_token_id: Any, model_kwargs: dict[str, Any]):
-        """The first step of generate() that sees the prompt: it is checked here, once and in words."""
+        """The first step of generate() that sees the prompt: it is checked here, once."""
         cache = model_kwargs.get("past_key_values")
         if cache is not None:
             check_cache(cache)
@@ -156,7 +156,7 @@ class MMForConditionalGeneration(MMRanking, MMVocabularyHead, MMGenerationMixin)
             given["attention_mask"] = None  # assisted decoding's, for its assistant: one column, whatever the prompt
         embeds = model_kwargs.get("inputs_embeds")
         ids = model_kwargs.get("input_ids") if inputs is None else inputs
-        ids = ids if embeds is None else None  # embeddings are the prompt; ids may stand beside them
+        ids = ids if embeds is None else None  # embeddings are the prompt; ids may come with them
         if ids is not None and mask is not None and cache is None:
             bos_token_id = self.config.text_config.bos_token_id if bos_token_id is None else bos_token_id
             model_kwargs["attention_mask"] = bos_where_absent(ids, mask, bos_token_id)
@@ -203,7 +203,7 @@ class MMForConditionalGeneration(MMRanking, MMVocabularyHead, MMGenerationMixin)
             if seen is not None and seen != cache.fingerprint:
                 raise ValueError(
                     "past_key_values holds the keys and values of another context; call past_key_values.reset() "
-                    "first, or leave the context out to go on with the one that it holds"
+                    "first, or leave the context out to continue with the one that it holds"
                 )
             return model_kwargs
         context = self.model.context_of(ready, lonely_mask, **media)

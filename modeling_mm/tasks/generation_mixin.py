@@ -14,7 +14,7 @@ from ..core.cache import MMCache
 from ..core.model_inputs import RowInputs
 
 BROKEN = (
-    "the logits are NaN or infinite, so what is written means nothing: look for NaN among the weights, an overflow of "
+    "the logits are NaN or infinite, so the text means nothing: look for NaN among the weights, an overflow of "
     "float16 (take bfloat16 or float32) or pixels that are not normalised. remove_invalid_values=True writes on "
     "without NaN; config.check_inputs=False does not look"
 )

@@ -54,11 +54,11 @@ def predicted(
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """The loss (None without targets) and the logits (..., V) of a head; only the loss without `return_logits`.
 
-    Raises: ValueError where neither is asked for.
+    Raises: ValueError if nothing is asked for.
     """
     if not return_logits:
         if targets is None:
-            raise ValueError("return_logits=False gives only the loss, and a loss needs labels")
+            raise ValueError("return_logits=False gives only the loss, and the loss needs labels")
         return loss_without_logits(head, hidden, targets, num_items_in_batch, label_smoothing), None
     logits = head(hidden)
     loss = None if targets is None else token_loss(logits, targets, num_items_in_batch, label_smoothing)

@@ -63,7 +63,7 @@ class MMForPreTraining(MMMatchingModel):
         super().__init__(config)
         check_task(self, config.pretraining_faults())
         self.lm_head_transform = self.lm_head = self.mim_head = self.mim_tower = None
-        self.sees_masked = config.mim_pass == "shared" or set(self.losses) == {"mim"}  # every loss, not "mim" alone
+        self.sees_masked = config.mim_pass == "shared" or set(self.losses) == {"mim"}  # every loss, not only "mim"
         if {"lm", "mlm"} & set(self.losses):
             self.lm_head_transform, self.lm_head = build_vocabulary_head(config)
             self._tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
@@ -99,7 +99,7 @@ class MMForPreTraining(MMMatchingModel):
         return_logits: bool = True,
         **inputs: Unpack[ModelInputs],
     ) -> MMPreTrainingOutput:
-        """Every loss that is asked for and whose inputs are there. Media, text and `matches` as in retrieval, and:
+        """Every loss that is asked for and whose inputs are given. Media, text and `matches` as in retrieval, and:
 
         Args:
             lm_targets: int64 (R, T), the rows' own ids, -100 where ignored, shifted inside; None: all real tokens.
@@ -120,7 +120,7 @@ class MMForPreTraining(MMMatchingModel):
         self._check_targets(text, lm_targets, masked_input_ids, mlm_targets)
         wants_loss = self.training if return_loss is None else return_loss
         if not (wants_loss or return_logits):
-            raise ValueError("return_logits=False leaves the losses alone; ask for them with return_loss=True")
+            raise ValueError("return_logits=False gives only the losses; ask for them with return_loss=True")
         output: Any = MMPreTrainingOutput()
         self._compare(output, context, text, asked, index, matches, wants_loss)
         rows = None
@@ -168,7 +168,7 @@ class MMForPreTraining(MMMatchingModel):
         given = {"lm_targets": lm_targets, "masked_input_ids": masked_input_ids, "mlm_targets": mlm_targets}
         check_tensors(**given)
         if (masked_input_ids is None) != (mlm_targets is None):
-            raise ValueError("masked_input_ids and mlm_targets go together; one of them was given alone")
+            raise ValueError("masked_input_ids and mlm_targets go together; only one of them was given")
         for name, value in given.items():
             loss = "lm" if name == "lm_targets" else "mlm"
             if value is None:
@@ -249,7 +249,7 @@ class MMForPreTraining(MMMatchingModel):
         there = [self.losses[name] * loss for name, loss in found.items() if loss is not None]
         if not there:
             raise ValueError(
-                f"none of the losses {', '.join(self.losses)} has its inputs: itc and itm want media and input_ids, "
+                f"none of the losses {', '.join(self.losses)} has its inputs: itc and itm need media and input_ids, "
                 "lm input_ids, mlm masked_input_ids and mlm_targets, mim pixel_values and bool_masked_pos"
             )
         total = torch.stack(there).sum()

@@ -74,7 +74,7 @@ def check_prompt_ends(attention_mask: torch.Tensor | None) -> None:
     if attention_mask is None or attention_mask.ndim != 2 or not may_read_values():
         return
     if not bool(attention_mask[:, -1].all()):
-        raise ValueError("generate() goes on behind the last column, but attention_mask ends in 0; pad on the left")
+        raise ValueError("generate() continues after the last column, but attention_mask ends in 0; pad on the left")
 
 
 def bos_where_absent(

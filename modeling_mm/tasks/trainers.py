@@ -76,7 +76,7 @@ def check_no_labels(given: dict[str, Any]) -> None:
     if names:
         raise ValueError(
             f"generate() got {' and '.join(names)}: a batch of training holds the answers in input_ids, and they "
-            "would stand in the prompt. Pass prompts alone: processor(images=..., text=...) without suffix, or "
+            "would be part of the prompt. Pass only prompts: processor(images=..., text=...) without suffix, or "
             "MMDataCollator(processor, mode='generate'). Seq2SeqTrainer(predict_with_generate=True) may pass both"
         )
 
@@ -101,7 +101,7 @@ def prompts_of(batch: dict[str, Any], pad: int) -> dict[str, Any]:
     if not torch.is_tensor(ids) or not torch.is_tensor(labels) or labels.shape != ids.shape:
         shapes = [tuple(value.shape) if torch.is_tensor(value) else type(value).__name__ for value in (labels, ids)]
         raise ValueError(
-            f"labels {shapes[0]} beside input_ids {shapes[1]}: predict_with_generate wants rows of prompt and answer "
+            f"labels {shapes[0]} beside input_ids {shapes[1]}: predict_with_generate needs rows of prompt and answer "
             "with a label for each token, as MMDataCollator makes them"
         )
     mask = batch.get("attention_mask")

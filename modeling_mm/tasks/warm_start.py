@@ -109,7 +109,7 @@ def from_towers(
     question = None if text_encoder is None else text_tower(text_encoder)
     weights = None if flamingo is None else FlamingoWeights(Checkpoint(flamingo))
     if weights is not None and (seen is None or cross_attention_every is not None):
-        raise ValueError("flamingo is for a ViT, and says itself where its layers stand; leave the other out")
+        raise ValueError("flamingo is for a ViT, and its file says where its layers are; leave the other out")
     every = cross_attention_every if weights is None else weights.every
     words = words if every is None else (words[0], inserted(words[1], every, weights))
     if weights is not None and seen is not None:

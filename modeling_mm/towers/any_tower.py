@@ -1,10 +1,11 @@
-"""Any tower over the items that are there: MM's own, or any vision or audio model of Transformers, called in one way.
+"""Any tower over the items that are present: MM's own, or any vision or audio model of Transformers, called in one
+way.
 
-B contexts, N items per context (pictures, videos, clips), F frames; n of the items (or frames) are there; S tokens of
-an item, Dv the tower's width.
+B contexts, N items per context (pictures, videos, clips), F frames; n of the items (or frames) are present; S tokens
+of an item, Dv the tower's width.
 """
 
-# Which methods and outputs another library's tower has is what is asked here.
+# Pyright cannot know the methods and outputs of another library's tower.
 
 import inspect
 from typing import Any
@@ -30,7 +31,8 @@ STATES = ("output_hidden_states", "output_attentions")
 
 
 def run_tower(tower: Any, items: MediaItems, layer: int = -1, strategy: str = "full", **settings: Any) -> MediaItems:
-    """Runs a tower on the items that are there: tokens (B, N[, F], S, Dv) and pooled (B, N[, F], Dv), zeros elsewhere.
+    """Runs a tower on the items that are present: tokens (B, N[, F], S, Dv) and pooled (B, N[, F], Dv), zeros
+    elsewhere.
 
     Args:
         items: values are the tower's main input, cast to its dtype here; a mask inside each item is bool
@@ -71,9 +73,9 @@ def run_tower(tower: Any, items: MediaItems, layer: int = -1, strategy: str = "f
 
 
 def flat_items(items: MediaItems) -> MediaItems:
-    """What a tower runs on: (B, N[, F], ...) -> (n, ...), the items that are there, with their masks.
+    """What a tower runs on: (B, N[, F], ...) -> (n, ...), the items that are present, with their masks.
 
-    In an exported graph, which wants one shape, all of them. A batch without any runs one blank item, which lands
+    In an exported graph, which needs one shape, all of them. A batch without any runs one blank item, which lands
     nowhere: so every rank of a distributed run uses the same parameters, with zero gradients.
     """
     values, mask, hidden = items.values, items.mask, items.hidden_patches
@@ -89,7 +91,7 @@ def flat_items(items: MediaItems) -> MediaItems:
 
 
 def present_items(values: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """(M, ...) -> (n, ...), those that are there; one blank item where there is none."""
+    """(M, ...) -> (n, ...), those that are present; one blank item if all are absent."""
     if torch.compiler.is_exporting():
         return values
     found = values[present]
@@ -107,7 +109,7 @@ def present_masks(mask: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
 
 
 def placed_items(values: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """(n, ...) of the items that are there -> (M, ...), zeros where there is none; a blank item lands nowhere."""
+    """(n, ...) of the items present -> (M, ...), zeros for absent ones; a blank item is dropped."""
     if torch.compiler.is_exporting():
         return values.masked_fill(~present.reshape(-1, *[1] * (values.ndim - 1)), 0)
     places = values.new_zeros(len(present), *values.shape[1:])
@@ -127,7 +129,7 @@ def _ready(items: MediaItems, dtype: torch.dtype) -> MediaItems:
 
 
 def _inputs(tower: Any, flat: MediaItems, layer: int, settings: dict) -> tuple[dict[str, Any], torch.Tensor | None]:
-    """What the tower's forward needs besides the values, and the mask of the tokens (n, S) that come out."""
+    """What the tower's forward needs in addition to the values, and the mask of the tokens (n, S) that come out."""
     accepted = inspect.signature(tower.forward).parameters
     inputs: dict[str, Any] = {name: value for name, value in settings.items() if name in accepted or name in STATES}
     inputs["return_dict"] = True

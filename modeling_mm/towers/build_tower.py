@@ -1,6 +1,6 @@
 """Towers by their config: MM's own, or any vision or audio model of Transformers, with what nothing reads frozen."""
 
-# Which methods and settings another library's tower has is what is asked here.
+# Pyright cannot know the methods and settings of another library's tower.
 
 import copy
 from typing import Any
@@ -60,7 +60,7 @@ def _unmasked(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def _freeze_unread(tower: Any, config: PreTrainedConfig, layer: int) -> None:
-    """Freezes what the hidden state of `layer` does not depend on: a run without numbers tells.
+    """Freezes what the hidden state of `layer` does not depend on, found by a run on the meta device.
 
     Raises: ValueError for a tower that cannot run, or whose tokens have another width than its config says.
     """

@@ -8,7 +8,7 @@ rows run by their true lengths, one call for each length that a batch holds. A t
 norms keeps to its mask and runs all rows at once. n rows, T frames or samples, S tokens, D width.
 """
 
-# Which methods and settings another library's tower has is what is asked here.
+# Pyright cannot know the methods and settings of another library's tower.
 
 import inspect
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def real_lengths(values: torch.Tensor, mask: torch.Tensor | None) -> list[int]:
         return [values.shape[1]] * len(values)
     if mask.shape != values.shape[:2]:
         raise ValueError(
-            f"input_features_mask is {tuple(mask.shape)} for each clip's {tuple(values.shape)}; this tower wants "
+            f"input_features_mask is {tuple(mask.shape)} for each clip's {tuple(values.shape)}; this tower takes "
             f"{tuple(values.shape[:2])}, True for what is real of each"
         )
     if torch.compiler.is_exporting():
@@ -72,9 +72,7 @@ def real_lengths(values: torch.Tensor, mask: torch.Tensor | None) -> list[int]:
         )
     lengths = mask.sum(-1)
     if not bool((mask == (torch.arange(mask.shape[1], device=mask.device) < lengths[:, None])).all()):
-        raise ValueError(
-            "input_features_mask must be True from the start of each clip to its end, and False behind it"
-        )
+        raise ValueError("input_features_mask must be True from the start of each clip to its end, and False after it")
     return lengths.tolist()
 
 

@@ -133,7 +133,7 @@ class MMTextModel(MMPreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         **kwargs,
     ) -> MMModelOutput:
-        """A text (R, T) by the first `unimodal_layers` alone: its states (R, T, D), and the token behind it (R, D)."""
+        """A text (R, T) by only the first `unimodal_layers`: its states (R, T, D), and the token after it (R, D)."""
         length = input_ids.shape[1]
         if position_ids is None:
             position_ids = default_positions(attention_mask, 0, length, input_ids.device)
@@ -180,7 +180,7 @@ class MMTextModel(MMPreTrainedModel):
             encoder_attention_mask: bool (B, S), **real tokens first**; None: all real.
             rows: which row reads which context; None: R = k*B, contiguous.
             context_ranges: int64 (R, n, 2), the half-open range of context tokens that each text column may see, the
-                n-th column's for all behind it; unread once the cache holds them. None: all.
+                n-th column's also for all after it; unread once the cache holds them. None: all.
             prefix: media tokens (R, S, D) that join the text's sequence, in a call without a cache; with one the cache
                 holds their keys and values, once per context (`hold_prefix`).
             is_causal: False lets every token see every other for this call; None: the config's.
@@ -242,7 +242,7 @@ class MMTextModel(MMPreTrainedModel):
         if segment_length is not None and length > segment_length:
             segments = MMSegments((num_rows, length), segment_length, self.config.memory_length, attention_mask)
             mask = segments.self_mask(call, inputs_embeds)
-        elif prefix is None and not sees_all:  # a token alone sees itself and all before it
+        elif prefix is None and not sees_all:  # a single token sees itself and all before it
             mask = create_causal_mask(
                 config=call, inputs_embeds=inputs_embeds, attention_mask=mask, past_key_values=cache
             )
@@ -308,7 +308,9 @@ class MMTextModel(MMPreTrainedModel):
         nothing."""
         check_memory(prefix.states, prefix.mask, self.config.hidden_size, "prefix")
         if plan.cache is not None:
-            raise ValueError("past_key_values was given beside a prefix, whose states it would have to hold already")
+            raise ValueError(
+                "past_key_values was given with a prefix, but it must already hold the states of the prefix"
+            )
         if plan.segments is not None:
             raise ValueError(
                 f"a text longer than segment_length={self.config.segment_length} attends in segments, which media "

@@ -168,7 +168,7 @@ class PictureOptions(SavesItsCode, BaseImageProcessor):
         raise NotImplementedError
 
     def _cut(self, picture: Image.Image, options: dict[str, Any]) -> Image.Image:
-        """A picture cut to its content, if the options want that."""
+        """A picture cut to its content, if the options say so."""
         if not options["do_crop_content"]:
             return picture
         colour = rgb_colour(options["background"])
@@ -260,7 +260,7 @@ class MMImageProcessorPil(PictureOptions, PilBackend):  # pyright: ignore[report
 
 @dataclass
 class Numbers:
-    """What becomes of pixels: (pixel * scale - mean) / std, or as_bytes as they are."""
+    """What becomes of pixels: (pixel * scale - mean) / std, or with as_bytes unchanged."""
 
     scale: float
     mean: Any

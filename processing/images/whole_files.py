@@ -2,7 +2,7 @@
 
     MP4, MOV     the ends of its boxes             AVI  the lengths of its RIFF lists
     Matroska     the end of its segment            OGG  the end of its last page, and only one stream
-    FLV          the size that follows each tag    MP3  its bytes, where a Xing header tells them
+    FLV          the size that follows each tag    MP3  its bytes, where a Xing header gives them
     MPEG-TS      whole packets
 
 The length is unknown for program streams, ADTS, MP3 without that header, streams cut between two pages or packets, and
@@ -23,7 +23,7 @@ FILLED_BOXES = (b"moov", b"mdat", b"moof")
 # Bytes: some writers count a header too many, or leave a byte of padding out.
 SLACK = 64
 PACKET = 188
-XING_OFFSETS = (13, 21, 36)  # behind the start of an MP3 frame
+XING_OFFSETS = (13, 21, 36)  # after the start of an MP3 frame
 MAX_PAGE = 27 + 255 + 255 * 255
 
 
@@ -176,7 +176,7 @@ def _check_frames(file: Any, place: int, end: int) -> None:
 
 
 def xing_header(file: Any) -> int | None:
-    """Where the Xing or Info header of an MP3 file stands, which tells its length; None where there is none. The place
+    """The place of an MP3 file's Xing or Info header, which holds its length; None if it has none. The place
     of `file` is kept."""
     start = place = file.tell()
     head = file.read(10)

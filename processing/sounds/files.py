@@ -84,7 +84,7 @@ def check_sound(frames: float, rate: int, channels: int, max_seconds: float) -> 
 
 
 def in_full_scale(array: np.ndarray) -> np.ndarray:
-    """float32 of samples in -1..1, floats as they are; int16, int32 and uint8 by their range, as WAV files have them.
+    """float32 of samples in -1..1, floats unchanged; int16, int32 and uint8 by their range, as WAV files have them.
     Raises ValueError for other types."""
     full_scale = {"int16": 2.0**15, "int32": 2.0**31}.get(array.dtype.name)
     if full_scale:
@@ -185,7 +185,8 @@ def _told_samples(container: Any, told: float) -> int:
 
 
 def _joined(blocks: Iterable[np.ndarray], rate: int, max_seconds: float) -> np.ndarray:
-    """One array of all. Raises MediaDecodeError where there are more than the limits allow, whatever a header said."""
+    """One array of all. Raises MediaDecodeError where there are more than the limits allow, even if a header said
+    otherwise."""
     found, length = [np.zeros(0, np.float32)], 0
     for block in blocks:
         length += len(block)

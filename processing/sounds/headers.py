@@ -18,7 +18,7 @@ Order = Literal["little", "big"]
 
 class Kind(NamedTuple):
     """How a format lays out its chunks: where the first is, the bytes of a name and of a size, to what each is padded,
-    what stands before the samples in their own chunk, and what a file of it is known by."""
+    what comes before the samples in their own chunk, and how a file of it is recognised."""
 
     order: Order
     first: int
@@ -136,7 +136,7 @@ def _chunks(file: Any, kind: Kind, at: int, end: int) -> Iterator[tuple[bytes, i
 
 
 def _is_chain(file: Any, kind: Kind, at: int, end: int) -> bool:
-    """Whether chunks stand at `at`, up to the end of the file."""
+    """Whether chunks begin at `at`, up to the end of the file."""
     for name, start, size in _chunks(file, kind, at, end):
         if not name.isascii() or not name.decode().isprintable() or not 0 <= size <= end - start:
             return False

@@ -219,8 +219,8 @@ class _Film:
         return self.shown
 
     def _seek(self, time: float, forward: bool = False) -> Any:
-        """The first frame from the keyframe at or before `time`; forward: at or after it. From the start if there is
-        none."""
+        """The first frame from the keyframe at or before `time`; forward: at or after it. From the start if no
+        keyframe is found."""
         for place in (time, -math.inf):
             if place < self.start:
                 self.container.seek(0)

@@ -154,7 +154,7 @@ def test_twice_the_work_in_twice_the_instructions_is_no_step_back():
 
 def test_missing_and_new_entries_are_faults():
     assert static_gate.faults([DECODE, MASKED], [DECODE, MASKED, GRADIENT], LIMITS) == [
-        f"{GRADIENT.case}: is in the baseline, and no longer an entry"
+        f"{GRADIENT.case}: is in the baseline, but is not an entry now"
     ]
     assert static_gate.faults([DECODE, MASKED, GRADIENT], [DECODE, MASKED], LIMITS) == [
         f"{GRADIENT.case}: is not in the baseline; measure it again with --json"

@@ -78,7 +78,7 @@ def test_a_trainer_s_file_gives_the_tensors_under_their_own_names(tmp_path, plac
 def test_a_shard_elsewhere_is_refused(source, shard):
     (source / "model.safetensors").unlink()
     (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"output.weight": shard}}))
-    with pytest.raises(ValueError, match="a shard lies beside its index"):
+    with pytest.raises(ValueError, match="a shard is in the folder of its index"):
         mm.convert(source)
 
 

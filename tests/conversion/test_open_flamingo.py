@@ -265,5 +265,5 @@ def test_openflamingo_in_another_place_or_too_much_is_refused(pair, tmp_path):
     extra = {name.replace("layers.2.gated", "layers.9.gated"): value for name, value in tensors.items()}
     extra |= {name.replace("layers.1.gated", "layers.9.gated"): value for name, value in tensors.items()}
     torch.save({**tensors, **extra}, tmp_path / "moved.pt")
-    with pytest.raises(ValueError, match="gated layers stand elsewhere"):
+    with pytest.raises(ValueError, match="gated layers are elsewhere"):
         convert(tmp_path / "moved.pt", **pair.towers)

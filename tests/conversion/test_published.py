@@ -218,7 +218,7 @@ def test_a_norm_under_tensorflows_names_is_read(peer, saved):
 def test_fixed_positions_behind_another_padding_are_refused(peer, saved):
     decoder = {**TROCR, "use_learned_position_embeddings": False, "pad_token_id": 3}
     config = CONFIG_MAPPING["vision-encoder-decoder"].from_dict(pair(VIT, decoder))
-    with pytest.raises(ValueError, match="pad_token_id=3, behind which fixed positions start; only 1 is known"):
+    with pytest.raises(ValueError, match="pad_token_id=3, after which fixed positions start; only 1 is known"):
         convert(saved(peer(lambda c: transformers.VisionEncoderDecoderModel(config=c), config)))
 
 

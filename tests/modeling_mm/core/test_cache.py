@@ -132,7 +132,7 @@ def test_wrap_keeps_an_mm_cache_and_refuses_what_is_no_cache():
 def test_a_filled_encoder_decoder_cache_is_refused_as_it_knows_no_rows(model, pixels):
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     model(input_ids=IDS[:2], pixel_values=pixels, past_key_values=cache)
-    with pytest.raises(ValueError, match="go on with the past_key_values that the model returned"):
+    with pytest.raises(ValueError, match="continue with the past_key_values that the model returned"):
         model(input_ids=IDS[:2, :1], past_key_values=cache)
 
 

@@ -42,7 +42,7 @@ MEDIA = {
     "mask values": (
         {"pixel_attention_mask": torch.full((2,), 0.5)},
         ValueError,
-        "pixel_attention_mask must hold 0 and 1",
+        "pixel_attention_mask must hold only 0 and 1",
     ),
     "mask list": ({"pixel_attention_mask": [1, 1]}, TypeError, "pixel_attention_mask must be a tensor; got list"),
     "mask alone": (
@@ -164,8 +164,8 @@ TEXT = {
     "mask rows": ({"attention_mask": torch.ones(1, 3)}, ValueError, r"attention_mask must be .*got \(1, 3\)"),
     "mask flat": ({"attention_mask": torch.ones(3)}, ValueError, r"attention_mask must be .*got \(3,\)"),
     "mask cube": ({"attention_mask": torch.ones(2, 3, 3)}, ValueError, r"attention_mask must be .*got \(2, 3, 3\)"),
-    "mask values": ({"attention_mask": 7 * ONES}, ValueError, "attention_mask must hold 0 and 1 alone .*got 7.0..7.0"),
-    "mask negative": ({"attention_mask": -ONES}, ValueError, "attention_mask must hold 0 and 1 alone"),
+    "mask values": ({"attention_mask": 7 * ONES}, ValueError, "attention_mask must hold only 0 and 1 .*got 7.0..7.0"),
+    "mask negative": ({"attention_mask": -ONES}, ValueError, "attention_mask must hold only 0 and 1"),
     "mask list": ({"attention_mask": ONES.tolist()}, TypeError, "attention_mask must be a tensor; got list"),
     "positions shape": ({"position_ids": IDS[:, :2]}, ValueError, r"position_ids must be int64 \(2, 3\).*\(2, 2\)"),
     "positions above": ({"position_ids": IDS + 30}, ValueError, "needs 39 positions"),
@@ -208,7 +208,7 @@ GENERATE = {
     "right padding": (
         {"attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]])},
         ValueError,
-        "generate.. goes on behind the last column, but attention_mask ends in 0; pad on the left",
+        "generate.. continues after the last column, but attention_mask ends in 0; pad on the left",
     ),
     "typo": ({"pixel_value": PIXELS}, ValueError, "pixel_value"),
     "pixels as prompt": (

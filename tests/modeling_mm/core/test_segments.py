@@ -8,6 +8,7 @@ import torch
 from comparing import close
 from mm import MMTextConfig, MMTextModel
 from mm.modeling_mm.core.cache import MMCache
+from mm.modeling_mm.core.positions import stretched
 from mm.modeling_mm.core.segments import MMSegments
 
 IDS = torch.randint(4, 50, (2, 11), generator=torch.Generator().manual_seed(0))
@@ -151,11 +152,11 @@ def test_a_text_that_fits_gets_its_own_positions_exactly_beside_one_that_does_no
 def test_a_longer_text_spreads_over_the_table(stack):
     model = stack(max_position_embeddings=6, interpolate_positions=True, use_cache=False)
     table, places = model.embed_positions.weight, torch.arange(11)[None]
-    stretched = model._stretched_positions(places)[0]
-    close(stretched[::2], table)
-    close(stretched[1::2], (table[:-1] + table[1:]) / 2)
+    spread = stretched(table, places)[0]
+    close(spread[::2], table)
+    close(spread[1::2], (table[:-1] + table[1:]) / 2)
     bare = torch.nn.functional.interpolate(table.T[None], size=17, mode="linear", align_corners=True)[0].T
-    close(model._stretched_positions(torch.arange(17)[None])[0], bare)
+    close(stretched(table, torch.arange(17)[None])[0], bare)
 
 
 def test_a_longer_text_in_segments_spreads_too(stack):

@@ -182,7 +182,7 @@ def test_causality_is_never_taken_from_the_module(launched):
     module = attention_module(False, is_causal=False)
     assert_close(mm_triton_forward(module, query, key, value, None)[0], truth)
     module = attention_module(False, is_causal=True)
-    with pytest.raises(ValueError, match="takes causality from the call alone; pass is_causal"):
+    with pytest.raises(ValueError, match="takes causality only from the call; pass is_causal"):
         mm_triton_forward(module, query, key, value, None)
     assert len(launched) == 1
 

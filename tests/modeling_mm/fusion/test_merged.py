@@ -101,7 +101,7 @@ def test_media_of_another_width_or_behind_text_are_refused(build, media):
     with pytest.raises(ValueError, match=r"prefix must be float \(B, S, 16\)"):
         model(input_ids=IDS, prefix=MMPrefix(media[..., :8]))
     cache = model(input_ids=IDS, use_cache=True).past_key_values
-    with pytest.raises(ValueError, match="past_key_values was given beside a prefix"):
+    with pytest.raises(ValueError, match="past_key_values was given with a prefix"):
         model(input_ids=IDS, prefix=MMPrefix(media), past_key_values=cache)
     encoder = build("bidirectional", segment_length=4)
     with pytest.raises(ValueError, match="segment_length=4"):

@@ -57,7 +57,7 @@ def test_a_loss_without_logits_is_the_same_loss(filler, pixels):
         output.loss.backward()
         results.append([output.loss, *(p.grad for p in model.parameters() if p.requires_grad)])
     assert_close(*results, rtol=0, atol=1e-12)
-    with pytest.raises(ValueError, match="a loss needs labels"):
+    with pytest.raises(ValueError, match="loss needs labels"):
         model(input_ids=IDS, pixel_values=pixels, return_logits=False)
 
 

@@ -107,7 +107,7 @@ def test_arguments_of_other_heads_are_refused_by_name(retriever, pixels):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("inputs_embeds", "negatives travel as ids; pass input_ids"),
+        ("inputs_embeds", "negatives are sent as ids; pass input_ids"),
         ("context_input_ids", "pass one text, as input_ids"),
         ("media_index", "pass one text, as input_ids"),
         ("context_ranges", "its whole context"),

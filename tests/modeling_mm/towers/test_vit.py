@@ -219,8 +219,8 @@ BAD_MASKS = [
     (torch.ones(1, 5, 5).triu(), "one rectangle at the top left"),
     (torch.ones(1, 5, 5).flip(2).cumsum(2).gt(2), "one rectangle at the top left"),
     (torch.ones(1, 5, 5).cumsum(1).gt(2), "one rectangle at the top left"),
-    (torch.eye(5)[None] + torch.eye(5).flip(0)[None], "must hold 0 and 1 alone|one rectangle at the top left"),
-    (torch.ones(1, 5, 5) * 2, "must hold 0 and 1 alone"),
+    (torch.eye(5)[None] + torch.eye(5).flip(0)[None], "must hold only 0 and 1|one rectangle at the top left"),
+    (torch.ones(1, 5, 5) * 2, "must hold only 0 and 1"),
 ]
 
 
