@@ -247,7 +247,7 @@ def _of_texts(kind: str, processor: Any, rows: list[Any] | None, prediction: Eva
 
 
 def _of_embeddings(kind: str, processor: Any, rows: list[Any] | None, prediction: EvalPrediction):
-    *_, images, texts = prediction.predictions  # itm_logits come before them, if at all
+    *_, images, texts = list(prediction.predictions)  # itm_logits come before them, if at all
     counts = None if rows is None else [len(sample.captions()) for sample in _as_samples(rows)]
     if counts is None:
         if len(texts) % len(images):
