@@ -66,7 +66,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
     def __init__(self, config: MMConfig):
         super().__init__(config)
         self.built_for = _structure(config)
-        self.decoder_fusion = config.decoder_fusion
+        self.decoder_sees_media, self.decoder_fusion = config.decoder_sees_media, config.decoder_fusion
         vision, audio = config.vision_config is not None, config.audio_config is not None
         self.vision_tower = build_tower(config.vision_config, config.vision_feature_layer) if vision else None
         self.vision_resampler = self._resampler("vision")
@@ -132,7 +132,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         index, ranges, ready, ready_mask = pop_inputs(inputs, RowInputs).values()
         text = {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
         words = input_ids if inputs_embeds is None else inputs_embeds
-        needs_text = not self.config.decoder_sees_media and words is not None
+        needs_text = not self.decoder_sees_media and words is not None
         check_sources(media, ready, ready_mask, needs_text, past_key_values, index)
         if ready is None:
             context = self.encode_context(**media)
@@ -165,7 +165,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         self, encoder_outputs=None, encoder_attention_mask=None, **media: Unpack[MediaInputs]
     ) -> MMContextOutput | None:
         """What the decoder reads: the context that the caller gave, or the one that the media make; not both."""
-        check_sources(media, encoder_outputs, encoder_attention_mask, needs_text=not self.config.decoder_sees_media)
+        check_sources(media, encoder_outputs, encoder_attention_mask, needs_text=not self.decoder_sees_media)
         if encoder_outputs is None:
             return self.encode_context(**media)
         return as_context(encoder_outputs, encoder_attention_mask, self.config.context_width)

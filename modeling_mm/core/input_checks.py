@@ -185,6 +185,29 @@ def check_memory(states: torch.Tensor, mask: torch.Tensor | None, width: int, na
         raise ValueError(f"the mask of {name} must be {tuple(states.shape[:2])}; got {tuple(mask.shape)}")
 
 
+# ---- pictures, as a tower takes them --------------------------------------------------------------------------------
+
+
+def check_pixels(pixel_values: torch.Tensor, channels: int) -> None:
+    """Pictures: float (n, channels, height, width), n at least 1."""
+    check_tensors(pixel_values=pixel_values)
+    shape = tuple(pixel_values.shape)
+    if len(shape) != 4 or shape[1] != channels or not shape[0] or not pixel_values.is_floating_point():
+        raise ValueError(
+            f"pixel_values must be float (n, {channels}, height, width), n at least 1; "
+            f"got {pixel_values.dtype} {shape}"
+        )
+
+
+def other_size(pixel_values: torch.Tensor, image_size: Any, sides: str = "") -> ValueError:
+    """The error for pictures of another size than the config's; `sides` says which others can be asked for."""
+    height, width = pixel_values.shape[-2:]
+    return ValueError(
+        f"pixel_values are {height}x{width}, but image_size={image_size}; resize them, or pass "
+        f"interpolate_pos_encoding=True{sides}"
+    )
+
+
 # ---- media ----------------------------------------------------------------------------------------------------------
 
 

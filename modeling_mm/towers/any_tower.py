@@ -14,7 +14,7 @@ import torch
 
 from ...configuration.towers import map_tokens
 from ..core.base import MMPreTrainedModel
-from ..core.input_checks import MediaItems
+from ..core.input_checks import MediaItems, other_size
 from ..core.pooling import masked_mean
 from .sound_lengths import (
     keeps_to_mask,
@@ -226,10 +226,5 @@ def _check_size(tower: Any, pixels: torch.Tensor, interpolate: bool) -> None:
     size = getattr(tower.config, "image_size", None)
     if size is None or pixels.ndim != 4 or interpolate:
         return
-    wanted = (size, size) if isinstance(size, int) else tuple(size)
-    given = tuple(pixels.shape[-2:])
-    if given != wanted:
-        raise ValueError(
-            f"pixel_values are {given[0]}x{given[1]}, but image_size={size}; resize them, or pass "
-            "interpolate_pos_encoding=True"
-        )
+    if tuple(pixels.shape[-2:]) != ((size, size) if isinstance(size, int) else tuple(size)):
+        raise other_size(pixels, size)

@@ -16,6 +16,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ...configuration.conv import MMConvConfig
 from ..core.base import MMPreTrainedModel
+from ..core.input_checks import check_pixels, other_size
 from ..core.model_inputs import reject_unknown
 
 
@@ -340,17 +341,9 @@ class MMConvModel(MMPreTrainedModel):
         return self.tokens(self.feature_map(pixel_values))
 
     def _check(self, pixel_values: torch.Tensor, any_size: bool) -> None:
-        if not isinstance(pixel_values, torch.Tensor) or not pixel_values.is_floating_point():
-            given = pixel_values.dtype if isinstance(pixel_values, torch.Tensor) else type(pixel_values).__name__
-            raise TypeError(f"pixel_values is {given}; it must be a floating tensor, as the image processor makes it")
-        config, shape = self.config, tuple(pixel_values.shape)
-        if len(shape) != 4 or shape[1] != config.num_channels:
-            raise ValueError(f"pixel_values is {shape}; it must be (pictures, {config.num_channels}, height, width)")
-        size, least = config.image_size, config.total_stride
-        if not any_size and shape[2:] != (size, size):
-            raise ValueError(
-                f"pixel_values is {shape[2]}x{shape[3]} pixels, but image_size={size}; resize the pictures or pass "
-                "interpolate_pos_encoding=True"
-            )
-        if min(shape[2:]) < least:
-            raise ValueError(f"pixel_values is {shape[2]}x{shape[3]} pixels; each side must be at least {least}")
+        check_pixels(pixel_values, self.config.num_channels)
+        sides, size, least = tuple(pixel_values.shape[2:]), self.config.image_size, self.config.total_stride
+        if not any_size and sides != (size, size):
+            raise other_size(pixel_values, size)
+        if min(sides) < least:
+            raise ValueError(f"pixel_values are {sides[0]}x{sides[1]}; each side must be at least {least}")

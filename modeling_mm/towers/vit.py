@@ -13,7 +13,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ...configuration.vision import MMVisionConfig
 from ..core.attention import CallConfig, MMAttention, build_norm
 from ..core.base import MMPreTrainedModel
-from ..core.input_checks import check_mask_values, check_tensors, may_read_values
+from ..core.input_checks import check_mask_values, check_pixels, check_tensors, may_read_values, other_size
 from ..core.layers import MMLayer, whole_table
 from ..core.model_inputs import MMKwargs, reject_unknown
 from ..core.pooling import MMPooler
@@ -154,23 +154,15 @@ class MMVisionModel(MMPreTrainedModel):
         return torch.where(replaced[..., None], self.mask_token, patches)
 
     def _check_size(self, pixel_values: torch.Tensor, interpolate: bool) -> None:
-        config = self.config
-        check_tensors(pixel_values=pixel_values)
-        sides, patch = self.image_sides, config.patch_size
-        wanted = f"float (n, {config.num_channels}, {sides[0]}, {sides[1]}), n at least 1"
-        shape = tuple(pixel_values.shape)
-        if len(shape) != 4 or shape[1] != config.num_channels or not shape[0] or not pixel_values.is_floating_point():
-            raise ValueError(f"pixel_values must be {wanted}; got {pixel_values.dtype} {shape}")
+        config, patch = self.config, self.config.patch_size
+        check_pixels(pixel_values, config.num_channels)
         height, width = pixel_values.shape[-2:]
         whole = config.drop_partial_patches or not (height % patch or width % patch)
         if interpolate and whole and min(height, width) >= patch:
             return
-        if (height, width) != sides:
+        if (height, width) != self.image_sides:
             accepted = f"of at least {patch}" if config.drop_partial_patches else f"that are multiples of {patch}"
-            raise ValueError(
-                f"pixel_values are {height}x{width}, but image_size={config.image_size}; resize them, or pass "
-                f"interpolate_pos_encoding=True with sides {accepted}"
-            )
+            raise other_size(pixel_values, config.image_size, f" with sides {accepted}")
 
     def _positions_of_each(self, mask: torch.Tensor) -> torch.Tensor:
         """(n, CLS + rows*columns, D): the positions of each picture's own rectangle, zeros outside it.

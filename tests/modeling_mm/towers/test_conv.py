@@ -295,11 +295,14 @@ def test_initial_weights_keep_the_size_of_the_signal():
 @pytest.mark.parametrize(
     ("pixel_values", "message"),
     [
-        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "pixel_values is torch.uint8; it must be a floating tensor"),
-        ([[0.0]], "pixel_values is list; it must be a floating tensor"),
-        (torch.zeros(3, 32, 32), "must be (pictures, 3, height, width)"),
-        (torch.zeros(1, 4, 32, 32), "pixel_values is (1, 4, 32, 32); it must be (pictures, 3, height, width)"),
-        (torch.zeros(1, 3, 32, 64), "32x64 pixels, but image_size=32"),
+        (
+            torch.zeros(1, 3, 32, 32, dtype=torch.uint8),
+            "must be float (n, 3, height, width), n at least 1; got torch.uint8",
+        ),
+        ([[0.0]], "pixel_values must be a tensor; got list"),
+        (torch.zeros(3, 32, 32), "got torch.float32 (3, 32, 32)"),
+        (torch.zeros(1, 4, 32, 32), "got torch.float32 (1, 4, 32, 32)"),
+        (torch.zeros(1, 3, 32, 64), "32x64, but image_size=32"),
     ],
 )
 def test_a_wrong_picture_is_refused_in_words(pixel_values, message):

@@ -143,7 +143,11 @@ def test_pixels_are_cast_to_the_weights(tower, pixels):
 
 
 REFUSED = [
-    (torch.ones(2, 4, 16, 16), ValueError, r"must be float \(n, 3, 16, 16\), n at least 1; got .* \(2, 4, 16, 16\)"),
+    (
+        torch.ones(2, 4, 16, 16),
+        ValueError,
+        r"must be float \(n, 3, height, width\), n at least 1; got .* \(2, 4, 16, 16\)",
+    ),
     (torch.ones(3, 16, 16), ValueError, r"got torch.float32 \(3, 16, 16\)"),
     (torch.ones(0, 3, 16, 16), ValueError, "n at least 1"),
     (torch.ones(2, 3, 16, 16, dtype=torch.uint8), ValueError, "must be float .* got torch.uint8"),
