@@ -31,7 +31,7 @@ FOLDERS = [
     "cli",
 ]
 
-TRAIN = ["accelerate>=1.10"]
+TRAIN = ["accelerate>=1.10", "matplotlib>=3.10"]
 PEFT = ["peft>=0.21"]
 FAST = ["torchvision>=0.28"]
 EXAMPLES = ["resvg-py>=0.5"]

@@ -1,0 +1,157 @@
+"""The report of a run: train_log.jsonl, curves.png and report.html, a page that needs nothing beside itself.
+
+It holds texts and small pictures of the evaluation data, and is for those who may see them.
+"""
+
+import base64
+import html
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
+
+from .curves import HOW, metrics_in, save_curves
+from .log import write_log
+from .provenance import settings_of, versions
+from .shown import read_predictions
+
+logger = logging.get_logger(__name__)
+
+NAME = "report.html"
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
+table { border-collapse: collapse } td, th { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left;
+  vertical-align: top; overflow-wrap: anywhere } td.number, th.number { text-align: right; white-space: nowrap }
+img { max-width: 100% } .sample img { width: 96px; display: block } .right { color: #176d2f } .wrong { color: #a32020 }
+pre { white-space: pre-wrap; background: #f6f6f6; padding: .8rem }
+@media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd } td, th { border-color: #444 }
+  pre { background: #222 } .right { color: #6fd08c } .wrong { color: #f09090 } }
+"""
+
+
+def write_report(result: Any) -> list[Path]:
+    """Writes train_log.jsonl, curves.png and report.html into the output folder of a `TrainResult`; their paths.
+
+    Samples with predictions are those of predictions.jsonl, which `evaluate_task(save_to=...)` writes. Without
+    matplotlib there are no curves, which one line says.
+    """
+    folder = Path(result.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [write_log(result.log_history, folder)]
+    curves, why = None, "the log holds no numbers"
+    try:
+        curves = save_curves(result.log_history, folder)
+    except ModuleNotFoundError as fault:
+        if fault.name != "matplotlib":
+            raise
+        why = HOW
+        logger.warning(HOW)
+    paths += [curves] if curves else []
+    page = folder / NAME
+    page.write_text(page_of(result, curves, why), encoding="utf-8")
+    return [*paths, page]
+
+
+def page_of(result: Any, curves: Path | None, why_no_curves: str = "") -> str:
+    """The page. Everything that comes from data or settings is escaped, and the page may load nothing."""
+    shown = [line for line in read_predictions(result.output_dir) if "shown" in line]
+    drawn = [line for line in shown if line["shown"] == "drawn"]
+    worst = sorted((line for line in shown if "score" in line), key=lambda line: line["score"])[:8]
+    parts = [
+        f"<h1>{_escaped(result.task)}: {_escaped(Path(result.output_dir).name)}</h1>",
+        f"<p>{_escaped(_summary(result))}</p>",
+        _section("Metrics", _metrics(result.metrics)),
+        _section("Curves", _picture(curves) if curves else f"<p>{_escaped(why_no_curves)}</p>"),
+        _section("Samples of the evaluation", _samples(drawn)),
+        _section("The worst of them", _samples([line for line in worst if line["score"] < 1])),
+        _section("Data", f"<pre>{_escaped(chr(10).join(result.data_report))}</pre>" if result.data_report else ""),
+        _section("Settings", _pairs(settings_of(result.arguments))),
+        _section("Versions", _pairs(versions())),
+    ]
+    title = f"{_escaped(result.task)}: {_escaped(Path(result.output_dir).name)}"
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width"><meta name="robots" content="noindex">'
+        f"<title>{title}</title><style>{STYLE}</style></head>\n"
+        f"<body>\n{chr(10).join(part for part in parts if part)}\n</body></html>\n"
+    )
+
+
+def _summary(result: Any) -> str:
+    steps = max((event.get("step", 0) for event in result.log_history), default=0)
+    count = sum(one.numel() for one in result.model.parameters())
+    times = [event["train_runtime"] for event in result.log_history if "train_runtime" in event]
+    took = f", {_duration(times[-1])} in the last run" if times else ""
+    return f"{type(result.model).__name__}, {count:,} parameters; {steps:,} steps{took}."
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
+
+
+def _escaped(value: Any) -> str:
+    return html.escape(str(value))
+
+
+def _section(title: str, body: str) -> str:
+    return f"<h2>{title}</h2>\n{body}" if body else ""
+
+
+def number(value: Any) -> str:
+    """A metric as a reader wants it: four digits that count."""
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def interval_of(metrics: Mapping[str, Any], name: str) -> str:
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    return "" if low is None or high is None else f"{number(float(low))} to {number(float(high))}"
+
+
+def _metrics(metrics: Mapping[str, Any]) -> str:
+    names = metrics_in(metrics)
+    told = [name for name in ("eval_loss", "eval_samples", "eval_media", "eval_skipped") if name in metrics]
+    if not names and not told:
+        return "<p>The run was not evaluated.</p>"
+    rows = [
+        f'<tr><td>{_escaped(name.removeprefix("eval_"))}</td><td class="number">{number(metrics[name])}</td>'
+        f'<td class="number">{interval_of(metrics, name)}</td></tr>'
+        for name in [*names, *told]
+    ]
+    head = '<tr><th></th><th class="number">value</th><th class="number">95 % interval</th></tr>'
+    note = "<p>Intervals are bootstrap intervals over pictures.</p>" if names else ""
+    return f"<table>{head}{''.join(rows)}</table>{note}"
+
+
+def _picture(path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f'<img alt="curves over the steps" src="data:image/png;base64,{data}">'
+
+
+def _samples(lines: Iterable[Mapping[str, Any]]) -> str:
+    rows = [_sample(line) for line in lines]
+    head = "<tr><th></th><th>prompt</th><th>model</th><th>people</th><th class='number'>score</th></tr>"
+    return f'<table class="sample">{head}{"".join(rows)}</table>' if rows else ""
+
+
+def _sample(line: Mapping[str, Any]) -> str:
+    picture = str(line.get("picture", ""))
+    shown = f'<img alt="" src="{_escaped(picture)}">' if picture.startswith("data:image/png;base64,") else ""
+    said = line.get("answers") or line.get("references") or []
+    people = "<br>".join(_escaped(text) for text in dict.fromkeys(said))
+    score = line.get("score")
+    colour = "" if score is None else "right" if score >= 0.999 else "wrong" if score < 0.5 else ""
+    return (
+        f"<tr><td>{shown}<small>{_escaped(line.get('id', ''))}</small></td><td>{_escaped(line.get('prompt', ''))}</td>"
+        f'<td class="{colour}">{_escaped(line.get("prediction", ""))}</td><td>{people}</td>'
+        f'<td class="number">{"" if score is None else f"{score:.2f}"}</td></tr>'
+    )
+
+
+def _pairs(found: Mapping[str, Any]) -> str:
+    rows = [f"<tr><td>{_escaped(name)}</td><td>{_escaped(value)}</td></tr>" for name, value in found.items()]
+    return f"<table>{''.join(rows)}</table>" if rows else ""
