@@ -116,6 +116,13 @@ class ObjectiveSettings:
         "begins a text that is matched with a picture ([ENC] of BLIP); None: the text keeps its own",
         "MMForImageTextRetrieval, MMForPreTraining",
     )
+    itm_hard_negatives: float | int = setting(
+        0.5,
+        "the share of the negatives of training that are drawn by similarity, as in ALBEF and BLIP (1.0); the others "
+        "are drawn evenly, so that matching learns before the embeddings do",
+        "MMForImageTextRetrieval, MMForPreTraining",
+        values="in [0, 1]",
+    )
     mim_target: Literal["pixels", "features"] = setting(
         "pixels", "what is predicted of masked patches; features: of another tower", "MMForPreTraining"
     )

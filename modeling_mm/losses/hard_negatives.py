@@ -19,7 +19,9 @@ class MinedPairs(NamedTuple):
     texts: torch.Tensor
 
 
-def hard_negatives(similarities: torch.Tensor, pairs: Pairs, sample: bool = True) -> MinedPairs:
+def hard_negatives(
+    similarities: torch.Tensor, pairs: Pairs, sample: bool = True, hard_share: float = 1.0
+) -> MinedPairs:
     """For each text one picture, and for the picture of each text one text, both not belonging to it.
 
     Drawn with the probabilities softmax(similarities) of those allowed (Li et al. 2021, arXiv:2107.07651, §3.2), the
@@ -29,6 +31,7 @@ def hard_negatives(similarities: torch.Tensor, pairs: Pairs, sample: bool = True
         similarities: (N, M), scaled, over all processes.
         pairs: which of them belong together, duplicates of a text included.
         sample: False takes the most similar one.
+        hard_share: with this probability a negative is drawn by similarity, else evenly from all that are allowed.
     """
     count = similarities.shape[1]
     none = torch.empty(0, dtype=torch.long, device=similarities.device)
@@ -40,11 +43,19 @@ def hard_negatives(similarities: torch.Tensor, pairs: Pairs, sample: bool = True
     of_images = similarities.masked_fill(~allowed, -torch.inf)[own]  # (M, M)
     if sample:
         generator = _common_generator(similarities.device, pairs)
-        of_texts, of_images = (_perturbed(scores, generator) for scores in (of_texts, of_images))
+        of_texts, of_images = (_perturbed(_evened(s, hard_share, generator), generator) for s in (of_texts, of_images))
     texts = torch.arange(count, device=similarities.device)
     has_image, has_text = allowed.any(0), allowed[own].any(1)
     images = torch.cat([of_texts.argmax(1)[has_image], own[has_text]])
     return MinedPairs(images, torch.cat([texts[has_image], of_images.argmax(1)[has_text]]))
+
+
+def _evened(scores: torch.Tensor, hard_share: float, generator: torch.Generator) -> torch.Tensor:
+    """All that is allowed scores 0 in the rows (probability 1 - hard_share) whose negative is drawn evenly."""
+    if hard_share == 1:
+        return scores
+    is_even = torch.rand(len(scores), 1, generator=generator, device=scores.device) >= hard_share
+    return scores.masked_fill(is_even & scores.isfinite(), 0)
 
 
 def _perturbed(scores: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

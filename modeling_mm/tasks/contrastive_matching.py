@@ -219,7 +219,8 @@ class MMMatchingModel(MMHead):
         """The loss, and the logits (R, 2) of the rows with their own contexts.
 
         Without `matches` these all match, and as many pairs that do not are mined from the embeddings (image (B, P),
-        text (R, P)), over all processes; without embeddings any other picture and any other text will do.
+        text (R, P)), over all processes; itm_hard_negatives says which share of them in training. Without embeddings
+        any other picture and any other text will do.
         """
         rows, pairs = compared.rows, compared.pairs
         index = rows.index(text["input_ids"].device)
@@ -248,7 +249,7 @@ class MMMatchingModel(MMHead):
                 images = pairs.gathered(embeds[0][compared.images], pairs.image_sizes)
                 texts = pairs.gathered(embeds[1][compared.texts], pairs.text_sizes)
                 scores = self.itc_head.logits(images, texts)
-            mined = hard_negatives(scores, pairs, sample=self.training)
+            mined = hard_negatives(scores, pairs, self.training, self.config.itm_hard_negatives)
         own = pairs.images
         here = (mined.images >= own.start) & (mined.images < own.stop)
         numbers = compared.images[mined.images[here] - own.start]

@@ -46,5 +46,19 @@ def test_draws_follow_the_softmax_of_the_similarities():
     assert ((draws[1:] / count - expected).abs() < bound).all()
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_the_other_negatives_are_drawn_evenly(share):
+    torch.manual_seed(0)
+    scores = torch.tensor([[9.0, 0], [3.0, 9.0], [0.0, 0], [-1.0, 0]]).double()
+    pairs = Pairs(4, 2, torch.tensor([0, 1]))
+    draws, count = torch.zeros(4), 4000
+    for _ in range(count):
+        draws[hard_negatives(scores, pairs, hard_share=share).images[0]] += 1
+    expected = share * scores[1:, 0].softmax(0) + (1 - share) / 3
+    assert draws[0] == 0
+    bound = 5 * (expected * (1 - expected) / count).sqrt()  # five standard deviations
+    assert ((draws[1:] / count - expected).abs() < bound).all()
+
+
 def test_a_batch_of_one_picture_has_no_negatives():
     assert not len(hard_negatives(torch.zeros(1, 3), Pairs(1, 3)).images)
