@@ -23,6 +23,7 @@ from ..configuration.mm import MMConfig
 from .core.base import MMPreTrainedModel
 from .core.cache import MMCache
 from .core.context_rows import MMRows
+from .core.held_text import held_text, weights_mark
 from .core.input_checks import MediaItems, check_media, check_text
 from .core.model_inputs import (
     CONTEXT_TEXT,
@@ -157,6 +158,9 @@ class MMModel(MMFeatures, MMPreTrainedModel):
             output.context_attention_mask = context.attention_mask
             if rows is not None and isinstance(output.past_key_values, MMCache):
                 output.past_key_values.rows = rows
+        if output.past_key_values is not None and not torch.compiler.is_compiling():
+            held = held_text(output.past_key_values)
+            held.weights = weights_mark(self) if held.weights is None else held.weights
         return output
 
     # ---- the context: encoded once, read by every row ---------------------------------------------------------------

@@ -8,6 +8,7 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, S
 
 from ...configuration.text import MMTextConfig
 from .context_rows import MMRows
+from .held_text import HeldText, held_text, hold
 from .input_checks import may_read_values
 
 
@@ -28,14 +29,22 @@ class MMCache(EncoderDecoderCache):
     context_ranges: int64 (R, n, 2), the packed context tokens that each text column may see; None: all.
     prefix_length: merged fusion: S media tokens come before the text in self-attention; their keys and values are in
         the cross-attention half, once per context too; 0: none. Only text counts for lengths and positions.
-    fingerprint: hash of the input of generate(), so that another picture with the same cache raises an error.
+    fingerprint: hash of the context that generate() was given, so that another picture with the same cache raises an
+        error; of the text there is `held_text`.
     """
 
     rows: Any = None  # MMRows once a context is held
     context_lengths: torch.Tensor | None = None
     context_ranges: torch.Tensor | None = None
     prefix_length = 0
-    fingerprint: str | None = None
+
+    @property
+    def fingerprint(self) -> str | None:
+        return held_text(self).fingerprint
+
+    @fingerprint.setter
+    def fingerprint(self, value: str | None) -> None:
+        held_text(self).fingerprint = value
 
     @classmethod
     def wrap(cls, cache: Cache) -> "MMCache":
@@ -112,6 +121,11 @@ class MMCache(EncoderDecoderCache):
         self.is_updated[layer] = True
         return states
 
+    def note_text(self, words: torch.Tensor | None, mask: torch.Tensor | None, past: int) -> None:
+        """Keeps what a call read. Of a cache that may be compiled generate() keeps it, outside of the graph."""
+        if words is not None and not self.is_compileable and not torch.compiler.is_compiling():
+            held_text(self).add(words, mask, past)
+
     # ---- media before the text (merged fusion) ----------------------------------------------------------------------
 
     def hold_prefix(self, length: int, lengths: torch.Tensor | None, rows: MMRows) -> None:
@@ -159,12 +173,14 @@ class MMCache(EncoderDecoderCache):
 
     def reset(self) -> None:
         super().reset()
-        self.rows = self.context_lengths = self.context_ranges = self.fingerprint = None
+        self.rows = self.context_lengths = self.context_ranges = None
         self.prefix_length = 0
+        hold(self, HeldText())
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """A beam only replaces one of the same prompt, so its context does not change."""
         self.self_attention_cache.reorder_cache(beam_idx)
+        hold(self, held_text(self).taken(lambda values: values[beam_idx.to(values.device)])).beams = True
 
     def crop(self, tokens_to_remove: int) -> None:
         self.self_attention_cache.crop(tokens_to_remove)
@@ -182,6 +198,7 @@ class MMCache(EncoderDecoderCache):
 
     def _take(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Changes all that is held per row; what is held per context stays."""
+        hold(self, held_text(self).taken(change))
         if self.rows is not None:
             index = change(self.rows.index())
             self.rows = MMRows(len(index), self.rows.num_contexts, index)

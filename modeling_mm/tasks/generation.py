@@ -6,12 +6,14 @@ B contexts, R rows, k rows per context, T text tokens, V vocabulary, D hidden_si
 from typing import Any, Unpack
 
 import torch
+from transformers.generation import GenerationMode
 from transformers.masking_utils import create_masks_for_generate
 from transformers.utils.generic import can_return_tuple
 
 from ...configuration.mm import MMConfig
 from ..core.cache import MMCache, check_cache
 from ..core.fingerprint import fingerprint
+from ..core.held_text import HeldText, held_text, hold
 from ..core.input_checks import MEDIA_INPUTS, check_tensors, check_text
 from ..core.model_inputs import CacheInputs, MediaInputs, ModelInputs, RowInputs, reject_unknown, takes
 from ..core.outputs import MMCausalLMOutput
@@ -206,6 +208,13 @@ class MMForConditionalGeneration(MMRanking, MMVocabularyHead, MMGenerationMixin)
                     "first, or leave the context out to continue with the one that it holds"
                 )
             return model_kwargs
+        if cache is not None and int(cache.get_seq_length()):
+            known = held_text(cache).fingerprint
+            if known not in (None, fingerprint(media, ready) or ""):
+                raise ValueError(
+                    "past_key_values was filled with a text that read another context, which it does not hold itself; "
+                    "give the same context again, or call past_key_values.reset()"
+                )
         context = self.model.context_of(ready, lonely_mask, **media)
         if context is not None:
             context = trimmed(context, keep_length=generation_config.cache_implementation == "static")
@@ -221,12 +230,18 @@ class MMForConditionalGeneration(MMRanking, MMVocabularyHead, MMGenerationMixin)
         cache = model_kwargs.get("past_key_values")
         if cache is None:
             return
+        is_assisted = generation_mode is GenerationMode.ASSISTED_GENERATION and not generation_config.is_assistant
+        if is_assisted and int(cache.get_seq_length()):
+            raise ValueError(
+                "assisted generation (assistant_model, prompt_lookup_num_tokens) reads the whole text again on top of "
+                "what past_key_values holds; leave past_key_values out"
+            )
         check_growth(self.config.text_config, max_cache_length)
         context = model_kwargs.get("encoder_outputs")
         length = 0 if context is None else context.last_hidden_state.shape[1]
         wrapped = MMCache.for_generation(cache, self.config.text_config, length)
-        if context is not None:
-            wrapped.fingerprint = context.fingerprint
+        if not int(cache.get_seq_length()) and not wrapped.holds_context:
+            hold(wrapped, HeldText()).fingerprint = "" if context is None else context.fingerprint
         model_kwargs["past_key_values"] = wrapped
 
     def create_masks_for_generate(self, *, attention_mask=None, past_key_values: Any = None, **kwargs):

@@ -11,6 +11,7 @@ from transformers.generation.logits_process import LogitsProcessor, LogitsProces
 from transformers.generation.utils import GenerationMixin
 
 from ..core.cache import MMCache
+from ..core.held_text import held_text, weights_mark
 from ..core.model_inputs import RowInputs
 
 BROKEN = (
@@ -119,7 +120,64 @@ class MMGenerationMixin(GenerationMixin):
             if lean is not None:
                 return lean
         parent: Any = super()
-        return parent.prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        made = parent.prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        if cache is not None and cache.is_compileable:
+            words = made["input_ids"] if made.get("inputs_embeds") is None else made["inputs_embeds"]
+            held_text(cache).add(words, kwargs.get("attention_mask"), int(cache.get_seq_length()))
+        return made
+
+    def _prefill(self, input_ids, generation_config, model_kwargs, is_first_iteration=True):
+        cache = model_kwargs.get("past_key_values")
+        if is_first_iteration and cache is not None and self.config.check_inputs:
+            mask, embeds = model_kwargs.get("attention_mask"), model_kwargs.get("inputs_embeds")
+            # Transformers leaves out a mask of ones and keeps its length.
+            covered = getattr(generation_config, "_mask_length", -1) if mask is None else mask.shape[1]
+            self._check_held(input_ids, embeds, mask, cache, covered == input_ids.shape[1])
+        parent: Any = super()
+        return parent._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)
+
+    def _check_held(self, input_ids, inputs_embeds, mask, cache, is_whole: bool) -> None:
+        """Raises: ValueError if a cache was filled with other text than this call begins with, or by other weights.
+        Of new tokens alone (not `is_whole`) the text before them is not there to be compared."""
+        length = int(cache.get_seq_length())
+        if not length:
+            return
+        held = held_text(cache)
+        if held.weights not in (None, weights_mark(self.model)):
+            raise ValueError(
+                "past_key_values was filled by another model, or by this one before its weights or adapters changed; "
+                "call past_key_values.reset(), or leave it out"
+            )
+        words = input_ids if inputs_embeds is None else inputs_embeds
+        if inputs_embeds is None and not is_whole:
+            if held.beams:
+                raise ValueError(
+                    "past_key_values holds beams, and new tokens alone do not tell which of them they go on: "
+                    "give the whole text"
+                )
+            if held.is_known(length) and held.real(mask, len(words), length) is None:
+                raise ValueError(
+                    "past_key_values was filled with other rows, or with another padding than attention_mask has"
+                )
+            return
+        if words.shape[1] <= length:
+            raise ValueError(
+                f"{words.shape[1]} tokens were given, but past_key_values holds {length} of them: give the whole "
+                "text, longer than what is held, or new tokens beside an attention_mask of all"
+            )
+        if not held.is_known(length):
+            warnings.warn(
+                f"generate(): nothing is known of the {length} tokens that past_key_values holds, so they are not "
+                "compared with the text that was given",
+                RuntimeWarning,
+                stacklevel=6,
+            )
+        elif not held.agrees_with(words, mask, length, self.get_input_embeddings()):
+            raise ValueError(
+                f"past_key_values holds {length} tokens of another text than input_ids or inputs_embeds begin with, "
+                "or of other rows, or with another padding; give the text that was read, or call "
+                "past_key_values.reset()"
+            )
 
     def _one_more_token(self, input_ids, next_sequence_length=None, is_first_iteration=False, **kwargs):
         """The inputs of a decode step as Transformers makes them, in fewer steps; None where they change devices."""

@@ -192,9 +192,12 @@ class MMTextModel(MMPreTrainedModel):
         reject_unknown(kwargs, _FORWARD)
         has_past, text = past_key_values is not None, (attention_mask, position_ids, token_type_ids)
         check_text(self.config, input_ids, inputs_embeds, *text, has_past=has_past, read_values=False)
+        words = input_ids if inputs_embeds is None else inputs_embeds
         inputs_embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         call = CallConfig(self.config, kwargs.get("output_attentions"), is_causal)
         plan = self._plan(call, inputs_embeds, attention_mask, position_ids, past_key_values, use_cache, prefix)
+        if plan.cache is not None:
+            plan.cache.note_text(words, attention_mask, plan.past)
         reading = self._reading(
             plan, inputs_embeds, rows, encoder_hidden_states, encoder_attention_mask, context_ranges
         )
