@@ -29,7 +29,10 @@ PROCESSOR_FILES = (
     r"added_tokens\.json|vocab\.(json|txt)|merges\.txt|\w+(\.bpe)?\.model|"
     r"chat_template\.(jinja|json)|additional_chat_templates/.*"
 )
+_FIRST = ("config.json", "processor_config.json")  # of a model, of a processor
+_FIRST_OF_PARTS = ("adapter_config.json", "preprocessor_config.json", "tokenizer_config.json")
 WAITS = (1, 2, 4)  # seconds before each further try
+_LONGEST = 15  # seconds after which no further try begins: a server that never answers takes ten for each
 _BUSY = {408, 429, 500, 502, 503, 504}
 _ASKED_AGAIN = {408, 429}  # by huggingface_hub, while it downloads
 _NOT_THERE = (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, HFValidationError)
@@ -38,13 +41,13 @@ _NOT_THERE = (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 def fetch(repository: str, pattern: str, options: Mapping[str, Any]) -> set[str] | None:
     """Fetches the files whose whole names match; returns the names of all files of the repository's subfolder.
 
-    None: offline, or no such repository for this token, which Transformers says; or the Hub is out of reach, and there
-    are files of the repository in the cache.
+    None: offline; or the Hub lists no files, but gives them; or it is out of reach, and there are files of the
+    repository in the cache.
 
     Args:
         options: those of from_pretrained.
 
-    Raises: OSError with the server's answer, if that is anything else.
+    Raises: OSError with the server's answer: no such repository or revision for this token, or no files of it.
     """
     names = _names(repository, options)
     if names is not None:
@@ -65,6 +68,8 @@ def fetched(repository: str, name: str, options: Mapping[str, Any], is_needed: b
     """
     given = {key: options[key] for key in HUB_OPTIONS if options.get(key) is not None}
     if is_offline_mode() or given.get("local_files_only"):
+        if is_needed:
+            _check_cached(repository, options)
         return cached(repository, name, options)
     name = _below(name, options)
     try:
@@ -72,8 +77,9 @@ def fetched(repository: str, name: str, options: Mapping[str, Any], is_needed: b
     except LocalEntryNotFoundError as error:  # huggingface_hub has asked for it six times
         if is_needed or hasattr(error.__cause__, "response"):
             raise _failed(f"{name} of {repository!r} could not be fetched", error.__cause__ or error) from error
-    except _NOT_THERE:
-        pass  # Transformers says which of them exist
+    except _NOT_THERE as error:
+        if is_needed:
+            _check_there(repository, options, error)  # of an optional file Transformers says it
     except Exception as error:
         if not isinstance(error, HfHubHTTPError) and not is_of_the_connection(error):
             raise
@@ -83,21 +89,27 @@ def fetched(repository: str, name: str, options: Mapping[str, Any], is_needed: b
 
 def _names(repository: str, options: Mapping[str, Any]) -> set[str] | None:
     if is_offline_mode() or options.get("local_files_only"):
+        _check_cached(repository, options)
         return None
     folder = _below("", options)
     asked = {"revision": options.get("revision"), "token": options.get("token"), "timeout": 10.0}
     # One of them in the cache: what is held there is used at once.
-    is_held = any(cached(repository, name, options) for name in ("config.json", "processor_config.json"))
+    is_held = any(cached(repository, name, options) for name in _FIRST)
     try:
         about = _patiently(lambda: HfApi().model_info(repository, **asked), _BUSY, () if is_held else WAITS)
-    except _NOT_THERE:
+    except _NOT_THERE as error:
+        _check_there(repository, options, error)
         return None
     except Exception as error:
         is_answer = isinstance(error, HfHubHTTPError)
         if not is_answer and not is_of_the_connection(error):
             raise
-        if is_held or (is_answer and error.response.status_code not in _BUSY):
-            return None  # the files themselves may be had
+        if is_answer and not is_held and error.response.status_code not in _BUSY:
+            for name in _FIRST:  # the files themselves may be had; else what the Hub answers is said
+                fetched(repository, name, options)
+            return None
+        if is_held:
+            return None
         raise _failed(f"the files of {repository!r} could not be listed", error) from error
     paths = [file.rfilename for file in about.siblings or []]
     return {path.removeprefix(folder) for path in paths if path.startswith(folder)}
@@ -114,12 +126,30 @@ def cached(repository: str, name: str, options: Mapping[str, Any]) -> str | None
     return found if isinstance(found, str) else None
 
 
+def _check_there(repository: str, options: Mapping[str, Any], error: Exception) -> None:
+    """Raises OSError with what the Hub said of a repository or a revision that it has not, or does not give."""
+    if isinstance(error, RevisionNotFoundError):
+        raise _failed(f"{repository!r} has no revision {options.get('revision')!r}", error) from error
+    if isinstance(error, RepositoryNotFoundError):
+        raise _failed(f"{repository!r} is no folder here, and cannot be read from the Hub", error) from error
+
+
+def _check_cached(repository: str, options: Mapping[str, Any]) -> None:
+    """Raises OSError where the Hub may not be asked and the cache has no file to begin with."""
+    if not any(cached(repository, name, options) for name in (*_FIRST, *_FIRST_OF_PARTS)):
+        raise OSError(
+            f"{repository!r} is no folder here and not in the cache, and the Hub may not be asked (HF_HUB_OFFLINE=1, "
+            "local_files_only=True). Load it once with the Hub in reach"
+        )
+
+
 def _below(name: str, options: Mapping[str, Any]) -> str:
     return f"{options['subfolder']}/{name}" if options.get("subfolder") else name
 
 
 def _patiently(ask: Callable[[], Any], busy: set[int], waits: tuple[int, ...] = WAITS) -> Any:
     """What `ask` gives; again after a while, where the server was busy or the connection broke."""
+    began = time.monotonic()
     for wait in waits:
         try:
             return ask()
@@ -127,7 +157,8 @@ def _patiently(ask: Callable[[], Any], busy: set[int], waits: tuple[int, ...] = 
             raise
         except Exception as error:
             is_busy = isinstance(error, HfHubHTTPError) and error.response.status_code in busy
-            if not is_busy and not is_of_the_connection(error):
+            is_late = time.monotonic() - began > _LONGEST
+            if is_late or (not is_busy and not is_of_the_connection(error)):
                 raise
         time.sleep(wait)
     return ask()

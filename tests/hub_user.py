@@ -18,11 +18,11 @@ http.time.sleep = lambda seconds: None  # between the tries at a server that is 
 exec(sys.argv[1])
 for line in sys.stdin:
     try:
-        answer = eval(json.loads(line))
+        answer = json.dumps(eval(json.loads(line)))
     except Exception as error:
         kind = next((base.__name__ for base in (OSError, ValueError) if isinstance(error, base)), None)
-        answer = [kind, type(error).__name__, str(error)]
-    print("ANSWER " + json.dumps(answer), flush=True)
+        answer = json.dumps([kind, type(error).__name__, str(error)])
+    print("ANSWER " + answer, flush=True)
 """
 
 
