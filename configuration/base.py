@@ -1,5 +1,7 @@
 """What every MM configuration shares: its checks, and the fields of a stack of layers."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal
@@ -73,6 +75,24 @@ def overridden(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any
     return result
 
 
+@contextmanager
+def _naming(source: Any, cls: type, changes: Mapping[str, Any]) -> Iterator[None]:
+    """Errors of a config.json become ValueErrors that name it; not if the caller changed fields, whose errors they
+    may be."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # any value may stand in the file, and a sub-config may be of another package
+        is_named = source is None or str(source) in str(error)
+        if is_named or any(name in cls.__dataclass_fields__ or name in groups_of(cls) for name in changes):
+            raise
+        place = source if str(source).endswith(".json") else f"{source}/config.json"
+        if isinstance(error, ConfigFaults):
+            raise ConfigFaults(f"{place}: {cls.__name__}", error.faults) from None
+        raise ValueError(f"{place} cannot be read as {cls.__name__}: {type(error).__name__}: {error}") from error
+
+
 class MMBaseConfig(PreTrainedConfig):
     """A configuration that warns of unknown fields and reports all its problems at once."""
 
@@ -91,10 +111,25 @@ class MMBaseConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As in Transformers; of a repository on the Hub that cannot be read, what the server answered."""
+        """As in Transformers; of a repository on the Hub that cannot be read, what the server answered.
+
+        Raises: OSError or ValueError that names the config.json, for one that is broken.
+        """
         if is_repository(pretrained_model_name_or_path):
             fetched(str(pretrained_model_name_or_path), "config.json", kwargs, is_needed=True)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        with _naming(pretrained_model_name_or_path, cls, kwargs):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file):
+        """Transformers' reader of config.json; RecursionError is for it no JSON either, nor is another value."""
+        try:
+            held = super()._dict_from_json_file(json_file)
+        except RecursionError as error:
+            raise ValueError(f"{str(json_file)!r} is not JSON: {error}") from error
+        if not isinstance(held, dict):
+            raise ValueError(f"{str(json_file)!r} holds {type(held).__name__}, not a JSON object")
+        return held
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> None:
         """As in Transformers, with a file that finds the classes where MM is not imported (`auto_map.py`)."""
@@ -123,8 +158,9 @@ class MMBaseConfig(PreTrainedConfig):
         own = set(cls.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)  # dtype="auto" is no value
         own |= set(groups_of(cls))
         fields = {name: kwargs.pop(name) for name in [*kwargs] if name in own}
-        made = super().from_dict(overridden(cls.flat(config_dict), cls.flat(fields)), **kwargs)
-        (made[0] if isinstance(made, tuple) else made).validate_architecture()  # the other keywords were set on it
+        with _naming(kwargs.get("name_or_path"), cls, fields):  # AutoConfig reads the file and comes here
+            made = super().from_dict(overridden(cls.flat(config_dict), cls.flat(fields)), **kwargs)
+            (made[0] if isinstance(made, tuple) else made).validate_architecture()  # the other keywords were set on it
         return made
 
     @classmethod

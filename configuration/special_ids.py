@@ -23,6 +23,17 @@ def as_ids(value: int | list[int] | None) -> set[int]:
     return set() if value is None else {value} if isinstance(value, int) else set(value)
 
 
+def wrong_ids(settings: Any) -> list[str]:
+    """The special ids of a configuration that are none: an id is an int or None; of ends there may be a list."""
+    found = []
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = getattr(settings, name, None)
+        ids = value if isinstance(value, list) and name == "eos_token_id" else [value]
+        if not all(one is None or (isinstance(one, int) and not isinstance(one, bool)) for one in ids):
+            found.append(f"{name} is {value!r:.60}, which is no id")
+    return found
+
+
 def id_faults(config: Any, generation_config: Any, tokenizer: Any) -> list[str]:
     """Where a model's texts begin or end with other ids than its tokenizer's; generation_config counts first.
 

@@ -10,7 +10,6 @@
 B samples, Bc context texts, R texts (rows), N pictures per sample, T and Tc tokens.
 """
 
-import json
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -30,11 +29,16 @@ from .images.options import check_normalisation
 from .images.saving import SavesItsCode
 from .media import check_call, media_tensors, read_samples
 from .pairing import pair_samples
-from .processor_files import PARTS, OwnParts, load_part, unreadable
+from .processor_files import PARTS, OwnParts, load_part, names_a_file, unreadable
 from .sounds.load import check_extractor
 from .sounds.masks import SoundAugmentation
 from .token_rows import RowOptions, encode_rows
 from .videos.sampling import check_jitter
+
+# Settings that a caller of from_pretrained may change.
+_SETTINGS = {
+    *PARTS, "chat_template", "context_bos_token", "fixed_length", "prompt_to", "frame_jitter", "audio_augmentation",
+}  # fmt: skip
 
 
 class SavingProcessor(SavesItsCode, ProcessorMixin):
@@ -261,13 +265,15 @@ class MMProcessor(SavingProcessor):
         """
         if is_repository(pretrained_model_name_or_path):
             fetch(str(pretrained_model_name_or_path), PROCESSOR_FILES, kwargs)
+        changes = kwargs.keys() & (_SETTINGS | DEFAULTS.keys())
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        except (OSError, ValueError, TypeError) as error:
-            if not isinstance(error, json.JSONDecodeError):
-                raise
-            raise unreadable(pretrained_model_name_or_path, error) from error
+        except OSError:
+            raise
         except Exception as error:  # tokenizers raises that bare; others KeyError, AttributeError, RecursionError
+            is_of_the_caller = changes and isinstance(error, (ValueError, TypeError))
+            if is_of_the_caller or names_a_file(error):
+                raise
             raise unreadable(pretrained_model_name_or_path, error) from error
 
     @classmethod

@@ -31,6 +31,11 @@ def unreadable(source: str | Path, error: Exception) -> ValueError:
     return ValueError(f"the processor cannot be read from {named}: {type(error).__name__}: {error}")
 
 
+def names_a_file(error: Exception) -> bool:
+    """Whether an error already says which file it is about."""
+    return any(name in str(error) for name in _FILES)
+
+
 def _is_json(file: Path) -> bool:
     """Whether a file holds a JSON object, as all of these do."""
     try:
@@ -48,9 +53,22 @@ def load_part(auto_class: Any, source: str | Path, options: dict[str, Any]) -> A
     if file.is_file() and not _is_json(file):
         raise ValueError(f"the tokenizer cannot be read from {str(file)!r}, which holds no JSON object")
     try:
-        return auto_class.from_pretrained(source, **options)
+        tokenizer = auto_class.from_pretrained(source, **options)
     except TypeError as error:  # of its files: it is given no argument of the caller's
         raise unreadable(source, error) from error
+    _try(tokenizer, source)
+    return tokenizer
+
+
+def _try(tokenizer: Any, source: str | Path) -> None:
+    """Raises ValueError for a tokenizer that cannot read the shortest text: rules of a tokenizer.json that contradict
+    each other are a panic of the Rust code, which is no Exception."""
+    try:
+        tokenizer("a")
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise unreadable(source, RuntimeError(f"{type(error).__name__}: {error}")) from error
 
 
 class OwnParts:

@@ -11,8 +11,12 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from transformers import TrainerState
 
 from ..weights.manifest import NAME, faults_of, sync, write
 
@@ -38,13 +42,66 @@ def why_incomplete(checkpoint: Path, *, hashes: bool = True) -> str:
     """
     if (checkpoint / NAME).exists():
         return "; ".join(faults_of(checkpoint, hashes=hashes)[:3])
-    try:
-        json.loads((checkpoint / STATE).read_bytes())
-    except FileNotFoundError:
+    if not (checkpoint / STATE).exists():
         return f"it has neither {NAME} nor {STATE}: its save was cut off"
+    try:
+        read_state(checkpoint)
     except (OSError, ValueError) as fault:
-        return f"{STATE} cannot be read ({fault})"
+        return str(fault)
     return ""
+
+
+def read_state(checkpoint: str | os.PathLike) -> TrainerState:
+    """The trainer_state.json of a checkpoint. Raises: ValueError, naming it, unless Trainer can go on from it."""
+    path = Path(checkpoint) / STATE
+    try:
+        held = json.loads(path.read_bytes().decode("utf-8"))
+    except (ValueError, RecursionError) as fault:
+        raise ValueError(f"{str(path)!r} is not JSON: {fault}") from fault
+    if not isinstance(held, dict):
+        raise ValueError(f"{str(path)!r} holds {type(held).__name__}, not an object")
+    known = {field.name for field in fields(TrainerState)}
+    faults = [f"it has no field {name!r}" for name in held if name not in known]
+    faults += [f"{name} is {value!r:.60}" for name, value in held.items() if not _FIELDS.get(name, _any)(value)]
+    if faults:
+        raise ValueError(f"{str(path)!r} is no state of a training: {'; '.join(faults[:5])}")
+    return TrainerState(**held)
+
+
+def _any(value: Any) -> bool:
+    return True
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _count(value: Any) -> bool:
+    return _number(value) and isinstance(value, int)
+
+
+def _is_state(value: Any) -> bool:
+    """Whether this is what a callback saved: {"args": {…}, "attributes": {…}}, or a list of these."""
+    return all(
+        isinstance(one, dict) and all(isinstance(one.get(part, {}), dict) for part in ("args", "attributes"))
+        for one in (value if isinstance(value, list) else [value])
+    )
+
+
+_FIELDS: dict[str, Callable[[Any], bool]] = {  # of TrainerState: what Trainer can go on from
+    **dict.fromkeys(("global_step", "max_steps"), _count),
+    **dict.fromkeys(("train_batch_size", "best_global_step"), lambda value: value is None or _count(value)),
+    **dict.fromkeys(("epoch", "num_train_epochs", "num_input_tokens_seen", "total_flos"), _number),
+    **dict.fromkeys(("logging_steps", "eval_steps", "save_steps"), _number),
+    **dict.fromkeys(("best_model_checkpoint", "trial_name"), lambda value: value is None or isinstance(value, str)),
+    **dict.fromkeys(
+        ("is_local_process_zero", "is_world_process_zero", "is_hyper_param_search"), lambda value: type(value) is bool
+    ),
+    "best_metric": lambda value: value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)),
+    "log_history": lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value),
+    "trial_params": lambda value: value is None or isinstance(value, dict),
+    "stateful_callbacks": lambda value: isinstance(value, dict) and all(map(_is_state, value.values())),
+}
 
 
 def newest_complete(output: str | os.PathLike, say=None) -> Path | None:

@@ -69,7 +69,7 @@ def verify(folder: str | os.PathLike) -> list[Check]:
         return found
     try:
         model = load(folder)
-    except (OSError, ValueError, TypeError, RuntimeError) as fault:
+    except Exception as fault:  # a report says what is wrong, whatever it is
         return [*found, Check("model", f"does not load: {fault}", True)]
     count = sum(parameter.numel() for parameter in model.parameters())
     found.append(Check("model", f"{type(model).__name__} loads, {count:,} parameters"))
@@ -177,7 +177,7 @@ def _of_processor(folder: Path, model: MMPreTrainedModel) -> Iterator[Check]:
         return
     try:
         processor = AutoProcessor.from_pretrained(folder)
-    except (OSError, ValueError, TypeError, AttributeError) as fault:
+    except Exception as fault:
         yield Check("processor", f"does not load: {fault}", True)
         return
     tokenizer = getattr(processor, "tokenizer", None)
@@ -194,7 +194,11 @@ def _of_processor(folder: Path, model: MMPreTrainedModel) -> Iterator[Check]:
 
 
 def _of_forward(folder: Path, model: MMPreTrainedModel) -> Iterator[Check]:
-    now = answer(model)
+    try:
+        now = answer(model)
+    except Exception as fault:
+        yield Check("forward", f"a fixed input cannot be read: {type(fault).__name__} {fault}", True)
+        return
     if not all(torch.tensor(now).isfinite()):
         yield Check("forward", "the answer to a fixed input is not finite", True)
         return
@@ -204,7 +208,7 @@ def _of_forward(folder: Path, model: MMPreTrainedModel) -> Iterator[Check]:
         return
     try:
         then = [float(number) for number in json.loads(path.read_bytes())["answer"]]
-    except (ValueError, KeyError, TypeError) as fault:
+    except (ValueError, KeyError, TypeError, RecursionError) as fault:
         yield Check("forward", f"{manifest.FORWARD} cannot be read: {fault}", True)
         return
     limit = TOLERANCE * max(1.0, *map(abs, then), *map(abs, now))

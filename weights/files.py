@@ -103,7 +103,12 @@ def shards_named(index: Path) -> list[str]:
     weight_map = saved.get("weight_map") if isinstance(saved, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{str(index)!r} is no index of shards: it needs a weight_map, {{name: file}}")
-    shards = sorted(set(map(str, weight_map.values())))
+    for shard in weight_map.values():
+        if not isinstance(shard, str):
+            raise CheckpointError(
+                f"{str(index)!r} is no index of shards: it names {shard!r:.60}, which is no file name"
+            )
+    shards = sorted(set(weight_map.values()))
     for shard in shards:
         if Path(shard).name != shard or shard.startswith(".") or "\\" in shard:
             raise CheckpointError(

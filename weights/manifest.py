@@ -1,8 +1,9 @@
 """manifest.json: what a folder holds, with the size and SHA-256 of each file, written last.
 
-    {"format": 1, "files": {"model.safetensors": {"size": 14233, "sha256": "..."}, ...}}
+    {"format": 1, "sha256": "...", "files": {"model.safetensors": {"size": 14233, "sha256": "..."}, ...}}
 
-A folder with a manifest whose files fit it was written completely. Files beside those that it names are no fault.
+The outer sha256 is that of "files": a damaged manifest is never taken for another one. A folder with a manifest whose
+files fit it was written completely. Files beside those that it names are no fault.
 
     from_pretrained                    sizes of the weight files
     from_pretrained(verify_hashes)     and their SHA-256
@@ -45,11 +46,16 @@ def write(folder: str | os.PathLike) -> Path:
         sync(path)
         files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": sha256(path)}
     path = folder / NAME
-    path.write_text(json.dumps({"format": FORMAT, "files": files}, indent=1) + "\n", encoding="utf-8")
+    held = {"format": FORMAT, "sha256": _hash_of(files), "files": files}
+    path.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
     sync(path)
     for one in sorted({path.parent for path in files_below(folder)} | {folder}, reverse=True):
         sync(one)
     return path
+
+
+def _hash_of(files: dict[str, dict[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def sync(path: Path) -> None:
@@ -69,17 +75,19 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, dict[str, Any]] | None
     try:
         held = json.loads(path.read_bytes().decode("utf-8"))
         files = held["files"]
-        whole = held["format"] == FORMAT and all(
-            isinstance(name, str) and isinstance(one["size"], int) and isinstance(one["sha256"], str)
-            for name, one in files.items()
+        is_ours = held["format"] == FORMAT and all(
+            isinstance(one["size"], int) and isinstance(one["sha256"], str) for one in files.values()
         )
+        is_damaged = held["sha256"] != _hash_of(files)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
         raise ValueError(f"{path} is no manifest: {type(fault).__name__} {fault}") from fault
-    if not whole:
+    if not is_ours:
         raise ValueError(f"{path} is no manifest of format {FORMAT}")
     for name in files:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(f"{path} names {name!r}, which is outside of its folder")
+    if is_damaged or held.keys() != {"format", "sha256", "files"}:
+        raise ValueError(f"{path} is damaged: it is not as it was written")
     return files
 
 

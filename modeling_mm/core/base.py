@@ -17,7 +17,8 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from ...configuration.auto_map import register_for_auto_class
 from ...configuration.base import nearest
 from ...configuration.mm import MMConfig
-from ...weights.files import broken, check_dtypes, check_place, remove_stale, stale_patterns
+from ...configuration.special_ids import wrong_ids
+from ...weights.files import CheckpointError, broken, check_dtypes, check_place, remove_stale, stale_patterns
 from ...weights.manifest import remove_outdated
 from ...weights.upload import files_below, upload
 from .loading import check_json_object, check_loaded, check_source, check_trained, note_new_heads
@@ -144,6 +145,7 @@ class MMPreTrainedModel(PreTrainedModel):
         quantization, whose files hold integers)."""
         files = [Path(file) for file in checkpoint_files or () if state_dict is None]
         files = [file for file in files if file.suffix in (".safetensors", ".bin")]
+        model._read_from = [*getattr(model, "_read_from", ()), *files]
         if load_config.hf_quantizer is None:
             is_adapter = expected_keys is not None
             held = None if is_adapter else {name: value.dtype for name, value in model.state_dict().items()}
@@ -160,7 +162,15 @@ class MMPreTrainedModel(PreTrainedModel):
         if generation_config is None and source is not None:
             check_json_object(source, GENERATION_CONFIG_NAME, options)
         load: Any = super().adjust_generation_fn  # pyright: ignore[reportAttributeAccessIssue]: of those that generate
-        load(generation_config, from_auto_class, from_pipeline, source, **options)
+        try:
+            load(generation_config, from_auto_class, from_pipeline, source, **options)
+            faults = wrong_ids(self.generation_config)
+            if faults:
+                raise TypeError("; ".join(faults))
+        except (TypeError, AttributeError, KeyError, OverflowError) as error:
+            if generation_config is not None:
+                raise
+            raise CheckpointError(f"{GENERATION_CONFIG_NAME} of {str(source)!r} cannot be used: {error}") from error
 
     @classmethod
     def from_pretrained(
@@ -187,10 +197,10 @@ class MMPreTrainedModel(PreTrainedModel):
         loaded: Any = super().from_pretrained(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
         model, info = loaded
         is_told = output_loading_info or kwargs.get("state_dict") == {}
-        own = vars(model).pop("_found_in_checkpoint", info)
+        own, files = vars(model).pop("_found_in_checkpoint", info), vars(model).pop("_read_from", [])
         if own != info:  # an adapter's; the model's own are not reported
-            check_loaded(model, own, ignore_mismatched_sizes)
-        check_loaded(model, info, ignore_mismatched_sizes, keys=not is_told)
+            check_loaded(model, own, ignore_mismatched_sizes, files)
+        check_loaded(model, info, ignore_mismatched_sizes, files, keys=not is_told)
         model.after_loading(own)
         model.freeze_again()
         note_new_heads(model)

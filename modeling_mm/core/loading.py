@@ -4,7 +4,7 @@ No weight that a checkpoint should hold is filled in silently, and no unknown ke
 """
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,16 @@ _ALL_HEADS = {part for parts in HEADS.values() for part in parts}
 _COPIES = {"slow", "mim_tower"}
 
 
-def check_loaded(model, info: Mapping[str, Iterable], ignore_mismatched_sizes: bool, keys: bool = True) -> None:
+def check_loaded(
+    model, info: Mapping[str, Iterable], ignore_mismatched_sizes: bool, files: Sequence[Path] = (), keys: bool = True
+) -> None:
     """Raises CheckpointError unless every weight that the checkpoint's own class has was loaded unchanged.
 
     Args:
         model: the loaded model; `config.architectures` names the class that wrote the checkpoint.
         info: `missing_keys`, `unexpected_keys`, `mismatched_keys` of Transformers' loading.
         ignore_mismatched_sizes: the caller asked for new weights in place of those with another shape.
+        files: what was read, for the error.
         keys: missing and unknown ones count; False if the caller gets them in the info.
 
     What may differ: a head key under a class without that head, and a new head over a checkpoint without it. Both are
@@ -84,7 +87,9 @@ def check_loaded(model, info: Mapping[str, Iterable], ignore_mismatched_sizes: b
     unknown = sorted(info["unexpected_keys"] if keys else ())
     faults += [f"unknown: {key}" for key in unknown if _first(key, base) not in other_heads]
     if faults:
-        what = f"The checkpoint written by {written_by} does not fit {own}; nothing was filled in silently"
+        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        place = f" ({str(files[0])!r}{more}, as its config.json says)" if files else ""
+        what = f"The checkpoint written by {written_by} does not fit {own}; nothing was filled in silently{place}"
         raise CheckpointError(f"{what}:{listed(faults)}")
 
 

@@ -197,6 +197,6 @@ def test_broken_manifests_are_faults_in_words(tmp_path, content):
 
 def test_a_manifest_names_nothing_outside(tmp_path):
     for name in ("../x", "/etc/hosts"):
-        held = {"format": 1, "files": {name: {"size": 1, "sha256": "0"}}}
+        held = {"format": 1, "sha256": "0", "files": {name: {"size": 1, "sha256": "0"}}}
         (tmp_path / "manifest.json").write_text(json.dumps(held))
         assert "outside" in manifest.faults_of(tmp_path)[0]
