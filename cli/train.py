@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from ..training.checkpoints import newest_complete
 from ..training.recipe import parser, run_arguments, shipped_recipes
 
-STOPPED = 130  # the exit code of a command that Ctrl-C ended
+STOPPED, ENDED = 130, 143  # the exit codes of a command that Ctrl-C or SIGTERM ended
 
 
 def list_recipes(say: Callable[[str], object]) -> None:
@@ -25,12 +25,12 @@ def list_settings() -> str:
 
 
 def train(words: Sequence[str], say: Callable[[str], object]) -> int:
-    """Trains by a recipe. Returns the exit code: 0, or 130 where Ctrl-C ended it."""
+    """Trains by a recipe. Returns the exit code: 0; 130 where Ctrl-C ended it, 143 where SIGTERM did."""
     arguments = run_arguments(words)
     from ..training.run import train
 
     try:
-        train(arguments, say)
+        result = train(arguments, say)
     except KeyboardInterrupt:
         found = newest_complete(str(arguments.training.output_dir))
         left = "nothing was saved"
@@ -38,7 +38,7 @@ def train(words: Sequence[str], say: Callable[[str], object]) -> int:
             left = f"{found} is complete: the same command with --resume goes on from it"
         say(f"stopped; {left}")
         return STOPPED
-    return 0
+    return ENDED if result.is_stopped else 0
 
 
 if __name__ == "__main__":

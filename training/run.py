@@ -24,6 +24,7 @@ from .task_trainer import DistillTrainer, TaskTrainer
 from .tasks import KINDS, TaskSamples, task_samples
 from .verify import write_manifest
 
+LONGEST = 20  # tokens of a generated text, where neither the settings nor the model say how many
 Say = Callable[[str], object]
 
 
@@ -32,7 +33,7 @@ class TrainResult:
     """What a run gave.
 
     log_history: as in Trainer's state. metrics: of the last evaluation. data_report: what was read, left out, and not
-    readable, a line each.
+    readable, a line each. is_stopped: SIGTERM ended it, and nothing is saved but its checkpoints.
     """
 
     output_dir: str
@@ -43,6 +44,7 @@ class TrainResult:
     metrics: dict[str, float] = field(default_factory=dict)
     data_report: list[str] = field(default_factory=list)
     arguments: RunArguments | None = None
+    is_stopped: bool = False
 
 
 def train(arguments: RunArguments, say: Say = print) -> TrainResult:
@@ -70,6 +72,10 @@ def train(arguments: RunArguments, say: Say = print) -> TrainResult:
     if training.dry_run:
         return result
     trainer.train(resume_from_checkpoint=True if training.resume else training.resume_from_checkpoint)
+    if trainer.is_told_to_end:
+        result.log_history, result.is_stopped = list(trainer.state.log_history), True
+        say("stopped by SIGTERM; the same command with --resume goes on")
+        return result
     result.model = _finished(begun.model, arguments)
     trainer.model = trainer.model_wrapped = result.model
     if data.eval is not None:
@@ -177,6 +183,8 @@ def _metrics(arguments: RunArguments, data: RunData, begun: Start) -> Any:
     task, training = KINDS[arguments.task], arguments.training
     if task.writes and "predict_with_generate" not in arguments.settings:
         training.predict_with_generate = True
+    if task.writes and training.generation_max_length is None:  # one limit for all evaluations of the run
+        training.generation_max_length = begun.model.generation_config.max_new_tokens or LONGEST
     if task.name == "pretrain" or (task.writes and not training.predict_with_generate):
         return None
     rows = [task.sample(sample) for sample in data.eval.samples]  # type: ignore[union-attr]

@@ -35,6 +35,11 @@ class TaskTrainer(MMTrainer):
             self.average = WeightAverage(self.model, self.args.ema)  # pyright: ignore[reportArgumentType]: a module
             self.add_callback(_Averaging(self))
 
+    @property
+    def is_told_to_end(self) -> bool:
+        """Whether SIGTERM ended the training."""
+        return any(getattr(callback, "told", False) for callback in self.callback_handler.callbacks)
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
