@@ -181,7 +181,8 @@ class MMGenerationMixin(GenerationMixin):
 
     def _one_more_token(self, input_ids, next_sequence_length=None, is_first_iteration=False, **kwargs):
         """The inputs of a decode step as Transformers makes them, in fewer steps; None where they change devices."""
-        if input_ids.device != self.lm_head.weight.device:
+        weight = self.lm_head.weight  # a method where torch.ao packed it
+        if not torch.is_tensor(weight) or input_ids.device != weight.device:
             return None
         inputs = {"input_ids": input_ids[:, -1:].clone(memory_format=torch.contiguous_format)}
         for name, value in kwargs.items():

@@ -224,3 +224,15 @@ def test_trainer_trains_without_logits_as_with_them(tiny_model, pixels, tmp_path
     assert without == pytest.approx(loss, abs=1e-5)
     for name, weight in weights.items():
         torch.testing.assert_close(theirs[name], weight, rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated")
+@pytest.mark.parametrize("kind", ["cross_attention", "merged"])
+def test_a_model_whose_weights_torch_packed_generates(tiny_model, pixels, kind):
+    """`quantize_dynamic` puts a method where a layer had its weight; rounding is near enough for finite scores."""
+    model = tiny_model(fusion_type=kind, dtype=torch.float32)
+    packed = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    settings = {"max_new_tokens": 3, "min_new_tokens": 3, "output_logits": True, "return_dict_in_generate": True}
+    for beams in (1, 2):
+        written = packed.generate(pixel_values=pixels.float(), num_beams=beams, **settings)
+        assert written.sequences.shape[1] == 4 and all(one.isfinite().all() for one in written.logits)
