@@ -59,6 +59,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
     """Encodes media and context text into a context and runs text over it; works on any subset of its inputs."""
 
     config: MMConfig
+    head_modules = {}
     # Modules, or None where the config has none.
     vision_tower: Any
     audio_tower: Any

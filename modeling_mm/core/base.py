@@ -21,7 +21,7 @@ from ...configuration.special_ids import wrong_ids
 from ...weights.files import CheckpointError, broken, check_dtypes, check_place, remove_stale, stale_patterns
 from ...weights.manifest import remove_outdated
 from ...weights.upload import files_below, upload
-from .loading import check_json_object, check_loaded, check_source, check_trained, note_new_heads
+from .loading import HEADS, check_json_object, check_loaded, check_source, check_trained, note_new_heads
 from .trainer_pushes import make_room_for_push
 from .triton_attention import default_implementation
 
@@ -57,8 +57,15 @@ class MMPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = False
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    # Modules beyond the base model -> the pretraining losses for which each exists, none: always. None: a tower.
+    head_modules: Mapping[str, tuple[str, ...]] | None = None
 
     register_for_auto_class = classmethod(register_for_auto_class)  # pyright: ignore[reportAssignmentType]
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if cls.head_modules is not None:
+            HEADS[cls.__name__] = cls.head_modules
 
     def __init__(self, config, *args, **kwargs):
         config.validate_architecture()  # again, for fields may have been set since it was made

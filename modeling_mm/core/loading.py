@@ -31,23 +31,9 @@ from ...weights.files import (
 )
 from ...weights.manifest import check_weights
 
-# The modules that a class owns in addition to the base model, by class name. A key is a head key if its first part is
-# here.
-HEADS: dict[str, tuple[str, ...]] = {
-    "MMModel": (),
-    "MMForConditionalGeneration": ("lm_head", "lm_head_transform"),
-    "MMForSequenceClassification": ("classifier", "classifiers"),
-    "MMForImageTextRetrieval": ("itc_head", "itm_head", "slow"),
-    "MMForMaskedLM": ("lm_head", "lm_head_transform"),
-    "MMForPreTraining": ("lm_head", "lm_head_transform", "itc_head", "itm_head", "mim_head", "mim_tower"),
-}
-# Heads that exist only for losses of the config's pretraining_losses, in the classes that read it.
-_OF_LOSSES = {
-    "itc_head": {"itc"}, "itm_head": {"itm"}, "lm_head": {"lm", "mlm"}, "lm_head_transform": {"lm", "mlm"},
-    "mim_head": {"mim"}, "mim_tower": {"mim"}, "slow": {"itc"},
-}  # fmt: skip
-_BY_LOSSES = ("MMForImageTextRetrieval", "MMForPreTraining")
-_ALL_HEADS = {part for parts in HEADS.values() for part in parts}
+# Class name -> `head_modules` of the class: its modules in addition to the base model, and the losses of
+# the config's pretraining_losses for which each exists (none: always). A key is a head key if its first part is here.
+HEADS: dict[str, Mapping[str, tuple[str, ...]]] = {}
 # Parts that start as a copy of the model where a checkpoint has none of them: what they hold is not new.
 _COPIES = {"slow", "mim_tower"}
 
@@ -72,18 +58,19 @@ def check_loaded(
     base = f"{model.base_model_prefix}."
     own = type(model).__name__
     heads = _heads_written(written_by, model.config)
+    all_heads = {part for parts in HEADS.values() for part in parts}
     absent = set(info["missing_keys"]) - shared_weights(model, info["missing_keys"])
     copied = {"slow"} if all(name in absent for name in model.state_dict() if name.startswith("slow.")) else set()
     missing = [
         key
         for key in sorted(absent if keys else ())
         if _first(key, base) not in copied
-        and (heads is None or written_by == own or _first(key, base) not in _ALL_HEADS - heads)
+        and (heads is None or written_by == own or _first(key, base) not in all_heads - heads)
     ]
     faults = [f"missing: {key}" for key in missing]
     if not ignore_mismatched_sizes:
         faults += [f"shape: {key} is {found}, expected {wanted}" for key, found, wanted in info["mismatched_keys"]]
-    other_heads = _ALL_HEADS - set(HEADS.get(own, ()))  # a head that this class has leaves no rest
+    other_heads = all_heads - set(HEADS.get(own, ()))  # a head that this class has leaves no rest
     unknown = sorted(info["unexpected_keys"] if keys else ())
     faults += [f"unknown: {key}" for key in unknown if _first(key, base) not in other_heads]
     if faults:
@@ -149,12 +136,12 @@ def _heads_written(written_by: str, config: PreTrainedConfig) -> set[str] | None
     """The heads that a class writes, by its own config; None: not a class of ours."""
     if written_by not in HEADS:
         return None
-    heads = set(HEADS[written_by])
-    if written_by in _BY_LOSSES and isinstance(config, MMConfig):
-        losses = set(config.pretraining_losses or ())
-        heads = {head for head in heads if _OF_LOSSES[head] & losses}
-        heads -= set() if config.contrastive_queue_size else {"slow"}
-    return heads
+    heads = HEADS[written_by]
+    if not isinstance(config, MMConfig):
+        return set(heads)
+    losses = set(config.pretraining_losses or ())
+    found = {head for head, of in heads.items() if not of or losses & {*of}}
+    return found if config.contrastive_queue_size else found - {"slow"}
 
 
 # ---- before loading: what the source holds -----------------------------------------------------------------------

@@ -29,6 +29,7 @@ class MMForSequenceClassification(MMHead):
     whose attention_mask is 0 throughout has no text either. `from_towers(vision, text)` starts from published towers.
     """
 
+    head_modules = {"classifier": (), "classifiers": ()}
     accepts_loss_kwargs = False  # every loss is a mean over the rows of the batch
     classifier: Any  # nn.Linear; None under fusion_type="decision"
     classifiers: Any  # of each modality by name, under "decision"; None otherwise

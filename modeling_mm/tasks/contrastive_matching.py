@@ -73,6 +73,7 @@ class Compared(NamedTuple):
 class MMMatchingModel(MMHead):
     """The base model with the heads of "itc" and "itm"; what the classes for retrieval and pre-training share."""
 
+    head_modules = {"itc_head": ("itc",), "itm_head": ("itm",)}
     accepts_loss_kwargs = False  # every loss is a mean over the batch of all processes
     itc_head: Any  # MMContrastiveHead; None without the loss "itc"
     itm_head: Any  # nn.Linear; None without the loss "itm"

@@ -141,6 +141,7 @@ class MMHead(MMFeatures, MMPreTrainedModel):
 class MMVocabularyHead(MMHead):
     """A task that predicts tokens, by a matrix over the vocabulary that may be tied to the text's embeddings."""
 
+    head_modules = {"lm_head": (), "lm_head_transform": ()}
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
 

@@ -53,6 +53,10 @@ class MMForPreTraining(MMMatchingModel):
     `from_towers(vision, text)` starts from published towers, and takes the head of a BERT over with its text.
     """
 
+    head_modules = {
+        **MMMatchingModel.head_modules,
+        "lm_head": ("lm", "mlm"), "lm_head_transform": ("lm", "mlm"), "mim_head": ("mim",), "mim_tower": ("mim",),
+    }  # fmt: skip
     # None without a loss that needs them
     lm_head_transform: Any
     lm_head: Any  # nn.Linear (D -> V)

@@ -40,6 +40,7 @@ class MMForImageTextRetrieval(MMMatchingModel):
     `from_towers(vision, text)` starts from published towers; new are the projections and the matching head.
     """
 
+    head_modules = {**MMMatchingModel.head_modules, "slow": ("itc",)}
     slow: Any  # MMMomentumEncoder, under the name that checkpoints have; None without contrastive_queue_size
 
     def __init__(self, config: MMConfig):

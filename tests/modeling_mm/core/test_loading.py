@@ -263,6 +263,22 @@ def test_every_head_is_among_them():
     assert classes == {name for name, cls in public.items() if issubclass(cls, torch.nn.Module)}
 
 
+class Captioner(MMForConditionalGeneration):
+    """A user's own."""
+
+
+def test_a_user_s_subclass_is_as_strict_as_the_class_that_it_comes_from(tiny_config, tmp_path):
+    model = Captioner(tiny_config()).eval()
+    model.save_pretrained(tmp_path)
+    same_weights(Captioner.from_pretrained(tmp_path), model)
+    same_weights(MMForConditionalGeneration.from_pretrained(tmp_path), model)
+    path = tmp_path / "model.safetensors"
+    state = load_file(path)
+    save_file({**state, "lm_head.extra": torch.ones(2)}, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="unknown: lm_head.extra"):
+        Captioner.from_pretrained(tmp_path)
+
+
 def test_a_queue_may_be_switched_on_over_a_checkpoint_without_its_slow_copy(retriever, tmp_path):
     model = retriever(dtype=torch.float32, pretraining_losses={"itc": 1.0})
     model.save_pretrained(tmp_path)
