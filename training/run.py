@@ -5,6 +5,7 @@ read_samples ─► start ─► task_samples, collator ─► TaskTrainer ─�
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from transformers import EarlyStoppingCallback, set_seed
@@ -17,7 +18,10 @@ from ..processing.images.limits import MediaDecodeError
 from .arguments import RunArguments
 from .checkpoints import checkpoints
 from .collating import FaultLog, RunCollator
+from .log import JsonlLog
 from .metrics import compute_metrics_for, evaluate_task
+from .plan import describe_plan
+from .report import write_report
 from .samples import RunData, read_samples
 from .start import Start, load_teacher, start
 from .task_trainer import DistillTrainer, TaskTrainer
@@ -25,6 +29,7 @@ from .tasks import KINDS, TaskSamples, task_samples
 from .verify import write_manifest
 
 LONGEST = 20  # tokens of a generated text, where neither the settings nor the model say how many
+SHEET = "samples.png"
 Say = Callable[[str], object]
 
 
@@ -70,6 +75,7 @@ def train(arguments: RunArguments, say: Say = print) -> TrainResult:
         arguments=arguments,
     )  # fmt: skip
     if training.dry_run:
+        _say_plan(trainer, begun, arguments, say)
         return result
     trainer.train(resume_from_checkpoint=True if training.resume else training.resume_from_checkpoint)
     if trainer.is_told_to_end:
@@ -80,16 +86,43 @@ def train(arguments: RunArguments, say: Say = print) -> TrainResult:
     trainer.model = trainer.model_wrapped = result.model
     if data.eval is not None:
         result.metrics = _evaluated(trainer, data, begun, arguments)
-    trainer.save_model()
-    trainer.save_state()
+    for line in faults.lines():
+        say(line)
     result.log_history = list(trainer.state.log_history)
     result.data_report += faults.lines()
-    if training.should_save:
-        write_manifest(str(training.output_dir))
-        for line in faults.lines():
-            say(line)
-        say(f"the model is in {training.output_dir}: mm verify {training.output_dir}")
+    _save(trainer, result, say)
     return result
+
+
+def _say_plan(trainer: TaskTrainer, begun: Start, arguments: RunArguments, say: Say) -> None:
+    """Says what would be done, and draws three samples as the model would see them."""
+    collator: Any = trainer.data_collator
+    data = trainer.train_dataset, trainer.eval_dataset
+    plan = describe_plan(begun.model, begun.processor, arguments, *data, collator=collator)
+    for line in str(plan).splitlines():
+        say(line)
+    if arguments.training.should_save and plan.seen:
+        sheet = Path(str(arguments.training.output_dir)) / SHEET
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        plan.save_contact_sheet(sheet)
+        say(f"{len(plan.seen)} samples as the model sees them: {sheet}")
+
+
+def _save(trainer: TaskTrainer, result: TrainResult, say: Say) -> None:
+    """The model, what is written about the run, the manifest of all, and the push, where one is asked for."""
+    training = trainer.args
+    pushes, training.push_to_hub = training.push_to_hub, False
+    trainer.save_model()
+    trainer.save_state()
+    if training.should_save:
+        for path in write_report(result):
+            say(f"written: {path}")
+        write_manifest(result.output_dir)
+        say(f"the model is in {result.output_dir}: mm verify {result.output_dir}")
+    training.push_to_hub = pushes
+    trainer.accelerator.wait_for_everyone()
+    if pushes:
+        trainer.push_to_hub()
 
 
 def _silent(line: str) -> None:
@@ -164,12 +197,13 @@ def build_trainer(arguments: RunArguments, data: RunData, begun: Start) -> tuple
         "eval_dataset": None if data.eval is None else task_samples(data.eval, task),
         "data_collator": collator,
         "processing_class": begun.processor,
+        "callbacks": [JsonlLog()],
     }
     if data.eval is not None:
         given["compute_metrics"] = _metrics(arguments, data, begun)
     if training.early_stopping_patience is not None:
         stopping = EarlyStoppingCallback(training.early_stopping_patience, training.early_stopping_threshold)
-        given["callbacks"] = [stopping]
+        given["callbacks"].append(stopping)
     if arguments.task == "distill":
         return DistillTrainer(**given, teacher=load_teacher(arguments, begun.model)), faults
     return TaskTrainer(**given), faults
