@@ -5,7 +5,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 # class: (Auto class, the Hub's name of the task)
-_USES = {
+USES = {
     "MMForConditionalGeneration": ("AutoModelForImageTextToText", "image-text-to-text"),
     "MMForSequenceClassification": ("AutoModelForSequenceClassification", None),
     "MMForImageTextRetrieval": ("AutoModelForZeroShotImageClassification", "zero-shot-image-classification"),
@@ -17,7 +17,7 @@ _USES = {
 def bare_card(repository: str, config: Any, has_processor: bool, code: bool) -> str:
     """A README.md in the Hub's format. It names no license: only the maker knows it."""
     kind = (config.architectures or ["MMModel"])[0]
-    auto, task = _USES.get(kind, ("AutoModel", None))
+    auto, task = USES.get(kind, ("AutoModel", None))
     about = ModelCardData(library_name="transformers", pipeline_tag=task, tags=["mm"])
     trusted = ", trust_remote_code=True" if code else ""
     names = f"{auto}, AutoProcessor" if has_processor else auto

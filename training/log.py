@@ -21,7 +21,7 @@ class JsonlLog(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            write_log(state.log_history, args.output_dir)
+            write_log(state.log_history, str(args.output_dir))
 
     def on_log(self, args, state, control, **kwargs):
         if state.is_world_process_zero and state.log_history:

@@ -51,7 +51,7 @@ class Plan:
         return "\n".join([*self._of_model(), *self._of_memory(), *self._of_data(), *self.notes])
 
     def _of_model(self) -> list[str]:
-        total, trained = (sum(part[place] for part in self.parts) for place in (1, 2))
+        total, trained = sum(count for _, count, _ in self.parts), sum(own for _, _, own in self.parts)
         lines = [f"model: {self.model}, {total:,} parameters, {trained:,} of them trained"]
         return lines + [f"  {name:24} {count:>13,}  {_share(own, count)}" for name, count, own in self.parts]
 
