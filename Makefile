@@ -41,7 +41,7 @@ $(DEV): setup.py constraints.txt | $(BIN)/python
 	@$(call install,'.[dev]')
 	@touch $(BASE) $@
 
-.PHONY: help caption originals test test-other-cpu test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest fuzz mutations reference lint types format data train benchmark quantization clean
+.PHONY: help caption originals test test-other-cpu test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest fuzz mutations test-resume reference lint types format data train benchmark quantization clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -130,6 +130,10 @@ test-newest: $(NEWEST)/.installed  ## torch 2.14.1, torchvision 0.29.1 and the n
 fuzz: $(DEV)  ## a million broken pictures, sounds and films each, in processes of their own (hours)
 	@for kind in image audio video; do \
 	    OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run_images.py --kind $$kind --cases 1000000; done
+
+test-resume: export OMP_NUM_THREADS := 1
+test-resume: $(DEV)  ## a run of 24 steps, killed at each of them and resumed, in 8 settings: equal weights (minutes)
+	@$(BIN)/python -W ignore tests/resumed_runs.py
 
 mutations: N ?= 10000
 mutations: $(DEV)  ## N (10000) broken headers of weights and N broken JSON files of a model, each read (minutes)

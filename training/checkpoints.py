@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any
+from weakref import WeakSet
 
 from transformers import TrainerState
 
@@ -156,7 +157,10 @@ def rotate(output: Path, limit: int | None, keep: str | None = None) -> None:
 
 
 def lock(output: Path) -> IO | None:
-    """The lock of an output folder, held while the file is open. BlockingIOError where another run writes there."""
+    """The lock of an output folder, held while the file is open. BlockingIOError where another run writes there.
+
+    Forked children close it: the workers of a killed run would hold it for seconds, in the way of the next run.
+    """
     import fcntl
 
     output.mkdir(parents=True, exist_ok=True)
@@ -170,7 +174,20 @@ def lock(output: Path) -> IO | None:
                 fault.errno, f"another run writes into {output}; give each run an output folder of its own"
             ) from None
         raise
+    _LOCKS.add(file)
     return file
+
+
+_LOCKS: WeakSet[IO] = WeakSet()
+
+
+def _close_locks() -> None:
+    for file in list(_LOCKS):
+        file.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_locks)
 
 
 def cause_of(fault: BaseException, folder: Path) -> OSError | None:

@@ -154,6 +154,37 @@ def test_savers_that_do_not_name_the_full_disk_are_understood(trainer, tmp_path,
         run._save_checkpoint(run.model, None)
 
 
+@pytest.mark.slow
+@pytest.mark.linux
+@pytest.mark.parametrize(("cases", "step"), [("0,1,2,3", 18), ("4,5,6,7", 7)])
+def test_a_run_killed_at_a_step_and_resumed_ends_with_the_same_weights(cases, step):
+    """Eight of the matrix that `make test-resume` runs as a whole."""
+    script = Path(__file__).parents[1] / "resumed_runs.py"
+    asked = [sys.executable, "-W", "ignore", str(script), "--cases", cases, "--steps", str(step)]
+    told = subprocess.run(asked, capture_output=True, text=True, timeout=600, check=False)
+    assert told.returncode == 0, told.stdout + told.stderr[-2000:]
+    assert json.loads(told.stdout.splitlines()[-1]) == {"runs": 4, "faults": []}
+
+
+@pytest.mark.linux
+def test_a_lock_ends_with_its_run_though_its_workers_live_on(tmp_path):
+    held = checkpoints.lock(tmp_path / "run")
+    reader, writer = os.pipe()
+    worker = os.fork()
+    if not worker:
+        os.close(writer)
+        os.read(reader, 1)  # until the test is over
+        os._exit(0)
+    try:
+        with pytest.raises(BlockingIOError):  # the child has not given the lock of its parent away
+            checkpoints.lock(tmp_path / "run")
+        held.close()
+        checkpoints.lock(tmp_path / "run").close()
+    finally:
+        os.close(writer)
+        os.waitpid(worker, 0)
+
+
 def test_a_second_run_into_the_same_folder_is_kept_out(trainer, tmp_path):
     held = checkpoints.lock(tmp_path / "run")
     with pytest.raises(BlockingIOError, match="another run"):
