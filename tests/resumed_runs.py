@@ -2,7 +2,7 @@
 
     python tests/resumed_runs.py [--cases 0,5,9] [--steps 1,2,24]
 
-The matrix: fp32 or bf16, 0 or 2 workers, accumulation of 1 or 2. Pictures are augmented, tokens and patches are masked,
+The matrix: fp32 or bf16, 0 or 2 workers, accumulation of 1 or 2. Pictures are augmented, tokens and patches masked,
 dropout and an average of the weights (EMA) are on; the weights and their average are compared. Every run is a child of
 this process, which has a single thread, and ends by SIGKILL: after the step, before its save. Prints a line for each
 case, then one of JSON: {"runs": how many were killed and resumed, "faults": [which ended with other weights]}.

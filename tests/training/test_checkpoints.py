@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -169,19 +170,22 @@ def test_a_run_killed_at_a_step_and_resumed_ends_with_the_same_weights(cases, st
 @pytest.mark.linux
 def test_a_lock_ends_with_its_run_though_its_workers_live_on(tmp_path):
     held = checkpoints.lock(tmp_path / "run")
-    reader, writer = os.pipe()
+    ours, theirs = socket.socketpair()
     worker = os.fork()
     if not worker:
-        os.close(writer)
-        os.read(reader, 1)  # until the test is over
+        ours.close()
+        theirs.send(b"1")
+        theirs.recv(1)  # until the test is over
         os._exit(0)
+    theirs.close()
     try:
+        ours.recv(1)
         with pytest.raises(BlockingIOError):  # the child has not given the lock of its parent away
             checkpoints.lock(tmp_path / "run")
         held.close()
         checkpoints.lock(tmp_path / "run").close()
     finally:
-        os.close(writer)
+        ours.close()
         os.waitpid(worker, 0)
 
 
