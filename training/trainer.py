@@ -7,19 +7,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list, gather_object
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from .checkpoints import STATE, WRITING, cause_of, checkpoints, clean, lock, newest_complete, put_in_place, rotate
+from ..data.shared_stream import SharedStream
+from .checkpoints import (
+    STATE,
+    WRITING,
+    cause_of,
+    checkpoints,
+    clean,
+    lock,
+    newest_complete,
+    put_in_place,
+    rotate,
+    why_incomplete,
+)
 from .pushes import PushingTrainer
+from .streams import NAME, StreamPlace, stream_loader
 from .verify import write_manifest
 
 logger = logging.get_logger(__name__)
 
 
 class MMTrainer(PushingTrainer):
-    """Seq2SeqTrainer with safe checkpoints; everything else is as it is there.
+    """Seq2SeqTrainer with safe checkpoints and shared streams; everything else is as it is there.
 
     * A checkpoint is written aside with the SHA-256 of its files (manifest.json), then renamed into place, so a kill
       at any moment leaves complete ones.
@@ -30,6 +45,8 @@ class MMTrainer(PushingTrainer):
     * A full disk, a read-only folder or an input/output error raises OSError with that word; older checkpoints stay.
     * SIGTERM saves a checkpoint after the current step and ends the training.
     * A push to the Hub is one commit with code and card, which deletes what it replaces (docs/publishing.md).
+    * A stream (`mm.MMShards`, streaming data sets) is dealt out to processes and workers: each sample once in an
+      epoch, also after a resume. dispatch_batches or split_batches in `accelerator_config` leave it to accelerate.
     """
 
     _aside: Path | None = None  # where a checkpoint is being written
@@ -37,6 +54,8 @@ class MMTrainer(PushingTrainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.add_callback(_EndWhenTold(self))
+        self._place = StreamPlace()
+        self.add_callback(self._place)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
         output = Path(str(self.args.output_dir))
@@ -46,16 +65,76 @@ class MMTrainer(PushingTrainer):
             clean(output)
         try:
             if resume_from_checkpoint is True:
-                found = newest_complete(output, logger.warning)
+                found = self._newest_complete(output)
                 resume_from_checkpoint = None if found is None else str(found)
-                if found is None and checkpoints(output):
+                if self.args.should_log and found is None and checkpoints(output):
                     logger.warning(f"no checkpoint in {output} is complete: the training begins anew")
-                elif found is not None and self.args.should_log:
+                elif self.args.should_log and found is not None:
                     logger.warning(f"resuming from {found}")
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             if held is not None:
                 held.close()
+
+    def _newest_complete(self, output: Path) -> Path | None:
+        """The newest checkpoint that is complete for every process: the first one offers, the others look."""
+        if self.args.world_size == 1:
+            return newest_complete(output, logger.warning)
+        offered = iter(checkpoints(output))
+        while True:
+            is_first = self.args.process_index == 0
+            told = [next((path.name for path in offered), None) if is_first else None]
+            broadcast_object_list(told)
+            if told[0] is None:
+                return None
+            path = output / told[0]
+            reason = why_incomplete(path) if self.args.should_save else ""
+            reason = reason if path.is_dir() else "it is not there"
+            reasons = gather_object([reason])
+            if not any(reasons):
+                return path
+            for process, reason in enumerate(reasons):
+                if reason and self.args.should_log:
+                    logger.warning(f"{path} is not complete and is passed over: {reason} (process {process})")
+
+    def get_train_dataloader(self) -> DataLoader:
+        if not self._shares_stream():
+            self._place.begin(None)
+            return super().get_train_dataloader()
+        collate = self._get_collator_with_removed_columns(self.data_collator, description="Training")
+        loader = stream_loader(self, self.train_dataset, collate, self._train_batch_size)
+        self._place.begin(loader.dataset)
+        return loader
+
+    def _shares_stream(self) -> bool:
+        """Whether the training data are a stream that each process reads its own samples of."""
+        args, settings = self.args, self.args.accelerator_config
+        by_accelerate = settings.dispatch_batches or settings.split_batches
+        of_all = self._train_batch_size * args.world_size * args.gradient_accumulation_steps
+        each_its_own = self.get_total_train_batch_size(args) == of_all  # else some processes read the same
+        return isinstance(self.train_dataset, IterableDataset) and not by_accelerate and each_its_own
+
+    def set_initial_training_values(self, args: Any, dataloader: DataLoader) -> tuple:
+        epochs, *found = super().set_initial_training_values(args, dataloader)
+        # an epoch has at least one step, but another number of them where other processes resume
+        return (max(epochs, args.max_steps) if isinstance(dataloader.dataset, SharedStream) else epochs, *found)
+
+    def _validate_args(self) -> None:
+        stream = self.train_dataset
+        self.train_dataset = [] if hasattr(stream, "places") else stream  # it can be counted: epochs will do
+        try:
+            super()._validate_args()
+        finally:
+            self.train_dataset = stream
+
+    def num_examples(self, dataloader: DataLoader) -> int:
+        shared = dataloader.dataset
+        is_counted = isinstance(shared, SharedStream) and shared.has_places
+        return shared.stream.count_samples() if is_counted else super().num_examples(dataloader)
+
+    def _init_training_state(self, max_steps: int, num_update_steps_per_epoch: int, *args: Any) -> tuple[int, int]:
+        found = super()._init_training_state(max_steps, num_update_steps_per_epoch, *args)
+        return self._place.resume(self, num_update_steps_per_epoch) or found
 
     def _get_output_dir(self, trial: Any) -> str:
         return super()._get_output_dir(trial) if self._aside is None else str(self._aside)
@@ -65,6 +144,8 @@ class MMTrainer(PushingTrainer):
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         written = output / WRITING / name
         pushes, limit = self.args.push_to_hub, self.args.save_total_limit
+        if self._place.shared is not None:
+            self.state.stateful_callbacks[NAME] = self._place.kept(self.args)
         try:
             with self._writing_aside(output / WRITING):
                 super()._save_checkpoint(model, trial)
