@@ -74,6 +74,13 @@ class MMConfig(ObjectiveSettings, FusionSettings, MMBaseConfig):
         0, "size of the table of picture numbers; 0: the pictures of a context have no order", "MMModel", values=">= 0"
     )
     max_frames: int = setting(0, "the same for the frames of a video", "MMModel", values=">= 0")
+    temporal_layers: int = setting(
+        0,
+        "layers of self-attention, as vision_config's, over the tokens of all frames of a video, after the frame "
+        "numbers; 0: only the text, or a resampler, reads several frames",
+        "MMModel",
+        values=">= 0",
+    )
     max_clips: int = setting(0, "the same for sounds", "MMModel", values=">= 0")
     video_pooling: Literal["none", "space", "time"] = setting(
         "none", "the F*S tokens of a video become F (mean over space), or S (over time)", "MMModel"

@@ -40,7 +40,16 @@ from .core.prefix import MMPrefix, hold_prefix
 from .fusion.context import as_context, check_sources, context_output, join, plan_rows, text_context
 from .fusion.features import MMFeatures
 from .fusion.fusions import build_fusion, modality_vectors, text_vectors
-from .fusion.media_encoder import MMResampler, add_numbers, build_projector, build_slots, join_frames, resample
+from .fusion.media_encoder import (
+    MMResampler,
+    add_numbers,
+    build_frame_layers,
+    build_projector,
+    build_slots,
+    join_frames,
+    resample,
+    warn_of_lost_order,
+)
 from .towers.any_tower import run_tower
 from .towers.build_tower import build_tower
 from .towers.text import MMTextModel
@@ -78,15 +87,17 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         self.audio_projector = self._projector("audio")
         self.image_slots = build_slots(config.max_images, vision and config.vision_size)
         self.frame_slots = build_slots(config.max_frames, vision and config.vision_size)
+        self.frame_layers = build_frame_layers(config)
         self.clip_slots = build_slots(config.max_clips, audio and config.audio_size)
         self.modalities = list(config.modalities or ())
         kinds = len(self.modalities) if config.modality_embeddings else 0
-        self.modality_embedding = build_slots(kinds, config.media_width)
+        self.modality_embedding = nn.Embedding(kinds, config.media_width) if kinds else None
         encoder = config.text_encoder_config
         self.text_encoder = None if encoder is None else MMTextModel._from_config(encoder)
         self.fusion = build_fusion(config)
         self.language_model = MMTextModel._from_config(config.text_config)
         self.post_init()
+        warn_of_lost_order(config)
 
     def _resampler(self, side: str) -> nn.Module | None:
         config = getattr(self.config, f"{side}_resampler_config")
@@ -215,6 +226,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         if getattr(self, slots) is not None:
             items = add_numbers(items, getattr(self, slots))
         if items.kind == "video":
+            items = items if self.frame_layers is None else self.frame_layers(items)
             items = join_frames(items, self.config.video_pooling)
         items = items._replace(values=items.values.to(self.dtype))
         if resampler is None:

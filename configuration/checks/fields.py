@@ -34,6 +34,7 @@ _ONLY_FOR_FUSIONS = {
 _ONLY_FOR_MEDIA = {
     "max_images": ("image",),
     "max_frames": ("video",),
+    "temporal_layers": ("video",),
     "max_clips": ("audio",),
     "video_pooling": ("video",),
     "vision_config": ("image", "video"),
@@ -145,8 +146,18 @@ def _kind_faults(config: Any) -> Iterator[str]:
 
 
 def _tower_faults(config: Any) -> Iterator[str]:
-    """The vision tower must have the hidden state that is read."""
+    """The vision tower must have the hidden state that is read, and layers as temporal_layers adds them."""
     tower, layer = config.vision_config, config.vision_feature_layer
+    if config.temporal_layers and not isinstance(tower, MMVisionConfig):
+        yield (
+            f"temporal_layers={config.temporal_layers} are layers of MM's own ViT, and vision_config is "
+            f"{type(tower).__name__}; set temporal_layers=0, or vision_resampler_config to read all frames at once"
+        )
+    if config.temporal_layers and not config.max_frames:
+        yield (
+            f"temporal_layers={config.temporal_layers} would read frames without positions; set max_frames to the "
+            "largest number of frames of a video"
+        )
     if isinstance(tower, MMConvConfig):
         if layer != -1:
             yield f"vision_feature_layer={layer} names a layer; a convolutional tower has only its last map, so use -1"

@@ -31,7 +31,7 @@ PARTS = {
     "audio": r"audio_tower\.",
     "text": r"language_model\.",
     "text_encoder": r"text_encoder\.",
-    "projector": r"(vision|audio)_projector\.|(image|frame|clip)_slots\.|modality_embedding\.",
+    "projector": r"(vision|audio)_projector\.|(image|frame|clip)_slots\.|frame_layers\.|modality_embedding\.",
     "resampler": r"(vision|audio)_resampler\.",
     "cross_attention": r"(language_model|text_encoder)\.layers\.\d+\.cross_attn",
     "fusion": r"fusion\.",
@@ -88,6 +88,8 @@ class MMPreTrainedModel(PreTrainedModel):
             token = module._parameters.get(name)
             if token is not None:
                 init.normal_(token, std=self.config.initializer_range)
+        if getattr(module, "initial_std", None) is not None:
+            init.normal_(module.weight, std=module.initial_std)
         for name in ("logit_scale", "logit_bias"):
             number = module._parameters.get(name)
             if number is not None:

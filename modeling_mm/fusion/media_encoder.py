@@ -4,14 +4,17 @@ B contexts, N items per context (pictures, videos, clips), F frames, n items, S 
 resampler makes of them; D, Dv, Dc: widths of the latents, the tower and the context.
 """
 
+import warnings
 from collections import OrderedDict
 
 import torch
 from torch import nn
 from transformers.masking_utils import create_bidirectional_mask
 
+from ...configuration.checks.fields import REPRESENTATION_FUSIONS, UNJOINED
 from ...configuration.mm import MMConfig
 from ...configuration.resampler import MMResamplerConfig
+from ...configuration.vision import MMVisionConfig
 from ..core.attention import build_norm
 from ..core.base import MMPreTrainedModel
 from ..core.context_rows import MMReading, MMRows
@@ -35,9 +38,40 @@ def build_projector(config: MMConfig, width: int) -> nn.Module:
     return nn.Sequential(OrderedDict(layers))
 
 
-def build_slots(number: int, width: int) -> nn.Embedding | None:
-    """A learned vector per item number; None where items have no order."""
-    return nn.Embedding(number, width) if number else None
+class MMSlots(nn.Embedding):
+    """A learned vector per item number, added to tokens that a norm has brought to size 1: at the initializer_range of
+    weights (0.02) a new table would be lost beside them, and the order of items with it."""
+
+    initial_std = 0.5
+
+
+class MMFrameLayers(nn.Module):
+    """Layers of self-attention over all tokens of all frames of a video, of the vision tower's kind."""
+
+    def __init__(self, config: MMVisionConfig, number: int):
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(MMLayer(config, self_idx=i) for i in range(number))
+        is_normed = config.norm_position == "pre" and config.final_norm == "all"
+        self.norm = build_norm(config.norm_type if is_normed else "none", config.hidden_size, config.layer_norm_eps)
+
+    def forward(self, items: MediaItems) -> MediaItems:
+        """(B, N, F, S, Dv) -> the same; an absent frame is read by no other, and its own tokens mean nothing."""
+        tokens, there, real = items.values.flatten(0, 1), None, None
+        if items.present is not None:
+            there = items.present.flatten(0, 1).any(1)
+            real = present_items(items.present.flatten(0, 1), there)
+            tokens = present_items(tokens, there)
+        states = tokens.flatten(1, 2)  # (n, F*S, Dv)
+        mask = None
+        if real is not None:
+            real = real | ~real.any(1, keepdim=True)  # the blank video of a batch without any
+            mask = create_bidirectional_mask(self.config, states, real.repeat_interleave(tokens.shape[2], dim=1))
+        for layer in self.layers:
+            states = layer(states, attention_mask=mask)
+        states = self.norm(states).unflatten(1, tokens.shape[1:3])
+        states = states if there is None else placed_items(states, there)
+        return items._replace(values=states.view_as(items.values))
 
 
 # kind -> what is numbered, and the setting that says how many numbers there are
@@ -46,6 +80,33 @@ _NUMBERED = {
     "video": ("frames per video", "max_frames"),
     "audio": ("clips per context", "max_clips"),
 }
+
+
+def build_slots(number: int, width: int) -> MMSlots | None:
+    """None where items have no order."""
+    return MMSlots(number, width) if number else None
+
+
+def build_frame_layers(config: MMConfig) -> MMFrameLayers | None:
+    return MMFrameLayers(config.vision_config, config.temporal_layers) if config.temporal_layers else None
+
+
+def warn_of_lost_order(config: MMConfig) -> None:
+    """A UserWarning where no part of the model can tell the frames of a video from the same frames shuffled."""
+    if "video" not in (config.modalities or []):
+        return
+    means = config.fusion_type in (*REPRESENTATION_FUSIONS, *UNJOINED)
+    if not config.max_frames:
+        why = "max_frames=0 gives the frames no positions; set max_frames to the largest number of frames of a video"
+    elif config.temporal_layers or config.vision_resampler_config is not None:
+        return
+    elif config.video_pooling == "time":
+        why = "video_pooling='time' is their mean; set temporal_layers=1, or video_pooling='none'"
+    elif means:
+        why = f"fusion_type={config.fusion_type!r} reads the mean of all tokens; set temporal_layers=1"
+    else:
+        return
+    warnings.warn(f"this model does not see the order of the frames of a video: {why}", UserWarning, stacklevel=2)
 
 
 def add_numbers(items: MediaItems, slots: nn.Embedding) -> MediaItems:

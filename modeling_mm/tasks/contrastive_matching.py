@@ -287,7 +287,7 @@ class MMMatchingModel(MMHead):
         if not joins:
             unread += getattr(model, reader).multimodal_only()
             unread += [model.vision_projector, model.audio_projector, model.fusion, model.modality_embedding]
-            unread += [model.image_slots, model.frame_slots, model.clip_slots]
+            unread += [model.image_slots, model.frame_slots, model.frame_layers, model.clip_slots]
             read = {tower for tower in TOWER_KINDS if "itc" in losses and self.pools_latents(tower)}
             unread += [getattr(model, f"{tower}_resampler") for tower in TOWER_KINDS.keys() - read]
         elif config.fusion_type == "co_attention":

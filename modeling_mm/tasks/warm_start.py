@@ -44,7 +44,7 @@ _NEW_HEAD = {
 _NEW_BETWEEN = {
     f"model.{part}.{{rest}}": "between the towers"
     for part in (
-        "vision_projector", "vision_resampler", "fusion", "image_slots", "frame_slots", "clip_slots",
+        "vision_projector", "vision_resampler", "fusion", "image_slots", "frame_slots", "frame_layers", "clip_slots",
         "modality_embedding", "audio_projector", "audio_resampler",
     )
 }  # fmt: skip

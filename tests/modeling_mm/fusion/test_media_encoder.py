@@ -2,12 +2,14 @@
 
 # Fixtures build models whose types pyright cannot follow.
 
+import warnings
+
 import pytest
 import torch
 from transformers import AutoModel
 
 from comparing import close
-from mm import MMModel
+from mm import MMForSequenceClassification, MMModel
 
 IDS = torch.tensor([[1, 5, 6], [1, 7, 8], [1, 3, 9]])
 ALL = {"modalities": ["image", "video", "audio"]}
@@ -119,6 +121,53 @@ def test_a_video_may_be_pooled_over_space_or_time(tiny_model, videos, pooling, t
     masked = model.encode_context(pixel_values_videos=videos[:, 0], video_attention_mask=torch.tensor([[1, 1, 0]] * 3))
     expected = frames[:, :2].mean(2) if pooling == "space" else frames[:, :2].mean(1)
     close(masked.last_hidden_state[:, : expected.shape[1]], model.vision_projector(expected))
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_temporal_layers_read_all_frames_of_a_video_and_no_absent_one(tiny_model, videos, layers):
+    model = tiny_model(cls=MMModel, modalities=["video"], max_frames=4, temporal_layers=layers)
+    whole = model.encode_context(pixel_values_videos=videos).last_hidden_state.unflatten(1, (2, 3, 6))
+    changed = videos.clone()
+    changed[:, 0, 2] += 1  # the last frame of the first video
+    moved = (model.encode_context(pixel_values_videos=changed).last_hidden_state.view_as(whole) - whole).abs()
+    assert bool((moved[:, 0, 0] > 1e-6).any()) == (layers > 0)
+    assert moved[:, 1].max() < 1e-12 and moved[:, 0, 2].max() > 1e-3
+    mask = torch.tensor([[[1, 1, 0], [0, 0, 0]]] * 3)
+    masked = model.encode_context(pixel_values_videos=videos, video_attention_mask=mask)
+    alone = model.encode_context(pixel_values_videos=videos[:, :1, :2]).last_hidden_state
+    close(masked.last_hidden_state[:, :12], alone)
+    assert masked.attention_mask.sum(1).tolist() == [12] * 3
+    nothing = model.encode_context(pixel_values_videos=videos, video_attention_mask=torch.zeros_like(mask))
+    assert not nothing.attention_mask.any() and torch.isfinite(nothing.last_hidden_state).all()
+
+
+@pytest.mark.parametrize("fusion", ["cross_attention", "co_attention", "merged", "concat", "sum", "gated"])
+@pytest.mark.parametrize("fields", [{}, {"max_frames": 3}, {"max_frames": 3, "temporal_layers": 1}])
+def test_a_model_warns_exactly_where_shuffled_frames_are_the_same_to_it(tiny_model, videos, fusion, fields):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model = tiny_model(
+            cls=MMForSequenceClassification, modalities=["video"], fusion_type=fusion, num_labels=2, **fields,
+            text_config={"is_causal": False},
+        )  # fmt: skip
+    found = [model(input_ids=IDS, pixel_values_videos=one).logits for one in (videos, videos.flip(2))]
+    is_same = bool((found[0] - found[1]).abs().max() < 1e-10)
+    assert is_same == any("does not see the order" in str(one.message) for one in told)
+
+
+def test_temporal_layers_want_frames_with_positions_and_layers_of_mm(tiny_config):
+    with pytest.raises(ValueError, match="temporal_layers=1 .*max_frames"):
+        tiny_config(modalities=["video"], temporal_layers=1)
+    with pytest.raises(ValueError, match="temporal_layers=1 .*MMConvConfig"):
+        tiny_config("conv", modalities=["video"], temporal_layers=1, max_frames=2)
+    with pytest.raises(ValueError, match="temporal_layers=1 is only for modalities 'video'"):
+        tiny_config(temporal_layers=1)
+
+
+def test_item_numbers_start_large_enough_to_be_seen_beside_tokens_of_size_1(tiny_config):
+    torch.manual_seed(0)
+    model = MMModel(tiny_config(modalities=["video"], max_frames=40))
+    assert 0.4 < model.frame_slots.weight.std() < 0.6 and model.vision_tower.embed_positions.weight.std() < 0.1
 
 
 @pytest.mark.parametrize("tower", ["ast", "whisper"])
