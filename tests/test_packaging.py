@@ -22,15 +22,17 @@ def folders_of_setup() -> list[str]:
 
 
 def package_files() -> set[str]:
-    """What a wheel must hold beside its metadata: the modules of each folder, the root's three, and the checkpoint."""
+    """What a wheel must hold beside its metadata: the modules of each folder, the root's three, the checkpoint and the
+    recipes of training."""
     modules = {
         f"mm/{path.relative_to(ROOT)}"
         for folder in folders_of_setup()
         for path in (ROOT / folder.replace(".", "/")).glob("*.py")
     }
     checkpoint = {f"mm/{path.relative_to(ROOT)}" for path in (ROOT / PACKAGE_DATA).glob("mm-tiny/*")}
-    assert checkpoint
-    return {"mm/__init__.py", "mm/losses.py", "mm_console.py"} | modules | checkpoint
+    recipes = {f"mm/{path.relative_to(ROOT)}" for path in ROOT.glob("training/recipes/*.yaml")}
+    assert checkpoint and recipes
+    return {"mm/__init__.py", "mm/losses.py", "mm_console.py"} | modules | checkpoint | recipes
 
 
 def test_setup_lists_every_folder_of_the_package():
