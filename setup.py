@@ -33,6 +33,7 @@ FOLDERS = [
 
 TRAIN = ["accelerate>=1.10", "matplotlib>=3.10"]
 PEFT = ["peft>=0.21"]
+DPO = ["trl>=1.16"]
 FAST = ["torchvision>=0.28"]
 EXAMPLES = ["resvg-py>=0.5"]
 DATA = ["datasets>=5.2"]  # Parquet comes with it
@@ -101,6 +102,7 @@ setup(
     extras_require={
         "train": TRAIN,
         "peft": PEFT,
+        "dpo": DPO,
         "eval": EVAL,
         "fast": FAST,
         "examples": EXAMPLES,
@@ -114,6 +116,7 @@ setup(
         "dev": [
             *TRAIN,
             *PEFT,
+            *DPO,
             *EVAL,
             *EXAMPLES,
             *DATA,
