@@ -37,7 +37,8 @@ def grouped_interval(
         groups: n ids; rows with the same id (those of a picture) are drawn together.
         metric: sums (..., K) to values (...).
 
-    With one group the interval is a point, as it is where all rows are equal: it then says nothing.
+    With one group nobody knows the bounds: they are nan. Where all rows are equal the interval is a point, which says
+    only that nothing varied.
     """
     rows = np.asarray(statistics, np.float64)
     if rows.ndim != 2 or not len(rows) or len(rows) != len(groups) or not np.isfinite(rows).all():
@@ -50,6 +51,8 @@ def grouped_interval(
             f"confidence={confidence}, resamples={resamples}; accepted: 0 < confidence < 1, resamples >= 1"
         )
     sums = by_group(rows, groups)
+    if len(sums) == 1:
+        return float(metric(sums[0])), float("nan"), float("nan")
     generator = np.random.default_rng(seed)
     even = np.full(len(sums), 1 / len(sums))
     values = []

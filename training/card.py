@@ -302,7 +302,8 @@ def _limits(result: Any) -> list[str]:
     training = getattr(result.arguments, "training", result.arguments)
     services = [name for name in listed_services(training) if name not in ("none", "tensorboard")]
     sent = [f"its log to {', '.join(services)}"] if services else []
-    sent += ["the model to the Hub"] if getattr(training, "push_to_hub", False) else []
+    pushes = getattr(training, "push_to_hub", False) or settings_of(result.arguments).get("push_to_hub")
+    sent += ["the model to the Hub"] if pushes and str(pushes).lower() != "false" else []
     left = (
         f"The run sent {' and '.join(sent)}."
         if sent

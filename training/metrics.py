@@ -8,10 +8,12 @@
     pretrain          those of retrieval, if its losses name "itc"
     distill           those of the student's class
 
-Each comes with `_low` and `_high`. Intervals draw pictures, not rows: captions of one picture are not independent.
+Each comes with `_low` and `_high`, unless there is but one picture. Intervals draw pictures, not rows: captions of one
+picture are not independent.
 """
 
 import importlib.util
+import math
 from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from typing import Any
@@ -129,11 +131,12 @@ def kind_of(task: str, model: Any) -> str | None:
 
 
 def flat(found: dict[str, Interval]) -> dict[str, float]:
-    """{"name": value, "name_low": ..., "name_high": ...}."""
+    """{"name": value, "name_low": ..., "name_high": ...}, without bounds that nobody knows."""
     return {
         f"{name}{end}": number
         for name, interval in found.items()
         for end, number in zip(("", "_low", "_high"), interval, strict=True)
+        if not (end and math.isnan(number))
     }
 
 

@@ -16,6 +16,7 @@ from ..data.sources import MEDIA
 from ..processing.collator import MMDataCollator
 from ..processing.images.limits import MediaDecodeError
 from .arguments import RunArguments
+from .card import write_card
 from .checkpoints import checkpoints
 from .collating import FaultLog, RunCollator
 from .log import JsonlLog
@@ -115,7 +116,7 @@ def _save(trainer: TaskTrainer, result: TrainResult, say: Say) -> None:
     trainer.save_model()
     trainer.save_state()
     if training.should_save:
-        for path in write_report(result):
+        for path in [*write_report(result), write_card(result)]:
             say(f"written: {path}")
         write_manifest(result.output_dir)
         say(f"the model is in {result.output_dir}: mm verify {result.output_dir}")

@@ -1,5 +1,6 @@
 """MMTrainer: Seq2SeqTrainer whose checkpoints survive, and that ends cleanly when it is told to."""
 
+import copy
 import os
 import shutil
 import signal
@@ -170,6 +171,18 @@ class MMTrainer(PushingTrainer):
             self._push_from_checkpoint(str(output / name))
         if self.args.should_save:
             rotate(output, limit, self.state.best_model_checkpoint)
+
+    def prediction_step(self, *args: Any, **kwargs: Any):
+        """As in Seq2SeqTrainer, which fills the model's generation settings with defaults (max_length=20) and saves
+        them with the model: here they stay as they were."""
+        bare: Any = self.accelerator.unwrap_model(self.model)
+        bare = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
+        before = copy.deepcopy(getattr(bare, "generation_config", None))
+        try:
+            return super().prediction_step(*args, **kwargs)
+        finally:
+            if before is not None:
+                bare.generation_config = before
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call=True)

@@ -50,6 +50,11 @@ def test_a_ratio_of_sums_keeps_numerator_and_denominator_together():
     assert value == pytest.approx(0.2) and 0.1 <= low < high <= 0.3
 
 
+def test_one_picture_has_no_interval():
+    value, low, high = mean_interval([1.0, 0.0], "aa")
+    assert value == 0.5 and np.isnan([low, high]).all()
+
+
 @pytest.mark.parametrize("scores", [[], [float("nan"), 1.0]])
 def test_no_rows_and_no_numbers_raise(scores):
     with pytest.raises(ValueError, match="at least one"):

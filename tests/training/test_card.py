@@ -208,6 +208,6 @@ def test_runs_without_metrics_say_so(result):
     assert "Loss on held-out data: 1." in write_card(result(metrics={"eval_loss": 1.0})).read_text()
 
 
-@pytest.mark.parametrize("name", ["predictions.jsonl", "report.html", "contact_sheet.png", "bad_samples.jsonl"])
+@pytest.mark.parametrize("name", ["predictions.jsonl", "report.html", "samples.png", "bad_samples.jsonl"])
 def test_files_that_hold_data_are_not_pushed(name):
     assert _NOT_PUSHED.fullmatch(name) and not _NOT_PUSHED.fullmatch("README.md")

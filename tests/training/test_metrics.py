@@ -77,7 +77,11 @@ def test_trainer_computes_the_same_while_training(captioner, processor, tmp_path
         eval_dataset=SAMPLES,
         compute_metrics=compute_metrics_for("caption", processor, SAMPLES),
     )
+    settings = captioner.generation_config.to_dict()
     inside = trainer.evaluate()
+    if trainer_class is MMTrainer:
+        assert captioner.generation_config.to_dict() == settings  # Seq2SeqTrainer puts defaults there
+    captioner.generation_config = type(captioner.generation_config).from_dict(settings)
     wanted = [name for name in direct if name not in ("eval_samples", "eval_media")]
     assert "eval_loss" in inside and {name: inside[name] for name in wanted} == pytest.approx(
         {name: direct[name] for name in wanted}

@@ -35,6 +35,7 @@ def result(tmp_path, processor):
     trainer = small_trainer(tmp_path / "run", processor, [JsonlLog()], save_strategy="no", max_steps=2)
     trainer.train()
     samples = [{"id": EVIL, "image": Image.new("RGB", (300, 200), "red"), "text": "what", "suffix": [EVIL, "a dog"]}]
+    samples.append({"id": "b", "image": Image.new("RGB", (8, 8), "blue"), "text": "who", "suffix": "a cat"})
     metrics = evaluate_task(
         "caption", trainer.model, processor, samples, save_to=tmp_path / "run", max_new_tokens=4
     )  # fmt: skip
