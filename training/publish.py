@@ -24,6 +24,7 @@ from ..weights import manifest
 from ..weights.files import ADAPTER, listed, stale_patterns
 from ..weights.upload import Held, files_below, held, upload
 from .bare_card import bare_card
+from .card_snippet import REPOSITORY
 from .verify import PROCESSOR, verify, write_manifest
 
 logger = logging.get_logger(__name__)
@@ -199,8 +200,11 @@ def finish(copy: Path, repository: str, *, code: bool = True) -> None:
     if code:
         write_code(copy)
         (copy / f"{SHIM}.py").unlink(missing_ok=True)
-    if not (copy / CARD).is_file():
-        (copy / CARD).write_text(bare_card(repository, config, has_processor, code), encoding="utf-8")
+    card = copy / CARD
+    if card.is_file():  # that of a run did not know where it would be pushed
+        card.write_bytes(card.read_bytes().replace(f'"{REPOSITORY}"'.encode(), f'"{repository}"'.encode()))
+    else:
+        card.write_text(bare_card(repository, config, has_processor, code), encoding="utf-8")
 
 
 def _check(folder: Path) -> None:
