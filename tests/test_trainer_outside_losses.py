@@ -13,6 +13,7 @@ from mm import (
     MMDataCollator,
     MMForConditionalGeneration,
     MMForImageTextRetrieval,
+    MMForPreTraining,
     MMForSequenceClassification,
     MMImageProcessorPil,
     MMProcessor,
@@ -70,6 +71,42 @@ def test_trainer_smooths_the_next_token(tiny_model, kind, tmp_path):
     rows = [{"input_ids": IDS[i], "pixel_values": PIXELS[i], "labels": LABELS[i]} for i in range(3)]
     evaluated = build(model, tmp_path, held=rows, label_smoothing_factor=0.2).evaluate()
     assert evaluated["eval_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["plain", "subclass", "peft"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_trainer_counts_the_tokens_of_a_shifted_loss(tiny_model, kind, smoothing, tmp_path):
+    """Every token has a label, the first too, which nothing predicts."""
+    cls = Mine if kind == "subclass" else MMForConditionalGeneration
+    model = tiny_model(dtype=torch.float32, cls=cls)
+    if kind == "peft":
+        model = get_peft_model(model, LoraConfig(target_modules=["q_proj"])).eval()
+    logits = model(input_ids=IDS, pixel_values=PIXELS).logits[:, :-1].flatten(0, 1)
+    expected = cross_entropy(logits, IDS[:, 1:].flatten(), label_smoothing=smoothing).item()
+    rows = [{"input_ids": IDS[i], "pixel_values": PIXELS[i], "labels": IDS[i]} for i in range(3)]
+    settings = {"label_smoothing_factor": smoothing, "learning_rate": 0.0}
+    assert build(model, tmp_path, held=rows, **settings).train().training_loss == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("does", ["train", "evaluate"])
+def test_smoothing_of_a_compiled_model_is_refused_as_trainer_would_not_shift_its_labels(tiny_model, does, tmp_path):
+    rows = [{"input_ids": IDS[i], "pixel_values": PIXELS[i], "labels": LABELS[i]} for i in range(3)]
+    compiled = {"torch_compile": True, "torch_compile_backend": "eager"}
+    model = tiny_model(dtype=torch.float32)
+    with pytest.raises(ValueError, match="compile"):
+        getattr(build(model, tmp_path, held=rows, label_smoothing_factor=0.2, **compiled), does)()
+    assert not model.training or does == "train"
+    model.train(), model.eval()  # by hand nothing is looked for
+
+
+@pytest.mark.parametrize("losses", [{"itc": 1.0}, {"lm": 1.0}])
+def test_smoothing_that_would_reach_no_loss_is_refused(tiny_model, losses, tmp_path):
+    cls = MMForPreTraining if "lm" in losses else MMForImageTextRetrieval
+    text = {} if "lm" in losses else {"is_causal": False, "pooler": "mean"}
+    model = tiny_model(dtype=torch.float32, cls=cls, pretraining_losses=losses, text_config=text)
+    rows = [{"input_ids": IDS[i], "pixel_values": PIXELS[i]} for i in range(3)]
+    with pytest.raises(ValueError, match="label_smoothing_factor"):
+        build(model, tmp_path, held=rows, label_smoothing_factor=0.2).train()
 
 
 REGRESSION = {

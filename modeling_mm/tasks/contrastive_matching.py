@@ -28,6 +28,7 @@ from ..towers.any_tower import STATES
 from .contrastive_head import MMContrastiveHead, normalised
 from .head import MMHead
 from .row_ends import check_every_text
+from .trainers import check_smoothing_reaches
 
 _ONE_TEXT = "a text is compared with media, not with media joined with another text; pass one text, as input_ids"
 _OTHER_CLASSES = {
@@ -86,6 +87,10 @@ class MMMatchingModel(MMHead):
         is_vector = config.fusion_type in REPRESENTATION_FUSIONS
         width = config.fusion_width if is_vector else config.reader.hidden_size
         self.itm_head = nn.Linear(width, 2) if "itm" in self.losses else None
+
+    def train(self, mode: bool = True):
+        check_smoothing_reaches(self)
+        return super().train(mode)
 
     def pools_latents(self, tower: str) -> bool:
         """Whether a resampler after the tower "vision" or "audio" gives the pooled vector."""

@@ -28,6 +28,7 @@ from .trainers import (
     answer_settings,
     calling_trainer,
     check_no_labels,
+    check_smoothing_of_compiled,
     check_smoothing_of_tokens,
     prompts_of,
     register_shifted,
@@ -60,7 +61,12 @@ class MMForConditionalGeneration(MMRanking, MMVocabularyHead, MMGenerationMixin)
         super().__init__(config)
         check_task(self, config.generation_faults())
         self.ends_checked: set[str] = set()
+        self.loss_type = "ForConditionalGeneration"  # Trainer counts the tokens of a shifted loss, in subclasses too
         self.build()
+
+    def train(self, mode: bool = True):
+        check_smoothing_of_compiled()
+        return super().train(mode)
 
     def _embedded(self, pooled: torch.Tensor | None, side: str, given: dict[str, Any]) -> torch.Tensor | None:
         """Media as the decoder reads them, (B, S, Dc); of a text its own vector."""

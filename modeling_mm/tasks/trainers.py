@@ -39,6 +39,45 @@ def calling_trainer(method: str) -> FrameType | None:
     return None
 
 
+def smoothing_trainer() -> FrameType | None:
+    """The call of a Trainer with label_smoothing_factor that sets a model to training or evaluation just now."""
+    frame = sys._getframe(1) if "transformers.trainer" in sys.modules and not torch.compiler.is_compiling() else None
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "transformers.trainer" and "model" in frame.f_locals:
+            trainer = frame.f_locals.get("self")
+            smooths = getattr(trainer, "label_smoother", None) is not None
+            return frame if smooths and getattr(trainer, "compute_loss_func", None) is None else None
+        frame = frame.f_back
+    return None
+
+
+def check_smoothing_of_compiled() -> None:
+    """Raises ValueError where Trainer does not find the class of a compiled model in its table, so that it would
+    compare each token's logits with that token instead of the next one."""
+    frame = smoothing_trainer()
+    if frame is None:
+        return
+    trainer = frame.f_locals["self"]
+    name = trainer.accelerator.unwrap_model(frame.f_locals["model"])._get_name()
+    if name == "OptimizedModule":
+        raise ValueError(
+            f"label_smoothing_factor={trainer.args.label_smoothing_factor} with torch.compile: Trainer sees a model "
+            f"called {name!r} and compares each token's logits with that token instead of the next one. Leave "
+            "label_smoothing_factor at 0 and set model.config.label_smoothing, which the model's own loss reads"
+        )
+
+
+def check_smoothing_reaches(model: Any) -> None:
+    """Raises ValueError where Trainer would smooth labels of a model whose losses have none."""
+    frame = smoothing_trainer()
+    if frame is not None:
+        raise ValueError(
+            f"label_smoothing_factor={frame.f_locals['self'].args.label_smoothing_factor} smooths `labels`, which "
+            f"{type(model).__name__} does not have: its losses would stay as they are. Leave it at 0; "
+            'config.label_smoothing smooths the losses "lm" and "mlm"'
+        )
+
+
 def check_smoothing_of_tokens() -> None:
     """Raises ValueError in the first step of a training whose evaluations would smooth labels that are not shifted."""
     frame = calling_trainer("compute_loss") or calling_trainer("prediction_step")
