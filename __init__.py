@@ -63,10 +63,12 @@ from .processing.images.processor import MMImageProcessorPil
 from .processing.images.processor_fast import MMImageProcessor
 from .processing.processor import MMProcessor
 from .processing.spelling import changed_texts, spelled
+from .training.preferences import MMPreferenceCollator
 from .training.publish import push_to_hub
 from .training.verify import verify, write_manifest
 
 if TYPE_CHECKING:
+    from .training.recipe import train
     from .training.trainer import MMTrainer
 
 __version__ = version("mm-transformers")
@@ -115,6 +117,7 @@ __all__ = [
     "MMModel",
     "MMModelOutput",
     "MMPreTrainingOutput",
+    "MMPreferenceCollator",
     "MMProcessor",
     "MMRankOutput",
     "MMResamplerConfig",
@@ -138,15 +141,20 @@ __all__ = [
     "losses",
     "push_to_hub",
     "spelled",
+    "train",
     "verify",
     "write_manifest",
 ]
 
 
 def __getattr__(name: str):
-    """MMTrainer is imported when it is asked for: it needs accelerate (the extra `train`)."""
+    """MMTrainer and train are imported when they are asked for: they need accelerate (the extra `train`)."""
     if name == "MMTrainer":
         from .training.trainer import MMTrainer
 
         return MMTrainer
+    if name == "train":
+        from .training.recipe import train
+
+        return train
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

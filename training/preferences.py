@@ -13,7 +13,7 @@ from ..processing.collator import MMDataCollator
 from ..processing.processor import MMProcessor
 
 
-class PreferenceCollator:
+class MMPreferenceCollator:
     """The data_collator of `trl.DPOTrainer` for a captioner of MM.
 
     A sample has media under the names that `MMDataCollator` reads, prompt (may be empty), chosen and rejected.

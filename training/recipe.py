@@ -8,7 +8,7 @@ key=value    ─┘
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -141,6 +141,29 @@ def run_arguments(words: Sequence[str]) -> RunArguments:
     held = {_name(name): value for name, value in read_recipe(recipe).items()}
     check_keys(list(held), f"{recipe}: ")
     return make_arguments(_replaced(held, given), recipe)
+
+
+def train(recipe: str, *, say: Callable[[str], object] = print, **settings: Any) -> Any:
+    """Trains by a recipe, from files to a saved model; `mm train` does the same (docs/training.md).
+
+        result = mm.train("caption", data="captions.json", media="images", output="runs/mine", num_train_epochs=3)
+
+    Args:
+        recipe: a task (caption, vqa, retrieval, classify, pretrain, distill), or a YAML or JSON file of settings.
+        say: is given what the command prints, by lines.
+        settings: replace those of the recipe; `config` replaces single fields of its config.
+
+    Returns: a TrainResult: model, processor, metrics, log_history, data_report, output_dir.
+    Raises: ValueError, TypeError or OSError for settings and data that do not fit, before anything is trained.
+    """
+    from .run import train as run  # with Trainer, which reading a recipe does without
+
+    held = {_name(name): value for name, value in read_recipe(recipe).items()}
+    check_keys(list(held), f"{recipe}: ")
+    given = {_name(name): value for name, value in settings.items()}
+    if isinstance(held.get("config"), Mapping) and isinstance(given.get("config"), Mapping):
+        given["config"] = {**held["config"], **given["config"]}
+    return run(make_arguments({**held, **given}, recipe), say)
 
 
 def make_arguments(settings: Mapping[str, Any], recipe: str | None = None) -> RunArguments:

@@ -41,7 +41,7 @@ def test_no_block_is_hidden_from_these_tests():
     for page, text in TEXTS.items():
         fences = re.findall(r"^([ \t]*)(`{3,}|~{3,})([^`\n]*)$", text, re.M)
         assert {(indent, marks) for indent, marks, _ in fences} <= {("", "```")}, page
-        assert {language for *_, language in fences} <= {"", "python", "bash", "text"}, page
+        assert {language for *_, language in fences} <= {"", "python", "bash", "text", "yaml"}, page
 
 
 @pytest.mark.parametrize("page", HERE)

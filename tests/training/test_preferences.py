@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mm
-from mm.training.preferences import PreferenceCollator
+from mm.training.preferences import MMPreferenceCollator
 from small_trainer import small_trainer
 
 
@@ -31,7 +31,7 @@ def without_transform(model):
 
 
 def test_chosen_rows_come_first_and_a_picture_is_encoded_once(model, processor, samples):
-    batch = PreferenceCollator(processor, without_transform(model))(samples)
+    batch = MMPreferenceCollator(processor, without_transform(model))(samples)
     assert len(batch["input_ids"]) == 4 and len(batch["pixel_values"]) == 2
     assert batch["context_index"].tolist() == [0, 1, 0, 1] and "labels" not in batch
     texts = [
@@ -46,12 +46,12 @@ def test_a_head_that_trl_leaves_out_is_refused(processor):
             "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 1}  # fmt: skip
     config = mm.MMConfig.preset("mm-tiny", text_config=text, lm_head_transform=True)
     with pytest.raises(ValueError, match="lm_head_transform"):
-        PreferenceCollator(processor, mm.MMForConditionalGeneration(config))
+        MMPreferenceCollator(processor, mm.MMForConditionalGeneration(config))
 
 
 def test_a_sample_without_a_rejected_text_is_named(model, processor):
     with pytest.raises(ValueError, match="rejected"):
-        PreferenceCollator(processor, without_transform(model))([{"prompt": "", "chosen": "a"}])
+        MMPreferenceCollator(processor, without_transform(model))([{"prompt": "", "chosen": "a"}])
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ def test_trl_trains_what_the_model_prefers(model, processor, samples, tmp_path, 
     config = mm.MMConfig.from_dict(model.config.to_dict(), fusion_type=fusion, lm_head_transform=False, **changes)
     torch.manual_seed(0)
     model = mm.MMForConditionalGeneration(config).eval()
-    collate = PreferenceCollator(processor, model)
+    collate = MMPreferenceCollator(processor, model)
     batch = collate(samples)
     mask = batch.pop("completion_mask")
     own = model(**batch).logits[:, :-1].log_softmax(-1).gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
