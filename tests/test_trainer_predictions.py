@@ -142,6 +142,13 @@ def test_several_rows_of_a_picture_are_answered_each(tiny_model, tmp_path):
         assert metrics.written == by_hand(model, processor, rows) and metrics.wanted == ["green", "blue square"]
 
 
+def test_several_answers_for_each_row_are_refused_as_their_labels_are_others(tiny_model, tmp_path):
+    model = tiny_model(dtype=torch.float32)
+    model.generation_config.update(num_beams=2, num_return_sequences=2)
+    with pytest.raises(ValueError, match="num_return_sequences"):
+        evaluate(model, make_processor(), samples(), tmp_path)
+
+
 def test_limits_count_the_answer_and_the_call_comes_before_the_checkpoint(tiny_model, tmp_path):
     model, processor, held = tiny_model(dtype=torch.float32), make_processor(), samples()
     model.generation_config.eos_token_id = None

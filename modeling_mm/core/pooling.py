@@ -8,12 +8,16 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.utils import logging
 
 from ...configuration.base import MMStackConfig
 from ...configuration.text import MMTextConfig
 from .attention import MMCrossAttention, build_norm
 from .context_rows import MMRows
+from .input_checks import may_read_values
 from .layers import MMMLP
+
+logger = logging.get_logger(__name__)
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor | None, dim: int = 1) -> torch.Tensor:
@@ -66,6 +70,7 @@ class MMPooler(nn.Module):
         super().__init__()
         self.kind = config.pooler
         self.eos_token_id = eos_token_id
+        self.has_looked = False  # whether a first batch was looked at for an eos
         if self.kind == "cls_tanh":
             self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         elif self.kind == "attention":
@@ -105,7 +110,17 @@ class MMPooler(nn.Module):
         if self.kind == "highest_id":
             return input_ids.masked_fill(attention_mask == 0, -1).argmax(1)
         eos = torch.as_tensor(self.eos_token_id, device=input_ids.device).reshape(-1)
-        return (torch.isin(input_ids, eos) & attention_mask.bool()).long().argmax(1)
+        found = torch.isin(input_ids, eos) & attention_mask.bool()
+        if not self.has_looked and not found.is_meta and may_read_values():
+            self.has_looked = True
+            if not bool(found.any()):
+                logger.warning(
+                    "No text of the first batch holds eos_token_id=%s, where pooler='eos' reads: each is read at its "
+                    "first token. If the tokenizer has ids of its own, give them to the model: "
+                    "MMConfig.preset(..., tokenizer=tokenizer), or text_config.eos_token_id",
+                    self.eos_token_id,
+                )
+        return found.long().argmax(1)
 
 
 # ---- CoCa: a token after the text -----------------------------------------------------------------------------------

@@ -164,6 +164,12 @@ def answer_settings(settings: dict[str, Any], saved: Any) -> dict[str, Any]:
 
     `saved`: the generation configuration; what the call says comes first.
     """
+    several = settings.get("num_return_sequences") or saved.num_return_sequences or 1
+    if several != 1:
+        raise ValueError(
+            f"num_return_sequences={several} writes several answers for each row, which Seq2SeqTrainer would compare "
+            "with the labels of other rows; leave it at 1 here"
+        )
     limits = (settings.get("max_new_tokens"), settings.get("max_length"), saved.max_new_tokens, saved.max_length, 20)
     limit = next(value for value in limits if value is not None)
     return {**settings, "max_new_tokens": limit, "max_length": None}

@@ -44,6 +44,7 @@ def model(bos, eos, **more):
     return mm.MMForConditionalGeneration(mm.MMConfig(vision_config=VISION, text_config={**TEXT, **ids, **more}))
 
 
+POOLING = "mm.modeling_mm.core.pooling"
 ROWS = [
     {"image": np.full((16, 16, 3), 40 * n, np.uint8), "suffix": text} for n, text in enumerate(["a red dot", "blue"])
 ]
@@ -55,7 +56,7 @@ def heard():
     records = []
     handler = logging.Handler()
     handler.emit = lambda record: records.append(record.getMessage())
-    loggers = [logging.getLogger(name) for name in ("mm.modeling_mm.tasks.row_ends", "transformers")]
+    loggers = [logging.getLogger(name) for name in ("mm.modeling_mm.tasks.row_ends", POOLING, "transformers")]
     for logger in loggers:
         logger.addHandler(handler)
     yield records
@@ -143,3 +144,17 @@ def test_from_towers_reads_the_ids_that_a_bert_does_not_name_from_its_tokenizer(
         text = made.config.text_config
         assert (text.bos_token_id, text.eos_token_id) == ids
         assert (made.generation_config.bos_token_id, made.generation_config.eos_token_id) == ids
+
+
+@pytest.mark.parametrize("cls", ["MMForImageTextRetrieval", "MMForSequenceClassification"])
+@pytest.mark.parametrize(("eos", "times"), [(3, 0), (9, 1)])
+def test_a_pooler_that_finds_no_end_in_any_text_says_so_once(cls, eos, times, heard):
+    """Every text would be read at its first token, the same one."""
+    text = {**TEXT, "bos_token_id": 2, "eos_token_id": eos, "pad_token_id": 0, "is_causal": False, "pooler": "eos"}
+    own = getattr(mm, cls)(mm.MMConfig(vision_config=VISION, text_config=text))
+    made = processor()
+    made.add_eos_token = True
+    batch = made(images=[ROWS[0]["image"]], text=["a red dot"], return_tensors="pt")
+    for _ in range(2):
+        own(**batch)
+    assert len([record for record in heard if "pooler='eos'" in record]) == times
