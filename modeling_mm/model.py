@@ -58,10 +58,8 @@ from .towers.text import MMTextModel
 SIDES = {"image": ("vision", "image_slots"), "video": ("vision", "frame_slots"), "audio": ("audio", "clip_slots")}
 
 
-def _structure(config: MMConfig) -> dict[str, Any]:
-    """What a model is built by and a call reads again."""
-    names = ("fusion_type", "share_text_encoder", "modalities", "projector_type")
-    return {name: copy.copy(getattr(config, name)) for name in names}
+# What a model is built by and a call reads again.
+_STRUCTURE = ("fusion_type", "share_text_encoder", "modalities", "projector_type")
 
 
 class MMModel(MMFeatures, MMPreTrainedModel):
@@ -76,7 +74,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
 
     def __init__(self, config: MMConfig):
         super().__init__(config)
-        self.built_for = _structure(config)
+        self.built_for = {name: copy.copy(getattr(config, name)) for name in _STRUCTURE}
         self.decoder_sees_media, self.decoder_fusion = config.decoder_sees_media, config.decoder_fusion
         vision, audio = config.vision_config is not None, config.audio_config is not None
         self.vision_tower = build_tower(config.vision_config, config.vision_feature_layer) if vision else None
@@ -112,10 +110,9 @@ class MMModel(MMFeatures, MMPreTrainedModel):
 
     def tower_reads(self, side: str) -> dict[str, Any]:
         """Which of a tower's states are read."""
-        config = self.config
         if side == "audio":
             return {}
-        return {"layer": config.vision_feature_layer, "strategy": config.vision_feature_select_strategy}
+        return {"layer": self.config.vision_feature_layer, "strategy": self.config.vision_feature_select_strategy}
 
     @can_return_tuple
     @takes(MediaInputs, RowInputs, CacheInputs)
@@ -154,17 +151,21 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         if words is None:
             return context_output(context, context_index=index, context_ranges=ranges, **text)
         # Values are read on the CPU, elsewhere only in calls without a cache: generate() checks its prompt itself.
+        decoder = self.config.text_config
         has_past, on_cpu = past_key_values is not None, torch.is_tensor(words) and words.is_cpu
         reads = {"has_past": has_past, "read_values": self.config.check_inputs and (not has_past or on_cpu)}
-        check_text(self.config.text_config, input_ids, inputs_embeds, **text, **reads)
-        rows, ranges = plan_rows(self.config, words.shape[0], context, index, ranges, past_key_values)
+        check_text(decoder, input_ids, inputs_embeds, **text, **reads)
+        to_read, rows, ranges = plan_rows(self.config, words.shape[0], context, index, ranges, past_key_values)
         if use_cache is None:
-            decoder = self.config.text_config
             use_cache = decoder.use_cache and decoder.is_causal and not self.training
         text |= {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "past_key_values": past_key_values}
         text |= {"use_cache": use_cache, "pooled": pooled, "context_ranges": ranges, "return_dict": True, **inputs}
-        joined = self._JOINED[self.decoder_fusion]
-        output = joined(self, self.language_model, None if rows is None else context, rows, text)
+        output = self._JOINED[self.decoder_fusion](self, self.language_model, to_read, rows, text)
+        self._complete(output, context, rows)
+        return output
+
+    def _complete(self, output: MMModelOutput, context: MMContextOutput | None, rows: MMRows | None) -> None:
+        """Gives an output its context, and its cache what a later call compares."""
         if context is not None:
             output.context_hidden_states = context.last_hidden_state
             output.context_attention_mask = context.attention_mask
@@ -173,7 +174,6 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         if output.past_key_values is not None and not torch.compiler.is_compiling():
             held = held_text(output.past_key_values)
             held.weights = weights_mark(self) if held.weights is None else held.weights
-        return output
 
     # ---- the context: encoded once, read by every row ---------------------------------------------------------------
 
@@ -275,8 +275,8 @@ class MMModel(MMFeatures, MMPreTrainedModel):
 
     def write(self, media: MMContextOutput | None, rows: MMRows | None, **text) -> MMModelOutput:
         """A text that the decoder continues, joined with the media themselves; None: without media."""
-        joined = self._JOINED[self.decoder_fusion]
-        return joined(self, self.language_model, media, rows, {**text, "use_cache": False, "return_dict": True})
+        text |= {"use_cache": False, "return_dict": True}
+        return self._JOINED[self.decoder_fusion](self, self.language_model, media, rows, text)
 
     def _both_ways(self, text: dict) -> dict:
         """The decoder's weights see both ways where they are the text encoder's."""
@@ -311,8 +311,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         return stack(**{**text, "past_key_values": cache})
 
     def _co_attended(self, stack: MMTextModel, context, rows, text: dict) -> MMModelOutput:
-        """Text states and media, each attending to the other; a text without media runs only through its own
-        layers."""
+        """Text states and media, each attending to the other; a text without media only runs through its layers."""
         text.pop("context_ranges", None)
         output = stack(**text)
         media = media_mask = None

@@ -229,23 +229,23 @@ def plan_rows(
     context_index: torch.Tensor | None,
     context_ranges: torch.Tensor | None,
     cache: Any,
-) -> tuple[MMRows | None, torch.Tensor | None]:
-    """Which row reads which context, and the ranges of each over the packed context.
+) -> tuple[MMContextOutput | None, MMRows | None, torch.Tensor | None]:
+    """The context to read, which row reads which, and the ranges of each over the packed context.
 
-    None where there is no context, or where the cache holds both already.
+    None where there is no context, or where the cache holds it already.
     """
     if isinstance(cache, MMCache) and cache.holds_context:
-        return None, None
+        return None, None, None
     if context is None and context_index is not None:
         raise ValueError("context_index was given, but there is no context for the rows to read")
     rows = None if context is None else MMRows(num_rows, context.last_hidden_state.shape[0], context_index)
     if context_ranges is None:
-        return rows, None
+        return context, rows, None
     if not config.decoder_crosses:
         raise ValueError(f"context_ranges are for cross-attention; fusion_type={config.fusion_type!r} does without")
     if context is None or rows is None:
         raise ValueError("context_ranges was given, but there is no context for the rows to read")
-    return rows, packed_ranges(context_ranges, context, rows)
+    return context, rows, packed_ranges(context_ranges, context, rows)
 
 
 def context_output(context: MMContextOutput | None, **text: torch.Tensor | None) -> MMModelOutput:
