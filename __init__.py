@@ -3,6 +3,7 @@
 `import mm` registers every class with the Auto classes, so `AutoModel.from_pretrained("org/mm-base")` finds them.
 """
 
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,13 @@ from .training.publish import push_to_hub
 from .training.verify import verify, write_manifest
 
 if TYPE_CHECKING:
+    from .training.card import write_card
+    from .training.log import JsonlLog
+    from .training.metrics import compute_metrics_for, evaluate_task
+    from .training.plan import describe_plan
     from .training.recipe import train
+    from .training.report import write_report
+    from .training.run import TrainResult
     from .training.trainer import MMTrainer
 
 __version__ = version("mm-transformers")
@@ -98,6 +105,7 @@ _pipelines.read_by_mm(f"{__name__}.processing.pipelines")
 __all__ = [
     "DataError",
     "Int8Context",
+    "JsonlLog",
     "MMCache",
     "MMCausalLMOutput",
     "MMClassifierOutput",
@@ -132,8 +140,12 @@ __all__ = [
     "MMVisionModel",
     "MediaDecodeError",
     "OnnxGenerator",
+    "TrainResult",
     "changed_texts",
+    "compute_metrics_for",
     "convert",
+    "describe_plan",
+    "evaluate_task",
     "export_for_hub",
     "flash_cross_attention",
     "load_data",
@@ -143,18 +155,27 @@ __all__ = [
     "spelled",
     "train",
     "verify",
+    "write_card",
     "write_manifest",
+    "write_report",
 ]
 
 
+# Imported when they are asked for: some need accelerate (the extra `train`), and none is needed to load a model.
+_LATER = {
+    "JsonlLog": "log",
+    "MMTrainer": "trainer",
+    "TrainResult": "run",
+    "compute_metrics_for": "metrics",
+    "describe_plan": "plan",
+    "evaluate_task": "metrics",
+    "train": "recipe",
+    "write_card": "card",
+    "write_report": "report",
+}
+
+
 def __getattr__(name: str):
-    """MMTrainer and train are imported when they are asked for: they need accelerate (the extra `train`)."""
-    if name == "MMTrainer":
-        from .training.trainer import MMTrainer
-
-        return MMTrainer
-    if name == "train":
-        from .training.recipe import train
-
-        return train
+    if name in _LATER:
+        return getattr(import_module(f".training.{_LATER[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
