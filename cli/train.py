@@ -27,10 +27,12 @@ def list_settings() -> str:
 def train(words: Sequence[str], say: Callable[[str], object]) -> int:
     """Trains by a recipe. Returns the exit code: 0; 130 where Ctrl-C ended it, 143 where SIGTERM did."""
     arguments = run_arguments(words)
-    from ..training.run import train
-
     try:
+        from ..training.run import train
+
         result = train(arguments, say)
+    except ImportError as fault:  # of an extra, or of what report_to names
+        raise ValueError(f"something is not installed: {fault}") from fault
     except KeyboardInterrupt:
         found = newest_complete(str(arguments.training.output_dir))
         left = "nothing was saved"

@@ -123,8 +123,9 @@ def read_media(
     if reader.faults:
         total = sum(map(len, sources))
         logger.warning("%d of %d %s cannot be read (on_error=%r)", len(reader.faults), total, name, on_error)
-        for fault in reader.faults if on_fault is not None else ():
-            on_fault(fault)
+        if on_fault is not None:
+            for fault in reader.faults:
+                on_fault(fault)
     return read
 
 

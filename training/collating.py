@@ -50,9 +50,17 @@ class FaultLog:
 
 @dataclass(eq=False, repr=False)
 class RunCollator(MMDataCollator):
-    """MMDataCollator that also gives a batch where nothing can be read: blanks, with labels that are ignored."""
+    """MMDataCollator that also gives a batch where nothing can be read: blanks, with labels that are ignored.
+
+    without: tensors that the model does not take, such as lm_targets where "lm" is none of its losses.
+    """
+
+    without: tuple[str, ...] = ()
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in self._whole(samples).items() if name not in self.without}
+
+    def _whole(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         try:
             return super().__call__(samples)
         except MediaDecodeError:
@@ -60,7 +68,7 @@ class RunCollator(MMDataCollator):
                 raise
         blanks = copy.copy(self)
         blanks.on_error, blanks.on_fault = "placeholder", None
-        batch = super(RunCollator, blanks).__call__(samples)
+        batch = MMDataCollator.__call__(blanks, samples)
         for name in ("labels", "lm_targets", "mlm_targets"):
             if torch.is_tensor(batch.get(name)) and not batch[name].is_floating_point():
                 batch[name] = torch.full_like(batch[name], IGNORED)

@@ -6,7 +6,7 @@ read_samples ─► start ─► task_samples, collator ─► TaskTrainer ─�
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import EarlyStoppingCallback, set_seed
 from transformers.trainer_utils import IntervalStrategy
@@ -137,10 +137,11 @@ def _evaluated(trainer: TaskTrainer, data: RunData, begun: Start, arguments: Run
     metrics = trainer.evaluate(metric_key_prefix="eval")
     if training.should_save:
         limits = {"num_beams": training.generation_num_beams, "max_new_tokens": training.generation_max_length}
-        given = {name: value for name, value in limits.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
+        held_out, collator = cast(Any, trainer.eval_dataset), cast(Any, trainer.data_collator)
         found = evaluate_task(
-            _measured(arguments, data), trainer.model, begun.processor, trainer.eval_dataset,
-            collator=trainer.data_collator, batch_size=training.per_device_eval_batch_size,  # type: ignore[arg-type]
+            _measured(arguments, data), trainer.model, begun.processor, held_out, collator=collator,
+            batch_size=training.per_device_eval_batch_size,
             on_error=arguments.data.on_error, save_to=str(training.output_dir), label_names=data.label_names,
             **(given if KINDS[arguments.task].writes else {}),
         )  # fmt: skip
@@ -205,9 +206,13 @@ def build_trainer(arguments: RunArguments, data: RunData, begun: Start) -> tuple
     if training.early_stopping_patience is not None:
         stopping = EarlyStoppingCallback(training.early_stopping_patience, training.early_stopping_threshold)
         given["callbacks"].append(stopping)
-    if arguments.task == "distill":
-        return DistillTrainer(**given, teacher=load_teacher(arguments, begun.model)), faults
-    return TaskTrainer(**given), faults
+    more = {"teacher": load_teacher(arguments, begun.model)} if arguments.task == "distill" else {}
+    try:
+        return (DistillTrainer if more else TaskTrainer)(**given, **more), faults
+    except RuntimeError as fault:
+        if "installed" in str(fault):  # as Trainer says that what report_to names is missing
+            raise ValueError(f"report_to={training.report_to}: {fault}") from fault
+        raise
 
 
 def _metrics(arguments: RunArguments, data: RunData, begun: Start) -> Any:
@@ -245,6 +250,8 @@ def _collator(arguments: RunArguments, begun: Start, faults: FaultLog) -> RunCol
     config, training = begun.model.config, arguments.training
     losses = (config.pretraining_losses or {}) if arguments.task == "pretrain" else {}
     settings: dict[str, Any] = {}
+    if arguments.task == "pretrain" and "lm" not in losses:
+        settings["without"] = ("lm_targets",)
     if "mlm" in losses:
         settings["mlm_probability"] = training.mlm_probability
     if "mim" in losses:

@@ -46,7 +46,7 @@ def read_samples(settings: DataArguments) -> RunData:
         found = whole(found, str(settings.data))
     is_stream = isinstance(found, IterableDataset)
     data = RunData(found, None, [] if is_stream else lines_of(found.report))
-    train = found if is_stream else in_one_order(found, settings.identify)
+    train: Any = found if is_stream else in_one_order(found, settings.identify)
     if settings.eval_data or settings.eval_split:
         held = _load(
             settings,

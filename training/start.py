@@ -16,9 +16,10 @@ from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoToke
 from ..configuration.mm import MMConfig
 from ..configuration.presets import PRESETS
 from ..configuration.settings import nearest
+from ..modeling_mm.core.loading import COPIES, HEADS
 from ..processing.images.processor import MMImageProcessorPil
 from ..processing.processor import MMProcessor
-from .arguments import ModelArguments, RunArguments, as_names
+from .arguments import ModelArguments, RunArguments, as_dict, as_names
 from .samples import RunData
 from .tasks import KINDS
 
@@ -40,7 +41,7 @@ class Start:
 def start(arguments: RunArguments, data: RunData) -> Start:
     """The model, processor and report of a run's start. ValueError or OSError where the source does not fit."""
     settings = arguments.model
-    fields = {**settings.config, **_class_fields(arguments, data)}
+    fields = {**(as_dict("config", settings.config) or {}), **_class_fields(arguments, data)}
     if settings.preset:
         made = _of_preset(arguments, fields)
     elif settings.text_tower:
@@ -69,7 +70,11 @@ def _class_fields(arguments: RunArguments, data: RunData) -> dict[str, Any]:
         ids = dict(enumerate(names))
         return {"num_labels": len(names), "id2label": ids, "label2id": {name: i for i, name in ids.items()}}
     labels = [label for sample in data.train.samples for label in _flat(sample.get("label"))]
-    if "num_labels" in arguments.model.config or not labels or not all(type(label) is int for label in labels):
+    if (
+        "num_labels" in (as_dict("config", arguments.model.config) or {})
+        or not labels
+        or not all(type(label) is int for label in labels)
+    ):
         return {}
     return {"num_labels": max(labels) + 1}
 
@@ -112,14 +117,13 @@ def _of_model(arguments: RunArguments, fields: dict[str, Any]) -> Start:
 
 def _checked(model_class: Any, source: str, fields: dict[str, Any], info: Any) -> tuple[list[str], list[str]]:
     """(new, unused) names of a loading whose faults were not raised: heads alone may be either."""
-    from ..modeling_mm.core.loading import HEADS
-
     heads = {part for parts in HEADS.values() for part in parts}
     wrong = [name for name in info["missing_keys"] if name.split(".")[0] not in heads]
     if wrong or any(name.split(".")[0] not in heads for name in info["unexpected_keys"]):
         model_class.from_pretrained(source, **fields)  # raises, in its own words
         raise ValueError(f"{source!r} lacks {', '.join(sorted(wrong)[:5])}")
-    return sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    new = [name for name in info["missing_keys"] if name.split(".")[0] not in COPIES]
+    return sorted(new), sorted(info["unexpected_keys"])
 
 
 def _of_preset(arguments: RunArguments, fields: dict[str, Any]) -> Start:

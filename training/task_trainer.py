@@ -44,7 +44,8 @@ class TaskTrainer(MMTrainer):
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if is_new and self.args.layer_decay is not None:
-            set_rates(optimizer, self.model if model is None else model, self.args.layer_decay)
+            trained: Any = self.model if model is None else model
+            set_rates(optimizer, trained, self.args.layer_decay)
         return optimizer
 
     def train(self, *args: Any, **kwargs: Any):
@@ -102,7 +103,8 @@ class DistillTrainer(TaskTrainer):
         self.teacher = teacher.to(self.args.device)
 
     def compute_loss(self, model: Any, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None):
-        loss, output = super().compute_loss(model, inputs, True, num_items_in_batch)
+        found: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
+        loss, output = found
         if model.training:
             with torch.no_grad():
                 known = self.teacher(**inputs).logits

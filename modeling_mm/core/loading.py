@@ -35,7 +35,7 @@ from ...weights.manifest import check_weights
 # the config's pretraining_losses for which each exists (none: always). A key is a head key if its first part is here.
 HEADS: dict[str, Mapping[str, tuple[str, ...]]] = {}
 # Parts that start as a copy of the model where a checkpoint has none of them: what they hold is not new.
-_COPIES = {"slow", "mim_tower"}
+COPIES = {"slow", "mim_tower"}
 
 
 def check_loaded(
@@ -110,7 +110,7 @@ def note_new_heads(model) -> None:
     their weights had been written to by then."""
     written_by = (model.config.architectures or [type(model).__name__])[0]
     heads, own = _heads_written(written_by, model.config), _heads_written(type(model).__name__, model.config)
-    new = set() if heads is None or own is None else own - heads - _COPIES
+    new = set() if heads is None or own is None else own - heads - COPIES
     named = model.named_parameters(remove_duplicate=False)
     versions = {name: weight._version for name, weight in named if name.split(".")[0] in new}
     model._new_heads = (written_by, versions)
