@@ -94,7 +94,11 @@ class PushingTrainer(Seq2SeqTrainer):
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         checkpoint = Path(checkpoint_folder)
-        copy = _linked(checkpoint, Path(str(self.args.output_dir)))
+        try:
+            copy = _linked(checkpoint, Path(str(self.args.output_dir)))
+        except OSError as error:  # the disk is full, and cannot link
+            logger.error(f"{checkpoint.name} was not pushed to {self.hub_model_id}: {error}")
+            return
         is_by_steps = self.args.save_strategy == SaveStrategy.STEPS
         when = f"step {self.state.global_step}" if is_by_steps else f"epoch {int(self.state.epoch or 0)}"
         places = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: checkpoint.name}
@@ -108,7 +112,7 @@ class PushingTrainer(Seq2SeqTrainer):
             checkpoint=places.get(HubStrategy(strategy)),
         )
         job = self._background().run_as_future(self._push_in_background, checkpoint.name, copy, push)
-        jobs = [] if running is None or running.is_done() else running.jobs
+        jobs: Any = [] if running is None or running.is_done() else running.jobs
         self.push_in_progress = PushInProgress([*jobs, job])  # pyright: ignore[reportArgumentType]: a list, as Trainer's
 
     def _push_in_background(self, name: str, copy: Path, push: Callable[[], Any]) -> Any:
@@ -128,12 +132,17 @@ class PushingTrainer(Seq2SeqTrainer):
 
 def _linked(checkpoint: Path, output: Path) -> Path:
     """The files of a checkpoint, and the card of the output folder, in a folder that no rotation deletes."""
-    copy = Path(mkdtemp(prefix=PUSHING, dir=output)) / checkpoint.name
+    place = Path(mkdtemp(prefix=PUSHING, dir=output))
+    copy = place / checkpoint.name
     try:
-        shutil.copytree(checkpoint, copy, copy_function=os.link)
-    except (OSError, shutil.Error):  # a disk without hard links
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(checkpoint, copy)
-    if (output / CARD).is_file():
-        shutil.copyfile(output / CARD, copy / CARD)
+        try:
+            shutil.copytree(checkpoint, copy, copy_function=os.link)
+        except (OSError, shutil.Error):  # a disk without hard links
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(checkpoint, copy)
+        if (output / CARD).is_file():
+            shutil.copyfile(output / CARD, copy / CARD)
+    except OSError:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
     return copy

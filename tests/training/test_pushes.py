@@ -115,3 +115,19 @@ def test_trainers_own_card_is_written_anew(hub, ask, tmp_path):
     first = hub.files(name)["README.md"]
     ask("t.push_to_hub(tags='another-tag') and 1")
     assert b"another-tag" in hub.files(name)["README.md"] and b"another-tag" not in first
+
+
+def test_an_adapter_is_pushed_and_loads_over_its_base(hub, ask, tmp_path):
+    """The base is a folder here; PEFT's files are the only ones of the model in the repository."""
+    name, base = "tester/adapter", str(tmp_path / "base")
+    ask(f"small_trainer({str(tmp_path / 'x')!r}, processor).model.save_pretrained({base!r})")
+    ask("exec('from peft import LoraConfig, get_peft_model')")
+    ask(f"globals().update(m=mm.MMForConditionalGeneration.from_pretrained({base!r}))")
+    ask("globals().update(p=get_peft_model(m, LoraConfig(target_modules=['q_proj'])))")
+    arguments = f"{str(tmp_path / 'out')!r}, push_to_hub=True, hub_model_id='{name}', report_to='none', use_cpu=True"
+    ask(f"globals().update(t=mm.MMTrainer(p, transformers.Seq2SeqTrainingArguments({arguments})))")
+    assert ask("t.push_to_hub() and 1") == 1
+    files = hub.files(name)
+    assert {"adapter_config.json", "adapter_model.safetensors"} < {*files} and ONE not in files
+    load = f"type(mm.MMForConditionalGeneration.from_pretrained('{name}')).__name__"
+    assert ask(load) == "MMForConditionalGeneration"
