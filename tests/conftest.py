@@ -34,6 +34,7 @@ def beside_the_tests(name: str) -> ModuleType:
 
 for _name in (
     "comparing",
+    "hub_repositories",
     "hub_routes",
     "hub_server",
     "hub_user",

@@ -6,7 +6,8 @@
 Unmodified huggingface_hub and Transformers, in processes with that environment, create repositories, commit (files
 of git and of LFS), branch, tag, propose changes, ask for a repository's contents and download, in ranges too.
 Everything is kept in memory and gone with the server. Repositories are of models; `TOKEN` is the token of their owner,
-`STRANGERS_TOKEN` that of somebody else. What is answered is in hub_routes.py.
+`STRANGERS_TOKEN` that of somebody else. What is answered is in hub_routes.py,
+what is held in hub_repositories.py.
 """
 
 import hashlib
@@ -18,7 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from hub_routes import STRANGERS_TOKEN, TOKEN, USERS, Answer, Repository, Stored, answer, stored
+from hub_repositories import STRANGERS_TOKEN, TOKEN, USERS, Repository, Stored, stored
+from hub_routes import Answer, answer
 
 __all__ = ["STRANGERS_TOKEN", "TOKEN", "Fault", "HubServer"]
 
