@@ -3,14 +3,12 @@
 import copy
 import os
 import shutil
-import signal
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
@@ -54,7 +52,7 @@ class MMTrainer(PushingTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.add_callback(_EndWhenTold(self))
+        self.add_callback(EndWhenTold(self))
         self._place = StreamPlace()
         self.add_callback(self._place)
 
@@ -101,11 +99,11 @@ class MMTrainer(PushingTrainer):
     def get_train_dataloader(self) -> DataLoader:
         if not self._shares_stream():
             self._place.begin(None)
-            return super().get_train_dataloader()
+            return outlive_sigterm(super().get_train_dataloader())
         collate = self._get_collator_with_removed_columns(self.data_collator, description="Training")
         loader = stream_loader(self, self.train_dataset, collate, self._train_batch_size)
         self._place.begin(loader.dataset)
-        return loader
+        return outlive_sigterm(loader)
 
     def _shares_stream(self) -> bool:
         """Whether the training data are a stream that each process reads its own samples of."""
@@ -202,35 +200,3 @@ class MMTrainer(PushingTrainer):
             yield
         finally:
             self._aside, self.args.push_to_hub, self.args.save_total_limit = None, pushes, limit
-
-
-class _EndWhenTold(TrainerCallback):
-    """Turns SIGTERM into: save after this step, then end. In several processes all end when one was told."""
-
-    def __init__(self, trainer: MMTrainer):
-        self.trainer, self.told, self.before = trainer, False, None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.told = False
-        try:
-            self.before = signal.signal(signal.SIGTERM, self._tell)
-        except ValueError:  # not the main thread: nobody can catch signals here
-            self.before = None
-
-    def _tell(self, number: int, frame: Any) -> None:
-        self.told = True
-
-    def on_step_end(self, args, state, control, **kwargs):
-        accelerator = self.trainer.accelerator
-        if args.world_size > 1:
-            if self.told:
-                accelerator.set_trigger()
-            self.told = accelerator.check_trigger()
-        if self.told:
-            control.should_save = control.should_training_stop = True
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if self.before is not None:
-            signal.signal(signal.SIGTERM, self.before)
-        if self.told:
-            logger.warning(f"SIGTERM: the training ended after step {state.global_step}, which is saved")
