@@ -25,6 +25,7 @@ from .checkpoints import (
     rotate,
     why_incomplete,
 )
+from .ending import EndWhenTold, outlive_sigterm
 from .pushes import PushingTrainer
 from .streams import NAME, StreamPlace, stream_loader
 from .verify import write_manifest
