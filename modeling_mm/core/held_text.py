@@ -23,6 +23,7 @@ class HeldText:
 
     def __init__(self):
         self.parts: list[torch.Tensor] = []
+        self.length = 0  # of all parts, so that a decode step does not count them
         self.mask: torch.Tensor | None = None
         self.fingerprint: str | None = None
         self.weights: int | None = None
@@ -39,18 +40,24 @@ class HeldText:
 
     def add(self, words: torch.Tensor, mask: torch.Tensor | None, past: int) -> None:
         """The tokens of a call with `past` tokens before them; what was cropped since is forgotten."""
-        held, kept = 0, []
-        for part in self.parts:
-            if held + part.shape[1] > past:
-                part = part[:, : past - held]
-            held += part.shape[1]
-            kept += [part] if part.shape[1] else []
+        if past != self.length:
+            self._crop(past)
         if past == 0:
             self.weights = None
-        # Ids are copied, as their owner may write into them; with tokens missing, those that follow mean nothing.
-        self.parts = [*kept, words.detach().clone()] if held == past else []
+        if past == self.length:  # with tokens missing, those that follow mean nothing
+            self.parts.append(words.detach().clone())  # as their owner may write into them
+            self.length += words.shape[1]
         if mask is None or mask.ndim == 2:
             self.mask = mask if mask is None or words.shape[1] == 1 else mask.clone()
+
+    def _crop(self, length: int) -> None:
+        """Forgets what comes after the first `length` tokens; everything where fewer are known."""
+        kept, held = [], 0
+        for part in self.parts:
+            part = part[:, : length - held]
+            held += part.shape[1]
+            kept += [part] if part.shape[1] else []
+        self.parts, self.length = (kept, held) if held == length else ([], 0)
 
     def taken(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "HeldText":
         """The same of other rows."""
@@ -66,7 +73,7 @@ class HeldText:
         return taken
 
     def is_known(self, length: int) -> bool:
-        return sum(part.shape[1] for part in self.parts) >= length > 0
+        return self.length >= length > 0
 
     def real(self, mask: torch.Tensor | None, rows: int, length: int) -> torch.Tensor | None:
         """bool (R, length), the real ones of the held tokens by `mask`; None if others were, or in other rows."""
