@@ -23,7 +23,7 @@ def test_the_examples_run_as_written_and_end_in_finite_losses(monkeypatch, tmp_p
         exec(block, names)
         assert torch.isfinite(names["loss"]) and names["loss"] > 0
         assert names["loss"].requires_grad
-    assert len(blocks) == 5 and len(names["captions"]) == 4 and names["likeness"].shape == (4, 5)
+    assert len(blocks) == 5 and len(names["captions"]) == 4 and names["likeness"].shape == (4, 2)
     assert names["context_index"].tolist() == [0, 1, 1, 2, 3]
 
 
