@@ -13,6 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from ..data.shared_stream import SharedStream
+from ..weights.manifest import NAME as MANIFEST
 from .checkpoints import (
     STATE,
     WRITING,
@@ -71,10 +72,19 @@ class MMTrainer(PushingTrainer):
                     logger.warning(f"no checkpoint in {output} is complete: the training begins anew")
                 elif self.args.should_log and found is not None:
                     logger.warning(f"resuming from {found}")
+            elif resume_from_checkpoint:
+                self._check_named(Path(str(resume_from_checkpoint)))
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             if held is not None:
                 held.close()
+
+    def _check_named(self, checkpoint: Path) -> None:
+        """Raises ValueError for a checkpoint, named by the caller, that is not as it was saved."""
+        if (checkpoint / MANIFEST).exists() or (checkpoint / STATE).exists():
+            reason = why_incomplete(checkpoint, hashes=self.args.should_save)
+            if reason:
+                raise ValueError(f"cannot resume from {checkpoint}: {reason}")
 
     def _newest_complete(self, output: Path) -> Path | None:
         """The newest checkpoint that is complete for every process: the first one offers, the others look."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import Seq2SeqTrainer, TrainerCallback
 
 from mm.training import checkpoints
 from mm.training.checkpoints import checkpoints as found_in
@@ -69,6 +69,41 @@ def test_a_broken_checkpoint_is_passed_over_and_said(trainer, tmp_path, caplog):
     told = []
     assert newest_complete(tmp_path / "run", told.append) == tmp_path / "run" / "checkpoint-1"
     assert "model.safetensors" in told[0] and "optimizer.pt" in told[1]
+
+
+def test_a_checkpoint_that_is_named_must_be_as_it_was_saved(trainer, tmp_path):
+    trainer(callbacks=[Stop(2)]).train()
+    named = tmp_path / "run" / "checkpoint-2"
+    state = named / "trainer_state.json"
+    whole = state.read_text()
+    state.write_text(whole.replace('"global_step": 2', '"global_step": 1'))
+    with pytest.raises(ValueError, match=r"trainer_state\.json"):
+        trainer().train(resume_from_checkpoint=str(named))
+    (named / "manifest.json").unlink()
+    state.write_text(whole.replace('"global_step": 2', '"global_step": "x"'))
+    with pytest.raises(ValueError, match=r"trainer_state\.json.*global_step"):
+        trainer().train(resume_from_checkpoint=str(named))
+    state.write_text(whole)
+    run = trainer()
+    run.train(resume_from_checkpoint=str(named))
+    assert run.state.global_step == 4
+
+
+@pytest.mark.parametrize("first", ["ours", "theirs"])
+def test_checkpoints_of_transformers_trainer_and_ours_resume_in_each_other(trainer, tmp_path, first):
+    whole = trainer(output=tmp_path / "whole")
+    whole.train()
+
+    def plain(callbacks=()):
+        run = trainer()
+        return Seq2SeqTrainer(run.model, run.args, run.data_collator, run.train_dataset, callbacks=list(callbacks))
+
+    begins = trainer(callbacks=[Stop(2)]) if first == "ours" else plain([Stop(2)])
+    begins.train()
+    ends = plain() if first == "ours" else trainer()
+    ends.train(resume_from_checkpoint=True)
+    assert ends.state.global_step == 4
+    assert_same(weights(ends), weights(whole))
 
 
 def test_checkpoints_of_transformers_count_where_their_last_file_is_there(tmp_path):
