@@ -178,7 +178,8 @@ def build(
         except LookupError as fault:
             report.left_out.append((row.where, str(fault.args[0])))
             continue
-        key = repr(sorted(media.items())) if media and group else number
+        read = row.beside.get("context_text")  # rows that read another text beside the picture stay apart
+        key = repr((sorted(media.items()), read)) if media and group else number
         groups.setdefault(key, []).append((row, media))
     label_names = _name_labels([row for found in groups.values() for row, _ in found])
     samples = [_sample(found, label_names) for found in groups.values()]

@@ -116,6 +116,8 @@ def in_one_order(data: MMDataset, identify: str = "bytes") -> MMDataset:
     groups: dict[tuple, list[dict]] = {}
     for number, sample in enumerate(data.samples):
         key = _key(sample, data.root, identify)
+        if "context_text" in sample:  # its rows read this text, too: those of another one stay apart
+            key = (*key, f"context_text:{sample['context_text']!r}")
         groups.setdefault(key or ("", str(number)), []).append(sample)
     samples = []
     for key, found in groups.items():

@@ -121,3 +121,10 @@ def test_pictures_in_both_parts_are_told(pictures, tmp_path):
     (tmp_path / "two.jsonl").write_text(json.dumps({"image": "beach.jpg", "suffix": "x"}) + "\n")
     found = read(tmp_path / "two.jsonl", media=str(pictures), eval_data=str(tmp_path / "two.jsonl"))
     assert "too good" in found.report[-1]
+
+
+def test_rows_that_read_another_context_text_stay_apart(pictures, tmp_path):
+    rows = [{"image": "beach.jpg", "context_text": text, "suffix": "x"} for text in ("what?", "where?")]
+    (tmp_path / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read(tmp_path / "two.jsonl", media=str(pictures), eval_share=0)
+    assert sorted(sample["context_text"] for sample in found.train.samples) == ["what?", "where?"]

@@ -1,0 +1,68 @@
+"""Where the weights of a run start: towers, losses that are settings, and what is refused."""
+
+import pytest
+import torch
+
+import mm
+from mm.training.recipe import make_arguments
+from mm.training.run import train
+
+
+def run(settings):
+    said = []
+    return train(make_arguments(settings), said.append), said
+
+
+def faults(folder) -> list[str]:
+    return [check.told for check in mm.verify(folder) if check.is_fault]
+
+
+@pytest.fixture(scope="module")
+def towers(processor, tmp_path_factory):
+    """(ViT, BERT): folders of small published towers with the processors that go with them."""
+    from transformers import BertConfig, BertModel, ViTConfig, ViTImageProcessorPil, ViTModel
+
+    root, tokenizer = tmp_path_factory.mktemp("towers"), processor.tokenizer
+    parts = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    ViTModel(ViTConfig(**parts, image_size=32, patch_size=16)).save_pretrained(root / "vit")
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(root / "vit")
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    config = BertConfig(**parts, **ids, vocab_size=len(tokenizer), max_position_embeddings=64)
+    BertModel(config).save_pretrained(root / "bert")
+    tokenizer.save_pretrained(root / "bert")
+    return str(root / "vit"), str(root / "bert")
+
+
+def test_published_towers_start_with_their_weights_and_what_is_between_is_new(settings, towers, tmp_path):
+    still = {"model": None, "vision_tower": towers[0], "text_tower": towers[1], "learning_rate": "0", "max_steps": 1}
+    result, said = run(settings(**still))
+    told = next(line for line in said if line.startswith("NEW WEIGHTS"))
+    assert "vision_projector" in told and "vision_tower" not in told and faults(tmp_path / "out") == []
+    bert = mm.MMForConditionalGeneration.from_towers(*towers)
+    for name in ("model.vision_tower.patch_embedding.weight", "model.language_model.embed_tokens.weight"):
+        assert torch.equal(result.model.state_dict()[name], bert.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"contrastive_chunk_size": 2, "pretraining_losses": {"itc": 1.0}},
+        {"contrastive_queue_size": 8, "pretraining_losses": {"itc": 1.0}},
+    ],
+)
+def test_large_contrastive_batches_are_a_setting(settings, tmp_path, config):
+    result, said = run(settings("retrieval", config=config))
+    told = next(line for line in said if line.startswith("NEW WEIGHTS"))
+    assert faults(tmp_path / "out") == [] and "slow" not in told  # a momentum encoder starts as the model
+    assert (result.model.slow is not None) == ("contrastive_queue_size" in config)
+
+
+def test_pretraining_may_leave_a_loss_out(settings, tmp_path):
+    config = {"pretraining_losses": {"itc": 1.0, "mlm": 1.0}, "share_text_encoder": True}
+    run(settings("pretrain", config=config))
+    assert faults(tmp_path / "out") == []
+
+
+def test_a_published_model_is_made_one_of_mm_first(settings, towers):
+    with pytest.raises(ValueError, match="mm convert"):
+        run(settings(model=towers[1]))
