@@ -41,7 +41,7 @@ $(DEV): setup.py constraints.txt | $(BIN)/python
 	@$(call install,'.[dev]')
 	@touch $(BASE) $@
 
-.PHONY: help caption originals test test-other-cpu test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest fuzz mutations test-resume reference lint types format data train benchmark quantization clean
+.PHONY: help caption originals test test-nodes test-other-cpu test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest fuzz mutations test-resume reference lint types format data train benchmark quantization clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -78,6 +78,9 @@ test test-other-cpu test-slow test-kernels kernel-newer-triton: export OMP_NUM_T
 
 test: originals  ## the fast tests (5 minutes at most)
 	@$(BIN)/pytest -q -n 2
+
+test-nodes: $(DEV)  ## training on two nodes: two network namespaces of this machine (needs root and iproute2)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -rs -m nodes tests/nodes
 
 # Nothing that a kernel does or a file holds: what is left out has no matrix products of torch's to round.
 test-other-cpu: originals  ## the fast tests of models with matrix products that round as on some other CPU

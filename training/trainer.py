@@ -54,6 +54,11 @@ class MMTrainer(PushingTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        if self.args.fsdp and not self.is_fsdp_enabled:
+            raise ValueError(
+                f"fsdp={self.args.fsdp!r} asks for FSDP, but accelerate makes none of it on {self.args.device}: on a "
+                "CPU it trains with DDP. Leave fsdp out, or shard the model as it loads (docs/distributed.md)"
+            )
         self.add_callback(EndWhenTold(self))
         self._place = StreamPlace()
         self.add_callback(self._place)
