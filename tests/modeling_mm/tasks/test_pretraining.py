@@ -182,6 +182,19 @@ def test_the_language_loss_is_that_of_the_captioner(trained, pixels, fusion, sha
     close(model(**given, lm_targets=prompt, return_loss=True).loss_lm, captioner(**given, labels=prompt).loss)
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_in_training_negatives_are_drawn_evenly_by_the_share_that_is_not_hard(trained, pixels, share):
+    """Similarities times e^12 leave the draw by similarity one choice."""
+    scale = {"logit_scale_init_value": 12.0, "logit_scale_max": None}
+    model = trained({"itc", "itm"}, itm_hard_negatives=share, **scale).train()
+    torch.nn.init.constant_(model.itc_head.logit_scale, 12.0)
+    losses = set()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        losses.add(round(model(**inputs({"itc", "itm"}, pixels)).loss_itm.item(), 9))
+    assert (len(losses) == 1) == (share == 1)
+
+
 def test_a_checkpoint_of_every_loss_writes_captions_and_embeds(trained, pixels, tmp_path):
     """By one line each; what a class has no use for is named in the report of loading, and nothing is missing."""
     model = trained()
