@@ -14,7 +14,7 @@ picture are not independent.
 
 import importlib.util
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any
 
@@ -46,7 +46,7 @@ def evaluate_task(
     task: str,
     model: Any,
     processor: Any,
-    dataset: Iterable,
+    dataset: Any,
     *,
     collator: MMDataCollator | None = None,
     batch_size: int = 8,
