@@ -113,9 +113,10 @@ class _Counter(TorchDispatchMode):
 @contextmanager
 def _as_in_training(model: Any, training: Any) -> Iterator[None]:
     buffers = {name: value.clone() for name, value in model.named_buffers()}
-    was_training, checkpoints = model.training, training.gradient_checkpointing and not model.is_gradient_checkpointing
+    was_training = model.training
+    checkpoints = training.activation_checkpointing and not model.is_activation_checkpointing
     if checkpoints:
-        model.gradient_checkpointing_enable(training.gradient_checkpointing_kwargs)
+        model.activation_checkpointing_enable(training.activation_checkpointing_kwargs)
     try:
         with torch.random.fork_rng(), torch.enable_grad():
             model.train()
@@ -123,7 +124,7 @@ def _as_in_training(model: Any, training: Any) -> Iterator[None]:
     finally:
         model.train(was_training)
         if checkpoints:
-            model.gradient_checkpointing_disable()
+            model.activation_checkpointing_disable()
         with torch.no_grad():
             for name, value in model.named_buffers():
                 value.copy_(buffers[name])

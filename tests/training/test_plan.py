@@ -164,3 +164,18 @@ def test_streams_are_not_counted(captioner, processor):
     assert plan.steps == 9 and plan.steps_per_epoch is None and "a stream" in str(plan)
     with pytest.raises(ValueError, match="no sample"):
         describe_plan(captioner.model, processor, training, [])
+
+
+def test_recomputed_activations_are_not_counted(processor):
+    parts = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 6, "num_attention_heads": 2}
+    text = {**parts, "vocab_size": len(processor.tokenizer), "max_position_embeddings": 64}
+    config = mm.MMConfig(vision_config={**parts, "image_size": 128, "patch_size": 16}, text_config=text)
+    model = mm.MMForConditionalGeneration(config)
+
+    def held(**settings):
+        training = Seq2SeqTrainingArguments("runs/none", use_cpu=True, per_device_train_batch_size=32, **settings)
+        return describe_plan(model, processor, training, samples(4)).memory.step
+
+    plain = held()
+    assert held(gradient_checkpointing=True) < 0.7 * plain and held() == plain
+    assert not model.is_activation_checkpointing
