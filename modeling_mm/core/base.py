@@ -58,7 +58,7 @@ class MMPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     # Modules beyond the base model -> the pretraining losses for which each exists, none: always. None: a tower.
-    head_modules: Mapping[str, tuple[str, ...]] | None = None
+    head_modules: Any = None
 
     register_for_auto_class = classmethod(register_for_auto_class)  # pyright: ignore[reportAssignmentType]
 
