@@ -96,7 +96,7 @@ def test_smoothing_of_a_compiled_model_is_refused_as_trainer_would_not_shift_its
     with pytest.raises(ValueError, match="compile"):
         getattr(build(model, tmp_path, held=rows, label_smoothing_factor=0.2, **compiled), does)()
     assert not model.training or does == "train"
-    model.train(), model.eval()  # by hand nothing is looked for
+    model.train().eval()  # by hand nothing is looked for
 
 
 @pytest.mark.parametrize("losses", [{"itc": 1.0}, {"lm": 1.0}])

@@ -6,7 +6,7 @@ B contexts, R rows, k rows per context, T text tokens, V vocabulary, D hidden_si
 from typing import Any, Unpack
 
 import torch
-from transformers.generation import GenerationMode
+from transformers.generation.configuration_utils import GenerationMode
 from transformers.masking_utils import create_masks_for_generate
 from transformers.utils.generic import can_return_tuple
 

@@ -56,6 +56,7 @@ class MMGenerationMixin(GenerationMixin):
 
     config: Any
     lm_head: Any
+    model: Any
 
     @torch.no_grad()
     def generate(self, inputs=None, generation_config=None, logits_processor=None, *args, **kwargs):
@@ -172,7 +173,7 @@ class MMGenerationMixin(GenerationMixin):
                 RuntimeWarning,
                 stacklevel=6,
             )
-        elif not held.agrees_with(words, mask, length, self.get_input_embeddings()):
+        elif not held.agrees_with(words, mask, length, self.model.get_input_embeddings()):
             raise ValueError(
                 f"past_key_values holds {length} tokens of another text than input_ids or inputs_embeds begin with, "
                 "or of other rows, or with another padding; give the text that was read, or call "
