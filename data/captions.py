@@ -17,9 +17,9 @@ def read_coco(path, media=None, *, split: str | None = None, on_error="raise", g
 
     media: the folder of the pictures, by default that of the file. split: not used by COCO (its splits are files).
     """
-    _no_split(split, "COCO", path)
-    held = _object(read_json(path), path, "images", "annotations")
-    names = {_field(image, "id", path): _field(image, "file_name", path) for image in held["images"]}
+    refuse_split(split, "COCO", path)
+    held = object_with(read_json(path), path, "images", "annotations")
+    names = {field_of(image, "id", path): field_of(image, "file_name", path) for image in held["images"]}
     if len(names) < len(held["images"]):
         raise DataError(f"{path}: {len(held['images'])} images have {len(names)} different ids")
     captioned = {annotation.get("image_id") for annotation in held["annotations"]}
@@ -34,7 +34,7 @@ def read_coco(path, media=None, *, split: str | None = None, on_error="raise", g
 
     bare = [str(name) for image, name in names.items() if image not in captioned]
     return build(
-        rows(), source=str(path), format="coco", folder=_folder(media, path), on_error=on_error, group=group,
+        rows(), source=str(path), format="coco", folder=folder_of(media, path), on_error=on_error, group=group,
         without_rows=bare,
     )  # fmt: skip
 
@@ -47,7 +47,7 @@ def read_karpathy(path, media=None, *, split: str | None = None, on_error="raise
 
     split: "train", "restval", "val" or "test"; "train+restval" joins two; None takes all.
     """
-    held = _object(read_json(path), path, "images")
+    held = object_with(read_json(path), path, "images")
     wanted = None if split is None else set(split.split("+"))
     there = {image.get("split") for image in held["images"]}
     if wanted is not None and not wanted <= there:
@@ -57,7 +57,7 @@ def read_karpathy(path, media=None, *, split: str | None = None, on_error="raise
         for number, image in enumerate(held["images"]):
             if wanted is not None and image.get("split") not in wanted:
                 continue
-            name = str(_field(image, "filename", path))
+            name = str(field_of(image, "filename", path))
             names = (f"{image['filepath']}/{name}", name) if image.get("filepath") else (name,)
             for place, sentence in enumerate(image.get("sentences", [])):
                 where = f"{os.path.basename(path)}, image {number} ({name}), sentence {place}"
@@ -65,7 +65,7 @@ def read_karpathy(path, media=None, *, split: str | None = None, on_error="raise
                 yield Row(where, key, {"image": names}, {"suffix": sentence.get("raw")})
 
     return build(
-        rows(), source=str(path), format="karpathy", folder=_folder(media, path), on_error=on_error, group=group
+        rows(), source=str(path), format="karpathy", folder=folder_of(media, path), on_error=on_error, group=group
     )
 
 
@@ -79,10 +79,12 @@ def read_flickr(path, media=None, *, split: str | None = None, on_error="raise",
         first = file.readline()
     if "#" in first.split("\t")[0]:
         rows = _token_rows(path)
-        _no_split(split, "a Flickr token file", path)
+        refuse_split(split, "a Flickr token file", path)
     else:
         rows = _flickr_rows(path, split)
-    return build(rows, source=str(path), format="flickr", folder=_folder(media, path), on_error=on_error, group=group)
+    return build(
+        rows, source=str(path), format="flickr", folder=folder_of(media, path), on_error=on_error, group=group
+    )
 
 
 def _token_rows(path) -> Iterator[Row]:
@@ -136,8 +138,8 @@ def read_msrvtt(path, media=None, *, split: str | None = None, on_error="raise",
 
     Videos are files named by their id: video7.mp4 (or .mkv, .webm, .avi). split: "train", "validate", "test" or None.
     """
-    held = _object(read_json(path), path, "videos", "sentences")
-    parts = {_field(video, "video_id", path): video.get("split") for video in held["videos"]}
+    held = object_with(read_json(path), path, "videos", "sentences")
+    parts = {field_of(video, "video_id", path): video.get("split") for video in held["videos"]}
     if split is not None and split not in parts.values():
         raise ValueError(f"split={split!r}; {path} has {sorted({str(one) for one in parts.values()})}")
 
@@ -155,16 +157,16 @@ def read_msrvtt(path, media=None, *, split: str | None = None, on_error="raise",
     told = {sentence.get("video_id") for sentence in held["sentences"]}
     bare = [str(video) for video, part in parts.items() if video not in told and split in (None, part)]
     return build(
-        rows(), source=str(path), format="msrvtt", folder=_folder(media, path), on_error=on_error, group=group,
+        rows(), source=str(path), format="msrvtt", folder=folder_of(media, path), on_error=on_error, group=group,
         without_rows=bare,
     )  # fmt: skip
 
 
-def _folder(media, path) -> MediaFolder:
+def folder_of(media, path) -> MediaFolder:
     return MediaFolder(Path(path).parent if media is None else media)
 
 
-def _object(held: Any, path, *lists: str) -> dict:
+def object_with(held: Any, path, *lists: str) -> dict:
     """An object that holds these lists. DataError otherwise."""
     for name in lists:
         if not isinstance(held, dict) or not isinstance(held.get(name), list):
@@ -175,12 +177,12 @@ def _object(held: Any, path, *lists: str) -> dict:
     return held
 
 
-def _field(held: dict, name: str, path) -> Any:
+def field_of(held: dict, name: str, path) -> Any:
     if held.get(name) is None:
         raise DataError(f"{path}: {name!r} is missing from {held!r:.80}")
     return held[name]
 
 
-def _no_split(split: str | None, what: str, path) -> None:
+def refuse_split(split: str | None, what: str, path) -> None:
     if split is not None:
         raise ValueError(f"split={split!r}, but {what} has no splits inside a file; {path} is read whole")

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from .captions import _field, _folder, _no_split, _object
+from .captions import field_of, folder_of, object_with, refuse_split
 from .dataset import MMDataset, Row, build
 from .errors import DataError
 from .json_files import json_lines, read_json
@@ -21,15 +21,15 @@ def read_vqa(path, media=None, *, annotations=None, split=None, on_error="raise"
     annotations: the file with {"annotations": [{"question_id", "answers": [{"answer"}], "multiple_choice_answer"}]};
     None: questions without answers, as in a test set. Each question needs its annotation and the reverse.
     """
-    _no_split(split, "VQA", path)
-    held = _object(read_json(path), path, "questions")
+    refuse_split(split, "VQA", path)
+    held = object_with(read_json(path), path, "questions")
     told: dict[Any, dict] = {}
     if annotations is not None:
-        listed = _object(read_json(annotations), annotations, "annotations")["annotations"]
-        told = {_field(one, "question_id", annotations): one for one in listed}
+        listed = object_with(read_json(annotations), annotations, "annotations")["annotations"]
+        told = {field_of(one, "question_id", annotations): one for one in listed}
         if len(told) < len(listed):
             raise DataError(f"{annotations}: {len(listed)} annotations have {len(told)} different question_ids")
-        asked = {_field(one, "question_id", path) for one in held["questions"]}
+        asked = {field_of(one, "question_id", path) for one in held["questions"]}
         if extra := told.keys() - asked:
             raise DataError(
                 f"{annotations} answers {len(extra)} questions that {path} does not ask, first {min(map(str, extra))}"
@@ -38,7 +38,7 @@ def read_vqa(path, media=None, *, annotations=None, split=None, on_error="raise"
 
     def rows() -> Iterator[Row]:
         for question in held["questions"]:
-            key = _field(question, "question_id", path)
+            key = field_of(question, "question_id", path)
             where = f"{os.path.basename(path)}, question {key}"
             values = {"text": question.get("question")}
             if annotations is not None:
@@ -51,7 +51,7 @@ def read_vqa(path, media=None, *, annotations=None, split=None, on_error="raise"
                 values |= _answers(one, where)
             yield Row(where, str(key), {"image": coco_names(question.get("image_id"), subset)}, values)
 
-    return build(rows(), source=str(path), format="vqa", folder=_folder(media, path), on_error=on_error, group=group)
+    return build(rows(), source=str(path), format="vqa", folder=folder_of(media, path), on_error=on_error, group=group)
 
 
 def coco_names(image: Any, subset: str = "") -> tuple[str, ...]:
@@ -76,7 +76,7 @@ def _answers(annotation: dict, where: str) -> dict[str, Any]:
 
 def read_vizwiz(path, media=None, *, split=None, on_error="raise", group=True) -> MMDataset:
     """VizWiz: [{"image": "VizWiz_train_00000000.jpg", "question", "answers": [{"answer"}], "answerable"}]."""
-    _no_split(split, "VizWiz", path)
+    refuse_split(split, "VizWiz", path)
     held = read_json(path)
     if not isinstance(held, list) or not all(isinstance(one, dict) for one in held):
         raise DataError(f"{path}: a list of objects with image and question is wanted")
@@ -85,16 +85,16 @@ def read_vizwiz(path, media=None, *, split=None, on_error="raise", group=True) -
         for number, one in enumerate(held):
             where = f"{os.path.basename(path)}, question {number}"
             values = {"text": one.get("question")} | (_answers(one, where) if one.get("answers") else {})
-            yield Row(where, str(number), {"image": str(_field(one, "image", path))}, values)
+            yield Row(where, str(number), {"image": str(field_of(one, "image", path))}, values)
 
     return build(
-        rows(), source=str(path), format="vizwiz", folder=_folder(media, path), on_error=on_error, group=group
+        rows(), source=str(path), format="vizwiz", folder=folder_of(media, path), on_error=on_error, group=group
     )
 
 
 def read_gqa(path, media=None, *, split=None, on_error="raise", group=True) -> MMDataset:
     """GQA: {"02930152": {"imageId", "question", "answer", "fullAnswer"}}. Pictures are imageId.jpg."""
-    _no_split(split, "GQA", path)
+    refuse_split(split, "GQA", path)
     held = read_json(path)
     if not isinstance(held, dict) or not all(isinstance(one, dict) for one in held.values()):
         raise DataError(f"{path}: an object of questions by their ids is wanted")
@@ -103,9 +103,9 @@ def read_gqa(path, media=None, *, split=None, on_error="raise", group=True) -> M
         for key, one in held.items():
             where = f"{os.path.basename(path)}, question {key}"
             values = {"text": one.get("question")} | (_answers(one, where) if "answer" in one else {})
-            yield Row(where, key, {"image": coco_names(str(_field(one, "imageId", path)))}, values)
+            yield Row(where, key, {"image": coco_names(str(field_of(one, "imageId", path)))}, values)
 
-    return build(rows(), source=str(path), format="gqa", folder=_folder(media, path), on_error=on_error, group=group)
+    return build(rows(), source=str(path), format="gqa", folder=folder_of(media, path), on_error=on_error, group=group)
 
 
 def read_nlvr2(path, media=None, *, split=None, on_error="raise", group=True) -> MMDataset:
@@ -113,11 +113,11 @@ def read_nlvr2(path, media=None, *, split=None, on_error="raise", group=True) ->
 
     Samples have two pictures (dev-850-0-img0.png and -img1.png), the sentence as text and the label 1 for True.
     """
-    _no_split(split, "NLVR2", path)
+    refuse_split(split, "NLVR2", path)
 
     def rows() -> Iterator[Row]:
         for where, one in json_lines(path):
-            key = str(_field(one, "identifier", path))
+            key = str(field_of(one, "identifier", path))
             label = one.get("label")
             if label is not None and str(label) not in ("True", "False"):
                 raise DataError(f"{where}: label is True or False; got {label!r}")
@@ -126,4 +126,6 @@ def read_nlvr2(path, media=None, *, split=None, on_error="raise", group=True) ->
             values = {"text": one.get("sentence")} | ({} if label is None else {"label": int(str(label) == "True")})
             yield Row(where, key, {"images": images}, values)
 
-    return build(rows(), source=str(path), format="nlvr2", folder=_folder(media, path), on_error=on_error, group=group)
+    return build(
+        rows(), source=str(path), format="nlvr2", folder=folder_of(media, path), on_error=on_error, group=group
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..processing.columns import check_columns, likely
-from .captions import _folder, _no_split
+from .captions import folder_of, refuse_split
 from .dataset import MMDataset, Row, build
 from .errors import DataError
 from .json_files import csv_lines, json_lines, read_json
@@ -28,8 +28,8 @@ def read_table(
     A value is what stands in the file: "2020-01-01", "None" and "000123" of a CSV stay texts. Under "label" a CSV's
     whole numbers are numbers and other words are class names (`label_names`).
     """
-    _no_split(split, "a table", path)
-    folder = _folder(media, path)
+    refuse_split(split, "a table", path)
+    folder = folder_of(media, path)
     rows = table_rows(table_lines(path), columns, from_text=_is_csv(path), source=str(path))
     ending = Path(path).suffix.lower().removeprefix(".") or "csv"
     return build(rows, source=str(path), format=ending, folder=folder, on_error=on_error, group=group)
