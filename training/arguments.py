@@ -135,6 +135,9 @@ class MMTrainingArguments(Seq2SeqTrainingArguments):
     )
     early_stopping_threshold: float = described(0.0, "how much better counts as better")
     resume: bool = described(False, "go on from the newest complete checkpoint in output")
+    license: str | None = described(
+        None, "license for the model card, as the Hub spells it; None: that of the base model"
+    )
     dry_run: bool = described(False, "print what would be done, and train nothing")
     mlm_probability: float = described(0.15, "pretrain: share of the tokens that are masked for mlm")
     mim_ratio: float = described(0.5, "pretrain: share of the patches that are masked for mim")

@@ -116,7 +116,7 @@ def _save(trainer: TaskTrainer, result: TrainResult, say: Say) -> None:
     trainer.save_model()
     trainer.save_state()
     if training.should_save:
-        for path in [*write_report(result), write_card(result)]:
+        for path in [*write_report(result), write_card(result, license=training.license)]:
             say(f"written: {path}")
         write_manifest(result.output_dir)
         say(f"the model is in {result.output_dir}: mm verify {result.output_dir}")
