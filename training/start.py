@@ -25,6 +25,7 @@ from .tasks import KINDS
 
 PACKAGED = Path(__file__).resolve().parents[1] / "checkpoints" / "mm-tiny"
 TEXT_ATTENTION = r".*language_model\.layers\.\d+\.(self|cross)_attn\.[qkvo]_proj"
+READ = 1000  # samples whose words are looked up
 NEW_HEADS = {"classify": ["classifier"], "retrieval": ["itc_head", "itm_head"]}
 
 
@@ -49,6 +50,7 @@ def start(arguments: RunArguments, data: RunData) -> Start:
     else:
         made = _of_model(arguments, fields)
     _fit_processor(made, arguments)
+    _tell_unknown(made, data)
     if settings.freeze:
         made.model.freeze(*as_names(settings.freeze))
         made.told.append(f"frozen: {', '.join(as_names(settings.freeze))}")
@@ -223,6 +225,31 @@ def _fit_processor(made: Start, arguments: RunArguments) -> None:
     if asks and made.processor.prompt_to != "context":
         made.processor.prompt_to = "context"
         made.told.append("questions go to the text encoder (prompt_to='context')")
+
+
+def _tell_unknown(made: Start, data: RunData) -> None:
+    """Tells how many texts have words that the tokenizer does not know; of the first samples."""
+    tokenizer = made.processor.tokenizer
+    if data.is_stream or tokenizer.unk_token_id is None:
+        return
+    texts = [
+        text
+        for sample in data.train.samples[:READ]
+        for name in ("text", "suffix")
+        for text in _flat(sample.get(name))
+        if isinstance(text, str)
+    ]
+    if not texts:
+        return
+    unknown = [
+        text for text, ids in zip(texts, tokenizer(texts).input_ids, strict=True) if tokenizer.unk_token_id in ids
+    ]
+    if unknown:
+        told = f"{len(unknown)} of {len(texts)} texts have words that the tokenizer does not know"
+        made.told.append(
+            f"UNKNOWN WORDS: {told}, such as {unknown[0][:60]!r}; the model reads {tokenizer.unk_token} for "
+            "them. Another model or processor may know them"
+        )
 
 
 def _adapt(made: Start, arguments: RunArguments) -> None:

@@ -1,5 +1,7 @@
 """Where the weights of a run start: towers, losses that are settings, and what is refused."""
 
+import json
+
 import pytest
 import torch
 
@@ -66,3 +68,13 @@ def test_pretraining_may_leave_a_loss_out(settings, tmp_path):
 def test_a_published_model_is_made_one_of_mm_first(settings, towers):
     with pytest.raises(ValueError, match="mm convert"):
         run(settings(model=towers[1]))
+
+
+def test_words_that_the_tokenizer_does_not_know_are_told(settings, tmp_path, colours):
+    lines = [{"image": "red-8.png", "suffix": "a red square"}, {"image": "blue-8.png", "suffix": "a \u4e9c square"}]
+    (tmp_path / "two.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    more = {"media": str(colours), "eval_share": 0, "max_steps": 1}
+    _, said = run(settings(data=str(tmp_path / "two.jsonl"), **more))
+    assert any(line.startswith("UNKNOWN WORDS: 1 of 2") and "[UNK]" in line for line in said)
+    _, said = run(settings(max_steps=1, output=str(tmp_path / "known")))
+    assert not any("UNKNOWN" in line for line in said)
