@@ -88,8 +88,9 @@ class MMPreTrainedModel(PreTrainedModel):
             token = module._parameters.get(name)
             if token is not None:
                 init.normal_(token, std=self.config.initializer_range)
-        if getattr(module, "initial_std", None) is not None:
-            init.normal_(module.weight, std=module.initial_std)
+        weight, std = module._parameters.get("weight"), getattr(module, "initial_std", None)
+        if weight is not None and std is not None:
+            init.normal_(weight, std=std)
         for name in ("logit_scale", "logit_bias"):
             number = module._parameters.get(name)
             if number is not None:

@@ -225,15 +225,17 @@ class MMForPreTraining(MMMatchingModel):
         (items,) = check_media(self.config, given, hidden)
         output = context.vision_output if self.sees_masked else self._masked_output(items, media)
         seen = flat_items(items)
-        pixels, real, hidden = seen.values, seen.mask, seen.hidden_patches
-        counted = hidden if real is None else hidden & real.flatten(1)  # pyright: ignore[reportOptionalOperand]: checked
+        pixels, real, counted = seen.values, seen.mask, seen.hidden_patches
+        assert counted is not None  # check_media has made it of `hidden`
+        if real is not None:
+            counted = counted & real.flatten(1)
         predicted = self.mim_head(patch_tokens(output.last_hidden_state, vision))
         if self.mim_tower is None:
             errors = pixel_errors(predicted, patches_of(pixels, vision.patch_size))
         else:
             errors = feature_errors(predicted, patch_tokens(self._target_states(pixels, real), vision))
-        total = errors.masked_fill(~counted, 0).sum()  # pyright: ignore[reportOptionalOperand]: checked
-        return shared_mean(total, counted.sum(), torch.is_grad_enabled())  # pyright: ignore[reportOptionalMemberAccess]: checked
+        total = errors.masked_fill(~counted, 0).sum()
+        return shared_mean(total, counted.sum(), torch.is_grad_enabled())
 
     def _masked_output(self, items: MediaItems, media: dict) -> Any:
         """What the tower makes of the masked pictures."""
