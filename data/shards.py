@@ -235,7 +235,7 @@ def places_in(path: str, dots: str) -> Iterator[Place]:
         with tarfile.open(path) as tar:
             is_plain = isinstance(tar.fileobj, io.BufferedReader)  # not compressed: bytes have a place
             for member in tar:
-                tar.members.clear()  # it would keep the headers of the whole shard
+                tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]: kept headers of the whole shard
                 name = os.path.basename(member.name)
                 if not member.isfile() or name.startswith((".", "__")):
                     continue

@@ -118,12 +118,14 @@ class MMTrainer(PushingTrainer):
             return outlive_sigterm(super().get_train_dataloader())
         collate = self._get_collator_with_removed_columns(self.data_collator, description="Training")
         loader = stream_loader(self, self.train_dataset, collate, self._train_batch_size)
-        self._place.begin(loader.dataset)
+        shared: Any = loader.dataset
+        self._place.begin(shared)
         return outlive_sigterm(loader)
 
     def _shares_stream(self) -> bool:
         """Whether the training data are a stream that each process reads its own samples of."""
-        args, settings = self.args, self.args.accelerator_config
+        args = self.args
+        settings: Any = args.accelerator_config
         by_accelerate = settings.dispatch_batches or settings.split_batches
         of_all = self._train_batch_size * args.world_size * args.gradient_accumulation_steps
         each_its_own = self.get_total_train_batch_size(args) == of_all  # else some processes read the same
@@ -143,12 +145,12 @@ class MMTrainer(PushingTrainer):
             self.train_dataset = stream
 
     def num_examples(self, dataloader: DataLoader) -> int:
-        shared = dataloader.dataset
+        shared: Any = dataloader.dataset
         is_counted = isinstance(shared, SharedStream) and shared.has_places
         return shared.stream.count_samples() if is_counted else super().num_examples(dataloader)
 
-    def _init_training_state(self, max_steps: int, num_update_steps_per_epoch: int, *args: Any) -> tuple[int, int]:
-        found = super()._init_training_state(max_steps, num_update_steps_per_epoch, *args)
+    def _init_training_state(self, max_steps: int, num_update_steps_per_epoch: int, *args: Any, **kwargs: Any):
+        found = super()._init_training_state(max_steps, num_update_steps_per_epoch, *args, **kwargs)
         return self._place.resume(self, num_update_steps_per_epoch) or found
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -160,7 +162,8 @@ class MMTrainer(PushingTrainer):
         written = output / WRITING / name
         pushes, limit = self.args.push_to_hub, self.args.save_total_limit
         if self._place.shared is not None:
-            self.state.stateful_callbacks[NAME] = self._place.kept(self.args)
+            kept: Any = self.state.stateful_callbacks
+            kept[NAME] = self._place.kept(self.args)
         try:
             with self._writing_aside(output / WRITING):
                 super()._save_checkpoint(model, trial)
