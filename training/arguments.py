@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from transformers import Seq2SeqTrainingArguments
 
 from ..configuration.settings import nearest
@@ -154,6 +155,7 @@ class MMTrainingArguments(Seq2SeqTrainingArguments):
                 raise ValueError(f"{name}={value}; accepted are numbers from {low} to {high}")
         if self.early_stopping_patience is not None:
             self.load_best_model_at_end = True
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()  # else it warns
         super().__post_init__()
 
 

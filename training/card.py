@@ -235,8 +235,8 @@ def _about(result: Any, base: Base) -> str:
     count = sum(one.numel() for one in result.model.parameters())
     begun = f" It started from {' and '.join(map(escaped, base.told))}." if base.told else ""
     return (
-        f"A `{type(result.model).__name__}` of MM (mm-transformers), a package for Hugging Face Transformers, trained "
-        f"for the task {result.task}; {count:,} parameters.{begun}\n\nIntended use: {TO_FILL}"
+        f"An `{type(result.model).__name__}` of MM (mm-transformers), a package for Hugging Face Transformers, "
+        f"trained for the task {result.task}; {count:,} parameters.{begun}\n\nIntended use: {TO_FILL}"
     )
 
 
