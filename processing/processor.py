@@ -29,7 +29,7 @@ from .images.options import check_normalisation
 from .images.saving import SavesItsCode
 from .media import check_call, media_tensors, read_samples
 from .pairing import pair_samples
-from .processor_files import PARTS, OwnParts, load_part, names_a_file, unreadable
+from .processor_files import PARTS, OwnParts, load_part, names_a_file, unreadable, warn_of_the_model_beside
 from .sounds.load import check_extractor
 from .sounds.masks import SoundAugmentation
 from .token_rows import RowOptions, encode_rows
@@ -267,7 +267,7 @@ class MMProcessor(SavingProcessor):
             fetch(str(pretrained_model_name_or_path), PROCESSOR_FILES, kwargs)
         changes = kwargs.keys() & (_SETTINGS | DEFAULTS.keys())
         try:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            made = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except OSError:
             raise
         except Exception as error:  # tokenizers raises that bare; others KeyError, AttributeError, RecursionError
@@ -275,6 +275,9 @@ class MMProcessor(SavingProcessor):
             if is_of_the_caller or names_a_file(error):
                 raise
             raise unreadable(pretrained_model_name_or_path, error) from error
+        folder = Path(pretrained_model_name_or_path) / (kwargs.get("subfolder") or "")
+        warn_of_the_model_beside(getattr(made, "tokenizer", None), folder)
+        return made
 
     @classmethod
     def from_args_and_dict(cls, args, processor_dict: dict[str, Any], **kwargs):

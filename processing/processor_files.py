@@ -8,7 +8,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, GenerationConfig
+from transformers.utils import logging
+
+from ..configuration.mm import MMConfig
+from ..configuration.special_ids import id_faults
+
+logger = logging.get_logger(__name__)
 
 PARTS = {
     "image_processor": AutoImageProcessor,
@@ -69,6 +75,25 @@ def _try(tokenizer: Any, source: str | Path) -> None:
         raise
     except BaseException as error:
         raise unreadable(source, RuntimeError(f"{type(error).__name__}: {error}")) from error
+
+
+def warn_of_the_model_beside(tokenizer: Any, folder: Path) -> None:
+    """Warns if a model in the same folder that writes texts begins and ends them with other ids than the tokenizer.
+
+    A broken configuration is left to who loads the model.
+    """
+    if tokenizer is None or not (folder / "config.json").is_file():
+        return
+    try:
+        config: Any = MMConfig.from_pretrained(folder)
+        has_own = (folder / "generation_config.json").is_file()
+        settings = GenerationConfig.from_pretrained(folder) if has_own else config.text_config
+    except (OSError, ValueError, TypeError):
+        return
+    if not any("ConditionalGeneration" in name for name in config.architectures or ()):
+        return
+    for fault in id_faults(config.text_config, settings, tokenizer):
+        logger.warning("the model in %s is not made for the processor there: %s", folder, fault)
 
 
 class OwnParts:

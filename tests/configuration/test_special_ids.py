@@ -45,6 +45,7 @@ def model(bos, eos, **more):
 
 
 POOLING = "mm.modeling_mm.core.pooling"
+LOGGERS = ("mm.modeling_mm.tasks.row_ends", POOLING, "mm.processing.processor_files", "transformers")
 ROWS = [
     {"image": np.full((16, 16, 3), 40 * n, np.uint8), "suffix": text} for n, text in enumerate(["a red dot", "blue"])
 ]
@@ -56,7 +57,7 @@ def heard():
     records = []
     handler = logging.Handler()
     handler.emit = lambda record: records.append(record.getMessage())
-    loggers = [logging.getLogger(name) for name in ("mm.modeling_mm.tasks.row_ends", POOLING, "transformers")]
+    loggers = [logging.getLogger(name) for name in LOGGERS]
     for logger in loggers:
         logger.addHandler(handler)
     yield records
@@ -108,6 +109,25 @@ def test_generate_warns_of_a_prompt_that_begins_otherwise(heard):
     for _ in range(2):
         own.generate(**inputs, max_new_tokens=2)
     assert len(about_ids(heard)) == 1 and "begins with bos_token_id=1, but with 2" in about_ids(heard)[0]
+
+
+@pytest.mark.parametrize(("bos", "eos", "words"), [(2, 3, ()), (10, 3, ("bos_token_id",)), (2, 11, ("eos_token_id",)),
+                                                   (10, 11, ("bos_token_id", "eos_token_id"))])  # fmt: skip
+def test_a_processor_warns_of_the_ids_of_the_model_in_its_folder(bos, eos, words, heard, tmp_path):
+    model(bos, eos).save_pretrained(tmp_path)
+    processor().save_pretrained(tmp_path)
+    heard.clear()
+    mm.MMProcessor.from_pretrained(tmp_path)
+    told = [record for record in heard if str(tmp_path) in record]
+    assert len(told) == len(words) and all(word in record for word, record in zip(words, told, strict=True))
+
+
+def test_a_processor_leaves_a_broken_or_other_model_in_its_folder_to_who_loads_it(heard, tmp_path):
+    processor().save_pretrained(tmp_path)
+    for held in ('{"model_type": "bert"}', '{"model_type": "mm", "fusion_type": "none at all"}'):
+        (tmp_path / "config.json").write_text(held)
+        mm.MMProcessor.from_pretrained(tmp_path)
+    assert not [record for record in heard if "not made for" in record]
 
 
 def test_a_pipeline_warns_of_ids_and_words_that_the_model_has_not(heard):
