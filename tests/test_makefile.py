@@ -1,8 +1,11 @@
 """`make caption IMAGES=...` hands over the paths that its user meant. A stand-in for mm prints what it is given."""
 
+import configparser
 import os
+import shlex
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -69,3 +72,13 @@ def test_make_caption_hands_over_the_paths(checkout, images, paths, way):
     done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == paths
+
+
+def test_pytest_has_the_same_settings_from_the_root_and_from_tests():
+    ini = configparser.ConfigParser()
+    ini.read(ROOT / "tests" / "pytest.ini")
+    root = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+    assert ini["pytest"]["markers"].strip().splitlines() == root["markers"]
+    assert ini["pytest"]["filterwarnings"].strip().splitlines() == root["filterwarnings"]
+    left_out = [shlex.split(addopts)[-1] for addopts in (ini["pytest"]["addopts"], root["addopts"])]
+    assert left_out[0] == left_out[1] and "not slow" in left_out[0]

@@ -181,7 +181,10 @@ BAD_INDEXES = {
     "absolute": (first_shard_is(os.path.abspath("outside.safetensors")), "without a path"),
     "link": (first_shard_is(None), "a link that leads out of its folder"),
     "gone": (first_shard_is("gone.safetensors"), "'gone.safetensors', which is not there"),
-    "numbers": (lambda index, _: {**index, "weight_map": dict.fromkeys(index["weight_map"], 3)}, "which is not there"),
+    "numbers": (
+        lambda index, _: {**index, "weight_map": dict.fromkeys(index["weight_map"], 3)},
+        "3, which is no file name",
+    ),
     "no map": (lambda index, _: {"metadata": {}}, "it needs a weight_map"),
     "no metadata": (lambda index, _: {"weight_map": index["weight_map"]}, "it needs metadata"),
     "a list": (lambda index, _: "[]", "it needs a weight_map"),

@@ -149,7 +149,7 @@ def test_bands_and_stretches_are_those_of_the_extractors_own_axes(kind, which):
     [
         ({"frame_jitter": 1.5}, "frame_jitter=1.5; accepted are 0..1"),
         ({"frame_jitter": True}, "frame_jitter=True"),
-        ({"audio_augmentation": 5}, "audio_augmentation=5; accepted are a dict of settings"),
+        ({"audio_augmentation": 5}, "audio_augmentation=5; accepted.* a dict of settings"),
         ({"audio_augmentation": {"time_width": 2}}, "time_width=2; accepted are shares from 0 to 1"),
         ({"audio_augmentation": {"time_masks": -1}}, "time_masks=-1; accepted are whole numbers from 0"),
     ],
