@@ -170,4 +170,4 @@ def test_a_shard_elsewhere_is_refused_before_it_is_asked_for(published, convert,
 @pytest.mark.slow
 def test_a_repository_that_is_not_there_is_told(hub, convert):
     done = convert("--dry-run", "tester/nothing")
-    assert done.returncode != 0 and "tester/nothing is not a local folder and is not a valid model" in done.stderr
+    assert done.returncode != 0 and "'tester/nothing'" in done.stderr and "404" in done.stderr
