@@ -96,6 +96,7 @@ def test_mm_losses_is_a_module_of_every_name_that_it_lists():
     assert all(callable(getattr(mm.losses, name)) for name in mm.losses.__all__)
 
 
+@pytest.mark.slow
 def test_the_front_door_waits_for_no_onnx():
     code = "import sys, mm; print(sorted({'onnx', 'onnxruntime', 'onnxscript'} & set(sys.modules)), mm.OnnxGenerator)"
     assert run(code).startswith("[] <class")

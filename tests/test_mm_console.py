@@ -75,6 +75,7 @@ def test_version_is_that_of_the_distribution():
     assert run(MM, "--version").stdout.strip() == f"mm {version('mm-transformers')}"
 
 
+@pytest.mark.slow
 def test_env_names_the_versions_and_the_hardware():
     done = run(MM, "env")
     assert done.returncode == 0, done.stderr

@@ -99,6 +99,7 @@ def test_what_an_earlier_push_wrote_goes_and_what_others_wrote_stays(hub, ask, f
     assert ask("same(model, 'tester/stale')") is True
 
 
+@pytest.mark.slow
 def test_a_card_that_was_edited_on_the_hub_stays(hub, ask, folder):
     Path(folder, "README.md").write_text("# One\n")
     ask(f"mm.write_manifest({folder!r})")
@@ -116,6 +117,7 @@ def test_a_card_that_was_edited_on_the_hub_stays(hub, ask, folder):
     assert hub.files("tester/card")["README.md"] == b"# Two\n"
 
 
+@pytest.mark.slow
 def test_a_branch_and_a_pull_request_leave_main_alone(hub, ask, folder):
     ask(f"globals().update(first=saved({folder!r}, 0)) or pushed({folder!r}, 'tester/refs')")
     ask(f"globals().update(second=saved({folder!r}, 1)) or pushed({folder!r}, 'tester/refs', revision='next')")

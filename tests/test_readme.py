@@ -33,6 +33,7 @@ def test_the_python_of_the_readme_runs_as_written(folder, number):
         assert (folder / "runs" / "mine" / "processor_config.json").exists()
 
 
+@pytest.mark.slow
 def test_the_captions_of_the_readme_are_those_of_the_command(folder):
     command = Path(sys.executable).with_name("mm")
     pictures = sorted(str(path) for path in (folder / "examples" / "pictures").glob("*.png"))

@@ -231,6 +231,7 @@ def test_kernels_over_rows_alone_are_entries_in_every_width_and_element_type():
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_kernel_is_built_measured_stored_and_checked_against_a_better_past(tmp_path):
     past, now = tmp_path / "past.json", tmp_path / "now.json"
     static_gate.write_baseline(past, {triton.__version__: [replace(DECODE, ctas=99)]})

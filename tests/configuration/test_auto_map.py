@@ -103,6 +103,7 @@ def auto_maps(folder: Path) -> list:
     return [config["auto_map"], processor["auto_map"], processor["image_processor"]["auto_map"]]
 
 
+@pytest.mark.slow
 def test_a_plain_save_asks_for_trust_or_for_the_package_and_never_gives_a_bare_tokenizer(plain, tmp_path):
     found = run(READ, tmp_path, "absent", plain, *AUTOS)
     for auto in AUTOS:
@@ -168,6 +169,7 @@ def test_an_export_is_trained_saved_loaded_and_resumed_without_mm(tiny_model, pr
     assert type(loaded) is mm.MMForConditionalGeneration
 
 
+@pytest.mark.slow
 def test_an_export_is_saved_and_loaded_without_mm(model, processor, tmp_path):
     """One process: what it saves names its own files, all of them, and loads."""
     mm.export_for_hub(model, processor, tmp_path / "export")

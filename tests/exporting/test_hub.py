@@ -152,6 +152,7 @@ def report(exported, tmp_path_factory) -> dict:
     return read(exported, autos, tmp_path_factory.mktemp("home"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*MODELS, *TOWERS])
 def test_every_class_is_found_without_the_package_and_computes_the_same(report, name):
     cls = (MODELS | TOWERS)[name][0]

@@ -148,6 +148,7 @@ def test_compiled_whole_it_gives_what_it_gives_eagerly(block):
             assert_close(compiled(*block_inputs(*sizes)), block(*block_inputs(*sizes)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mass", [slow(False), True])
 def test_compiled_for_training_it_has_the_same_gradients(mass, block):
     block.mass = mass

@@ -70,6 +70,7 @@ def test_the_files_are_those_of_transformers(folder):
 ORDERS = [AUTOS, *(pytest.param((*AUTOS[first:], *AUTOS[:first]), marks=pytest.mark.slow) for first in (1, 2, 3))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS, ids=lambda order: order[0])
 def test_every_part_is_found_in_a_fresh_process_in_any_order(folder, order):
     kind, settings = load_in_a_fresh_process(folder, order)

@@ -89,6 +89,7 @@ def test_a_checkpoint_that_is_named_must_be_as_it_was_saved(trainer, tmp_path):
     assert run.state.global_step == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["ours", "theirs"])
 def test_checkpoints_of_transformers_trainer_and_ours_resume_in_each_other(trainer, tmp_path, first):
     whole = trainer(output=tmp_path / "whole")

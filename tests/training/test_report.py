@@ -76,6 +76,7 @@ def test_the_log_is_written_while_training_and_is_trainers_own(tmp_path, process
     assert read_log(tmp_path / "run") == trainer.state.log_history
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_doubles_no_step(tmp_path, processor):
     whole = small_trainer(tmp_path / "run", processor, [JsonlLog()])
     whole.train()

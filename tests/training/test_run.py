@@ -45,6 +45,7 @@ def test_a_captioner_is_trained_evaluated_saved_and_loads(settings, tmp_path, co
     assert any("held out" in line for line in said) and any("weights are trained" in line for line in said)
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_recipe_give_the_same_weights(settings, tmp_path):
     one, _ = run(settings())
     other, _ = run(settings(output=str(tmp_path / "again")))
@@ -87,6 +88,7 @@ def test_questions_and_their_answers_are_trained(settings, tmp_path, colours):
     assert "eval_vqa_accuracy" in result.metrics
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_its_teacher(settings, small_model):
     """Its loss is (1 - w) the labels' + w the teacher's, and the labels' is that of a run without a teacher."""
     losses = [run(settings(max_steps=1))[0].log_history[0]["loss"]]
@@ -100,6 +102,7 @@ def test_a_student_learns_from_its_teacher(settings, small_model):
     assert both == pytest.approx(0.75 * labels + 0.25 * taught, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_student_equal_to_its_teacher_has_nothing_to_learn(settings, small_model):
     """KL(p || p) = 0 and so is its gradient, without dropout."""
     still = {"config": {"text_config": {"hidden_dropout": 0.0}}}
@@ -117,6 +120,7 @@ def test_a_teacher_with_other_words_is_refused(settings, tmp_path, small_model):
         run(settings("distill", teacher=str(tmp_path / "teacher")))
 
 
+@pytest.mark.slow
 def test_a_preset_starts_with_new_weights(settings):
     result, said = run(settings(model=None, preset="mm-tiny", max_steps=1, per_device_train_batch_size=2))
     assert any("NEW WEIGHTS" in line for line in said) and result.model.config.vision_config.model_type == "mm_conv"
@@ -126,6 +130,7 @@ def test_a_preset_starts_with_new_weights(settings):
         run(settings(model=None, preset="mm-small"))
 
 
+@pytest.mark.slow
 def test_what_is_frozen_stays_and_the_rest_moves(settings, small_model):
     before = weights(AutoModelForImageTextToText.from_pretrained(small_model))
     result, said = run(settings(freeze="vision,embeddings"))
@@ -159,6 +164,7 @@ def test_lower_layers_have_a_share_of_the_rate(small_model):
     assert of("language_model.embed_tokens") == {0.25} and of("vision_projector") == {1.0}
 
 
+@pytest.mark.slow
 def test_layer_decay_moves_lower_layers_less(settings):
     even, _ = run(settings(max_steps=1, optim="sgd", layer_decay=1.0))
     less, _ = run(settings(max_steps=1, optim="sgd", layer_decay=0.01, output=even.output_dir))
@@ -171,6 +177,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_an_average_is_what_is_saved_and_a_resume_is_exact(settings, tmp_path):
     often = {"ema": 0.9, "save_strategy": "steps", "save_steps": 1, "max_steps": 4, "save_total_limit": 9}
     whole, _ = run(settings(**often, output=str(tmp_path / "whole")))
@@ -200,6 +207,7 @@ def test_the_average_is_the_mean_that_its_formula_says():
         assert model.weight.item() == 2.0
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_an_average_is_named(settings):
     often = {"save_strategy": "steps", "save_steps": 1}
     run(settings(**often))
@@ -207,6 +215,7 @@ def test_a_checkpoint_without_an_average_is_named(settings):
         run(settings(**often, ema=0.9, resume=True, max_steps=3))
 
 
+@pytest.mark.slow
 def test_early_stopping_keeps_the_best_model(settings):
     rare = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 6}
     result, _ = run(settings(**rare, early_stopping_patience=1, learning_rate="3e-1"))
@@ -257,6 +266,7 @@ def test_a_column_that_a_task_lacks_is_named(settings):
         run(settings("classify"))
 
 
+@pytest.mark.slow
 def test_adapters_are_merged_or_saved_alone(settings, tmp_path, small_model):
     peft = pytest.importorskip("peft")
     merged, said = run(settings(lora=2))
@@ -289,6 +299,7 @@ def test_a_stream_needs_a_number_of_steps(settings, tmp_path, colours):
     assert any("stream is not split" in line for line in said) and result.metrics == {}
 
 
+@pytest.mark.slow
 def test_half_precision_checkpointing_accumulation_and_workers_are_settings(settings, tmp_path):
     more = {
         "bf16": True,

@@ -35,6 +35,7 @@ def towers(processor, tmp_path_factory):
     return str(root / "vit"), str(root / "bert")
 
 
+@pytest.mark.slow
 def test_published_towers_start_with_their_weights_and_what_is_between_is_new(settings, towers, tmp_path):
     still = {"model": None, "vision_tower": towers[0], "text_tower": towers[1], "learning_rate": "0", "max_steps": 1}
     result, said = run(settings(**still))
@@ -45,6 +46,7 @@ def test_published_towers_start_with_their_weights_and_what_is_between_is_new(se
         assert torch.equal(result.model.state_dict()[name], bert.state_dict()[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -70,6 +72,7 @@ def test_a_published_model_is_made_one_of_mm_first(settings, towers):
         run(settings(model=towers[1]))
 
 
+@pytest.mark.slow
 def test_words_that_the_tokenizer_does_not_know_are_told(settings, tmp_path, colours):
     lines = [{"image": "red-8.png", "suffix": "a red square"}, {"image": "blue-8.png", "suffix": "a \u4e9c square"}]
     (tmp_path / "two.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -286,6 +286,7 @@ print([name for name in sys.modules if name.startswith("triton") and sys.modules
 """
 
 
+@pytest.mark.slow
 def test_everything_works_on_a_cpu_where_triton_is_absent():
     """And nothing asks for a device at import."""
     done = subprocess.run([sys.executable, "-c", WITHOUT_TRITON], capture_output=True, text=True)
