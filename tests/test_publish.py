@@ -12,6 +12,7 @@ from hub_user import HubUser
 
 from hub_server import STRANGERS_TOKEN, TOKEN, HubServer
 
+pytestmark = pytest.mark.slow
 ONE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MM = str(Path(sysconfig.get_path("scripts")) / "mm")
 USER = f"""
@@ -99,7 +100,6 @@ def test_what_an_earlier_push_wrote_goes_and_what_others_wrote_stays(hub, ask, f
     assert ask("same(model, 'tester/stale')") is True
 
 
-@pytest.mark.slow
 def test_a_card_that_was_edited_on_the_hub_stays(hub, ask, folder):
     Path(folder, "README.md").write_text("# One\n")
     ask(f"mm.write_manifest({folder!r})")
@@ -117,7 +117,6 @@ def test_a_card_that_was_edited_on_the_hub_stays(hub, ask, folder):
     assert hub.files("tester/card")["README.md"] == b"# Two\n"
 
 
-@pytest.mark.slow
 def test_a_branch_and_a_pull_request_leave_main_alone(hub, ask, folder):
     ask(f"globals().update(first=saved({folder!r}, 0)) or pushed({folder!r}, 'tester/refs')")
     ask(f"globals().update(second=saved({folder!r}, 1)) or pushed({folder!r}, 'tester/refs', revision='next')")
@@ -197,7 +196,6 @@ def run(hub, home: Path, *command: str, token: str = TOKEN) -> subprocess.Comple
     return subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 
-@pytest.mark.slow
 def test_the_command_pushes_what_loads_without_the_package(hub, ask, folder, tmp_path):
     done = run(hub, tmp_path / "home", MM, "push", folder, "tester/told", "--dry-run")
     assert done.returncode == 0, done.stderr

@@ -127,6 +127,7 @@ def test_one_process_resumes_where_it_stopped(tmp_path, workers, accumulation):
     assert torch.equal(run.model.weight, whole.model.weight)
 
 
+@pytest.mark.slow
 def test_a_stream_of_unknown_length_resumes_in_its_second_epoch(tmp_path):
     pytest.importorskip("datasets")
     every = write(tmp_path, "datasets", [7, 6])
@@ -136,6 +137,7 @@ def test_a_stream_of_unknown_length_resumes_in_its_second_epoch(tmp_path):
     assert counts(seen(tmp_path, "run")) == dict.fromkeys(every, 2)
 
 
+@pytest.mark.slow
 def test_max_steps_and_part_epochs_end_where_they_say(tmp_path):
     write(tmp_path, "shards", [6, 5])
     for settings, steps in (({"max_steps": 8}, 8), ({"num_train_epochs": 1.5}, 9)):

@@ -184,6 +184,7 @@ class WithOutputs(Trainer):
         return (loss, outputs) if return_outputs else loss
 
 
+@pytest.mark.slow
 def test_trainer_trains_without_logits_that_nobody_reads_and_evaluates_with_them(tiny_model, tmp_path):
     losses, asked = {}, {}
     cases = {

@@ -26,6 +26,7 @@ ELSEWHERE = {
     "docs/objectives.md": "docs/test_objectives.py",
 }
 DEPLOYMENT, PUBLISHING = "docs/deployment.md", "docs/publishing.md"
+TRAINING, LONG = ("docs/training.md", "docs/reports.md", "docs/checkpoints.md"), pytest.mark.slow
 HERE = [name for name, blocks in PYTHON.items() if blocks and name not in {*ELSEWHERE, DEPLOYMENT, PUBLISHING}]
 
 
@@ -44,7 +45,7 @@ def test_no_block_is_hidden_from_these_tests():
         assert {language for *_, language in fences} <= {"", "python", "bash", "text", "yaml"}, page
 
 
-@pytest.mark.parametrize("page", HERE)
+@pytest.mark.parametrize("page", [pytest.param(page, marks=LONG if page in TRAINING else ()) for page in HERE])
 def test_the_blocks_of_a_page_run_in_their_order(page, tmp_path, monkeypatch):
     for name in ("checkpoints", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)

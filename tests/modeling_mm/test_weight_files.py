@@ -111,6 +111,7 @@ def test_saving_to_a_file_raises(old_and_new, tmp_path):
     assert place.read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_checkpoints_of_trainer_stay_within_their_limit_and_resume(tiny_model, tmp_path):
     model = tiny_model(dtype=torch.float32)
     data = [{"input_ids": torch.tensor([1, 5, 6]), "pixel_values": torch.randn(3, 16, 16)} for _ in range(8)]

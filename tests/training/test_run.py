@@ -52,6 +52,7 @@ def test_two_runs_of_one_recipe_give_the_same_weights(settings, tmp_path):
     assert same(weights(one.model), weights(other.model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["retrieval", "pretrain"])
 def test_a_new_head_over_a_captioner_is_said_loudly(settings, tmp_path, task):
     result, said = run(settings(task))
@@ -223,6 +224,7 @@ def test_early_stopping_keeps_the_best_model(settings):
     assert result.metrics["eval_loss"] == min(losses)
 
 
+@pytest.mark.slow
 def test_the_folder_of_another_run_is_not_written_over(settings):
     run(settings(save_strategy="steps", save_steps=1))
     with pytest.raises(ValueError, match="checkpoint-2.*--resume"):
@@ -282,6 +284,7 @@ def test_adapters_are_merged_or_saved_alone(settings, tmp_path, small_model):
     assert same(weights(adapted), weights(merged.model))
 
 
+@pytest.mark.slow
 def test_a_stream_needs_a_number_of_steps(settings, tmp_path, colours):
     import io
     import tarfile

@@ -61,6 +61,7 @@ def test_large_contrastive_batches_are_a_setting(settings, tmp_path, config):
     assert (result.model.slow is not None) == ("contrastive_queue_size" in config)
 
 
+@pytest.mark.slow
 def test_pretraining_may_leave_a_loss_out(settings, tmp_path):
     config = {"pretraining_losses": {"itc": 1.0, "mlm": 1.0}, "share_text_encoder": True}
     run(settings("pretrain", config=config))

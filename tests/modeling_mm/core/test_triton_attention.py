@@ -80,6 +80,7 @@ def test_a_model_gives_what_eager_gives(tiny_model, launched, text, rows):
     assert all(torch.equal(a, b) for a, b in zip(my_tokens, tokens, strict=True))
 
 
+@pytest.mark.slow
 def test_ranges_reach_the_kernel(tiny_model, launched):
     model = tiny_model("vit", "inside", dtype=torch.float32)
     tokens = model(IDS, pixel_values=PIXELS).context_hidden_states.shape[1]
