@@ -15,6 +15,8 @@ import torch, transformers, huggingface_hub, mm
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from conftest import build_config, make_visible
 
+pytestmark = pytest.mark.slow
+
 words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *(f"w{{number}}" for number in range(45))]
 tokenizer = transformers.BertTokenizer(vocab={{word: number for number, word in enumerate(words)}})
 
@@ -146,7 +148,6 @@ def test_a_refusal_of_everything_is_said(hub, stranger, versions, load, tmp_path
     assert base == "OSError" and "the Hub answered 403" in text and "because of it" in text
 
 
-@pytest.mark.slow
 def test_a_warm_cache_is_enough_offline(hub, ask, versions, tmp_path):
     home = {**hub.environment(tmp_path), "HF_HUB_OFFLINE": "0"}
     calls = [f"mark({load}('{NAME}', revision='v1'))" for load in LOADERS]
@@ -162,7 +163,6 @@ def test_a_warm_cache_is_enough_offline(hub, ask, versions, tmp_path):
     assert len(hub.seen) == seen
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("load", MODELS)
 def test_a_cut_download_goes_on_where_it_was_cut(hub, ask, load, tmp_path):
     """huggingface_hub keeps whole chunks of 10 MB."""

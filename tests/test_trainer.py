@@ -82,6 +82,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tiny_model, processor, tmp_path)
         assert torch.equal(one, other), name
 
 
+@pytest.mark.slow
 def test_accumulated_batches_give_the_gradient_of_the_large_batch(tiny_model, processor, tmp_path):
     """num_items_in_batch: captions of unequal length are weighted by their tokens, not by their batch."""
     large = build(

@@ -330,6 +330,7 @@ def run_mm(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
 
 
+@pytest.mark.slow
 def test_the_command_prints_captions_and_nothing_else(pictures, model_folder, tmp_path):
     done = run_mm(pictures, "--model", model_folder, "--num-beams", "2", "--max-new-tokens", "3", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

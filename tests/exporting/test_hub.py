@@ -54,6 +54,8 @@ TOWERS = {
 READ = """
 import importlib.abc, json, os, sys
 
+pytestmark = pytest.mark.slow
+
 class Absent(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] == "mm":
@@ -152,14 +154,12 @@ def report(exported, tmp_path_factory) -> dict:
     return read(exported, autos, tmp_path_factory.mktemp("home"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [*MODELS, *TOWERS])
 def test_every_class_is_found_without_the_package_and_computes_the_same(report, name):
     cls = (MODELS | TOWERS)[name][0]
     assert report[name] == [cls.__name__, "transformers_modules"]
 
 
-@pytest.mark.slow
 def test_every_shape_of_them_computes_the_same_too(tiny_model, tmp_path):
     write(tmp_path / "models", SHAPES, tiny_model)
     report = read(tmp_path / "models", {name: auto for name, (_, auto, *_) in SHAPES.items()}, tmp_path / "home")

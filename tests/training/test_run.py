@@ -65,6 +65,7 @@ def test_a_new_head_over_a_captioner_is_said_loudly(settings, tmp_path, task):
     assert faults(tmp_path / "out") == [] and "eval_i2t_r1" in result.metrics
 
 
+@pytest.mark.slow
 def test_a_classifier_has_the_classes_of_the_data(settings, tmp_path, colours):
     for path in colours.glob("*.png"):
         folder = tmp_path / "sorted" / path.stem.partition("-")[0]
@@ -77,6 +78,7 @@ def test_a_classifier_has_the_classes_of_the_data(settings, tmp_path, colours):
     assert "eval_accuracy" in result.metrics and any("classifier" in line for line in said if "NEW" in line)
 
 
+@pytest.mark.slow
 def test_questions_and_their_answers_are_trained(settings, tmp_path, colours):
     lines = [
         {"image": path.name, "text": "which colour?", "suffix": path.stem.partition("-")[0]}
@@ -237,6 +239,7 @@ def test_early_stopping_without_an_evaluation_is_refused(settings):
         run(settings(early_stopping_patience=1, eval_share=0, **more))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 4])
 def test_bad_pictures_end_no_run_and_are_listed_with_their_reason(settings, tmp_path, colours, batch):
     shutil.copytree(colours, tmp_path / "set")
