@@ -8,6 +8,8 @@ from hub_user import HubUser
 
 from hub_server import STRANGERS_TOKEN, Fault, HubServer
 
+pytestmark = pytest.mark.slow
+
 ONE = "model.safetensors"
 USER = f"""
 from pathlib import Path
@@ -15,7 +17,6 @@ import torch, transformers, huggingface_hub, mm
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from conftest import build_config, make_visible
 
-pytestmark = pytest.mark.slow
 
 words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *(f"w{{number}}" for number in range(45))]
 tokenizer = transformers.BertTokenizer(vocab={{word: number for number, word in enumerate(words)}})

@@ -15,6 +15,8 @@ from transformers.utils.import_utils import is_torchvision_available
 
 import mm
 
+pytestmark = pytest.mark.slow
+
 IDS = torch.tensor([[1, 5, 6], [1, 7, 8]])
 # {directory: (class, Auto class that must find it, inputs, fields of the tiny configuration)}
 PICTURE, TEXT = {"pixel_values": 2}, {"input_ids": IDS}
@@ -54,7 +56,6 @@ TOWERS = {
 READ = """
 import importlib.abc, json, os, sys
 
-pytestmark = pytest.mark.slow
 
 class Absent(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):

@@ -27,6 +27,8 @@ from mm.modeling_mm.losses.momentum import MomentumContrast, momentum_copy, mome
 from mm.modeling_mm.losses.positive_pairs import Pairs
 from mm.modeling_mm.losses.ring_sigmoid import ring_sigmoid_loss
 
+pytestmark = pytest.mark.slow
+
 WIDTH, STEPS, MOMENTUM = 5, 3, 0.9
 # (pictures, texts) of the processes; a text belongs to picture (its number) % (pictures of its process)
 SHARES = {
