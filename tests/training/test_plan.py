@@ -84,7 +84,10 @@ def test_memory_grows_with_the_batch_and_falls_with_what_is_frozen(captioner, pr
     assert held(8).gradients < trained
 
 
-def test_the_peak_of_one_product_is_counted_by_hand():
+def test_the_peak_of_one_product_is_counted_by_hand(request):
+    if request.config.getoption("--other-cpu"):
+        pytest.skip("matrix products of another CPU are computed by more operations, which hold more memory")
+
     class Product(torch.nn.Module):
         def __init__(self):
             super().__init__()
