@@ -76,7 +76,7 @@ originals: $(DEV)  ## fetch what the tests read of other projects into build/ (o
 # Two worker processes of one thread each are faster than one process of two threads.
 test test-other-cpu test-slow test-kernels kernel-newer-triton: export OMP_NUM_THREADS := 1
 
-test: originals  ## the fast tests (5 minutes at most)
+test: originals  ## the fast tests (4 to 5 minutes)
 	@$(BIN)/pytest -q -n 2
 
 test-nodes: $(DEV)  ## training on two nodes: two network namespaces of this machine (needs root and iproute2)
