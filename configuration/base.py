@@ -1,6 +1,6 @@
 """What every MM configuration shares: its checks, and the fields of a stack of layers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -75,6 +75,15 @@ def overridden(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any
     return result
 
 
+def unknown_fields(cls: type[PreTrainedConfig], names: Iterable[str]) -> list[str]:
+    """A sentence for each name that is no field of a configuration class, with the nearest one."""
+    names = list(names)
+    synonyms = (name for name in names if isinstance(getattr(cls, name, None), property))
+    known = {*cls.__dataclass_fields__, *cls.attribute_map, *groups_of(cls), *synonyms}
+    left = (name for name in names if name not in known and name not in _TRANSFORMERS_KEYS)
+    return [f"{cls.__name__} has no field {name!r}{nearest(name, known)}" for name in left]
+
+
 @contextmanager
 def _naming(source: Any, cls: type, changes: Mapping[str, Any]) -> Iterator[None]:
     """Errors of a config.json become ValueErrors that name it; not if the caller changed fields, whose errors they
@@ -141,13 +150,10 @@ class MMBaseConfig(PreTrainedConfig):
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     def _warn_of_unknown(self, kwargs: dict[str, Any]) -> None:
-        synonyms = (name for name in kwargs if isinstance(getattr(type(self), name, None), property))
-        known = {*self.__dataclass_fields__, *self.attribute_map, *synonyms}
         generation = GenerationConfig._get_default_generation_params()
-        for key in kwargs:
-            if key in known or key in _TRANSFORMERS_KEYS or key in generation or key.startswith("_"):
-                continue
-            logger.warning(f"{type(self).__name__} has no field {key!r}{nearest(key, known)}; it changes nothing.")
+        left = [name for name in kwargs if name not in generation and not name.startswith("_")]
+        for fault in unknown_fields(type(self), left):
+            logger.warning(f"{fault}; it changes nothing.")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):

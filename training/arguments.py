@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from transformers import Seq2SeqTrainingArguments
 
+from ..configuration.base import unknown_fields
+from ..configuration.mm import MMConfig
 from ..configuration.settings import nearest
 from ..processing.call_options import check_choice
 
@@ -102,6 +104,9 @@ class ModelArguments:
 
     def __post_init__(self):
         self.config = as_dict("config", self.config) or {}
+        faults = unknown_fields(MMConfig, self.config)
+        if faults:
+            raise ValueError(f"config: {'; '.join(faults)}")
         check_choice("lora_save", self.lora_save, ("merged", "adapter"))
         if self.lora is not None and self.lora < 1:
             raise ValueError(f"lora={self.lora}; a rank of 1 or more is accepted")

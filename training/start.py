@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
 
+from ..configuration.base import MMBaseConfig, unknown_fields
 from ..configuration.mm import MMConfig
 from ..configuration.presets import PRESETS
 from ..configuration.settings import nearest
@@ -42,13 +43,15 @@ class Start:
 def start(arguments: RunArguments, data: RunData) -> Start:
     """The model, processor and report of a run's start. ValueError or OSError where the source does not fit."""
     settings = arguments.model
-    fields = {**(as_dict("config", settings.config) or {}), **_class_fields(arguments, data)}
+    given = as_dict("config", settings.config) or {}
+    fields = {**given, **_class_fields(arguments, data)}
     if settings.preset:
         made = _of_preset(arguments, fields)
     elif settings.text_tower:
         made = _of_towers(arguments, fields)
     else:
         made = _of_model(arguments, fields)
+    _check_parts(made.model.config, given)
     _fit_processor(made, arguments)
     _tell_unknown(made, data)
     if settings.freeze:
@@ -79,6 +82,15 @@ def _class_fields(arguments: RunArguments, data: RunData) -> dict[str, Any]:
     ):
         return {}
     return {"num_labels": max(labels) + 1}
+
+
+def _check_parts(config: Any, given: dict[str, Any]) -> None:
+    """Raises ValueError for a name in the settings of a part, such as text_config, that is no field of MM's class."""
+    for name, fields in given.items():
+        part = getattr(config, name, None)
+        faults = unknown_fields(type(part), fields) if isinstance(part, MMBaseConfig) else []
+        if faults:
+            raise ValueError(f"config.{name}: {'; '.join(faults)}")
 
 
 def _flat(label: Any) -> Iterable[Any]:

@@ -48,6 +48,8 @@ def test_a_flag_before_the_recipe_does_not_take_its_name():
         (["caption", "--data", "x", "--output", "y", "--preset", "mm-tiny", "--model", "z"], "model and preset"),
         (["caption", "--data", "x", "--output", "y", "--vision-tower", "z"], "text_tower"),
         (["distill", "--data", "x", "--output", "y"], "teacher"),
+        (["caption", "--data", "x", "--output", "y", "config.text_confg.dropout=0.1"], "text_confg.*text_config"),
+        (["caption", "--data", "x", "--output", "y", "config.num_beams=2"], "config: MMConfig has no.*num_beams"),
     ],
 )
 def test_what_is_not_accepted_is_said_in_words(words, told):

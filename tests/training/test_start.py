@@ -61,6 +61,13 @@ def test_large_contrastive_batches_are_a_setting(settings, tmp_path, config):
     assert (result.model.slow is not None) == ("contrastive_queue_size" in config)
 
 
+@pytest.mark.parametrize("part", ["vision_config", "text_config"])
+def test_an_unknown_field_of_a_part_ends_the_run_before_anything_is_trained(settings, tmp_path, part):
+    with pytest.raises(ValueError, match=f"config.{part}: MM.*Config has no field 'initializer_rang' .did you mean"):
+        run(settings(config={part: {"initializer_rang": 0.1}}))
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
 @pytest.mark.slow
 def test_pretraining_may_leave_a_loss_out(settings, tmp_path):
     config = {"pretraining_losses": {"itc": 1.0, "mlm": 1.0}, "share_text_encoder": True}
