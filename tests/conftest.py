@@ -246,6 +246,23 @@ def hub() -> Iterator[Any]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def ask(request, hub, tmp_path_factory) -> Iterator[Any]:
+    """What a user's process answers (hub_user.py): USER of the test's module runs first. `hub` is the module's own."""
+    home = hub.environment(tmp_path_factory.mktemp("home"))
+    with sys.modules["hub_user"].HubUser(home, request.module.USER) as user:
+        yield user
+
+
+@pytest.fixture(scope="module")
+def stranger(request, hub, tmp_path_factory) -> Iterator[Any]:
+    """The same with a token that opens nothing."""
+    token = sys.modules["hub_server"].STRANGERS_TOKEN
+    home = hub.environment(tmp_path_factory.mktemp("strangers"), token)
+    with sys.modules["hub_user"].HubUser(home, request.module.USER) as user:
+        yield user
+
+
 @pytest.fixture
 def no_compiler():
     """Flex attention in its own plain version: the masks are the same, and no compiler runs."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hub_user import HubUser
 
-from hub_server import STRANGERS_TOKEN, Fault, HubServer
+from hub_server import Fault, HubServer
 
 pytestmark = pytest.mark.slow
 
@@ -51,18 +51,6 @@ NAME = "tester/versions"
 def hub():
     with HubServer() as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def ask(hub, tmp_path_factory):
-    with HubUser(hub.environment(tmp_path_factory.mktemp("home")), USER) as user:
-        yield user
-
-
-@pytest.fixture(scope="module")
-def stranger(hub, tmp_path_factory):
-    with HubUser(hub.environment(tmp_path_factory.mktemp("strangers"), STRANGERS_TOKEN), USER) as user:
-        yield user
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,10 @@
 """The Hub on the loopback speaks to huggingface_hub as the Hub does: references, proposals, access, ranges, faults."""
 
 import pytest
-from hub_user import HubUser
 
-from hub_server import STRANGERS_TOKEN, Fault, HubServer
+from hub_server import Fault, HubServer
 
-IMPORTS = """
+USER = """
 from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download
 api = HfApi()
@@ -23,19 +22,6 @@ CHUNK, CUT, BIG = 10 * 2**20, 10 * 2**20 + 5, 10 * 2**20 + 1000
 def hub():
     with HubServer() as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def ask(hub, tmp_path_factory):
-    with HubUser(hub.environment(tmp_path_factory.mktemp("home")), IMPORTS) as user:
-        yield user
-
-
-@pytest.fixture(scope="module")
-def stranger(hub, tmp_path_factory):
-    environment = hub.environment(tmp_path_factory.mktemp("strangers"), STRANGERS_TOKEN)
-    with HubUser(environment, IMPORTS) as user:
-        yield user
 
 
 @pytest.fixture(autouse=True)

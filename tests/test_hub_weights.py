@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import pytest
-from hub_user import HubUser
 
 from hub_server import Fault, HubServer
 
@@ -33,13 +32,6 @@ def same(one, other):
 def hub():
     with HubServer() as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def ask(hub, tmp_path_factory):
-    """What a user's process answers (hub_user.py)."""
-    with HubUser(hub.environment(tmp_path_factory.mktemp("home")), USER) as user:
-        yield user
 
 
 SHARDS = 'max_shard_size="40KB"'

@@ -8,7 +8,6 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from hub_user import HubUser
 
 from hub_server import STRANGERS_TOKEN, TOKEN, HubServer
 
@@ -49,12 +48,6 @@ def pushed(folder, name, **how):
 def hub():
     with HubServer() as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def ask(hub, tmp_path_factory):
-    with HubUser(hub.environment(tmp_path_factory.mktemp("home")), USER) as user:
-        yield user
 
 
 @pytest.fixture

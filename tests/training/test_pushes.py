@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from hub_user import HubUser
 
 from hub_server import TOKEN, Fault, HubServer
 
@@ -40,12 +39,6 @@ def faults(name):
 def hub():
     with HubServer() as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def ask(hub, tmp_path_factory):
-    with HubUser(hub.environment(tmp_path_factory.mktemp("home")), USER) as user:
-        yield user
 
 
 @pytest.fixture(autouse=True)
