@@ -29,6 +29,7 @@ from ..evaluation.classes import accuracy, class_counts, macro_f1
 from ..evaluation.intervals import grouped_interval, mean_interval
 from ..evaluation.ranking import recalls
 from ..modeling_mm.tasks.classification import MMForSequenceClassification
+from ..modeling_mm.tasks.pretraining import MMForPreTraining
 from ..modeling_mm.tasks.retrieval import MMForImageTextRetrieval
 from ..processing.call_options import check_choice
 from ..processing.collator import MMDataCollator
@@ -71,8 +72,11 @@ def evaluate_task(
         save_to: a folder for predictions.jsonl, which `write_report` shows.
         label_names: of classes; None: those of the data set, or of the model.
         generation: arguments of generate(), such as num_beams=3 and max_new_tokens=30.
+
+    Raises: TypeError for a model of another task; ValueError for samples without a text or label to compare with.
     """
     kind = kind_of(task, model)
+    _check_model(task, kind, model)
     reader = Reader(collator or MMDataCollator(processor), batch_size, on_error)
     if kind is None:
         return {}
@@ -122,12 +126,35 @@ def kind_of(task: str, model: Any) -> str | None:
         return task
     if model is None:
         raise ValueError(f"the metrics of {task!r} follow from the model: pass model=")
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model  # under PEFT
+    bare = _bare(model)
     if isinstance(bare, MMForSequenceClassification):
         return "classify"
-    if isinstance(bare, MMForImageTextRetrieval) or "itc" in (bare.config.pretraining_losses or {}):
+    if _compares(bare):
         return "retrieval"
     return "caption" if task == "distill" and hasattr(bare, "generate") else None
+
+
+def _bare(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # under PEFT
+
+
+def _compares(model: Any) -> bool:
+    """Whether the model has embeddings of pictures and texts to compare."""
+    pretrains = isinstance(model, MMForPreTraining) and "itc" in (model.config.pretraining_losses or {})
+    return pretrains or isinstance(model, MMForImageTextRetrieval)
+
+
+def _check_model(task: str, kind: str | None, model: Any) -> None:
+    """Raises TypeError for a model that does not give what the metrics of the task compare."""
+    bare = _bare(model)
+    accepted = {
+        "caption": (hasattr(bare, "generate"), "a model that writes, such as MMForConditionalGeneration"),
+        "vqa": (hasattr(bare, "generate"), "a model that writes, such as MMForConditionalGeneration"),
+        "retrieval": (_compares(bare), "MMForImageTextRetrieval, and MMForPreTraining with the loss 'itc'"),
+        "classify": (isinstance(bare, MMForSequenceClassification), "MMForSequenceClassification"),
+    }
+    if kind is not None and not accepted[kind][0]:
+        raise TypeError(f"task={task!r} cannot evaluate {type(bare).__name__}; accepted is {accepted[kind][1]}")
 
 
 def flat(found: dict[str, Interval]) -> dict[str, float]:

@@ -153,6 +153,10 @@ class Reader:
 
 def _in_order(dataset: Any) -> Iterator[Mapping[str, Any]]:
     """Every sample once; a list or Dataset that counts from 0 may have no end for `iter`."""
+    if isinstance(dataset, Mapping):
+        raise TypeError(
+            f"the data set is one {type(dataset).__name__}; accepted are a list of samples, a Dataset or a stream"
+        )
     if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
         return (dataset[number] for number in range(len(dataset)))
     return iter(dataset)

@@ -11,7 +11,7 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer
 import mm
 from mm.evaluation.answers import vqa_score
 from mm.evaluation.ranking import recalls
-from mm.training.metrics import compute_metrics_for, evaluate_task
+from mm.training.metrics import compute_metrics_for, evaluate_task, kind_of
 from mm.training.trainer import MMTrainer
 
 PICTURES = "examples/pictures/"
@@ -189,6 +189,29 @@ def test_media_that_cannot_be_read_are_counted_or_raise(captioner, processor, tm
     assert (found["eval_samples"], found["eval_skipped"], found["eval_exact_match"]) == (1, 1, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("task", "name", "accepted"),
+    [
+        ("caption", "MMForSequenceClassification", "MMForConditionalGeneration"),
+        ("vqa", "MMForPreTraining", "MMForConditionalGeneration"),
+        ("retrieval", "MMForConditionalGeneration", "MMForImageTextRetrieval"),
+        ("classify", "MMForImageTextRetrieval", "MMForSequenceClassification"),
+    ],
+)
+def test_a_model_of_another_task_is_named_with_what_is_accepted(processor, task, name, accepted):
+    sized = {"projection_dim": 8} if name in ("MMForPreTraining", "MMForImageTextRetrieval") else {}
+    model = small(processor, getattr(mm, name), **sized)
+    with pytest.raises(TypeError, match=f"task='{task}' cannot evaluate {name}; accepted is .*{accepted}"):
+        evaluate_task(task, model, processor, SAMPLES)
+
+
+def test_a_captioner_out_of_pre_training_is_a_student_that_writes(processor):
+    losses = {"pretraining_losses": {"itc": 1.0, "lm": 1.0}, "projection_dim": 8}
+    student = small(processor, mm.MMForConditionalGeneration, **losses)
+    assert kind_of("distill", student) == "caption"
+    assert kind_of("pretrain", small(processor, mm.MMForPreTraining, **losses)) == "retrieval"
+
+
 def test_the_model_is_left_as_it_was(captioner, processor):
     captioner.train()
     evaluate_task("caption", captioner, processor, SAMPLES[2:])
@@ -213,5 +236,7 @@ def test_unknown_tasks_and_samples_without_text_raise(captioner, processor):
         evaluate_task("caption", captioner, processor, [{"image": SAMPLES[0]["image"]}])
     with pytest.raises(ValueError, match="nothing to evaluate"):
         evaluate_task("caption", captioner, processor, [])
+    with pytest.raises(TypeError, match="a list of samples"):
+        evaluate_task("caption", captioner, processor, SAMPLES[0])
     with pytest.raises(ValueError, match="num_beams"):
-        evaluate_task("classify", captioner, processor, SAMPLES, num_beams=2)
+        evaluate_task("classify", small(processor, mm.MMForSequenceClassification), processor, SAMPLES, num_beams=2)
