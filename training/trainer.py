@@ -201,6 +201,14 @@ class MMTrainer(PushingTrainer):
             if before is not None:
                 bare.generation_config = before
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """As in Transformers, without tied weights: a checkpoint holds them once, under the other name."""
+        tied = getattr(self.accelerator.unwrap_model(self.model), "all_tied_weights_keys", None) or {}
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        if len(missing) < len(load_result.missing_keys):
+            load_result = load_result._replace(missing_keys=missing)
+        super()._issue_warnings_after_load(load_result)
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call=True)
         if _internal_call:

@@ -59,6 +59,16 @@ def test_a_resumed_run_ends_with_the_same_weights(trainer, tmp_path, step):
     assert_same(weights(resumed), weights(whole))
 
 
+def test_a_resume_does_not_call_tied_weights_missing(trainer, caplog):
+    trainer(max_steps=1).train()
+    resumed = trainer(max_steps=1)
+    with caplog.at_level("WARNING"):
+        resumed.train(resume_from_checkpoint=True)
+    assert "missing keys" not in caplog.text
+    resumed._issue_warnings_after_load(torch.nn.modules.module._IncompatibleKeys(["lm_head.weight", "lost"], []))
+    assert "missing keys in the checkpoint model loaded: ['lost']" in caplog.text
+
+
 def test_a_broken_checkpoint_is_passed_over_and_said(trainer, tmp_path, caplog):
     trainer(callbacks=[Stop(3)]).train()
     newest = tmp_path / "run" / "checkpoint-3" / "model.safetensors"
