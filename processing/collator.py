@@ -148,6 +148,8 @@ class MMDataCollator:
         """
         if not samples:
             raise ValueError("no samples to make a batch of")
+        if isinstance(samples, Mapping):
+            raise TypeError(f"samples is one {type(samples).__name__}; accepted is a list of samples: [sample]")
         samples = renamed(samples, self._renaming)
         asked = who_asks(len(samples))
         caller, draws = self._passes.caller(asked), self._draws(samples, asked)

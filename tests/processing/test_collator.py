@@ -252,6 +252,7 @@ def test_broken_pictures_raise_are_skipped_or_masked(processor):
 
 BAD_SAMPLES = [
     ([], ValueError, "no samples"),
+    ({"image": RED, "suffix": "cat"}, TypeError, "samples is one dict; accepted is a list"),
     ([{}, {}], ValueError, "remove_unused_columns=False"),
     ([{"caption": "a"}], ValueError, r"hold the columns \['caption'\].* columns=\{\"caption\": \"suffix\"\}"),
     (
