@@ -6,7 +6,8 @@ towers           published towers; what is between them is new
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from .tasks import KINDS
 PACKAGED = Path(__file__).resolve().parents[1] / "checkpoints" / "mm-tiny"
 TEXT_ATTENTION = r".*language_model\.layers\.\d+\.(self|cross)_attn\.[qkvo]_proj"
 READ = 1000  # samples whose words are looked up
+SOURCES = ("model", "vision_tower", "text_tower", "audio_tower", "text_encoder", "processor")  # folders or Hub ids
 NEW_HEADS = {"classify": ["classifier"], "retrieval": ["itc_head", "itm_head"]}
 
 
@@ -45,12 +47,13 @@ def start(arguments: RunArguments, data: RunData) -> Start:
     settings = arguments.model
     given = as_dict("config", settings.config) or {}
     fields = {**given, **_class_fields(arguments, data)}
-    if settings.preset:
-        made = _of_preset(arguments, fields)
-    elif settings.text_tower:
-        made = _of_towers(arguments, fields)
-    else:
-        made = _of_model(arguments, fields)
+    with _naming(settings, SOURCES):
+        if settings.preset:
+            made = _of_preset(arguments, fields)
+        elif settings.text_tower:
+            made = _of_towers(arguments, fields)
+        else:
+            made = _of_model(arguments, fields)
     _check_parts(made.model.config, given)
     _fit_processor(made, arguments)
     _tell_unknown(made, data)
@@ -64,6 +67,19 @@ def start(arguments: RunArguments, data: RunData) -> Start:
         raise ValueError(f"freeze={settings.freeze} leaves nothing to train")
     made.told.append(f"{trained:,} of {sum(p.numel() for p in made.model.parameters()):,} weights are trained")
     return made
+
+
+@contextmanager
+def _naming(settings: ModelArguments, names: Iterable[str]) -> Iterator[None]:
+    """An OSError names the settings that are no folder on this machine: Transformers says only that the Hub failed."""
+    try:
+        yield
+    except OSError as error:
+        given = {name: getattr(settings, name) for name in names}
+        absent = [f"{name}={value!r}" for name, value in given.items() if value and not Path(value).exists()]
+        if not absent:
+            raise
+        raise OSError(f"{', '.join(absent)}: no such folder, and the Hub did not give it: {error}") from error
 
 
 def _class_fields(arguments: RunArguments, data: RunData) -> dict[str, Any]:
@@ -294,7 +310,8 @@ def load_teacher(arguments: RunArguments, student: Any) -> Any:
     from ..modeling_mm.tasks.generation import MMForConditionalGeneration
 
     source = str(arguments.model.teacher)
-    teacher = MMForConditionalGeneration.from_pretrained(source)
+    with _naming(arguments.model, ["teacher"]):
+        teacher = MMForConditionalGeneration.from_pretrained(source)
     theirs, own = teacher.config.text_config.vocab_size, student.config.text_config.vocab_size
     if theirs != own:
         raise ValueError(f"teacher {source!r} has {theirs} words and the model {own}; both need one vocabulary")

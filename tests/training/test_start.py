@@ -68,6 +68,16 @@ def test_an_unknown_field_of_a_part_ends_the_run_before_anything_is_trained(sett
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("name", ["model", "processor", "text_tower", "teacher"])
+def test_a_source_that_is_not_there_is_named_with_its_setting(settings, small_model, name):
+    task = "distill" if name == "teacher" else "caption"
+    given = {"text_tower": {"model": None, "vision_tower": "no_vision"}, "teacher": {"model": str(small_model)}}.get(
+        name, {}
+    )
+    with pytest.raises(OSError, match=f"{name}='no_folder': no such folder"):
+        run(settings(task, **{**given, name: "no_folder"}))
+
+
 @pytest.mark.slow
 def test_pretraining_may_leave_a_loss_out(settings, tmp_path):
     config = {"pretraining_losses": {"itc": 1.0, "mlm": 1.0}, "share_text_encoder": True}
