@@ -23,6 +23,7 @@ import torch
 from transformers import EvalPrediction
 from transformers.utils import logging
 
+from ..configuration.settings import nearest
 from ..evaluation.answers import vqa_scores
 from ..evaluation.captions import best_matches, chrf_of, chrf_statistics
 from ..evaluation.classes import accuracy, class_counts, macro_f1
@@ -40,6 +41,13 @@ logger = logging.get_logger(__name__)
 
 TASKS = ("caption", "vqa", "retrieval", "classify", "pretrain", "distill")
 WRITTEN = ("caption", "vqa")
+RECALLS = tuple(f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10))
+NAMES = {
+    "caption": ("exact_match", "chrf"),
+    "vqa": ("vqa_accuracy", "exact_match"),
+    "retrieval": RECALLS,
+    "classify": ("accuracy", "macro_f1", "mean_absolute_error"),
+}
 Interval = tuple[float, float, float]  # value, low, high
 
 
@@ -117,6 +125,16 @@ def compute_metrics_for(
         return None
     rows = None if dataset is None else _rows_of(dataset)
     return lambda prediction: flat(makers[kind](kind, processor, rows, prediction))
+
+
+def check_metric(name: str, kind: str | None) -> None:
+    """Raises ValueError for a metric that no evaluation of this kind of task computes; any loss passes."""
+    accepted = ["loss", *NAMES.get(kind or "", ())]
+    bare = name.removeprefix("eval_")
+    if "loss" not in bare and bare.removesuffix("_low").removesuffix("_high") not in accepted:
+        raise ValueError(
+            f"metric_for_best_model={name!r}{nearest(bare, accepted)}; accepted are {', '.join(accepted)}"
+        )
 
 
 def kind_of(task: str, model: Any) -> str | None:

@@ -20,7 +20,7 @@ from .card import write_card
 from .checkpoints import checkpoints
 from .collating import FaultLog, RunCollator
 from .log import JsonlLog
-from .metrics import compute_metrics_for, evaluate_task
+from .metrics import check_metric, compute_metrics_for, evaluate_task, kind_of
 from .plan import describe_plan
 from .report import write_report
 from .samples import RunData, read_samples
@@ -66,6 +66,9 @@ def train(arguments: RunArguments, say: Say = print) -> TrainResult:
     for line in data.report:
         say(line)
     begun = start(arguments, data)
+    if training.metric_for_best_model:
+        kind = None if arguments.task == "pretrain" else kind_of(_measured(arguments, data), begun.model)
+        check_metric(training.metric_for_best_model, kind)  # a pre-training has its losses alone until its end
     for line in begun.told:
         say(line)
     if data.eval is not None and arguments.data.on_error == "skip":

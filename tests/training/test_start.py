@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import mm
+from mm.training.metrics import check_metric
 from mm.training.recipe import make_arguments
 from mm.training.run import train
 
@@ -66,6 +67,18 @@ def test_an_unknown_field_of_a_part_ends_the_run_before_anything_is_trained(sett
     with pytest.raises(ValueError, match=f"config.{part}: MM.*Config has no field 'initializer_rang' .did you mean"):
         run(settings(config={part: {"initializer_rang": 0.1}}))
     assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_a_metric_that_the_task_does_not_have_ends_the_run_before_it_trains(settings):
+    with pytest.raises(
+        ValueError, match="'exact_mach' .did you mean 'exact_match'.*accepted are loss, exact_match, chrf"
+    ):
+        run(settings(metric_for_best_model="exact_mach", dry_run=True))
+
+
+@pytest.mark.parametrize("name", ["loss", "eval_chrf_low", "exact_match"])
+def test_metrics_of_the_task_may_choose_the_best_model(name):
+    check_metric(name, "caption")
 
 
 @pytest.mark.parametrize("name", ["model", "processor", "text_tower", "teacher"])
