@@ -6,6 +6,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 from transformers import GenerationConfig
@@ -193,8 +194,17 @@ class MMBaseConfig(PreTrainedConfig):
         """Every broken rule, as a sentence that names the setting to change."""
         return range_faults(self)
 
+    def _inherited_faults(self) -> list[str]:
+        """Of the fields that Transformers does not check, and that loading reads."""
+        names, dtype, faults = self.architectures, self.dtype, []
+        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            faults.append(f"architectures={names!r:.60} must be a list of class names")
+        if not isinstance(dtype, str | torch.dtype | dict | None):
+            faults.append(f"dtype={dtype!r:.60} must be a name such as 'float32', or a torch.dtype")
+        return faults
+
     def validate_architecture(self):
-        faults = self.faults()
+        faults = [*self._inherited_faults(), *self.faults()]
         if faults:
             raise ConfigFaults(type(self).__name__, faults)
 

@@ -21,7 +21,15 @@ from ...configuration.special_ids import wrong_ids
 from ...weights.files import CheckpointError, broken, check_dtypes, check_place, remove_stale, stale_patterns
 from ...weights.manifest import remove_outdated
 from ...weights.upload import files_below, upload
-from .loading import HEADS, check_json_object, check_loaded, check_source, check_trained, note_new_heads
+from .loading import (
+    HEADS,
+    check_json_object,
+    check_loaded,
+    check_source,
+    check_trained,
+    naming_sizes,
+    note_new_heads,
+)
 from .trainer_pushes import make_room_for_push
 from .triton_attention import default_implementation
 
@@ -177,7 +185,7 @@ class MMPreTrainedModel(PreTrainedModel):
             faults = wrong_ids(self.generation_config)
             if faults:
                 raise TypeError("; ".join(faults))
-        except (TypeError, AttributeError, KeyError, OverflowError) as error:
+        except (TypeError, AttributeError, LookupError, OverflowError) as error:
             if generation_config is not None:
                 raise
             raise CheckpointError(f"{GENERATION_CONFIG_NAME} of {str(source)!r} cannot be used: {error}") from error
@@ -203,8 +211,11 @@ class MMPreTrainedModel(PreTrainedModel):
         SHA-256 too (the files are read from the disk once, for both). Without a manifest verify_hashes=True is an
         error, except for files of the Hub that the cache keeps by their SHA-256.
         """
-        check_source(args[0] if args else kwargs.get("pretrained_model_name_or_path"), kwargs, verify_hashes)
-        loaded: Any = super().from_pretrained(*args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
+        source = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        check_source(source, kwargs, verify_hashes)
+        how: dict[str, Any] = {"ignore_mismatched_sizes": True, "output_loading_info": True}
+        with naming_sizes(source):
+            loaded: Any = super().from_pretrained(*args, **how, **kwargs)
         model, info = loaded
         is_told = output_loading_info or kwargs.get("state_dict") == {}
         own, files = vars(model).pop("_found_in_checkpoint", info), vars(model).pop("_read_from", [])

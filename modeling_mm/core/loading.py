@@ -4,7 +4,8 @@ No weight that a checkpoint should hold is filled in silently, and no unknown ke
 """
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,21 @@ from ...weights.manifest import check_weights
 HEADS: dict[str, Mapping[str, tuple[str, ...]]] = {}
 # Parts that start as a copy of the model where a checkpoint has none of them: what they hold is not new.
 COPIES = {"slow", "mim_tower"}
+
+
+@contextmanager
+def naming_sizes(source: Any) -> Iterator[None]:
+    """Weights too large for torch or the memory of the CPU become a CheckpointError that names the config.json, whose
+    numbers they are. A full GPU stays torch's own error."""
+    try:
+        yield
+    except (RuntimeError, TypeError, OverflowError) as error:
+        if not any(words in str(error) for words in ("Overflow when unpacking", "can't allocate memory")):
+            raise
+        why = f"is too large: {str(error).splitlines()[0]}"
+        raise CheckpointError(
+            f"the model that config.json of {str(source)!r} describes is too large: {why}"
+        ) from error
 
 
 def check_loaded(
@@ -74,10 +90,16 @@ def check_loaded(
     unknown = sorted(info["unexpected_keys"] if keys else ())
     faults += [f"unknown: {key}" for key in unknown if _first(key, base) not in other_heads]
     if faults:
-        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-        place = f" ({str(files[0])!r}{more}, as its config.json says)" if files else ""
+        place = f" ({_told(files)}, as its config.json says)" if files else ""
         what = f"The checkpoint written by {written_by} does not fit {own}; nothing was filled in silently{place}"
         raise CheckpointError(f"{what}:{listed(faults)}")
+
+
+def _told(files: Sequence[Path]) -> str:
+    """The files that were read, with the index that names them where they are shards."""
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    indexes = [path.name for path in files[0].parent.glob("*.index*.json") if "-of-" in files[0].name]
+    return f"{str(files[0])!r}{more}{''.join(f', of {name}' for name in sorted(indexes))}"
 
 
 def filled(model_class: Any, config: Any, tensors: Mapping[str, Any], new: Collection[str], dtype: Any) -> Any:

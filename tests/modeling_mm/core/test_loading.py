@@ -340,3 +340,37 @@ def test_bitsandbytes_is_asked_for_where_it_is_not_installed(tiny_model, tmp_pat
     tiny_model().save_pretrained(tmp_path)
     with pytest.raises(ImportError, match="bitsandbytes"):
         MMForConditionalGeneration.from_pretrained(tmp_path, quantization_config=BitsAndBytesConfig(load_in_8bit=True))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("config.json", {"architectures": {"x": 1}}, "architectures"),
+        ("config.json", {"architectures": 7}, "architectures"),
+        ("config.json", {"architectures": [[]]}, "architectures"),
+        ("config.json", {"dtype": -1}, "dtype"),
+        ("config.json", {"dtype": True}, "dtype"),
+        ("config.json", {"intermediate_size": 10**30}, "too large"),
+        ("generation_config.json", {"dtype": True, "_from_model_config": False}, "generation_config.json"),
+    ],
+    ids=str,
+)
+def test_values_that_only_loading_reads_are_named_with_their_file(tiny_model, tmp_path, file, change, words):
+    tiny_model(cls=MMForConditionalGeneration).save_pretrained(tmp_path)
+    held = json.loads((tmp_path / file).read_text())
+    (held["text_config"] if "intermediate_size" in change else held).update(change)
+    (tmp_path / file).write_text(json.dumps(held))
+    with pytest.raises(ValueError, match=words) as error:
+        MMForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32)
+    assert file in str(error.value)
+
+
+def test_a_key_that_an_index_sends_to_the_wrong_shard_is_told_with_the_index(tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path, max_shard_size="20KB")
+    index = tmp_path / "model.safetensors.index.json"
+    held = json.loads(index.read_text())
+    last = max(held["weight_map"].values())
+    index.write_text(json.dumps(held | {"weight_map": dict.fromkeys(held["weight_map"], last)}))
+    with pytest.raises(ValueError, match="missing") as error:
+        MMForConditionalGeneration.from_pretrained(tmp_path)
+    assert index.name in str(error.value)
