@@ -46,7 +46,13 @@ def _errors_in_words() -> Iterator[None]:
         yield
     except BrokenPipeError:  # the reader of our output went away (`mm caption … | head -1`): not a fault of the input
         raise
-    except (ValueError, TypeError, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, (ValueError, TypeError, OSError)):
+            from mm.configuration.hub_files import is_of_the_connection
+
+            if not is_of_the_connection(error):
+                raise
+            error = OSError(f"the Hub cannot be reached: {error}")
         from mm.cli.printing import printable
 
         words = " ".join(str(error).split("\n"))

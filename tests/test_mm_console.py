@@ -100,3 +100,17 @@ def test_a_wrong_command_line_is_answered_in_words_with_exit_code_2(arguments, w
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_a_connection_that_fails_is_one_line_and_another_error_keeps_its_traceback(capsys):
+    from huggingface_hub.utils import get_session
+    from typer import Exit
+
+    import mm_console
+
+    failed = sys.modules[type(get_session()).__module__.partition(".")[0]].ConnectError("no such host")
+    with pytest.raises(Exit), mm_console._errors_in_words():
+        raise failed
+    assert capsys.readouterr().err == "mm: the Hub cannot be reached: no such host\n"
+    with pytest.raises(ZeroDivisionError), mm_console._errors_in_words():
+        raise ZeroDivisionError
