@@ -28,7 +28,7 @@ from .batches import (
     texts_under,
 )  # fmt: skip
 from .call_options import check_choice
-from .columns import check_columns, check_nothing_lost, renamed, unknown_columns
+from .columns import check_columns, check_nothing_lost, check_spelling, renamed, unknown_columns
 from .epochs import Asked, Passes, warn_of_no_labels, who_asks
 from .images.limits import ON_ERROR, MediaDecodeError
 from .masking import mask_patches, mask_tokens
@@ -162,6 +162,7 @@ class MMDataCollator:
             contexts = draws.names
             rows = [f"{name}/0" for name in contexts]
         elif columns & set(SAMPLE_COLUMNS):
+            check_spelling(columns, (*SAMPLE_COLUMNS, "id"))
             batch, rows, contexts = self._process(samples, draws)
             hides = self.mlm_probability or self.mim_ratio
             if self.mode == "train" and not hides and ("input_ids" if self.return_loss else "labels") not in batch:

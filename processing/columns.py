@@ -1,6 +1,7 @@
 """The columns of other people's samples: renamed to MM's names if the caller says how; guesses are used only in
 errors."""
 
+import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -80,6 +81,18 @@ def unknown_columns(held: set[str], known: Sequence[str]) -> ValueError:
         f"{told}under Trainer set remove_unused_columns=False, since it drops columns that the model's forward does "
         "not name"
     )
+
+
+def check_spelling(held: set[str], known: Sequence[str]) -> None:
+    """ValueError for a column that is nearly one of those known, where that one is absent: "imge" would be left aside
+    and its pictures with it."""
+    for name in sorted(held - set(known)):
+        close = difflib.get_close_matches(name.lower(), set(known) - held, n=1, cutoff=0.8)
+        if close and not _NOT & set(re.split(r"[\W_]+", name.lower())):
+            raise ValueError(
+                f"the samples hold a column {name!r}, which is not read; did you mean {close[0]!r}? Say "
+                f"MMDataCollator(processor, {in_words({name: close[0]})}), with None for a column to be left aside"
+            )
 
 
 def check_nothing_lost(held: set[str], known: Sequence[str]) -> None:

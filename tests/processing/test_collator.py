@@ -364,3 +364,22 @@ def test_columns_that_name_nothing_raise_in_words(processor, columns, kind, mess
 def test_a_name_that_is_taken_raises_in_words(processor):
     with pytest.raises(ValueError, match="the samples hold 'suffix' too, so 'caption' cannot be read as it"):
         MMDataCollator(processor, columns={"caption": "suffix"})([{"image": RED, "caption": "a", "suffix": "b"}])
+
+
+@pytest.mark.parametrize(("name", "meant"), [("imge", "image"), ("Images", "images"), ("vidoe", "video"),
+                                             ("audoi", "audio"),
+                                             ("sufix", "suffix"), ("labels", "label")])  # fmt: skip
+def test_a_column_that_is_nearly_one_of_those_read_is_no_lost_picture(processor, name, meant):
+    samples = [{name: np.zeros((8, 8, 3), np.uint8), "text": "a"}]
+    with pytest.raises(ValueError, match=f"{name}.*mean '{meant}'"):
+        MMDataCollator(processor)(samples)
+    MMDataCollator(processor, columns={name: None})(samples)
+
+
+def test_other_columns_are_left_aside(processor):
+    beside = {
+        name: 1
+        for name in ("image_id", "ids", "split", "url", "file_name", "caption_id", "score", "text_id", "source")
+    }
+    batch = MMDataCollator(processor)([{"image": np.zeros((8, 8, 3), np.uint8), "suffix": "a", **beside}])
+    assert {"pixel_values", "labels"} <= set(batch)
