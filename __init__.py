@@ -27,13 +27,6 @@ from .configuration.mm import MMConfig
 from .configuration.resampler import MMResamplerConfig
 from .configuration.text import MMTextConfig
 from .configuration.vision import MMVisionConfig
-from .conversion_scripts.engine import convert
-from .data.dataset import MMDataset
-from .data.errors import DataError
-from .data.load import load_data
-from .data.shards import MMShards
-from .exporting.hub import export_for_hub
-from .exporting.onnx_generator import OnnxGenerator
 from .kernels.cross_attention import flash_cross_attention
 from .modeling_mm.core.cache import MMCache
 from .modeling_mm.core.int8_cache import Int8Context
@@ -64,19 +57,26 @@ from .processing.images.processor import MMImageProcessorPil
 from .processing.images.processor_fast import MMImageProcessor
 from .processing.processor import MMProcessor
 from .processing.spelling import changed_texts, spelled
-from .training.preferences import MMPreferenceCollator
-from .training.publish import push_to_hub
-from .training.verify import verify, write_manifest
 
 if TYPE_CHECKING:
+    from .conversion_scripts.engine import convert
+    from .data.dataset import MMDataset
+    from .data.errors import DataError
+    from .data.load import load_data
+    from .data.shards import MMShards
+    from .exporting.hub import export_for_hub
+    from .exporting.onnx_generator import OnnxGenerator
     from .training.card import write_card
     from .training.log import JsonlLog
     from .training.metrics import compute_metrics_for, evaluate_task
     from .training.plan import describe_plan
+    from .training.preferences import MMPreferenceCollator
+    from .training.publish import push_to_hub
     from .training.recipe import train
     from .training.report import write_report
     from .training.run import TrainResult
     from .training.trainer import MMTrainer
+    from .training.verify import verify, write_manifest
 
 __version__ = version("mm-transformers")
 
@@ -161,21 +161,36 @@ __all__ = [
 ]
 
 
-# Imported when they are asked for: some need accelerate (the extra `train`), and none is needed to load a model.
+# Imported when they are asked for: none is needed to load and run a model, and some need an extra.
 _LATER = {
-    "JsonlLog": "log",
-    "MMTrainer": "trainer",
-    "TrainResult": "run",
-    "compute_metrics_for": "metrics",
-    "describe_plan": "plan",
-    "evaluate_task": "metrics",
-    "train": "recipe",
-    "write_card": "card",
-    "write_report": "report",
+    "DataError": "data.errors",
+    "JsonlLog": "training.log",
+    "MMDataset": "data.dataset",
+    "MMPreferenceCollator": "training.preferences",
+    "MMShards": "data.shards",
+    "MMTrainer": "training.trainer",
+    "OnnxGenerator": "exporting.onnx_generator",
+    "TrainResult": "training.run",
+    "compute_metrics_for": "training.metrics",
+    "convert": "conversion_scripts.engine",
+    "describe_plan": "training.plan",
+    "evaluate_task": "training.metrics",
+    "export_for_hub": "exporting.hub",
+    "load_data": "data.load",
+    "push_to_hub": "training.publish",
+    "train": "training.recipe",
+    "verify": "training.verify",
+    "write_card": "training.card",
+    "write_manifest": "training.verify",
+    "write_report": "training.report",
 }
 
 
 def __getattr__(name: str):
     if name in _LATER:
-        return getattr(import_module(f".training.{_LATER[name]}", __name__), name)
+        return getattr(import_module(f".{_LATER[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})
