@@ -20,7 +20,7 @@ import transformers
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mm.cli.caption import PACKAGED_MODEL
-from mm.evaluation.captions import bootstrap_interval, chrf, exact_matches
+from mm.evaluation.captions import bootstrap_interval, chrf, exact_match
 from mm.recipes.emoji import DEV_VENDOR, TEST_VENDOR, EmojiItem, load_items, render, split_of
 
 SPLITS = {"seen names": "seen", "new names, dev": "unseen_dev", "new names, test": "unseen_test"}
@@ -36,7 +36,7 @@ def captions(model, processor, items: list[EmojiItem], **settings) -> Iterator[s
 
 def row(name: str, right: np.ndarray, found: list[str], labels: list[str]) -> str:
     low, high = bootstrap_interval(right)
-    return f"{name:<28}{len(found):>6}{right.mean():>8.3f} [{low:.3f}, {high:.3f}]{chrf(found, labels):>8.1f}"
+    return f"{name:<28}{len(found):>6}{right.mean():>8.3f} [{low:.3f}, {high:.3f}]{chrf(found, labels).value:>8.1f}"
 
 
 def paired(right: np.ndarray, items: list[EmojiItem], file: Path) -> Iterator[str]:
@@ -76,7 +76,7 @@ def main() -> None:
         found = list(captions(model, processor, items, **settings))
         seconds = time.perf_counter() - start
         labels = [item.label for item in items]
-        right = exact_matches(found, labels)
+        right = exact_match(found, labels).per_item
         print(row(name, right, found, labels), f"   {len(items) / seconds:.0f} pictures/s")
         if options.baseline and split == "seen":
             print(*paired(right, items, options.baseline), sep="\n")

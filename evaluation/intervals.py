@@ -38,7 +38,7 @@ def grouped_interval(
         metric: sums (..., K) to values (...).
 
     With one group nobody knows the bounds: they are nan. Where all rows are equal the interval is a point, which says
-    only that nothing varied.
+    only that nothing varied. Resamples in which the metric has no value (nan) are left out.
     """
     rows = np.asarray(statistics, np.float64)
     if rows.ndim != 2 or not len(rows) or len(rows) != len(groups) or not np.isfinite(rows).all():
@@ -59,7 +59,7 @@ def grouped_interval(
     for start in range(0, resamples, CHUNK):
         counts = generator.multinomial(len(sums), even, size=min(CHUNK, resamples - start))
         values.append(metric(counts @ sums))
-    low, high = np.quantile(np.concatenate(values), [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.nanquantile(np.concatenate(values), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(metric(sums.sum(0))), float(low), float(high)
 
 

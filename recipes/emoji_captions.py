@@ -111,7 +111,7 @@ class DevScore(TrainerCallback):
         if epoch % self.every and epoch != args.num_train_epochs:
             return
         minutes = CLOCK.minutes()
-        score = exact_match(captions(model, self.tokenizer, self.items), [item.label for item in self.items])
+        score = exact_match(captions(model, self.tokenizer, self.items), [item.label for item in self.items]).value
         model.train()
         CLOCK.leave_out_since(minutes)
         line = {
@@ -229,7 +229,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     minutes = CLOCK.minutes()
     found = captions(model, tokenizer, dev)
-    right = exact_match(found, [item.label for item in dev])
+    right = exact_match(found, [item.label for item in dev]).value
     print(f"Twemoji, {len(dev)} seen names: exact match {right:.4f} after {minutes:.1f} CPU minutes")
     model.save_pretrained(options.output / "model")
     tokenizer.save_pretrained(options.output / "model")

@@ -25,7 +25,7 @@ from transformers.utils import logging
 
 from ..configuration.settings import nearest
 from ..evaluation.answers import vqa_scores
-from ..evaluation.captions import best_matches, chrf_of, chrf_statistics
+from ..evaluation.captions import chrf, exact_match
 from ..evaluation.classes import accuracy, class_counts, macro_f1
 from ..evaluation.intervals import grouped_interval, mean_interval
 from ..evaluation.ranking import recalls
@@ -194,15 +194,14 @@ def score_texts(kind: str, questions: list[Question]) -> dict[str, Interval]:
     bare = sum(not references for references in truth)
     if bare:
         raise ValueError(f"{bare} of {len(questions)} samples have no text to compare with (suffix or answers)")
-    matches = best_matches(told, truth)
-    found, scores = {"exact_match": mean_interval(matches, groups)}, matches
+    matches = exact_match(told, truth)
+    found, scores = {"exact_match": matches.interval(groups)}, matches.per_item
     if kind == "vqa":
         scores = vqa_scores(told, [question.answers or question.references for question in questions])
         found = {"vqa_accuracy": mean_interval(scores, groups)} | found
     elif importlib.util.find_spec("sacrebleu") is not None:
-        counted = chrf_statistics(told, truth)
-        scores = chrf_of(counted) / 100
-        found["chrf"] = grouped_interval(counted, groups, chrf_of)
+        found["chrf"] = (near := chrf(told, truth)).interval(groups)
+        scores = near.per_item / 100
     else:
         logger.warning_once("chrF is left out: pip install '.[eval]' brings sacrebleu, which counts it")
     for question, score in zip(questions, scores, strict=True):

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from mm.evaluation.captions import bootstrap_interval, chrf, exact_match, exact_matches, normalize_caption
+from mm.evaluation.captions import bootstrap_interval, chrf, exact_match
+from mm.evaluation.scores import mean_score, normalize_caption
 
 
 def test_case_and_white_space_do_not_count():
     assert normalize_caption("  Red \n Apple ") == "red apple"
-    assert exact_matches(["Red apple ", "red  apple"], ["red apple", "RED APPLE"]).tolist() == [1.0, 1.0]
+    assert exact_match(["Red apple ", "red  apple"], ["red apple", "RED APPLE"]).per_item.tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -22,32 +23,32 @@ def test_case_and_white_space_do_not_count():
     ],
 )
 def test_letters_are_compared_however_they_were_typed(ours, truth):
-    assert exact_matches([ours, truth], [truth, ours]).tolist() == [1.0, 1.0]
-    assert chrf([ours], [truth]) == pytest.approx(100)
-    assert exact_match(["cafe"], ["caf\u00e9"]) == 0.0  # another word
+    assert exact_match([ours, truth], [truth, ours]).per_item.tolist() == [1.0, 1.0]
+    assert chrf([ours], [truth]).value == pytest.approx(100)
+    assert exact_match(["cafe"], ["caf\u00e9"]).value == 0.0  # another word
 
 
 def test_a_part_of_the_caption_or_other_punctuation_is_no_match():
-    assert exact_matches(["apple", "red apple."], ["red apple", "red apple"]).tolist() == [0.0, 0.0]
+    assert exact_match(["apple", "red apple."], ["red apple", "red apple"]).per_item.tolist() == [0.0, 0.0]
 
 
 def test_exact_match_is_the_share_of_matches():
-    assert exact_match(["cat", "dog", "bat", "fox"], ["cat", "dog", "rat", "ox"]) == 0.5
+    assert exact_match(["cat", "dog", "bat", "fox"], ["cat", "dog", "rat", "ox"]).value == 0.5
 
 
 def test_chrf_is_100_for_equal_captions_and_0_for_nothing_in_common():
-    assert chrf(["Red apple"], ["red apple"]) == pytest.approx(100)
-    assert chrf(["xyz"], ["red apple"]) == 0
+    assert chrf(["Red apple"], ["red apple"]).value == pytest.approx(100)
+    assert chrf(["xyz"], ["red apple"]).value == 0
 
 
 def test_chrf_is_the_corpus_score_of_sacrebleu():
     import sacrebleu
 
     predictions, references = ["green apple", "cat", "soccer ball"], ["red apple", "cat face", "ball"]
-    assert chrf(predictions, references) == sacrebleu.corpus_chrf(predictions, [references]).score
+    assert chrf(predictions, references).value == sacrebleu.corpus_chrf(predictions, [references]).score
 
 
-@pytest.mark.parametrize("metric", [exact_matches, exact_match, chrf])
+@pytest.mark.parametrize("metric", [exact_match, chrf])
 def test_metrics_reject_unequal_numbers_none_and_bare_strings(metric):
     with pytest.raises(ValueError, match="2 predictions for 1 references"):
         metric(["a", "b"], ["a"])
@@ -55,6 +56,47 @@ def test_metrics_reject_unequal_numbers_none_and_bare_strings(metric):
         metric([], [])
     with pytest.raises(TypeError, match="predictions is one string"):
         metric("ab", ["a", "b"])
+
+
+OURS = ["a red apple", "two dogs run", "nothing"]
+TRUTH = [["an apple", "A red  apple"], ["a dog runs", "two dogs run on grass", "dogs"], ["a boat"]]
+
+
+def test_one_equal_reference_is_enough():
+    assert exact_match(OURS, TRUTH).per_item.tolist() == [1.0, 0.0, 0.0]
+
+
+def test_chrf_is_that_of_sacrebleu_with_several_references():
+    import sacrebleu
+
+    padded = [[truth[min(place, len(truth) - 1)].lower() for truth in TRUTH] for place in range(3)]
+    padded[1][0] = "a red apple"
+    assert chrf(OURS, TRUTH).value == pytest.approx(sacrebleu.corpus_chrf(OURS, padded).score)
+
+
+def test_another_caption_never_makes_it_worse():
+    more = [[*truth, "a boat on the sea"] for truth in TRUTH]
+    for metric in (exact_match, chrf):
+        assert np.all(metric(OURS, more).per_item >= metric(OURS, TRUTH).per_item)
+        assert metric(OURS, more).value >= metric(OURS, TRUTH).value
+
+
+@pytest.mark.parametrize("metric", [exact_match, chrf])
+def test_pictures_without_captions_and_what_is_no_string_raise(metric):
+    with pytest.raises(ValueError, match=r"references\[0\] is empty"):
+        metric(["a"], [[]])
+    with pytest.raises(TypeError, match=r"references\[1\] holds a NoneType"):
+        metric(["a", "b"], ["a", [None]])
+    with pytest.raises(TypeError, match=r"predictions\[0\] is a list"):
+        metric([["a"]], ["a"])
+
+
+def test_a_score_has_its_interval_and_leaves_unknown_items_out():
+    score = mean_score("hits", [1.0, float("nan"), 0.0, 1.0])
+    assert score.value == float(score) == pytest.approx(2 / 3)
+    value, low, high = score.interval()
+    assert low <= value == pytest.approx(2 / 3) and high == 1.0
+    assert score.interval(["one", "one", "two", "two"], seed=1) == score.interval("aabb", seed=1)
 
 
 def test_the_interval_is_the_same_for_the_same_seed_and_holds_the_mean():
