@@ -163,4 +163,4 @@ def random_map(shape: tuple[int, int], cells: int | tuple[int, int], generator: 
 def enlarge(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """A coarse map (h, w) in the size (H, W), bilinear, as masks of RISE and most drawings of maps are."""
     image = Image.fromarray(np.asarray(values, np.float32))
-    return np.asarray(image.resize(shape[::-1], Image.Resampling.BILINEAR), np.float64)
+    return np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR), np.float64)
