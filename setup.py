@@ -38,7 +38,7 @@ FAST = ["torchvision>=0.28"]
 EXAMPLES = ["resvg-py>=0.5"]
 DATA = ["datasets>=5.2"]  # Parquet comes with it
 DICOM = ["pydicom>=3.0"]
-EVAL = ["sacrebleu>=2.5"]
+EVAL = ["sacrebleu>=2.5", "jiwer>=4.0", "snowballstemmer>=3.0"]
 ONNX = ["onnx>=1.23", "onnxscript>=0.7.2", "onnxruntime>=1.32"]
 VIDEO = ["av>=15"]
 AUDIO = ["soundfile>=0.13", "soxr>=0.5"]

@@ -9,12 +9,21 @@ Several systems on the same pictures are compared by the interval of their diffe
 Where a picture has several captions, the one that is nearest counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from .bleu import bleu_of, bleu_statistics
+from .cider import LONGEST, cider_of
+from .intervals import check_resamples
+from .meteor import meteor_of
+from .ngrams import count_ngrams
+from .rouge import rouge_l_of
 from .scores import References, Score, check_several, mean_score, normalize_caption, sum_score
+from .tokens import Tokenizer, read_corpus
+
+CAPTION_METRICS = ("exact_match", "bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "meteor", "cider_d", "cider", "chrf")
 
 
 def exact_match(predictions: Sequence[str], references: References) -> Score:
@@ -56,6 +65,46 @@ def _chrf_of(sums: np.ndarray) -> np.ndarray:
     return np.apply_along_axis(score, -1, sums)
 
 
+def caption_scores(
+    predictions: Sequence[str],
+    references: References,
+    metrics: Sequence[str] = CAPTION_METRICS,
+    *,
+    tokenizer: Tokenizer = "ptb",
+) -> dict[str, Score]:
+    """Several metrics at once, which split captions into words and count n-grams only once: {"bleu4": Score, ...}.
+
+    Args:
+        references: a caption for each prediction, or several.
+        metrics: names out of CAPTION_METRICS. Each has a function of the same name with more settings.
+        tokenizer: of the metrics of words; see `tokens.splitter`.
+
+    Raises:
+        TypeError, ValueError: for what is no sequence of strings, unequal numbers, or an unknown name; for "cider_d"
+            and "cider" of one picture.
+        ModuleNotFoundError: what "chrf" (sacrebleu) or "meteor" (snowballstemmer) needs is not installed; the extra
+            `eval` brings both.
+    """
+    unknown = [name for name in metrics if name not in CAPTION_METRICS]
+    if unknown:
+        raise ValueError(f"metrics={unknown}; accepted are {', '.join(CAPTION_METRICS)}")
+    several = check_several(predictions, references)
+    corpus = read_corpus(predictions, several, tokenizer)
+    orders = [int(name[-1]) for name in metrics if name.startswith("bleu")]
+    longest = max([*orders, LONGEST if {"cider", "cider_d"} & {*metrics} else 0])
+    tables = count_ngrams(corpus, longest)
+    rows = bleu_statistics(corpus, max(orders), tables) if orders else None
+    makers: dict[str, Callable[[], Score]] = {
+        "exact_match": lambda: exact_match(predictions, several),
+        "rouge_l": lambda: rouge_l_of(corpus),
+        "meteor": lambda: meteor_of(corpus),
+        "cider_d": lambda: cider_of(corpus, tables=tables),
+        "cider": lambda: cider_of(corpus, "cider", None, tables=tables),
+        "chrf": lambda: chrf(predictions, several),
+    }
+    return {name: makers[name]() if name in makers else bleu_of(corpus, int(name[-1]), rows=rows) for name in metrics}
+
+
 def bootstrap_interval(
     scores: np.ndarray | Sequence[float], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
@@ -69,10 +118,7 @@ def bootstrap_interval(
     values = np.asarray(scores, np.float64)
     if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
         raise ValueError(f"scores has shape {values.shape}; give one row of at least one number, all finite")
-    if not 0 < confidence < 1 or resamples < 1:
-        raise ValueError(
-            f"confidence={confidence}, resamples={resamples}; accepted: 0 < confidence < 1, resamples >= 1"
-        )
+    check_resamples(confidence, resamples)
     generator = np.random.default_rng(seed)
     means = np.array([values[generator.integers(len(values), size=len(values))].mean() for _ in range(resamples)])
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])

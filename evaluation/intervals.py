@@ -14,6 +14,13 @@ import numpy as np
 CHUNK = 200  # resamples at a time
 
 
+def check_resamples(confidence: float, resamples: int) -> None:
+    if not 0 < confidence < 1 or resamples < 1:
+        raise ValueError(
+            f"confidence={confidence}, resamples={resamples}; accepted: 0 < confidence < 1, resamples >= 1"
+        )
+
+
 def by_group(statistics: np.ndarray, groups: Sequence[Hashable]) -> np.ndarray:
     """(G, K): the sums of the rows (n, K) of each group, in the order in which groups appear."""
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
@@ -46,10 +53,7 @@ def grouped_interval(
             f"statistics has shape {rows.shape} for {len(groups)} groups; give one row of finite numbers for each, "
             "and at least one"
         )
-    if not 0 < confidence < 1 or resamples < 1:
-        raise ValueError(
-            f"confidence={confidence}, resamples={resamples}; accepted: 0 < confidence < 1, resamples >= 1"
-        )
+    check_resamples(confidence, resamples)
     sums = by_group(rows, groups)
     if len(sums) == 1:
         return float(metric(sums[0])), float("nan"), float("nan")

@@ -31,7 +31,7 @@ class Score:
     value: of the corpus.
     per_item: (n,), of each item by itself, nan where it has none. Its mean is not always `value`.
     statistics: (n, K), what each item adds to sums; `of` makes the metric (...) of sums (..., K).
-    best: the highest value there can be, such as 1, 10 or 100; 0 where lower is better.
+    best: the value of a perfect result, such as 1, 10 or 100, and 0 for an error rate.
     details: numbers beside it, such as the lengths that BLEU compares.
     """
 

@@ -1,0 +1,56 @@
+"""Words of captions: the tokens of Stanford's PTBTokenizer, without Java, and what it gets wrong."""
+
+import pytest
+
+from mm.evaluation.tokens import read_corpus, tokenize
+
+# What `PTBTokenizer().tokenize` of pycocoevalcap 1.2 (stanford-corenlp 3.4.1) gives.
+COCO = {
+    "Don't can't cannot gonna man's dogs' I'm": "do n't ca n't can not gon na man 's dogs i 'm",
+    "t-shirt and/or 3,000 3.5 1/2 $5 50% #1 A&W": "t-shirt and/or 3,000 3.5 1/2 $ 5 50 % # 1 a&w",
+    "(small) [big] {x}": "-lrb- small -rrb- -lsb- big -rsb- -lcb- x -rcb-",
+    "\"quoted\" 'single' ‘a’ “b”": "quoted single a b",
+    "U.S. Mr. Smith St. Louis a.m. p.m. etc. end.": "u.s. mr. smith st. louis a.m. p.m. etc. end",
+    "hello... wait!? what!! yes -- no - maybe – em — dash": "hello wait !? what !! yes no maybe em dash",
+    "café naïve 一只狗 在跑": "café naïve 一只狗 在跑",
+    "a dog,cat;bird:fish a@b.com http://x.com/a": "a dog cat bird fish a@b.com http://x.com/a",
+    "end of this. Another sentence. the cat.And": "end of this another sentence the cat.and",
+    "ain't gimme wanna gotta lemme": "ai n't gim me wan na got ta lem me",
+    "'tis 'twas o'clock '90s": "'t is 't was o'clock '90s",
+    "5:30 12/25/2020 10-year-old under_score a*b": "5:30 12/25/2020 10-year-old under_score a * b",
+    "A man's dog, isn't it? the no. 5 bus, plan b.": "a man 's dog is n't it the no. 5 bus plan b.",
+}
+
+
+@pytest.mark.parametrize(("caption", "words"), COCO.items())
+def test_coco_has_the_tokens_of_stanford(caption, words):
+    assert tokenize(caption, "coco") == words.split()
+
+
+@pytest.mark.parametrize("between", ["\n", "\r", "\v", "\f", "\u0085", "\u2028", "\u2029", "  "])
+def test_a_line_separator_moves_no_caption_to_another_picture(between):
+    corpus = read_corpus([f"a dog{between}runs", "a cat"], [["a dog runs"], ["a cat"]])
+    assert corpus.predictions == corpus.references == [["a", "dog", "runs"], ["a", "cat"]]
+
+
+def test_brackets_and_marks_are_no_words_and_emoji_are():
+    assert tokenize("A (small) [red] dog!? ... (!)") == ["a", "small", "red", "dog"]
+    assert tokenize("... !? ，。「」") == [] and tokenize("50% & $5") == ["50", "%", "&", "$", "5"]
+    assert tokenize("I ❤\ufe0f 👍🏽") == ["i", "❤\ufe0f", "👍🏽"]
+
+
+def test_han_and_kana_are_words_by_character_and_other_scripts_are_whole():
+    assert tokenize("一只狗在跑 red狗 カー") == ["一", "只", "狗", "在", "跑", "red", "狗", "カ", "ー"]
+    assert tokenize("हिन्दी में 한국어 문장") == ["हिन्दी", "में", "한국어", "문장"]
+    assert tokenize("a b 狗", "characters") == ["a", "b", "狗"]
+    assert tokenize("一只狗", lambda caption: [caption[:2], caption[2:]]) == ["一只", "狗"]  # as jieba.lcut
+
+
+def test_letters_are_the_same_however_they_were_typed():
+    assert tokenize("CAFE\u0301") == tokenize("caf\u00e9") == ["caf\u00e9"]
+    assert tokenize("Caf\u00e9, 2", "words") == ["caf\u00e9", "2"]
+
+
+def test_an_unknown_tokenizer_is_refused():
+    with pytest.raises(ValueError, match="'bert'; accepted are ptb, coco"):
+        tokenize("a", "bert")
