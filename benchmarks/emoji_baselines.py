@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mm.evaluation.captions import bootstrap_interval, chrf, exact_matches
+from mm.evaluation.captions import bootstrap_interval, chrf, exact_match
 from mm.recipes.emoji import DEV_VENDOR, TEST_VENDOR, TRAIN_VENDORS, EmojiItem, load_items, pictures, split_of
 
 SIZE = 64  # pixels of the pictures that every baseline sees
@@ -115,13 +115,13 @@ def measure(
     labels = list(names.values())
     captions = [labels[place] for place in scores.argmax(axis=1)]
     references = [item.label for item in queries]
-    right = exact_matches(captions, references)
+    right = exact_match(captions, references).per_item
     low, high = bootstrap_interval(right)
     by_text = scores[:, truth].T  # (labels of the queries, queries)
     places = np.arange(len(queries))
     metrics = {"EM": float(right.mean()), "low": low, "high": high, "R@5": recall_at(scores, truth, 5)}
     metrics |= {"t2i R@1": recall_at(by_text, places, 1), "t2i R@5": recall_at(by_text, places, 5)}
-    return metrics | {"chrF": chrf(captions, references)}, right
+    return metrics | {"chrF": chrf(captions, references).value}, right
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ def cut_out(svg: str) -> Image.Image:
         ValueError: nothing of the drawing is more than half opaque.
     """
     image = render_transparent(svg, DRAWN)
-    box = image.getchannel("A").point(lambda alpha: 255 * (alpha > 127)).getbbox()
+    box = Image.fromarray(np.asarray(image)[..., 3] > 127).getbbox()
     if box is None:
         raise ValueError("nothing of the drawing is more than half opaque")
     return image.crop(box)
