@@ -1,0 +1,263 @@
+"""What the benchmarks share: ways that take turns, processes of their own, memory, and one report.
+
+    parser = harness.options(__doc__)                  # --pairs, --tiny, --threads, --log
+    asked = parser.parse_args(arguments)
+    report = harness.Report(asked)                     # pins threads, says machine and versions
+    report.equal("scores", ours(), theirs(), atol=1e-5)
+    costs = harness.in_turn({"ours": ours, "theirs": theirs}, asked.pairs)
+    ratio = harness.ratio(costs["theirs"], costs["ours"])
+    report.say(f"{ratio.median:.2f} [{ratio.least:.2f}, {ratio.greatest:.2f}]")
+    report.want("ours against theirs", ratio.median, 1.5)
+    return report.end()                                # 1 if anything is not as wanted
+
+Outputs are compared before anything is timed. Ways take turns after every run, and who begins changes from turn to
+turn, as the clock of a shared machine changes from second to second; a ratio is the median over the turns. CPU seconds
+count all threads of the process.
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Ways = dict[str, Callable[[], Any]]
+
+
+def options(description: str | None, pairs: int = 5) -> argparse.ArgumentParser:
+    """A parser with the settings that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=pairs, help=f"timed runs of each way, in turn (default: {pairs})")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs")
+    parser.add_argument("--threads", type=int, help="of torch, each on a CPU of its own (default: as they are)")
+    parser.add_argument("--log", type=Path, help="also write the text to this file, and a .json beside it")
+    return parser
+
+
+def machine() -> dict[str, Any]:
+    """Versions and the machine, as they stand in a log."""
+    about = Path("/proc/cpuinfo")  # Linux: the processor as the system calls it
+    names = re.findall(r"model name\s*: (.+)", about.read_text(encoding="utf-8")) if about.exists() else []
+    return {
+        "Python": platform.python_version(), "torch": torch.__version__, "transformers": version("transformers"),
+        "processor": names[0] if names else platform.machine(), "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(), "load": round(os.getloadavg()[0], 1),
+    }  # fmt: skip
+
+
+def pin(threads: int) -> None:
+    """torch uses so many threads, and this process so many CPUs, the first that it may use."""
+    torch.set_num_threads(threads)
+    if hasattr(os, "sched_setaffinity"):  # Linux
+        allowed = sorted(os.sched_getaffinity(0))
+        if threads > len(allowed):
+            raise ValueError(f"--threads {threads}, and this process may use {len(allowed)} CPUs")
+        os.sched_setaffinity(0, allowed[:threads])
+
+
+class Report:
+    """Lines as they are printed, rows for the JSON, and what is not as wanted."""
+
+    def __init__(self, asked: argparse.Namespace | None = None):
+        self.log: Path | None = getattr(asked, "log", None)
+        self.lines: list[str] = []
+        self.rows: list[dict[str, Any]] = []
+        self.faults: list[str] = []
+        threads: int | None = getattr(asked, "threads", None)
+        if threads:
+            pin(threads)
+        self.machine = machine()
+        about = self.machine
+        self.say(
+            f"Python {about['Python']}, torch {about['torch']}, transformers {about['transformers']}; "
+            f"{about['processor']}, {about['cores']} cores, {about['threads']} threads, load {about['load']}"
+        )
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+        print(line, flush=True)
+
+    def row(self, **numbers: Any) -> None:
+        """For the JSON."""
+        self.rows.append(numbers)
+
+    def want(self, what: str, ratio: float, wanted: float) -> None:
+        """`ratio` must be `wanted` or more."""
+        if not ratio >= wanted:
+            self.faults.append(f"{what}: {ratio:.2f}x, wanted {wanted}x")
+
+    def equal(self, what: str, ours: torch.Tensor, theirs: torch.Tensor, atol: float = 0.0) -> float:
+        """The greatest difference, relative where numbers are above 1; more than `atol` ends the program."""
+        if ours.shape != theirs.shape:
+            raise RuntimeError(f"{what}: shapes {tuple(ours.shape)} and {tuple(theirs.shape)} differ")
+        apart = ((ours.double() - theirs.double()).abs() / theirs.double().abs().clamp(min=1)).max().item()
+        if not apart <= atol:
+            raise RuntimeError(f"{what}: they differ by {apart:.1e}, more than {atol:.0e}; times would mean nothing")
+        return apart
+
+    def end(self) -> int:
+        """Says whether all is as wanted and writes the log; 0, or 1 if something is not."""
+        self.say("\n" + ("\n".join(f"NOT AS WANTED: {fault}" for fault in self.faults) or "all as wanted"))
+        if self.log:
+            self.log.write_text("\n".join(self.lines) + "\n", encoding="utf-8")
+            found = {"machine": self.machine, "rows": self.rows, "faults": self.faults}
+            self.log.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        return 1 if self.faults else 0
+
+
+# -- time -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one run."""
+
+    wall: float
+    cpu: float
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Of two ways, over the turns."""
+
+    median: float
+    least: float
+    greatest: float
+
+
+def clocked(way: Callable[[], Any]) -> Cost:
+    gc.collect()
+    wall, cpu = time.perf_counter(), time.process_time()
+    way()
+    return Cost(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def in_turn(ways: Ways, turns: int, warm_up: int = 1, cost: Callable[[Any], Cost] = clocked) -> dict[str, list[Cost]]:
+    """The costs of each way, turn by turn."""
+    costs: dict[str, list[Cost]] = {name: [] for name in ways}
+    for turn in range(-warm_up, turns):
+        for name in list(ways)[:: 1 if turn % 2 == 0 else -1]:
+            found = cost(ways[name])
+            if turn >= 0:
+                costs[name].append(found)
+    return costs
+
+
+def median(costs: Sequence[Cost], of: str = "cpu") -> float:
+    return statistics.median(getattr(one, of) for one in costs)
+
+
+def ratio(above: Sequence[Cost], below: Sequence[Cost], of: str = "cpu") -> Ratio:
+    """How many times the cost of `below` is that of `above`."""
+    found = [getattr(one, of) / getattr(other, of) for one, other in zip(above, below, strict=True)]
+    return Ratio(statistics.median(found), min(found), max(found))
+
+
+# -- processes of their own -------------------------------------------------------------------------------------------
+
+
+class Server:
+    """An interpreter that runs a script and answers each line with one of JSON; `start` is the first that it says."""
+
+    def __init__(self, command: Sequence[str]):
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+        self.start = self._answer()
+
+    def _answer(self) -> Any:
+        line = self.process.stdout.readline() if self.process.stdout else ""
+        if not line:
+            raise RuntimeError(f"{self.process.args} ended early; run it without the other to see why")
+        return json.loads(line)
+
+    def ask(self, question: str = "") -> Any:
+        if self.process.stdin:
+            print(question, file=self.process.stdin, flush=True)
+        return self._answer()
+
+    def cost(self, question: str = "") -> Cost:
+        """Of what answers with {"wall": ..., "cpu": ...}."""
+        return Cost(**self.ask(question))
+
+    def end(self) -> None:
+        self.process.communicate()
+
+
+def serve(start: Any, answer: Callable[[str], Any]) -> None:
+    """The other side of a Server."""
+    print(json.dumps(start), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(answer(line.strip())), flush=True)
+
+
+def cost_of(way: Callable[[], Any]) -> dict[str, float]:
+    """For `serve`."""
+    return vars(clocked(way))
+
+
+def alone(*arguments: str) -> list[float]:
+    """The numbers in the last line that this Python prints for a script and its arguments, in a process of its own."""
+    done = subprocess.run([sys.executable, "-W", "ignore", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr[-3000:]}")
+    return [float(number) for number in done.stdout.splitlines()[-1].split()]
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def status(name: str) -> int:
+    """Bytes of a line of /proc/self/status: VmRSS, what is held; VmHWM, the most so far, or since `settled`."""
+    return 1024 * int(re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))[0])
+
+
+def settled() -> int:
+    """Bytes that this process holds, after free memory was given back; VmHWM begins anew."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    return status("VmRSS")
+
+
+class Peak:
+    """The most memory while it is entered, above what there was before, in bytes, from samples 5 ms apart.
+
+    held: what the process wrote itself. with_files: with pages of the files that it maps, which the system may drop.
+    """
+
+    def __enter__(self):
+        self.held = self.with_files = 0
+        self.before = self._now()
+        self._done = threading.Event()
+        self._sampling = threading.Thread(target=self._sample)
+        self._sampling.start()
+        return self
+
+    @staticmethod
+    def _now() -> tuple[int, int]:
+        written = status("RssAnon")
+        return written, written + status("RssFile") + status("RssShmem")
+
+    def _sample(self) -> None:
+        while not self._done.is_set():
+            held, with_files = (now - before for now, before in zip(self._now(), self.before, strict=True))
+            self.held, self.with_files = max(self.held, held), max(self.with_files, with_files)
+            time.sleep(0.005)
+
+    def __exit__(self, *error):
+        self._done.set()
+        self._sampling.join()
