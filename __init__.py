@@ -59,6 +59,7 @@ from .processing.processor import MMProcessor
 from .processing.spelling import changed_texts, spelled
 
 if TYPE_CHECKING:
+    from . import metrics
     from .conversion_scripts.engine import convert
     from .data.dataset import MMDataset
     from .data.errors import DataError
@@ -151,6 +152,7 @@ __all__ = [
     "load_data",
     "load_image",
     "losses",
+    "metrics",
     "push_to_hub",
     "spelled",
     "train",
@@ -187,6 +189,8 @@ _LATER = {
 
 
 def __getattr__(name: str):
+    if name == "metrics":  # a module, as losses
+        return import_module(".metrics", __name__)
     if name in _LATER:
         return getattr(import_module(f".{_LATER[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -141,6 +141,6 @@ setup(
     packages=[f"mm.{folder}" for folder in FOLDERS] + ["mm.checkpoints"],
     package_data={"mm.checkpoints": ["mm-tiny/*"], "mm.training": ["recipes/*.yaml"]},
     # Of the root's files these only: listing the package "mm" would ship setup.py, and `mm --help` must not import mm.
-    py_modules=["mm.__init__", "mm.losses", "mm_console"],
+    py_modules=["mm.__init__", "mm.losses", "mm.metrics", "mm_console"],
     entry_points={"console_scripts": ["mm = mm_console:main"]},
 )

@@ -88,6 +88,13 @@ def test_every_public_name_is_there_and_the_version_is_the_package_s():
     assert mm.__version__ == version("mm-transformers")
 
 
+def test_mm_metrics_is_a_module_of_every_name_that_it_lists():
+    from mm.metrics import bleu
+
+    assert mm.metrics.bleu is bleu and sorted(mm.metrics.__all__) == mm.metrics.__all__
+    assert all(callable(getattr(mm.metrics, name)) for name in mm.metrics.__all__)
+
+
 def test_mm_losses_is_a_module_of_every_name_that_it_lists():
     from mm.losses import info_nce_loss
 

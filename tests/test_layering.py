@@ -43,7 +43,7 @@ ALLOWED = {
     "modeling_mm.tasks": BELOW_TASKS | {"weights"},
     "conversion_scripts": MODEL | PROCESSING,
     "exporting": MODEL | PROCESSING,
-    FRONT_DOOR: MODEL | PROCESSING | {"conversion_scripts", "exporting", "data", "training"},
+    FRONT_DOOR: MODEL | PROCESSING | {"conversion_scripts", "exporting", "data", "training", "evaluation"},
     "evaluation": set(),
     "data": CONFIGURATION | PROCESSING,
     "training": MODEL | PROCESSING | {"data", "evaluation", "exporting"},
@@ -157,7 +157,7 @@ def faults(root: Path) -> list[str]:
         for level, name in imports(tree):
             if level == 0 and name.split(".")[0] in FOLDERS:
                 found.append(f"{relative}: imports {name}, which is not mm.{name}")
-        is_ours = top in FOLDERS or relative in {Path("__init__.py"), Path("losses.py")}
+        is_ours = top in FOLDERS or relative in {Path("__init__.py"), Path("losses.py"), Path("metrics.py")}
         check = faults_inside if is_ours else faults_outside
         found.extend(f"{relative}: {fault}" for fault in check(relative, tree))
     return found
@@ -206,6 +206,7 @@ PLANTED = {
     "top-level kernels in the package": ("modeling_mm/a.py", "from kernels import get_kernel"),
     "top-level configuration": ("benchmarks/a.py", "from configuration.mm import MMConfig"),
     "a relative import outside the package": ("tests/a.py", "from ..modeling_mm import model"),
+    "a list of metrics that imports a recipe": ("metrics.py", "from .recipes.recipe import metric"),
     "a list of losses that imports a recipe": ("losses.py", "from .recipes.recipe import loss"),
     "a second __init__": ("kernels/__init__.py", ""),
     "a folder without a place": ("helpers/a.py", ""),

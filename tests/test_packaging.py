@@ -22,7 +22,7 @@ def folders_of_setup() -> list[str]:
 
 
 def package_files() -> set[str]:
-    """What a wheel must hold beside its metadata: the modules of each folder, the root's three, the checkpoint and the
+    """What a wheel must hold beside its metadata: the modules of each folder, the root's four, the checkpoint and the
     recipes of training."""
     modules = {
         f"mm/{path.relative_to(ROOT)}"
@@ -32,7 +32,7 @@ def package_files() -> set[str]:
     checkpoint = {f"mm/{path.relative_to(ROOT)}" for path in (ROOT / PACKAGE_DATA).glob("mm-tiny/*")}
     recipes = {f"mm/{path.relative_to(ROOT)}" for path in ROOT.glob("training/recipes/*.yaml")}
     assert checkpoint and recipes
-    return {"mm/__init__.py", "mm/losses.py", "mm_console.py"} | modules | checkpoint | recipes
+    return {"mm/__init__.py", "mm/losses.py", "mm/metrics.py", "mm_console.py"} | modules | checkpoint | recipes
 
 
 def test_setup_lists_every_folder_of_the_package():

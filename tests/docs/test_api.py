@@ -11,7 +11,8 @@ import mm
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 FRONT, REST = PAGE.split("## Losses\n")
-LOSSES, PIPELINES = REST.split("## Pipelines\n")
+LOSSES, REST = REST.split("## Metrics\n")
+METRICS, PIPELINES = REST.split("## Pipelines\n")
 OUTPUTS = FRONT.split("## Outputs\n")[1]
 
 
@@ -20,8 +21,9 @@ def listed(section: str) -> list[str]:
 
 
 def test_every_public_name_is_on_the_page_once():
-    assert sorted(listed(FRONT)) == sorted(set(mm.__all__) - {"losses"})
+    assert sorted(listed(FRONT)) == sorted(set(mm.__all__) - {"losses", "metrics"})
     assert sorted(listed(LOSSES)) == sorted(mm.losses.__all__)
+    assert sorted(listed(METRICS)) == sorted(mm.metrics.__all__)
 
 
 def test_every_pipeline_task_is_on_the_page():
