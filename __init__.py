@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from .data.errors import DataError
     from .data.load import load_data
     from .data.shards import MMShards
+    from .explaining.timestamps import word_timestamps
     from .exporting.hub import export_for_hub
     from .exporting.onnx_generator import OnnxGenerator
     from .training.card import write_card
@@ -157,6 +158,7 @@ __all__ = [
     "spelled",
     "train",
     "verify",
+    "word_timestamps",
     "write_card",
     "write_manifest",
     "write_report",
@@ -182,6 +184,7 @@ _LATER = {
     "push_to_hub": "training.publish",
     "train": "training.recipe",
     "verify": "training.verify",
+    "word_timestamps": "explaining.timestamps",
     "write_card": "training.card",
     "write_manifest": "training.verify",
     "write_report": "training.report",

@@ -26,6 +26,7 @@ FOLDERS = [
     "conversion_scripts",
     "exporting",
     "evaluation",
+    "explaining",
     "data",
     "training",
     "cli",

@@ -43,8 +43,11 @@ ALLOWED = {
     "modeling_mm.tasks": BELOW_TASKS | {"weights"},
     "conversion_scripts": MODEL | PROCESSING,
     "exporting": MODEL | PROCESSING,
-    FRONT_DOOR: MODEL | PROCESSING | {"conversion_scripts", "exporting", "data", "training", "evaluation"},
+    FRONT_DOOR: MODEL
+    | PROCESSING
+    | {"conversion_scripts", "exporting", "data", "training", "evaluation", "explaining.timestamps"},
     "evaluation": set(),
+    "explaining.timestamps": set(),
     "data": CONFIGURATION | PROCESSING,
     "training": MODEL | PROCESSING | {"data", "evaluation", "exporting"},
     "recipes": LIBRARY | {"evaluation"},  # beside the package: only a checkout has it
