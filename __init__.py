@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from .data.errors import DataError
     from .data.load import load_data
     from .data.shards import MMShards
+    from .explaining.explanation import Explanation
+    from .explaining.plot import plot_explanation
     from .explaining.timestamps import word_timestamps
     from .exporting.hub import export_for_hub
     from .exporting.onnx_generator import OnnxGenerator
@@ -106,6 +108,7 @@ _pipelines.read_by_mm(f"{__name__}.processing.pipelines")
 
 __all__ = [
     "DataError",
+    "Explanation",
     "Int8Context",
     "JsonlLog",
     "MMCache",
@@ -154,6 +157,7 @@ __all__ = [
     "load_image",
     "losses",
     "metrics",
+    "plot_explanation",
     "push_to_hub",
     "spelled",
     "train",
@@ -168,6 +172,7 @@ __all__ = [
 # Imported when they are asked for: none is needed to load and run a model, and some need an extra.
 _LATER = {
     "DataError": "data.errors",
+    "Explanation": "explaining.explanation",
     "JsonlLog": "training.log",
     "MMDataset": "data.dataset",
     "MMPreferenceCollator": "training.preferences",
@@ -181,6 +186,7 @@ _LATER = {
     "evaluate_task": "training.metrics",
     "export_for_hub": "exporting.hub",
     "load_data": "data.load",
+    "plot_explanation": "explaining.plot",
     "push_to_hub": "training.publish",
     "train": "training.recipe",
     "verify": "training.verify",

@@ -106,6 +106,46 @@ def caption(
 
 
 @app.command()
+def explain(
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", exists=True, dir_okay=False, help="A picture.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The drawing to write: .png, .svg or .pdf.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder or Hub id of a model. Default: the one in the package.")
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Explain this text instead of the model's own caption.")
+    ] = None,
+    prompt: Annotated[
+        str, typer.Option(metavar="TEXT", help="Words that the caption starts with, or a question.")
+    ] = "",
+    method: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="attention, rollout, grad, occlusion or integrated_gradients."),
+    ] = "attention",
+    num_beams: Annotated[
+        int | None, typer.Option(min=1, help="Beams of the search. Default: the model's own.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object with all weights.")] = False,
+) -> None:
+    """Caption a picture and show where in it each word was read.
+
+    A line per word: the word, the place of the greatest weight (across and down, in percent of the picture), and how
+    much of the weight lies in the tenth of the picture that has most of it.
+    """
+    with _errors_in_words():
+        from mm.cli.explain import explain_picture, lines_of
+        from mm.cli.printing import json_line
+
+        found = explain_picture(
+            picture, model, text=text, prompt=prompt, method=method, num_beams=num_beams, output=output
+        )
+        for line in [json_line(found.to_dict())] if as_json else lines_of(found):
+            typer.echo(line)
+
+
+@app.command()
 def convert(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="A folder, a Hub id or a .pth file; with --to a folder of MM.")

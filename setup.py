@@ -24,15 +24,16 @@ FOLDERS = [
     "modeling_mm.fusion",
     "modeling_mm.tasks",
     "conversion_scripts",
+    "explaining",
     "exporting",
     "evaluation",
-    "explaining",
     "data",
     "training",
     "cli",
 ]
 
-TRAIN = ["accelerate>=1.10", "matplotlib>=3.10"]
+EXPLAIN = ["matplotlib>=3.10"]
+TRAIN = ["accelerate>=1.10", *EXPLAIN]
 PEFT = ["peft>=0.21"]
 DPO = ["trl>=1.16"]
 FAST = ["torchvision>=0.28"]
@@ -102,6 +103,7 @@ setup(
     ],
     extras_require={
         "train": TRAIN,
+        "explain": EXPLAIN,
         "peft": PEFT,
         "dpo": DPO,
         "eval": EVAL,

@@ -164,7 +164,7 @@ def print_captions(paths: Sequence[str | Path], *, json_lines: bool = False, **o
         tqdm.write(f"mm: {printable(error, sys.stderr)}", file=sys.stderr)
 
     pictures = list_pictures(paths)
-    with _without_other_bars():
+    with without_other_bars():
         captions = caption(pictures, with_scores=json_lines, on_bad_picture=report, **options)
         for found in tqdm(captions, total=len(pictures), unit=" pictures", disable=None):  # None: only on a terminal
             plain = f"{printable(found.path.name)}\t{printable(found.caption)}"
@@ -173,7 +173,7 @@ def print_captions(paths: Sequence[str | Path], *, json_lines: bool = False, **o
 
 
 @contextmanager
-def _without_other_bars() -> Iterator[None]:
+def without_other_bars() -> Iterator[None]:
     """Within, Transformers shows no bar over the weights, as there is one of ours."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

@@ -171,6 +171,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
             output.context_attention_mask = context.attention_mask
             if rows is not None and isinstance(output.past_key_values, MMCache):
                 output.past_key_values.rows = rows
+                output.past_key_values.token_sources = context.token_sources
         if output.past_key_values is not None and not torch.compiler.is_compiling():
             held = held_text(output.past_key_values)
             held.weights = weights_mark(self) if held.weights is None else held.weights

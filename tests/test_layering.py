@@ -2,7 +2,7 @@
 
     configuration -> its checks -> configuration/mm.py        weights, kernels: import none of the model
     processing:   images -> videos -> sounds -> the processor and the collator
-    modeling_mm:  core -> losses, towers -> fusion -> model.py -> tasks
+    modeling_mm:  core -> losses, towers -> fusion -> model.py -> explaining -> tasks
     conversion_scripts, exporting -> front door -> recipes, cli        evaluation: numbers only, imports none of ours
 
 A folder (or a file with a place of its own) imports only what ALLOWED names for it, and no module imports itself by
@@ -22,7 +22,8 @@ CONFIGURATION = {"configuration", "configuration.checks", "configuration.mm"}
 PROCESSING = {"processing.images", "processing.videos", "processing.sounds", "processing"}
 BELOW_TOWERS = CONFIGURATION | {"kernels", "modeling_mm.core"}
 BELOW_TASKS = BELOW_TOWERS | {"modeling_mm.losses", "modeling_mm.towers", "modeling_mm.fusion", "modeling_mm"}
-MODEL = BELOW_TASKS | {"modeling_mm.tasks", "weights"}
+EXPLAINED = BELOW_TOWERS | {"modeling_mm.fusion", "modeling_mm"}
+MODEL = BELOW_TASKS | {"modeling_mm.tasks", "weights", "explaining"}
 LIBRARY = MODEL | PROCESSING | {"conversion_scripts", "exporting", "data", FRONT_DOOR}
 # A place is a folder, or a file above its neighbours; a module belongs to the longest place that its name begins with.
 ALLOWED = {
@@ -40,7 +41,8 @@ ALLOWED = {
     "modeling_mm.towers": BELOW_TOWERS,
     "modeling_mm.fusion": BELOW_TOWERS | {"modeling_mm.towers"},
     "modeling_mm": BELOW_TOWERS | {"modeling_mm.towers", "modeling_mm.fusion"},
-    "modeling_mm.tasks": BELOW_TASKS | {"weights"},
+    "explaining": EXPLAINED,
+    "modeling_mm.tasks": BELOW_TASKS | {"weights", "explaining"},
     "conversion_scripts": MODEL | PROCESSING,
     "exporting": MODEL | PROCESSING,
     FRONT_DOOR: MODEL

@@ -204,7 +204,8 @@ class MMCrossAttention(MMAttention):
             key, value = past_key_values.context_states(self.layer_idx, self.project_context, context)
         kernel = {"key_lengths": key_lengths, "row_ranges": row_ranges, "cu_rows": cu_rows}
         output, weights = self._attend(query, key, value, attention_mask, is_causal=False, **kernel, **kwargs)
-        if weights is not None and weights.ndim == 4:  # flex returns its log-sum-exp here
+        # flex returns its log-sum-exp here; what needs no unfolding stays the tensor that gradients flow through
+        if weights is not None and weights.ndim == 4 and not rows.is_one_each:
             weights = rows.unfold(weights.transpose(1, 2), length).transpose(1, 2)  # (R, H, T, S)
         return self.o_proj(place_back(output, length).flatten(2)), weights
 

@@ -26,6 +26,7 @@ class MMCache(EncoderDecoderCache):
     touch it.
     rows: the plan that maps rows to contexts, made at the prefill.
     context_lengths: int64 (B,), real tokens per context (the first ones); None: no padding.
+    token_sources: int64 (B, S, 3), what each context token is of (`MMContextOutput`); None: not known.
     context_ranges: int64 (R, n, 2), the packed context tokens that each text column may see; None: all.
     prefix_length: merged fusion: S media tokens come before the text in self-attention; their keys and values are in
         the cross-attention half, once per context too; 0: none. Only text counts for lengths and positions.
@@ -35,6 +36,7 @@ class MMCache(EncoderDecoderCache):
 
     rows: Any = None  # MMRows once a context is held
     context_lengths: torch.Tensor | None = None
+    token_sources: torch.Tensor | None = None
     context_ranges: torch.Tensor | None = None
     prefix_length = 0
 
@@ -173,7 +175,7 @@ class MMCache(EncoderDecoderCache):
 
     def reset(self) -> None:
         super().reset()
-        self.rows = self.context_lengths = self.context_ranges = None
+        self.rows = self.context_lengths = self.context_ranges = self.token_sources = None
         self.prefix_length = 0
         hold(self, HeldText())
 

@@ -91,7 +91,7 @@ class MMRows:
 
     def fold(self, states: torch.Tensor) -> torch.Tensor:
         """(R, H, T, D) -> (B, H, k*T, D)."""
-        if self.row_at is None and self.rows_per_context == 1:
+        if self.is_one_each:
             return states
         _, heads, length, width = states.shape
         if self.row_at is None:
@@ -102,10 +102,15 @@ class MMRows:
 
     def unfold(self, states: torch.Tensor, length: int) -> torch.Tensor:
         """(B, k*T, ...) -> (R, T, ...)."""
-        if self.place is None and self.rows_per_context == 1:
+        if self.is_one_each:
             return states
         states = states.reshape(self.num_contexts, self.rows_per_context, length, *states.shape[2:])
         return states.flatten(0, 1) if self.place is None else states[self.context_index, self.place]
+
+    @property
+    def is_one_each(self) -> bool:
+        """Whether row r reads context r, so that nothing has to be folded."""
+        return self.place is None and self.rows_per_context == 1
 
     @property
     def is_ragged(self) -> bool:

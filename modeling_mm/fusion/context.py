@@ -283,8 +283,14 @@ def trimmed(context: MMContextOutput, keep_length: bool = False) -> MMContextOut
 
     keep_length: keep those too, if a static cache needs one length for every context.
     """
-    states, mask, offsets = context.last_hidden_state, context.attention_mask, context.packed_offsets
+    states, mask, sources = context.last_hidden_state, context.attention_mask, context.token_sources
     if mask is not None and not keep_length:
         length = max(int(mask.sum(1).max()), 1)
         states, mask = states[:, :length], mask[:, :length]
-    return MMContextOutput(last_hidden_state=states, attention_mask=mask, packed_offsets=offsets)
+        sources = None if sources is None else sources[:, :length]
+    return MMContextOutput(
+        last_hidden_state=states,
+        attention_mask=mask,
+        token_sources=sources,
+        packed_offsets=context.packed_offsets,
+    )

@@ -11,6 +11,7 @@ from transformers.masking_utils import create_masks_for_generate
 from transformers.utils.generic import can_return_tuple
 
 from ...configuration.mm import MMConfig
+from ...explaining.explain import MMExplaining
 from ..core.cache import MMCache, check_cache
 from ..core.fingerprint import fingerprint
 from ..core.held_text import HeldText, held_text, hold
@@ -47,8 +48,9 @@ def check_logits_to_keep(logits_to_keep: int | torch.Tensor) -> None:
         raise ValueError(f"logits_to_keep={logits_to_keep} must not be negative; 0 keeps all positions")
 
 
-class MMForConditionalGeneration(MMRanking, MMVocabularyHead, MMGenerationMixin):  # pyright: ignore[reportIncompatibleMethodOverride]: Transformers' two
-    """The base model with a language-modelling head: generate(), and rank_answers() and score() of given texts.
+class MMForConditionalGeneration(MMRanking, MMExplaining, MMVocabularyHead, MMGenerationMixin):  # pyright: ignore[reportIncompatibleMethodOverride]: Transformers' two
+    """The base model with a language-modelling head: generate(), rank_answers() and score() of given texts, and
+    explain() of what was written.
 
     `from_towers(vision, text)` starts from published towers; the text, any of BERT to Qwen3, then reads causally.
     """

@@ -4,11 +4,13 @@ Broken numbers mostly produce padding, which is not a text.
 """
 
 import warnings
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
-from transformers.generation.utils import GenerationMixin
+from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput, GenerationMixin
 
 from ..core.cache import MMCache
 from ..core.held_text import held_text, weights_mark
@@ -22,6 +24,27 @@ BROKEN = (
 # generate() reads these itself, but some of its ways hand them on to the model.
 _OF_GENERATE = ("tokenizer", "assistant_tokenizer")
 _PER_TOKEN = ("position_ids", "token_type_ids")
+# What the steps of this thread's generate() read of their contexts, if it was asked for; None outside of generate().
+_READ: ContextVar[list[tuple[torch.Tensor, ...]] | None] = ContextVar("cross_attentions_of_the_steps", default=None)
+
+
+@dataclass
+class MMGenerateOutput(GenerateDecoderOnlyOutput):
+    """Transformers' output of generate(), and cross_attentions: of each step, of each cross layer (R, H, T, S), where
+    output_attentions=True. T is the length of the prompt in the first step and 1 after it; S context tokens in the
+    order of the context's token_sources. Assisted decoding gives none."""
+
+    cross_attentions: tuple[tuple[torch.Tensor, ...], ...] | None = None
+
+
+@dataclass
+class MMGenerateBeamOutput(GenerateBeamDecoderOnlyOutput):
+    """As MMGenerateOutput; rows are the beams as they stood at that step, which beam_indices follows."""
+
+    cross_attentions: tuple[tuple[torch.Tensor, ...], ...] | None = None
+
+
+_WITH_CROSS = {GenerateDecoderOnlyOutput: MMGenerateOutput, GenerateBeamDecoderOnlyOutput: MMGenerateBeamOutput}
 
 
 class LogitsCheck(LogitsProcessor):
@@ -64,18 +87,23 @@ class MMGenerationMixin(GenerationMixin):
 
         Raises: ValueError where broken logits leave nothing to sample from.
         """
-        check = LogitsCheck()
+        check, before = LogitsCheck(), _READ.set([])
         if self.config.check_inputs:
             logits_processor = LogitsProcessorList([check, *(logits_processor or [])])
         try:
             parent: Any = super()  # Transformers types its methods for a class of its own
             written = parent.generate(inputs, generation_config, logits_processor, *args, **kwargs)
+            read = _READ.get()
         except RuntimeError as error:
             if check.found_broken():
                 raise ValueError(f"generate(): {BROKEN}") from error
             raise
+        finally:
+            _READ.reset(before)
         if check.found_broken():
             warnings.warn(f"generate(): {BROKEN}", RuntimeWarning, stacklevel=5)
+        if read and type(written) in _WITH_CROSS:
+            written = _WITH_CROSS[type(written)](**written, cross_attentions=tuple(read))
         return written
 
     def _prepare_special_tokens(self, generation_config, *args, **kwargs):
@@ -94,6 +122,9 @@ class MMGenerationMixin(GenerationMixin):
         self, outputs: Any, model_kwargs, is_encoder_decoder=False, num_new_tokens=1
     ) -> dict[str, Any]:
         """As in Transformers; the usual step, one token of one type, in fewer operations."""
+        read, crossed = _READ.get(), outputs.get("cross_attentions")
+        if read is not None and crossed and num_new_tokens == 1:
+            read.append(crossed)
         if num_new_tokens != 1 or model_kwargs.get("token_type_ids") is not None:
             return super()._update_model_kwargs_for_generation(
                 outputs, model_kwargs, is_encoder_decoder, num_new_tokens

@@ -6,6 +6,7 @@ squash ┌────┐   crop ┌─┬──┬─┐   pad ┌────�
 """
 
 import math
+from typing import NamedTuple
 
 from PIL import Image, ImageChops
 from PIL import __version__ as pillow_version
@@ -35,18 +36,49 @@ def cut_to_content(image: Image.Image, colour: Rgb, threshold: int, margin: floa
 
     An image without such pixels is kept whole. `margin` is added on each side, as a share of the square's side.
     """
-    box = _content_box(image, colour, threshold) or (0, 0, *image.size)
-    size = box[2] - box[0], box[3] - box[1]
-    longest = max(size)
-    if longest > LARGEST_SQUARE:
-        shrink = LARGEST_SQUARE / longest
-        smaller = max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))
-        content = resized(image, smaller, Image.Resampling.BICUBIC, box)
+    box, size, side = content_square(image, colour, threshold, margin)
+    if size != (box[2] - box[0], box[3] - box[1]):
+        content = resized(image, size, Image.Resampling.BICUBIC, box)
     else:
         content = image if size == image.size else image.crop(box)
-    side = max(content.size)
-    side += 2 * round(side * margin)
     return _centred(content, (side, side), colour)
+
+
+def content_square(image: Image.Image, colour: Rgb, threshold: int, margin: float) -> tuple[Box, tuple[int, int], int]:
+    """The box of the content, the (width, height) that it is cut to, and the side of the square around it."""
+    box = _content_box(image, colour, threshold) or (0, 0, *image.size)
+    width, height = box[2] - box[0], box[3] - box[1]
+    longest = max(width, height)
+    if longest > LARGEST_SQUARE:
+        shrink = LARGEST_SQUARE / longest
+        width, height = max(1, round(width * shrink)), max(1, round(height * shrink))
+    side = max(width, height)
+    return box, (width, height), side + 2 * round(side * margin)
+
+
+class View(NamedTuple):
+    """Where the pixels of an input lie in its picture: pixel (x, y) of the input, which is (width, height), begins at
+    (left + across * x, top + down * y) of the upright picture, perhaps beyond its edges."""
+
+    left: float
+    top: float
+    across: float
+    down: float
+    width: int
+    height: int
+
+    def of_box(self, box: Box, size: tuple[int, int]) -> "View":
+        """After `box` of it was resized to (width, height)."""
+        across, down = (box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1]
+        left, top = self.left + self.across * box[0], self.top + self.down * box[1]
+        return View(left, top, self.across * across, self.down * down, *size)
+
+    def centred(self, size: tuple[int, int]) -> "View":
+        """After it was centred on a canvas of (width, height)."""
+        left, top = (size[0] - self.width) // 2, (size[1] - self.height) // 2
+        return self._replace(
+            left=self.left - self.across * left, top=self.top - self.down * top, width=size[0], height=size[1]
+        )
 
 
 def _content_box(image: Image.Image, colour: Rgb, threshold: int) -> Box | None:

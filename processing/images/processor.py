@@ -22,7 +22,7 @@ from transformers.image_utils import PILImageResampling
 from transformers.utils.constants import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
 
 from ...configuration.auto_map import finish_image_processor, kept
-from .geometry import centre_crop, cut_to_content, shaped
+from .geometry import View, centre_crop, content_square, cut_to_content, fit, shaped
 from .limits import MAX_BATCH_PIXELS, MAX_BYTES, MAX_PIXELS, MediaDecodeError
 from .load import PictureReader, flat_pictures, load_image, rgb_colour
 from .options import SAVED_BESIDE_OPTIONS, MMImageProcessorKwargs, check_options, check_types
@@ -173,6 +173,26 @@ class PictureOptions(SavesItsCode, BaseImageProcessor):
             return picture
         colour = rgb_colour(options["background"])
         return cut_to_content(picture, colour, options["content_threshold"], options["content_margin"])
+
+    def view(self, picture: Image.Image, **options: Any) -> View:
+        """Where the pixels that this processor makes of an upright picture (as `load` gives it) lie in it."""
+        check_types(options)
+        options = self._options(options)
+        view = View(0, 0, 1, 1, *picture.size)
+        if options["do_crop_content"]:
+            colour = rgb_colour(options["background"])
+            box, size, side = content_square(picture, colour, options["content_threshold"], options["content_margin"])
+            view = view.of_box(box, size).centred((side, side))
+        if options["do_resize"]:
+            sizes = options["size"], options["patch_size"], options["max_patches"]
+            box, size, canvas = fit((view.width, view.height), options["resize_mode"], *sizes)
+            view = view.of_box(box, size)
+            view = view if canvas is None else view.centred(canvas)
+        if options["do_center_crop"]:
+            width, height = options["crop_size"].width, options["crop_size"].height
+            left, top = (view.width - width) // 2, (view.height - height) // 2
+            view = view.of_box((left, top, left + width, top + height), (width, height))
+        return view
 
     def _batch(self, shapes: list[Any], options: dict[str, Any]) -> BatchFeature:
         """pixel_values (n, 3, H, W) of shaped pictures, and pixel_attention_mask where they differ in size."""

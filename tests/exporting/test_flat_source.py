@@ -11,7 +11,7 @@ from transformers.dynamic_module_utils import get_imports
 from mm.exporting.flat_source import REQUIRED, flat_sources, flattened, imported_modules
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("configuration", "weights", "kernels", "processing", "modeling_mm")
+FOLDERS = ("configuration", "weights", "kernels", "processing", "modeling_mm", "explaining")
 FILES = [path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
 ALL = sorted(".".join(path.with_suffix("").parts) for path in FILES)
 

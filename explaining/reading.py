@@ -1,0 +1,157 @@
+"""One pass over rows that are written already, which keeps what each token read of its context.
+
+R rows, B contexts, T tokens, S context tokens, H heads.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from transformers.cache_utils import DynamicCache
+
+from ..modeling_mm.core.cache import MMCache
+from ..modeling_mm.core.context_rows import MMRows
+from ..modeling_mm.core.fingerprint import fingerprint
+from ..modeling_mm.core.model_inputs import MediaInputs
+from ..modeling_mm.fusion.context import as_context, taken
+
+
+class Written(NamedTuple):
+    """Rows that are read again: ids, mask and types (R, T), the context of each, and the first column to explain."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor | None
+    types: torch.Tensor | None
+    contexts: torch.Tensor
+    first: int
+
+
+class Reading(NamedTuple):
+    """What the pass gave: log_probs (R, T - 1), of each token after the first; sources (B, S, 3); of each layer that
+    reads the context crossed (R, H, T - 1, S), and of each self-attention layer own (R, H, T - 1, T - 1)."""
+
+    log_probs: torch.Tensor
+    sources: torch.Tensor
+    crossed: list[torch.Tensor]
+    own: list[torch.Tensor]
+
+
+def written_rows(model: Any, inputs: Mapping[str, Any], tokens: Any, prompt_length: int | None) -> Written:
+    """The rows of `tokens`, (R, T) or what generate() returned, with the masks and contexts of their prompts.
+
+    Raises: ValueError or TypeError for other tokens, or rows that are no multiple of the prompts.
+    """
+    ids = tokens if torch.is_tensor(tokens) else getattr(tokens, "sequences", None)
+    if not torch.is_tensor(ids):
+        raise TypeError(f"tokens must be int64 (R, T) or what generate() returned; got {type(tokens).__name__}")
+    if ids.ndim != 2 or ids.dtype != torch.long or ids.shape[1] < 2:
+        raise ValueError(f"tokens must be int64 (R, T) with a prompt and a word at least; got {tuple(ids.shape)}")
+    prompt, given = inputs.get("input_ids"), inputs.get("context_index")
+    contexts = contexts_in(inputs)
+    prompts = next((len(one) for one in (prompt, given) if one is not None), contexts)
+    if prompts == 0 or len(ids) % prompts:
+        raise ValueError(f"tokens has {len(ids)} rows, no multiple of the {prompts} prompts or contexts of inputs")
+    owners = torch.arange(prompts, device=ids.device) * contexts // prompts if given is None else given
+    repeats = len(ids) // prompts
+    mask = types = None
+    if prompt is not None and not torch.equal(ids[:, : prompt.shape[1]], prompt.repeat_interleave(repeats, 0)):
+        raise ValueError(
+            "tokens do not begin with the input_ids that inputs holds; give whole rows, prompt and answer"
+        )
+    if inputs.get("attention_mask") is not None:
+        mask = _longer(inputs["attention_mask"].repeat_interleave(repeats, 0), ids.shape[1], 1)
+    if inputs.get("token_type_ids") is not None:
+        types = _longer(inputs["token_type_ids"].repeat_interleave(repeats, 0), ids.shape[1], None)
+    first = (1 if prompt is None else prompt.shape[1]) if prompt_length is None else prompt_length
+    if not 1 <= first < ids.shape[1]:
+        raise ValueError(f"prompt_length={first} must be in 1..{ids.shape[1] - 1}, so that a word comes after it")
+    return Written(ids, mask, types, owners.repeat_interleave(repeats), first)
+
+
+def _longer(values: torch.Tensor, length: int, value: int | None) -> torch.Tensor:
+    """(R, T0) with more columns, of `value` or (None) of the last one."""
+    more = length - values.shape[1]
+    last = values[:, -1:] if value is None else torch.full_like(values[:, -1:], value)
+    return torch.cat([values, last.expand(-1, more)], dim=1)
+
+
+def contexts_in(inputs: Mapping[str, Any]) -> int:
+    """B, of the media or the ready context."""
+    ready = inputs.get("encoder_outputs")
+    if ready is not None:
+        return len(ready.last_hidden_state if hasattr(ready, "last_hidden_state") else ready)
+    for name in ("context_input_ids", *MediaInputs.__annotations__):
+        if torch.is_tensor(inputs.get(name)):
+            return len(inputs[name])
+    raise ValueError("inputs holds no picture, video, sound or encoder_outputs, so there is nothing to explain by")
+
+
+def media_in(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: inputs[name] for name in MediaInputs.__annotations__ if inputs.get(name) is not None}
+
+
+def held_context(model: Any, inputs: Mapping[str, Any], tokens: Any) -> MMCache | None:
+    """The cache of a generation with the keys and values of its contexts, where they can be read again.
+
+    Raises: ValueError if they are those of other media.
+    """
+    cache = getattr(tokens, "past_key_values", None)
+    ranges = inputs.get("context_ranges") is not None
+    if ranges or not isinstance(cache, MMCache) or not cache.holds_context or cache.token_sources is None:
+        return None
+    seen = fingerprint(media_in(inputs), inputs.get("encoder_outputs"))
+    if seen is not None and cache.fingerprint not in (None, seen):
+        raise ValueError("tokens were generated from another picture, video or sound than inputs holds")
+    return cache
+
+
+def read_again(
+    model: Any, inputs: Mapping[str, Any], written: Written, held: MMCache | None = None, embeds: Any = None,
+    own_contexts: bool = False,
+) -> Reading:  # fmt: skip
+    """Runs the rows once, with attention computed in the open for this call only.
+
+    Args:
+        held: reads the contexts that it holds, and encodes none.
+        embeds: (R, T - 1, D) instead of the ids, for gradients.
+        own_contexts: copies the context of each row, so that the weights are those that gradients flow through.
+    """
+    text: dict[str, Any] = {"past_key_values": None, "use_cache": True}
+    config = model.config.text_config
+    if held is None:
+        media = media_in(inputs)
+        context = model.model.context_of(inputs.get("encoder_outputs"), inputs.get("encoder_attention_mask"), **media)
+        index = written.contexts
+        if own_contexts:
+            context, index = taken(context, index), torch.arange(len(index), device=index.device)
+        text |= {"encoder_outputs": context, "context_index": index}
+        if inputs.get("context_ranges") is not None:
+            ranges = inputs["context_ranges"]
+            text["context_ranges"] = ranges.repeat_interleave(len(index) // len(ranges), 0)
+        context = as_context(context, None, model.config.context_width)
+        sources = context.token_sources
+    else:
+        cache = MMCache(DynamicCache(config=config), held.cross_attention_cache)
+        cache.is_updated = dict(held.is_updated)
+        cache.rows = MMRows(len(written.ids), held.rows.num_contexts, written.contexts)
+        cache.context_lengths, cache.prefix_length = held.context_lengths, held.prefix_length
+        text["past_key_values"], sources = cache, held.token_sources
+    if sources is None:
+        raise ValueError("encoder_outputs does not say what its tokens are of; give what encode_context() returned")
+    if embeds is None:
+        text["input_ids"] = written.ids[:, :-1]
+    else:
+        text["inputs_embeds"] = embeds
+    for name, value in (("attention_mask", written.mask), ("token_type_ids", written.types)):
+        if value is not None:
+            text[name] = value[:, :-1]
+    output = model(**text, output_attentions=True, return_dict=True)
+    log_probs = output.logits.float().log_softmax(-1).gather(-1, written.ids[:, 1:, None])[..., 0]
+    own: list[Any] = list(output.attentions or ())
+    if output.cross_attentions:
+        crossed: list[Any] = list(output.cross_attentions)
+    else:  # media before the text, in its own attention
+        size = sources.shape[1]
+        crossed = [weights[..., :size] for weights in own]
+        own = [weights[..., size:] for weights in own]
+    return Reading(log_probs, sources, crossed, own)
