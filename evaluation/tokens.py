@@ -16,7 +16,7 @@ Tokenizer = str | Callable[[str], Sequence[str]]
 TOKENIZERS = ("ptb", "coco", "words", "characters", "space")
 
 _ABBREVIATIONS = """
-mr mrs ms dr st jr sr vs etc prof gen sgt capt lt col rev gov inc co corp ltd bros ave blvd mt ft
+mr mrs ms dr st jr sr vs etc prof gen sgt capt lt col rev gov inc co corp ltd bros ave blvd mt ft al
 jan feb mar apr jun jul aug sep sept oct nov dec
 """
 _ONE_BY_ONE = r"[\p{Han}\p{Hiragana}\p{Katakana}\u30fc]"  # also \u30fc, the long vowel of Katakana
@@ -28,6 +28,7 @@ _PTB = rf"""
   | (?<!{_WORD})(?:{"|".join(_ABBREVIATIONS.split())}|no(?=\.\s*\d))\.(?!{_WORD})
   | (?<!{_WORD})(?:can(?=not) | (?:gon|wan)(?=na) | got(?=ta) | (?:gim|lem)(?=me) | 't(?=is|was))  # can not, gon na
     (?=\p{{L}}+(?!{_WORD}))
+  | (?<![\p{{L}}\p{{M}}\p{{N}}_.])(?:[+-]?\.\d+|[+-]\d+(?:[.,]\d+)*)(?!{_WORD})               # .5, -0.2
   | {_WORD}+(?=n't(?!{_WORD})) | n't(?!{_WORD}) | {_CLITIC} | '\d0s(?!{_WORD})
   | {_WORD}+(?:(?:[-/&.]|(?<=\d)[,:](?=\d)|(?!{_CLITIC})')(?={_WORD}){_WORD}+)*
   | [!?]+ | \.{{2,}} | -{{2,}} | (?=\S)\X                                # anything else, an emoji with its colour

@@ -17,6 +17,7 @@ COCO = {
     "end of this. Another sentence. the cat.And": "end of this another sentence the cat.and",
     "ain't gimme wanna gotta lemme": "ai n't gim me wan na got ta lem me",
     "'tis 'twas o'clock '90s": "'t is 't was o'clock '90s",
+    "between .5 and -0.2 or +3, (Park et al. 2019)": "between .5 and -0.2 or +3 -lrb- park et al. 2019 -rrb-",
     "5:30 12/25/2020 10-year-old under_score a*b": "5:30 12/25/2020 10-year-old under_score a * b",
     "A man's dog, isn't it? the no. 5 bus, plan b.": "a man 's dog is n't it the no. 5 bus plan b.",
 }
