@@ -88,7 +88,8 @@ class MMDataCollator:
         columns: names of other columns, {"caption": "suffix"} or webdataset's {"jpg": "image", "txt": "suffix"}. None
             ignores a column. A column like "caption" raises an error if nothing makes labels.
 
-    Where Trainer trains by the model's own loss, a batch with labels gets return_logits=False if the model takes it.
+    Where Trainer trains, a batch with labels gets return_logits if the model takes it: True where a Trainer with a loss
+    of its own may read the logits, otherwise False.
     """
 
     processor: MMProcessor
@@ -178,8 +179,8 @@ class MMDataCollator:
             if "labels" in batch:
                 batch["lm_targets"] = batch.pop("labels")
             batch["return_loss"] = True
-        if caller.drops_logits and not {"labels", "lm_targets", "mlm_targets"}.isdisjoint(batch):
-            batch["return_logits"] = False  # not used
+        if caller.keeps_logits is not None and not {"labels", "lm_targets", "mlm_targets"}.isdisjoint(batch):
+            batch["return_logits"] = caller.keeps_logits
         return batch
 
     def _draws(self, samples: Sequence[Mapping[str, Any]], asked: Asked) -> Draws:

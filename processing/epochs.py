@@ -34,13 +34,14 @@ class Caller:
     Args:
         epoch: accelerate's count as its loader, or the worker of this process, began; None: not by accelerate.
         task: of Trainer: "train", "evaluate", "predict"; "": not called by Trainer.
-        drops_logits: Trainer trains a model whose logits are not used.
+        keeps_logits: of a model that takes return_logits, whether something of Trainer's may read the logits of a
+            batch of training; None where that is not known.
         needs_return_loss: Trainer evaluates a model whose loss has no labels, and is asked for by `return_loss`.
     """
 
     epoch: int | None = None
     task: str = ""
-    drops_logits: bool = False
+    keeps_logits: bool | None = None
     needs_return_loss: bool = False
 
 
@@ -100,24 +101,26 @@ def _caller(loader: Any, task: str, trainer: Any) -> Caller:
         return Caller(epoch)
     model = trainer.model.get_base_model() if hasattr(trainer.model, "get_base_model") else trainer.model
     takes = inspect.signature(model.forward).parameters
+    is_asked = task == "train" and "return_logits" in takes
     return Caller(
         epoch,
         task,
-        drops_logits=task == "train" and "return_logits" in takes and _reads_no_logits(trainer, model, loader),
+        keeps_logits=_keeps_logits(trainer, model, loader) if is_asked else None,
         needs_return_loss=task == "evaluate" and "return_loss" in takes and not trainer.label_names,
     )
 
 
-def _reads_no_logits(trainer: Any, model: Any, loader: Any) -> bool:
-    """Whether Trainer takes the loss as the model makes it, and the model can make it without logits."""
+def _keeps_logits(trainer: Any, model: Any, loader: Any) -> bool | None:
+    """Whether Trainer may read the logits, or the model cannot make its loss without them."""
+    if trainer.args.world_size > 1 and hasattr(loader, "slice_fn"):
+        return None  # such batches hold tensors only
     own = sys.modules["transformers.trainer"].Trainer
     makes_loss = trainer.compute_loss_func is not None or trainer.label_smoother is not None
     other = any(getattr(type(trainer), name) is not getattr(own, name) for name in ("compute_loss", "training_step"))
     spread = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled or trainer.args.n_gpu > 1
-    dispatched = trainer.args.world_size > 1 and hasattr(loader, "slice_fn")  # such batches hold tensors only
     head = getattr(model, "lm_head", None)
     plain = type(head) is torch.nn.Linear and type(head.weight) is torch.nn.Parameter and not head._forward_hooks
-    return plain and not (makes_loss or other or spread or dispatched)
+    return not plain or makes_loss or other or spread
 
 
 @cache

@@ -124,6 +124,14 @@ def loss_without_logits(
     return chunked_cross_entropy(hidden, head.weight, targets, head.bias, num_items_in_batch, label_smoothing)
 
 
+def is_plain_head(head: nn.Module) -> bool:
+    """Whether a head is a linear layer whose weight may be read past it: no adapter's, not quantised, not spread over
+    processes, without hooks; and no graph is being made of it, whose shapes would depend on the labels."""
+    plain = type(head) is nn.Linear and type(head.weight) is nn.Parameter
+    hooked = bool(head._forward_hooks or head._forward_pre_hooks)
+    return plain and not hooked and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+
+
 def _check(hidden, weight, targets, bias, chunk_rows) -> None:
     vocabulary, width = weight.shape
     if hidden.shape[-1] != width or hidden.shape[:-1] != targets.shape:

@@ -87,7 +87,7 @@ class MMForConditionalGeneration(MMRanking, MMExplaining, MMVocabularyHead, MMGe
         *,
         labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        return_logits: bool = True,
+        return_logits: bool | None = None,
         **inputs: Unpack[ModelInputs],
     ) -> MMCausalLMOutput:
         """Predicts the next token of each row. Inputs as in `MMModel.forward`, and:
@@ -98,7 +98,8 @@ class MMForConditionalGeneration(MMRanking, MMExplaining, MMVocabularyHead, MMGe
                 predicts, shifted before a text was cut into shards (sequence parallelism); read instead of labels.
             logits_to_keep: the last that many positions (0: all), or an index tensor; not together with labels.
             return_logits: False, with labels: the loss is made without the (R, T, V) logits, which are None. The same
-                loss and gradients for a fraction of the memory; see `mm.losses.chunked_cross_entropy`.
+                loss and gradients for a fraction of the time and memory: only positions with a label go through the
+                head (`mm.losses.chunked_cross_entropy`). None: False in training with labels, else True.
         """
         shift_labels = inputs.pop("shift_labels", None)
         reject_unknown(inputs, MMForConditionalGeneration.forward)

@@ -20,7 +20,7 @@ from ..core.base import MMPreTrainedModel
 from ..core.input_checks import check_labels, check_tensors
 from ..core.outputs import MMCausalLMOutput, MMContextOutput
 from ..fusion.features import MMFeatures
-from ..losses.token_losses import loss_without_logits, token_loss
+from ..losses.token_losses import is_plain_head, loss_without_logits, token_loss
 from ..model import MMModel
 from ..towers.vit import MMVisionModel
 
@@ -50,12 +50,17 @@ def predicted(
     targets: torch.Tensor | None,
     num_items_in_batch: torch.Tensor | int | None = None,
     label_smoothing: float = 0.0,
-    return_logits: bool = True,
+    return_logits: bool | None = True,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """The loss (None without targets) and the logits (..., V) of a head; only the loss without `return_logits`.
 
+    None: in training with targets, where gradients are made, only the loss, if the head is a plain linear layer.
+
     Raises: ValueError if nothing is asked for.
     """
+    if return_logits is None:
+        trains = head.training and torch.is_grad_enabled() and targets is not None
+        return_logits = not (trains and is_plain_head(head))
     if not return_logits:
         if targets is None:
             raise ValueError("return_logits=False gives only the loss, and the loss needs labels")
@@ -165,7 +170,7 @@ class MMVocabularyHead(MMHead):
         output: Any,
         targets: torch.Tensor | None,
         num_items_in_batch: torch.Tensor | int | None,
-        return_logits: bool,
+        return_logits: bool | None,
         logits_to_keep: int | torch.Tensor = 0,
     ) -> MMCausalLMOutput:
         """The loss (with targets) and the logits of the base model's output, in addition to the fields of that

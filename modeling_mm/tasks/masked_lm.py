@@ -36,7 +36,7 @@ class MMForMaskedLM(MMVocabularyHead):
         token_type_ids: torch.Tensor | None = None,
         *,
         labels: torch.Tensor | None = None,
-        return_logits: bool = True,
+        return_logits: bool | None = None,
         **inputs: Unpack[ModelInputs],
     ) -> MMCausalLMOutput:
         """Predicts every token in its own place. Inputs as in `MMModel.forward`, without a cache, and:
@@ -44,7 +44,8 @@ class MMForMaskedLM(MMVocabularyHead):
         Args:
             labels: int64 (R, T), the ids that were masked in input_ids, -100 elsewhere; not shifted. Gives `loss`,
                 their mean, or over `num_items_in_batch` of an accumulated batch.
-            return_logits: False, with labels: the loss is made without the (R, T, V) logits, as in generation.
+            return_logits: False, with labels: the loss is made without the (R, T, V) logits, as in generation. None:
+                False in training with labels, else True.
         """
         reject_unknown(inputs, MMForMaskedLM.forward)
         num_items_in_batch = inputs.pop("num_items_in_batch", None)

@@ -100,7 +100,7 @@ class MMForPreTraining(MMMatchingModel):
         mlm_targets: torch.Tensor | None = None,
         bool_masked_pos: torch.Tensor | None = None,
         return_loss: bool | None = None,
-        return_logits: bool = True,
+        return_logits: bool | None = None,
         **inputs: Unpack[ModelInputs],
     ) -> MMPreTrainingOutput:
         """Every loss that is asked for and whose inputs are given. Media, text and `matches` as in retrieval, and:
@@ -112,6 +112,7 @@ class MMForPreTraining(MMMatchingModel):
             bool_masked_pos: bool (B[, N], L), True for each patch of pixel_values that is hidden from "mim".
             return_loss: None: in training. False gives logits and embeddings alone.
             return_logits: False, with a loss: "lm" and "mlm" are made without their (R, T, V) logits, which are None.
+                None: False in training with a loss, else True.
         """
         asked = self._asked_states(dict(inputs), MMForPreTraining.forward)
         index, ready = pop_inputs(inputs, ("context_index", "encoder_outputs")).values()
@@ -123,7 +124,7 @@ class MMForPreTraining(MMMatchingModel):
         )
         self._check_targets(text, lm_targets, masked_input_ids, mlm_targets)
         wants_loss = self.training if return_loss is None else return_loss
-        if not (wants_loss or return_logits):
+        if return_logits is False and not wants_loss:
             raise ValueError("return_logits=False gives only the losses; ask for them with return_loss=True")
         output: Any = MMPreTrainingOutput()
         self._compare(output, context, text, asked, index, matches, wants_loss)
@@ -210,7 +211,7 @@ class MMForPreTraining(MMMatchingModel):
         if self.itm_head is not None:
             output["loss_itm"], output["itm_logits"] = self._itm_loss(context, text, compared, embeds, matches)
 
-    def _predicted(self, states: Any, targets: torch.Tensor | None, return_logits: bool) -> tuple:
+    def _predicted(self, states: Any, targets: torch.Tensor | None, return_logits: bool | None) -> tuple:
         """The mean loss (None without targets) of what each token predicts, and the logits (R, T, V)."""
         states = self.lm_head_transform(states)
         total, logits = predicted(self.lm_head, states, targets, 1, self.config.label_smoothing, return_logits)

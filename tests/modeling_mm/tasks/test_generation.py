@@ -75,6 +75,25 @@ def test_a_loss_without_logits_is_the_same_loss(tiny_model, pixels, tied):
         torch.testing.assert_close(their_grads[name], grad, rtol=0, atol=1e-12)
 
 
+def test_training_makes_no_logits_that_nobody_asked_for(tiny_model, pixels):
+    """Only positions with a label go through the head, by itself; the loss is that of all logits."""
+    model = tiny_model().train()
+    inputs = {"input_ids": IDS, "pixel_values": pixels, "labels": IDS.masked_fill(IDS == 7, -100)}
+    made, whole = model(**inputs), model(**inputs, return_logits=True)
+    assert "logits" not in made and whole.logits.shape == (*IDS.shape, model.config.text_config.vocab_size)
+    torch.testing.assert_close(made.loss, whole.loss, rtol=0, atol=1e-12)
+    assert "logits" in model(input_ids=IDS, pixel_values=pixels)  # no labels
+    with torch.no_grad():
+        assert "logits" in model(**inputs)
+    assert "logits" in model.eval()(**inputs)
+
+
+def test_training_keeps_the_logits_of_a_head_that_is_more_than_its_weight(tiny_model, pixels):
+    model, seen = tiny_model().train(), []
+    model.lm_head.register_forward_hook(lambda *call: seen.append(call))
+    assert "logits" in model(input_ids=IDS, pixel_values=pixels, labels=IDS) and len(seen) == 1
+
+
 def test_a_loss_without_logits_needs_labels_and_a_plain_head(tiny_model, pixels):
     model = tiny_model()
     with pytest.raises(ValueError, match="loss needs labels"):
