@@ -1,6 +1,6 @@
 """What training changes of the media of samples: pictures and frames, the times of videos, stretches of sounds."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,22 @@ class MediaAugmentation:
         and where none are wanted."""
         return draws.rngs(names, use) if self.clips and draws.augments else None
 
+    @property
+    def is_own(self) -> bool:
+        return isinstance(self.pictures, PictureAugmentation)
+
+    def view(self, rng: np.random.Generator, told: list[str]) -> Callable[[Callable], Callable]:
+        """Of a function that reads a picture, one that reads another view of it, no larger than the view needs."""
+
+        def reader(load: Callable[..., Image.Image]) -> Callable[..., Image.Image]:
+            def read(source: Any, **options: Any) -> Image.Image:
+                picture = load(source, box_of=lambda size: self.pictures.box(size, rng), **options)
+                return self.pictures.changed(picture, rng, told)
+
+            return read
+
+        return reader
+
     def changed(self, medium: Any, rng: np.random.Generator, draws: Draws, name: str, told: list[str]) -> Any:
         """A picture, or frames that all see the same random numbers; None stays None.
 
@@ -42,13 +58,14 @@ class MediaAugmentation:
             return [self.changed(frame, draws.rng(name), draws, name, told) for frame in medium]
         if medium is None:
             return None
-        is_own = isinstance(self.pictures, PictureAugmentation)
-        picture = self.pictures(medium, rng, told) if is_own else self.pictures(medium, rng)
+        picture = self.pictures(medium, rng, told) if self.is_own else self.pictures(medium, rng)
         if not isinstance(picture, Image.Image):
             kind = type(picture).__name__
             raise TypeError(f"augment takes a PIL image and an rng and returns a PIL image; got {kind}")
         reader = self.processor.image_processor
-        return picture if is_own or not isinstance(reader, PictureOptions) else reader.load(picture)  # of any mode
+        return (
+            picture if self.is_own or not isinstance(reader, PictureOptions) else reader.load(picture)
+        )  # of any mode
 
 
 def _saved(processor: Any) -> PictureAugmentation | None:
@@ -62,7 +79,14 @@ def _saved(processor: Any) -> PictureAugmentation | None:
     return None if settings is None else PictureAugmentation(**settings)
 
 
-def told_of(sample: Mapping[str, Any]) -> list[str]:
-    """All that a sample says about its pictures."""
+def told_of_each(samples: Sequence[Mapping[str, Any]], keys: Sequence[Any]) -> dict[Any, list[str]]:
+    """All that the samples of each key say about its pictures."""
+    told = {key: [] for key in keys}
+    for sample, key in zip(samples, keys, strict=True):
+        told[key] += _told_of(sample)
+    return told
+
+
+def _told_of(sample: Mapping[str, Any]) -> list[str]:
     values = [sample.get(name) for name in ("text", "suffix", "context_text")]
     return [words for value in values for words in (value if isinstance(value, (list, tuple)) else [value]) if words]

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from .augmenting import Augment, MediaAugmentation, told_of
+from .augmenting import Augment, MediaAugmentation, told_of_each
 from .batches import (
     MEDIA_COLUMNS,
     MEDIA_OF,
@@ -88,8 +88,8 @@ class MMDataCollator:
         columns: names of other columns, {"caption": "suffix"} or webdataset's {"jpg": "image", "txt": "suffix"}. None
             ignores a column. A column like "caption" raises an error if nothing makes labels.
 
-    Where Trainer trains, a batch with labels gets return_logits if the model takes it: True where a Trainer with a loss
-    of its own may read the logits, otherwise False.
+    Where Trainer trains, a batch with labels gets return_logits if the model takes it: True where a Trainer with its
+    own loss may read the logits, otherwise False.
     """
 
     processor: MMProcessor
@@ -285,16 +285,22 @@ class MMDataCollator:
                 for index, (found, key) in enumerate(zip(sources, keys, strict=True))
             ]
             rngs = self._augmentation.clip_rngs(draws.names, "frames", draws)
-            read = read_media(self.processor, name, wanted, self.on_error, rngs=rngs, on_fault=self.on_fault)
-            if self._augmentation.pictures is not None and draws.augments and name != "audio":
-                for key, index in firsts.items():
-                    told = [
-                        t for sample, own in zip(samples, keys, strict=True) if own == key for t in told_of(sample)
-                    ]
-                    own_name = draws.names[index]
-                    rng = draws.rng(own_name)
-                    changed = self._augmentation.changed
-                    read[index] = [changed(medium, rng, draws, own_name, told) for medium in read[index]]
+            changes = self._augmentation.pictures is not None and draws.augments and name != "audio"
+            told = told_of_each(samples, keys) if changes else {}
+            views = None
+            if (
+                changes and name == "images" and self._augmentation.is_own
+            ):  # a crop is known before its picture is read
+                views = {
+                    index: self._augmentation.view(draws.rng(draws.names[index]), told[key])
+                    for key, index in firsts.items()
+                }
+            options = {"rngs": rngs, "on_fault": self.on_fault, "views": views}
+            read = read_media(self.processor, name, wanted, self.on_error, **options)
+            for key, index in firsts.items() if changes and views is None else ():
+                own_name = draws.names[index]
+                rng, changed = draws.rng(own_name), self._augmentation.changed
+                read[index] = [changed(medium, rng, draws, own_name, told[key]) for medium in read[index]]
             media[name] = {key: read[index] for key, index in firsts.items()}
         return media
 

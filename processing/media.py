@@ -6,7 +6,7 @@ B samples, N pictures (videos, clips) per sample, F frames.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -70,6 +70,7 @@ def read_media(
     max_seconds: float | None = None,
     rngs: Sequence[np.random.Generator] | None = None,
     on_fault: Callable[[MediaDecodeError], object] | None = None,
+    views: Mapping[int, Callable[[Callable], Callable]] | None = None,
     **image_options: Any,
 ) -> list[list[Any]]:
     """Media of one kind, nested by sample.
@@ -83,6 +84,7 @@ def read_media(
         max_seconds: length of videos and sounds allowed; None takes `load_video`'s and `load_sound`'s.
         on_fault: called with the error of each one that is None.
         rngs: one for each sample, in training: frames of videos are then taken with the processor's frame_jitter.
+        views: by sample, in training: makes of what reads a picture what reads another view of it.
         image_options: for images and frames.
 
     One that is missing or broken raises, naming its place images[sample][number]; under another on_error than
@@ -119,6 +121,7 @@ def read_media(
     reader, read = PictureReader(on_error, **options), []
     for sample, entries in enumerate(sources):
         own = partial(load, rng=rngs[sample]) if rngs is not None and name == "videos" else load
+        own = views[sample](own) if views is not None and sample in views else own
         read.append([reader.read(source, f"{name}[{sample}][{place}]", own) for place, source in enumerate(entries)])
     if reader.faults:
         total = sum(map(len, sources))

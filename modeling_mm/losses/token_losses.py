@@ -129,7 +129,7 @@ def is_plain_head(head: nn.Module) -> bool:
     processes, without hooks; and no graph is being made of it, whose shapes would depend on the labels."""
     plain = type(head) is nn.Linear and type(head.weight) is nn.Parameter
     hooked = bool(head._forward_hooks or head._forward_pre_hooks)
-    return plain and not hooked and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    return plain and not hooked and not torch.compiler.is_compiling() and not torch._C._get_tracing_state()
 
 
 def _check(hidden, weight, targets, bias, chunk_rows) -> None:

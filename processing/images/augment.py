@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from .colours import Colour, rgb_colour
+from .geometry import Box
 
 CROP_TRIES = 10
 ASPECTS = (3 / 4, 4 / 3)
@@ -74,8 +75,16 @@ class PictureAugmentation:
 
     def __call__(self, image: Image.Image, rng: np.random.Generator, texts: Iterable[str] = ()) -> Image.Image:
         """Another view of an RGB image. `texts`: all that is said about it."""
+        box = self.box(image.size, rng)
+        return self.changed(image if box == (0, 0, *image.size) else image.crop(box), rng, texts)
+
+    def box(self, size: tuple[int, int], rng: np.random.Generator) -> Box:
+        """What is kept of a picture of (width, height): the first that is drawn of a view."""
+        return (0, 0, *size) if self.crop is None else _random_box(*size, rng, self.crop)
+
+    def changed(self, image: Image.Image, rng: np.random.Generator, texts: Iterable[str] = ()) -> Image.Image:
+        """The view, after `box`, of what that keeps of a picture, which may be shrunk."""
         colour = rgb_colour(self.background)
-        image = image if self.crop is None else _random_crop(image, rng, self.crop)
         mirror = rng.random() < self.flip  # drawn in any case: the rest of the view does not depend on the texts
         if mirror and not (self.text_aware and names_a_side(texts)):
             image = ImageOps.mirror(image)
@@ -100,17 +109,16 @@ class PictureAugmentation:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
-def _random_crop(image: Image.Image, rng: np.random.Generator, shares: tuple[float, float]) -> Image.Image:
+def _random_box(width: int, height: int, rng: np.random.Generator, shares: tuple[float, float]) -> Box:
     """A box of a random share of the area and a random aspect, where it fits; else the whole picture."""
-    width, height = image.size
     for _ in range(CROP_TRIES):
         area = width * height * rng.uniform(*shares)
         aspect = width / height * math.exp(rng.uniform(math.log(ASPECTS[0]), math.log(ASPECTS[1])))
         across, down = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < across <= width and 0 < down <= height:
             left, top = rng.integers(width - across + 1), rng.integers(height - down + 1)
-            return image.crop((int(left), int(top), int(left) + across, int(top) + down))
-    return image
+            return int(left), int(top), int(left) + across, int(top) + down
+    return 0, 0, width, height
 
 
 def _affine(image: Image.Image, matrix: tuple[float, ...], colour: tuple[int, int, int]) -> Image.Image:

@@ -63,7 +63,7 @@ def upright_rgb(
     copy.
     """
     image.load()
-    turn = UPRIGHT.get(_orientation(image))
+    turn = UPRIGHT.get(orientation(image))
     rgb = on_background(_in_srgb(image) if use_icc else image, colour, own=own)
     if turn is not None:
         rgb = rgb.transpose(turn)
@@ -72,7 +72,7 @@ def upright_rgb(
     return rgb
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """EXIF orientation; 1 (upright) without one or with a broken EXIF block."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)

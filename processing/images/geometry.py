@@ -46,7 +46,7 @@ def cut_to_content(image: Image.Image, colour: Rgb, threshold: int, margin: floa
 
 def content_square(image: Image.Image, colour: Rgb, threshold: int, margin: float) -> tuple[Box, tuple[int, int], int]:
     """The box of the content, the (width, height) that it is cut to, and the side of the square around it."""
-    box = _content_box(image, colour, threshold) or (0, 0, *image.size)
+    box = content_box(image, colour, threshold)
     width, height = box[2] - box[0], box[3] - box[1]
     longest = max(width, height)
     if longest > LARGEST_SQUARE:
@@ -81,16 +81,25 @@ class View(NamedTuple):
         )
 
 
-def _content_box(image: Image.Image, colour: Rgb, threshold: int) -> Box | None:
+def content_box(image: Image.Image, colour: Rgb, threshold: int) -> Box:
+    """The box of pixels that differ from `colour`; all of an image without such pixels."""
     levels = [0] * (threshold + 1) + [255] * (255 - threshold)
+
+    def found(part: Box) -> Box | None:
+        strip = image.crop(part)
+        return ImageChops.difference(strip, Image.new("RGB", strip.size, colour)).point(levels * 3).getbbox()
+
+    width, height = image.size
+    edges = (0, 0, width, 1), (0, height - 1, width, height), (0, 0, 1, height), (width - 1, 0, width, height)
+    if all(found(edge) for edge in edges):
+        return 0, 0, width, height
     boxes = []
-    for top, bottom in strips(*image.size):
-        strip = image.crop((0, top, image.width, bottom))
-        box = ImageChops.difference(strip, Image.new("RGB", strip.size, colour)).point(levels * 3).getbbox()
+    for top, bottom in strips(width, height):
+        box = found((0, top, width, bottom))
         if box:
             boxes.append((box[0], box[1] + top, box[2], box[3] + top))
     if not boxes:
-        return None
+        return 0, 0, width, height
     lefts, tops, rights, bottoms = zip(*boxes, strict=True)
     return min(lefts), min(tops), max(rights), max(bottoms)
 

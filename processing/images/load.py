@@ -17,6 +17,7 @@ from PIL import Image
 
 from .arrays import image_from_array
 from .colours import Colour, check_mode, on_background, rgb_colour, upright_rgb
+from .geometry import Box
 from .limits import (
     FORMATS,
     MAX_BATCH_PIXELS,
@@ -32,6 +33,7 @@ from .limits import (
     decoding,
 )
 from .odd_files import as_in_its_file, key_as_alpha, opened_picture
+from .region import Region
 from .sources import opened
 from .urls import MAX_URL_BYTES
 
@@ -57,6 +59,9 @@ def load_image(
     draft_size: int | None = None,
     allow_urls: bool = False,
     budget: PixelBudget | None = None,
+    box_of: Callable[[tuple[int, int]], Box] | None = None,
+    enough: tuple[int, int] | None = None,
+    content_of: Callable[[Image.Image], Box] | None = None,
 ) -> Image.Image:
     """Read one picture as an upright RGB image with 8 bits per channel.
 
@@ -78,6 +83,10 @@ def load_image(
         allow_urls: fetch http(s) URLs, only from public addresses (`mm.processing.images.urls.fetch`).
 
         budget: pixels that are left for all pictures of a call.
+        box_of: of (width, height) of the upright picture, the box (left, top, right, bottom) that is kept of it.
+        enough: (width, height) that this box is resized to later: a larger one comes shrunk to twice that, of a JPEG
+            file that was decoded at a half, quarter or eighth where that will do.
+        content_of: of what the box keeps, the box that is resized to `enough`; the file is then decoded in full.
 
     Returns:
         The image. A PIL image that is already RGB and upright is returned itself, not a copy.
@@ -89,13 +98,14 @@ def load_image(
         TypeError: a source of another type.
     """
     colour = rgb_colour(background)
+    region = Region(box_of, enough, content_of)
     if isinstance(source, Image.Image):
         with decoding("the PIL image") as known:
             known["format"] = source.format
             check_pixels(source.width, source.height, max_pixels, budget)
             check_mode(source, convert_rgb)
             with as_in_its_file(source) as image:
-                return upright_rgb(image, colour, use_icc=use_icc, own=image is not source)
+                return region.of(upright_rgb(image, colour, use_icc=use_icc, own=image is not source))
     if isinstance(source, (np.ndarray, torch.Tensor)):
         image = image_from_array(
             source,
@@ -106,7 +116,7 @@ def load_image(
             budget=budget,
         )
         check_mode(image, convert_rgb)
-        return on_background(image, colour, own=True)
+        return region.of(on_background(image, colour, own=True))
     with opened(source, "picture", max_bytes, allow_urls, MAX_URL_BYTES) as (file, name), decoding(name) as known:
         with opened_picture(file) as image:
             known["format"] = image.format
@@ -114,9 +124,11 @@ def load_image(
             check_mode(image, convert_rgb)
             if draft_size is not None:
                 image.draft(None, (draft_size, draft_size))
+            else:
+                region.draft(image)
             upright = upright_rgb(key_as_alpha(image, file), colour, use_icc=use_icc, own=True)
             upright.info = {}
-            return upright
+            return region.of(upright)
 
 
 class PictureReader:

@@ -7,6 +7,7 @@ It does not need torchvision or another processor class; `processor_fast.py` has
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from transformers.image_utils import PILImageResampling
 from transformers.utils.constants import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
 
 from ...configuration.auto_map import finish_image_processor, kept
-from .geometry import View, centre_crop, content_square, cut_to_content, fit, shaped
+from .geometry import Box, View, centre_crop, content_box, content_square, cut_to_content, fit, shaped
 from .limits import MAX_BATCH_PIXELS, MAX_BYTES, MAX_PIXELS, MediaDecodeError
 from .load import PictureReader, flat_pictures, load_image, rgb_colour
 from .options import SAVED_BESIDE_OPTIONS, MMImageProcessorKwargs, check_options, check_types
@@ -80,12 +81,16 @@ class PictureOptions(SavesItsCode, BaseImageProcessor):
         max_bytes: int = MAX_BYTES,
         allow_urls: bool = False,
         budget: Any = None,
+        box_of: Callable[[tuple[int, int]], Box] | None = None,
         **options: Any,
     ) -> Image.Image:
-        """One picture as this processor reads it before any geometry: upright RGB. Errors as `load_image` raises."""
+        """One picture as this processor reads it before any geometry: upright RGB. Errors as `load_image` raises.
+
+        box_of: of (width, height) the box that is kept, which comes no larger than this processor needs.
+        """
         check_types(options)
         limits = {"max_pixels": max_pixels, "max_bytes": max_bytes, "allow_urls": allow_urls, "budget": budget}
-        return self.process_image(source, **limits, **self._options(options))
+        return self.process_image(source, box_of=box_of, **limits, **self._options(options))
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         """Transformers' way to paths and URLs: pictures as `load` reads them, so that no URL is fetched."""
@@ -229,14 +234,18 @@ class PictureOptions(SavesItsCode, BaseImageProcessor):
             )
         size = options["size"]
         has_size = options["do_resize"] and options["resize_mode"] != "native" and size.height and size.width
-        draft = options["do_draft"] and has_size and not options["do_crop_content"]
+        content, colour = options["do_crop_content"], rgb_colour(options["background"])
+        content_of = partial(content_box, colour=colour, threshold=options["content_threshold"])
         same = ("background", "input_data_format", "input_range", "channel_order")
         limits = ("max_pixels", "max_bytes", "allow_urls", "budget")
         return load_image(
             image,
             use_icc=options["do_icc"],
             convert_rgb=options["do_convert_rgb"] is not False,
-            draft_size=max(size.height, size.width) if draft else None,
+            draft_size=max(size.height, size.width) if options["do_draft"] and has_size and not content else None,
+            box_of=options.get("box_of"),
+            enough=(size.width, size.height) if has_size else None,
+            content_of=content_of if content else None,
             **{name: options[name] for name in (*same, *limits) if name in options},
         )
 

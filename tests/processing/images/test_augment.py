@@ -1,5 +1,6 @@
 """Augmentation of pictures: chance of its own, sizes that processors take, and no picture that belies its text."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from transformers import AutoImageProcessor, AutoTokenizer
 
 from mm import MMDataCollator, MMImageProcessorPil, MMProcessor
 from mm.processing.images.augment import OPERATIONS, PictureAugmentation, names_a_side
+from mm.processing.sample_seeds import sample_rng
 
 ROOT = Path(__file__).resolve().parents[3]
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
@@ -66,6 +68,65 @@ def test_the_crop_keeps_the_share_of_the_area_that_was_asked_for():
     for seed in range(20):
         height, width, _ = seen(seed, **{**NOTHING, "crop": (0.25, 0.5)}).shape
         assert 0.2 < height * width / (40 * 60) < 0.56
+
+
+def places(width: int, height: int) -> Image.Image:
+    """A picture whose red says the column and whose green says the row."""
+    down, across = np.mgrid[0:height, 0:width]
+    pixels = np.stack([across * 255 / width, down * 255 / height, 0 * down], -1)
+    return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def jpeg(picture: Image.Image, turn: int = 1) -> bytes:
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = turn
+    picture.save(file, "JPEG", quality=95, subsampling=0, exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("turn", [1, 6])
+@pytest.mark.parametrize("mode", ["squash", "crop", "pad", "content"])
+def test_a_view_of_a_large_file_is_that_of_its_whole_picture(monkeypatch, mode, turn):
+    """The box is drawn of the file's own size, whatever it is decoded at: the same numbers give the same part, turn
+    and mirror as when the whole picture is decoded first."""
+    geometry = {"crop": (0.3, 1.0), "rotation": 15, **{name: 0.0 for name in ("brightness", "contrast", "saturation")}}
+    size = {"height": 32, "width": 24}
+    content = {"do_crop_content": True, "background": "black"} if mode == "content" else {"resize_mode": mode}
+    reader = MMImageProcessorPil(size=size, augmentation=geometry, **content)
+    processor = MMProcessor(reader, AutoTokenizer.from_pretrained(ROOT / "checkpoints/mm-tiny"))
+    raw = jpeg(places(800, 600), turn)
+    collator, decoded = MMDataCollator(processor, augment="saved", seed=3), []
+    own = Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda self, *a, **k: decoded.append(self.size) or own(self, *a, **k))
+    batch = collator([{"id": number, "image": raw, "suffix": "a place"} for number in range(12)])["pixel_values"]
+    assert max(max(seen) for seen in decoded) <= (400 if mode != "content" else 800)  # at a half or less
+    whole = reader.load(raw)
+    assert whole.size == ((600, 800) if turn == 6 else (800, 600))
+    for number, pixels in enumerate(batch):
+        view = PictureAugmentation(**geometry)(whole, sample_rng(3, 0, number), ["a place"])
+        expected = reader.pixels_of([view], return_tensors="pt")["pixel_values"][0]
+        apart = (pixels - expected).abs()
+        assert apart.mean() < (0.05 if mode == "content" else 0.02)  # the edges of the content may move by a pixel
+
+
+def test_a_small_object_in_a_large_picture_keeps_its_pixels():
+    """What is cut to its content is shrunk by the size of the content, not by that of the picture."""
+    picture = Image.new("RGB", (900, 900), "white")
+    picture.paste(PHOTO, (400, 300))
+    reader = MMImageProcessorPil(size={"height": 32, "width": 32}, do_crop_content=True, augmentation=NOTHING)
+    processor = MMProcessor(reader, AutoTokenizer.from_pretrained(ROOT / "checkpoints/mm-tiny"))
+    made = MMDataCollator(processor, augment="saved")([{"image": picture, "suffix": "noise"}])["pixel_values"]
+    assert torch.equal(made, reader(picture, return_tensors="pt")["pixel_values"])
+
+
+def test_a_view_of_a_small_picture_is_not_resampled():
+    reader = MMImageProcessorPil(size={"height": 32, "width": 32}, augmentation={"rotation": 15, "operations": 2})
+    processor = MMProcessor(reader, AutoTokenizer.from_pretrained(ROOT / "checkpoints/mm-tiny"))
+    collator = MMDataCollator(processor, augment="saved")
+    for number in range(6):
+        made = collator([{"id": number, "image": PHOTO, "suffix": "noise"}])["pixel_values"]
+        view = PictureAugmentation(rotation=15, operations=2)(PHOTO, sample_rng(0, 0, number), ["noise"])
+        assert torch.equal(made, reader.pixels_of([view], return_tensors="pt")["pixel_values"])
 
 
 @pytest.mark.parametrize(
