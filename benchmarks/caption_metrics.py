@@ -10,12 +10,9 @@ out, and the captions of pycocoevalcap are not split. METEOR is that of 2007 her
 ROUGE-L is that of the best reference here.
 """
 
-import argparse
-import json
 import random
 import resource
 import shutil
-import subprocess
 import sys
 import time
 from importlib import import_module
@@ -79,60 +76,70 @@ def pairs(told: list[str], truth: list[list[str]], java: bool) -> dict[str, floa
     caption_scores(told, truth, [name for name in CAPTION_METRICS if name != "chrf"])
     between = time.process_time()
     caption_scores(told, truth, ["chrf"])
-    return {"without chrF": between - start, "chrF": time.process_time() - between}
+    return {"chrf": time.process_time() - between, "rest": between - start}
 
 
 def measure(side: str, number: int, references: int, java: bool) -> None:
-    """Runs one side in this process and prints what it took as JSON, leaving imports out of the time."""
+    """Runs one side here and prints CPU seconds, seconds, MiB and values, leaving imports out of the time."""
     told, truth = captions(number, references)
     run = {"ours": ours, "theirs": theirs, "pairs": pairs}[side]
     if side != "theirs":  # what is imported is not what is measured
-        import mm.evaluation.captions  # noqa: F401
-    before = sum(resource.getrusage(who).ru_utime + resource.getrusage(who).ru_stime for who in WHO)
+        import mm.metrics  # noqa: F401
+    whose = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+    before = sum(resource.getrusage(who).ru_utime + resource.getrusage(who).ru_stime for who in whose)
     start = time.perf_counter()
     values = run(told, truth, java)
     wall = time.perf_counter() - start
-    after = sum(resource.getrusage(who).ru_utime + resource.getrusage(who).ru_stime for who in WHO)
-    memory = max(resource.getrusage(who).ru_maxrss for who in WHO) / 1024
-    print(json.dumps({"cpu": after - before, "wall": wall, "memory": memory, "values": values}))
+    after = sum(resource.getrusage(who).ru_utime + resource.getrusage(who).ru_stime for who in whose)
+    memory = max(resource.getrusage(who).ru_maxrss for who in whose) / 1024
+    print(after - before, wall, memory, *(values[name] for name in sorted(values)))
 
 
-WHO = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+def main() -> int:
+    import harness  # not above: it imports torch, which pycocoevalcap does without
+    import torch
 
-
-def started(side: str, options: argparse.Namespace, number: int, references: int, java: bool) -> dict:
-    command = [sys.executable, "-W", "ignore", __file__, "--side", side, "--items", str(number)]
-    command += ["--references", str(references), *(["--java"] if java else [])]
-    if options.pycocoevalcap:
-        command += ["--pycocoevalcap", str(options.pycocoevalcap)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.options(__doc__, pairs=3)
     parser.add_argument("--pycocoevalcap", type=Path, help="the folder it is installed in, if not in this environment")
-    parser.add_argument("--items", type=int, default=5000)
-    parser.add_argument("--references", type=int, default=5)
-    parser.add_argument("--side", choices=("ours", "theirs", "pairs"), help=argparse.SUPPRESS)
-    parser.add_argument("--java", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.pycocoevalcap:
-        sys.path.insert(0, str(options.pycocoevalcap))
-    if options.side:
-        return measure(options.side, options.items, options.references, options.java)
-    java = shutil.which("java") is not None
+    asked = parser.parse_args()
+    items, java = 200 if asked.tiny else 5000, shutil.which("java") is not None
+    report = harness.Report(asked)
     what = "BLEU, ROUGE-L, CIDEr-D" + (", METEOR and the tokeniser" if java else " (no Java: no METEOR, no tokeniser)")
-    print(f"{options.items} captions, {options.references} references each: {what}")
-    found = {side: started(side, options, options.items, options.references, java) for side in ("ours", "theirs")}
-    for side, result in found.items():
-        values = "  ".join(f"{name} {value:.4f}" for name, value in sorted(result["values"].items()))
-        print(f"{side:<7} {result['cpu']:7.2f} CPU-s {result['wall']:7.2f} s {result['memory']:7.0f} MiB   {values}")
-    cpu, wall = (found["theirs"][what] / found["ours"][what] for what in ("cpu", "wall"))
-    print(f"ratio   {cpu:7.1f}       {wall:7.1f}")
-    took = started("pairs", options, 10_000, 1, java)["values"]
-    print("10000 pairs: " + ", ".join(f"{name} {seconds:.2f} CPU-s" for name, seconds in took.items()))
+    report.say(f"{items} captions, 5 references each: {what}")
+    found: dict[str, list[float]] = {}
+
+    def cost(side: str) -> harness.Cost:
+        folder = str(asked.pycocoevalcap or "")
+        found[side] = harness.alone(__file__, "--side", side, str(items), "5", str(int(java)), folder)
+        report.row(side=side, numbers=found[side])
+        return harness.Cost(wall=found[side][1], cpu=found[side][0])
+
+    costs = harness.in_turn({side: side for side in ("ours", "theirs")}, asked.pairs, warm_up=0, cost=cost)
+    names = sorted(["bleu1", "bleu2", "bleu3", "bleu4", "cider_d", "rouge_l", *(["meteor"] if java else [])])
+    for side, numbers in found.items():
+        values = "  ".join(f"{name} {value:.4f}" for name, value in zip(names, numbers[3:], strict=True))
+        report.say(f"{side:<7} {harness.median(costs[side]):7.2f} CPU-s {numbers[2]:6.0f} MiB   {values}")
+    same = [names.index(name) + 3 for name in names if name not in ("meteor", "rouge_l")]
+    report.equal(
+        "values", *(torch.tensor([found[side][n] for n in same]).double() for side in ("ours", "theirs")), 1e-6
+    )
+    faster = harness.ratio(costs["theirs"], costs["ours"])
+    report.say(f"{faster.median:.1f} times as fast [{faster.least:.1f}, {faster.greatest:.1f}]")
+    report.want("CPU seconds of pycocoevalcap against ours", faster.median, 5)
+    report.want("memory of pycocoevalcap against ours", found["theirs"][2] / found["ours"][2], 1)
+    *_, chrf, rest = harness.alone(__file__, "--side", "pairs", "200" if asked.tiny else "10000", "1", "0", "")
+    report.say(
+        f"{200 if asked.tiny else 10_000} pairs: {rest:.2f} CPU-s without chrF, {rest + chrf:.2f} CPU-s with it"
+    )
+    report.want("2 CPU-s against n-gram metrics without chrF", 2 / rest, 1)
+    report.want("6 CPU-s against all n-gram metrics", 6 / (rest + chrf), 1)
+    return report.end()
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--side"]:  # a process of its own for one side
+        if sys.argv[6]:
+            sys.path.insert(0, sys.argv[6])
+        measure(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5] == "1")
+    else:
+        sys.exit(main())

@@ -6,6 +6,8 @@ sacrebleu and jiwer are there. The others are heavy or bring Java: install what 
 """
 
 import random
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -129,3 +131,19 @@ def test_cider_d_is_that_of_aac_metrics(told, truth):
     score = cider_d(told, truth, tokenizer="space")
     close(score.value, float(corpus["cider_d"]))
     close(score.per_item, rows["cider_d"].numpy())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("java") is None, reason="Stanford's tokeniser needs Java")
+def test_coco_words_are_those_of_stanfords_tokeniser():
+    """On sentences of the pages without marks of code; names such as fine-tuning.md have other tokens."""
+    stanford = pytest.importorskip("pycocoevalcap.tokenizer.ptbtokenizer", reason="pip install pycocoevalcap")
+    pages = sorted((Path(__file__).parents[2] / "docs").glob("*.md"))
+    lines = [re.sub(r"[`*#|]", " ", line) for page in pages for line in page.read_text("utf-8").splitlines()]
+    lines = [line for line in lines if 3 < len(line.split()) < 30 and line.isascii()]
+    lines = [line for line in lines if not re.search(r"[_<>=/{}~@]|--|\.\.", line)]
+    found = stanford.PTBTokenizer().tokenize({n: [{"caption": line}] for n, line in enumerate(lines)})
+    equal = [" ".join(tokenize(line, "coco")) == found[n][0] for n, line in enumerate(lines)]
+    assert len(lines) > 300 and np.mean(equal) > 0.98, [
+        line for line, same in zip(lines, equal, strict=True) if not same
+    ]
