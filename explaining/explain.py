@@ -4,20 +4,20 @@ R rows, B contexts, T tokens, S context tokens, W words of a row.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 
 from . import methods
-from .explanation import Explanation, ItemWeights, Place
-from .grids import KINDS, PIXELS, Grid, gathered, grid_of
-from .pixels import CELLS, by_integrated_gradients, by_occlusion
+from .explanation import Explanation, ItemWeights
+from .grids import KINDS, gathered, grid_of
+from .pixels import METHODS_OF_PIXELS, items_by_pixels
+from .placing import pixels_shape, place_of, views_of
 from .reading import Reading, Written, held_context, read_again, written_rows
 from .words import Word, words_of
 
-METHODS = ("attention", "rollout", "grad", "occlusion", "integrated_gradients")
+METHODS = ("attention", "rollout", "grad", *METHODS_OF_PIXELS)
 
 
 class MMExplaining:
@@ -70,11 +70,11 @@ class MMExplaining:
         written = written_rows(model, inputs, tokens, prompt_length)
         tokenizer = getattr(processor, "tokenizer", processor if hasattr(processor, "all_special_ids") else None)
         words = [words_of(ids, tokenizer, written.first) for ids in written.ids.tolist()]
-        views = _views(processor, pictures, inputs)
+        views = views_of(processor, pictures, inputs)
         was_training = model.training
         model.eval()
         try:
-            if method in ("occlusion", "integrated_gradients"):
+            if method in METHODS_OF_PIXELS:
                 if layers is not None or heads is not None:
                     raise ValueError(f"method={method!r} reads no attention: leave layers and heads out")
                 return _by_pixels(model, inputs, written, words, views, method)
@@ -146,26 +146,15 @@ def _explained(
             continue
         for number in sorted(set(own[:, 1].tolist())):
             length = int(own[own[:, 1] == number, 2].max()) + 1
-            grid = grid_of(config, kind, length, _pixels_of(inputs, kind))
+            grid = grid_of(config, kind, length, pixels_shape(inputs, kind))
             of_item = gathered(weights, sources, kind, number, grid)
-            items.append(ItemWeights(kind, number, of_item, _place(grid, inputs, kind, views, context, number)))
+            items.append(ItemWeights(kind, number, of_item, place_of(grid, inputs, kind, views, context, number)))
     if not items:
         raise ValueError(
             "the decoder of this model reads the states of its text encoder, none of which lies at a place of a "
             "picture; method='occlusion' and 'integrated_gradients' do without"
         )
     return _of_row(written, row, words, items, shares, method, views)
-
-
-def _pixels_of(inputs: Mapping[str, Any], kind: str) -> torch.Size | None:
-    """(B, N, ..., C, H, V) of the pictures or videos in inputs."""
-    pixels = inputs.get(PIXELS.get(kind, ""))
-    if kind == "audio":
-        return None
-    if not torch.is_tensor(pixels):
-        raise ValueError(f"inputs holds no {PIXELS[kind]}, whose size says where the tokens lie; give it, too")
-    usual = 5 if kind == "image" else 6
-    return pixels.shape if pixels.ndim == usual else torch.Size((len(pixels), 1, *pixels.shape[1:]))
 
 
 def _of_row(written: Written, row: int, words: list[Word], items, shares, method: str, views) -> Explanation:
@@ -184,71 +173,13 @@ def _by_pixels(model, inputs, written: Written, words, views, method: str) -> li
     """The methods that change the pictures."""
     found = []
     for row, own in enumerate(words):
-        context = int(written.contexts[row])
 
-        def scores(log_probs: torch.Tensor, own: list[Word] = own) -> torch.Tensor:
+        def numbers(media: dict[str, Any], row: int = row, own: list[Word] = own) -> torch.Tensor:
+            rows = written.repeated(row, len(media["pixel_values"]))
+            log_probs = read_again(model, media, rows).log_probs
             columns = [log_probs[:, [column - 1 for column in word.tokens]].sum(1) for word in own]
             return torch.stack(columns, 1) if columns else log_probs[:, :0]
 
-        pixels = _pixels_of(inputs, "image")
-        assert pixels is not None
-        items = []
-        for number in range(pixels[1]):
-            mask = inputs.get("pixel_attention_mask")
-            if mask is not None and mask.ndim >= 2 and not bool(mask[context].reshape(pixels[1], -1)[number].any()):
-                continue  # absent
-            grid = Grid(0, (CELLS, CELLS), (pixels[-2] / CELLS, pixels[-1] / CELLS))
-            with torch.no_grad() if method == "occlusion" else nullcontext():
-                if method == "occlusion":
-                    weights = by_occlusion(model, inputs, written, row, number, scores)
-                else:
-                    shape = _shape_of_patches(model.config, inputs) or (CELLS, CELLS)
-                    weights = by_integrated_gradients(model, inputs, written, row, number, scores, shape)
-                    grid = Grid(0, shape, (pixels[-2] / shape[0], pixels[-1] / shape[1]))
-            place = _place(grid, inputs, "image", views, context, number)
-            items.append(ItemWeights("image", number, weights.float().numpy(force=True), place))
+        items = items_by_pixels(model.config, inputs, int(written.contexts[row]), numbers, views, method)
         found.append(_of_row(written, row, own, items, {}, method, views))
     return found
-
-
-def _shape_of_patches(config: Any, inputs: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Rows and columns of an MM tower's patches."""
-    pixels, tower = _pixels_of(inputs, "image"), config.vision_config
-    assert pixels is not None
-    if hasattr(tower, "grid"):
-        return tower.grid(pixels[-2]), tower.grid(pixels[-1])
-    patch = getattr(tower, "patch_size", None)
-    return (pixels[-2] // patch, pixels[-1] // patch) if isinstance(patch, int) else None
-
-
-def _views(processor: Any, pictures: Sequence[Any] | None, inputs: Mapping[str, Any]) -> list[list[tuple[Any, Any]]]:
-    """Of each context its pictures as upright RGB, each with where the model's pixels lie in it."""
-    if pictures is None:
-        return []
-    reader = getattr(processor, "image_processor", processor)
-    if not hasattr(reader, "view"):
-        raise ValueError("pictures are placed by the processor that read them: give processor, too")
-    if isinstance(pictures, (str, bytes)) or not isinstance(pictures, Sequence):
-        pictures = [pictures]
-    contexts = len(inputs["pixel_values"]) if inputs.get("pixel_values") is not None else len(pictures)
-    if len(pictures) != contexts:
-        raise ValueError(f"{len(pictures)} pictures were given for {contexts} contexts; give one, or a list, for each")
-    found = []
-    for of_context in pictures:
-        several = of_context if isinstance(of_context, (list, tuple)) else [of_context]
-        loaded = [reader.load(one) for one in several]
-        found.append([(one, reader.view(one)) for one in loaded])
-    return found
-
-
-def _place(grid: Grid, inputs, kind: str, views, context: int, number: int) -> Place | None:
-    """Where the patches of a picture lie in it; of a video and without pictures, in the model's own pixels."""
-    if grid.cell is None:
-        return None
-    pixels = _pixels_of(inputs, kind)
-    assert pixels is not None
-    height, width = grid.cell
-    if kind != "image" or not views or number >= len(views[context]):
-        return Place(0.0, 0.0, width, height, pixels[-1], pixels[-2])
-    picture, view = views[context][number]
-    return Place(view.left, view.top, width * view.across, height * view.down, *picture.size)

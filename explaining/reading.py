@@ -25,6 +25,14 @@ class Written(NamedTuple):
     contexts: torch.Tensor
     first: int
 
+    def repeated(self, row: int, count: int) -> "Written":
+        """One row `count` times, each with a context of its own."""
+        of_row = {
+            name: None if values is None else values[row].expand(count, -1)
+            for name, values in (("ids", self.ids), ("mask", self.mask), ("types", self.types))
+        }
+        return self._replace(**of_row, contexts=torch.arange(count, device=self.ids.device))
+
 
 class Reading(NamedTuple):
     """What the pass gave: log_probs (R, T - 1), of each token after the first; sources (B, S, 3); of each layer that

@@ -1,0 +1,63 @@
+"""Where the parts of what a model read lie in the pictures as they were before the processor."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from .explanation import Place
+from .grids import PIXELS, Grid
+
+
+def pixels_shape(inputs: Mapping[str, Any], kind: str) -> torch.Size | None:
+    """(B, N, ..., C, H, V) of the pictures or videos in inputs."""
+    pixels = inputs.get(PIXELS.get(kind, ""))
+    if kind == "audio":
+        return None
+    if not torch.is_tensor(pixels):
+        raise ValueError(f"inputs holds no {PIXELS[kind]}, whose size says where the tokens lie; give it, too")
+    usual = 5 if kind == "image" else 6
+    return pixels.shape if pixels.ndim == usual else torch.Size((len(pixels), 1, *pixels.shape[1:]))
+
+
+def patches_shape(config: Any, inputs: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns of an MM tower's patches."""
+    pixels, tower = pixels_shape(inputs, "image"), config.vision_config
+    assert pixels is not None
+    if hasattr(tower, "grid"):
+        return tower.grid(pixels[-2]), tower.grid(pixels[-1])
+    patch = getattr(tower, "patch_size", None)
+    return (pixels[-2] // patch, pixels[-1] // patch) if isinstance(patch, int) else None
+
+
+def views_of(processor: Any, pictures: Sequence[Any] | None, inputs: Mapping[str, Any]) -> list[list[tuple[Any, Any]]]:
+    """Of each context its pictures as upright RGB, each with where the model's pixels lie in it."""
+    if pictures is None:
+        return []
+    reader = getattr(processor, "image_processor", processor)
+    if not hasattr(reader, "view"):
+        raise ValueError("pictures are placed by the processor that read them: give processor, too")
+    if isinstance(pictures, (str, bytes)) or not isinstance(pictures, Sequence):
+        pictures = [pictures]
+    contexts = len(inputs["pixel_values"]) if inputs.get("pixel_values") is not None else len(pictures)
+    if len(pictures) != contexts:
+        raise ValueError(f"{len(pictures)} pictures were given for {contexts} contexts; give one, or a list, for each")
+    found = []
+    for of_context in pictures:
+        several = of_context if isinstance(of_context, (list, tuple)) else [of_context]
+        loaded = [reader.load(one) for one in several]
+        found.append([(one, reader.view(one)) for one in loaded])
+    return found
+
+
+def place_of(grid: Grid, inputs, kind: str, views, context: int, number: int) -> Place | None:
+    """Where the patches of a picture lie in it; of a video and without pictures, in the model's own pixels."""
+    if grid.cell is None:
+        return None
+    pixels = pixels_shape(inputs, kind)
+    assert pixels is not None
+    height, width = grid.cell
+    if kind != "image" or not views or number >= len(views[context]):
+        return Place(0.0, 0.0, width, height, pixels[-1], pixels[-2])
+    picture, view = views[context][number]
+    return Place(view.left, view.top, width * view.across, height * view.down, *picture.size)
