@@ -19,11 +19,12 @@ from torch.utils.data import Dataset
 
 from ..processing.call_options import check_choice
 from .errors import DataError
+from .labels import class_names, numbered, places_of
 from .media_folder import NOT_FILES, MediaFolder, column_of
+from .rows import row_ids, rows_of
 from .sources import MEDIA, InTable, content, media_names, opened
 from .splits import split_samples
 
-ROWS = ("text", "suffix", "label", "answers", "row_ids")  # one value for each text of a picture
 SHOWN = 5  # how many of the faults an error names
 
 
@@ -77,8 +78,8 @@ class MMDataset(Dataset):
     """A list of samples with a report.
 
     samples: dicts, as they are given to the collator. report: a DataReport. label_names: the class names that the
-    numbers under "label" stand for, None where labels were numbers already or there are none. root: the folder that
-    paths of media begin at.
+    numbers under "label" stand for, or the places of a vector where a row has several classes; None where labels were
+    numbers already or there are none. root: the folder that paths of media begin at.
     """
 
     def __init__(
@@ -130,11 +131,6 @@ class MMDataset(Dataset):
         return fingerprint(self.samples)
 
 
-def row_ids(sample: Mapping[str, Any]) -> list[str]:
-    ids = sample.get("row_ids", [sample["id"]])
-    return list(ids) if isinstance(ids, (list, tuple)) else [ids]
-
-
 def fingerprint(samples: Iterable[Mapping[str, Any]]) -> str:
     """SHA-256 (hex) of samples whatever their order; see `MMDataset.fingerprint`."""
     found = sorted(digest for sample in samples for digest in _row_digests(sample))
@@ -143,10 +139,8 @@ def fingerprint(samples: Iterable[Mapping[str, Any]]) -> str:
 
 def _row_digests(sample: Mapping[str, Any]) -> Iterator[str]:
     media = [hashlib.sha256(content(source)).hexdigest() for source in media_names(sample)]
-    columns = {name: sample[name] for name in ("text", "suffix", "label") if name in sample}
-    count = max((len(value) for value in columns.values() if isinstance(value, list)), default=1)
-    for row in range(count):
-        values = {name: value[row] if isinstance(value, list) else value for name, value in columns.items()}
+    for row in rows_of(sample):
+        values = {name: row[name] for name in ("text", "suffix", "label") if name in row}
         yield hashlib.sha256(repr((media, sorted(values.items()))).encode()).hexdigest()
 
 
@@ -181,8 +175,11 @@ def build(
         read = row.beside.get("context_text")  # rows that read another text beside the picture stay apart
         key = repr((sorted(media.items()), read)) if media and group else number
         groups.setdefault(key, []).append((row, media))
-    label_names = _name_labels([row for found in groups.values() for row, _ in found])
-    samples = [_sample(found, label_names) for found in groups.values()]
+    label_names = class_names(
+        [row.values["label"] for found in groups.values() for row, _ in found if "label" in row.values]
+    )
+    places = places_of(label_names)
+    samples = [_sample(found, places) for found in groups.values()]
     report.samples = len(samples)
     report.media = len({repr(name) for sample in samples for name in media_names(sample)})
     report.unused = [] if folder is None else folder.unused()
@@ -233,18 +230,7 @@ def check_values(values: Mapping[str, Any]) -> None:
             raise LookupError(f"{name} is empty")
 
 
-def _name_labels(rows: list[Row]) -> list[str] | None:
-    """The class names where labels are words: sorted, so that the same words always have the same numbers."""
-    labels = [row.values["label"] for row in rows if "label" in row.values]
-    words = {label for label in labels if isinstance(label, str)}
-    if not words:
-        return None
-    if not all(isinstance(label, str) for label in labels):
-        raise DataError(f"some labels are words ({_some(sorted(words))}) and some are numbers; use one kind")
-    return sorted(words)
-
-
-def _sample(found: list[tuple[Row, dict]], label_names: list[str] | None) -> dict[str, Any]:
+def _sample(found: list[tuple[Row, dict]], places: Mapping[str, int] | None) -> dict[str, Any]:
     first, media = found[0]
     sample: dict[str, Any] = {"id": first.id, **media}
     if media and len(found) > 1:
@@ -252,8 +238,8 @@ def _sample(found: list[tuple[Row, dict]], label_names: list[str] | None) -> dic
         sample["id"] = sample["id"] or first.id
     values = [dict(row.values) for row, _ in found]
     for one in values:
-        if label_names is not None and "label" in one:
-            one["label"] = label_names.index(one["label"])
+        if "label" in one:
+            one["label"] = numbered(one["label"], places)
     for name in dict.fromkeys(name for one in values for name in one):
         if not all(name in one for one in values):
             raise DataError(f"{first.where}: {name} is given for some texts of a picture and not for others")

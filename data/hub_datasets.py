@@ -13,6 +13,7 @@ from torch.utils.data import IterableDataset
 
 from ..processing.columns import renamed
 from .dataset import MMDataset, build
+from .labels import numbered, places_of
 from .sources import InTable
 from .tables import table_rows
 
@@ -63,13 +64,29 @@ def read_datasets(
         return MMStream(source, columns)
     if not isinstance(source, datasets.Dataset):
         raise TypeError(f"a Dataset, an IterableDataset, a folder or a name is wanted; got {type(source).__name__}")
+    theirs = next((theirs for theirs, ours in (columns or {}).items() if ours == "label"), "label")
+    names = _class_names(source.features.get(theirs), datasets)
     lines = ((f"row {number}", dict(_lazy(source, number, dict(line)))) for number, line in enumerate(source))
+    if names is not None:
+        lines = ((where, _named(line, theirs, names)) for where, line in lines)
     rows = table_rows(lines, columns, source=name)
     data = build(rows, source=name, format="datasets", folder=None, on_error=on_error, group=group)
-    theirs = next((theirs for theirs, ours in (columns or {}).items() if ours == "label"), "label")
-    if isinstance(source.features.get(theirs), datasets.ClassLabel):
-        data.label_names = source.features[theirs].names
+    data.label_names = data.label_names if names is None else names
     return data
+
+
+def _class_names(feature: Any, datasets: Any) -> list[str] | None:
+    """The class names that the data set has itself, of one class or several of each row."""
+    feature = feature.feature if isinstance(feature, datasets.List) else feature
+    return feature.names if isinstance(feature, datasets.ClassLabel) else None
+
+
+def _named(line: dict[str, Any], column: str, names: list[str]) -> dict[str, Any]:
+    """The line with several classes as a vector over `names`; one class is its number already."""
+    label = line.get(column)
+    if not isinstance(label, list):
+        return line
+    return {**line, column: numbered(label, places_of(names))}
 
 
 def _lazy(table: Any, number: int, line: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

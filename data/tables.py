@@ -26,7 +26,7 @@ def read_table(
     """A table by its ending: .jsonl, .ndjson, .json (a list of objects), .csv, .tsv, .parquet.
 
     A value is what stands in the file: "2020-01-01", "None" and "000123" of a CSV stay texts. Under "label" a CSV's
-    whole numbers are numbers and other words are class names (`label_names`).
+    whole numbers are numbers and other words are class names (`label_names`). A list under "label" is several classes.
     """
     refuse_split(split, "a table", path)
     folder = folder_of(media, path)
@@ -87,6 +87,8 @@ def table_rows(
         media = {name: line.pop(name) for name in MEDIA if name in line}
         media = {name: value for name, value in media.items() if value is not None and value != "" and value != []}
         values = {name: line.pop(name) for name in ("text", "suffix", "label", "answers") if name in line}
+        if values.get("label", "") is None:
+            del values["label"]
         if from_text and "label" in values:
             values["label"] = _number_or_word(values["label"])
         texts = values.get("suffix")

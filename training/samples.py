@@ -11,9 +11,11 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
-from ..data.dataset import ROWS, DataReport, MMDataset, row_ids
+from ..data.dataset import DataReport, MMDataset
 from ..data.errors import DataError
+from ..data.labels import class_names, numbered, places_of, renumbered
 from ..data.load import load_data
+from ..data.rows import ROWS, rows_of
 from ..data.shards import MMShards
 from ..data.sources import MEDIA, content, media_names
 from ..data.splits import connected, part_of
@@ -99,12 +101,17 @@ def whole(stream: Any, source: str) -> MMDataset:
             )
     samples = list(stream)
     report = getattr(stream, "report", None) or DataReport(source, "datasets")
-    report.rows = sum(len(_rows(sample)) for sample in samples) + len(report.left_out)
+    report.rows = sum(len(rows_of(sample)) for sample in samples) + len(report.left_out)
     report.samples = len(samples)
     report.media = len({_digest(one) for sample in samples for one in media_names(sample)})
     if not samples:
         raise DataError(f"{report}: no sample is left", report)
-    return MMDataset(samples, report)
+    names = class_names([sample["label"] for sample in samples if sample.get("label") is not None])
+    places = places_of(names)
+    for sample in samples:
+        if sample.get("label") is not None:
+            sample["label"] = numbered(sample["label"], places)
+    return MMDataset(samples, report, names)
 
 
 def in_one_order(data: MMDataset, identify: str = "bytes") -> MMDataset:
@@ -121,11 +128,11 @@ def in_one_order(data: MMDataset, identify: str = "bytes") -> MMDataset:
         groups.setdefault(key or ("", str(number)), []).append(sample)
     samples = []
     for key, found in groups.items():
-        rows = sorted((row for sample in found for row in _rows(sample)), key=_order)
+        rows = sorted((row for sample in found for row in rows_of(sample)), key=_order)
         beside = {name: value for name, value in found[0].items() if name not in ROWS}
         name = key if key[0] else ("", *map(repr, _order(rows[0])))
         samples.append({**beside, **_columns(rows), "id": hashlib.sha256("\n".join(name).encode()).hexdigest()[:16]})
-    samples.sort(key=lambda sample: (sample["id"], repr(_order(_rows(sample)[0]))))
+    samples.sort(key=lambda sample: (sample["id"], repr(_order(rows_of(sample)[0]))))
     return MMDataset(samples, data.report, data.label_names, data.root)
 
 
@@ -149,24 +156,6 @@ def _digest(source: Any) -> str:
     if isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
         return source
     return hashlib.sha256(content(source)).hexdigest()
-
-
-def _rows(sample: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The texts of a sample, one dict each."""
-    ids = row_ids(sample) if "row_ids" in sample or "id" in sample else []
-    texts = next((sample[name] for name in ("suffix", "text") if isinstance(sample.get(name), list)), None)
-    count = len(texts) if texts is not None else len(ids) if "row_ids" in sample else 1
-    rows = []
-    for number in range(count):
-        row = {name: sample[name] if count == 1 and not _listed(sample[name], name) else sample[name][number]
-               for name in ROWS if name in sample and name != "row_ids"}  # fmt: skip
-        rows.append({**row, "row_ids": ids[number] if number < len(ids) else ""})
-    return rows
-
-
-def _listed(value: Any, name: str) -> bool:
-    """Whether a column of one row is a list of that row's value: "answers" is one itself."""
-    return isinstance(value, list) and (name != "answers" or bool(value) and isinstance(value[0], list))
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -200,7 +189,7 @@ def _parts(data: MMDataset, settings: DataArguments) -> tuple[MMDataset, MMDatas
 
 
 def _part(data: MMDataset, name: str, samples: list[dict]) -> MMDataset:
-    rows = sum(len(_rows(sample)) for sample in samples)
+    rows = sum(len(rows_of(sample)) for sample in samples)
     report = DataReport(f"{data.report.source}, part {name!r}", data.report.format, rows, len(samples))
     return MMDataset(samples, report, data.label_names, data.root)
 
@@ -226,12 +215,10 @@ def _labelled_alike(held: MMDataset, train: Any) -> MMDataset:
     unknown = sorted(set(held.label_names) - set(names or ()))
     if unknown:
         raise ValueError(f"eval_data has the classes {', '.join(unknown)}, which the training data do not have")
-    place = [(names or []).index(name) for name in held.label_names]
     samples = []
     for sample in held.samples:
-        label = sample.get("label")
-        renumbered = [place[one] for one in label] if isinstance(label, list) else place[label]  # type: ignore[index]
-        samples.append({**sample, "label": renumbered})
+        labels = [renumbered(row.get("label"), held.label_names, names or []) for row in rows_of(sample)]
+        samples.append({**sample, "label": labels if len(labels) > 1 else labels[0]})
     return MMDataset(samples, held.report, names, held.root)
 
 
