@@ -19,7 +19,7 @@ def rows_of(sample: Mapping[str, Any]) -> list[dict[str, Any]]:
     count = len(texts) if texts is not None else len(ids) if "row_ids" in sample else 1
     rows = []
     for number in range(count):
-        row = {name: sample[name] if count == 1 and not _is_of_rows(sample[name], name, texts) else sample[name][number]
+        row = {name: sample[name][number] if count > 1 or _is_of_rows(sample[name], name, texts) else sample[name]
                for name in ROWS if name in sample and name != "row_ids"}  # fmt: skip
         rows.append({**row, "row_ids": ids[number] if number < len(ids) else ""})
     return rows

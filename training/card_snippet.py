@@ -27,6 +27,11 @@ ENDS = {
     "MMForSequenceClassification": (
         "print(model.config.id2label[model(**inputs).logits.argmax().item()])\n"
     ),
+    "multi_label_classification": (
+        "shares = model(**inputs).logits[0].sigmoid().tolist()\n"
+        "print({model.config.id2label[number]: round(share, 3) for number, share in enumerate(shares)})\n"
+    ),
+    "regression": "print(model(**inputs).logits[0].tolist())\n",
     "MMForImageTextRetrieval": "print(model(**inputs).logits_per_image.softmax(-1))\n",
     "MMForPreTraining": "print(tuple(model(**inputs).image_embeds.shape))\n",
 }  # fmt: skip
@@ -52,7 +57,7 @@ def run_snippet(folder: Path, model: Any) -> Snippet | None:
     if kind not in ENDS or "image" not in (getattr(model.config, "modalities", None) or []):
         return None
     picture, prompt, on = _sample(folder)
-    code = code_of(kind, prompt)
+    code = code_of(kind, prompt, getattr(model.config, "problem_type", None))
     try:
         with tempfile.TemporaryDirectory() as place:
             path = Path(place) / PICTURE
@@ -68,20 +73,22 @@ def run_snippet(folder: Path, model: Any) -> Snippet | None:
     return Snippet(code, printed, on)
 
 
-def code_of(kind: str, prompt: str | None) -> str:
-    """The code of a class, with a prompt for a model that answers one."""
+def code_of(kind: str, prompt: str | None, problem_type: str | None = None) -> str:
+    """The code of a class, with a prompt for a model that answers one. problem_type: of a classifier."""
     auto = USES[kind][0]
     text = TEXTS if kind == "MMForImageTextRetrieval" else None if prompt is None else _literal(prompt)
     given = f'"{PICTURE}"' if text is None else f'"{PICTURE}", text={text}'
     start = '[:, inputs["input_ids"].shape[1] :]' if prompt is not None else ""
     images = given if kind != "MMForImageTextRetrieval" else f'images=["{PICTURE}"], text=[{TEXTS}]'
+    is_classifier = kind == "MMForSequenceClassification"
+    end = ENDS[str(problem_type)] if is_classifier and problem_type in ENDS else ENDS[kind].format(start=start)
     return (
         "import mm  # the package mm-transformers\n"
         f"from transformers import {auto}, AutoProcessor\n\n"
         f'name = "{REPOSITORY}"\n'
         f"model = {auto}.from_pretrained(name)\n"
         "processor = AutoProcessor.from_pretrained(name)\n"
-        f'inputs = processor({images}, return_tensors="pt")\n' + ENDS[kind].format(start=start)
+        f'inputs = processor({images}, return_tensors="pt")\n' + end
     )
 
 

@@ -4,7 +4,8 @@
     caption           exact_match, chrf (0..100): the nearest of a picture's captions
     vqa               vqa_accuracy (the rule of the VQA challenge), exact_match (with the trained answer)
     retrieval         i2t_r1, i2t_r5, i2t_r10, t2i_r1, ...: recall both ways
-    classify          accuracy, macro_f1; mean_absolute_error where labels are numbers and no classes
+    classify          accuracy, macro_f1; micro_f1, macro_f1, exact_match where a row has several classes;
+                      mean_absolute_error where labels are numbers and no classes
     pretrain          those of retrieval, if its losses name "itc"
     distill           those of the student's class
 
@@ -34,6 +35,7 @@ from ..modeling_mm.tasks.pretraining import MMForPreTraining
 from ..modeling_mm.tasks.retrieval import MMForImageTextRetrieval
 from ..processing.call_options import check_choice
 from ..processing.collator import MMDataCollator
+from .label_sets import score_label_sets
 from .predictions import Embeddings, Question, Reader, Sample, classified, embedded, generated
 from .shown import save_predictions
 
@@ -46,7 +48,7 @@ NAMES = {
     "caption": ("exact_match", "chrf"),
     "vqa": ("vqa_accuracy", "exact_match"),
     "retrieval": RECALLS,
-    "classify": ("accuracy", "macro_f1", "mean_absolute_error"),
+    "classify": ("accuracy", "macro_f1", "micro_f1", "exact_match", "mean_absolute_error"),
 }
 Interval = tuple[float, float, float]  # value, low, high
 
@@ -227,12 +229,9 @@ def score_classes(
 ) -> dict[str, Interval]:
     labels, groups = np.stack([question.label for question in questions]), [question.group for question in questions]
     if labels.dtype.kind not in "iub":
-        told = logits.reshape(labels.shape) if logits.size == labels.size else None
-        if told is None or labels.ndim > 1:
-            raise ValueError(
-                f"labels {labels.dtype} {labels.shape} beside logits {logits.shape}: metrics are of one class or one "
-                "number a row; give compute_metrics of your own for several labels"
-            )
+        if labels.ndim > 1 or logits.size != labels.size:
+            return score_label_sets(questions, logits, labels, names)
+        told = logits.reshape(labels.shape)
         errors = np.abs(told - labels)
         for question, value, truth, error in zip(questions, told, labels, errors, strict=True):
             question.prediction, question.references = f"{value:.4g}", [f"{truth:.4g}"]

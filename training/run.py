@@ -26,7 +26,7 @@ from .report import write_report
 from .samples import RunData, read_samples
 from .start import Start, load_teacher, start
 from .task_trainer import DistillTrainer, TaskTrainer
-from .tasks import KINDS, TaskSamples, task_samples
+from .tasks import KINDS, TaskSamples, task_samples, with_columns
 from .verify import write_manifest
 
 LONGEST = 20  # tokens of a generated text, where neither the settings nor the model say how many
@@ -63,6 +63,9 @@ def train(arguments: RunArguments, say: Say = print) -> TrainResult:
     _check_output(arguments)
     set_seed(training.seed)
     data = read_samples(arguments.data)
+    for part in (data.train, data.eval):
+        if part is not None:
+            data.report += with_columns(part, KINDS[arguments.task], arguments.data.on_error)
     for line in data.report:
         say(line)
     begun = start(arguments, data)

@@ -22,6 +22,7 @@ from ..modeling_mm.core.loading import COPIES, HEADS
 from ..processing.images.processor import MMImageProcessorPil
 from ..processing.processor import MMProcessor
 from .arguments import ModelArguments, RunArguments, as_dict, as_names
+from .class_fields import class_fields
 from .samples import RunData
 from .tasks import KINDS
 
@@ -46,7 +47,8 @@ def start(arguments: RunArguments, data: RunData) -> Start:
     """The model, processor and report of a run's start. ValueError or OSError where the source does not fit."""
     settings = arguments.model
     given = as_dict("config", settings.config) or {}
-    fields = {**given, **_class_fields(arguments, data)}
+    by_labels = arguments.task == "classify" and not data.is_stream
+    fields = {**given, **(class_fields(data, given) if by_labels else {})}
     with _naming(settings, SOURCES):
         if settings.preset:
             made = _of_preset(arguments, fields)
@@ -80,24 +82,6 @@ def _naming(settings: ModelArguments, names: Iterable[str]) -> Iterator[None]:
         if not absent:
             raise
         raise OSError(f"{', '.join(absent)}: no such folder, and the Hub did not give it: {error}") from error
-
-
-def _class_fields(arguments: RunArguments, data: RunData) -> dict[str, Any]:
-    """num_labels and the class names, for a classifier of these data."""
-    if arguments.task != "classify" or data.is_stream:
-        return {}
-    names = data.label_names
-    if names is not None:
-        ids = dict(enumerate(names))
-        return {"num_labels": len(names), "id2label": ids, "label2id": {name: i for i, name in ids.items()}}
-    labels = [label for sample in data.train.samples for label in _flat(sample.get("label"))]
-    if (
-        "num_labels" in (as_dict("config", arguments.model.config) or {})
-        or not labels
-        or not all(type(label) is int for label in labels)
-    ):
-        return {}
-    return {"num_labels": max(labels) + 1}
 
 
 def _check_parts(config: Any, given: dict[str, Any]) -> None:

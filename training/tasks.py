@@ -15,10 +15,12 @@ from typing import Any
 
 from torch.utils.data import Dataset, IterableDataset
 
+from ..data.sources import MEDIA
 from ..modeling_mm.tasks.classification import MMForSequenceClassification
 from ..modeling_mm.tasks.generation import MMForConditionalGeneration
 from ..modeling_mm.tasks.pretraining import MMForPreTraining
 from ..modeling_mm.tasks.retrieval import MMForImageTextRetrieval
+from ..processing.collator import SAMPLE_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,17 @@ class Task:
         """A sample as the collator reads it for this task. ValueError for one that lacks a column."""
         lacking = [name for name in self.needs if sample.get(name) is None]
         if lacking:
-            held = ", ".join(name for name, value in sample.items() if value is not None)
+            held = [name for name, value in sample.items() if value is not None]
+            others = [name for name in held if name not in (*SAMPLE_COLUMNS, "id", "row_ids", "answers")]
             raise ValueError(
-                f"the task {self.name} needs {' and '.join(lacking)}; the sample {sample.get('id')!r} holds {held}. "
-                f"Say which column that is, for instance columns caption={lacking[0]}"
+                f"the task {self.name} needs {' and '.join(lacking)}; the sample {sample.get('id')!r} holds "
+                f"{', '.join(held)}. Say which column that is, for instance columns "
+                f"{others[0] if others else 'caption'}={lacking[0]}"
+            )
+        if not any(name in sample for name in (*MEDIA, "text", "context_text")) and self.name == "classify":
+            raise ValueError(
+                f"the sample {sample.get('id')!r} holds {', '.join(sample)}: no picture, video, sound or text that "
+                "could be classified. Numbers (tabular data, time series) are no modality of MM: write them as text"
             )
         made = dict(sample)
         if self.name == "retrieval":
@@ -65,6 +74,31 @@ KINDS = {
         Task("distill", GENERATION, ("suffix",), writes=True),
     )
 }
+
+
+def with_columns(data: Any, task: Task, on_error: str) -> list[str]:
+    """Leaves out the samples that lack a column of the task; returns a line for each of them.
+
+    Raises ValueError where all lack it, and for the first one with on_error="raise". Nothing is read but the columns;
+    of a stream only the first sample is looked at.
+    """
+    if not hasattr(data, "samples"):
+        for sample in data:
+            task.sample(sample)
+            break
+        return []
+    kept, faults = [], []
+    for sample in data.samples:
+        try:
+            task.sample(sample)
+            kept.append(sample)
+        except ValueError as fault:
+            faults.append(fault)
+    if faults and (on_error == "raise" or not kept):
+        raise faults[0]
+    data.samples[:] = kept
+    data.report.left_out += [(data.report.source, str(fault)) for fault in faults]
+    return [f"left out: {fault}" for fault in faults]
 
 
 class TaskSamples(Dataset):
