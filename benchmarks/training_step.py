@@ -63,7 +63,6 @@ def tiny(dtype: torch.dtype, copies: int = 1, texts: int = 1, batch: int = 16) -
     for part in model.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0
-    model.config.text_config.hidden_dropout = 0.0
     rows = batch * copies * texts
     pixels = torch.randn(batch, 3, 128, 128, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     ids = torch.randint(3, 1000, (rows, 16), generator=torch.Generator().manual_seed(1))
