@@ -11,6 +11,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ...configuration.checks.fields import REPRESENTATION_FUSIONS
 from ...configuration.mm import MMConfig
+from ...explaining.scored import MMScoreExplaining, of_every_row
 from ..core.model_inputs import READY, MediaInputs, ModelInputs, RowInputs, pop_inputs, reject_unknown, takes
 from ..core.outputs import MMClassifierOutput, MMContextOutput, MMModelOutput
 from ..fusion.fusions import modality_vectors
@@ -21,7 +22,7 @@ from .row_ends import bos_where_absent
 from .trainers import check_smoothing_of_classes
 
 
-class MMForSequenceClassification(MMHead):
+class MMForSequenceClassification(MMScoreExplaining, MMHead):
     """The base model with a linear classifier on the pooled text, on the fused vector, or one per modality (decision).
 
     Several pictures per context (two for comparing them) are slots of pixel_values; `max_images` gives them an order.
@@ -113,6 +114,23 @@ class MMForSequenceClassification(MMHead):
             attentions=output.attentions,
             cross_attentions=output.cross_attentions,
         )
+
+    def explained_targets(self, inputs: Any, targets: Any, rows: int) -> list[tuple[str, int]]:
+        """Of explain: the label of each row by its name or number, and its number; None: the most likely one."""
+        names: Any = self.config.id2label
+        if targets is None:
+            with torch.no_grad():
+                targets = self(**inputs).logits.argmax(1)
+        found = of_every_row(targets, rows, "a label's name or number")
+        numbers = [next((key for key, name in names.items() if name == one), one) for one in found]
+        for one, number in zip(found, numbers, strict=True):
+            if isinstance(number, bool) or number not in names:
+                raise ValueError(f"targets: {one!r} is no label of this model; its labels are {list(names.values())}")
+        return [(names[number], number) for number in numbers]
+
+    def explained_score(self, inputs: dict[str, Any], target: int) -> torch.Tensor:
+        """Of explain: the logit (n,) of a label."""
+        return self(**inputs).logits[:, target]
 
     def _media_alone(self, context: MMContextOutput) -> MMModelOutput:
         """What a fusion of vectors or answers makes of media without a text."""

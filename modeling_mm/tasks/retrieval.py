@@ -10,6 +10,7 @@ import torch
 from transformers.utils.generic import can_return_tuple
 
 from ...configuration.mm import MMConfig
+from ...explaining.scored import MMScoreExplaining, of_every_row
 from ..core.context_rows import MMRows
 from ..core.model_inputs import CONTEXT_TEXT, NOT_COMPARED, MediaInputs, ModelInputs, RowInputs, pop_inputs, takes
 from ..core.outputs import MMContextOutput, MMRetrievalOutput, MMSearchOutput
@@ -30,7 +31,7 @@ class Images(NamedTuple):
     context: MMContextOutput | None
 
 
-class MMForImageTextRetrieval(MMMatchingModel):
+class MMForImageTextRetrieval(MMScoreExplaining, MMMatchingModel):
     """The base model with a contrastive head and, where pretraining_losses name "itm", a matching head.
 
     The loss is the sum of "itc" and "itm" by their weights in pretraining_losses: InfoNCE or sigmoid over the pictures
@@ -181,6 +182,25 @@ class MMForImageTextRetrieval(MMMatchingModel):
     def encode_text(self, *args, **kwargs) -> torch.Tensor:
         """(R, P), of length 1; arguments as in `get_text_features`."""
         return normalised(self.get_text_features(*args, **kwargs, return_dict=True).pooler_output)
+
+    # ---- what a pair's score comes from -----------------------------------------------------------------------------
+
+    def explained_targets(self, inputs: Any, targets: Any, rows: int) -> list[tuple[str, str]]:
+        """Of explain: "similarity" (None), or "match", the log-odds of the matching head."""
+        if inputs.get("input_ids") is None:
+            raise ValueError("explain() compares pictures with texts: inputs need input_ids")
+        found = of_every_row("similarity" if targets is None else targets, rows, "'similarity' or 'match'")
+        for one in found:
+            if one not in ("similarity", "match"):
+                raise ValueError(f"targets: {one!r} must be 'similarity' or 'match'")
+        return [(one, one) for one in found]
+
+    def explained_score(self, inputs: dict[str, Any], target: str) -> torch.Tensor:
+        """Of explain: the score (n,) of each text with its own picture."""
+        if target == "match":
+            logits = self.match(**inputs)
+            return logits[:, 1] - logits[:, 0]
+        return self(**inputs, return_loss=False).logits_per_text.diagonal()
 
     # ---- matching and search ----------------------------------------------------------------------------------------
 
