@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from .exporting.hub import export_for_hub
     from .exporting.onnx_generator import OnnxGenerator
     from .training.card import write_card
+    from .training.evaluating import Evaluation, evaluate
     from .training.log import JsonlLog
     from .training.metrics import compute_metrics_for, evaluate_task
     from .training.plan import describe_plan
@@ -108,6 +109,7 @@ _pipelines.read_by_mm(f"{__name__}.processing.pipelines")
 
 __all__ = [
     "DataError",
+    "Evaluation",
     "Explanation",
     "Int8Context",
     "JsonlLog",
@@ -150,6 +152,7 @@ __all__ = [
     "compute_metrics_for",
     "convert",
     "describe_plan",
+    "evaluate",
     "evaluate_task",
     "export_for_hub",
     "flash_cross_attention",
@@ -172,6 +175,7 @@ __all__ = [
 # Imported when they are asked for: none is needed to load and run a model, and some need an extra.
 _LATER = {
     "DataError": "data.errors",
+    "Evaluation": "training.evaluating",
     "Explanation": "explaining.explanation",
     "JsonlLog": "training.log",
     "MMDataset": "data.dataset",
@@ -183,6 +187,7 @@ _LATER = {
     "compute_metrics_for": "training.metrics",
     "convert": "conversion_scripts.engine",
     "describe_plan": "training.plan",
+    "evaluate": "training.evaluating",
     "evaluate_task": "training.metrics",
     "export_for_hub": "exporting.hub",
     "load_data": "data.load",

@@ -85,11 +85,32 @@ def evaluate_task(
 
     Raises: TypeError for a model of another task; ValueError for samples without a text or label to compare with.
     """
+    reader = Reader(collator or MMDataCollator(processor), batch_size, on_error)
+    found, questions = answer(task, model, processor, dataset, reader, label_names, **generation)
+    if save_to is not None and questions:
+        save_predictions(questions, dataset, reader.columns, save_to)
+    for name, reason in reader.skipped:
+        logger.warning(f"left out of the evaluation: {name}: {reason}")
+    return {f"{prefix}_{name}": value for name, value in counted(found, questions, reader).items()}
+
+
+def counted(found: dict[str, Interval], questions: list[Question], reader: Reader) -> dict[str, float]:
+    """Flat metrics, and how many samples and media they are of."""
+    if not questions:
+        return {}
+    counts = {"samples": len(questions), "media": len({question.group for question in questions})}
+    counts |= {"skipped": len(reader.skipped)} if reader.skipped else {}
+    return flat(found) | counts
+
+
+def answer(
+    task: str, model: Any, processor: Any, dataset: Any, reader: Reader, label_names: Any = None, **generation: Any
+) -> tuple[dict[str, Interval], list[Question]]:
+    """The metrics of a task with their intervals, and every question with its prediction and score."""
     kind = kind_of(task, model)
     _check_model(task, kind, model)
-    reader = Reader(collator or MMDataCollator(processor), batch_size, on_error)
     if kind is None:
-        return {}
+        return {}, []
     if kind in WRITTEN:
         questions = generated(model, processor, dataset, reader, **generation)
         found = score_texts(kind, questions)
@@ -102,13 +123,7 @@ def evaluate_task(
         questions, logits = classified(model, dataset, reader)
         names = label_names or getattr(dataset, "label_names", None) or _names_of(model)
         found = score_classes(questions, logits, names)
-    if save_to is not None:
-        save_predictions(questions, dataset, reader.columns, save_to)
-    for name, reason in reader.skipped:
-        logger.warning(f"left out of the evaluation: {name}: {reason}")
-    counts = {"samples": len(questions), "media": len({question.group for question in questions})}
-    counts |= {"skipped": len(reader.skipped)} if reader.skipped else {}
-    return {f"{prefix}_{name}": value for name, value in (flat(found) | counts).items()}
+    return found, questions
 
 
 def compute_metrics_for(

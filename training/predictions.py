@@ -13,10 +13,12 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from ..data.sources import MEDIA, media_names
 from ..processing.batches import media_key, sources_of
@@ -24,6 +26,7 @@ from ..processing.collator import SAMPLE_COLUMNS, MMDataCollator
 from ..processing.columns import check_columns, renamed
 from ..processing.images.limits import MediaDecodeError
 
+SORTED_AT_ONCE = 16  # batches of samples that are sorted by length together
 NOT_OF_FORWARD = ("labels", "lm_targets", "return_loss", "return_logits")
 
 
@@ -96,13 +99,20 @@ def _of_row(values: list, row: int) -> Any:
 class Reader:
     """Walks through a data set, batch by batch, and leaves out (or raises) what cannot be read.
 
-    skipped: (id, reason) of each sample that was left out.
+    Samples of similar length share a batch; what is made of them comes back in the order of the data set. Under
+    torch.distributed each process reads every n-th sample, and all get the answers of all.
+
+    skipped: (id, reason) of each sample that was left out. journal: keeps each batch in a file as it is done, and
+    holds what an earlier run had done. share: the number of this process, and of all.
     """
 
     collator: MMDataCollator
     batch_size: int = 8
     on_error: str = "raise"
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    journal: Any = None
+    share: tuple[int, int] = (0, 1)
+    progress: bool = False
 
     def __post_init__(self):
         if self.on_error not in ("raise", "skip"):
@@ -116,39 +126,85 @@ class Reader:
         self.collate_prompts = replace(self.collate, mode="generate")
 
     def each(self, dataset: Iterable, run: Callable[[list[Sample]], list]) -> list:
-        """What `run` makes of the samples, all together."""
-        found: list = []
-        for batch in self._batches(dataset):
-            try:
-                found += run(batch)
-            except MediaDecodeError:
-                if self.on_error == "raise":
-                    raise
-                for sample in batch:
-                    try:
-                        found += run([sample])
-                    except MediaDecodeError as fault:
-                        self.skipped.append((sample.name(), str(fault)))
+        """What `run` makes of the samples, all together, in the order of the data set."""
+        journal = self.journal
+        found: list[tuple[int, list]] = [] if journal is None else journal.answers()
+        self.skipped += [] if journal is None else journal.skipped
+        done = set() if journal is None else journal.done
+        total = len(dataset) if hasattr(dataset, "__len__") else None  # pyright: ignore[reportArgumentType]: has it
+        bar = tqdm(total=total, unit=" samples", disable=None if self.progress else True)
+        bar.update(len(done) * self.share[1])
+        for batch in self._batches(dataset, done):
+            for samples, answers in self._answered(batch, run):
+                numbered = _by_sample(samples, answers)
+                found += numbered
+                if journal is not None:
+                    journal.add(numbered)
+            bar.update(len(batch) * self.share[1])
+        bar.close()
+        found = self._of_all(found)
         if not found:
             raise ValueError("there is nothing to evaluate: the data set is empty, or none of its samples can be read")
-        return found
+        return [item for _, items in sorted(found, key=lambda pair: pair[0]) for item in items]
+
+    def _answered(self, batch: list[Sample], run: Callable) -> Iterator[tuple[list[Sample], list]]:
+        """The batch with what was made of it; where one cannot be read, each of the others alone."""
+        try:
+            yield batch, run(batch)
+            return
+        except MediaDecodeError:
+            if self.on_error == "raise":
+                raise
+        for sample in batch:
+            try:
+                yield [sample], run([sample])
+            except MediaDecodeError as fault:
+                self.skipped.append((sample.name(), str(fault)))
+                if self.journal is not None:
+                    self.journal.skip(sample, str(fault))
+
+    def _of_all(self, found: list[tuple[int, list]]) -> list[tuple[int, list]]:
+        """The answers of every process, and what each left out."""
+        if self.share[1] == 1:
+            return found
+        everyone: list[Any] = [None] * self.share[1]
+        torch.distributed.all_gather_object(everyone, (found, self.skipped))
+        self.skipped = [one for _, skipped in everyone for one in skipped]
+        return [one for answers, _ in everyone for one in answers]
 
     def samples(self, dataset: Iterable) -> Iterator[Sample]:
         for number, columns in enumerate(_in_order(dataset)):
             yield Sample(number, renamed([columns], self.columns)[0])
 
-    def _batches(self, dataset: Iterable) -> Iterator[list[Sample]]:
-        held: list[Sample] = []
-        rows = 0
-        for sample in self.samples(dataset):
-            own = max(1, *(len(listed(sample.columns.get(name))) for name in ("text", "suffix", "context_text")))
-            if held and rows + own > self.batch_size:
+    def _batches(self, dataset: Iterable, done: set[int] = frozenset()) -> Iterator[list[Sample]]:  # pyright: ignore[reportArgumentType]: only read
+        rank, processes = self.share
+        mine = (one for one in self.samples(dataset) if one.number % processes == rank and one.number not in done)
+        while window := list(islice(mine, SORTED_AT_ONCE * self.batch_size)):
+            held: list[Sample] = []
+            rows = 0
+            for sample in sorted(window, key=_longest_text):
+                own = max(1, *(len(listed(sample.columns.get(name))) for name in ("text", "suffix", "context_text")))
+                if held and rows + own > self.batch_size:
+                    yield held
+                    held, rows = [], 0
+                held.append(sample)
+                rows += own
+            if held:
                 yield held
-                held, rows = [], 0
-            held.append(sample)
-            rows += own
-        if held:
-            yield held
+
+
+def _longest_text(sample: Sample) -> int:
+    texts = [text for name in ("text", "context_text", "suffix") for text in listed(sample.columns.get(name))]
+    return max((len(text) for text in texts if isinstance(text, str)), default=0)
+
+
+def _by_sample(samples: list[Sample], answers: list) -> list[tuple[int, list]]:
+    """(number of the sample, what was made of it), for each."""
+    own: dict[int, list] = {sample.number: [] for sample in samples}
+    for answer in answers:
+        first = answer[0] if isinstance(answer, tuple) else answer
+        own[first.number if isinstance(first, Sample) else first.sample].append(answer)
+    return list(own.items())
 
 
 def _in_order(dataset: Any) -> Iterator[Mapping[str, Any]]:

@@ -70,14 +70,41 @@ def page_of(result: Any, curves: Path | None, why_no_curves: str = "") -> str:
         _section("Settings", _pairs(settings_of(result.arguments))),
         _section("Versions", _pairs(versions())),
     ]
-    title = f"{_escaped(result.task)}: {_escaped(Path(result.output_dir).name)}"
+    return html_page(f"{result.task}: {Path(result.output_dir).name}", parts)
+
+
+def html_page(title: str, parts: Iterable[str]) -> str:
+    """A page of sections, which may load nothing."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width"><meta name="robots" content="noindex">'
-        f"<title>{title}</title><style>{STYLE}</style></head>\n"
+        f"<title>{_escaped(title)}</title><style>{STYLE}</style></head>\n"
         f"<body>\n{chr(10).join(part for part in parts if part)}\n</body></html>\n"
+    )
+
+
+def evaluation_page(title: str, metrics: Mapping[str, Any], lines: list[dict], told: Mapping[str, Any]) -> str:
+    """The page of an evaluation: metrics, the best and the worst answers with their pictures, some drawn by chance.
+
+    Args:
+        lines: of predictions.jsonl. told: what was evaluated on what, by name.
+    """
+    shown = {kind: [line for line in lines if line.get("shown") == kind] for kind in ("drawn", "worst", "best")}
+    left_out = [line for line in lines if "left_out" in line]
+    return html_page(
+        title,
+        [
+            f"<h1>{_escaped(title)}</h1>",
+            _section("Metrics", _metrics(metrics)),
+            _section("Drawn by chance", _samples(shown["drawn"])),
+            _section("The best of the others", _samples(shown["best"])),
+            _section("The worst of the others", _samples(shown["worst"])),
+            _section("Left out", _pairs({line["id"]: line["left_out"] for line in left_out}) if left_out else ""),
+            _section("What was evaluated", _pairs(told)),
+            _section("Versions", _pairs(versions())),
+        ],
     )
 
 

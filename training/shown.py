@@ -24,16 +24,20 @@ SIDE = 160  # pixels of a small picture
 
 
 def save_predictions(
-    questions: list[Question], dataset: Any, columns: Mapping[str, str | None], folder: str | os.PathLike
+    questions: list[Question],
+    dataset: Any,
+    columns: Mapping[str, str | None],
+    folder: str | os.PathLike,
+    best: bool = False,
 ) -> Path:
-    """One line for each question: id, prompt, prediction, references, answers, score; "shown" says "worst" or "drawn"
-    where the report shows it, with a small picture.
+    """One line for each question: id, prompt, prediction, references, answers, score; "shown" says "worst", "drawn" or
+    (`best`) "best" where the report shows it, with a small picture.
 
     The worst have the lowest scores; the drawn ones are a sample that depends on nothing but the number of questions.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    shown = chosen(questions)
+    shown = chosen(questions, best)
     path = folder / NAME
     with path.open("w", encoding="utf-8") as file:
         for number, question in enumerate(questions):
@@ -52,12 +56,13 @@ def save_predictions(
     return path
 
 
-def chosen(questions: list[Question]) -> dict[int, str]:
-    """{number of a question: "drawn" or "worst"}."""
+def chosen(questions: list[Question], best: bool = False) -> dict[int, str]:
+    """{number of a question: "drawn", "worst" or "best"}."""
     drawn = np.random.default_rng(0).permutation(len(questions))[:DRAWN].tolist()
     scored = [number for number, question in enumerate(questions) if not math.isnan(question.score)]
     worst = [number for number in sorted(scored, key=lambda number: questions[number].score) if number not in drawn]
-    return dict.fromkeys(sorted(drawn), "drawn") | dict.fromkeys(worst[:WORST], "worst")
+    top = dict.fromkeys(worst[WORST:][-WORST:][::-1], "best") if best else {}
+    return dict.fromkeys(sorted(drawn), "drawn") | dict.fromkeys(worst[:WORST], "worst") | top
 
 
 def _small(dataset: Any, number: int, columns: Mapping[str, str | None]) -> str | None:

@@ -1,0 +1,152 @@
+"""mm.evaluate: the numbers whatever the batch, a kill or the processes; files; what cannot be read; comparisons."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mm
+from mm.training import evaluating
+from mm.training.journal import Journal
+from mm.training.predictions import Question
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = ROOT / "checkpoints" / "mm-tiny"
+FEW = ("bicycle", "camera", "elephant", "red_apple", "rocket")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A COCO file of five pictures with two captions each, and a sixth that is no picture."""
+    folder = tmp_path_factory.mktemp("coco")
+    images, annotations = [], []
+    for number, name in enumerate(FEW):
+        (folder / f"{name}.png").write_bytes((ROOT / "examples" / "pictures" / f"{name}.png").read_bytes())
+        images.append({"id": number, "file_name": f"{name}.png"})
+        for text in (name.replace("_", " "), f"a drawing of one {name}"):
+            annotations.append({"id": len(annotations), "image_id": number, "caption": text})
+    (folder / "broken.png").write_bytes(b"no picture")
+    images.append({"id": 99, "file_name": "broken.png"})
+    annotations.append({"id": 999, "image_id": 99, "caption": "broken"})
+    (folder / "captions.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    return folder / "captions.json"
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory) -> mm.Evaluation:
+    return mm.evaluate(str(MODEL), data, output=tmp_path_factory.mktemp("whole"), progress=False, num_beams=1)
+
+
+def test_metrics_have_intervals_and_bad_files_are_listed(whole):
+    assert whole.task == "caption" and whole.metrics["samples"] == whole.metrics["media"] == 5
+    for name in ("exact_match", "bleu4", "cider_d", "rouge_l"):
+        assert whole.metrics[f"{name}_low"] <= whole.metrics[name] <= whole.metrics[f"{name}_high"]
+    assert whole.metrics["exact_match"] >= 0.6  # it knows these drawings
+    ((name, reason),) = whole.skipped
+    assert "broken.png" in reason and whole.metrics["skipped"] == 1 and "left out" in str(whole)
+
+
+def test_files_say_what_was_found(whole):
+    folder = whole.files[0].parent
+    held = json.loads((folder / "evaluation.json").read_text())
+    assert held["metrics"] == whole.metrics and held["task"] == "caption" and held["versions"]["torch"]
+    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert {line["prediction"] for line in lines} == {question.prediction for question in whole.questions}
+    page = (folder / "evaluation.html").read_text()
+    assert (
+        "broken.png" in page and page.count("data:image/png;base64,") >= 5 and "http" not in page.split("</style>")[1]
+    )
+    assert not list(folder.glob("answers.*"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_batch_changes_nothing(data, whole, batch_size):
+    found = mm.evaluate(str(MODEL), data, batch_size=batch_size, progress=False, num_beams=1)
+    assert found.metrics == whole.metrics
+    assert [one.prediction for one in found.questions] == [one.prediction for one in whole.questions]
+
+
+def test_a_killed_evaluation_goes_on_without_answering_twice(data, whole, tmp_path, monkeypatch):
+    generate, asked = mm.MMForConditionalGeneration.generate, []
+
+    def stop_at_the_third(self, *args, **batch):
+        asked.append(len(batch["pixel_values"]))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return generate(self, *args, **batch)
+
+    monkeypatch.setattr(mm.MMForConditionalGeneration, "generate", stop_at_the_third)
+    options = {"output": tmp_path, "batch_size": 1, "progress": False, "num_beams": 1}
+    with pytest.raises(KeyboardInterrupt):
+        mm.evaluate(str(MODEL), data, **options)
+    path = tmp_path / "answers.0.jsonl"
+    with path.open("a") as file:
+        file.write('{"answers": [[4, [{"id":')  # as a kill leaves it
+    found = mm.evaluate(str(MODEL), data, **options)
+    assert found.metrics == whole.metrics and found.skipped == whole.skipped
+    assert sum(asked) - 1 == 5 and not path.exists()  # the third was asked again
+
+
+def test_other_settings_do_not_go_on(data, tmp_path):
+    path = tmp_path / "answers.0.jsonl"
+    header = {"task": "caption", "num_beams": 2}
+    journal = Journal(path, header)
+    journal.add([(3, [Question("a", "b", 3, [0], prediction="a cat")])])
+    assert [number for number, _ in Journal(path, header).answers()] == [3]
+    assert Journal(path, {**header, "num_beams": 3}).answers() == []
+
+
+def test_two_evaluations_are_compared_on_the_same_questions(data, whole, tmp_path):
+    found = mm.evaluate(str(MODEL), data, against=whole.files[0].parent, progress=False, num_beams=1)
+    assert found.comparison is not None and found.comparison.difference == 0
+    assert found.comparison.verdict == "undecided" and "undecided" in str(found)
+    (tmp_path / "predictions.jsonl").write_text('{"id": "x", "prediction": "y", "score": 1}\n')
+    with pytest.raises(ValueError, match="other questions"):
+        mm.evaluate(str(MODEL), data, against=tmp_path, progress=False, num_beams=1)
+
+
+def test_the_card_gets_the_metrics_once(data, whole, tmp_path):
+    card = tmp_path / "README.md"
+    card.write_text("---\nlicense: apache-2.0\n---\n# A model\n\nWords of its owner.\n")
+    for _ in range(2):
+        evaluating._update_card(tmp_path, whole)
+    held = mm.training.evaluating.Path(card).read_text()
+    assert (
+        held.count("name: exact_match") + held.count("type: exact_match") in (1, 2) and "Words of its owner." in held
+    )
+    assert "license: apache-2.0" in held
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"task": "captions"}, "did you mean 'caption'"),
+        ({"task": "retrieval"}, "holds no weights"),
+        ({"against": "nowhere"}, "predictions.jsonl"),
+        ({"update_card": True}, "README.md"),
+    ],
+)
+def test_wrong_input_is_refused_in_words(data, given, words, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in MODEL.iterdir():
+        if file.name != "README.md":
+            (model / file.name).symlink_to(file)
+    with pytest.raises((ValueError, TypeError), match=words):
+        mm.evaluate(str(model), data, progress=False, num_beams=1, **given)
+
+
+@pytest.mark.slow
+@pytest.mark.linux
+def test_three_processes_give_the_numbers_of_one(data, whole, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "3", "-m", "mm_console", "evaluate"]
+    command += [str(MODEL), str(data), "-o", str(tmp_path), "--num-beams", "1", "--batch-size", "2", "--json"]
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == whole.metrics
+    assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 5
+    assert not list(tmp_path.glob("answers.*"))

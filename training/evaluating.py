@@ -1,0 +1,298 @@
+"""mm.evaluate: a saved model on somebody's data, to metrics with intervals, files and a page; `mm evaluate`.
+
+evaluation.json     the metrics, what was evaluated on what, versions
+predictions.jsonl   of each question what the model said, what people said, and its score
+evaluation.html     a page of it, with the best and the worst
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import IterableDataset
+from transformers import AutoProcessor
+
+from ..configuration.settings import nearest
+from ..data.load import load_data
+from ..evaluation.captions import CAPTION_METRICS, caption_scores
+from ..evaluation.scores import mean_score
+from ..evaluation.significance import Comparison, compare, comparison_table
+from ..processing.collator import MMDataCollator
+from .card import NAME as CARD
+from .card import is_ours, sealed
+from .curves import metrics_in
+from .journal import Journal
+from .metrics import answer, counted
+from .predictions import Question, Reader
+from .provenance import versions, without_places
+from .report import evaluation_page, interval_of, number
+from .samples import in_one_order, lines_of, whole
+from .shown import NAME as PREDICTIONS
+from .shown import read_predictions, save_predictions
+from .tasks import KINDS, task_samples
+
+RESULT, PAGE, JOURNAL = "evaluation.json", "evaluation.html", "answers.{}.jsonl"
+TASKS = ("caption", "vqa", "retrieval", "classify")
+# What the score of a single question is, by task.
+PER_ITEM = {"caption": "chrf", "vqa": "vqa_accuracy", "retrieval": "i2t_r1", "classify": "accuracy"}
+
+
+@dataclass
+class Evaluation:
+    """What `mm.evaluate` found; str() is a table.
+
+    metrics: {"exact_match": 0.5, "exact_match_low": 0.4, "exact_match_high": 0.6, ..., "samples": 100, "media": 90}.
+    questions: of each what the model said and its score. skipped: (id, reason) of what could not be read.
+    comparison: with the other evaluation, if one was given. files: those that were written.
+    """
+
+    task: str
+    model: str
+    data: str
+    metrics: dict[str, float]
+    questions: list[Question] = field(repr=False, default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    comparison: Comparison | None = None
+    files: list[Path] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        names = metrics_in({f"eval_{name}": value for name, value in self.metrics.items()})
+        rows = [
+            (name.removeprefix("eval_"), number(self.metrics[name.removeprefix("eval_")]),
+             interval_of(self.metrics, name.removeprefix("eval_"))) for name in names
+        ]  # fmt: skip
+        width = max([len(name) for name, *_ in rows], default=0)
+        lines = [f"{self.task}: {self.model} on {self.data}"]
+        lines += [f"{name:<{width}}  {value:>8}   {bounds}" for name, value, bounds in rows]
+        told = f"{self.metrics.get('samples', 0)} questions about {self.metrics.get('media', 0)} media"
+        lines.append(f"{told}; 95 % bootstrap intervals over media")
+        lines += [f"left out: {name}: {reason}" for name, reason in self.skipped]
+        if self.comparison is not None:
+            lines += ["", "beside the other evaluation, on the same questions:", comparison_table([self.comparison])]
+        return "\n".join(lines)
+
+
+def evaluate(
+    model: Any,
+    data: Any,
+    task: str | None = None,
+    *,
+    processor: Any = None,
+    output: str | os.PathLike | None = None,
+    media: str | os.PathLike | None = None,
+    format: str = "auto",
+    split: str | None = None,
+    annotations: str | os.PathLike | None = None,
+    columns: Mapping[str, str | None] | None = None,
+    batch_size: int = 8,
+    against: str | os.PathLike | None = None,
+    update_card: bool = False,
+    resume: bool = True,
+    progress: bool = True,
+    **generation: Any,
+) -> Evaluation:
+    """The metrics of a model on data, each with its 95 % interval over pictures.
+
+    Batches are of samples of similar length; a picture is encoded once in its batch. With `output` what is answered is
+    kept as it comes: the same call goes on after a kill without answering anything twice, and then writes its files.
+    Under torchrun each process reads its share, and the numbers are those of one process.
+
+    Args:
+        model: a folder, a Hub id or a model; of the class that the task needs.
+        data: what `load_data` reads, or samples that it gave. media, format, split, annotations, columns: as there.
+        task: "caption", "vqa", "retrieval" or "classify"; None: by the model's class, "caption" where it writes.
+        processor: None: that beside the model.
+        output: a folder for the files; made if there is none.
+        against: the output folder of another evaluation of the same questions: which model is better, is that sure?
+        update_card: put the metrics into the README.md of the model's folder, too.
+        resume: False begins anew.
+        generation: of generate(), such as num_beams=3, max_new_tokens=30.
+
+    Raises: ValueError, TypeError or FileNotFoundError in words: no such model or data, another task, samples that lack
+        what the task compares. Media that cannot be read are left out and listed.
+    """
+    name = str(model) if isinstance(model, (str, os.PathLike)) else type(model).__name__
+    loaded, processor, task = _loaded(model, processor, task)
+    rank, processes = _processes()
+    options = {"media": media, "split": split, "annotations": annotations, "columns": columns}
+    samples, report = _samples(data, task, format, {key: value for key, value in options.items() if value is not None})
+    collator = MMDataCollator(processor)
+    reader = Reader(collator, batch_size, "skip", share=(rank, processes), progress=progress and rank == 0)
+    told = {"task": task, "model": name, "data": str(data) if isinstance(data, (str, os.PathLike)) else report}
+    told |= {"split": split, **generation}
+    told = {key: value for key, value in told.items() if value is not None}
+    if output is not None:
+        header = {**told, "processes": processes, "samples": len(samples), "weights": _mark(model, loaded)}
+        path = Path(output) / JOURNAL.format(rank)
+        if not resume:
+            path.unlink(missing_ok=True)
+        reader.journal = Journal(path, header)
+    names = getattr(samples, "label_names", None) or getattr(getattr(samples, "data", None), "label_names", None)
+    found, questions = answer(task, loaded, processor, samples, reader, names, **generation)
+    if task == "caption":
+        found |= _caption_metrics(questions)
+    result = Evaluation(task, name, told["data"], counted(found, questions, reader), questions, reader.skipped, told)
+    if against is not None:
+        result.comparison = _compared(result, against)
+    if output is not None and rank == 0:
+        _write(result, samples, reader, Path(output))
+    if update_card and rank == 0:
+        result.files.append(_update_card(Path(name), result))
+    if processes > 1:
+        torch.distributed.barrier()
+    if reader.journal is not None:
+        reader.journal.remove()
+    return result
+
+
+def _loaded(model: Any, processor: Any, task: str | None) -> tuple[Any, Any, str]:
+    """The model of the class that the task needs, its processor, and the task."""
+    if task is not None and task not in TASKS:
+        raise ValueError(f"task={task!r}{nearest(task, TASKS)}; accepted are {', '.join(TASKS)}")
+    if not isinstance(model, (str, os.PathLike)):
+        if processor is None:
+            raise ValueError("a model that is loaded already needs its processor: give processor")
+        return model, processor, task or _task_of([type(model).__name__], type(model).__name__)
+    source = str(model)
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(source)
+    task = task or _task_of(config.architectures or [], source)
+    model_class = KINDS[task].model_class
+    loaded, info = model_class.from_pretrained(source, output_loading_info=True)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{source!r} is of {config.architectures}; task={task!r} evaluates {model_class.__name__}, of which it "
+            f"holds no weights for {len(missing)} tensors ({missing[0]}, ...): train that task first"
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return loaded.to(device).eval(), processor or AutoProcessor.from_pretrained(source), task
+
+
+def _task_of(architectures: list[str], source: str) -> str:
+    by_class = {kind.model_class.__name__: task for task, kind in reversed(KINDS.items()) if task in TASKS}
+    for name in architectures:
+        if name in by_class:
+            return by_class[name]
+    raise ValueError(f"{source!r} is of {architectures or 'no class'}, which no task evaluates: say which, task=...")
+
+
+def _samples(data: Any, task: str, format: str, options: dict[str, Any]) -> tuple[Any, str]:
+    """The samples of a task in an order that follows from what they hold, and what they are in words."""
+    report = f"{len(data)} samples" if hasattr(data, "__len__") and not isinstance(data, str) else "samples"
+    if isinstance(data, (str, os.PathLike)):
+        read = load_data(data, format=format, on_error="skip", **options)
+        read = whole(read, str(data)) if isinstance(read, IterableDataset) else read
+        report = lines_of(read.report)[0]
+        data = in_one_order(read)
+    elif options:
+        raise ValueError(f"{', '.join(options)} are for data that is read from files; these samples are read already")
+    return task_samples(data, KINDS[task]), report
+
+
+def _processes() -> tuple[int, int]:
+    """The number of this process and of all, under torchrun."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def _mark(source: Any, model: Any) -> list:
+    """Tells other weights under the same name: sizes and times of the files, or the commit of the Hub."""
+    folder = Path(str(source))
+    if folder.is_dir():
+        found = [(file.name, file.stat()) for file in sorted(folder.glob("*.safetensors"))]
+        return [[name, one.st_size, one.st_mtime_ns] for name, one in found]
+    return [getattr(model.config, "_commit_hash", None)]
+
+
+def _caption_metrics(questions: list[Question]) -> dict[str, tuple[float, float, float]]:
+    """Those of captions that training does not compute each time."""
+    from importlib.util import find_spec
+
+    groups = [question.group for question in questions]
+    missing = {"meteor": "snowballstemmer", "chrf": "sacrebleu"}
+    names = [name for name in CAPTION_METRICS if find_spec(missing.get(name, "numpy")) is not None]
+    if len(set(groups)) < 2:  # of one picture CIDEr knows no rare words
+        names = [name for name in names if not name.startswith("cider")]
+    scores = caption_scores(
+        [question.prediction for question in questions], [question.references for question in questions], names
+    )
+    return {name: score.interval(groups) for name, score in scores.items()}
+
+
+def _compared(result: Evaluation, against: str | os.PathLike) -> Comparison:
+    """The score of each question beside that of another evaluation."""
+    theirs = [line for line in read_predictions(against) if "score" in line]
+    if not theirs:
+        raise ValueError(f"against={str(against)!r} holds no {PREDICTIONS} with scores; give an evaluation's output")
+    asked = [(question.id, question.context_text or question.text) for question in result.questions]
+    other = {(line["id"], line.get("prompt")): line["score"] for line in theirs}
+    if len(other) != len(theirs) or set(other) != set(asked):
+        raise ValueError(
+            f"against={str(against)!r} is of {len(theirs)} other questions; both must be of the same data"
+        )
+    name = PER_ITEM[result.task]
+    ours = mean_score(name, [round(question.score, 6) for question in result.questions])
+    groups = [question.group for question in result.questions]
+    return compare(ours, mean_score(name, [other[key] for key in asked]), groups)
+
+
+def _write(result: Evaluation, samples: Any, reader: Reader, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    predictions = save_predictions(result.questions, samples, reader.columns, folder, best=True)
+    told = {**without_places(result.settings), "versions": versions()}
+    held = {"metrics": result.metrics, **told, "left_out": [list(one) for one in result.skipped]}
+    (folder / RESULT).write_text(json.dumps(held, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    lines = [*read_predictions(folder), *({"id": name, "left_out": reason} for name, reason in result.skipped)]
+    metrics = {f"eval_{name}": value for name, value in result.metrics.items()}
+    page = evaluation_page(f"{result.task}: {Path(result.model).name}", metrics, lines, result.settings)
+    (folder / PAGE).write_text(page, encoding="utf-8")
+    result.files += [folder / RESULT, predictions, folder / PAGE]
+
+
+def _update_card(folder: Path, result: Evaluation) -> Path:
+    """The metrics in the metadata of a model's README.md, in place of those of the same task and data."""
+    from huggingface_hub import EvalResult, ModelCard
+
+    path = folder / CARD
+    if not path.is_file():
+        raise ValueError(f"update_card: {folder} holds no {CARD}; mm train writes one")
+    text = path.read_text(encoding="utf-8")
+    was_ours = is_ours(text)
+    card = ModelCard(text)
+    held: Any = card.data
+    data = Path(result.data).name
+    task = {"caption": "image-to-text", "vqa": "visual-question-answering", "retrieval": "image-text-retrieval"}.get(
+        result.task, "image-classification"
+    )
+    names = [name for name in result.metrics if f"{name}_low" in result.metrics]
+    new = [
+        EvalResult(task, data, data, name, result.metrics[name], dataset_split=result.settings.get("split"))
+        for name in names
+    ]
+    kept = [one for one in held.eval_results or [] if (one.task_type, one.dataset_name) != (task, data)]
+    held.model_name = held.model_name or folder.name
+    held.eval_results = [*kept, *new]
+    written = str(card)
+    written = sealed(written.rsplit("\n<!-- written by mm train", 1)[0]) if was_ours else written
+    path.write_text(written, encoding="utf-8")
+    return path
+
+
+def print_evaluation(say: Callable[[str], object], as_json: bool, *args: Any, **options: Any) -> None:
+    """`mm evaluate`: the table, or the metrics as JSON, and where the files are."""
+    result = evaluate(*args, **options)
+    if int(os.environ.get("RANK", 0)) == 0:
+        for line in [json.dumps(result.metrics)] if as_json else str(result).split("\n"):
+            say(line)
+        if result.files and not as_json:
+            say(f"written: {', '.join(str(path) for path in result.files)}")
