@@ -61,17 +61,22 @@ class DataReport:
     def __str__(self) -> str:
         told = [f"{self.source} ({self.format}): {self.rows} rows, {self.media} media, {self.samples} samples"]
         if self.left_out:
-            told.append(f"{len(self.left_out)} rows left out; {self._first_faults()}")
+            told.append(f"{rows_left_out(len(self.left_out))}; {self._first_faults()}")
         if self.without_rows:
             told.append(f"{len(self.without_rows)} media without a text ({_some(self.without_rows)})")
         if self.unused:
-            told.append(f"{len(self.unused)} files that no row names ({_some(self.unused)})")
+            files = "1 media file" if len(self.unused) == 1 else f"{len(self.unused)} media files"
+            told.append(f"{files} that no row names ({_some(self.unused)})")
         return "; ".join(told)
 
     def _first_faults(self) -> str:
         faults = [f"{where}: {reason}" for where, reason in self.left_out[:SHOWN]]
         more = len(self.left_out) - len(faults)
         return "; ".join(faults) + (f"; and {more} more" if more else "")
+
+
+def rows_left_out(count: int) -> str:
+    return f"{count} row{'' if count == 1 else 's'} left out"
 
 
 class MMDataset(Dataset):

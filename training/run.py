@@ -140,6 +140,7 @@ def _evaluated(trainer: TaskTrainer, data: RunData, begun: Start, arguments: Run
     """The loss, from all processes, and the metrics of the task with their intervals, from the first one."""
     training = arguments.training
     trainer.compute_metrics, training.predict_with_generate = None, False
+    trainer.remove_callback(EarlyStoppingCallback)  # it would miss its metric, which was computed while training
     metrics = trainer.evaluate(metric_key_prefix="eval")
     if training.should_save:
         limits = {"num_beams": training.generation_num_beams, "max_new_tokens": training.generation_max_length}

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
-from ..data.dataset import DataReport, MMDataset
+from ..data.dataset import DataReport, MMDataset, rows_left_out
 from ..data.errors import DataError
 from ..data.labels import class_names, numbered, places_of, renumbered
 from ..data.load import load_data
@@ -86,7 +86,7 @@ def _kind(source: Any) -> str:
 def lines_of(report: DataReport) -> list[str]:
     """A report with every row that was left out on a line of its own."""
     shown = DataReport(**{**vars(report), "left_out": []})
-    more = [f"{len(report.left_out)} rows left out:"] if report.left_out else []
+    more = [f"{rows_left_out(len(report.left_out))}:"] if report.left_out else []
     return [str(shown), *more, *(f"  {where}: {reason}" for where, reason in report.left_out)]
 
 

@@ -168,9 +168,11 @@ class MMTrainer(PushingTrainer):
             with self._writing_aside(output / WRITING):
                 super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
+            is_best = self.state.best_model_checkpoint == str(written)
+            if is_best:
+                self.state.best_model_checkpoint = str(output / name)  # in every process: each loads the best one
             if self.args.should_save:
-                if self.state.best_model_checkpoint == str(written):
-                    self.state.best_model_checkpoint = str(output / name)
+                if is_best:
                     self.state.save_to_json(str(written / STATE))
                 put_in_place(written, output)
                 (output / WRITING).rmdir()

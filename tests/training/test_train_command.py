@@ -126,16 +126,32 @@ def test_a_run_that_is_ended_says_how_to_go_on_and_does(settings, tmp_path, numb
     assert done.returncode == 0 and (tmp_path / "out" / "model.safetensors").is_file(), done.stderr
 
 
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+    "accelerate launch": [
+        "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no",
+    ],
+}  # fmt: skip
+
+
 @pytest.mark.slow
-def test_a_recipe_runs_in_two_processes(settings, tmp_path):
-    words = [f"{name}={value}" for name, value in settings().items() if name != "task"]
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_recipe_runs_in_two_processes_and_keeps_the_best_by_what_it_writes(settings, tmp_path, launcher):
+    chosen = {**settings(), "eval_strategy": "steps", "save_strategy": "steps", "max_steps": 4, "eval_steps": 2,
+              "save_steps": 2, "early_stopping_patience": 3, "metric_for_best_model": "chrf", "ema": 0.9}  # fmt: skip
+    words = [f"{name}={value}" for name, value in chosen.items() if name != "task"]
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mm.cli.train",
-         "caption", *words, "max_steps=3", "eval_strategy=steps", "eval_steps=2", "ema=0.9"],
+        [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "mm.cli.train", "caption", *words],
         capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("held out for evaluation") == 1, done.stdout  # one process speaks
+    assert "did not find eval" not in done.stderr
+    log = [json.loads(line) for line in (tmp_path / "out" / "train_log.jsonl").read_text().splitlines()]
+    assert {line["step"] for line in log if "eval_chrf" in line} >= {2, 4}
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    assert state["best_metric"] == max(line["eval_chrf"] for line in log[:-1] if "eval_chrf" in line)
     assert command("verify", tmp_path / "out").returncode == 0
 
 
