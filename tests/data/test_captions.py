@@ -85,7 +85,7 @@ def test_pictures_without_captions_and_files_without_a_row_are_in_the_report(fol
     held["images"].append({"id": 1, "file_name": "spare2.png"})
     report = mm.load_data(written(path, held)).report
     assert report.unused == ["spare.png"] and report.without_rows == ["spare2.png"]
-    assert "spare.png" in str(report) and "1 files" in str(report)
+    assert "spare.png" in str(report) and "1 media file that" in str(report)
 
 
 def test_a_name_in_two_folders_is_not_guessed(folder):
