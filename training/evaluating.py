@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class Evaluation:
 
     metrics: {"exact_match": 0.5, "exact_match_low": 0.4, "exact_match_high": 0.6, ..., "samples": 100, "media": 90}.
     questions: of each what the model said and its score. skipped: (id, reason) of what could not be read.
+    notes: metrics that were left out, and why.
     comparison: with the other evaluation, if one was given. files: those that were written.
     """
 
@@ -57,6 +59,7 @@ class Evaluation:
     questions: list[Question] = field(repr=False, default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     comparison: Comparison | None = None
     files: list[Path] = field(default_factory=list)
 
@@ -71,6 +74,7 @@ class Evaluation:
         lines += [f"{name:<{width}}  {value:>8}   {bounds}" for name, value, bounds in rows]
         told = f"{self.metrics.get('samples', 0)} questions about {self.metrics.get('media', 0)} media"
         lines.append(f"{told}; 95 % bootstrap intervals over media")
+        lines += self.notes
         lines += [f"left out: {name}: {reason}" for name, reason in self.skipped]
         if self.comparison is not None:
             lines += ["", "beside the other evaluation, on the same questions:", comparison_table([self.comparison])]
@@ -132,11 +136,14 @@ def evaluate(
         if not resume:
             path.unlink(missing_ok=True)
         reader.journal = Journal(path, header)
+    notes: list[str] = []
     names = getattr(samples, "label_names", None) or getattr(getattr(samples, "data", None), "label_names", None)
     found, questions = answer(task, loaded, processor, samples, reader, names, **generation)
     if task == "caption":
-        found |= _caption_metrics(questions)
+        more, notes = _caption_metrics(questions)
+        found |= more
     result = Evaluation(task, name, told["data"], counted(found, questions, reader), questions, reader.skipped, told)
+    result.notes = notes
     if against is not None:
         result.comparison = _compared(result, against)
     if output is not None and rank == 0:
@@ -214,19 +221,20 @@ def _mark(source: Any, model: Any) -> list:
     return [getattr(model.config, "_commit_hash", None)]
 
 
-def _caption_metrics(questions: list[Question]) -> dict[str, tuple[float, float, float]]:
-    """Those of captions that training does not compute each time."""
-    from importlib.util import find_spec
-
+def _caption_metrics(questions: list[Question]) -> tuple[dict[str, tuple[float, float, float]], list[str]]:
+    """Those of captions that training does not compute each time, and a line for each that is left out."""
     groups = [question.group for question in questions]
-    missing = {"meteor": "snowballstemmer", "chrf": "sacrebleu"}
-    names = [name for name in CAPTION_METRICS if find_spec(missing.get(name, "numpy")) is not None]
-    if len(set(groups)) < 2:  # of one picture CIDEr knows no rare words
+    needed = {"meteor": "snowballstemmer", "chrf": "sacrebleu"}
+    absent = [name for name in CAPTION_METRICS if find_spec(needed.get(name, "numpy")) is None]
+    notes = [f"{name} is left out: pip install '.[eval]' brings {needed[name]}" for name in absent]
+    names = [name for name in CAPTION_METRICS if name not in absent]
+    if len(set(groups)) < 2:
         names = [name for name in names if not name.startswith("cider")]
+        notes.append("CIDEr is left out: of one picture nobody knows which words are rare")
     scores = caption_scores(
         [question.prediction for question in questions], [question.references for question in questions], names
     )
-    return {name: score.interval(groups) for name, score in scores.items()}
+    return {name: score.interval(groups) for name, score in scores.items()}, notes
 
 
 def _compared(result: Evaluation, against: str | os.PathLike) -> Comparison:
@@ -241,6 +249,8 @@ def _compared(result: Evaluation, against: str | os.PathLike) -> Comparison:
             f"against={str(against)!r} is of {len(theirs)} other questions; both must be of the same data"
         )
     name = PER_ITEM[result.task]
+    if name == "chrf" and find_spec("sacrebleu") is None:
+        name = "exact_match"
     ours = mean_score(name, [round(question.score, 6) for question in result.questions])
     groups = [question.group for question in result.questions]
     return compare(ours, mean_score(name, [other[key] for key in asked]), groups)
