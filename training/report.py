@@ -159,21 +159,24 @@ def _picture(path: Path) -> str:
     return f'<img alt="curves over the steps" src="data:image/png;base64,{data}">'
 
 
-def _samples(lines: Iterable[Mapping[str, Any]]) -> str:
-    rows = [_sample(line) for line in lines]
-    head = "<tr><th></th><th>prompt</th><th>model</th><th>people</th><th class='number'>score</th></tr>"
+def _samples(lines: list[dict[str, Any]]) -> str:
+    asked = any(line.get("prompt") for line in lines)
+    rows = [_sample(line, asked) for line in lines]
+    prompt = "<th>prompt</th>" if asked else ""
+    head = f"<tr><th></th>{prompt}<th>model</th><th>people</th><th class='number'>score</th></tr>"
     return f'<table class="sample">{head}{"".join(rows)}</table>' if rows else ""
 
 
-def _sample(line: Mapping[str, Any]) -> str:
+def _sample(line: Mapping[str, Any], asked: bool) -> str:
     picture = str(line.get("picture", ""))
     shown = f'<img alt="" src="{_escaped(picture)}">' if picture.startswith("data:image/png;base64,") else ""
     said = line.get("answers") or line.get("references") or []
     people = "<br>".join(_escaped(text) for text in dict.fromkeys(said))
     score = line.get("score")
+    prompt = f"<td>{_escaped(line.get('prompt', ''))}</td>" if asked else ""
     colour = "" if score is None else "right" if score >= 0.999 else "wrong" if score < 0.5 else ""
     return (
-        f"<tr><td>{shown}<small>{_escaped(line.get('id', ''))}</small></td><td>{_escaped(line.get('prompt', ''))}</td>"
+        f"<tr><td>{shown}<small>{_escaped(line.get('id', ''))}</small></td>{prompt}"
         f'<td class="{colour}">{_escaped(line.get("prediction", ""))}</td><td>{people}</td>'
         f'<td class="number">{"" if score is None else f"{score:.2f}"}</td></tr>'
     )
