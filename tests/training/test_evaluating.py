@@ -150,3 +150,14 @@ def test_three_processes_give_the_numbers_of_one(data, whole, tmp_path):
     assert json.loads(done.stdout.splitlines()[-1]) == whole.metrics
     assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 5
     assert not list(tmp_path.glob("answers.*"))
+
+
+def test_classes_have_every_metric_with_its_interval():
+    said = [("cat", "cat"), ("cat", "dog"), ("dog", "dog"), ("dog", "dog")]
+    questions = [
+        Question(str(number), str(number), number, [0], prediction=told, references=[true])
+        for number, (told, true) in enumerate(said)
+    ]
+    found = evaluating._class_metrics(questions)
+    assert found["accuracy"][0] == 0.75 and found["balanced_accuracy"][0] == pytest.approx((1 + 2 / 3) / 2)
+    assert all(low <= value <= high for value, low, high in found.values())
