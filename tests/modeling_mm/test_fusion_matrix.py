@@ -212,7 +212,10 @@ def test_eager_is_sdpa(build, media, cls, name, encoder):
     close(eager[real], sdpa[real])
 
 
-@every_case
+FAST = [case if case[0] is not CLASSIFY else pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
+
+
+@pytest.mark.parametrize(("cls", "name", "encoder"), FAST, ids=NAMES)
 def test_mm_triton_is_eager(build, media, cls, name, encoder):
     """In fp32, where the kernels run through Triton's interpreter, against eager in fp64 on the same weights: off by
     rounding alone."""

@@ -48,7 +48,7 @@ def test_a_checkpoint_is_complete_and_nothing_is_left_beside_it(trainer, tmp_pat
         assert manifest.faults_of(path) == [] and (path / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_resumed_run_ends_with_the_same_weights(trainer, tmp_path, step):
     whole = trainer(output=tmp_path / "whole")
     whole.train()
@@ -155,7 +155,12 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_complete_checkpoint(tmp_path):
     assert found["faults"] == [] and found["cut"] >= 10  # moments within a save, not only between two
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, pytest.param(errno.EIO, marks=SLOW), pytest.param(errno.EROFS, marks=SLOW)]
+)
 def test_errors_of_the_disk_end_with_their_word_and_leave_older_ones(trainer, tmp_path, monkeypatch, number):
     run, output = trainer(max_steps=1), tmp_path / "run"
     run.train()
