@@ -9,19 +9,16 @@
 * time: CPU seconds, the median of alternating pairs in one process; the ratio is the median of the pairs' ratios.
 """
 
-import os
-import statistics
-import subprocess
 import sys
-import time
-from pathlib import Path
+from functools import partial
 
+import harness
 import torch
 from torch.nn.functional import linear
 
 from mm.modeling_mm.losses.token_losses import CHUNK_ROWS, chunked_cross_entropy, token_loss
 
-POSITIONS, WIDTH, PAIRS = 1024, 768, 5
+POSITIONS, WIDTH = 1024, 768
 VOCABULARIES = (30_522, 250_002)  # BERT's and XLM-R's
 
 
@@ -43,61 +40,43 @@ def inputs(vocabulary: int, positions: int = POSITIONS) -> list[torch.Tensor]:
     return [*leaves, torch.randint(0, vocabulary, (positions,))]
 
 
-def kilobytes(name: str) -> int:
-    """VmRSS, what the process holds now, or VmHWM, the most it ever held."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))
-
-
 def measure_memory(method: str, vocabulary: int) -> None:
     """Prints MiB above inputs and gradients, and above the inputs; to be run in a process of its own."""
     METHODS[method](*inputs(1000, 8)).backward()  # what libraries load once
     given = inputs(vocabulary)
-    before = kilobytes("VmRSS")
+    before = harness.settled()
     METHODS[method](*given).backward()
-    peak = (kilobytes("VmHWM") - before) / 1024
+    peak = (harness.status("VmHWM") - before) / 2**20
     print(peak - sum(leaf.numel() * leaf.itemsize for leaf in given[:3]) / 2**20, peak)
 
 
-def memory(method: str, vocabulary: int) -> list[float]:
-    command = [sys.executable, __file__, method, str(vocabulary)]
-    return [float(x) for x in subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()]
-
-
-def seconds(method: str, given: list[torch.Tensor]) -> float:
+def step(method: str, given: list[torch.Tensor]) -> torch.Tensor:
     for leaf in given[:3]:
         leaf.grad = None
-    start = time.process_time()
-    METHODS[method](*given).backward()
-    return time.process_time() - start
+    loss = METHODS[method](*given)
+    loss.backward()
+    return loss
 
 
-def times(vocabulary: int) -> tuple[dict[str, float], float]:
-    """Median seconds of each method, and the median ratio."""
-    given = inputs(vocabulary)
-    found = {method: [] for method in METHODS}
-    for _ in range(PAIRS + 1):
-        for method in METHODS:
-            found[method].append(seconds(method, given))
-    found = {method: each[1:] for method, each in found.items()}  # the first pair warms up
-    ratio = statistics.median(ours / theirs for ours, theirs in zip(found["chunked"], found["full"], strict=True))
-    return {method: statistics.median(each) for method, each in found.items()}, ratio
-
-
-def main() -> None:
-    load = " ".join(f"{x:.1f}" for x in os.getloadavg())
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), load before {load}")
-    print(f"{POSITIONS} positions, width {WIDTH}, fp32, chunks of {CHUNK_ROWS} rows, {PAIRS} pairs\n")
-    print("| vocabulary | loss | memory MiB | with gradients MiB | CPU s |\n|---|---|---|---|---|")
-    for vocabulary in VOCABULARIES:
-        held = {method: memory(method, vocabulary) for method in METHODS}
-        took, ratio = times(vocabulary)
-        for method in METHODS:
-            print(f"| {vocabulary} | {method} | {held[method][0]:.0f} | {held[method][1]:.0f} | {took[method]:.2f} |")
+def main() -> int:
+    asked = harness.options(__doc__).parse_args()
+    report = harness.Report(asked)
+    report.say(f"{POSITIONS} positions, width {WIDTH}, fp32, chunks of {CHUNK_ROWS} rows, {asked.pairs} pairs\n")
+    report.say("| vocabulary | loss | memory MiB | with gradients MiB | CPU s |\n|---|---|---|---|---|")
+    for vocabulary in (3_000,) if asked.tiny else VOCABULARIES:
+        held = {method: harness.alone(__file__, method, str(vocabulary)) for method in METHODS}
+        given = inputs(vocabulary)
+        report.equal("loss", step("chunked", given).detach(), step("full", given).detach(), atol=1e-5)
+        costs = harness.in_turn({method: partial(step, method, given) for method in METHODS}, asked.pairs)
+        for method, (memory, whole) in held.items():
+            seconds = harness.median(costs[method])
+            report.say(f"| {vocabulary} | {method} | {memory:.0f} | {whole:.0f} | {seconds:.2f} |")
+            report.row(vocabulary=vocabulary, loss=method, memory=memory, with_gradients=whole, cpu=seconds)
         parts = [ours / theirs for ours, theirs in zip(held["chunked"], held["full"], strict=True)]
-        print(f"| {vocabulary} | chunked / full | {parts[0]:.3f} | {parts[1]:.3f} | {ratio:.3f} |", flush=True)
-    print("\nload after " + " ".join(f"{x:.1f}" for x in os.getloadavg()))
+        ratio = harness.ratio(costs["chunked"], costs["full"]).median
+        report.say(f"| {vocabulary} | chunked / full | {parts[0]:.3f} | {parts[1]:.3f} | {ratio:.3f} |")
+    return report.end()
 
 
 if __name__ == "__main__":
-    measure_memory(sys.argv[1], int(sys.argv[2])) if len(sys.argv) > 1 else main()
+    sys.exit(measure_memory(sys.argv[1], int(sys.argv[2])) if sys.argv[1:2] in (["full"], ["chunked"]) else main())

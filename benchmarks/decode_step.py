@@ -9,25 +9,19 @@ the pairs of neighbours. Each imports the `mm` installed in its environment and 
 write the same tokens, greedily and with 3 beams.
 """
 
-import argparse
-import json
-import os
-import platform
-import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+import harness
+import torch
 
 CHECKPOINT = Path(__file__).resolve().parents[1] / "checkpoints" / "mm-tiny"
 SHORT, LONG = 4, 64  # new tokens
 
 
-def writer() -> tuple[Callable[..., list[int]], dict[str, str]]:
-    """generate() of mm-tiny by the number of new tokens, and the versions it runs with."""
-    import torch
-    import transformers
+def writer() -> Callable[..., list[int]]:
+    """generate() of mm-tiny by the number of new tokens."""
     from transformers import AutoModelForImageTextToText
 
     import mm  # noqa: F401  registers the classes
@@ -42,7 +36,7 @@ def writer() -> tuple[Callable[..., list[int]], dict[str, str]]:
         written = model.generate(pixel_values=pixels, eos_token_id=never, max_new_tokens=length, num_beams=num_beams)
         return written[0].tolist()
 
-    return write, {"torch": torch.__version__, "transformers": transformers.__version__}
+    return write
 
 
 def checked_tokens(write: Callable[..., list[int]]) -> list[int]:
@@ -53,86 +47,45 @@ def checked_tokens(write: Callable[..., list[int]]) -> list[int]:
     return tokens + write(LONG, num_beams=3)
 
 
-def milliseconds_per_token(write: Callable[..., list[int]]) -> float:
-    def cost(length: int) -> float:
-        start = time.process_time()
-        write(length)
-        return time.process_time() - start
-
-    return (cost(LONG) - cost(SHORT)) / (LONG - SHORT) * 1000
+def per_token(write: Callable[..., list[int]]) -> harness.Cost:
+    """Milliseconds of a new token."""
+    short, long = (harness.clocked(lambda length=length: write(length)) for length in (SHORT, LONG))
+    scale = 1000 / (LONG - SHORT)
+    return harness.Cost((long.wall - short.wall) * scale, (long.cpu - short.cpu) * scale)
 
 
-def answer_each_line() -> None:
-    """One step for every line of the standard input, after the tokens and versions."""
-    write, versions = writer()
-    print(json.dumps({"tokens": checked_tokens(write), **versions}), flush=True)
-    for _ in sys.stdin:
-        print(milliseconds_per_token(write), flush=True)
-
-
-class Worker:
-    """An interpreter that measures a step whenever it is asked."""
-
-    def __init__(self, python: str):
-        pipe = subprocess.PIPE
-        command = [python, "-W", "ignore", __file__, "--worker"]
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
-        self.start = json.loads(self._line())
-
-    def _line(self) -> str:
-        line = self.process.stdout.readline() if self.process.stdout else ""
-        if not line:
-            raise RuntimeError(f"{self.process.args} ended early")
-        return line
-
-    def milliseconds(self) -> float:
-        if self.process.stdin:
-            print(file=self.process.stdin, flush=True)
-        return float(self._line())
-
-    def end(self) -> None:
-        self.process.communicate()
-
-
-def in_turn(pythons: list[str], pairs: int) -> None:
-    workers = [Worker(python) for python in pythons]
-    old, new = workers
-    if old.start["tokens"] != new.start["tokens"]:
-        raise RuntimeError(f"other tokens: {new.start['tokens']} instead of {old.start['tokens']}")
-    versions = f"torch {new.start['torch']}, transformers {new.start['transformers']}"
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, {versions}, one thread; load average {os.getloadavg()[0]:.1f}"
-    )
-    times = []
-    for number in range(pairs):  # first one begins, then the other
-        first, second = (old, new) if number % 2 == 0 else (new, old)
-        taken = {first: first.milliseconds(), second: second.milliseconds()}
-        times.append((taken[old], taken[new]))
-    for worker in workers:
-        worker.end()
-    ratios = statistics.quantiles([after / before for before, after in times], n=4)
-    for name, own in zip(("before", "after"), zip(*times, strict=True), strict=True):
-        print(f"{name}: median {statistics.median(own):.3f} ms of CPU per new token, least {min(own):.3f}")
-    print(f"ratio of {pairs} pairs: median {ratios[1]:.3f}, quartiles {ratios[0]:.3f} to {ratios[2]:.3f}")
-    print("equal tokens, greedy and with 3 beams")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = harness.options(__doc__, pairs=60)
     parser.add_argument("pythons", nargs="*", help="none, or two interpreters: before and after")
-    parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--worker", action="store_true", help="answer each line of the input, for the other program")
-    args = parser.parse_args()
-    if len(args.pythons) not in (0, 2):
-        parser.error(f"no interpreter or two; got {len(args.pythons)}")
-    if args.worker:
-        answer_each_line()
-    elif args.pythons:
-        in_turn(args.pythons, args.pairs)
-    else:
-        write, _ = writer()
-        checked_tokens(write)
-        print(f"{statistics.median(milliseconds_per_token(write) for _ in range(15)):.3f} ms of CPU per new token")
+    asked = parser.parse_args()
+    if len(asked.pythons) not in (0, 2):
+        parser.error(f"no interpreter or two; got {len(asked.pythons)}")
+    if asked.worker:
+        write = writer()
+        harness.serve(checked_tokens(write), lambda _: vars(per_token(write)))
+        return 0
+    report = harness.Report(asked)
+    pythons = asked.pythons or [sys.executable]
+    servers = {
+        name: harness.Server([python, "-W", "ignore", __file__, "--worker"])
+        for name, python in zip(("before", "after") if asked.pythons else ("this version",), pythons, strict=True)
+    }
+    report.equal("tokens", *(torch.tensor(server.start) for server in (*servers.values(), *servers.values())[:2]))
+    costs = harness.in_turn(
+        {name: server.cost for name, server in servers.items()}, asked.pairs, cost=lambda ask: ask()
+    )
+    for name, own in costs.items():
+        cpu = [one.cpu for one in own]
+        report.say(f"{name}: median {harness.median(own):.3f} ms of CPU per new token, least {min(cpu):.3f}")
+        report.row(version=name, milliseconds=harness.median(own))
+        servers[name].end()
+    if len(servers) == 2:
+        ratio = harness.ratio(costs["after"], costs["before"])
+        bounds = f"[{ratio.least:.3f}, {ratio.greatest:.3f}]"
+        report.say(f"after / before of {asked.pairs} pairs: median {ratio.median:.3f} {bounds}")
+        report.say("equal tokens, greedy and with 3 beams")
+    return report.end()
 
 
 if __name__ == "__main__":

@@ -8,16 +8,13 @@ reads: every token of an answer but its last, and with a trie each beginning onc
 both ways are timed in alternation, in CPU seconds.
 """
 
-import argparse
-import platform
 import random
-import statistics
-import time
-from pathlib import Path
+import sys
+from functools import partial
 from typing import Any
 
+import harness
 import torch
-import transformers
 from transformers import AutoProcessor
 
 from mm import MMForConditionalGeneration
@@ -40,47 +37,37 @@ def read_tokens(ids: list[list[int]]) -> tuple[int, int]:
     return len(beginnings), len(set(beginnings))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="rank_answers with and without a prefix trie.")
-    parser.add_argument("--pairs", type=int, default=5, help="alternating timed runs of each (default: 5)")
-    parser.add_argument("--log", type=Path, help="also write the text to this file")
-    options = parser.parse_args()
+def main() -> int:
+    asked = harness.options(__doc__).parse_args()
+    report = harness.Report(asked)
     model: Any = MMForConditionalGeneration.from_pretrained("checkpoints/mm-tiny").eval()
     tokenizer = AutoProcessor.from_pretrained("checkpoints/mm-tiny").tokenizer
     size = model.config.vision_config.image_size
     pixels = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(SEED))
     context = model.encode_context(pixel_values=pixels)
-    lines = [
-        f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}; "
-        f"{torch.get_num_threads()} threads; float32, {BATCH} rows at a time\n",
-        f"{'answers':<14}{'read':>8}{'by trie':>9}{'CPU s':>8}{'by trie':>9}{'ratio':>8}  [least, greatest]",
-    ]
+    report.say(f"float32, {BATCH} rows at a time\n")
+    report.say(f"{'answers':<14}{'read':>8}{'by trie':>9}{'CPU s':>8}{'by trie':>9}{'ratio':>8}  [least, greatest]")
     for title, names in answer_lists().items():
-        rows = tokenizer(names, padding=True, return_tensors="pt")
+        rows = tokenizer(names[:64] if asked.tiny else names, padding=True, return_tensors="pt")
         ids, mask = rows.input_ids[:, 1:], rows.attention_mask[:, 1:]
 
-        def scores(prefix_trie: bool, ids=ids, mask=mask) -> tuple[torch.Tensor, float]:
-            start = time.process_time()
-            found = model.rank_answers(
-                ids, mask, encoder_outputs=context, normalize="sum", batch_size=BATCH, prefix_trie=prefix_trie
-            ).scores
-            return found, time.process_time() - start
+        def scores(prefix_trie: bool, ids=ids, mask=mask) -> torch.Tensor:
+            settings = {"normalize": "sum", "batch_size": BATCH, "prefix_trie": prefix_trie}
+            return model.rank_answers(ids, mask, encoder_outputs=context, **settings).scores
 
-        difference = float((scores(False)[0] - scores(True)[0]).abs().max())
-        if not difference <= TOLERANCE:
-            raise RuntimeError(f"{title}: the scores differ by {difference:.1e}")
-        plain, trie = zip(*((scores(False)[1], scores(True)[1]) for _ in range(options.pairs)), strict=True)
-        ratios = [one / other for one, other in zip(plain, trie, strict=True)]
-        counts = read_tokens([row[: int(real)] for row, real in zip(ids.tolist(), mask.sum(1), strict=True)])
-        lines.append(
-            f"{title:<14}{counts[0]:>8}{counts[1]:>9}{statistics.median(plain):>8.2f}{statistics.median(trie):>9.2f}"
-            f"{statistics.median(ratios):>7.2f}x  [{min(ratios):.2f}, {max(ratios):.2f}]"
+        report.equal(title, scores(False), scores(True), TOLERANCE)
+        ways = {"plain": partial(scores, False), "trie": partial(scores, True)}
+        costs = harness.in_turn(ways, asked.pairs, warm_up=0)
+        ratio = harness.ratio(costs["plain"], costs["trie"])
+        read = read_tokens([row[: int(real)] for row, real in zip(ids.tolist(), mask.sum(1), strict=True)])
+        plain, trie = (harness.median(own) for own in costs.values())
+        report.row(answers=title, read=read, plain=plain, trie=trie, ratio=ratio.median)
+        report.say(
+            f"{title:<14}{read[0]:>8}{read[1]:>9}{plain:>8.2f}{trie:>9.2f}{ratio.median:>7.2f}x"
+            f"  [{ratio.least:.2f}, {ratio.greatest:.2f}]"
         )
-        print(lines[-1], flush=True)
-    print("\n".join(lines))
-    if options.log:
-        options.log.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return report.end()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

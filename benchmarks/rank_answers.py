@@ -9,17 +9,11 @@ picture each time, as a plain forward would. Weights are random. The scores are 
 in alternation. Exits with 1 if scores differ or the wanted ratio is missed.
 """
 
-import argparse
-import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import harness
 import torch
-import transformers
 
 from mm import MMConfig, MMForConditionalGeneration
 
@@ -84,60 +78,35 @@ class Ways:
         return torch.stack(found)
 
 
-def clocked(way: Callable[[], torch.Tensor]) -> float:
-    start = time.perf_counter()
-    way()
-    return time.perf_counter() - start
-
-
-def race(ways: Ways, pairs: int, say: Callable[[str], None]) -> list[str]:
-    """Prints the medians; returns the ratios that were missed."""
-    slow_ways = {"one pair at a time": ways.pairs, "the same from pixels": ways.pairs_from_pixels}
-    runs: dict[str, list[float]] = {"rank_answers": []} | {name: [] for name in slow_ways}
-    for _ in range(pairs):
-        runs["rank_answers"].append(clocked(ways.ranked))
-        for name, way in slow_ways.items():
-            runs[name].append(clocked(way))
-    say(f"\n{'medians of ' + str(pairs) + ' alternating runs':<34}{'seconds':>9}{'ratio':>9}  [least, greatest]")
-    faults, ours = [], runs["rank_answers"]
-    for name, seconds in runs.items():
-        ratios = [theirs / own for theirs, own in zip(seconds, ours, strict=True)]
-        ratio = statistics.median(ratios)
-        spread = f"[{min(ratios):.1f}, {max(ratios):.1f}]"
-        say(f"{name:<34}{statistics.median(seconds):>9.3f}{ratio:>8.1f}x  {spread}")
-        if name in slow_ways and ratio < WANTED:
-            faults.append(f"{name}: rank_answers is {ratio:.1f}x as fast, wanted {WANTED:.0f}x")
-    return faults
+def race(ways: Ways, pairs: int, report: harness.Report) -> None:
+    """Prints the medians; a ratio that is missed is a fault."""
+    slow = {"one pair at a time": ways.pairs, "the same from pixels": ways.pairs_from_pixels}
+    costs = harness.in_turn({"rank_answers": ways.ranked, **slow}, pairs, warm_up=0)
+    report.say(
+        f"\n{'medians of ' + str(pairs) + ' alternating runs':<34}{'seconds':>9}{'ratio':>9}  [least, greatest]"
+    )
+    for name, own in costs.items():
+        ratio, seconds = harness.ratio(own, costs["rank_answers"], "wall"), harness.median(own, "wall")
+        spread = f"[{ratio.least:.1f}, {ratio.greatest:.1f}]"
+        report.say(f"{name:<34}{seconds:>9.3f}{ratio.median:>8.1f}x  {spread}")
+        report.row(way=name, wall=seconds, ratio=ratio.median)
+        if name in slow:
+            report.want(name, ratio.median, WANTED)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the benchmark; returns 0, or 1 if anything is not as wanted."""
-    parser = argparse.ArgumentParser(description="rank_answers against scoring one pair at a time.")
-    parser.add_argument("--pairs", type=int, default=5, help="alternating timed runs of each (default: 5)")
-    parser.add_argument("--tiny", action="store_true", help="a small model")
-    parser.add_argument("--log", type=Path, help="also write the text to this file")
-    options = parser.parse_args(arguments)
-    lines: list[str] = []
-
-    def say(line: str) -> None:
-        lines.append(line)
-        print(line, flush=True)
-
-    model, picture = build(options.tiny)
+    asked = harness.options(__doc__).parse_args(arguments)
+    report = harness.Report(asked)
+    model, picture = build(asked.tiny)
     ways = Ways(model, picture)
-    size = f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.1f} M parameters, float32"
-    libraries = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    say(f"Python {platform.python_version()}, {libraries}; {torch.get_num_threads()} threads; {size}")
+    report.say(f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.1f} M parameters, float32")
     ranked, alone = ways.ranked(), ways.pairs()
-    difference = float(((ranked - alone).abs() / alone.abs().clamp(min=1)).max())
+    difference = report.equal("scores", ranked, alone, TOLERANCE)
     spread = f"from {alone.min():.2f} to {alone.max():.2f}"
-    say(f"{CANDIDATES} answers score {spread} per token; ranked and alone differ by at most {difference:.1e}")
-    faults = [f"scores differ by {difference:.1e}, more than {TOLERANCE}"] if not difference <= TOLERANCE else []
-    faults += race(ways, options.pairs, say)
-    say("\n" + ("\n".join(f"NOT AS WANTED: {fault}" for fault in faults) or "all as wanted"))
-    if options.log:
-        options.log.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return 1 if faults else 0
+    report.say(f"{CANDIDATES} answers score {spread} per token; ranked and alone differ by at most {difference:.1e}")
+    race(ways, asked.pairs, report)
+    return report.end()
 
 
 if __name__ == "__main__":
