@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from PIL import Image
 
 import mm
 from mm.cli.caption import PACKAGED_MODEL
@@ -31,7 +32,6 @@ from mm.evaluation.faithfulness import (
     centre_map,
     deletion_curve,
     enlarge,
-    filled,
     insertion_curve,
     mass_inside,
     pointing_hit,
@@ -42,6 +42,7 @@ from mm.recipes.cutouts import background, paste
 from mm.recipes.emoji import DEV_VENDOR, EmojiItem, load_items, pictures, split_of
 
 SIDE = 128
+EXPLAINED = ("attention", "rollout", "grad", "occlusion", "integrated_gradients")
 SETS = ("white", "colour", "texture", "beside another")
 Maps = Callable[["Captioner", np.ndarray, str], np.ndarray]  # (words, H, W), 0 or more
 
@@ -52,6 +53,7 @@ class Captioner:
     def __init__(self, path: Path):
         self.model = mm.MMForConditionalGeneration.from_pretrained(path).eval()
         self.processor = mm.MMProcessor.from_pretrained(path)
+        self.processor.image_processor.do_crop_content = False
         self.grid = self.model.config.vision_config.grid_size
 
     def tokens(self, caption: str) -> tuple[torch.Tensor, list[int]]:
@@ -63,7 +65,7 @@ class Captioner:
         return torch.tensor(whole), [number for number, word in enumerate(pieces) for _ in word]
 
     def pixels(self, pictures: np.ndarray) -> torch.Tensor:
-        inputs = self.processor(images=list(pictures), do_crop_content=False, return_tensors="pt")
+        inputs = self.processor(images=list(pictures), return_tensors="pt")
         return inputs["pixel_values"]
 
     def log_probabilities(self, caption: str, **inputs) -> tuple[torch.Tensor, object]:
@@ -94,18 +96,20 @@ def in_pixels(captioner: Captioner, cells: torch.Tensor) -> np.ndarray:
     return np.stack([enlarge(grid, (SIDE, SIDE)) for grid in grids])
 
 
-def by_word(captioner: Captioner, caption: str, rows: torch.Tensor) -> torch.Tensor:
-    """(T, cells), a row for each piece -> (words, cells)."""
-    _, words = captioner.tokens(caption)
-    return torch.zeros(max(words) + 1, rows.shape[1]).index_add(0, torch.tensor(words), rows[: len(words)])
+def explained(method: str) -> Maps:
+    """`model.explain` by a method."""
 
+    def maps(captioner: Captioner, picture: np.ndarray, caption: str) -> np.ndarray:
+        inputs = {"pixel_values": captioner.pixels(picture[None])}
+        ids, words = captioner.tokens(caption)
+        (found,) = captioner.model.explain(
+            inputs, ids[None], processor=captioner.processor, pictures=[Image.fromarray(picture)], method=method
+        )
+        if len(found.words) != max(words) + 1:
+            raise ValueError(f"{caption!r} was explained as {found.words}")
+        return found.maps
 
-@torch.no_grad()
-def attention(captioner: Captioner, picture: np.ndarray, caption: str) -> np.ndarray:
-    """Cross-attention where the word is predicted, the mean of layers and heads."""
-    _, out = captioner.log_probabilities(caption, pixel_values=captioner.pixels(picture[None]), output_attentions=True)
-    weights = torch.stack(out.cross_attentions)[:, 0].mean((0, 1))  # (T, cells)
-    return in_pixels(captioner, by_word(captioner, caption, weights))
+    return maps
 
 
 def grad_cam(captioner: Captioner, picture: np.ndarray, caption: str) -> np.ndarray:
@@ -121,26 +125,7 @@ def grad_cam(captioner: Captioner, picture: np.ndarray, caption: str) -> np.ndar
     return in_pixels(captioner, torch.stack(found))
 
 
-def occlusion(captioner: Captioner, picture: np.ndarray, caption: str, cells: int = 8) -> np.ndarray:
-    """How far a word's log-probability falls when a square, two cells wide, takes the picture's mean colour."""
-    blank, size = filled(picture, "mean"), SIDE // cells
-    places = [(row, column) for row in range(-1, cells) for column in range(-1, cells)]
-    holes = np.repeat(picture[None], len(places) + 1, 0)
-    for hole, (row, column) in zip(holes[1:], places, strict=True):
-        box = tuple(slice(max(0, size * start), size * (start + 2)) for start in (row, column))
-        hole[box] = blank[box]
-    with torch.no_grad():
-        logs, _ = captioner.log_probabilities(caption, pixel_values=captioner.pixels(holes))
-    falls = (logs[:1] - logs[1:]).clamp(min=0).T.reshape(-1, cells + 1, cells + 1).numpy()
-    cell = (falls[:, :-1, :-1] + falls[:, 1:, :-1] + falls[:, :-1, 1:] + falls[:, 1:, 1:]) / 4  # all that cover it
-    return np.stack([enlarge(one, (SIDE, SIDE)) for one in cell])
-
-
-METHODS: dict[str, Maps] = {
-    "attention": attention,
-    "Grad-CAM": grad_cam,
-    "occlusion": occlusion,
-}
+METHODS: dict[str, Maps] = {name: explained(name) for name in EXPLAINED} | {"Grad-CAM of the tower": grad_cam}
 
 
 def baselines(captioner: Captioner, words: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
