@@ -126,8 +126,9 @@ def loss_without_logits(
 
 def is_plain_head(head: nn.Module) -> bool:
     """Whether a head is a linear layer whose weight may be read past it: no adapter's, not quantised, not spread over
-    processes, without hooks; and no graph is being made of it, whose shapes would depend on the labels."""
-    plain = type(head) is nn.Linear and type(head.weight) is nn.Parameter
+    processes, without hooks, with values; and no graph is being made of it, whose shapes would depend on the labels.
+    """
+    plain = type(head) is nn.Linear and type(head.weight) is nn.Parameter and not head.weight.is_meta
     hooked = bool(head._forward_hooks or head._forward_pre_hooks)
     return plain and not hooked and not torch.compiler.is_compiling() and not torch._C._get_tracing_state()
 

@@ -94,6 +94,15 @@ def test_training_keeps_the_logits_of_a_head_that_is_more_than_its_weight(tiny_m
     assert "logits" in model(input_ids=IDS, pixel_values=pixels, labels=IDS) and len(seen) == 1
 
 
+def test_a_model_without_values_runs_with_labels(tiny_model):
+    """On the meta device, as tools that count operations run it: nobody knows there which positions have a label."""
+    model = tiny_model().to("meta").train()
+    output = model(
+        input_ids=IDS.to("meta"), labels=IDS.to("meta"), pixel_values=torch.zeros(2, 3, 16, 16, device="meta")
+    )
+    assert output.logits is not None and output.loss.device.type == "meta"
+
+
 def test_a_loss_without_logits_needs_labels_and_a_plain_head(tiny_model, pixels):
     model = tiny_model()
     with pytest.raises(ValueError, match="loss needs labels"):
