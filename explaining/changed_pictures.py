@@ -14,12 +14,16 @@ import torch
 CELLS = 8  # of a side, that are occluded one by one
 STEPS = 16  # from the mean colour to the picture
 AT_ONCE = 16  # changed pictures in one call
+ROUNDING = 1e-5  # of a number, between two batches
 
 Numbers = Callable[[torch.Tensor], torch.Tensor]  # pictures (n, C, H, V) -> (n, W)
 
 
 def lost_by_occlusion(numbers: Numbers, picture: torch.Tensor, cells: int = CELLS) -> torch.Tensor:
-    """(W, cells, cells): what each number loses without each part; negative where it grows."""
+    """(W, cells, cells): what each number loses without each part; negative where it grows.
+
+    Losses that rounding alone could make, below 1e-5 * max(1, |number|), are 0: a map must not show them as parts.
+    """
     height, width = picture.shape[-2:]
     if not 1 <= cells <= min(height, width):
         raise ValueError(f"cells={cells} must be in 1..{min(height, width)}, the pixels of the picture's shorter side")
@@ -34,7 +38,9 @@ def lost_by_occlusion(numbers: Numbers, picture: torch.Tensor, cells: int = CELL
             for one, (down, across) in zip(changed, some, strict=True):
                 one[:, tops[down] : tops[down + 1], lefts[across] : lefts[across + 1]] = 0
             left_over.append(numbers(changed))
-    return (whole - torch.cat(left_over)).T.reshape(-1, cells, cells)
+    lost = whole - torch.cat(left_over)
+    lost = lost.masked_fill(lost.abs() < ROUNDING * whole.abs().clamp(min=1), 0)
+    return lost.T.reshape(-1, cells, cells)
 
 
 def integrated_gradients(
