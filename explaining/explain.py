@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..modeling_mm.core.modes import evaluating
 from . import methods
 from .explanation import Explanation, ItemWeights
 from .grids import KINDS, gathered, grid_of
@@ -71,16 +72,12 @@ class MMExplaining:
         tokenizer = getattr(processor, "tokenizer", processor if hasattr(processor, "all_special_ids") else None)
         words = [words_of(ids, tokenizer, written.first) for ids in written.ids.tolist()]
         views = views_of(processor, pictures, inputs)
-        was_training = model.training
-        model.eval()
-        try:
+        with evaluating(model):
             if method in METHODS_OF_PIXELS:
                 if layers is not None or heads is not None:
                     raise ValueError(f"method={method!r} reads no attention: leave layers and heads out")
                 return _by_pixels(model, inputs, written, words, views, method)
             return _by_weights(model, inputs, tokens, written, words, views, method, layers, heads)
-        finally:
-            model.train(was_training)
 
 
 def _by_weights(model, inputs, tokens, written: Written, words, views, method: str, layers, heads):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..modeling_mm.core.modes import evaluating
 from .explanation import Explanation
 from .pixels import METHODS_OF_PIXELS, items_by_pixels
 from .placing import views_of
@@ -54,16 +55,12 @@ class MMScoreExplaining:
             raise ValueError(f"inputs hold {rows} texts for {contexts} contexts; give context_index, too")
         index = torch.arange(rows) * contexts // rows if given is None else given
         views = views_of(processor, pictures, inputs)
-        was_training = model.training
-        model.eval()
-        try:
+        with evaluating(model):
             named = model.explained_targets(inputs, targets, rows)
             return [
                 _explained(model, inputs, row, int(index[row]), *named[row], views=views, method=method)
                 for row in range(rows)
             ]
-        finally:
-            model.train(was_training)
 
 
 def _explained(

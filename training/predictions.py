@@ -21,6 +21,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..data.sources import MEDIA, media_names
+from ..modeling_mm.core.modes import evaluating
 from ..processing.batches import media_key, sources_of
 from ..processing.collator import SAMPLE_COLUMNS, MMDataCollator
 from ..processing.columns import check_columns, renamed
@@ -221,13 +222,8 @@ def _in_order(dataset: Any) -> Iterator[Mapping[str, Any]]:
 @contextmanager
 def answering(model: Any) -> Iterator[None]:
     """The model without dropout and gradients, and afterwards as it was."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.no_grad():
+        yield
 
 
 def _on(model: Any, batch: Mapping[str, Any], without: tuple[str, ...] = ()) -> dict[str, Any]:

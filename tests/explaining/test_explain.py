@@ -279,7 +279,11 @@ def test_absent_pictures_are_left_out_and_two_are_told_apart():
     np.testing.assert_allclose(found[1].items[0].weights, alone.items[0].weights, atol=1e-5)
 
 
-def test_a_model_in_training_stays_in_training():
+def test_a_model_in_training_stays_in_training_and_its_frozen_parts_as_they_were():
     model = captioner().train()
+    model.model.vision_tower.eval()
+    before = [module.training for module in model.modules()]
     model.explain(pictures(1), torch.tensor([[1, 5, 6]]))
-    assert model.training and all(parameter.grad is None for parameter in model.parameters())
+    assert [module.training for module in model.modules()] == before and all(
+        parameter.grad is None for parameter in model.parameters()
+    )
