@@ -5,6 +5,7 @@ predictions.jsonl   of each question what the model said, what people said, and 
 evaluation.html     a page of it, with the best and the worst
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -122,6 +123,9 @@ def evaluate(
         what the task compares. Media that cannot be read are left out and listed.
     """
     name = str(model) if isinstance(model, (str, os.PathLike)) else type(model).__name__
+    theirs = None if against is None else _others(against)  # what is missing is told before anything is answered
+    if update_card and not (Path(name) / CARD).is_file():
+        raise ValueError(f"update_card: {name} is no folder with a {CARD}; mm train writes one")
     loaded, processor, task = _loaded(model, processor, task)
     rank, processes = _processes()
     options = {"media": media, "split": split, "annotations": annotations, "columns": columns}
@@ -132,7 +136,7 @@ def evaluate(
     told |= {"split": split, **generation}
     told = {key: value for key, value in told.items() if value is not None}
     if output is not None:
-        header = {**told, "processes": processes, "samples": len(samples), "weights": _mark(model, loaded)}
+        header = {**told, "processes": processes, "samples": _digest(samples), "weights": _mark(model, loaded)}
         path = Path(output) / JOURNAL.format(rank)
         if not resume:
             path.unlink(missing_ok=True)
@@ -147,8 +151,8 @@ def evaluate(
         found |= _class_metrics(questions)
     result = Evaluation(task, name, told["data"], counted(found, questions, reader), questions, reader.skipped, told)
     result.notes = notes
-    if against is not None:
-        result.comparison = _compared(result, against)
+    if theirs is not None:
+        result.comparison = _compared(result, theirs, str(against))
     if output is not None and rank == 0:
         _write(result, samples, reader, Path(output))
     if update_card and rank == 0:
@@ -215,8 +219,23 @@ def _processes() -> tuple[int, int]:
     return 0, 1
 
 
+def _digest(samples: Any) -> str:
+    """Tells other samples under the same name; the ids of what is read from files are hashes of the media."""
+    found = hashlib.sha256()
+    for place in range(len(samples)):
+        sample = samples[place]
+        found.update(repr([(name, sample.get(name)) for name in ("id", "text", "context_text", "suffix")]).encode())
+    return found.hexdigest()
+
+
 def _mark(source: Any, model: Any) -> list:
-    """Tells other weights under the same name: sizes and times of the files, or the commit of the Hub."""
+    """Tells other weights under the same name: sizes and times of the files, the commit of the Hub, or the weights of
+    a model that is loaded already."""
+    if not isinstance(source, (str, os.PathLike)):
+        found = hashlib.sha256()
+        for tensor in model.state_dict().values():
+            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return [found.hexdigest()]
     folder = Path(str(source))
     if folder.is_dir():
         found = [(file.name, file.stat()) for file in sorted(folder.glob("*.safetensors"))]
@@ -249,17 +268,20 @@ def _class_metrics(questions: list[Question]) -> dict[str, tuple[float, float, f
     return {name: score.interval(groups) for name, score in scores.items()}
 
 
-def _compared(result: Evaluation, against: str | os.PathLike) -> Comparison:
-    """The score of each question beside that of another evaluation."""
+def _others(against: str | os.PathLike) -> list[dict[str, Any]]:
+    """The answers of another evaluation that have a score."""
     theirs = [line for line in read_predictions(against) if "score" in line]
     if not theirs:
         raise ValueError(f"against={str(against)!r} holds no {PREDICTIONS} with scores; give an evaluation's output")
+    return theirs
+
+
+def _compared(result: Evaluation, theirs: list[dict[str, Any]], against: str) -> Comparison:
+    """The score of each question beside that of another evaluation."""
     asked = [(question.id, question.context_text or question.text) for question in result.questions]
     other = {(line["id"], line.get("prompt")): line["score"] for line in theirs}
     if len(other) != len(theirs) or set(other) != set(asked):
-        raise ValueError(
-            f"against={str(against)!r} is of {len(theirs)} other questions; both must be of the same data"
-        )
+        raise ValueError(f"against={against!r} is of {len(theirs)} other questions; both must be of the same data")
     name = PER_ITEM[result.task]
     if name == "chrf" and find_spec("sacrebleu") is None:
         name = "exact_match"
@@ -286,8 +308,6 @@ def _update_card(folder: Path, result: Evaluation) -> Path:
     from huggingface_hub import EvalResult, ModelCard
 
     path = folder / CARD
-    if not path.is_file():
-        raise ValueError(f"update_card: {folder} holds no {CARD}; mm train writes one")
     text = path.read_text(encoding="utf-8")
     was_ours = is_ours(text)
     card = ModelCard(text)

@@ -41,9 +41,15 @@ class Journal:
         held = self.path.read_bytes()
         whole = held[: held.rfind(b"\n") + 1]
         lines = whole.decode("utf-8").split("\n")[:-1]
-        if not lines or json.loads(lines[0]) != json.loads(json.dumps(header)):
+        try:
+            found = [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise ValueError(
+                f"{self.path} is broken ({error}); delete it, or begin anew: --fresh, resume=False"
+            ) from error
+        if not found or found[0] != json.loads(json.dumps(header)):
             return 0
-        for line in map(json.loads, lines[1:]):
+        for line in found[1:]:
             for number, items in line.get("answers", ()):
                 self.done.add(number)
                 self._held.append((number, [_unpacked(item, number) for item in items]))

@@ -284,6 +284,5 @@ def test_a_model_in_training_stays_in_training_and_its_frozen_parts_as_they_were
     model.model.vision_tower.eval()
     before = [module.training for module in model.modules()]
     model.explain(pictures(1), torch.tensor([[1, 5, 6]]))
-    assert [module.training for module in model.modules()] == before and all(
-        parameter.grad is None for parameter in model.parameters()
-    )
+    assert [module.training for module in model.modules()] == before
+    assert all(parameter.grad is None for parameter in model.parameters())

@@ -99,6 +99,24 @@ def test_other_settings_do_not_go_on(data, tmp_path):
     assert Journal(path, {**header, "num_beams": 3}).answers() == []
 
 
+def test_a_broken_journal_is_named(tmp_path):
+    path = tmp_path / "answers.0.jsonl"
+    path.write_text('{"task": "caption"}\nno JSON\n')
+    with pytest.raises(ValueError, match=r"answers\.0\.jsonl.*fresh"):
+        Journal(path, {"task": "caption"})
+
+
+def test_other_data_or_weights_under_the_same_name_do_not_go_on():
+    one = [{"id": "a", "text": "what?"}]
+    assert evaluating._digest(one) == evaluating._digest([dict(one[0])])
+    assert evaluating._digest(one) != evaluating._digest([{"id": "b", "text": "what?"}])
+    model = mm.MMForConditionalGeneration.from_pretrained(MODEL)
+    before = evaluating._mark(model, model)
+    assert before == evaluating._mark(model, model)
+    next(model.parameters()).data.add_(1)
+    assert before != evaluating._mark(model, model)
+
+
 def test_two_evaluations_are_compared_on_the_same_questions(data, whole, tmp_path):
     found = mm.evaluate(str(MODEL), data, against=whole.files[0].parent, progress=False, num_beams=1)
     assert found.comparison is not None and found.comparison.difference == 0
