@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import mm
 from mm.training import evaluating
 from mm.training.journal import Journal
-from mm.training.predictions import Question
+from mm.training.predictions import Question, Sample
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "checkpoints" / "mm-tiny"
@@ -179,3 +180,18 @@ def test_classes_have_every_metric_with_its_interval():
     found = evaluating._class_metrics(questions)
     assert found["accuracy"][0] == 0.75 and found["balanced_accuracy"][0] == pytest.approx((1 + 2 / 3) / 2)
     assert all(low <= value <= high for value, low, high in found.values())
+
+
+def test_embeddings_and_logits_are_kept_to_the_bit(tmp_path):
+    rng = np.random.default_rng(0)
+    image, texts, logits = (rng.normal(size=size).astype(np.float32) for size in (4, (2, 4), 3))
+    sample = Sample(5, {"id": "a", "text": ["one", "two"], "image": "a.png"})
+    question = Question("a", "b", 6, [0], label=np.int64(2))
+    journal = Journal(tmp_path / "kept.jsonl", {})
+    journal.add([(5, [(sample, image, texts)]), (6, [(question, logits)])])
+    again = Journal(tmp_path / "kept.jsonl", {})
+    assert again.done == {5, 6}
+    (_, [(kept, one, two)]), (_, [(asked, three)]) = again.answers()
+    assert (kept.number, kept.name(), kept.group(), kept.captions()) == (5, "a", sample.group(), ["one", "two"])
+    assert np.array_equal(one, image) and np.array_equal(two, texts) and np.array_equal(three, logits)
+    assert asked.label == 2 and asked.label.dtype == np.int64 and asked.sample == 6
