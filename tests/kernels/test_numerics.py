@@ -27,7 +27,7 @@ GROUPS = (1, 2, 3, 4, 8)
 TILES = ((16, 16), (16, 32), (16, 64), (32, 32), (64, 32), (32, 16))
 LAYOUTS = ("dense", "heads inside", "gaps", "columns", "fused", "shared")
 PER_TEST = 10
-FAST, FULL = 8, 212  # tests of PER_TEST cases each; the full ones are others than the fast ones
+FAST, FULL = 5, 215  # tests of PER_TEST cases each; the full ones are others than the fast ones
 
 
 @dataclass(frozen=True)

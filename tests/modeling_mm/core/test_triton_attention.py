@@ -64,7 +64,7 @@ def answers(model, implementation, **inputs):
 
 
 # Triton's interpreter takes seconds for a model: the full run does the others.
-FAST = {(rows, "llama") for rows in ROWS} | {("two rows each", "inside"), ("one and three, mixed", "inside")}
+FAST = {(rows, "llama") for rows in ROWS} | {("two rows each", "inside")}
 EACH = [
     pytest.param(rows, text, marks=() if (rows, text) in FAST else pytest.mark.slow, id=f"{rows}-{text}")
     for rows in ROWS
