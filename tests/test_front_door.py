@@ -65,7 +65,7 @@ print(pipe(picture, text="w3 w4", return_full_text=False)[0]["generated_text"])
     "blocked",
     [
         pytest.param((), id="as installed", marks=pytest.mark.slow),
-        pytest.param(OPTIONAL, id="without optional packages"),
+        pytest.param(OPTIONAL, id="without optional packages", marks=pytest.mark.slow),
     ],
 )
 def test_the_auto_classes_and_the_pipeline_work_on_a_saved_directory(saved, blocked):

@@ -71,6 +71,7 @@ def test_a_run_learns_and_what_it_saves_loads_with_its_processor(tiny_model, pro
     )
 
 
+@pytest.mark.slow  # tests/training/test_checkpoints.py resumes in the fast run
 def test_an_interrupted_run_goes_on_bit_for_bit(tiny_model, processor, tmp_path):
     whole = build(tiny_model(dtype=torch.float32), processor, tmp_path / "whole")
     whole.train()
