@@ -16,7 +16,7 @@ MM = str(Path(sysconfig.get_path("scripts")) / "mm")
 
 
 def run(*command: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def run_python(code: str) -> str:

@@ -374,7 +374,7 @@ def test_an_adapter_loads_over_exported_code_where_the_package_is_not(tiny_model
     torch.save({"inputs": inputs, **expected}, tmp_path / "saved.pt")
     paths = [str(tmp_path / name) for name in ("base", "adapter", "saved.pt")]
     done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, *paths], capture_output=True, text=True, timeout=240,
+        [sys.executable, "-c", ELSEWHERE, *paths], capture_output=True, text=True, timeout=480,
         env={**os.environ, "HF_HOME": str(tmp_path / "home")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -386,5 +386,5 @@ def test_nothing_of_mm_imports_peft():
     # but for what stands on Trainer of Transformers, which does: those names are read when they are asked for
     names = "[getattr(mm, name) for name in mm.__all__ if name not in mm._LATER]"
     code = f"import sys, mm; {names}; print('peft' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=480)
     assert done.stdout == "False\n", done.stderr

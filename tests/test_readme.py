@@ -24,7 +24,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_the_python_of_the_readme_runs_as_written(folder, number):
     run = subprocess.run(
-        [sys.executable, "-c", BLOCKS[number]], cwd=folder, capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", BLOCKS[number]], cwd=folder, capture_output=True, text=True, timeout=480
     )
     assert run.returncode == 0, run.stderr[-3000:]
     if "print(captions)" in BLOCKS[number]:

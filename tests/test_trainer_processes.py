@@ -96,6 +96,6 @@ def test_the_settings_for_deepspeed_shard_parameters_and_save_them_whole():
 @pytest.mark.slow
 def test_the_script_says_how_it_is_called():
     result = subprocess.run(
-        [sys.executable, str(ROOT / "examples/train_captioner.py")], capture_output=True, text=True, timeout=120
+        [sys.executable, str(ROOT / "examples/train_captioner.py")], capture_output=True, text=True, timeout=300
     )
     assert result.returncode == 1 and "samples.jsonl" in result.stderr

@@ -34,6 +34,16 @@ from .verify import write_manifest
 logger = logging.get_logger(__name__)
 
 
+def _warn_of_restarts(should_log: bool) -> None:
+    """Of torch 2.13: with one store for all starts, a new process may read the address that a dead one left there."""
+    restarts, shared = (os.environ.get(f"TORCHELASTIC_{name}") for name in ("MAX_RESTARTS", "USE_AGENT_STORE"))
+    if should_log and int(restarts or 0) and shared == "True":
+        logger.warning(
+            "torchrun --max-restarts: processes that start again may look for dead ones until they time out; set "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun (docs/distributed.md)"
+        )
+
+
 class MMTrainer(PushingTrainer):
     """Seq2SeqTrainer with safe checkpoints and shared streams; everything else is as it is there.
 
@@ -59,6 +69,7 @@ class MMTrainer(PushingTrainer):
                 f"fsdp={self.args.fsdp!r} asks for FSDP, but accelerate makes none of it on {self.args.device}: on a "
                 "CPU it trains with DDP. Leave fsdp out, or shard the model as it loads (docs/distributed.md)"
             )
+        _warn_of_restarts(self.args.should_log)
         self.add_callback(EndWhenTold(self))
         self._place = StreamPlace()
         self.add_callback(self._place)

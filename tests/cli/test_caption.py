@@ -327,7 +327,7 @@ def test_a_shared_text_encoder_need_not_be_asked(pictures, tmp_path):
 
 def run_mm(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess:
     command = [MM, "caption", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
 
 
 @pytest.mark.slow

@@ -109,7 +109,7 @@ def convert(hub, tmp_path):
     def run(*arguments):
         command = [sys.executable, "-c", "from mm_console import main; main()", "convert", *map(str, arguments)]
         return subprocess.run(
-            command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **settings}, timeout=120
+            command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **settings}, timeout=300
         )
 
     return run

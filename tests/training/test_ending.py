@@ -55,7 +55,7 @@ def test_sigterm_to_a_run_and_all_its_workers(tmp_path, times):
     with running(output, 1, dataloader_num_workers=2) as process:
         for _ in range(times):
             os.killpg(process.pid, signal.SIGTERM)
-        told = process.communicate(timeout=60)[0]
+        told = process.communicate(timeout=180)[0]
         assert process.returncode == 0, told
     assert_saved(output, told)
 
@@ -64,7 +64,7 @@ def test_sigterm_to_one_of_two_processes_ends_both(tmp_path):
     output = tmp_path / "run"
     with running(output, 2) as process:
         os.kill(int((output / "pid-1").read_text()), signal.SIGTERM)
-        told = process.communicate(timeout=60)[0]
+        told = process.communicate(timeout=180)[0]
         assert process.returncode == 0, told
     assert_saved(output, told)
     assert ended(output, 0) == ended(output, 1)
@@ -75,5 +75,5 @@ def test_sigterm_to_torchrun_saves(tmp_path):
     output = tmp_path / "run"
     with running(output, 2, dataloader_num_workers=1) as process:
         os.kill(process.pid, signal.SIGTERM)
-        told = process.communicate(timeout=60)[0]
+        told = process.communicate(timeout=180)[0]
     assert newest_complete(output) is not None and not (output / ".writing").exists(), told

@@ -29,7 +29,7 @@ def command(*words, **settings) -> subprocess.CompletedProcess:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "mm_console", *map(str, words)],
-        capture_output=True, text=True, timeout=120, env=environment, **settings,
+        capture_output=True, text=True, timeout=300, env=environment, **settings,
     )  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def test_a_run_that_is_ended_says_how_to_go_on_and_does(settings, tmp_path, numb
             break
         time.sleep(0.1)
     run.send_signal(number)
-    told, _ = run.communicate(timeout=60)
+    told, _ = run.communicate(timeout=180)
     assert run.returncode == code and "--resume" in told.splitlines()[-1], told
     step = max(int(path.name.rpartition("-")[2]) for path in (tmp_path / "out").glob("checkpoint-*"))
     words[words.index("max_steps=100000")] = f"max_steps={step + 1}"
@@ -143,7 +143,7 @@ def test_a_recipe_runs_in_two_processes_and_keeps_the_best_by_what_it_writes(set
     words = [f"{name}={value}" for name, value in chosen.items() if name != "task"]
     done = subprocess.run(
         [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "mm.cli.train", "caption", *words],
-        capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=480, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("held out for evaluation") == 1, done.stdout  # one process speaks
