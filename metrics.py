@@ -4,10 +4,12 @@ from .evaluation.bert_score import bert_score
 from .evaluation.bleu import bleu
 from .evaluation.captions import caption_scores, chrf, exact_match
 from .evaluation.cider import cider, cider_d
+from .evaluation.classes import auc, class_scores, label_scores, macro_auc_score, ordinal_scores, probability_scores
 from .evaluation.meteor import MeteorSettings, meteor
 from .evaluation.perplexity import perplexity
+from .evaluation.retrieval import retrieval_scores, similarity_scores
 from .evaluation.rouge import rouge_l
-from .evaluation.scores import Score, mean_score
+from .evaluation.scores import Score, mean_score, median_score
 from .evaluation.significance import Comparison, compare, comparison_table, undecided_warnings
 from .evaluation.speech import cer, wer
 from .evaluation.tokens import tokenize
@@ -16,6 +18,7 @@ __all__ = [
     "Comparison",
     "MeteorSettings",
     "Score",
+    "auc",
     "bert_score",
     "bleu",
     "caption_scores",
@@ -23,13 +26,21 @@ __all__ = [
     "chrf",
     "cider",
     "cider_d",
+    "class_scores",
     "compare",
     "comparison_table",
     "exact_match",
+    "label_scores",
+    "macro_auc_score",
     "mean_score",
+    "median_score",
     "meteor",
+    "ordinal_scores",
     "perplexity",
+    "probability_scores",
+    "retrieval_scores",
     "rouge_l",
+    "similarity_scores",
     "tokenize",
     "undecided_warnings",
     "wer",

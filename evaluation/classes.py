@@ -223,20 +223,45 @@ def auc(scores: Sequence[float] | np.ndarray, labels: Classes) -> float:
     positive = truth.astype(bool)
     if positive.all() or not positive.any():
         return float("nan")
-    order = np.sort(values[~positive])
-    below = np.searchsorted(order, values[positive], "left")
-    tied = np.searchsorted(order, values[positive], "right") - below
-    return float((below + 0.5 * tied).sum() / (positive.sum() * len(order)))
+    return float(_below(values[positive], values[~positive]).mean())
+
+
+def _below(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """For each value the share of others that are lower; equal ones count half."""
+    order = np.sort(others)
+    return (np.searchsorted(order, values, "left") + np.searchsorted(order, values, "right")) / (2 * len(order))
 
 
 def macro_auc(probabilities: np.ndarray, labels: Classes) -> float:
     """The mean `auc` of each class against the others, over classes that have rows and are not all."""
+    return macro_auc_score(probabilities, labels).value
+
+
+def macro_auc_score(probabilities: np.ndarray, labels: Classes) -> Score:
+    """`macro_auc` with what its interval needs. It has no value of an item by itself: `per_item` is nan.
+
+    Its statistics are jackknife pseudo-values: what each row adds to the AUC of all, n times, plus the AUC; so the
+    interval is that of DeLong et al. (1988), with rows of a picture drawn together.
+    """
     told, truth = np.asarray(probabilities, np.float64), np.asarray(labels)
-    if told.ndim != 2 or truth.shape[:1] != told.shape[:1]:
+    if told.ndim != 2 or truth.shape[:1] != told.shape[:1] or not np.isfinite(told).all():
         raise ValueError(
             f"probabilities {told.shape}, labels {truth.shape}; give (N, C) and N classes, or 0 and 1 (N, C)"
         )
-    of_class = truth if truth.ndim == 2 else truth[:, None] == np.arange(told.shape[1])
-    found = [auc(told[:, number], of_class[:, number].astype(int)) for number in range(told.shape[1])]
-    known = [value for value in found if not np.isnan(value)]
-    return float(np.mean(known)) if known else float("nan")
+    of_class = truth == 1 if truth.ndim == 2 else truth[:, None] == np.arange(told.shape[1])
+    known = [number for number in range(told.shape[1]) if 0 < of_class[:, number].sum() < len(told)]
+    adds, values = np.zeros(len(told)), []
+    for number in known:
+        positive = of_class[:, number]
+        above, below = told[positive, number], told[~positive, number]
+        value = _below(above, below).mean()
+        values.append(value)
+        adds[positive] += (_below(above, below) - value) / (len(above) * len(known))
+        adds[~positive] += (1 - _below(below, above) - value) / (len(below) * len(known))
+    value = float(np.mean(values)) if known else float("nan")
+    statistics = np.stack([np.nan_to_num(value) + len(told) * adds, np.ones(len(told))], -1)
+
+    def of(sums: np.ndarray) -> np.ndarray:
+        return np.clip(sums[..., 0] / np.maximum(sums[..., 1], 1), 0, 1) if known else np.full(sums.shape[:-1], np.nan)
+
+    return Score("auc", value, np.full(len(told), np.nan), statistics, of)

@@ -8,10 +8,12 @@
 
 A new metric is a function `(predictions, references, *, settings) -> Score` in a file of its own. It fills in
 `statistics` (n, K), what each item adds to the sums that the metric is made of, and `of`, which makes the metric of
-such sums (..., K): so intervals and paired tests need no second count. `mean_score` does both for a metric that is the
-mean of its items. Predictions and references are normalised alike, and what the caller gave is never changed.
+such sums (..., K): so intervals and paired tests need no second count. `mean_score` and `median_score` do both for
+a metric that is the mean or the median of its items. Predictions and references are normalised alike, and what the
+caller gave is never changed.
 """
 
+import math
 import unicodedata
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ import numpy as np
 
 from .intervals import grouped_interval
 
+STEPS = 64  # different values that a median tells apart
 References = Sequence[str] | Sequence[Sequence[str]]  # one for each item, or several
 
 
@@ -73,6 +76,42 @@ def sum_score(
     """The score of a metric of sums; each item's by itself is that of its own row, unless `per_item` is given."""
     rows = np.asarray(statistics, np.float64)
     return Score(name, float(of(rows.sum(0))), of(rows) if per_item is None else per_item, rows, of, **settings)
+
+
+def median_score(name: str, per_item: Sequence[float] | np.ndarray, **settings) -> Score:
+    """The score of a metric that is the median of its items, such as a rank; items that have none (nan) are left out.
+
+    Of more than 64 different values those around the median are told apart, and the others count as the nearest kept.
+    """
+    values = np.asarray(per_item, np.float64)
+    known = np.sort(values[~np.isnan(values)])
+    statistics = np.zeros((len(values), 1))
+    kept = np.zeros(1)
+    if len(known):
+        places = np.clip(np.round((len(known) - 1) * _around_the_middle(len(known))), 0, len(known) - 1).astype(int)
+        kept = np.unique(known) if len(np.unique(known)) <= STEPS else np.unique(known[places])
+        steps = (kept[1:] + kept[:-1]) / 2
+        statistics = np.zeros((len(values), len(kept)))
+        there = ~np.isnan(values)
+        statistics[np.flatnonzero(there), np.searchsorted(steps, values[there])] = 1
+
+    def median(sums: np.ndarray) -> np.ndarray:
+        total = sums.cumsum(-1)
+        middle = total[..., -1:] / 2
+        below, above = (total >= middle).argmax(-1), (total > middle).argmax(-1)
+        return np.where(total[..., -1] > 0, (kept[below] + kept[above]) / 2, np.nan)
+
+    value = float(np.median(known)) if len(known) else float("nan")
+    settings = {"best": 1.0, "higher_is_better": False} | settings
+    return Score(name, value, values, statistics, median, **settings)
+
+
+def _around_the_middle(count: int) -> np.ndarray:
+    """Parts 0..1 of a sorted list: both middle items, half of the others where medians of resamples lie."""
+    reach = min(0.5, 4 / math.sqrt(count))
+    middle = np.array([(count - 1) // 2, count // 2]) / max(count - 1, 1)
+    parts = [np.linspace(0, 1, STEPS // 2 - 2), np.linspace(0.5 - reach, 0.5 + reach, STEPS // 2), middle]
+    return np.unique(np.concatenate(parts))
 
 
 def share(sums: np.ndarray) -> np.ndarray:

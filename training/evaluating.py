@@ -21,7 +21,6 @@ from transformers import AutoProcessor
 from ..configuration.settings import nearest
 from ..data.load import load_data
 from ..evaluation.captions import CAPTION_METRICS, caption_scores
-from ..evaluation.classes import class_scores
 from ..evaluation.scores import mean_score
 from ..evaluation.significance import Comparison, compare, comparison_table
 from ..processing.collator import MMDataCollator
@@ -143,12 +142,10 @@ def evaluate(
         reader.journal = Journal(path, header)
     notes: list[str] = []
     names = getattr(samples, "label_names", None) or getattr(getattr(samples, "data", None), "label_names", None)
-    found, questions = answer(task, loaded, processor, samples, reader, names, **generation)
+    found, questions = answer(task, loaded, processor, samples, reader, names, every=True, **generation)
     if task == "caption":
         more, notes = _caption_metrics(questions)
         found |= more
-    elif "accuracy" in found:
-        found |= _class_metrics(questions)
     result = Evaluation(task, name, told["data"], counted(found, questions, reader), questions, reader.skipped, told)
     result.notes = notes
     if theirs is not None:
@@ -257,15 +254,6 @@ def _caption_metrics(questions: list[Question]) -> tuple[dict[str, tuple[float, 
         [question.prediction for question in questions], [question.references for question in questions], names
     )
     return {name: score.interval(groups) for name, score in scores.items()}, notes
-
-
-def _class_metrics(questions: list[Question]) -> dict[str, tuple[float, float, float]]:
-    """Those of classes that training does not compute each time."""
-    told, truth = [one.prediction for one in questions], [one.references[0] for one in questions]
-    numbers = {name: number for number, name in enumerate(sorted({*told, *truth}))}
-    scores = class_scores([numbers[name] for name in told], [numbers[name] for name in truth])
-    groups = [question.group for question in questions]
-    return {name: score.interval(groups) for name, score in scores.items()}
 
 
 def _others(against: str | os.PathLike) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ The first line says what is evaluated on what; a journal of anything else begins
 """
 
 import json
+import math
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -81,7 +82,8 @@ def _packed(item: Any) -> Any:
     """A Question, (Question, logits) or (Sample, image, texts) as JSON; numbers stay the same float32."""
     if isinstance(item, Question):
         label = None if item.label is None else [str(np.asarray(item.label).dtype), np.asarray(item.label).tolist()]
-        return {**asdict(item), "score": None, "label": label}
+        sure = None if math.isnan(item.confidence) else item.confidence
+        return {**asdict(item), "score": None, "confidence": sure, "label": label}
     first, *arrays = item
     if isinstance(first, Sample):
         held = {name: first.columns.get(name) for name in ("id", "text", "suffix")}
@@ -100,7 +102,8 @@ def _unpacked(held: Any, number: int) -> Any:
     if isinstance(held, dict):
         label = held["label"]
         label = None if label is None else np.asarray(label[1], dtype=label[0])
-        return Question(**{**held, "score": float("nan"), "label": label})
+        sure = float("nan") if held["confidence"] is None else held["confidence"]
+        return Question(**{**held, "score": float("nan"), "confidence": sure, "label": label})
     head, *arrays = held
     arrays = [np.asarray(array, np.float32) for array in arrays]
     if "group" in head and "sample" in head and isinstance(head["sample"], dict):

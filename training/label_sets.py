@@ -9,7 +9,7 @@ from ..evaluation.classes import macro_f1
 from ..evaluation.intervals import grouped_interval, mean_interval
 from .predictions import Question
 
-Interval = tuple[float, float, float]
+Interval = tuple[float, float, float]  # value, low, high
 
 
 def score_label_sets(

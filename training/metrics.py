@@ -4,8 +4,7 @@
     caption           exact_match, chrf (0..100): the nearest of a picture's captions
     vqa               vqa_accuracy (the rule of the VQA challenge), exact_match (with the trained answer)
     retrieval         i2t_r1, i2t_r5, i2t_r10, t2i_r1, ...: recall both ways
-    classify          accuracy, macro_f1; micro_f1, macro_f1, exact_match where a row has several classes;
-                      mean_absolute_error where labels are numbers and no classes
+    classify          accuracy, macro_f1; others where a row has several classes, or a number (class_metrics.py)
     pretrain          those of retrieval, if its losses name "itc"
     distill           those of the student's class
 
@@ -27,15 +26,14 @@ from transformers.utils import logging
 from ..configuration.settings import nearest
 from ..evaluation.answers import vqa_scores
 from ..evaluation.captions import chrf, exact_match
-from ..evaluation.classes import accuracy, class_counts, macro_f1
-from ..evaluation.intervals import grouped_interval, mean_interval
-from ..evaluation.ranking import recalls
+from ..evaluation.intervals import mean_interval
+from ..evaluation.retrieval import most_similar_texts, retrieval_scores
 from ..modeling_mm.tasks.classification import MMForSequenceClassification
 from ..modeling_mm.tasks.pretraining import MMForPreTraining
 from ..modeling_mm.tasks.retrieval import MMForImageTextRetrieval
 from ..processing.call_options import check_choice
 from ..processing.collator import MMDataCollator
-from .label_sets import score_label_sets
+from .class_metrics import Interval, score_classes
 from .predictions import Embeddings, Question, Reader, Sample, classified, embedded, generated
 from .shown import save_predictions
 
@@ -44,13 +42,15 @@ logger = logging.get_logger(__name__)
 TASKS = ("caption", "vqa", "retrieval", "classify", "pretrain", "distill")
 WRITTEN = ("caption", "vqa")
 RECALLS = tuple(f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10))
+RETRIEVAL = tuple(
+    f"{way}_{name}" for way in ("i2t", "t2i") for name in ("r1", "r5", "r10", "medr", "map", "ndcg", "rprecision")
+)
 NAMES = {
     "caption": ("exact_match", "chrf"),
     "vqa": ("vqa_accuracy", "exact_match"),
     "retrieval": RECALLS,
     "classify": ("accuracy", "macro_f1", "micro_f1", "exact_match", "mean_absolute_error"),
 }
-Interval = tuple[float, float, float]  # value, low, high
 
 
 def evaluate_task(
@@ -104,9 +104,19 @@ def counted(found: dict[str, Interval], questions: list[Question], reader: Reade
 
 
 def answer(
-    task: str, model: Any, processor: Any, dataset: Any, reader: Reader, label_names: Any = None, **generation: Any
+    task: str,
+    model: Any,
+    processor: Any,
+    dataset: Any,
+    reader: Reader,
+    label_names: Any = None,
+    every: bool = False,
+    **generation: Any,
 ) -> tuple[dict[str, Interval], list[Question]]:
-    """The metrics of a task with their intervals, and every question with its prediction and score."""
+    """The metrics of a task with their intervals, and every question with its prediction and score.
+
+    every: of embeddings and classes also those that training does not compute each time.
+    """
     kind = kind_of(task, model)
     _check_model(task, kind, model)
     if kind is None:
@@ -118,11 +128,11 @@ def answer(
         raise ValueError(f"{', '.join(generation)}: the task {task!r} writes no text")
     elif kind == "retrieval":
         embeddings = embedded(model, dataset, reader)
-        found, questions = score_embeddings(embeddings), embeddings.pictures
+        found, questions = score_embeddings(embeddings, every), embeddings.pictures
     else:
         questions, logits = classified(model, dataset, reader)
         names = label_names or getattr(dataset, "label_names", None) or _names_of(model)
-        found = score_classes(questions, logits, names)
+        found = score_classes(questions, logits, names, every, _is_ordered(model))
     return found, questions
 
 
@@ -142,6 +152,16 @@ def compute_metrics_for(
         return None
     rows = None if dataset is None else _rows_of(dataset)
     return lambda prediction: flat(makers[kind](kind, processor, rows, prediction))
+
+
+def _is_ordered(model: Any) -> bool:
+    """Whether the classes of the model are in an order."""
+    return _bare(model).config.classification_loss == "ordinal"
+
+
+def _names_of(model: Any) -> list[str] | None:
+    named = getattr(model.config, "id2label", None)
+    return [named[number] for number in sorted(named)] if named else None
 
 
 def check_metric(name: str, kind: str | None) -> None:
@@ -226,50 +246,18 @@ def score_texts(kind: str, questions: list[Question]) -> dict[str, Interval]:
     return found
 
 
-def score_embeddings(embeddings: Embeddings) -> dict[str, Interval]:
-    similarity = embeddings.images @ embeddings.texts.T
-    found = recalls(similarity, embeddings.picture_of_text)
+def score_embeddings(embeddings: Embeddings, every: bool = False) -> dict[str, Interval]:
+    """Recall both ways; `every`: rank, precision and nDCG too."""
     owners = embeddings.picture_of_text
-    for number, question in enumerate(embeddings.pictures):
-        question.prediction = embeddings.captions[int(similarity[number].argmax())]
-        question.score = float(found["i2t_r1"][number])
+    scores = retrieval_scores(embeddings.images, embeddings.texts, owners)
+    nearest_texts = most_similar_texts(embeddings.images, embeddings.texts).tolist()
+    found_first = scores["i2t_r1"].per_item.tolist()
+    for question, text, score in zip(embeddings.pictures, nearest_texts, found_first, strict=True):
+        question.prediction, question.score = embeddings.captions[text], score
     return {
-        name: mean_interval(values, owners if name.startswith("t2i") else range(len(values)))
-        for name, values in found.items()
+        name: scores[name].interval(owners if name.startswith("t2i") else None)
+        for name in (RETRIEVAL if every else RECALLS)
     }
-
-
-def score_classes(
-    questions: list[Question], logits: np.ndarray, names: Sequence[str] | None = None
-) -> dict[str, Interval]:
-    labels, groups = np.stack([question.label for question in questions]), [question.group for question in questions]
-    if labels.dtype.kind not in "iub":
-        if labels.ndim > 1 or logits.size != labels.size:
-            return score_label_sets(questions, logits, labels, names)
-        told = logits.reshape(labels.shape)
-        errors = np.abs(told - labels)
-        for question, value, truth, error in zip(questions, told, labels, errors, strict=True):
-            question.prediction, question.references = f"{value:.4g}", [f"{truth:.4g}"]
-            question.score = 1 / (1 + float(error))
-        return {"mean_absolute_error": mean_interval(errors, groups)}
-    told = logits.argmax(-1)
-    for question, guess, truth in zip(questions, told.tolist(), labels.tolist(), strict=True):
-        question.prediction, question.references = _name(guess, names), [_name(truth, names)]
-        question.score = float(guess == truth)
-    counted = class_counts(told, labels)
-    return {
-        "accuracy": grouped_interval(counted, groups, accuracy),
-        "macro_f1": grouped_interval(counted, groups, macro_f1),
-    }
-
-
-def _name(number: int, names: Sequence[str] | None) -> str:
-    return names[number] if names is not None and number < len(names) else str(number)
-
-
-def _names_of(model: Any) -> list[str] | None:
-    named = getattr(model.config, "id2label", None)
-    return [named[number] for number in sorted(named)] if named else None
 
 
 # ---- for Trainer: rows of predictions and labels, in the order of the data set --------------------------------------

@@ -45,6 +45,7 @@ class Question:
     answers: list[str] = field(default_factory=list)  # of VQA, one for each person
     prediction: str = ""
     score: float = float("nan")  # how right the prediction is, 0 to 1
+    confidence: float = float("nan")  # how sure the model was, 0 to 1
     label: Any = None
 
 

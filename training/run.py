@@ -72,6 +72,8 @@ def train(arguments: RunArguments, say: Say = print) -> TrainResult:
     if training.metric_for_best_model:
         kind = None if arguments.task == "pretrain" else kind_of(_measured(arguments, data), begun.model)
         check_metric(training.metric_for_best_model, kind)  # a pre-training has its losses alone until its end
+        if training.metric_for_best_model.endswith("error"):  # Transformers takes the highest of all but losses
+            training.greater_is_better = False
     for line in begun.told:
         say(line)
     if data.eval is not None and arguments.data.on_error == "skip":

@@ -30,8 +30,8 @@ def save_predictions(
     folder: str | os.PathLike,
     best: bool = False,
 ) -> Path:
-    """One line for each question: id, prompt, prediction, references, answers, score; "shown" says "worst", "drawn" or
-    (`best`) "best" where the report shows it, with a small picture.
+    """One line for each question: id, prompt, prediction, references, answers, score, confidence; "shown" says
+    "worst", "drawn" or (`best`) "best" where the report shows it, with a small picture.
 
     The worst have the lowest scores; the drawn ones are a sample that depends on nothing but the number of questions.
     """
@@ -48,6 +48,7 @@ def save_predictions(
                 "references": question.references,
                 "answers": question.answers or None,
                 "score": None if math.isnan(question.score) else round(question.score, 6),
+                "confidence": None if math.isnan(question.confidence) else round(question.confidence, 6),
             }
             if number in shown:
                 line |= {"shown": shown[number], "picture": _small(dataset, question.sample, columns)}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import mm
 from mm.training import evaluating
@@ -171,17 +172,6 @@ def test_three_processes_give_the_numbers_of_one(data, whole, tmp_path):
     assert not list(tmp_path.glob("answers.*"))
 
 
-def test_classes_have_every_metric_with_its_interval():
-    said = [("cat", "cat"), ("cat", "dog"), ("dog", "dog"), ("dog", "dog")]
-    questions = [
-        Question(str(number), str(number), number, [0], prediction=told, references=[true])
-        for number, (told, true) in enumerate(said)
-    ]
-    found = evaluating._class_metrics(questions)
-    assert found["accuracy"][0] == 0.75 and found["balanced_accuracy"][0] == pytest.approx((1 + 2 / 3) / 2)
-    assert all(low <= value <= high for value, low, high in found.values())
-
-
 def test_embeddings_and_logits_are_kept_to_the_bit(tmp_path):
     rng = np.random.default_rng(0)
     image, texts, logits = (rng.normal(size=size).astype(np.float32) for size in (4, (2, 4), 3))
@@ -195,3 +185,21 @@ def test_embeddings_and_logits_are_kept_to_the_bit(tmp_path):
     assert (kept.number, kept.name(), kept.group(), kept.captions()) == (5, "a", sample.group(), ["one", "two"])
     assert np.array_equal(one, image) and np.array_equal(two, texts) and np.array_equal(three, logits)
     assert asked.label == 2 and asked.label.dtype == np.int64 and asked.sample == 6
+
+
+def test_retrieval_has_every_metric_both_ways(processor):
+    torch.manual_seed(0)
+    parts = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"vocab_size": len(processor.tokenizer), "bos_token_id": processor.tokenizer.cls_token_id}
+    config = mm.MMConfig(
+        vision_config={**parts, "image_size": 128, "patch_size": 64},
+        text_config={**parts, **text, "is_causal": False},
+        projection_dim=8,
+    )
+    samples = [{"image": f"examples/pictures/{name}.png", "suffix": [name, f"a {name}"]} for name in FEW]
+    model = mm.MMForImageTextRetrieval(config)
+    found = mm.evaluate(model, samples, "retrieval", processor=processor, progress=False)
+    for name in ("i2t_r1", "i2t_medr", "i2t_rprecision", "t2i_map", "t2i_ndcg"):
+        assert found.metrics[f"{name}_low"] <= found.metrics[name] <= found.metrics[f"{name}_high"]
+        assert name in str(found)
+    assert found.questions[0].prediction in {text for sample in samples for text in sample["suffix"]}
