@@ -1,5 +1,6 @@
 """mm.metrics: every public metric, in one flat namespace; docs/metrics.md explains them."""
 
+from .evaluation.answers import vqa_accuracy
 from .evaluation.bert_score import bert_score
 from .evaluation.bleu import bleu
 from .evaluation.captions import caption_scores, chrf, exact_match
@@ -43,5 +44,6 @@ __all__ = [
     "similarity_scores",
     "tokenize",
     "undecided_warnings",
+    "vqa_accuracy",
     "wer",
 ]

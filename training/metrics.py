@@ -24,9 +24,8 @@ from transformers import EvalPrediction
 from transformers.utils import logging
 
 from ..configuration.settings import nearest
-from ..evaluation.answers import vqa_scores
+from ..evaluation.answers import vqa_accuracy
 from ..evaluation.captions import chrf, exact_match
-from ..evaluation.intervals import mean_interval
 from ..evaluation.retrieval import most_similar_texts, retrieval_scores
 from ..modeling_mm.tasks.classification import MMForSequenceClassification
 from ..modeling_mm.tasks.pretraining import MMForPreTraining
@@ -234,8 +233,8 @@ def score_texts(kind: str, questions: list[Question]) -> dict[str, Interval]:
     matches = exact_match(told, truth)
     found, scores = {"exact_match": matches.interval(groups)}, matches.per_item
     if kind == "vqa":
-        scores = vqa_scores(told, [question.answers or question.references for question in questions])
-        found = {"vqa_accuracy": mean_interval(scores, groups)} | found
+        answers = vqa_accuracy(told, [question.answers or question.references for question in questions])
+        found, scores = {"vqa_accuracy": answers.interval(groups)} | found, answers.per_item
     elif importlib.util.find_spec("sacrebleu") is not None:
         found["chrf"] = (near := chrf(told, truth)).interval(groups)
         scores = near.per_item / 100

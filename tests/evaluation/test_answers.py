@@ -1,8 +1,10 @@
 """VQA accuracy: the rule of the challenge, by hand."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from mm.evaluation.answers import CONTRACTIONS, spelled_answer, vqa_score, vqa_scores
+from mm.evaluation.answers import CONTRACTIONS, SPELLINGS, spelled_answer, vqa_accuracy, vqa_score
 
 
 @pytest.mark.parametrize(("equal", "accuracy"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
@@ -55,5 +57,41 @@ def test_one_string_and_no_answers_raise():
     with pytest.raises(ValueError, match="without answers"):
         vqa_score("yes", [])
     with pytest.raises(ValueError, match="2 predictions"):
-        vqa_scores(["a", "b"], [["a"]])
-    assert vqa_scores(["a", "b"], [["a"], ["c"]]).tolist() == [1.0, 0.0]
+        vqa_accuracy(["a", "b"], [["a"]])
+    with pytest.raises(ValueError, match="spelling"):
+        vqa_score("a", ["a"], spelling="vqa")
+    assert vqa_accuracy(["a", "b"], [["a"], ["c"]]).per_item.tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("told", "answers", "found"),
+    [
+        ("two", ["two"] * 10, {"official": 1, "always": 1, "lavis": 0, "none": 1}),
+        ("the dog", ["the dog"] * 9 + ["cat"], {"official": 1, "always": 1, "lavis": 0, "none": 1}),
+        ("Yes", ["yes"] * 10, {"official": 0, "always": 1, "lavis": 1, "none": 0}),
+        ("Yes.", ["yes"] * 9 + ["no"], {"official": 1, "always": 1, "lavis": 1, "none": 0}),
+    ],
+)
+def test_programs_spell_other_sides_anew(told, answers, found):
+    kept = list(answers)
+    assert {name: vqa_score(told, answers, spelling=name) for name in found} == found
+    assert vqa_score(told, answers) == found["official"] and answers == kept  # twice the same, as nothing is rewritten
+
+
+@given(st.lists(st.sampled_from(["yes", "no", "Two", "two"]), min_size=4, max_size=10), st.randoms())
+@settings(max_examples=30, deadline=None)
+def test_bounds_order_and_another_equal_answer(answers, random):
+    for spelling in SPELLINGS:
+        for leave_one_out in (True, False):
+            score = vqa_score("two", answers, spelling, leave_one_out)
+            mixed = random.sample(answers, len(answers))
+            assert 0 <= score <= 1 and score == pytest.approx(vqa_score("two", mixed, spelling, leave_one_out))
+    assert vqa_score("two", answers, leave_one_out=False) >= vqa_score("two", answers) - 1e-12
+    fewer = [*answers[1:], "no"]
+    assert vqa_score("two", [*answers[1:], "two"], "always") >= vqa_score("two", fewer, "always") - 1e-12
+
+
+def test_one_normal_form_and_three_of_ten_by_both_rules():
+    assert vqa_score("cafe\u0301", ["caf\u00e9"] * 10) == 1
+    three = ["yes"] * 3 + [f"other {n}" for n in range(7)]
+    assert (vqa_score("yes", three), vqa_score("yes", three, leave_one_out=False)) == pytest.approx((0.9, 1.0))
