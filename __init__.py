@@ -29,25 +29,17 @@ from .configuration.text import MMTextConfig
 from .configuration.vision import MMVisionConfig
 from .kernels.cross_attention import flash_cross_attention
 from .modeling_mm.core.cache import MMCache
+from .modeling_mm.core.inputs_outputs import MMCausalLMOutput, MMContextOutput, MMModelOutput
 from .modeling_mm.core.int8_cache import Int8Context
-from .modeling_mm.core.outputs import (
-    MMCausalLMOutput,
-    MMClassifierOutput,
-    MMContextOutput,
-    MMModelOutput,
-    MMPreTrainingOutput,
-    MMRankOutput,
-    MMRetrievalOutput,
-    MMScoreOutput,
-    MMSearchOutput,
-)
 from .modeling_mm.model import MMModel
 from .modeling_mm.tasks import pipelines as _pipelines  # registers its tasks
-from .modeling_mm.tasks.classification import MMForSequenceClassification
+from .modeling_mm.tasks.answer_ranking import MMRankOutput, MMScoreOutput
+from .modeling_mm.tasks.classification import MMClassifierOutput, MMForSequenceClassification
 from .modeling_mm.tasks.generation import MMForConditionalGeneration
 from .modeling_mm.tasks.masked_lm import MMForMaskedLM
-from .modeling_mm.tasks.pretraining import MMForPreTraining
-from .modeling_mm.tasks.retrieval import MMForImageTextRetrieval
+from .modeling_mm.tasks.pretraining import MMForPreTraining, MMPreTrainingOutput
+from .modeling_mm.tasks.retrieval import MMForImageTextRetrieval, MMRetrievalOutput
+from .modeling_mm.tasks.similarity_search import MMSearchOutput
 from .modeling_mm.towers.conv import MMConvModel
 from .modeling_mm.towers.text import MMTextModel
 from .modeling_mm.towers.vit import MMVisionModel

@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicCache
 from ..modeling_mm.core.cache import MMCache
 from ..modeling_mm.core.context_rows import MMRows
 from ..modeling_mm.core.fingerprint import fingerprint
-from ..modeling_mm.core.model_inputs import MediaInputs
+from ..modeling_mm.core.inputs_outputs import MediaInputs
 from ..modeling_mm.fusion.context import as_context, taken
 
 

@@ -21,26 +21,26 @@ from transformers.utils.generic import can_return_tuple
 from ..configuration.checks.fields import REPRESENTATION_FUSIONS
 from ..configuration.mm import MMConfig
 from .core.base import MMPreTrainedModel
-from .core.cache import MMCache
+from .core.cache import MMCache, held_text, weights_mark
 from .core.context_rows import MMRows
-from .core.held_text import held_text, weights_mark
 from .core.input_checks import MediaItems, check_media, check_text
-from .core.model_inputs import (
+from .core.inputs_outputs import (
     CONTEXT_TEXT,
     CacheInputs,
     MediaInputs,
+    MMContextOutput,
+    MMModelOutput,
     ModelInputs,
     RowInputs,
     pop_inputs,
     reject_unknown,
     takes,
 )
-from .core.outputs import MMContextOutput, MMModelOutput
 from .core.prefix import MMPrefix, hold_prefix
 from .fusion.context import as_context, check_sources, context_output, join, plan_rows, text_context
-from .fusion.features import MMFeatures
 from .fusion.fusions import build_fusion, modality_vectors, text_vectors
 from .fusion.media_encoder import (
+    MMFeatures,
     MMResampler,
     add_numbers,
     build_frame_layers,
@@ -50,8 +50,7 @@ from .fusion.media_encoder import (
     resample,
     warn_of_lost_order,
 )
-from .towers.any_tower import run_tower
-from .towers.build_tower import build_tower
+from .towers.any_tower import build_tower, run_tower
 from .towers.text import MMTextModel
 
 # kind of media -> whose tower, resampler and projector encode it, and the learned vectors of its item numbers

@@ -20,7 +20,8 @@ from ...configuration.mm import MMConfig
 from ...configuration.special_ids import wrong_ids
 from ...weights.files import CheckpointError, broken, check_dtypes, check_place, remove_stale, stale_patterns
 from ...weights.manifest import remove_outdated
-from ...weights.upload import files_below, upload
+from ...weights.upload import files_below, make_room_for_push, upload
+from .attention import default_implementation
 from .loading import (
     HEADS,
     check_json_object,
@@ -30,8 +31,6 @@ from .loading import (
     naming_sizes,
     note_new_heads,
 )
-from .trainer_pushes import make_room_for_push
-from .triton_attention import default_implementation
 
 # name -> the parameters that belong to it, after the prefix of the base model. Cross-attention: see `_belongs`.
 PARTS = {

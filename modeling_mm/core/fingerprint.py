@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from .outputs import MMContextOutput
+from .inputs_outputs import MMContextOutput
 
 ROW = 4096  # words: 32 KiB, which stays in a core's cache
 _ODD = (-7046029254386353131, -4658895280553007687)  # 2^64 / phi, and a multiplier of SplitMix64

@@ -1,4 +1,7 @@
-"""The one layer of every MM stack: an ordered list of residual sublayers out of {self, cross, mlp}."""
+"""The one layer of every MM stack, an ordered list of residual sublayers out of {self, cross, mlp}, and the pooler.
+
+n sequences, R rows (texts), B contexts, T tokens, S context tokens, D hidden_size.
+"""
 
 from collections.abc import Callable
 from functools import partial, wraps
@@ -7,12 +10,17 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import logging
 
 from ...configuration.base import MMStackConfig
 from .attention import MMCrossAttention, MMSelfAttention, build_norm
-from .context_rows import NOTHING, MMReading
-from .segments import MMSegments
+from .context_rows import NOTHING, MMReading, MMRows
+from .input_checks import may_read_values
+from .positions import MMSegments
+
+logger = logging.get_logger(__name__)
 
 
 class MMMLP(nn.Module):
@@ -179,3 +187,109 @@ class MMLayer(MMCheckpointingLayer):
         change = self.dropout(change) if self.training else change
         states = states + (change if gate is None else torch.tanh(gate) * change)
         return states if self.is_pre_norm else norm(states)
+
+
+# ---- one vector per sequence ----------------------------------------------------------------------------------------
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor | None, dim: int = 1) -> torch.Tensor:
+    """The mean along `dim` where the mask is True, zeros where it nowhere is; None: over all.
+
+    The mask has the dimensions of values up to `dim`. What it leaves out may hold anything, so it is not multiplied.
+    """
+    if mask is None:
+        return values.mean(dim)
+    mask = mask.bool().reshape(*mask.shape, *[1] * (values.ndim - mask.ndim))
+    return values.masked_fill(~mask, 0).sum(dim) / mask.sum(dim).clamp(min=1)
+
+
+class MMProbe(nn.Module):
+    """SigLIP's attentional pool: a learned query attends to the tokens, then x + mlp(norm x).
+
+    Source: Zhai et al. 2022 (arXiv:2106.04560) §3, Zhai et al. 2023 (arXiv:2303.15343).
+    """
+
+    def __init__(self, config: MMStackConfig):
+        super().__init__()
+        self.config = config
+        self.probe = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.attention = MMCrossAttention(config, 0, config.hidden_size)
+        self.norm = build_norm(config.norm_type, config.hidden_size, config.layer_norm_eps)
+        self.mlp = MMMLP(config)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """(n, T, D) -> (n, D)."""
+        count = hidden_states.shape[0]
+        mask = None
+        if attention_mask is not None:
+            query = hidden_states[:, :1]
+            mask = create_bidirectional_mask(self.config, query, attention_mask, encoder_hidden_states=hidden_states)
+        probe = self.probe.expand(count, -1, -1)
+        pooled, _ = self.attention(probe, hidden_states, MMRows(count, count), mask)
+        return (pooled + self.mlp(self.norm(pooled)))[:, 0]
+
+
+class MMPooler(nn.Module):
+    """Pools (n, T, D) to (n, D): the first (cls) or last real token, the one before the last, the first eos, the mean
+    of the real tokens, or what a learned query finds in them (attention).
+
+    "cls_tanh" is BERT's: dense and tanh on the first token. "before_last" is VisualBERT's, the token before [SEP].
+    "highest_id" is the real token with the highest id, the first of several, as old CLIPs find the end of a text.
+    "none" gives None.
+    """
+
+    def __init__(self, config: MMStackConfig, eos_token_id: int | list[int] | None = None):
+        super().__init__()
+        self.kind = config.pooler
+        self.eos_token_id = eos_token_id
+        self.has_looked = False  # whether a first batch was looked at for an eos
+        if self.kind == "cls_tanh":
+            self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        elif self.kind == "attention":
+            self.head = MMProbe(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,  # (n, T), 1 = real; None: all
+        input_ids: torch.Tensor | None = None,  # (n, T), for "eos" and "highest_id"
+    ) -> torch.Tensor | None:
+        if self.kind == "none":
+            return None
+        if self.kind == "attention":
+            return self.head(hidden_states, attention_mask)
+        if attention_mask is None:
+            attention_mask = hidden_states.new_ones(hidden_states.shape[:2], dtype=torch.long)
+        attention_mask = attention_mask.long()
+        if self.kind == "mean":
+            return masked_mean(hidden_states, attention_mask)
+        rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
+        pooled = hidden_states[rows, self._at(attention_mask, input_ids)]
+        return torch.tanh(self.dense(pooled)) if self.kind == "cls_tanh" else pooled
+
+    def _at(self, attention_mask: torch.Tensor, input_ids: torch.Tensor | None) -> torch.Tensor:
+        """(n,), the column that is read."""
+        if self.kind in ("cls", "cls_tanh"):
+            return attention_mask.argmax(1)
+        if self.kind == "last":
+            return attention_mask.shape[1] - 1 - attention_mask.flip(1).argmax(1)
+        if self.kind == "before_last":
+            number = attention_mask.cumsum(1)
+            wanted = (number[:, -1:] - 1).clamp(min=1)
+            return ((number == wanted) & attention_mask.bool()).long().argmax(1)
+        if input_ids is None:
+            raise ValueError(f"pooler={self.kind!r} finds its token by the id; pass input_ids, not inputs_embeds")
+        if self.kind == "highest_id":
+            return input_ids.masked_fill(attention_mask == 0, -1).argmax(1)
+        eos = torch.as_tensor(self.eos_token_id, device=input_ids.device).reshape(-1)
+        found = torch.isin(input_ids, eos) & attention_mask.bool()
+        if not self.has_looked and not found.is_meta and may_read_values():
+            self.has_looked = True
+            if not bool(found.any()):
+                logger.warning(
+                    "No text of the first batch holds eos_token_id=%s, where pooler='eos' reads: each is read at its "
+                    "first token. If the tokenizer has ids of its own, give them to the model: "
+                    "MMConfig.preset(..., tokenizer=tokenizer), or text_config.eos_token_id",
+                    self.eos_token_id,
+                )
+        return found.long().argmax(1)

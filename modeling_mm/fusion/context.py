@@ -14,8 +14,8 @@ from ...configuration.mm import MMConfig
 from ..core.cache import MMCache
 from ..core.context_rows import MMRows
 from ..core.input_checks import INTEGERS, MediaItems, check_memory, check_tensors, may_read_values
-from ..core.outputs import MMContextOutput, MMModelOutput
-from ..core.pooling import masked_mean
+from ..core.inputs_outputs import MMContextOutput, MMModelOutput
+from ..core.layers import masked_mean
 
 KINDS = ("image", "video", "audio", "text")  # the first column of token_sources
 TOWER_KINDS = {"vision": ("image", "video"), "audio": ("audio",)}
@@ -276,6 +276,12 @@ def taken(context: MMContextOutput, index: torch.Tensor) -> MMContextOutput:
         if not name.endswith("_output") or name == "pooler_output"
     }
     return MMContextOutput(**fields)
+
+
+def narrowed(context: MMContextOutput, first: int, end: int) -> MMContextOutput:
+    """The contexts first..end - 1: views, nothing is copied."""
+    mask = context.attention_mask
+    return MMContextOutput(context.last_hidden_state[first:end], None if mask is None else mask[first:end])
 
 
 def trimmed(context: MMContextOutput, keep_length: bool = False) -> MMContextOutput:

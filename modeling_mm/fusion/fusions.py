@@ -24,9 +24,8 @@ from ...configuration.mm import MMConfig
 from ...configuration.text import MMTextConfig
 from ..core.attention import build_norm
 from ..core.context_rows import MMReading, MMRows
-from ..core.layers import MMLayer
-from ..core.outputs import MMContextOutput
-from ..core.pooling import masked_mean
+from ..core.inputs_outputs import MMContextOutput
+from ..core.layers import MMLayer, masked_mean
 from .context import KINDS
 
 Vectors = Mapping[str, torch.Tensor | None]  # modality -> (R, D), zeros where the row has none; None: no row has it

@@ -7,8 +7,8 @@ beginning of "red car" and not another answer.
 B contexts, R rows (prompts), C candidates, T text tokens, Ta tokens of a candidate, V vocabulary, D hidden_size.
 """
 
-import copy
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,9 +20,8 @@ from ...configuration.base import nearest
 from ..core.cache import MMCache
 from ..core.context_rows import MMRows
 from ..core.input_checks import check_candidates, check_labels, check_tensors, check_text
-from ..core.model_inputs import READY, MediaInputs
-from ..core.outputs import MMContextOutput, MMRankOutput, MMScoreOutput
-from ..fusion.context import trimmed
+from ..core.inputs_outputs import READY, MediaInputs, MMContextOutput, MMOutput
+from ..fusion.context import narrowed, trimmed
 from ..losses.token_losses import IGNORED
 from ..model import MMModel
 from .prefix_trie import alphabetical, trie_levels
@@ -60,19 +59,31 @@ def _previous(real: torch.Tensor) -> torch.Tensor:
     return columns.masked_fill(~real, -1).cummax(1).values[:, :-1]
 
 
-def _branched(cache: MMCache, places: torch.Tensor) -> MMCache:
-    """The states of the rows at int64 (n,), in a cache that grows by itself; those of the contexts are shared."""
-    branch = copy.copy(cache)
-    branch.self_attention_cache = copy.copy(cache.self_attention_cache)
-    branch.self_attention_cache.layers = [copy.copy(layer) for layer in cache.self_attention_cache.layers]
-    branch.batch_select_indices(places)
-    return branch
+@dataclass
+class MMRankOutput(MMOutput):
+    """What `rank_answers` returns. C candidates, Ta tokens of a candidate.
+
+    scores: (R, C), log-likelihoods in the candidates' order, summed or per token; -inf: left out by top_k.
+    indices: int64 (R, C), the candidates best first; under top_k the (R, top_k) that were scored.
+    token_scores: (R, C, Ta), of each token in its own column, 0 on padding; of those left out only the first token's.
+    """
+
+    scores: torch.Tensor | None = None
+    indices: torch.Tensor | None = None
+    token_scores: torch.Tensor | None = None
 
 
-def _narrowed(context: MMContextOutput, first: int, end: int) -> MMContextOutput:
-    """The contexts first..end - 1: views, nothing is copied."""
-    mask = context.attention_mask
-    return MMContextOutput(context.last_hidden_state[first:end], None if mask is None else mask[first:end])
+@dataclass
+class MMScoreOutput(MMOutput):
+    """What `score` returns.
+
+    token_scores: (R, T - 1), the log-likelihood of tokens 1..T - 1, 0 where nothing is scored.
+    scores: (R,), their sums; lengths: int64 (R,), how many they are.
+    """
+
+    token_scores: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
+    lengths: torch.Tensor | None = None
 
 
 class MMRanking:
@@ -239,7 +250,7 @@ class MMRanking:
         index = MMRows(num_rows, len(context.last_hidden_state), context_index).index(device).to(device)
         for rows in torch.argsort(index, stable=True).split(size):
             first, end = int(index[rows[0]]), int(index[rows[-1]]) + 1
-            yield rows, _narrowed(context, first, end), index[rows] - first
+            yield rows, narrowed(context, first, end), index[rows] - first
 
     def _answer(
         self,
@@ -292,7 +303,7 @@ class MMRanking:
         states = self.model(
             input_ids=fed[:, :width],
             attention_mask=_mask_of(torch.cat([seen[rows], there[:, :width]], dim=1)),
-            past_key_values=_branched(cache, rows),
+            past_key_values=cache.branched(rows),
             use_cache=True,
             return_dict=True,
         ).last_hidden_state
@@ -304,7 +315,7 @@ class MMRanking:
         rows, count = torch.arange(len(seen), device=seen.device)[:, None], 1
         for depth, level in enumerate(trie_levels(answers, lengths)):
             mask = torch.cat([seen, seen.new_ones(len(rows), depth + 1)], dim=1)
-            cache = _branched(cache, (rows * count + level.parents).flatten())
+            cache = cache.branched((rows * count + level.parents).flatten())
             count = len(level.tokens)
             states = self.model(
                 input_ids=level.tokens.repeat(len(rows))[:, None],

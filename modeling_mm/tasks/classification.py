@@ -3,6 +3,7 @@
 B contexts, R rows (texts; contexts where there is no text), T text tokens, S context tokens, L labels.
 """
 
+from dataclasses import dataclass
 from typing import Any, Unpack
 
 import torch
@@ -12,14 +13,42 @@ from transformers.utils.generic import can_return_tuple
 from ...configuration.checks.fields import REPRESENTATION_FUSIONS
 from ...configuration.mm import MMConfig
 from ...explaining.scored import MMScoreExplaining, of_every_row
-from ..core.model_inputs import READY, MediaInputs, ModelInputs, RowInputs, pop_inputs, reject_unknown, takes
-from ..core.outputs import MMClassifierOutput, MMContextOutput, MMModelOutput
+from ..core.inputs_outputs import (
+    READY,
+    MediaInputs,
+    MMContextOutput,
+    MMModelOutput,
+    MMOutput,
+    ModelInputs,
+    RowInputs,
+    pop_inputs,
+    reject_unknown,
+    takes,
+)
 from ..fusion.fusions import modality_vectors
 from ..losses.class_losses import check_class_labels, classification_kind, classification_loss
 from ..model import MMModel
 from .head import MMHead, check_task
 from .row_ends import bos_where_absent
 from .trainers import check_smoothing_of_classes
+
+
+@dataclass
+class MMClassifierOutput(MMOutput):
+    """The classifier's output. L labels, M modalities, the text among them.
+
+    loss when labels were given; logits (R, L). Under fusion_type="decision" also modality_logits {name: (R, L)}, the
+    answer of each modality, and fusion_weights (M,), in the order of "text" and the config's modalities.
+    hidden_states, attentions, cross_attentions: of the text stack, as in MMModelOutput.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    modality_logits: dict[str, torch.Tensor] | None = None
+    fusion_weights: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class MMForSequenceClassification(MMScoreExplaining, MMHead):

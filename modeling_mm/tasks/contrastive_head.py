@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from ...configuration.mm import MMConfig
-from ..core.outputs import MMContextOutput
+from ..core.inputs_outputs import MMContextOutput
 from ..fusion.context import KINDS, TOWER_KINDS
 from ..losses.contrastive import info_nce_loss, logit_scale, sigmoid_loss, similarities
 from ..losses.positive_pairs import Pairs

@@ -17,8 +17,7 @@ from ...configuration.mm import MMConfig
 from ...configuration.vision import MMVisionConfig
 from ..core.context_rows import MMRows
 from ..core.input_checks import INTEGERS, check_mask_values, check_tensors, may_read_values
-from ..core.model_inputs import reject_unknown
-from ..core.outputs import MMContextOutput
+from ..core.inputs_outputs import MMContextOutput, reject_unknown
 from ..fusion.context import TOWER_KINDS, as_context
 from ..losses.gather import gather_rows, gather_sizes
 from ..losses.hard_negatives import hard_negatives

@@ -12,12 +12,18 @@ from transformers.utils.generic import can_return_tuple
 
 from ...configuration.mm import MMConfig
 from ...explaining.explain import MMExplaining
-from ..core.cache import MMCache, check_cache
+from ..core.cache import HeldText, MMCache, check_cache, held_text, hold
 from ..core.fingerprint import fingerprint
-from ..core.held_text import HeldText, held_text, hold
 from ..core.input_checks import MEDIA_INPUTS, check_tensors, check_text
-from ..core.model_inputs import CacheInputs, MediaInputs, ModelInputs, RowInputs, reject_unknown, takes
-from ..core.outputs import MMCausalLMOutput
+from ..core.inputs_outputs import (
+    CacheInputs,
+    MediaInputs,
+    MMCausalLMOutput,
+    ModelInputs,
+    RowInputs,
+    reject_unknown,
+    takes,
+)
 from ..core.positions import check_growth
 from ..fusion.context import as_context, trimmed
 from ..losses.token_losses import next_labels

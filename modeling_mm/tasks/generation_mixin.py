@@ -12,9 +12,8 @@ import torch
 from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput, GenerationMixin
 
-from ..core.cache import MMCache
-from ..core.held_text import held_text, weights_mark
-from ..core.model_inputs import RowInputs
+from ..core.cache import MMCache, held_text, weights_mark
+from ..core.inputs_outputs import RowInputs
 
 BROKEN = (
     "the logits are NaN or infinite, so the text means nothing: look for NaN among the weights, an overflow of "

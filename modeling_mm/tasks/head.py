@@ -18,8 +18,8 @@ from ...configuration.text import MMTextConfig
 from ..core.attention import build_norm
 from ..core.base import MMPreTrainedModel
 from ..core.input_checks import check_labels, check_tensors
-from ..core.outputs import MMCausalLMOutput, MMContextOutput
-from ..fusion.features import MMFeatures
+from ..core.inputs_outputs import MMCausalLMOutput, MMContextOutput
+from ..fusion.media_encoder import MMFeatures
 from ..losses.token_losses import is_plain_head, loss_without_logits, token_loss
 from ..model import MMModel
 from ..towers.vit import MMVisionModel

@@ -9,8 +9,7 @@ import torch
 from transformers.utils.generic import can_return_tuple
 
 from ...configuration.mm import MMConfig
-from ..core.model_inputs import MediaInputs, ModelInputs, RowInputs, reject_unknown, takes
-from ..core.outputs import MMCausalLMOutput
+from ..core.inputs_outputs import MediaInputs, MMCausalLMOutput, ModelInputs, RowInputs, reject_unknown, takes
 from .head import MMVocabularyHead, check_task
 
 

@@ -14,6 +14,7 @@ B contexts, N pictures per context, R rows (texts), T text tokens, V vocabulary,
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Unpack
 
 import torch
@@ -22,8 +23,16 @@ from transformers.utils.generic import can_return_tuple
 from ...configuration.mm import MMConfig
 from ..core.context_rows import MMRows
 from ..core.input_checks import MediaItems, check_labels, check_media, check_tensors
-from ..core.model_inputs import CONTEXT_TEXT, NOT_COMPARED, MediaInputs, ModelInputs, RowInputs, pop_inputs, takes
-from ..core.outputs import MMPreTrainingOutput
+from ..core.inputs_outputs import (
+    CONTEXT_TEXT,
+    NOT_COMPARED,
+    MediaInputs,
+    MMOutput,
+    ModelInputs,
+    RowInputs,
+    pop_inputs,
+    takes,
+)
 from ..losses.momentum import momentum_update
 from ..losses.token_losses import IGNORED, next_labels
 from ..towers.any_tower import flat_items, run_tower
@@ -39,6 +48,29 @@ from .masked_image import (
     patches_of,
     pixel_errors,
 )
+
+
+@dataclass
+class MMPreTrainingOutput(MMOutput):
+    """Each loss of `pretraining_losses`, without its weight, and loss, their weighted sum.
+
+    logits (R, T, V) of "lm", mlm_logits (R, T, V), itm_logits (R, 2), image_embeds (B, P), text_embeds (R, P).
+    hidden_states, attentions: of the texts read alone, for "itc".
+    """
+
+    loss: torch.Tensor | None = None
+    loss_itc: torch.Tensor | None = None
+    loss_itm: torch.Tensor | None = None
+    loss_lm: torch.Tensor | None = None
+    loss_mlm: torch.Tensor | None = None
+    loss_mim: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    mlm_logits: torch.Tensor | None = None
+    itm_logits: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class MMForPreTraining(MMMatchingModel):

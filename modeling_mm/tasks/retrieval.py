@@ -4,6 +4,7 @@ B contexts (pictures, or what stands in their place), R rows (texts), P projecti
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Unpack
 
 import torch
@@ -12,15 +13,46 @@ from transformers.utils.generic import can_return_tuple
 from ...configuration.mm import MMConfig
 from ...explaining.scored import MMScoreExplaining, of_every_row
 from ..core.context_rows import MMRows
-from ..core.model_inputs import CONTEXT_TEXT, NOT_COMPARED, MediaInputs, ModelInputs, RowInputs, pop_inputs, takes
-from ..core.outputs import MMContextOutput, MMRetrievalOutput, MMSearchOutput
+from ..core.inputs_outputs import (
+    CONTEXT_TEXT,
+    NOT_COMPARED,
+    MediaInputs,
+    MMContextOutput,
+    MMOutput,
+    ModelInputs,
+    RowInputs,
+    pop_inputs,
+    takes,
+)
 from ..fusion.context import taken
 from ..losses.grad_cache import encode_in_chunks
 from .contrastive_head import normalised
 from .contrastive_matching import Compared, MMMatchingModel, Text, given, media_there
 from .head import check_task
 from .momentum_encoder import MMMomentumEncoder
-from .similarity_search import best, check_embeds, rerank_sides
+from .similarity_search import MMSearchOutput, best, check_embeds, rerank_sides
+
+
+@dataclass
+class MMRetrievalOutput(MMOutput):
+    """Pictures against texts. P projection_dim; a context of videos or clips takes the place of a picture.
+
+    loss and its parts loss_itc, loss_itm, each without its weight; logits_per_image (B, R) and logits_per_text (R, B),
+    scaled similarities within the call; itm_logits (R, 2), of each text with its own context, with a loss;
+    image_embeds (B, P), zeros for a context without any media, and text_embeds (R, P), of length 1. hidden_states,
+    attentions: of the texts read alone.
+    """
+
+    loss: torch.Tensor | None = None
+    loss_itc: torch.Tensor | None = None
+    loss_itm: torch.Tensor | None = None
+    logits_per_image: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    itm_logits: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class Images(NamedTuple):

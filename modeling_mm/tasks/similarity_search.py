@@ -1,14 +1,28 @@
 """Search by embeddings: the best of an index, batch by batch, and the two sides of a reranking. Q queries, M index."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..core.input_checks import check_tensors
-from ..core.outputs import MMContextOutput
+from ..core.inputs_outputs import MMContextOutput, MMOutput
 
 ORDERS = ("itm", "itm+itc")
+
+
+@dataclass
+class MMSearchOutput(MMOutput):
+    """What `retrieve` finds, best first. Q queries, k of the index for each.
+
+    indices: int64 (Q, k); scores: (Q, k), cosine similarities; itm_scores: (Q, k), log-odds of a match, by which the k
+    are then ordered.
+    """
+
+    indices: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
+    itm_scores: torch.Tensor | None = None
 
 
 def best(query: torch.Tensor, index: torch.Tensor, count: int, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:

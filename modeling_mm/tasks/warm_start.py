@@ -22,7 +22,7 @@ from ...weights.key_table import KeyTable, raise_faults
 from ...weights.text_names import TEXT_PLANS
 from ...weights.vision_names import NAFLEX, NOT_NAFLEX, VISION_PLANS, WITH_VISION
 from ..core.loading import filled
-from ..towers.build_tower import build_tower
+from ..towers.any_tower import build_tower
 
 Source = str | Path
 # The tensors that are new in a warm start, and why.

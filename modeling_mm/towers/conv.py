@@ -17,7 +17,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ...configuration.conv import MMConvConfig
 from ..core.base import MMPreTrainedModel
 from ..core.input_checks import check_pixels, other_size
-from ..core.model_inputs import reject_unknown
+from ..core.inputs_outputs import reject_unknown
 from .depthwise import convolved
 
 

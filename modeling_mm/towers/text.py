@@ -13,19 +13,15 @@ from transformers.masking_utils import create_causal_mask
 from transformers.utils.output_capturing import OutputRecorder
 
 from ...configuration.text import MMTextConfig
-from ..core.attention import CallConfig, MMAttention, build_norm
+from ..core.attention import MM_TRITON, CallConfig, MMAttention, build_norm, kernels_run
 from ..core.base import MMPreTrainedModel
 from ..core.cache import MMCache
 from ..core.context_rows import NOTHING, MMReading, MMRows, as_keys, as_mask, columns_of
 from ..core.input_checks import check_memory, check_positions, check_text
-from ..core.layers import MMLayer, build_embedding, whole_table
-from ..core.model_inputs import MMKwargs, reject_unknown
-from ..core.outputs import MMModelOutput, capture_when_asked
-from ..core.pooling import MMPooler, MMUnimodal
-from ..core.positions import MMRotaryEmbedding, build_positions, check_growth, stretched
-from ..core.prefix import MMPrefix, merge, merged_mask, split
-from ..core.segments import MMSegments
-from ..core.triton_attention import MM_TRITON, kernels_run
+from ..core.inputs_outputs import MMKwargs, MMModelOutput, capture_when_asked, reject_unknown
+from ..core.layers import MMLayer, MMPooler, build_embedding, whole_table
+from ..core.positions import MMRotaryEmbedding, MMSegments, build_positions, check_growth, stretched
+from ..core.prefix import MMPrefix, MMUnimodal, merge, merged_mask, split
 
 _FORWARD = (
     "input_ids", "attention_mask", "position_ids", "inputs_embeds", "token_type_ids", "past_key_values", "use_cache",

@@ -14,9 +14,8 @@ from ...configuration.vision import MMVisionConfig
 from ..core.attention import CallConfig, MMAttention, build_norm
 from ..core.base import MMPreTrainedModel
 from ..core.input_checks import check_mask_values, check_pixels, check_tensors, may_read_values, other_size
-from ..core.layers import MMLayer, whole_table
-from ..core.model_inputs import MMKwargs, reject_unknown
-from ..core.pooling import MMPooler
+from ..core.inputs_outputs import MMKwargs, reject_unknown
+from ..core.layers import MMLayer, MMPooler, whole_table
 
 _FORWARD = ("pixel_values", "interpolate_pos_encoding", "pixel_attention_mask", "bool_masked_pos")
 

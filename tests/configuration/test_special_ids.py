@@ -44,7 +44,7 @@ def model(bos, eos, **more):
     return mm.MMForConditionalGeneration(mm.MMConfig(vision_config=VISION, text_config={**TEXT, **ids, **more}))
 
 
-POOLING = "mm.modeling_mm.core.pooling"
+POOLING = "mm.modeling_mm.core.layers"
 LOGGERS = ("mm.modeling_mm.tasks.row_ends", POOLING, "mm.processing.processor_files", "transformers")
 ROWS = [
     {"image": np.full((16, 16, 3), 40 * n, np.uint8), "suffix": text} for n, text in enumerate(["a red dot", "blue"])

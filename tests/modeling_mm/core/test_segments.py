@@ -8,8 +8,7 @@ import torch
 from comparing import close
 from mm import MMTextConfig, MMTextModel
 from mm.modeling_mm.core.cache import MMCache
-from mm.modeling_mm.core.positions import stretched
-from mm.modeling_mm.core.segments import MMSegments
+from mm.modeling_mm.core.positions import MMSegments, stretched
 
 IDS = torch.randint(4, 50, (2, 11), generator=torch.Generator().manual_seed(0))
 TEXTS = {

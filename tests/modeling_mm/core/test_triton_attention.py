@@ -17,8 +17,8 @@ from mm.kernels import launch
 from mm.kernels.cross_attention import flash_cross_attention
 from mm.kernels.interpreter import asks_for_interpreter
 from mm.kernels.reference import reference_attention, reference_backward
-from mm.modeling_mm.core import triton_attention as mm_triton
-from mm.modeling_mm.core.triton_attention import mm_triton_forward
+from mm.modeling_mm.core import attention as mm_triton
+from mm.modeling_mm.core.attention import mm_triton_forward
 
 GENERATOR = torch.Generator().manual_seed(0)
 PIXELS = torch.randn(2, 3, 3, 16, 16, generator=GENERATOR)

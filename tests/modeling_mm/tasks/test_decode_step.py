@@ -5,7 +5,7 @@ import torch
 from transformers.cache_utils import DynamicCache
 from transformers.generation.utils import GenerationMixin
 
-from mm.modeling_mm.core.outputs import MMModelOutput
+from mm.modeling_mm.core.inputs_outputs import MMModelOutput
 
 IDS = torch.tensor([[0, 1, 6, 2], [1, 7, 8, 9]])
 PADDED = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])

@@ -22,8 +22,7 @@ from transformers import (
 from mm import MMConvConfig, MMVisionConfig
 from mm.configuration.towers import map_tokens, tower_width
 from mm.modeling_mm.core.input_checks import MediaItems
-from mm.modeling_mm.towers.any_tower import run_tower
-from mm.modeling_mm.towers.build_tower import build_tower
+from mm.modeling_mm.towers.any_tower import build_tower, run_tower
 
 _VIT = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 _PATCHES = {**_VIT, "image_size": 16, "patch_size": 8}

@@ -9,8 +9,7 @@ from transformers import TimmWrapperConfig
 from mm import MMConfig, MMModel
 from mm.configuration.towers import tower_width
 from mm.modeling_mm.core.input_checks import MediaItems
-from mm.modeling_mm.towers.any_tower import run_tower
-from mm.modeling_mm.towers.build_tower import build_tower
+from mm.modeling_mm.towers.any_tower import build_tower, run_tower
 
 pytestmark = [pytest.mark.newest]
 # Maps with their channels first, maps with their channels last, and tokens; the arguments make them small.

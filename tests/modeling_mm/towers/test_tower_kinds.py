@@ -21,8 +21,7 @@ from mm import MMConfig, MMForConditionalGeneration, MMProcessor
 from mm.configuration.tower_kinds import LENGTH_KINDS, VISION_KINDS, WINDOW_KINDS
 from mm.configuration.towers import tower_width
 from mm.modeling_mm.core.input_checks import MediaItems
-from mm.modeling_mm.towers.any_tower import run_tower
-from mm.modeling_mm.towers.build_tower import build_tower
+from mm.modeling_mm.towers.any_tower import build_tower, run_tower
 
 _VIT = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 _PATCHES = {**_VIT, "image_size": 16, "patch_size": 8}

@@ -1,7 +1,8 @@
-"""The inputs of a model, written once: the inputs of a context, which row reads which context, and the cache.
+"""What a forward takes and returns. The inputs are written once: those of a context, which row reads which context,
+and the cache. The outputs of a head with results of its own are in its file.
 
-B contexts, N items per context (pictures, videos, clips), F frames, R rows, T text tokens, S context tokens; Dv: width
-of the vision tower.
+B contexts, N items per context (pictures, videos, clips), F frames, R rows, T text tokens, S context tokens, H heads,
+V vocabulary; Dv, Dc, Dt: widths of the vision tower, the context and the text.
 
 A forward spells out its text inputs and its own arguments; `@takes` puts the rest into its signature, where Trainer,
 generate() and help() look for them:
@@ -11,12 +12,17 @@ generate() and help() look for them:
 """
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import wraps
 from typing import Any, TypedDict, TypeVar
 
 import torch
 from transformers.cache_utils import Cache
-from transformers.utils.generic import TransformersKwargs
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import ModelOutput, TransformersKwargs
+from transformers.utils.output_capturing import capture_outputs
 
 from ...configuration.base import nearest
 
@@ -133,3 +139,109 @@ def reject_unknown(given: Mapping[str, Any], accepted: Any, where: str = "forwar
     for name in given:
         if name not in names and name not in _OF_TRANSFORMERS:
             raise TypeError(f"{where}() has no argument {name!r}{nearest(name, names)}")
+
+
+# ---- outputs ------------------------------------------------------------------------------------------------------
+
+
+class MMOutput(ModelOutput):
+    """Transformers' ModelOutput, whose fields are listed once per class instead of at each field that is set."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if value is not None and name in getattr(type(self), "__dataclass_fields__", ()):
+            OrderedDict.__setitem__(self, name, value)
+        object.__setattr__(self, name, value)
+
+    def __post_init__(self) -> None:
+        """The fields are items already; Transformers reads the first one as all of them where it is no tensor."""
+        first = next(iter(vars(self).values()))
+        if first is not None and not torch.is_tensor(first):
+            super().__post_init__()
+
+
+def capture_when_asked(forward: Callable) -> Callable:
+    """Transformers' capture_outputs (hidden states and attentions by hooks), passed by where a call asks for none."""
+    capturing = capture_outputs(forward)
+
+    @wraps(forward)
+    def wrapper(self, *args, **kwargs):
+        asked = (
+            kwargs[name] if name in kwargs else getattr(self.config, name)
+            for name in ("output_hidden_states", "output_attentions")
+        )
+        if kwargs.get("return_dict") is not True or any(asked):
+            return capturing(self, *args, **kwargs)
+        del kwargs["return_dict"]
+        return forward(self, *args, **kwargs)
+
+    return wrapper
+
+
+@dataclass
+class MMContextOutput(MMOutput):
+    """Everything the rows may look at, encoded once per context.
+
+    last_hidden_state: (B, S, Dc), tokens at the width that the text's attention reads: of pictures, videos and clips,
+        then of text; after a text encoder under cross_attention only the text's.
+    attention_mask: bool (B, S), True = real, **real tokens first**; None: all are real.
+    token_sources: int64 (B, S, 3): modality (0 image, 1 video, 2 audio, 3 text), item number, position within the
+        item; padding is -1.
+    pooler_output: (B, Dv), the tower's pooled vector averaged over the items present (zeros without any), or
+        the text encoder's vector.
+    vision_output, video_output, audio_output, text_output: the towers' own outputs for the items present; generate()
+        drops them.
+    packed_offsets: int64 (B, S + 1), the number of real tokens before each place when padding was between them; None:
+        nothing was moved.
+    pooler_outputs: {"vision": (B, Dv), "audio": (B, Da)} where both towers gave something; None otherwise.
+    """
+
+    last_hidden_state: torch.Tensor
+    attention_mask: torch.Tensor | None = None
+    token_sources: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    vision_output: BaseModelOutputWithPooling | None = None
+    video_output: BaseModelOutputWithPooling | None = None
+    audio_output: BaseModelOutputWithPooling | None = None
+    text_output: ModelOutput | None = None
+    packed_offsets: torch.Tensor | None = None
+    pooler_outputs: dict[str, torch.Tensor] | None = None
+
+
+@dataclass
+class MMModelOutput(MMOutput):
+    """The base model's output. Of only text: decoder states; of only media: the context; of both: fused states.
+
+    last_hidden_state: (R, T, Dt), or (B, S, Dc) from only media.
+    pooler_output: (R, Dt) by the text pooler, (R, fusion_size) under concat, sum and gated, or (B, Dv) from only
+        media.
+    hidden_states, attentions: of the text stack; cross_attentions: per cross layer (R, H, T, S), S in packed order
+    (token_sources of the context says what each key is). Under merged without a cache they are of the whole sequence,
+    media and text; with one, of the text.
+    modality_embeds: {"text" or a modality: (R, width)}, what concat, sum, gated and decision join, and
+    modality_present: {name: bool (R,)}, which rows have it.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+    context_hidden_states: torch.Tensor | None = None
+    context_attention_mask: torch.Tensor | None = None
+    modality_embeds: dict[str, torch.Tensor] | None = None
+    modality_present: dict[str, torch.Tensor] | None = None
+
+
+@dataclass
+class MMCausalLMOutput(MMOutput):
+    """The generation head's output: loss when labels were given, logits (R, T or kept, V), then as MMModelOutput."""
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+    context_hidden_states: torch.Tensor | None = None
+    context_attention_mask: torch.Tensor | None = None
