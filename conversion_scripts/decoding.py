@@ -29,14 +29,21 @@ def set_generation(model: Any, plan: Plan, source: Mapping[str, Any]) -> None:
     text = plan.config.text_config
     ids = {name: getattr(text, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     ids["pad_token_id"] = text.eos_token_id if text.pad_token_id is None else text.pad_token_id
-    model.generation_config.update(**{**_settings_of(source), **plan.generation, **ids})
+    _take(model.generation_config, {**_settings_of(source), **plan.generation, **ids})
 
 
 def write_generation(config: Any, decoding: Mapping[str, Any] | None, out: Path) -> None:
     """How the model decodes, with the ids of the layout's own config."""
     generation = GenerationConfig.from_model_config(config)
-    generation.update(**_settings_of(decoding or {}))
+    _take(generation, _settings_of(decoding or {}))
     generation.to_json_file(out / "generation_config.json")
+
+
+def _take(generation: GenerationConfig, settings: Mapping[str, Any]) -> None:
+    """Updates them, with those that only some models have (Whisper's languages and tasks): a file that says it was
+    made of a model's config loses these when it is read."""
+    generation.update(**settings, allow_custom_entries=True)
+    generation._from_model_config = None
 
 
 def _settings_of(decoding: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,7 @@ from . import (
     vision_encoder_decoder,
     vision_text_dual_encoder,
     visual_bert,
+    whisper,
 )
 from .decoding import set_generation, source_decoding, write_generation
 from .family import Family, Layout, Plan, Unwritten, check_returns, config_differences, own_shapes, skeleton
@@ -64,6 +65,7 @@ _MODULES = (
     vision_text_dual_encoder,
     blip_original,
     coca,
+    whisper,
 )
 FAMILIES = {module.FAMILY.name: module.FAMILY for module in _MODULES}
 LARGE_NUMBERS = 10**8  # from here on there is a progress bar

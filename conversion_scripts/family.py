@@ -27,6 +27,7 @@ class Plan:
     tokens by id, which the tokenizer must know (added if it does not). processor: settings of MMProcessor.
     pictures: options of the image processor, if no file of the source has them. tokenizer: of the source's
     directory (None: a file) the tokenizer, or None; where it is not simply what AutoTokenizer reads there.
+    hears: the source has a feature extractor of sounds in the place of an image processor.
     """
 
     model_class: type
@@ -37,6 +38,7 @@ class Plan:
     processor: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, Any] | None = None
     tokenizer: Callable[[Path | None], Any] | None = None
+    hears: bool = False
     notes: tuple[str, ...] = ()
 
 

@@ -1,4 +1,4 @@
-"""The image processor and tokenizer of a source as MM's: the same pixels, the same ids."""
+"""The image processor (or feature extractor) and tokenizer of a source as MM's: the same pixels, the same ids."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import transformers
 from PIL import Image
-from transformers import AutoImageProcessor, AutoTokenizer
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
 from transformers.image_utils import SizeDict
 
 from ..configuration.special_ids import row_ends
@@ -46,7 +46,12 @@ def convert_processor(
         ends: the ids that open and close a row of text.
     """
     parts, notes = {}, []
-    images, tokenizer = image_processor_of(directory), (plan.tokenizer or tokenizer_of)(directory)
+    images = None if plan.hears else image_processor_of(directory)
+    sounds = feature_extractor_of(directory) if plan.hears else None
+    tokenizer = (plan.tokenizer or tokenizer_of)(directory)
+    if sounds is not None:
+        parts["feature_extractor"] = sounds
+        notes += _heard_notes(sounds, plan.config.audio_config)
     if images is not None or plan.pictures is not None:
         parts["image_processor"] = MMImageProcessorPil(**plan.pictures or {}) if images is None else images
     if tokenizer is not None:
@@ -54,7 +59,8 @@ def convert_processor(
         notes += fit_tokenizer(tokenizer, plan.tokens, ends)
         notes += _open_as_before(tokenizer) if plan.processor.get("add_eos_token") else []
         notes += spelling_notes(tokenizer) if plan.model_class.can_generate() else []
-    missing = [name for name in ("image_processor", "tokenizer") if name not in parts]
+    wanted = ("feature_extractor" if plan.hears else "image_processor", "tokenizer")
+    missing = [name for name in wanted if name not in parts]
     if missing:
         notes.append(f"the source has no {' and no '.join(missing)}: the model is converted without")
     return (MMProcessor(**parts, **plan.processor) if parts else None), notes
@@ -65,6 +71,22 @@ def image_processor_of(directory: Path | None) -> MMImageProcessorPil | None:
     if directory is None or not any((directory / name).is_file() for name in _IMAGE_FILES):
         return None
     return convert_image_processor(AutoImageProcessor.from_pretrained(directory))
+
+
+def feature_extractor_of(directory: Path | None) -> Any:
+    """The directory's feature extractor of sounds, unchanged; None where it has none."""
+    if directory is None or not any((directory / name).is_file() for name in _IMAGE_FILES):
+        return None
+    return AutoFeatureExtractor.from_pretrained(directory)
+
+
+def _heard_notes(extractor: Any, audio: Any) -> list[str]:
+    """Notes on features of another size than Whisper's encoder takes."""
+    made = (extractor.feature_size, extractor.nb_max_frames)
+    taken = (audio.num_mel_bins, 2 * audio.max_source_positions)
+    return (
+        [] if made == taken else [f"feature extractor: it makes (bands, frames) {made}, but the model takes {taken}"]
+    )
 
 
 def tokenizer_of(directory: Path | None) -> Any:
@@ -177,6 +199,8 @@ def restore_processor(processor: MMProcessor | None, layout: Layout, out: Path) 
     parts: dict[str, Any] = {}
     if processor is not None and processor.image_processor is not None:
         parts["image_processor"] = _image_processor(processor.image_processor, layout.image_processor)
+    if processor is not None and processor.feature_extractor is not None:
+        parts["feature_extractor"] = processor.feature_extractor
     if processor is not None and processor.tokenizer is not None:
         parts["tokenizer"] = processor.tokenizer
     if len(parts) == 2 and layout.processor is not None:

@@ -22,16 +22,18 @@ from .loading import loaded
 TOLERANCE = 1e-5  # of max(1, |x|), x the largest of an output
 LENGTH, REGIONS = 8, 3
 EVERY, LARGEST = 12, 512  # up to EVERY each length is tried; LARGEST is the longest
+_OF_SOME = ("visual_embeds", "input_features")  # read only by the `compare` of the families that have them
 _SAME = ("logits", "logits_per_image", "logits_per_text", "image_embeds", "text_embeds", "itm_logits")
 
 
 class Given(NamedTuple):
-    """Some texts of one length, each with a picture."""
+    """Some texts of one length, each with a picture, and with a sound where the model hears."""
 
     pixel_values: torch.Tensor  # (R, C, H, W)
     input_ids: torch.Tensor  # (R, T)
     attention_mask: torch.Tensor  # (R, T), 0 where a text is padded
     visual_embeds: torch.Tensor  # (R, S, Dv), in place of pixel_values
+    input_features: torch.Tensor  # (R, 1, bands, frames), of Whisper's encoder; empty without
 
 
 def examples(config: MMConfig, texts: Texts) -> Iterator[Given]:
@@ -46,7 +48,7 @@ def examples(config: MMConfig, texts: Texts) -> Iterator[Given]:
     for length in _lengths(texts.shortest, text.max_position_embeddings):
         rows = torch.stack([row(text, length, texts, generator) for row in (_closed, _any, _grown)])
         mask = (rows != text.pad_token_id).long() if texts.skips_pads else torch.ones_like(rows)
-        yield _with_pictures(config, rows, mask, generator)
+        yield _with_media(config, rows, mask, generator)
     length = min(LENGTH, text.max_position_embeddings)
     for side in texts.padded if length > 2 else ():
         rows = torch.stack([_closed(text, length, texts, generator) for _ in range(2)])
@@ -57,7 +59,7 @@ def examples(config: MMConfig, texts: Texts) -> Iterator[Given]:
         mask[1] = 0
         rows[1] = 0 if text.pad_token_id is None else text.pad_token_id
         mask[1, place], rows[1, place] = 1, moved
-        yield _with_pictures(config, rows, mask, generator)
+        yield _with_media(config, rows, mask, generator)
 
 
 def _lengths(shortest: int, longest: int) -> list[int]:
@@ -98,12 +100,16 @@ def _grown(text: Any, length: int, texts: Texts, generator: torch.Generator) -> 
     return row
 
 
-def _with_pictures(config: MMConfig, ids: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -> Given:
+def _with_media(config: MMConfig, ids: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -> Given:
     vision: Any = config.vision_config
     side = getattr(vision, "image_size", 224)
     height, width = (side, side) if isinstance(side, int) else side
     pixels = torch.randn(len(ids), getattr(vision, "num_channels", 3), height, width, generator=generator)
-    return Given(pixels, ids, mask, torch.randn(len(ids), REGIONS, tower_width(vision), generator=generator))
+    width = 1 if vision is None else tower_width(vision)
+    regions = torch.randn(len(ids), REGIONS, width, generator=generator)
+    audio: Any = config.audio_config
+    bands, frames = (0, 0) if audio is None else (audio.num_mel_bins, 2 * audio.max_source_positions)
+    return Given(pixels, ids, mask, regions, torch.randn(len(ids), 1, bands, frames, generator=generator))
 
 
 def same_calls(theirs: Any, ours: Any, given: Given) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -111,7 +117,7 @@ def same_calls(theirs: Any, ours: Any, given: Given) -> dict[str, tuple[torch.Te
     outputs = []
     for model in (ours, theirs):
         accepted = inspect.signature(model.forward).parameters
-        outputs.append(model(**{n: v for n, v in given._asdict().items() if n in accepted and n != "visual_embeds"}))
+        outputs.append(model(**{n: v for n, v in given._asdict().items() if n in accepted and n not in _OF_SOME}))
     here, there = outputs
     return {name: (here[name], there[name]) for name in _SAME if name in here and name in there}
 

@@ -115,6 +115,7 @@ def filled(model_class: Any, config: Any, tensors: Mapping[str, Any], new: Colle
     if wrong:
         raise ValueError(f"the model was not filled; {len(wrong)} fault(s):{listed(sorted(wrong))}")
     model.after_loading(info)
+    model.freeze_again()  # Transformers thaws what it loads
     model._drawn = sorted(new)  # for those who tell which weights are new
     return model.eval()
 
