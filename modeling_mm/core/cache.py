@@ -8,6 +8,7 @@ them, a cache that is read from a file has them without the weights.
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -137,6 +138,11 @@ class MMCache(EncoderDecoderCache):
         if words is not None and not self.is_compileable and not torch.compiler.is_compiling():
             held_text(self).add(words, mask, past)
 
+    def hold_text(self, held: "HeldText") -> "HeldText":
+        """Replaces what the cache was filled with."""
+        setattr(self.self_attention_cache, _HELD, held)
+        return held
+
     # ---- media before the text (merged fusion) ----------------------------------------------------------------------
 
     def hold_prefix(self, length: int, lengths: torch.Tensor | None, rows: MMRows) -> None:
@@ -186,12 +192,12 @@ class MMCache(EncoderDecoderCache):
         super().reset()
         self.rows = self.context_lengths = self.context_ranges = self.token_sources = None
         self.prefix_length = 0
-        hold(self, HeldText())
+        self.hold_text(HeldText())
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """A beam only replaces one of the same prompt, so its context does not change."""
         self.self_attention_cache.reorder_cache(beam_idx)
-        hold(self, held_text(self).taken(lambda values: values[beam_idx.to(values.device)])).beams = True
+        self.hold_text(held_text(self).taken(lambda values: values[beam_idx.to(values.device)])).beams = True
 
     def crop(self, tokens_to_remove: int) -> None:
         self.self_attention_cache.crop(tokens_to_remove)
@@ -217,7 +223,7 @@ class MMCache(EncoderDecoderCache):
 
     def _take(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Changes all that is held per row; what is held per context stays."""
-        hold(self, held_text(self).taken(change))
+        self.hold_text(held_text(self).taken(change))
         if self.rows is not None:
             index = change(self.rows.index())
             self.rows = MMRows(len(index), self.rows.num_contexts, index)
@@ -228,27 +234,24 @@ class MMCache(EncoderDecoderCache):
 # ---- what a cache was filled with -----------------------------------------------------------------------------------
 
 
+@dataclass(eq=False)
 class HeldText:
     """parts: the ids (R, n) or embeddings (R, n, D) of each call, in order. mask: (R, >= held tokens); None: all real.
     fingerprint: of the context, "" for none; None: not known. weights: of `weights_mark`; None: not known.
     beams: whether the rows are beams, which are not in the order of the texts that were written."""
 
-    def __init__(self):
-        self.parts: list[torch.Tensor] = []
-        self.length = 0  # of all parts, so that a decode step does not count them
-        self.mask: torch.Tensor | None = None
-        self.fingerprint: str | None = None
-        self.weights: int | None = None
-        self.beams = False
+    parts: list[torch.Tensor] = field(default_factory=list)
+    length: int = 0  # of all parts, so that a decode step does not count them
+    mask: torch.Tensor | None = None
+    fingerprint: str | None = None
+    weights: int | None = None
+    beams: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"weights": None}  # of another process
 
     def __deepcopy__(self, _) -> "HeldText":
-        copied = HeldText()
-        copied.__dict__.update(self.__dict__)
-        copied.parts = list(self.parts)  # tensors that nobody changes in place
-        return copied
+        return replace(self, parts=list(self.parts))  # tensors that nobody changes in place
 
     def add(self, words: torch.Tensor, mask: torch.Tensor | None, past: int) -> None:
         """The tokens of a call with `past` tokens before them; what was cropped since is forgotten."""
@@ -311,17 +314,10 @@ class HeldText:
 
 def held_text(cache: Cache) -> HeldText:
     """That of a cache, made where it has none."""
-    found = getattr(_half(cache), _HELD, None)
-    return hold(cache, HeldText()) if found is None else found
-
-
-def hold(cache: Cache, held: HeldText) -> HeldText:
-    setattr(_half(cache), _HELD, held)
-    return held
-
-
-def _half(cache: Cache) -> Cache:
-    return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+    half = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+    if not hasattr(half, _HELD):
+        setattr(half, _HELD, HeldText())
+    return getattr(half, _HELD)
 
 
 def weights_mark(model: nn.Module) -> int:

@@ -58,11 +58,6 @@ def build_embedding(numbers: int, width: int, padding_idx: int | None, scale: fl
     return MMScaledEmbedding(numbers, width, padding_idx=padding_idx, scale=scale)
 
 
-def whole_table(embedding: nn.Embedding, device: torch.device) -> torch.Tensor:
-    """(numbers, width): every vector; called as a module so that offloading hooks run."""
-    return embedding(torch.arange(embedding.num_embeddings, device=device))
-
-
 def build_gate(kind: str, width: int) -> nn.Parameter | None:
     """The factor tanh(gate) of a gated sublayer, closed (0) at the start; None: no gate."""
     return None if kind == "none" else nn.Parameter(torch.zeros(1 if kind == "tanh" else width))
@@ -258,6 +253,8 @@ class MMPooler(nn.Module):
             return None
         if self.kind == "attention":
             return self.head(hidden_states, attention_mask)
+        if self.kind == "cls" and attention_mask is None:
+            return hidden_states[:, 0]
         if attention_mask is None:
             attention_mask = hidden_states.new_ones(hidden_states.shape[:2], dtype=torch.long)
         attention_mask = attention_mask.long()

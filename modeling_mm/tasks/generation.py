@@ -12,7 +12,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ...configuration.mm import MMConfig
 from ...explaining.explain import MMExplaining
-from ..core.cache import HeldText, MMCache, check_cache, held_text, hold
+from ..core.cache import HeldText, MMCache, check_cache, held_text
 from ..core.fingerprint import fingerprint
 from ..core.input_checks import MEDIA_INPUTS, check_tensors, check_text
 from ..core.inputs_outputs import (
@@ -45,13 +45,6 @@ from .trainers import (
 def as_mixin(parent: Any) -> Any:
     """super(), whose methods Transformers types for a class of its own."""
     return parent
-
-
-def check_logits_to_keep(logits_to_keep: int | torch.Tensor) -> None:
-    if not isinstance(logits_to_keep, int | torch.Tensor) or isinstance(logits_to_keep, bool):
-        raise TypeError(f"logits_to_keep must be an int or a tensor; got {type(logits_to_keep).__name__}")
-    if isinstance(logits_to_keep, int) and logits_to_keep < 0:
-        raise ValueError(f"logits_to_keep={logits_to_keep} must not be negative; 0 keeps all positions")
 
 
 class MMForConditionalGeneration(MMRanking, MMExplaining, MMVocabularyHead, MMGenerationMixin):  # pyright: ignore[reportIncompatibleMethodOverride]: Transformers' two
@@ -112,7 +105,10 @@ class MMForConditionalGeneration(MMRanking, MMExplaining, MMVocabularyHead, MMGe
         num_items_in_batch = inputs.pop("num_items_in_batch", None)
         if input_ids is None and inputs_embeds is None:
             raise ValueError("text is needed to predict text: pass input_ids or inputs_embeds (generate() needs none)")
-        check_logits_to_keep(logits_to_keep)
+        if not isinstance(logits_to_keep, int | torch.Tensor) or isinstance(logits_to_keep, bool):
+            raise TypeError(f"logits_to_keep must be an int or a tensor; got {type(logits_to_keep).__name__}")
+        if isinstance(logits_to_keep, int) and logits_to_keep < 0:
+            raise ValueError(f"logits_to_keep={logits_to_keep} must not be negative; 0 keeps all positions")
         targets = None
         if labels is not None or shift_labels is not None:
             targets = self._targets(labels, shift_labels, input_ids, inputs_embeds, attention_mask, logits_to_keep)
@@ -256,7 +252,7 @@ class MMForConditionalGeneration(MMRanking, MMExplaining, MMVocabularyHead, MMGe
         length = 0 if context is None else context.last_hidden_state.shape[1]
         wrapped = MMCache.for_generation(cache, self.config.text_config, length)
         if not int(cache.get_seq_length()) and not wrapped.holds_context:
-            hold(wrapped, HeldText()).fingerprint = "" if context is None else context.fingerprint
+            wrapped.hold_text(HeldText()).fingerprint = "" if context is None else context.fingerprint
         model_kwargs["past_key_values"] = wrapped
 
     def create_masks_for_generate(self, *, attention_mask=None, past_key_values: Any = None, **kwargs):

@@ -19,7 +19,7 @@ from ..core.cache import MMCache
 from ..core.context_rows import NOTHING, MMReading, MMRows, as_keys, as_mask, columns_of
 from ..core.input_checks import check_memory, check_positions, check_text
 from ..core.inputs_outputs import MMKwargs, MMModelOutput, capture_when_asked, reject_unknown
-from ..core.layers import MMLayer, MMPooler, build_embedding, whole_table
+from ..core.layers import MMLayer, MMPooler, build_embedding
 from ..core.positions import MMRotaryEmbedding, MMSegments, build_positions, check_growth, stretched
 from ..core.prefix import MMPrefix, MMUnimodal, merge, merged_mask, split
 
@@ -289,7 +289,8 @@ class MMTextModel(MMPreTrainedModel):
         hidden_states = inputs_embeds
         if self.embed_positions is not None:
             if self.config.interpolate_positions and not has_cache:
-                table = whole_table(self.embed_positions, position_ids.device)
+                numbers = torch.arange(self.embed_positions.num_embeddings, device=position_ids.device)
+                table = self.embed_positions(numbers)  # called, so that offloading hooks run
                 check_positions(position_ids.clamp(max=len(table) - 1), self.config)  # none is negative
                 hidden_states = hidden_states + stretched(table, position_ids)
             else:  # states in a cache could not move when the text grows

@@ -15,7 +15,7 @@ from ..core.attention import CallConfig, MMAttention, build_norm
 from ..core.base import MMPreTrainedModel
 from ..core.input_checks import check_mask_values, check_pixels, check_tensors, may_read_values, other_size
 from ..core.inputs_outputs import MMKwargs, reject_unknown
-from ..core.layers import MMLayer, MMPooler, whole_table
+from ..core.layers import MMLayer, MMPooler
 
 _FORWARD = ("pixel_values", "interpolate_pos_encoding", "pixel_attention_mask", "bool_masked_pos")
 
@@ -174,21 +174,21 @@ class MMVisionModel(MMPreTrainedModel):
             )
         lead, (count, rows, columns) = int(self.config.use_cls_token), mask.shape
         sizes = torch.stack([mask.bool().any(2).sum(1), mask.bool().any(1).sum(1)], dim=1).tolist()
-        table = whole_table(self.embed_positions, mask.device)
-        placed = table.new_zeros(count, rows, columns, table.shape[1])
-        first = table.new_zeros(lead, table.shape[1])
+        trained = self._positions(self.patch_grid, mask.device)
+        placed, first = trained.new_zeros(count, rows, columns, trained.shape[1]), trained[:lead]
         for height, width in {tuple(size) for size in sizes}:
             positions = self._positions((height, width), mask.device)
-            of_size = torch.tensor([size == [height, width] for size in sizes], device=table.device)
+            of_size = torch.tensor([size == [height, width] for size in sizes], device=mask.device)
             patches = functional.pad(
                 positions[lead:].unflatten(0, (height, width)), (0, 0, 0, columns - width, 0, rows - height)
             )
-            placed, first = torch.where(of_size[:, None, None, None], patches, placed), positions[:lead]
+            placed = torch.where(of_size[:, None, None, None], patches, placed)
         return torch.cat([first.expand(count, -1, -1), placed.flatten(1, 2)], dim=1)
 
     def _positions(self, grid: tuple[int, int], device: torch.device) -> torch.Tensor:
         """(CLS + rows*columns, D), resampled when the picture's grid is not the trained one."""
-        table, trained = whole_table(self.embed_positions, device), self.patch_grid
+        numbers = torch.arange(self.embed_positions.num_embeddings, device=device)
+        table, trained = self.embed_positions(numbers), self.patch_grid  # called, so that offloading hooks run
         if grid == trained:
             return table
         lead = self.config.use_cls_token
