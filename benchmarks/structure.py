@@ -20,7 +20,7 @@ import mm
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL_FOLDERS = ("modeling_mm", "weights")
-MEDIA_INPUT = "pixel_values_videos"  # stands for the whole list: nothing names it that does not name the others
+MEDIA_INPUTS = {"pixel_values", "pixel_values_videos"}  # stand for the whole list; a method of one kind names one
 PYRIGHT = re.compile(r"^# pyright: (.*)$", re.MULTILINE)
 
 
@@ -114,14 +114,14 @@ def media_inputs_written() -> tuple[int, int, int]:
     for _, text in sources(*MODEL_FOLDERS):
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
-                signatures += any(a.arg == MEDIA_INPUT for a in [*node.args.args, *node.args.kwonlyargs])
+                signatures += {a.arg for a in [*node.args.args, *node.args.kwonlyargs]} >= MEDIA_INPUTS
             elif isinstance(node, ast.ClassDef):  # a TypedDict or a dataclass of them
                 fields = [one.target for one in node.body if isinstance(one, ast.AnnAssign)]
-                signatures += any(isinstance(one, ast.Name) and one.id == MEDIA_INPUT for one in fields)
+                signatures += {one.id for one in fields if isinstance(one, ast.Name)} >= MEDIA_INPUTS
             elif isinstance(node, ast.Dict):
-                dicts += any(isinstance(key, ast.Constant) and key.value == MEDIA_INPUT for key in node.keys)
+                dicts += {key.value for key in node.keys if isinstance(key, ast.Constant)} >= MEDIA_INPUTS
             elif isinstance(node, ast.Tuple | ast.List):
-                names += any(isinstance(one, ast.Constant) and one.value == MEDIA_INPUT for one in node.elts)
+                names += {one.value for one in node.elts if isinstance(one, ast.Constant)} >= MEDIA_INPUTS
     return signatures, dicts, names
 
 

@@ -16,6 +16,7 @@ from transformers.utils.import_utils import is_torchdynamo_compiling
 
 from ...configuration.mm import MMConfig
 from ...configuration.text import MMTextConfig
+from .inputs_outputs import MediaInput, MediaInputs
 
 INTEGERS = (torch.int64, torch.int32)
 
@@ -234,25 +235,12 @@ class MediaItems(NamedTuple):
     is_ready: bool = False
 
 
-class MediaInput(NamedTuple):
-    """What an input of media has to look like."""
-
-    kind: str  # the modality that the model needs for it
-    item: str
-    shape: tuple[str, ...]  # of one item: "C" are the colours and "Dv" the width of the vision tower; (): any
-    mask: str
-    part_dims: int = 0  # dimensions of a mask inside each item; 0: it has one value per item
-    parts: str = ""  # such a mask, in words
-    is_ready: bool = False  # whether it is a tower's output
-
-
-_PATCHES, _TOKENS = "(rows, columns), True for each real patch", "(tokens,), True for each real token"
-_FRAMES = "(frames,), True for each real frame"
-MEDIA_INPUTS = {
-    "pixel_values": MediaInput("image", "picture", ("C", "height", "width"), "pixel_attention_mask", 2, _PATCHES),
-    "visual_embeds": MediaInput("image", "picture", ("S", "Dv"), "pixel_attention_mask", 1, _TOKENS, is_ready=True),
-    "pixel_values_videos": MediaInput("video", "frame", ("F", "C", "height", "width"), "video_attention_mask"),
-    "input_features": MediaInput("audio", "clip", (), "input_features_mask", 1, _FRAMES),
+# name -> what an input of media has to look like, as MediaInputs says it
+MEDIA_INPUTS: dict[str, MediaInput] = {
+    name: note
+    for name, kind in MediaInputs.__annotations__.items()
+    for note in getattr(kind, "__metadata__", ())
+    if isinstance(note, MediaInput)
 }
 _KINDS = {
     **{what.mask: what.kind for what in MEDIA_INPUTS.values()},

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, TypedDict, TypeVar
+from typing import Annotated, Any, NamedTuple, TypedDict, TypeVar, get_type_hints
 
 import torch
 from transformers.cache_utils import Cache
@@ -28,6 +28,22 @@ from ...configuration.base import nearest
 
 _Forward = TypeVar("_Forward", bound=Callable[..., Any])
 _OF_TRANSFORMERS = {*TransformersKwargs.__annotations__, "return_dict"}
+
+
+class MediaInput(NamedTuple):
+    """What an input of media has to look like; `check_media` checks it."""
+
+    kind: str  # the modality that the model needs for it
+    item: str
+    shape: tuple[str, ...]  # of one item: "C" are the colours and "Dv" the width of the vision tower; (): any
+    mask: str
+    part_dims: int = 0  # dimensions of a mask inside each item; 0: it has one value per item
+    parts: str = ""  # such a mask, in words
+    is_ready: bool = False  # whether it is a tower's output
+
+
+_PATCHES, _TOKENS = "(rows, columns), True for each real patch", "(tokens,), True for each real token"
+_FRAMES = "(frames,), True for each real frame"
 
 
 class MediaInputs(TypedDict, total=False):
@@ -47,12 +63,20 @@ class MediaInputs(TypedDict, total=False):
     interpolate_pos_encoding: accept pictures of another size than image_size.
     """
 
-    pixel_values: torch.Tensor | None
+    pixel_values: Annotated[
+        torch.Tensor | None,
+        MediaInput("image", "picture", ("C", "height", "width"), "pixel_attention_mask", 2, _PATCHES),
+    ]
     pixel_attention_mask: torch.Tensor | None
-    visual_embeds: torch.Tensor | None
-    pixel_values_videos: torch.Tensor | None
+    visual_embeds: Annotated[
+        torch.Tensor | None,
+        MediaInput("image", "picture", ("S", "Dv"), "pixel_attention_mask", 1, _TOKENS, is_ready=True),
+    ]
+    pixel_values_videos: Annotated[
+        torch.Tensor | None, MediaInput("video", "frame", ("F", "C", "height", "width"), "video_attention_mask")
+    ]
     video_attention_mask: torch.Tensor | None
-    input_features: torch.Tensor | None
+    input_features: Annotated[torch.Tensor | None, MediaInput("audio", "clip", (), "input_features_mask", 1, _FRAMES)]
     input_features_mask: torch.Tensor | None
     context_input_ids: torch.Tensor | None
     context_attention_mask: torch.Tensor | None
@@ -113,7 +137,7 @@ def takes(*groups: Any, without: Collection[str] = ()) -> Callable[[_Forward], _
         more = {
             name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS.get(name), annotation=kind)
             for group in groups
-            for name, kind in group.__annotations__.items()
+            for name, kind in get_type_hints(group).items()
             if name not in spelled
         }
         function: Any = forward

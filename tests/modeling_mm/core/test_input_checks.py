@@ -1,10 +1,13 @@
 """Every bad input of forward() and generate() is refused with a sentence that names the argument."""
 
+import inspect
+
 import pytest
 import torch
 from transformers import DynamicCache
 
-from mm import MMContextOutput
+from mm import MMContextOutput, MMForMaskedLM
+from mm.modeling_mm.core.input_checks import MEDIA_INPUTS
 
 PIXELS = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 IDS = torch.tensor([[1, 5, 6], [1, 7, 8]])
@@ -309,3 +312,10 @@ def test_values_are_not_read_with_check_inputs_off(tiny_model):
     model = tiny_model(dtype=torch.float32, check_inputs=False)
     logits = model(input_ids=IDS, pixel_values=PIXELS * float("nan")).logits
     assert torch.isnan(logits).all()
+
+
+def test_an_input_of_media_says_its_kind_and_the_name_of_its_mask():
+    accepted = inspect.signature(MMForMaskedLM.forward).parameters
+    assert {what.kind for what in MEDIA_INPUTS.values()} == {"image", "video", "audio"}
+    assert set(MEDIA_INPUTS) | {what.mask for what in MEDIA_INPUTS.values()} <= set(accepted)
+    assert all(accepted[name].annotation == torch.Tensor | None for name in MEDIA_INPUTS)
