@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from .explaining.timestamps import word_timestamps
     from .exporting.hub import export_for_hub
     from .exporting.onnx_generator import OnnxGenerator
+    from .training.auditing import Audit, audit
     from .training.card import write_card
     from .training.evaluating import Evaluation, evaluate
     from .training.log import JsonlLog
@@ -100,6 +101,7 @@ AutoProcessor.register(MMConfig, MMProcessor, exist_ok=True)
 _pipelines.read_by_mm(f"{__name__}.processing.pipelines")
 
 __all__ = [
+    "Audit",
     "DataError",
     "Evaluation",
     "Explanation",
@@ -140,6 +142,7 @@ __all__ = [
     "MediaDecodeError",
     "OnnxGenerator",
     "TrainResult",
+    "audit",
     "changed_texts",
     "compute_metrics_for",
     "convert",
@@ -166,6 +169,8 @@ __all__ = [
 
 # Imported when they are asked for: none is needed to load and run a model, and some need an extra.
 _LATER = {
+    "Audit": "training.auditing",
+    "audit": "training.auditing",
     "DataError": "data.errors",
     "Evaluation": "training.evaluating",
     "Explanation": "explaining.explanation",

@@ -6,6 +6,7 @@ from .evaluation.bleu import bleu
 from .evaluation.captions import caption_scores, chrf, exact_match
 from .evaluation.cider import cider, cider_d
 from .evaluation.classes import auc, class_scores, label_scores, macro_auc_score, ordinal_scores, probability_scores
+from .evaluation.groups import Gap, Group, GroupScores, group_scores
 from .evaluation.meteor import MeteorSettings, meteor
 from .evaluation.perplexity import perplexity
 from .evaluation.retrieval import retrieval_scores, similarity_scores
@@ -17,6 +18,9 @@ from .evaluation.tokens import tokenize
 
 __all__ = [
     "Comparison",
+    "Gap",
+    "Group",
+    "GroupScores",
     "MeteorSettings",
     "Score",
     "auc",
@@ -31,6 +35,7 @@ __all__ = [
     "compare",
     "comparison_table",
     "exact_match",
+    "group_scores",
     "label_scores",
     "macro_auc_score",
     "mean_score",

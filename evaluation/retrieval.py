@@ -94,10 +94,14 @@ def similarity_scores(
     return _scores(block, shape, picture, text, similar, np.zeros_like(similar), ks, ties, per, ndcg_cut, ways)
 
 
-def most_similar_texts(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """(B,) the number of the text that is most similar to each picture."""
-    turned = np.asarray(texts).T
-    return np.concatenate([(images[at : at + ROWS] @ turned).argmax(1) for at in range(0, len(images), ROWS)])
+def most_similar_texts(images: np.ndarray, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(B,) the number of the text that is most similar to each picture, and (B,) how similar it is."""
+    turned, numbers, values = np.asarray(texts).T, [], []
+    for start in range(0, len(images), ROWS):
+        similar = images[start : start + ROWS] @ turned
+        numbers.append(similar.argmax(1))
+        values.append(similar.max(1))
+    return np.concatenate(numbers), np.concatenate(values)
 
 
 def _scores(

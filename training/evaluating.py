@@ -5,7 +5,6 @@ predictions.jsonl   of each question what the model said, what people said, and 
 evaluation.html     a page of it, with the best and the worst
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -14,31 +13,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.data import IterableDataset
-from transformers import AutoProcessor
-
-from ..configuration.settings import nearest
-from ..data.load import load_data
 from ..evaluation.captions import CAPTION_METRICS, caption_scores
 from ..evaluation.scores import mean_score
 from ..evaluation.significance import Comparison, compare, comparison_table
-from ..processing.collator import MMDataCollator
-from .card import NAME as CARD
+from .asking import CARD, ask, check_card, name_of
 from .card import is_ours, sealed
 from .curves import metrics_in
-from .journal import Journal
-from .metrics import answer, counted
+from .metrics import counted
 from .predictions import Question, Reader
 from .provenance import versions, without_places
 from .report import evaluation_page, interval_of, number
-from .samples import in_one_order, lines_of, whole
 from .shown import NAME as PREDICTIONS
 from .shown import read_predictions, save_predictions
-from .tasks import KINDS, task_samples
 
-RESULT, PAGE, JOURNAL = "evaluation.json", "evaluation.html", "answers.{}.jsonl"
-TASKS = ("caption", "vqa", "retrieval", "classify")
+RESULT, PAGE = "evaluation.json", "evaluation.html"
 # What the score of a single question is, by task.
 PER_ITEM = {"caption": "chrf", "vqa": "vqa_accuracy", "retrieval": "i2t_r1", "classify": "accuracy"}
 
@@ -121,123 +109,29 @@ def evaluate(
     Raises: ValueError, TypeError or FileNotFoundError in words: no such model or data, another task, samples that lack
         what the task compares. Media that cannot be read are left out and listed.
     """
-    name = str(model) if isinstance(model, (str, os.PathLike)) else type(model).__name__
+    name = name_of(model)
     theirs = None if against is None else _others(against)  # what is missing is told before anything is answered
-    if update_card and not (Path(name) / CARD).is_file():
-        raise ValueError(f"update_card: {name} is no folder with a {CARD}; mm train writes one")
-    loaded, processor, task = _loaded(model, processor, task)
-    rank, processes = _processes()
-    options = {"media": media, "split": split, "annotations": annotations, "columns": columns}
-    samples, report = _samples(data, task, format, {key: value for key, value in options.items() if value is not None})
-    collator = MMDataCollator(processor)
-    reader = Reader(collator, batch_size, "skip", share=(rank, processes), progress=progress and rank == 0)
-    told = {"task": task, "model": name, "data": str(data) if isinstance(data, (str, os.PathLike)) else report}
-    told |= {"split": split, **generation}
-    told = {key: value for key, value in told.items() if value is not None}
-    if output is not None:
-        header = {**told, "processes": processes, "samples": _digest(samples), "weights": _mark(model, loaded)}
-        path = Path(output) / JOURNAL.format(rank)
-        if not resume:
-            path.unlink(missing_ok=True)
-        reader.journal = Journal(path, header)
-    notes: list[str] = []
-    names = getattr(samples, "label_names", None) or getattr(getattr(samples, "data", None), "label_names", None)
-    found, questions = answer(task, loaded, processor, samples, reader, names, every=True, **generation)
+    if update_card:
+        check_card(name)
+    reading = {"media": media, "split": split, "annotations": annotations, "columns": columns}
+    asked = ask(
+        model, data, task, processor, output, format, reading, batch_size, resume, progress, generation=generation
+    )
+    questions, task, notes = asked.questions, asked.task, []
     if task == "caption":
         more, notes = _caption_metrics(questions)
-        found |= more
-    result = Evaluation(task, name, told["data"], counted(found, questions, reader), questions, reader.skipped, told)
+        asked.found |= more
+    metrics = counted(asked.found, questions, asked.reader)
+    result = Evaluation(task, name, asked.told["data"], metrics, questions, asked.reader.skipped, asked.told)
     result.notes = notes
     if theirs is not None:
         result.comparison = _compared(result, theirs, str(against))
-    if output is not None and rank == 0:
-        _write(result, samples, reader, Path(output))
-    if update_card and rank == 0:
+    if output is not None and asked.is_first:
+        _write(result, asked.samples, asked.reader, Path(output))
+    if update_card and asked.is_first:
         result.files.append(_update_card(Path(name), result))
-    if processes > 1:
-        torch.distributed.barrier()
-    if reader.journal is not None:
-        reader.journal.remove()
+    asked.end()
     return result
-
-
-def _loaded(model: Any, processor: Any, task: str | None) -> tuple[Any, Any, str]:
-    """The model of the class that the task needs, its processor, and the task."""
-    if task is not None and task not in TASKS:
-        raise ValueError(f"task={task!r}{nearest(task, TASKS)}; accepted are {', '.join(TASKS)}")
-    if not isinstance(model, (str, os.PathLike)):
-        if processor is None:
-            raise ValueError("a model that is loaded already needs its processor: give processor")
-        return model, processor, task or _task_of([type(model).__name__], type(model).__name__)
-    source = str(model)
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(source)
-    task = task or _task_of(config.architectures or [], source)
-    model_class = KINDS[task].model_class
-    loaded, info = model_class.from_pretrained(source, output_loading_info=True)
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"{source!r} is of {config.architectures}; task={task!r} evaluates {model_class.__name__}, of which it "
-            f"holds no weights for {len(missing)} tensors ({missing[0]}, ...): train that task first"
-        )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return loaded.to(device).eval(), processor or AutoProcessor.from_pretrained(source), task
-
-
-def _task_of(architectures: list[str], source: str) -> str:
-    by_class = {kind.model_class.__name__: task for task, kind in reversed(KINDS.items()) if task in TASKS}
-    for name in architectures:
-        if name in by_class:
-            return by_class[name]
-    raise ValueError(f"{source!r} is of {architectures or 'no class'}, which no task evaluates: say which, task=...")
-
-
-def _samples(data: Any, task: str, format: str, options: dict[str, Any]) -> tuple[Any, str]:
-    """The samples of a task in an order that follows from what they hold, and what they are in words."""
-    report = f"{len(data)} samples" if hasattr(data, "__len__") and not isinstance(data, str) else "samples"
-    if isinstance(data, (str, os.PathLike)):
-        read = load_data(data, format=format, on_error="skip", **options)
-        read = whole(read, str(data)) if isinstance(read, IterableDataset) else read
-        report = lines_of(read.report)[0]
-        data = in_one_order(read)
-    elif options:
-        raise ValueError(f"{', '.join(options)} are for data that is read from files; these samples are read already")
-    return task_samples(data, KINDS[task]), report
-
-
-def _processes() -> tuple[int, int]:
-    """The number of this process and of all, under torchrun."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo")
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
-def _digest(samples: Any) -> str:
-    """Tells other samples under the same name; the ids of what is read from files are hashes of the media."""
-    found = hashlib.sha256()
-    for place in range(len(samples)):
-        sample = samples[place]
-        found.update(repr([(name, sample.get(name)) for name in ("id", "text", "context_text", "suffix")]).encode())
-    return found.hexdigest()
-
-
-def _mark(source: Any, model: Any) -> list:
-    """Tells other weights under the same name: sizes and times of the files, the commit of the Hub, or the weights of
-    a model that is loaded already."""
-    if not isinstance(source, (str, os.PathLike)):
-        found = hashlib.sha256()
-        for tensor in model.state_dict().values():
-            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return [found.hexdigest()]
-    folder = Path(str(source))
-    if folder.is_dir():
-        found = [(file.name, file.stat()) for file in sorted(folder.glob("*.safetensors"))]
-        return [[name, one.st_size, one.st_mtime_ns] for name, one in found]
-    return [getattr(model.config, "_commit_hash", None)]
 
 
 def _caption_metrics(questions: list[Question]) -> tuple[dict[str, tuple[float, float, float]], list[str]]:

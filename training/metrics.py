@@ -249,10 +249,10 @@ def score_embeddings(embeddings: Embeddings, every: bool = False) -> dict[str, I
     """Recall both ways; `every`: rank, precision and nDCG too."""
     owners = embeddings.picture_of_text
     scores = retrieval_scores(embeddings.images, embeddings.texts, owners)
-    nearest_texts = most_similar_texts(embeddings.images, embeddings.texts).tolist()
-    found_first = scores["i2t_r1"].per_item.tolist()
-    for question, text, score in zip(embeddings.pictures, nearest_texts, found_first, strict=True):
-        question.prediction, question.score = embeddings.captions[text], score
+    taken, similar = (one.tolist() for one in most_similar_texts(embeddings.images, embeddings.texts))
+    is_found = scores["i2t_r1"].per_item.tolist()
+    for question, text, likeness, score in zip(embeddings.pictures, taken, similar, is_found, strict=True):
+        question.prediction, question.confidence, question.score = embeddings.captions[text], likeness, score
     return {
         name: scores[name].interval(owners if name.startswith("t2i") else None)
         for name in (RETRIEVAL if every else RECALLS)

@@ -45,7 +45,7 @@ class Question:
     answers: list[str] = field(default_factory=list)  # of VQA, one for each person
     prediction: str = ""
     score: float = float("nan")  # how right the prediction is, 0 to 1
-    confidence: float = float("nan")  # how sure the model was, 0 to 1
+    confidence: float = float("nan")  # of a class or a token (the geometric mean) its probability; a similarity
     label: Any = None
 
 
@@ -115,6 +115,7 @@ class Reader:
     journal: Any = None
     share: tuple[int, int] = (0, 1)
     progress: bool = False
+    keeps_confidence: bool = False  # of texts, too, which takes the scores of every step
 
     def __post_init__(self):
         if self.on_error not in ("raise", "skip"):
@@ -242,15 +243,32 @@ def generated(model: Any, processor: Any, dataset: Iterable, reader: Reader, **g
     def run(samples: list[Sample]) -> list[Question]:
         asked = [(question, sample) for sample in samples for question in sample.questions()]
         batch = _on(model, reader.collate_prompts([_prompt(*pair) for pair in asked]))
-        written = model.generate(**batch, **generation)
         start = batch["input_ids"].shape[1] if "input_ids" in batch else 1  # without a prompt: bos
+        sure = [float("nan")] * len(asked)
+        if reader.keeps_confidence:
+            output = model.generate(**batch, **generation, return_dict_in_generate=True, output_scores=True)
+            written, sure = output.sequences, _confidences(model, output, start)
+        else:
+            written = model.generate(**batch, **generation)
         texts = processor.batch_decode(written[:, start:], skip_special_tokens=True)
-        for (question, _), text in zip(asked, texts, strict=True):
-            question.prediction = text.strip()
+        for (question, _), text, confidence in zip(asked, texts, sure, strict=True):
+            question.prediction, question.confidence = text.strip(), confidence
         return [question for question, _ in asked]
 
     with answering(model):
         return reader.each(dataset, run)
+
+
+def _confidences(model: Any, output: Any, start: int) -> list[float]:
+    """The geometric mean of the probabilities of each text's tokens, its end among them."""
+    beams = getattr(output, "beam_indices", None)
+    logs = model.compute_transition_scores(output.sequences, output.scores, beams, normalize_logits=True)
+    tokens = output.sequences[:, start : start + logs.shape[1]]
+    ends = torch.as_tensor(model.generation_config.eos_token_id, device=tokens.device).reshape(-1)
+    is_end = torch.isin(tokens, ends).long()
+    is_told = is_end.cumsum(1) - is_end == 0
+    logs = logs[:, : tokens.shape[1]].float().masked_fill(~is_told, 0)
+    return (logs.sum(1) / is_told.sum(1).clamp(min=1)).exp().tolist()
 
 
 def _prompt(question: Question, sample: Sample) -> dict[str, Any]:

@@ -33,7 +33,9 @@ CARD = "README.md"
 # Of a training, not of a model; pickles can run code, and training_args.bin may hold a token.
 _TRAINING = r"trainer_state\.json|global_step.*|last-checkpoint|.*\.(bin|pt|pth|pkl|pickle|ckpt)"
 # They hold texts and small pictures of the data.
-_DATA = r"predictions\.jsonl|bad_samples\.jsonl|report\.html|samples\.png|README\.new\.md"
+_PAGES = r"(report|evaluation|audit)\.html|answers\.\d+\.jsonl"
+_PAGES = r"(report|evaluation|audit)\.html|answers\.\d+\.jsonl"
+_DATA = rf"{_PAGES}|predictions\.jsonl|bad_samples\.jsonl|samples\.png|README\.new\.md"
 _NOT_PUSHED = re.compile(rf"\..*|_.*|checkpoint-\d+|{_TRAINING}|{_DATA}")
 _WEIGHTS = (".safetensors", ".onnx", ".data")  # linked into the copy; everything else is small and copied
 

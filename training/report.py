@@ -5,12 +5,14 @@ It holds texts and small pictures of the evaluation data, and is for those who m
 
 import base64
 import html
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging
 
+from ..evaluation.groups import GroupScores
 from .curves import HOW, metrics_in, save_curves
 from .log import write_log
 from .provenance import settings_of, versions
@@ -24,6 +26,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; marg
 h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
 table { border-collapse: collapse } td, th { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left;
   vertical-align: top; overflow-wrap: anywhere } td.number, th.number { text-align: right; white-space: nowrap }
+.wide { overflow-x: auto } .wide td, .wide th { overflow-wrap: break-word }
+.wide td:first-child { min-width: 6rem } svg line { stroke: currentColor; stroke-width: 2 } svg circle { fill: currentColor }
 img { max-width: 100% } .sample img { width: 96px; display: block } .right { color: #176d2f } .wrong { color: #a32020 }
 pre { white-space: pre-wrap; background: #f6f6f6; padding: .8rem }
 @media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd } td, th { border-color: #444 }
@@ -108,6 +112,61 @@ def evaluation_page(title: str, metrics: Mapping[str, Any], lines: list[dict], t
     )
 
 
+def audit_page(
+    title: str,
+    scores: GroupScores,
+    words: list[str],
+    lines: list[dict],
+    left_out: Mapping[str, str],
+    told: Mapping[str, Any],
+) -> str:
+    """The page of an audit: groups with their intervals, and the answers that were wrong and sure.
+
+    Args:
+        words: whether the worst group is worse. lines: of predictions.jsonl. told: what was evaluated on what.
+    """
+    return html_page(
+        title,
+        [
+            f"<h1>{_escaped(title)}</h1>",
+            _section("Groups", _groups(scores) + "".join(f"<p>{_escaped(line)}</p>" for line in words)),
+            _section("Most sure and wrong", _samples(lines) or "<p>No answer is wrong and has a confidence.</p>"),
+            _section("Left out", _pairs(left_out)),
+            _section("What was evaluated", _pairs(told)),
+            _section("Versions", _pairs(versions())),
+        ],
+    )
+
+
+def _groups(scores: GroupScores) -> str:
+    """A table with a line for each interval, drawn on one scale, and a dot for each value."""
+    bounds = [bound for one in scores.groups for bound in (one.low, one.value, one.high) if not math.isnan(bound)]
+    low, high = min([0.0, *bounds]), max([0.0, *bounds]) or 1.0
+    low, high = (0.0, max(high, 1.0)) if low >= 0 and high <= 1 else (low, high)
+
+    def place(value: float) -> str:
+        return f"{8 + 184 * (value - low) / (high - low):.1f}"
+
+    rows = []
+    for one in scores.groups:
+        is_known = not math.isnan(one.low)
+        line = f'<line x1="{place(one.low)}" x2="{place(one.high)}" y1="9" y2="9"/>' if is_known else ""
+        drawn = f'<svg width="200" height="18">{line}<circle cx="{place(one.value)}" cy="9" r="4"/></svg>'
+        told = f"{number(one.low)} to {number(one.high)}" if is_known else "unknown"
+        small = " <small>too few to judge</small>" if one.is_small else ""
+        rows.append(
+            f'<tr><td>{_escaped(one.name)}{small}</td><td class="number">{number(one.value)}</td>'
+            f'<td class="number">{told}</td><td>{drawn}</td><td class="number">{one.items:,}</td>'
+            f'<td class="number">{one.pictures:,}</td></tr>'
+        )
+    heads = (
+        f'<th class="number">{_escaped(scores.name)}</th><th class="number">95 % interval</th>'
+        f"<th>{number(float(low))} to {number(float(high))}</th>"
+        '<th class="number">items</th><th class="number">pictures</th>'
+    )
+    return f'<div class="wide"><table><tr><th>group</th>{heads}</tr>{"".join(rows)}</table></div>'
+
+
 def _summary(result: Any) -> str:
     steps = max((event.get("step", 0) for event in result.log_history), default=0)
     count = sum(one.numel() for one in result.model.parameters())
@@ -163,8 +222,10 @@ def _samples(lines: list[dict[str, Any]]) -> str:
     asked = any(line.get("prompt") for line in lines)
     rows = [_sample(line, asked) for line in lines]
     prompt = "<th>prompt</th>" if asked else ""
-    head = f"<tr><th></th>{prompt}<th>model</th><th>people</th><th class='number'>score</th></tr>"
-    return f'<table class="sample">{head}{"".join(rows)}</table>' if rows else ""
+    prompt += "<th>group</th>" if any("group" in line for line in lines) else ""
+    sure = "<th class='number'>sure</th>" if any("group" in line for line in lines) else ""
+    head = f"<tr><th></th>{prompt}<th>model</th>{sure}<th>people</th><th class='number'>score</th></tr>"
+    return f'<div class="wide"><table class="sample">{head}{"".join(rows)}</table></div>' if rows else ""
 
 
 def _sample(line: Mapping[str, Any], asked: bool) -> str:
@@ -174,10 +235,12 @@ def _sample(line: Mapping[str, Any], asked: bool) -> str:
     people = "<br>".join(_escaped(text) for text in dict.fromkeys(said))
     score = line.get("score")
     prompt = f"<td>{_escaped(line.get('prompt', ''))}</td>" if asked else ""
+    prompt += f"<td>{_escaped(line['group'])}</td>" if "group" in line else ""
+    sure = f'<td class="number">{line["confidence"]:.2f}</td>' if "group" in line else ""
     colour = "" if score is None else "right" if score >= 0.999 else "wrong" if score < 0.5 else ""
     return (
         f"<tr><td>{shown}<small>{_escaped(line.get('id', ''))}</small></td>{prompt}"
-        f'<td class="{colour}">{_escaped(line.get("prediction", ""))}</td><td>{people}</td>'
+        f'<td class="{colour}">{_escaped(line.get("prediction", ""))}</td>{sure}<td>{people}</td>'
         f'<td class="number">{"" if score is None else f"{score:.2f}"}</td></tr>'
     )
 

@@ -114,17 +114,20 @@ def whole(stream: Any, source: str) -> MMDataset:
     return MMDataset(samples, report, names)
 
 
-def in_one_order(data: MMDataset, identify: str = "bytes") -> MMDataset:
+def in_one_order(data: MMDataset, identify: str = "bytes", apart: str | None = None) -> MMDataset:
     """The same samples, with all texts of a medium in one, in an order that follows from what they hold.
 
     So one set gives one training whatever format it is read from. "id" becomes a hash of the media (of the text where
     there are none). identify: "bytes" hashes what the media hold, "name" their paths within the folder.
+    apart: a column; rows of a medium with other values in it stay samples of their own.
     """
     groups: dict[tuple, list[dict]] = {}
     for number, sample in enumerate(data.samples):
         key = _key(sample, data.root, identify)
         if "context_text" in sample:  # its rows read this text, too: those of another one stay apart
             key = (*key, f"context_text:{sample['context_text']!r}")
+        if apart is not None and key:
+            key = (*key, f"{apart}:{sample.get(apart)!r}")
         groups.setdefault(key or ("", str(number)), []).append(sample)
     samples = []
     for key, found in groups.items():

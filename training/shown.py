@@ -5,7 +5,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +29,26 @@ def save_predictions(
     columns: Mapping[str, str | None],
     folder: str | os.PathLike,
     best: bool = False,
+    *,
+    shown: Mapping[int, str] | None = None,
+    groups: Sequence[str] | None = None,
 ) -> Path:
     """One line for each question: id, prompt, prediction, references, answers, score, confidence; "shown" says
     "worst", "drawn" or (`best`) "best" where the report shows it, with a small picture.
 
     The worst have the lowest scores; the drawn ones are a sample that depends on nothing but the number of questions.
+
+    shown: others in their place. groups: the name of a group for each question, under "group".
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    shown = chosen(questions, best)
+    shown = chosen(questions, best) if shown is None else shown
     path = folder / NAME
     with path.open("w", encoding="utf-8") as file:
         for number, question in enumerate(questions):
             line = {
                 "id": question.id,
+                "group": None if groups is None else groups[number],
                 "prompt": question.text if question.context_text is None else question.context_text,
                 "prediction": question.prediction,
                 "references": question.references,

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import mm
-from mm.training import evaluating
+from mm.training import asking, evaluating
 from mm.training.journal import Journal
 from mm.training.predictions import Question, Sample
 
@@ -110,13 +110,13 @@ def test_a_broken_journal_is_named(tmp_path):
 
 def test_other_data_or_weights_under_the_same_name_do_not_go_on():
     one = [{"id": "a", "text": "what?"}]
-    assert evaluating._digest(one) == evaluating._digest([dict(one[0])])
-    assert evaluating._digest(one) != evaluating._digest([{"id": "b", "text": "what?"}])
+    assert asking._digest(one) == asking._digest([dict(one[0])])
+    assert asking._digest(one) != asking._digest([{"id": "b", "text": "what?"}])
     model = mm.MMForConditionalGeneration.from_pretrained(MODEL)
-    before = evaluating._mark(model, model)
-    assert before == evaluating._mark(model, model)
+    before = asking._mark(model, model)
+    assert before == asking._mark(model, model)
     next(model.parameters()).data.add_(1)
-    assert before != evaluating._mark(model, model)
+    assert before != asking._mark(model, model)
 
 
 def test_two_evaluations_are_compared_on_the_same_questions(data, whole, tmp_path):

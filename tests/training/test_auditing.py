@@ -1,0 +1,110 @@
+"""mm.audit: groups of rows and of pictures, confident errors with their pictures, files, the section of a card."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import mm
+from mm.training import auditing
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = ROOT / "checkpoints" / "mm-tiny"
+PICTURES = ROOT / "examples" / "pictures"
+NAMES = ("bicycle", "camera", "elephant", "rocket")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> Path:
+    """Three colours of each of four drawings, the dark ones with a wrong caption; one picture has a caption of both
+    groups."""
+    folder = tmp_path_factory.mktemp("table")
+    lines = []
+    for name in NAMES:
+        picture = Image.open(PICTURES / f"{name}.png").convert("RGB")
+        for number in range(6):
+            file = f"{name}{number}.png"
+            picture.point(lambda value, by=number: max(0, value - by)).save(folder / file)
+            group = "new" if number >= 3 else "old"
+            lines.append({"image": file, "suffix": "a wrong one" if group == "new" else name, "age": group})
+    lines.append({"image": "camera0.png", "suffix": "a wrong one", "age": "new"})
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    return folder / "rows.jsonl"
+
+
+@pytest.fixture(scope="module")
+def audited(table, tmp_path_factory) -> mm.Audit:
+    return mm.audit(str(MODEL), table, "age", output=tmp_path_factory.mktemp("audit"), progress=False, num_beams=1)
+
+
+def test_each_group_has_its_metric_and_the_worst_is_tested(audited):
+    worst, best = audited.scores.groups
+    assert (worst.name, worst.items, worst.pictures) == ("new", 13, 13) and best.items == 12
+    gap = audited.scores.gap
+    assert gap.worst == "new" and gap.verdict == "worse" and gap.value == pytest.approx(best.value - worst.value)
+    assert "age=new" in str(audited) and "worse" in str(audited)
+
+
+def test_confident_errors_are_wrong_and_sorted(audited):
+    sure = [one.confidence for one in audited.confident]
+    assert sure == sorted(sure, reverse=True) and len(sure) == 8 and 0 < sure[-1] <= sure[0] <= 1
+    assert all(one.score < 0.5 and one.prediction not in one.references for one in audited.confident)
+
+
+def test_files_hold_groups_and_pictures(audited):
+    folder = audited.files[0].parent
+    held = json.loads((folder / "audit.json").read_text())
+    assert held["groups"][0]["name"] == "new" and held["gap"]["verdict"] == "worse" and held["column"] == "age"
+    assert "wrong one" not in json.dumps(held)
+    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == 25 and {line["group"] for line in lines} == {"new", "old"}
+    page = (folder / "audit.html").read_text()
+    assert (
+        page.count("data:image/png;base64,") == 8
+        and page.count("<svg") == 2
+        and "http" not in page.split("</style>")[1]
+    )
+    assert not list(folder.glob("answers.*"))
+
+
+@pytest.mark.parametrize("is_sealed", [True, False])
+def test_the_card_gets_one_section(audited, tmp_path, is_sealed):
+    text = "# A model\n\nWords of its owner.\n\n## Privacy\n\nNone.\n"
+    card = tmp_path / "README.md"
+    card.write_text(auditing.sealed(text) if is_sealed else text)
+    for _ in range(2):
+        auditing._update_card(tmp_path, audited)
+    held = card.read_text()
+    assert held.count("## Groups: chrf by age") == 1 and "| new |" in held and "Words of its owner." in held
+    assert held.index("## Groups") < held.index("## Privacy") and auditing.is_ours(held) == is_sealed
+
+
+def test_classes_are_groups_and_a_list_holds_a_value_for_each_row(processor):
+    torch.manual_seed(0)
+    parts = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"vocab_size": len(processor.tokenizer), "bos_token_id": processor.tokenizer.cls_token_id}
+    config = mm.MMConfig(
+        vision_config={**parts, "image_size": 128, "patch_size": 64},
+        text_config={**parts, **text, "is_causal": False},
+        id2label={0: "cat", 1: "dog"},
+        label2id={"cat": 0, "dog": 1},
+    )
+    model = mm.MMForSequenceClassification(config)
+    samples = [
+        {"image": str(PICTURES / f"{name}.png"), "text": ["one", "two"], "label": [0, 1], "who": ["x", "y"]}
+        for name in NAMES
+    ]
+    by_class = mm.audit(model, samples, "label", processor=processor, progress=False)
+    assert {(one.name, one.items) for one in by_class.scores.groups} == {("cat", 4), ("dog", 4)}
+    by_row = mm.audit(model, samples, "who", processor=processor, progress=False)
+    assert {(one.name, one.items) for one in by_row.scores.groups} == {("x", 4), ("y", 4)}
+    assert by_row.scores.name == "accuracy" and all(one.confidence >= 0.5 for one in by_row.confident)
+
+
+def test_wrong_columns_are_refused_in_words(table):
+    with pytest.raises(ValueError, match="groups='ages'.*age"):
+        mm.audit(str(MODEL), table, "ages", progress=False, num_beams=1, max_new_tokens=1)
+    with pytest.raises(ValueError, match="60 different values"):
+        auditing._few([str(number) for number in range(60)], "age")

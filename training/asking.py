@@ -1,0 +1,189 @@
+"""What `mm evaluate` and `mm audit` share: a model answers somebody's data, and a journal keeps what is answered."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import IterableDataset
+from transformers import AutoProcessor
+
+from ..configuration.settings import nearest
+from ..data.load import format_of, load_data
+from ..processing.collator import MMDataCollator
+from .class_metrics import Interval
+from .journal import Journal
+from .metrics import answer
+from .predictions import Question, Reader
+from .samples import in_one_order, lines_of, whole
+from .tasks import KINDS, task_samples
+
+CARD, JOURNAL = "README.md", "answers.{}.jsonl"
+TASKS = ("caption", "vqa", "retrieval", "classify")
+
+
+@dataclass
+class Asked:
+    """Metrics with their intervals, every question with its prediction and score, and what was asked about what.
+
+    told: for files: task, model, data, settings of the generation.
+    """
+
+    task: str
+    found: dict[str, Interval]
+    questions: list[Question]
+    samples: Any
+    reader: Reader
+    told: dict[str, Any]
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self.reader.share[0] == 0
+
+    def end(self) -> None:
+        """After the files are written: the journal is not needed any more."""
+        if self.reader.share[1] > 1:
+            torch.distributed.barrier()
+        if self.reader.journal is not None:
+            self.reader.journal.remove()
+
+
+def ask(
+    model: Any,
+    data: Any,
+    task: str | None,
+    processor: Any,
+    output: str | os.PathLike | None,
+    format: str,
+    reading: Mapping[str, Any],
+    batch_size: int,
+    resume: bool,
+    progress: bool,
+    *,
+    generation: Mapping[str, Any],
+    apart: str | None = None,
+) -> Asked:
+    """What a model says about every sample of the data. The arguments are those of `mm.evaluate`.
+
+    reading: media, split, annotations, columns of `load_data`. apart: a column; rows of a picture with other values in
+    it stay samples of their own, and how sure the model was of a text is kept.
+    """
+    loaded, processor, task = _loaded(model, processor, task)
+    rank, processes = _processes()
+    options = {key: value for key, value in reading.items() if value is not None}
+    samples, report = _samples(data, task, format, options, apart)
+    reader = Reader(
+        MMDataCollator(processor), batch_size, "skip", share=(rank, processes), progress=progress and rank == 0
+    )
+    reader.keeps_confidence = apart is not None
+    told = {
+        "task": task,
+        "model": name_of(model),
+        "data": str(data) if isinstance(data, (str, os.PathLike)) else report,
+    }
+    told |= {"split": reading.get("split"), "column": apart, **generation}
+    told = {key: value for key, value in told.items() if value is not None}
+    if output is not None:
+        header = {**told, "processes": processes, "samples": _digest(samples), "weights": _mark(model, loaded)}
+        path = Path(output) / JOURNAL.format(rank)
+        if not resume:
+            path.unlink(missing_ok=True)
+        reader.journal = Journal(path, header)
+    names = getattr(samples, "label_names", None) or getattr(getattr(samples, "data", None), "label_names", None)
+    found, questions = answer(task, loaded, processor, samples, reader, names, every=True, **generation)
+    return Asked(task, found, questions, samples, reader, told)
+
+
+def name_of(model: Any) -> str:
+    return str(model) if isinstance(model, (str, os.PathLike)) else type(model).__name__
+
+
+def check_card(folder: str) -> None:
+    """ValueError for a model that is no folder with a card to update."""
+    if not (Path(folder) / CARD).is_file():
+        raise ValueError(f"update_card: {folder} is no folder with a {CARD}; mm train writes one")
+
+
+def _loaded(model: Any, processor: Any, task: str | None) -> tuple[Any, Any, str]:
+    """The model of the class that the task needs, its processor, and the task."""
+    if task is not None and task not in TASKS:
+        raise ValueError(f"task={task!r}{nearest(task, TASKS)}; accepted are {', '.join(TASKS)}")
+    if not isinstance(model, (str, os.PathLike)):
+        if processor is None:
+            raise ValueError("a model that is loaded already needs its processor: give processor")
+        return model, processor, task or _task_of([type(model).__name__], type(model).__name__)
+    source = str(model)
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(source)
+    task = task or _task_of(config.architectures or [], source)
+    model_class = KINDS[task].model_class
+    loaded, info = model_class.from_pretrained(source, output_loading_info=True)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{source!r} is of {config.architectures}; task={task!r} evaluates {model_class.__name__}, of which it "
+            f"holds no weights for {len(missing)} tensors ({missing[0]}, ...): train that task first"
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return loaded.to(device).eval(), processor or AutoProcessor.from_pretrained(source), task
+
+
+def _task_of(architectures: list[str], source: str) -> str:
+    by_class = {kind.model_class.__name__: task for task, kind in reversed(KINDS.items()) if task in TASKS}
+    for name in architectures:
+        if name in by_class:
+            return by_class[name]
+    raise ValueError(f"{source!r} is of {architectures or 'no class'}, which no task evaluates: say which, task=...")
+
+
+def _samples(data: Any, task: str, format: str, options: dict[str, Any], apart: str | None = None) -> tuple[Any, str]:
+    """The samples of a task in an order that follows from what they hold, and what they are in words."""
+    report = f"{len(data)} samples" if hasattr(data, "__len__") and not isinstance(data, str) else "samples"
+    if isinstance(data, (str, os.PathLike)):
+        if apart is not None and "webdataset" not in (format, format_of(data) if format == "auto" else ""):
+            options["group"] = False  # a sample for each row, with its own value in that column
+        read = load_data(data, format=format, on_error="skip", **options)
+        read = whole(read, str(data)) if isinstance(read, IterableDataset) else read
+        report = lines_of(read.report)[0]
+        data = in_one_order(read, apart=apart)
+    elif options:
+        raise ValueError(f"{', '.join(options)} are for data that is read from files; these samples are read already")
+    return task_samples(data, KINDS[task]), report
+
+
+def _processes() -> tuple[int, int]:
+    """The number of this process and of all, under torchrun."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def _digest(samples: Any) -> str:
+    """Tells other samples under the same name; the ids of what is read from files are hashes of the media."""
+    found = hashlib.sha256()
+    for place in range(len(samples)):
+        sample = samples[place]
+        found.update(repr([(name, sample.get(name)) for name in ("id", "text", "context_text", "suffix")]).encode())
+    return found.hexdigest()
+
+
+def _mark(source: Any, model: Any) -> list:
+    """Tells other weights under the same name: sizes and times of the files, the commit of the Hub, or the weights of
+    a model that is loaded already."""
+    if not isinstance(source, (str, os.PathLike)):
+        found = hashlib.sha256()
+        for tensor in model.state_dict().values():
+            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return [found.hexdigest()]
+    folder = Path(str(source))
+    if folder.is_dir():
+        found = [(file.name, file.stat()) for file in sorted(folder.glob("*.safetensors"))]
+        return [[name, one.st_size, one.st_mtime_ns] for name, one in found]
+    return [getattr(model.config, "_commit_hash", None)]
