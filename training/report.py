@@ -27,7 +27,8 @@ h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
 table { border-collapse: collapse } td, th { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left;
   vertical-align: top; overflow-wrap: anywhere } td.number, th.number { text-align: right; white-space: nowrap }
 .wide { overflow-x: auto } .wide td, .wide th { overflow-wrap: break-word }
-.wide td:first-child { min-width: 6rem } svg line { stroke: currentColor; stroke-width: 2 } svg circle { fill: currentColor }
+.wide td:first-child { min-width: 6rem } svg line { stroke: currentColor;
+  stroke-width: 2 } svg circle { fill: currentColor }
 img { max-width: 100% } .sample img { width: 96px; display: block } .right { color: #176d2f } .wrong { color: #a32020 }
 pre { white-space: pre-wrap; background: #f6f6f6; padding: .8rem }
 @media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd } td, th { border-color: #444 }
