@@ -166,6 +166,18 @@ def test_a_right_pair_that_gets_more_similar_makes_nothing_worse(case, ties):
 
 
 @few
+@given(cases(), st.sampled_from(["average", "worst"]))
+def test_another_right_pair_never_makes_the_first_one_come_later(case, ties):
+    similarity, owner = case
+    more = [[*owner[0], (owner[0][0] + 1) % len(similarity)], *owner[1:]]
+    before, after = (similarity_scores(similarity, one, ties=ties) for one in (owner, more))
+    for way in ("i2t", "t2i"):
+        for name, sign in ((f"{way}_r1", 1), (f"{way}_r5", 1), (f"{way}_medr", -1)):
+            old, new = before[name].per_item, after[name].per_item
+            assert (sign * (new - old)[~np.isnan(old)] >= -1e-12).all()
+
+
+@few
 @given(cases())
 def test_every_query_twice_has_the_same_metrics(case):
     similarity, owner = case
