@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from .training.recipe import train
     from .training.report import write_report
     from .training.run import TrainResult
+    from .training.tower_features import store_features
     from .training.trainer import MMTrainer
     from .training.verify import verify, write_manifest
 
@@ -158,6 +159,7 @@ __all__ = [
     "plot_explanation",
     "push_to_hub",
     "spelled",
+    "store_features",
     "train",
     "verify",
     "word_timestamps",
@@ -190,6 +192,7 @@ _LATER = {
     "load_data": "data.load",
     "plot_explanation": "explaining.plot",
     "push_to_hub": "training.publish",
+    "store_features": "training.tower_features",
     "train": "training.recipe",
     "verify": "training.verify",
     "word_timestamps": "explaining.timestamps",

@@ -30,6 +30,7 @@ from .batches import (
 from .call_options import check_choice
 from .columns import check_columns, check_nothing_lost, check_spelling, renamed, unknown_columns
 from .epochs import Asked, Passes, warn_of_no_labels, who_asks
+from .feature_store import FeatureStore, check_whole_pictures
 from .images.limits import ON_ERROR, MediaDecodeError
 from .masking import mask_patches, mask_tokens
 from .media import KEYS, blank_media, media_tensors, read_media
@@ -37,6 +38,7 @@ from .pairing import Samples, pair_samples
 from .processor import MMProcessor
 from .sample_seeds import Draws, sample_names, sample_rng  # noqa: F401  found here by callers of `augment`
 
+MEDIA_VALUES = (*KEYS.values(), "visual_embeds")
 SAMPLE_COLUMNS = (*(name for own in MEDIA_OF.values() for name in own), "text", "suffix", "context_text", "label")
 
 
@@ -85,6 +87,7 @@ class MMDataCollator:
         mim_ratio: mask this share of the patches of each picture: bool_masked_pos (B[, N], L). patch_size: of the
             tower.
         mode: "train", or "generate": only prompts, left-padded, without labels, ready for generate().
+        features: of `mm.store_features`; batches of training hold visual_embeds out of it in place of pixel_values.
         columns: names of other columns, {"caption": "suffix"} or webdataset's {"jpg": "image", "txt": "suffix"}. None
             ignores a column. A column like "caption" raises an error if nothing makes labels.
 
@@ -110,6 +113,7 @@ class MMDataCollator:
     patch_size: int | None = None
     mode: str = "train"
     columns: Mapping[str, str | None] | None = None
+    features: FeatureStore | None = None
 
     def __post_init__(self):
         check_choice("padding_side", self.padding_side, ("left", "right"))
@@ -128,6 +132,8 @@ class MMDataCollator:
         if self.mim_ratio and self.patch_size is None:
             raise ValueError(f"mim_ratio={self.mim_ratio} hides patches; say patch_size, the vision tower's")
         self._augmentation = MediaAugmentation(self.processor, self.augment)
+        if self.features is not None:
+            check_whole_pictures(self._augmentation.pictures is not None, self.mim_ratio)
         self._renaming = check_columns(self.columns, (*SAMPLE_COLUMNS, "id"))
         self._passes = Passes()
 
@@ -174,7 +180,7 @@ class MMDataCollator:
             batch = self._hidden(batch, rows, contexts, draws)
         elif caller.task == "evaluate":
             warn_of_no_labels()
-        pairs = "input_ids" in batch and not set(KEYS.values()).isdisjoint(batch)
+        pairs = "input_ids" in batch and not set(MEDIA_VALUES).isdisjoint(batch)
         if self.return_loss or (caller.needs_return_loss and pairs):
             if "labels" in batch:
                 batch["lm_targets"] = batch.pop("labels")
@@ -240,7 +246,9 @@ class MMDataCollator:
         wanted = [name for name, own in MEDIA_OF.items() if set(own) & set().union(*samples)]
         contexts = [draws.names[keys.index(key)] for key in held]
         found = {name: [read[key] for key in held] for name, read in media.items()}
-        batch |= self._media(found, wanted, bool(fields), self._augmentation.clip_rngs(contexts, "sounds", draws))
+        batch |= self._media(
+            found, wanted, bool(fields), self._augmentation.clip_rngs(contexts, "sounds", draws), draws
+        )
         if paired is not None:
             place = {key: number for number, key in enumerate(held)}
             batch |= self._index(batch, [place[keys[index]] for index in kept], len(held), counts, paired)
@@ -295,6 +303,8 @@ class MMDataCollator:
                     index: self._augmentation.view(draws.rng(draws.names[index]), told[key])
                     for key, index in firsts.items()
                 }
+            if self.features is not None and draws.augments and name == "images":
+                views = dict.fromkeys(range(len(wanted)), self.features.view)
             options = {"rngs": rngs, "on_fault": self.on_fault, "views": views}
             read = read_media(self.processor, name, wanted, self.on_error, **options)
             for key, index in firsts.items() if changes and views is None else ():
@@ -319,7 +329,7 @@ class MMDataCollator:
         )
 
     def _media(
-        self, media: dict[str, list[list]], wanted: list[str], has_rows: bool, rngs: Any
+        self, media: dict[str, list[list]], wanted: list[str], has_rows: bool, rngs: Any, draws: Draws
     ) -> dict[str, torch.Tensor]:
         """The tensors of the media of each context, masked blanks for the modalities that the batch has none of.
 
@@ -331,17 +341,20 @@ class MMDataCollator:
         if not found and not has_rows:
             raise ValueError("the samples hold no texts, images, videos or sounds that can be read")
         batch = {}
+        stored = {} if self.features is None or not draws.augments else {"images": self.features}
         for name, held in found.items():
-            batch |= media_tensors(self.processor, name, held, rngs)
+            store = stored.get(name)
+            batch |= media_tensors(self.processor, name, held, rngs) if store is None else store.tensors(held)
         rows = len(next(iter(media.values()))) if found else 1
         for name in wanted or ["images"]:
             if self.blank_media and has_rows and name not in found:
-                batch |= blank_media(self.processor, name, rows)
+                store = stored.get(name)
+                batch |= blank_media(self.processor, name, rows) if store is None else store.blank(rows)
         return batch
 
     def _index(self, batch: dict, media: list[int], held: int, counts: list[int], paired: Samples) -> dict:
         """media_index or context_index, where it is not 0..B-1; `media`: the row of its media for each sample."""
-        rows = next((len(batch[key]) for key in KEYS.values() if key in batch), 0)
+        rows = next((len(batch[key]) for key in MEDIA_VALUES if key in batch), 0)
         if not rows:
             return {}
         name, times = "context_index", counts

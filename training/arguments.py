@@ -69,6 +69,9 @@ class DataArguments:
     streaming: bool = described(False, "read shards or a data set as a stream, in the order of its files")
     max_length: int | None = described(None, "cut texts at this number of tokens; None: the model's own limit")
     augment: str | None = described(None, "saved: the augmentation settings of the processor")
+    feature_cache: str | None = described(
+        None, "folder that keeps what a frozen image tower makes of each picture, computed once; needs freeze: vision"
+    )
 
     def __post_init__(self):
         self.columns = as_dict("columns", self.columns)

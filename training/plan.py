@@ -62,10 +62,10 @@ class Plan:
         named = {"weights": held.weights, "optimizer": held.optimizer}
         named |= {"average of weights": held.average} if held.average else {}
         named |= {"gradients and activations": held.step, "gradients alone": held.gradients}
-        told = ", ".join(f"{name} {_bytes(size)}" for name, size in named.items())
+        told = ", ".join(f"{name} {in_bytes(size)}" for name, size in named.items())
         guess = "" if held.known_optimizer else " (the optimizer's state as AdamW's)"
         return [
-            f"memory of a step on {self.device}: {_bytes(held.total)} of tensors{guess}; processes took 10 to 50 % "
+            f"memory of a step on {self.device}: {in_bytes(held.total)} of tensors{guess}; processes took 10 to 50 % "
             "more where it was measured",
             f"  {told}",
         ]
@@ -221,7 +221,7 @@ def _share(own: int, count: int) -> str:
     return "trained" if own == count else "frozen" if not own else f"{own:,} trained"
 
 
-def _bytes(size: float) -> str:
+def in_bytes(size: float) -> str:
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

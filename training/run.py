@@ -25,6 +25,7 @@ from .plan import describe_plan
 from .report import write_report
 from .samples import RunData, read_samples
 from .start import Start, load_teacher, start
+from .stored import check_feature_cache, planned, stored_features
 from .task_trainer import DistillTrainer, TaskTrainer
 from .tasks import KINDS, TaskSamples, task_samples, with_columns
 from .verify import write_manifest
@@ -78,6 +79,7 @@ def train(arguments: RunArguments, say: Say = print) -> TrainResult:
         say(line)
     if data.eval is not None and arguments.data.on_error == "skip":
         data.eval = _readable(data, begun, arguments, say)
+    check_feature_cache(arguments, data, begun)
     trainer, faults = build_trainer(arguments, data, begun)
     result = TrainResult(
         str(training.output_dir), arguments.task, begun.model, begun.processor, data_report=data.report,
@@ -86,6 +88,8 @@ def train(arguments: RunArguments, say: Say = print) -> TrainResult:
     if training.dry_run:
         _say_plan(trainer, begun, arguments, say)
         return result
+    if arguments.data.feature_cache:
+        stored_features(arguments, trainer, begun, say)
     trainer.train(resume_from_checkpoint=True if training.resume else training.resume_from_checkpoint)
     if trainer.is_told_to_end:
         result.log_history, result.is_stopped = list(trainer.state.log_history), True
@@ -108,7 +112,7 @@ def _say_plan(trainer: TaskTrainer, begun: Start, arguments: RunArguments, say: 
     collator: Any = trainer.data_collator
     data = trainer.train_dataset, trainer.eval_dataset
     plan = describe_plan(begun.model, begun.processor, arguments, *data, collator=collator)
-    for line in str(plan).splitlines():
+    for line in [*str(plan).splitlines(), *planned(arguments, trainer, begun)]:
         say(line)
     if arguments.training.should_save and plan.seen:
         sheet = Path(str(arguments.training.output_dir)) / SHEET

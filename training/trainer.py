@@ -29,6 +29,7 @@ from .checkpoints import (
 from .ending import EndWhenTold, outlive_sigterm
 from .pushes import PushingTrainer
 from .streams import NAME, StreamPlace, stream_loader
+from .tower_features import autocast_dtype, check_collator
 from .verify import write_manifest
 
 logger = logging.get_logger(__name__)
@@ -75,6 +76,7 @@ class MMTrainer(PushingTrainer):
         self.add_callback(self._place)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
+        check_collator(self.data_collator, self.model, autocast_dtype(self.args))
         output = Path(str(self.args.output_dir))
         held = None
         if self.args.should_save:

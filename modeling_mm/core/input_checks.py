@@ -219,7 +219,7 @@ class MediaItems(NamedTuple):
     kind: "image", "video", "audio", or "text" for the states of a text encoder.
     present: bool (B, N), of videos (B, N, F) until their frames are joined: which are present; None: all.
     mask: bool (B, N, ...), the real part of each item (patches, audio frames, then tokens); None: everything.
-    pooled: (B, N[, F], Dv), the tower's own vector; None: it has none.
+    pooled: (B, N[, F], Dv), the tower's own vector; None: it has none (or, of ready items, it was not given).
     output: the tower's own output.
     hidden_patches: bool (B, N, L), the patches that the tower's mask token replaces.
     is_ready: whether values are a tower's output already.
@@ -242,15 +242,17 @@ MEDIA_INPUTS: dict[str, MediaInput] = {
     for note in getattr(kind, "__metadata__", ())
     if isinstance(note, MediaInput)
 }
+POOLED = "visual_pooler_output"  # beside visual_embeds
 _KINDS = {
     **{what.mask: what.kind for what in MEDIA_INPUTS.values()},
     **{name: what.kind for name, what in MEDIA_INPUTS.items()},
+    POOLED: "image",
 }
 # What a mask or an index is about: one of these is given beside it.
 _OWNERS = {
     what.mask: [name for name, other in MEDIA_INPUTS.items() if other.mask == what.mask]
     for what in MEDIA_INPUTS.values()
-} | {"context_attention_mask": ["context_input_ids"], "media_index": ["context_input_ids"]}
+} | {"context_attention_mask": ["context_input_ids"], "media_index": ["context_input_ids"], POOLED: ["visual_embeds"]}
 
 
 def check_media(
@@ -278,6 +280,8 @@ def check_media(
             items = _in_slots(config, name, what, given[name])
             if what.mask in given:
                 items = _with_mask(items, what, given[what.mask])
+            if what.is_ready and POOLED in given:
+                items = items._replace(pooled=_pooled_in_slots(items, given[POOLED]))
             found.append(items._replace(hidden_patches=hidden_patches if name == "pixel_values" else None))
     return found
 
@@ -307,6 +311,19 @@ def _in_slots(config: MMConfig, name: str, what: MediaInput, values: torch.Tenso
         raise ValueError(f"{name} hold NaN or infinite values")
     one_each = dims > 0 and values.ndim == dims + 1
     return MediaItems(values[:, None] if one_each else values, what.kind, is_ready=what.is_ready)
+
+
+def _pooled_in_slots(items: MediaItems, pooled: torch.Tensor) -> torch.Tensor:
+    """The pooled vectors (B, N, Dv) of ready items; a single item may come without its dimension."""
+    check_tensors(**{POOLED: pooled})
+    batch, slots, _, width = items.values.shape
+    shapes = [(batch, slots, width), *([(batch, width)] if slots == 1 else [])]
+    if tuple(pooled.shape) not in shapes or not pooled.is_floating_point():
+        raise ValueError(
+            f"{POOLED} must be float {shapes[-1]}, a vector for each picture of visual_embeds; got {pooled.dtype} "
+            f"{tuple(pooled.shape)}"
+        )
+    return pooled.reshape(batch, slots, width)
 
 
 def _with_mask(items: MediaItems, what: MediaInput, mask: torch.Tensor) -> MediaItems:

@@ -53,6 +53,7 @@ class MediaInputs(TypedDict, total=False):
     pixel_attention_mask: bool per picture (B[, N]), True for each one present, or per patch (B[, N], rows, columns),
         real patches a rectangle at the top left; None: all are real.
     visual_embeds: float (B[, N], S, Dv), ready tower output instead of pixel_values; a mask may be per token.
+    visual_pooler_output: float (B[, N], Dv), beside visual_embeds: the tower's own vectors; None: the mean of tokens.
     pixel_values_videos: float (B[, N], F, C, H, W); video_attention_mask: bool (B[, N], F), the real frames.
     input_features: float (B, N, ...), N clips and then what the audio tower takes; input_features_mask: bool (B, N),
         or (B, N, frames) where the tower can leave out frames.
@@ -72,6 +73,7 @@ class MediaInputs(TypedDict, total=False):
         torch.Tensor | None,
         MediaInput("image", "picture", ("S", "Dv"), "pixel_attention_mask", 1, _TOKENS, is_ready=True),
     ]
+    visual_pooler_output: torch.Tensor | None
     pixel_values_videos: Annotated[
         torch.Tensor | None, MediaInput("video", "frame", ("F", "C", "height", "width"), "video_attention_mask")
     ]

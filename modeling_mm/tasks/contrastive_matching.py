@@ -125,12 +125,14 @@ class MMMatchingModel(MMHead):
         vision = self.config.vision_config
         if self.itc_head is None or media.get("visual_embeds") is None or self.pools_latents("vision"):
             return
+        if media.get("visual_pooler_output") is not None:
+            return
         is_own = isinstance(vision, MMVisionConfig | MMConvConfig)
         is_normed_after = isinstance(vision, MMVisionConfig) and vision.final_norm == "pooled"
         if not is_own or vision.pooler != "mean" or is_normed_after:
             raise ValueError(
                 "visual_embeds hold tokens and no pooled vector, from which embeddings are computed; "
-                "pass pixel_values, or "
+                "pass visual_pooler_output too, or pixel_values, or "
                 "encoder_outputs of encode_context(), or set vision_config.pooler='mean' (and final_norm='all')"
             )
 

@@ -48,8 +48,8 @@ def run_tower(tower: Any, items: MediaItems, layer: int = -1, strategy: str = "f
     Args:
         items: values are the tower's main input, cast to its dtype here; a mask inside each item is bool
             (..., rows, columns) of patches, for MM's own ViT, or (..., frames) of audio, for towers that can compute
-            the number of tokens from the number of frames. Ready tower output passes; its pooled vector is the mean of
-            its tokens.
+            the number of tokens from the number of frames. Ready tower output passes; without a pooled vector
+            the mean of its tokens is one.
         layer: which of the tower's hidden states is read; -1: its last_hidden_state.
         strategy: "default" drops the first token.
         settings: passed on where the tower's forward has them (`interpolate_pos_encoding`, ...), and those of STATES.
@@ -129,11 +129,12 @@ def placed_items(values: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
 
 
 def _ready(items: MediaItems, dtype: torch.dtype) -> MediaItems:
-    """Ready tower output as if the tower had just given it; its pooled vector is the mean of its tokens."""
+    """Ready tower output as if the tower had just given it; without a pooled vector the mean of its tokens is one."""
     tokens, mask = items.values.to(dtype), items.mask
     if mask is None and items.present is not None:
         mask = items.present[..., None].expand(tokens.shape[:3])
-    return items._replace(values=tokens, mask=mask, pooled=masked_mean(tokens, mask, dim=2))
+    pooled = masked_mean(tokens, mask, dim=2) if items.pooled is None else items.pooled.to(dtype)
+    return items._replace(values=tokens, mask=mask, pooled=pooled)
 
 
 # ---- one run: what goes in, what comes out -------------------------------------------------------------------------
