@@ -99,25 +99,9 @@ def read_media(
     load, options = _picture_loader(processor.image_processor, image_options)
     options["allow_urls"] = allow_urls
     if name == "videos":
-        frames = frame_settings(processor, num_frames, frame_sampling)
-        check_frame_settings(*frames)
-        check_jitter(processor.frame_jitter)
-        if frame_sampling not in (None, "uniform") and any(is_frames(film) for row in sources for film in row):
-            logger.warning(
-                "frame_sampling=%r: frames that are given have no times; at most num_frames=%d are taken evenly",
-                frame_sampling,
-                frames[0],
-            )
-        load = partial(load_video, load=load, num_frames=frames[0], frame_sampling=frames[1], **limits)
-        load = partial(load, frame_jitter=processor.frame_jitter)
-        load = load if do_sample_frames else partial(given_frames, load=load.keywords["load"])
+        load = _video_loader(processor, sources, load, num_frames, frame_sampling, do_sample_frames, limits)
     elif name == "audio":
-        rate = processor.feature_extractor.sampling_rate if any(sources) else 0
-        if sampling_rate is None and any(lacks_rate(sound) for sample in sources for sound in sample):
-            logger.warning("sampling_rate was not given: arrays of sound are read as %d samples a second", rate)
-        told = rate if sampling_rate is None else sampling_rate
-        load = partial(load_sound, sampling_rate=rate, source_rate=told, **limits)
-        options = {"allow_urls": allow_urls}
+        load, options = _sound_loader(processor, sources, sampling_rate, limits), {"allow_urls": allow_urls}
     reader, read = PictureReader(on_error, **options), []
     for sample, entries in enumerate(sources):
         own = partial(load, rng=rngs[sample]) if rngs is not None and name == "videos" else load
@@ -130,6 +114,42 @@ def read_media(
             for fault in reader.faults:
                 on_fault(fault)
     return read
+
+
+def _video_loader(
+    processor: Any,
+    sources: list[list],
+    load: Callable[..., Image.Image],
+    num_frames: int | None,
+    frame_sampling: str | float | None,
+    do_sample_frames: bool,
+    limits: dict[str, float],
+) -> Callable[..., Any]:
+    """What reads the frames of one video, each by `load`."""
+    number, sampling = frame_settings(processor, num_frames, frame_sampling)
+    check_frame_settings(number, sampling)
+    check_jitter(processor.frame_jitter)
+    if frame_sampling not in (None, "uniform") and any(is_frames(film) for row in sources for film in row):
+        logger.warning(
+            "frame_sampling=%r: frames that are given have no times; at most num_frames=%d are taken evenly",
+            frame_sampling,
+            number,
+        )
+    if not do_sample_frames:
+        return partial(given_frames, load=load)
+    settings = {"num_frames": number, "frame_sampling": sampling, "frame_jitter": processor.frame_jitter}
+    return partial(load_video, load=load, **settings, **limits)
+
+
+def _sound_loader(
+    processor: Any, sources: list[list], sampling_rate: int | None, limits: dict[str, float]
+) -> Callable[..., Any]:
+    """What reads one sound, at the feature extractor's rate."""
+    rate = processor.feature_extractor.sampling_rate if any(sources) else 0
+    if sampling_rate is None and any(lacks_rate(sound) for sample in sources for sound in sample):
+        logger.warning("sampling_rate was not given: arrays of sound are read as %d samples a second", rate)
+    told = rate if sampling_rate is None else sampling_rate
+    return partial(load_sound, sampling_rate=rate, source_rate=told, **limits)
 
 
 def frame_settings(

@@ -133,11 +133,6 @@ class MMCache(EncoderDecoderCache):
         self.is_updated[layer] = True
         return states
 
-    def note_text(self, words: torch.Tensor | None, mask: torch.Tensor | None, past: int) -> None:
-        """Keeps what a call read. Of a cache that may be compiled generate() keeps it, outside of the graph."""
-        if words is not None and not self.is_compileable and not torch.compiler.is_compiling():
-            held_text(self).add(words, mask, past)
-
     def hold_text(self, held: "HeldText") -> "HeldText":
         """Replaces what the cache was filled with."""
         setattr(self.self_attention_cache, _HELD, held)
@@ -236,9 +231,12 @@ class MMCache(EncoderDecoderCache):
 
 @dataclass(eq=False)
 class HeldText:
-    """parts: the ids (R, n) or embeddings (R, n, D) of each call, in order. mask: (R, >= held tokens); None: all real.
+    """Each call adds what it read; of a cache that may be compiled generate() does it, outside of the graph.
+
+    parts: the ids (R, n) or embeddings (R, n, D) of each call, in order. mask: (R, >= held tokens); None: all real.
     fingerprint: of the context, "" for none; None: not known. weights: of `weights_mark`; None: not known.
-    beams: whether the rows are beams, which are not in the order of the texts that were written."""
+    beams: whether the rows are beams, which are not in the order of the texts that were written.
+    """
 
     parts: list[torch.Tensor] = field(default_factory=list)
     length: int = 0  # of all parts, so that a decode step does not count them

@@ -133,19 +133,15 @@ class MMRanking:
         _reject("rank_answers", media, _CONTEXT)
         check_candidates(self.config, candidate_ids, candidate_attention_mask)
         _check_settings(normalize, top_k, batch_size, prefix_trie, len(candidate_ids))
-        text, read_values = self.config.text_config, self.config.check_inputs
         real = _real("candidate_attention_mask", candidate_ids, candidate_attention_mask)
         if input_ids is not None:
-            check_text(text, input_ids, None, attention_mask, read_values=read_values)
+            check_text(self.config.text_config, input_ids, None, attention_mask, read_values=self.config.check_inputs)
         elif attention_mask is not None:
-            raise ValueError(
-                "attention_mask was given without input_ids; it says which tokens of the prompts are real"
-            )
+            raise ValueError("attention_mask was given without input_ids: it says which of their tokens are real")
         context = self._context(encoder_outputs, media)
         if input_ids is None:
             input_ids = self._bos_prompts(context, context_index)
         seen = _real("attention_mask", input_ids, attention_mask)
-
         places = torch.argsort((~real).to(torch.uint8), dim=1, stable=True)  # real tokens first, order kept
         answers, real = candidate_ids.gather(1, places), real.gather(1, places)
         sizes = batch_size, prefix_trie

@@ -15,7 +15,7 @@ from transformers.utils.output_capturing import OutputRecorder
 from ...configuration.text import MMTextConfig
 from ..core.attention import MM_TRITON, CallConfig, MMAttention, build_norm, kernels_run
 from ..core.base import MMPreTrainedModel
-from ..core.cache import MMCache
+from ..core.cache import MMCache, held_text
 from ..core.context_rows import NOTHING, MMReading, MMRows, as_keys, as_mask, columns_of
 from ..core.input_checks import check_memory, check_positions, check_text
 from ..core.inputs_outputs import MMKwargs, MMModelOutput, capture_when_asked, reject_unknown
@@ -188,16 +188,13 @@ class MMTextModel(MMPreTrainedModel):
         reject_unknown(kwargs, _FORWARD)
         has_past, text = past_key_values is not None, (attention_mask, position_ids, token_type_ids)
         check_text(self.config, input_ids, inputs_embeds, *text, has_past=has_past, read_values=False)
-        words = input_ids if inputs_embeds is None else inputs_embeds
-        inputs_embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        embeds: torch.Tensor = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         call = CallConfig(self.config, kwargs.get("output_attentions"), is_causal)
-        plan = self._plan(call, inputs_embeds, attention_mask, position_ids, past_key_values, use_cache, prefix)
-        if plan.cache is not None:
-            plan.cache.note_text(words, attention_mask, plan.past)
-        reading = self._reading(
-            plan, inputs_embeds, rows, encoder_hidden_states, encoder_attention_mask, context_ranges
-        )
-        hidden_states = self._embed(inputs_embeds, plan.position_ids, token_type_ids, plan.cache is not None)
+        plan = self._plan(call, embeds, attention_mask, position_ids, past_key_values, use_cache, prefix)
+        if plan.cache is not None and not plan.cache.is_compileable and not torch.compiler.is_compiling():
+            held_text(plan.cache).add(embeds if input_ids is None else input_ids, attention_mask, plan.past)
+        reading = self._reading(plan, embeds, rows, encoder_hidden_states, encoder_attention_mask, context_ranges)
+        hidden_states = self._embed(embeds, plan.position_ids, token_type_ids, plan.cache is not None)
         if prefix is not None:
             hidden_states, plan = self._with_prefix(plan, prefix, hidden_states, attention_mask)
         for layer in self.layers:
