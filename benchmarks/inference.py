@@ -1,0 +1,255 @@
+"""Inference beside transformers' classes, of the same weights: writing, answering, comparing pictures with texts.
+
+    OMP_NUM_THREADS=2 python benchmarks/inference.py --log benchmarks/logs/inference.txt
+    python benchmarks/inference.py blip siglip          # some models
+    python benchmarks/inference.py --quick              # models of medium size, at least half of each wanted ratio
+
+Each peer is built from its config class with random weights, saved, and read by `mm.convert`. Tokens, or embeddings to
+1e-5, are equal before anything is timed. New tokens are 20 (answers: 6): the end is forbidden until then. "decoding" is
+generate() from an encoded context, against the peer's text decoder from outputs of its vision tower.
+
+--quick has models of a quarter of the width and a third of the layers, so its ratios are not those of the table.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import harness
+import torch
+import transformers
+from torch import nn
+
+import mm
+
+BEAM_TOKENS, ANSWER_TOKENS = 20, 6
+MEDIUM = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 4}
+
+
+@dataclass
+class Row:
+    """One line of the table: two ways to the same tensor."""
+
+    work: str
+    ours: Callable[[], torch.Tensor]
+    peer: Callable[[], torch.Tensor]
+    wanted: float
+    atol: float = 0.0  # 0: tokens
+
+
+# -- models -----------------------------------------------------------------------------------------------------------
+
+
+def drawn(peer: Any) -> Any:
+    """The peer in eval mode with random weights under which pictures and earlier tokens decide the next one."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in peer.named_parameters():
+            if "norm" in name.lower() or "ln_" in name:
+                weight.copy_(float(name.endswith("weight")) + 0.1 * torch.randn(weight.shape, generator=generator))
+            elif "logit_" not in name:
+                weight.copy_(spread(name, weight) * torch.randn(weight.shape, generator=generator))
+    return peer.eval()
+
+
+def spread(name: str, weight: torch.Tensor) -> float:
+    if weight.ndim == 1:
+        return 0.02
+    if "embed" in name or "wte" in name or "wpe" in name:
+        return 0.05 if weight.ndim < 4 else weight[0].numel() ** -0.5
+    return 0.7 * weight[0].numel() ** -0.5
+
+
+def converted(peer: nn.Module) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        peer.save_pretrained(folder)  # type: ignore[operator]
+        return mm.convert(folder).model.eval()
+
+
+def pictures(batch: int, size: int) -> torch.Tensor:
+    """float (B, 3, size, size): random fields of colour."""
+    fields = torch.randn(batch, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    return nn.functional.interpolate(fields, size=(size, size))
+
+
+def words(rows: int, length: int, least: int = 1000) -> torch.Tensor:
+    return torch.randint(least, least + 900, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+def search(beams: int, tokens: int = BEAM_TOKENS) -> dict[str, Any]:
+    return {"num_beams": beams, "min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False}
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def blip(quick: bool) -> Iterator[Row]:
+    size = 192 if quick else 384
+    sizes = MEDIUM if quick else {}
+    config = transformers.BlipConfig(vision_config={"image_size": size, **sizes}, text_config=sizes)
+    peer = drawn(transformers.BlipForConditionalGeneration(config))
+    model, text = converted(peer), config.text_config
+    ends = {"eos_token_id": text.sep_token_id, "pad_token_id": text.pad_token_id}
+    for batch, beams, whole, decoding in ((8, 5, 3.6, 6.0), (2, 5, 2.2, 2.6), (4, 1, 1.35, 0), (8, 1, 1.35, 0)):
+        pixels, ids = pictures(batch, size), torch.full((batch, 1), text.bos_token_id)
+        name, settings = f"BLIP, {'greedy' if beams == 1 else f'{beams} beams'}, batch {batch}", search(beams)
+        yield Row(
+            name,
+            lambda: model.generate(pixel_values=pixels, input_ids=ids, **settings),
+            lambda: peer.generate(pixel_values=pixels, **settings),
+            whole,
+        )
+        if decoding:
+            context = model.encode_context(pixel_values=pixels)
+            states = peer.vision_model(pixels).last_hidden_state
+            mask = torch.ones(states.shape[:2], dtype=torch.long)
+            given = {"encoder_hidden_states": states, "encoder_attention_mask": mask, "attention_mask": None, **ends}
+            yield Row(
+                f"{name}, decoding",
+                lambda: model.generate(encoder_outputs=context, input_ids=ids, **settings),
+                lambda: peer.text_decoder.generate(input_ids=ids, **given, **settings),
+                decoding,
+            )
+
+
+def git(quick: bool) -> Iterator[Row]:
+    sizes = MEDIUM if quick else {}
+    config = transformers.GitConfig(vision_config={**sizes}, **sizes)
+    peer = drawn(transformers.GitForCausalLM(config))
+    model = converted(peer)
+    for batch, beams, wanted in ((4, 4, 4.0), (2, 4, 2.8), (4, 1, 1.2)):
+        pixels, ids = pictures(batch, 224), torch.full((batch, 1), config.bos_token_id)
+        settings = search(beams)
+        yield Row(
+            f"GIT, {'greedy' if beams == 1 else f'{beams} beams'}, batch {batch}",
+            lambda: model.generate(pixel_values=pixels, input_ids=ids, **settings),
+            lambda: peer.generate(pixel_values=pixels, input_ids=ids, **settings),
+            wanted,
+        )
+
+
+def vit_gpt2(quick: bool) -> Iterator[Row]:
+    sizes = MEDIUM if quick else {}
+    small = {"n_embd": 192, "n_layer": 4, "n_head": 4} if quick else {}
+    ends = {"bos_token_id": 50256, "eos_token_id": 50256}
+    decoder = transformers.GPT2Config(is_decoder=True, add_cross_attention=True, **small, **ends)
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+        transformers.ViTConfig(**sizes), decoder, decoder_start_token_id=50256, pad_token_id=50256, eos_token_id=50256
+    )
+    peer = drawn(transformers.VisionEncoderDecoderModel(config=config))
+    peer.generation_config.update(decoder_start_token_id=50256, pad_token_id=50256, eos_token_id=50256)
+    model = converted(peer)
+    pixels = pictures(4, 224)
+    for beams, wanted in ((4, 2.2), (1, 1.2)):
+        settings = search(beams)
+        yield Row(
+            f"ViT-GPT2, {'greedy' if beams == 1 else f'{beams} beams'}, batch 4",
+            lambda: model.generate(pixel_values=pixels, **settings),
+            lambda: peer.generate(pixel_values=pixels, **settings),
+            wanted,
+        )
+
+
+def vqa(quick: bool) -> Iterator[Row]:
+    size = 192 if quick else 384
+    sizes = MEDIUM if quick else {}
+    config = transformers.BlipConfig(vision_config={"image_size": size, **sizes}, text_config=sizes)
+    peer = drawn(transformers.BlipForQuestionAnswering(config))
+    model, pixels, questions = converted(peer), pictures(1, size), words(16, 12)
+    settings = search(1, ANSWER_TOKENS)
+    yield Row(
+        "BLIP-VQA, 16 questions about one picture",
+        lambda: model.generate(pixel_values=pixels, context_input_ids=questions, **settings),
+        lambda: peer.generate(pixel_values=pixels.expand(16, -1, -1, -1), input_ids=questions, **settings),
+        7.5,
+    )
+
+
+def pooled(output: Any) -> torch.Tensor:
+    return output if isinstance(output, torch.Tensor) else output.pooler_output
+
+
+def clip(quick: bool) -> Iterator[Row]:
+    sizes = MEDIUM if quick else {}
+    config = transformers.CLIPConfig(vision_config=sizes, text_config={**sizes, "eos_token_id": 49407})
+    peer = drawn(transformers.CLIPModel(config))
+    model = converted(peer)
+    ids = words(32, 77)
+    ids[:, -1] = 49407
+    yield from compared("CLIP", model, peer, pictures(32, 224), {"input_ids": ids})
+    short = {"input_ids": ids.clone(), "attention_mask": torch.ones_like(ids)}
+    for row, length in enumerate(torch.linspace(6, 40, 32).long().tolist()):
+        short["input_ids"][row, length:] = 49407
+        short["attention_mask"][row, length + 1 :] = 0
+    yield Row(
+        "CLIP, 32 texts of 7 to 41 tokens in 77",
+        lambda: pooled(model.get_text_features(**short)),
+        lambda: pooled(peer.get_text_features(**short)),
+        1.5,
+        1e-5,
+    )
+
+
+def siglip(quick: bool) -> Iterator[Row]:
+    sizes = MEDIUM if quick else {}
+    peer = drawn(transformers.SiglipModel(transformers.SiglipConfig(vision_config=sizes, text_config=sizes)))
+    yield from compared("SigLIP", converted(peer), peer, pictures(32, 224), {"input_ids": words(32, 64)})
+
+
+def compared(name: str, model: Any, peer: Any, pixels: torch.Tensor, texts: dict[str, torch.Tensor]) -> Iterator[Row]:
+    def vectors(side: Any) -> torch.Tensor:
+        found = pooled(side.get_image_features(pixel_values=pixels)), pooled(side.get_text_features(**texts))
+        return torch.cat([nn.functional.normalize(part, dim=-1) for part in found])
+
+    yield Row(f"{name}, 32 pictures and texts", lambda: vectors(model), lambda: vectors(peer), 1.0, 1e-5)
+
+
+MODELS: dict[str, Callable[[bool], Iterator[Row]]] = {
+    "blip": blip, "git": git, "vit-gpt2": vit_gpt2, "vqa": vqa, "clip": clip, "siglip": siglip,
+}  # fmt: skip
+
+
+# -- the table --------------------------------------------------------------------------------------------------------
+
+
+def measured(row: Row, report: harness.Report, pairs: int, share: float) -> None:
+    theirs, ours = row.peer(), row.ours()
+    report.equal(row.work, ours, theirs, row.atol)
+    costs = harness.in_turn({"ours": row.ours, "peer": row.peer}, pairs)
+    wall, cpu = (harness.ratio(costs["peer"], costs["ours"], of) for of in ("wall", "cpu"))
+    seconds = {side: harness.median(found, "wall") for side, found in costs.items()}
+    report.say(
+        f"{row.work:42}{seconds['ours']:8.3f}{seconds['peer']:8.3f}{wall.median:8.2f}x"
+        f"  {f'[{wall.least:.2f}, {wall.greatest:.2f}]':14}{cpu.median:6.2f}x{row.wanted:8.2f}x"
+    )
+    report.row(
+        work=row.work, ours=seconds["ours"], peer=seconds["peer"], wall=vars(wall), cpu=vars(cpu), wanted=row.wanted
+    )
+    report.want(row.work, wall.median, share * row.wanted)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = harness.options(__doc__)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)} (default: all)")
+    parser.add_argument("--quick", action="store_true", help="medium sizes, and half of each ratio is enough")
+    asked = parser.parse_args(arguments)
+    unknown = set(asked.models) - MODELS.keys()
+    if unknown:
+        parser.error(f"no model is called {', '.join(sorted(unknown))}; there are {', '.join(MODELS)}")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    report = harness.Report(asked)
+    report.say(f"medians of {asked.pairs} alternating pairs, seconds; ratio is peer / ours, [least, greatest] of a pair\n")
+    report.say(f"{'':42}{'ours':>8}{'peer':>8}{'wall':>9}{'':16}{'CPU':>7}{'wanted':>9}")
+    quick = asked.quick or asked.tiny
+    with torch.no_grad():
+        for name in asked.models or MODELS:
+            for row in MODELS[name](quick):
+                measured(row, report, asked.pairs, 0.5 if quick else 1.0)
+    return report.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
