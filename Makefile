@@ -41,7 +41,7 @@ $(DEV): setup.py constraints.txt | $(BIN)/python
 	@$(call install,'.[dev]')
 	@touch $(BASE) $@
 
-.PHONY: help caption originals test test-nodes test-other-cpu test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest fuzz mutations test-resume reference lint types format data train benchmark faithfulness quantization clean
+.PHONY: help caption originals test test-nodes test-other-cpu test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest fuzz mutations test-resume reference lint types format data train bench benchmark faithfulness quantization clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -173,6 +173,9 @@ train: data  ## train mm-tiny again and pack it into checkpoints/mm-tiny (half a
 
 benchmark: $(DEV)  ## generate() beside transformers' BLIP, the same weights in both
 	@$(BIN)/python benchmarks/beam_search_vs_blip.py
+
+bench: $(DEV)  ## six families beside transformers' classes of the same weights (half an hour; QUICK=1: four minutes)
+	@$(BIN)/python -W ignore benchmarks/inference.py $(if $(QUICK),--quick)
 
 faithfulness: $(DEV)  ## are maps of words over pictures faithful? deletion, insertion, pointing game (needs make data)
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faithfulness.py

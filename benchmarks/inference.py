@@ -2,19 +2,22 @@
 
     OMP_NUM_THREADS=2 python benchmarks/inference.py --log benchmarks/logs/inference.txt
     python benchmarks/inference.py blip siglip          # some models
-    python benchmarks/inference.py --quick              # models of medium size, at least half of each wanted ratio
+    python benchmarks/inference.py --quick              # four rows, once; half of each wanted ratio is enough
+    python benchmarks/inference.py --tiny               # small models: only equality is wanted
 
-Each peer is built from its config class with random weights, saved, and read by `mm.convert`. Tokens, or embeddings to
-1e-5, are equal before anything is timed. New tokens are 20 (answers: 6): the end is forbidden until then. "decoding" is
-generate() from an encoded context, against the peer's text decoder from outputs of its vision tower.
+Each peer is built from its config class with random weights, saved, and read by `mm.convert`. Tokens are equal, or
+embeddings to 1e-5, before anything is timed. New tokens are 20 (answers: 6): the end is forbidden until then.
+"decoding" is generate() from an encoded context, against the peer's text decoder from outputs of its vision tower.
 
---quick has models of a quarter of the width and a third of the layers, so its ratios are not those of the table.
+The table wants ratios of wall time; --quick wants ratios of CPU time, which a busy machine changes less.
 """
 
+import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import harness
@@ -37,6 +40,7 @@ class Row:
     peer: Callable[[], torch.Tensor]
     wanted: float
     atol: float = 0.0  # 0: tokens
+    quick: bool = False  # is one of those of --quick
 
 
 # -- models -----------------------------------------------------------------------------------------------------------
@@ -85,9 +89,9 @@ def search(beams: int, tokens: int = BEAM_TOKENS) -> dict[str, Any]:
 # -- rows -------------------------------------------------------------------------------------------------------------
 
 
-def blip(quick: bool) -> Iterator[Row]:
-    size = 192 if quick else 384
-    sizes = MEDIUM if quick else {}
+def blip(tiny: bool) -> Iterator[Row]:
+    size = 192 if tiny else 384
+    sizes = MEDIUM if tiny else {}
     config = transformers.BlipConfig(vision_config={"image_size": size, **sizes}, text_config=sizes)
     peer = drawn(transformers.BlipForConditionalGeneration(config))
     model, text = converted(peer), config.text_config
@@ -97,9 +101,10 @@ def blip(quick: bool) -> Iterator[Row]:
         name, settings = f"BLIP, {'greedy' if beams == 1 else f'{beams} beams'}, batch {batch}", search(beams)
         yield Row(
             name,
-            lambda: model.generate(pixel_values=pixels, input_ids=ids, **settings),
-            lambda: peer.generate(pixel_values=pixels, **settings),
+            partial(model.generate, pixel_values=pixels, input_ids=ids, **settings),
+            partial(peer.generate, pixel_values=pixels, **settings),
             whole,
+            quick=(batch, beams) == (2, 5),
         )
         if decoding:
             context = model.encode_context(pixel_values=pixels)
@@ -108,14 +113,14 @@ def blip(quick: bool) -> Iterator[Row]:
             given = {"encoder_hidden_states": states, "encoder_attention_mask": mask, "attention_mask": None, **ends}
             yield Row(
                 f"{name}, decoding",
-                lambda: model.generate(encoder_outputs=context, input_ids=ids, **settings),
-                lambda: peer.text_decoder.generate(input_ids=ids, **given, **settings),
+                partial(model.generate, encoder_outputs=context, input_ids=ids, **settings),
+                partial(peer.text_decoder.generate, input_ids=ids, **given, **settings),
                 decoding,
             )
 
 
-def git(quick: bool) -> Iterator[Row]:
-    sizes = MEDIUM if quick else {}
+def git(tiny: bool) -> Iterator[Row]:
+    sizes = MEDIUM if tiny else {}
     config = transformers.GitConfig(vision_config={**sizes}, **sizes)
     peer = drawn(transformers.GitForCausalLM(config))
     model = converted(peer)
@@ -124,15 +129,16 @@ def git(quick: bool) -> Iterator[Row]:
         settings = search(beams)
         yield Row(
             f"GIT, {'greedy' if beams == 1 else f'{beams} beams'}, batch {batch}",
-            lambda: model.generate(pixel_values=pixels, input_ids=ids, **settings),
-            lambda: peer.generate(pixel_values=pixels, input_ids=ids, **settings),
+            partial(model.generate, pixel_values=pixels, input_ids=ids, **settings),
+            partial(peer.generate, pixel_values=pixels, input_ids=ids, **settings),
             wanted,
+            quick=(batch, beams) == (2, 4),
         )
 
 
-def vit_gpt2(quick: bool) -> Iterator[Row]:
-    sizes = MEDIUM if quick else {}
-    small = {"n_embd": 192, "n_layer": 4, "n_head": 4} if quick else {}
+def vit_gpt2(tiny: bool) -> Iterator[Row]:
+    sizes = MEDIUM if tiny else {}
+    small = {"n_embd": 192, "n_layer": 4, "n_head": 4} if tiny else {}
     ends = {"bos_token_id": 50256, "eos_token_id": 50256}
     decoder = transformers.GPT2Config(is_decoder=True, add_cross_attention=True, **small, **ends)
     config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
@@ -146,24 +152,25 @@ def vit_gpt2(quick: bool) -> Iterator[Row]:
         settings = search(beams)
         yield Row(
             f"ViT-GPT2, {'greedy' if beams == 1 else f'{beams} beams'}, batch 4",
-            lambda: model.generate(pixel_values=pixels, **settings),
-            lambda: peer.generate(pixel_values=pixels, **settings),
+            partial(model.generate, pixel_values=pixels, **settings),
+            partial(peer.generate, pixel_values=pixels, **settings),
             wanted,
         )
 
 
-def vqa(quick: bool) -> Iterator[Row]:
-    size = 192 if quick else 384
-    sizes = MEDIUM if quick else {}
+def vqa(tiny: bool) -> Iterator[Row]:
+    size = 192 if tiny else 384
+    sizes = MEDIUM if tiny else {}
     config = transformers.BlipConfig(vision_config={"image_size": size, **sizes}, text_config=sizes)
     peer = drawn(transformers.BlipForQuestionAnswering(config))
     model, pixels, questions = converted(peer), pictures(1, size), words(16, 12)
     settings = search(1, ANSWER_TOKENS)
     yield Row(
         "BLIP-VQA, 16 questions about one picture",
-        lambda: model.generate(pixel_values=pixels, context_input_ids=questions, **settings),
-        lambda: peer.generate(pixel_values=pixels.expand(16, -1, -1, -1), input_ids=questions, **settings),
+        partial(model.generate, pixel_values=pixels, context_input_ids=questions, **settings),
+        partial(peer.generate, pixel_values=pixels.expand(16, -1, -1, -1), input_ids=questions, **settings),
         7.5,
+        quick=True,
     )
 
 
@@ -171,8 +178,8 @@ def pooled(output: Any) -> torch.Tensor:
     return output if isinstance(output, torch.Tensor) else output.pooler_output
 
 
-def clip(quick: bool) -> Iterator[Row]:
-    sizes = MEDIUM if quick else {}
+def clip(tiny: bool) -> Iterator[Row]:
+    sizes = MEDIUM if tiny else {}
     config = transformers.CLIPConfig(vision_config=sizes, text_config={**sizes, "eos_token_id": 49407})
     peer = drawn(transformers.CLIPModel(config))
     model = converted(peer)
@@ -189,11 +196,12 @@ def clip(quick: bool) -> Iterator[Row]:
         lambda: pooled(peer.get_text_features(**short)),
         1.5,
         1e-5,
+        quick=True,
     )
 
 
-def siglip(quick: bool) -> Iterator[Row]:
-    sizes = MEDIUM if quick else {}
+def siglip(tiny: bool) -> Iterator[Row]:
+    sizes = MEDIUM if tiny else {}
     peer = drawn(transformers.SiglipModel(transformers.SiglipConfig(vision_config=sizes, text_config=sizes)))
     yield from compared("SigLIP", converted(peer), peer, pictures(32, 224), {"input_ids": words(32, 64)})
 
@@ -209,31 +217,34 @@ def compared(name: str, model: Any, peer: Any, pixels: torch.Tensor, texts: dict
 MODELS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "blip": blip, "git": git, "vit-gpt2": vit_gpt2, "vqa": vqa, "clip": clip, "siglip": siglip,
 }  # fmt: skip
+QUICK = ("blip", "git", "vqa", "clip")  # models that have rows of --quick
 
 
 # -- the table --------------------------------------------------------------------------------------------------------
 
 
-def measured(row: Row, report: harness.Report, pairs: int, share: float) -> None:
-    theirs, ours = row.peer(), row.ours()
-    report.equal(row.work, ours, theirs, row.atol)
-    costs = harness.in_turn({"ours": row.ours, "peer": row.peer}, pairs)
+def measured(row: Row, report: harness.Report, asked: argparse.Namespace) -> None:
+    report.equal(row.work, row.ours(), row.peer(), row.atol)
+    pairs = 1 if asked.quick else asked.pairs
+    costs = harness.in_turn({"ours": row.ours, "peer": row.peer}, pairs, warm_up=0 if asked.quick else 1)
     wall, cpu = (harness.ratio(costs["peer"], costs["ours"], of) for of in ("wall", "cpu"))
     seconds = {side: harness.median(found, "wall") for side, found in costs.items()}
     report.say(
         f"{row.work:42}{seconds['ours']:8.3f}{seconds['peer']:8.3f}{wall.median:8.2f}x"
         f"  {f'[{wall.least:.2f}, {wall.greatest:.2f}]':14}{cpu.median:6.2f}x{row.wanted:8.2f}x"
     )
-    report.row(
-        work=row.work, ours=seconds["ours"], peer=seconds["peer"], wall=vars(wall), cpu=vars(cpu), wanted=row.wanted
-    )
-    report.want(row.work, wall.median, share * row.wanted)
+    numbers = {"ours": seconds["ours"], "peer": seconds["peer"], "wall": vars(wall), "cpu": vars(cpu)}
+    report.row(work=row.work, wanted=row.wanted, **numbers)
+    if asked.quick:
+        report.want(row.work, cpu.median, row.wanted / 2)
+    elif not asked.tiny:
+        report.want(row.work, wall.median, row.wanted)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = harness.options(__doc__)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)} (default: all)")
-    parser.add_argument("--quick", action="store_true", help="medium sizes, and half of each ratio is enough")
+    parser.add_argument("--quick", action="store_true", help="four rows, once; half of each ratio is enough")
     asked = parser.parse_args(arguments)
     unknown = set(asked.models) - MODELS.keys()
     if unknown:
@@ -241,13 +252,13 @@ def main(arguments: list[str] | None = None) -> int:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     report = harness.Report(asked)
-    report.say(f"medians of {asked.pairs} alternating pairs, seconds; ratio is peer / ours, [least, greatest] of a pair\n")
+    report.say(f"medians of {1 if asked.quick else asked.pairs} alternating pairs, seconds; ratio: peer / ours\n")
     report.say(f"{'':42}{'ours':>8}{'peer':>8}{'wall':>9}{'':16}{'CPU':>7}{'wanted':>9}")
-    quick = asked.quick or asked.tiny
     with torch.no_grad():
-        for name in asked.models or MODELS:
-            for row in MODELS[name](quick):
-                measured(row, report, asked.pairs, 0.5 if quick else 1.0)
+        for name in asked.models or (QUICK if asked.quick else MODELS):
+            for row in MODELS[name](asked.tiny):
+                if row.quick or not asked.quick:
+                    measured(row, report, asked)
     return report.end()
 
 

@@ -15,6 +15,7 @@ from typing import Any, Unpack
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.utils.generic import can_return_tuple
 
@@ -23,7 +24,7 @@ from ..configuration.mm import MMConfig
 from .core.base import MMPreTrainedModel
 from .core.cache import MMCache, held_text, weights_mark
 from .core.context_rows import MMRows
-from .core.input_checks import MediaItems, check_media, check_text
+from .core.input_checks import MediaItems, check_media, check_text, without_padding
 from .core.inputs_outputs import (
     CONTEXT_TEXT,
     CacheInputs,
@@ -271,7 +272,14 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         check_text(stack.config, inputs_embeds=None, read_values=self.config.check_inputs, **text)
         if stack.unimodal is not None:
             return stack.read_alone(**text, **(states or {}))
-        return stack(**self._both_ways(text), return_dict=True, **(states or {}))
+        length = text["input_ids"].shape[1]
+        if not any((states or {}).values()):
+            text = without_padding(text)
+        output = stack(**self._both_ways(text), return_dict=True, **(states or {}))
+        added = length - output.last_hidden_state.shape[1]
+        if added:  # the states of padding: zeros
+            output["last_hidden_state"] = F.pad(output.last_hidden_state, (0, 0, 0, added))
+        return output
 
     def write(self, media: MMContextOutput | None, rows: MMRows | None, **text) -> MMModelOutput:
         """A text that the decoder continues, joined with the media themselves; None: without media."""

@@ -10,6 +10,7 @@ from transformers import AutoModel
 
 from comparing import close
 from mm import MMForSequenceClassification, MMModel
+from mm.modeling_mm.core.input_checks import is_finite
 
 IDS = torch.tensor([[1, 5, 6], [1, 7, 8], [1, 3, 9]])
 ALL = {"modalities": ["image", "video", "audio"]}
@@ -288,6 +289,7 @@ REFUSED = {
     "lonely video mask": ({"video_attention_mask": torch.ones(2, 2)}, "video_attention_mask was given without pi"),
     "no clip dimension": ({"input_features": torch.ones(2, 12)}, r"input_features must be float \(B, A, ...\)"),
     "clips": ({"input_features": torch.ones(2, 4, 12, 8)}, "4 clips per context were given, but max_clips=3"),
+    "both infinities": ({"pixel_values": torch.tensor([1.0, -1.0]).view(2, 1, 1, 1).expand(2, 3, 16, 16) / 0}, "NaN"),
     "NaN sound": ({"input_features": torch.ones(2, 1, 12, 8) / 0}, "input_features hold NaN or infinite values"),
     "sound mask": (
         {"input_features": torch.ones(2, 1, 12, 8), "input_features_mask": torch.ones(2, 3, 4, 5)},
@@ -312,3 +314,11 @@ def test_media_that_do_not_fit_are_refused_in_words(tiny_model, name):
 def test_features_of_a_modality_that_is_not_there_are_refused(tiny_model, method):
     with pytest.raises(ValueError, match=r"this model accepts modalities=\['image'\]"):
         getattr(tiny_model(cls=MMModel), method)(torch.ones(1, 1, 3, 16, 16))
+
+
+def test_large_numbers_are_finite_even_if_their_sum_is_not():
+    large = torch.full((4, 4), 3e38)
+    assert not large.sum().isfinite() and is_finite(large)
+    assert is_finite(torch.full((4, 4), 6e4, dtype=torch.float16))
+    for broken in (float("nan"), float("inf")):
+        assert not is_finite(torch.cat([large, torch.tensor([[broken] * 4])]))

@@ -264,6 +264,20 @@ def test_a_causal_text_is_compared_by_what_stands_at_its_end(retriever, pixels):
     assert model(input_ids=ids, pixel_values=pixels).logits_per_image.shape == (3, 2)
 
 
+def test_columns_where_no_text_has_a_token_are_not_computed(retriever):
+    model, mask, widths = retriever(), torch.ones_like(IDS), []
+    mask[::2, 3:] = 0
+    wide = [torch.nn.functional.pad(part, (0, 5)) for part in (IDS, mask)]
+    model.model.language_model.layers[0].register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape[1]))
+    close(model.encode_text(*wide), model.encode_text(IDS, mask))
+    features = model.get_text_features(*wide)
+    assert widths == [4, 4, 4] and features.last_hidden_state.shape == (6, 9, 32)
+    assert not features.last_hidden_state[:, 4:].any()
+    states = model.get_text_features(*wide, output_hidden_states=True).hidden_states
+    assert states[-1].shape == (6, 9, 32) and widths[-1] == 9  # asked for, they are all there
+    close(states[-1][:, :3], features.last_hidden_state[:, :3])
+
+
 @pytest.mark.parametrize("return_loss", [False, True])
 def test_states_are_those_of_the_text_read_alone(retriever, pixels, return_loss):
     model = retriever()
