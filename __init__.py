@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForMultimodalLM,
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
+    AutoModelForSpeechSeq2Seq,
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
 )
@@ -40,6 +41,7 @@ from .modeling_mm.tasks.masked_lm import MMForMaskedLM
 from .modeling_mm.tasks.pretraining import MMForPreTraining, MMPreTrainingOutput
 from .modeling_mm.tasks.retrieval import MMForImageTextRetrieval, MMRetrievalOutput
 from .modeling_mm.tasks.similarity_search import MMSearchOutput
+from .modeling_mm.tasks.speech import MMForSpeechSeq2Seq
 from .modeling_mm.towers.conv import MMConvModel
 from .modeling_mm.towers.text import MMTextModel
 from .modeling_mm.towers.vit import MMVisionModel
@@ -98,6 +100,7 @@ AutoModelForPreTraining.register(MMConfig, MMForPreTraining, exist_ok=True)
 AutoImageProcessor.register(
     MMConfig, image_processor_classes={"torchvision": MMImageProcessor, "pil": MMImageProcessorPil}, exist_ok=True
 )
+AutoModelForSpeechSeq2Seq.register(MMConfig, MMForSpeechSeq2Seq, exist_ok=True)
 AutoProcessor.register(MMConfig, MMProcessor, exist_ok=True)
 _pipelines.read_by_mm(f"{__name__}.processing.pipelines")
 
@@ -122,6 +125,7 @@ __all__ = [
     "MMForMaskedLM",
     "MMForPreTraining",
     "MMForSequenceClassification",
+    "MMForSpeechSeq2Seq",
     "MMImageProcessor",
     "MMImageProcessorPil",
     "MMModel",

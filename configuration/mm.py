@@ -238,6 +238,11 @@ class MMConfig(ObjectiveSettings, FusionSettings, MMBaseConfig):
         return tower_width(self.audio_config)
 
     @property
+    def max_source_positions(self) -> int:
+        """Moments of the window that Whisper's encoder hears, where pipelines look for it."""
+        return self.audio_config.max_source_positions
+
+    @property
     def media_width(self) -> int:
         """Width that the projectors give: what the reader's cross-attention, or the reader itself, takes in.
 

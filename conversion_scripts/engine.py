@@ -30,6 +30,7 @@ from ..modeling_mm.tasks.classification import MMForSequenceClassification
 from ..modeling_mm.tasks.generation import MMForConditionalGeneration
 from ..modeling_mm.tasks.pretraining import MMForPreTraining
 from ..modeling_mm.tasks.retrieval import MMForImageTextRetrieval
+from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
 from ..processing.processor import MMProcessor
 from ..weights.checkpoint import Checkpoint, read_json
 from ..weights.config_table import source_config
@@ -72,7 +73,8 @@ LARGE_NUMBERS = 10**8  # from here on there is a progress bar
 SHARD_SIZE = "50GB"  # as Transformers saves
 UNREAD_FILE = "unread.safetensors"  # tensors of the source that MM does not read, for the way back
 _CLASSES = (
-    MMForConditionalGeneration, MMForSequenceClassification, MMForImageTextRetrieval, MMForPreTraining, MMModel,
+    MMForConditionalGeneration, MMForSequenceClassification, MMForImageTextRetrieval, MMForPreTraining,
+    MMForSpeechSeq2Seq, MMModel,
 )  # fmt: skip
 _MODELS = {cls.__name__: cls for cls in _CLASSES}
 

@@ -11,7 +11,7 @@ import torch
 from transformers import WhisperConfig
 
 from ..configuration.mm import MMConfig
-from ..modeling_mm.tasks.generation import MMForConditionalGeneration
+from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
 from ..weights.checkpoint import Checkpoint, read_json
 from ..weights.config_table import prefix_of, source_config
 from ..weights.key_table import KeyTable, raise_faults
@@ -54,9 +54,7 @@ def plan(checkpoint: Checkpoint) -> Plan:
     prompt = checkpoint.config.get("forced_decoder_ids")
     if prompt is not None and "forced_decoder_ids" not in decoding:
         generation["forced_decoder_ids"] = prompt
-    return Plan(
-        MMForConditionalGeneration, made, table + text.head, generation=generation, hears=True, notes=_notes(config)
-    )
+    return Plan(MMForSpeechSeq2Seq, made, table + text.head, generation=generation, hears=True, notes=_notes(config))
 
 
 def _check_whole(config: Any, names: Iterable[str]) -> None:

@@ -11,6 +11,7 @@ import warnings
 from typing import Any
 
 from transformers import AutoProcessor
+from transformers.pipelines.automatic_speech_recognition import AutomaticSpeechRecognitionPipeline
 from transformers.pipelines.feature_extraction import FeatureExtractionPipeline
 from transformers.pipelines.fill_mask import FillMaskPipeline
 from transformers.pipelines.image_classification import ImageClassificationPipeline
@@ -22,7 +23,9 @@ from transformers.pipelines.zero_shot_image_classification import ZeroShotImageC
 from ..configuration.mm import MMConfig
 from .images.load import load_image
 from .images.processor import PictureOptions
+from .sounds.load import MAX_SECONDS, load_sound
 
+LONGEST_SPEECH = 8 * MAX_SECONDS  # four hours; `mm transcribe` reads files of any length
 # Media that a sample may have, by the arguments of MMProcessor.
 MEDIA = {"image": "images", "images": "images", "video": "videos", "videos": "videos", "audio": "audio"}
 
@@ -35,6 +38,7 @@ class ForMM:
     task: Any
     processor: Any
     image_processor: Any
+    feature_extractor: Any
 
     def __new__(cls, *args: Any, model: Any = None, **kwargs: Any):
         if isinstance(getattr(model, "config", None), MMConfig):
@@ -91,6 +95,30 @@ class MMImageTextToText(ForMM, ImageTextToTextPipeline):
         images = inputs["images"] if "images" in inputs else inputs["image"]
         read = self.processor(images=images, text=inputs["text"], return_tensors="pt", **given).to(dtype=self.dtype)
         return read | {"text": inputs["text"]}
+
+
+class MMSpeechRecognition(ForMM, AutomaticSpeechRecognitionPipeline):
+    """Sounds of any rate and number of channels, which `load_sound` reads; an array without a rate has the feature
+    extractor's. Timestamps, languages and chunks are those of Transformers' pipeline for Whisper."""
+
+    theirs = AutomaticSpeechRecognitionPipeline
+
+    @property
+    def type(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]: an attribute there
+        return "seq2seq_whisper"
+
+    @type.setter
+    def type(self, value: str) -> None:
+        """Transformers decides by the model's type, which is MM's."""
+
+    def preprocess(self, inputs, *args, **kwargs):
+        rate = self.feature_extractor.sampling_rate
+        more: dict[str, Any] = {}
+        if isinstance(inputs, dict):
+            more = {name: value for name, value in inputs.items() if name not in ("raw", "array", "path", "bytes")}
+            inputs = {"array" if name == "raw" else name: value for name, value in inputs.items() if name != "stride"}
+        sound = load_sound(inputs, rate, source_rate=rate, max_seconds=LONGEST_SPEECH)
+        return super().preprocess({**more, "raw": sound, "sampling_rate": rate}, *args, **kwargs)
 
 
 class TextAndMedia(ForMM):

@@ -4,7 +4,13 @@ from typing import Any
 
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperTokenizer
+from transformers import (
+    GenerationConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperTokenizer,
+)
 
 BYTES = sorted(ByteLevel.alphabet())
 SPECIAL = [
@@ -48,6 +54,7 @@ def whisper_tokenizer(**settings: Any) -> WhisperTokenizer:
     )
     tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL[1:]})
     tokenizer.add_tokens(TIMES)
+    tokenizer.pad_token = "<|endoftext|>"  # as published
     assert tokenizer.convert_tokens_to_ids(TIMES[-1]) == IDS[TIMES[-1]]
     return tokenizer
 
@@ -62,3 +69,24 @@ def sounds_of(config: WhisperConfig, rows: int = 2, windows: float = 1, dtype: A
     frames = int(2 * config.max_source_positions * windows)
     generator = torch.Generator().manual_seed(1)
     return torch.randn(rows, config.num_mel_bins, frames, generator=generator, dtype=dtype)
+
+
+@torch.no_grad()
+def lively_whisper(**changes: Any) -> WhisperForConditionalGeneration:
+    """In fp64, and with weights under which it writes many different words that depend on the sound."""
+    model = WhisperForConditionalGeneration(whisper_config(**{"tie_word_embeddings": False, **changes})).double()
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in model.named_parameters():
+        noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+        if weight.ndim == 1:
+            weight.copy_(0.2 * noise + name.endswith("norm.weight"))
+        else:
+            weight.copy_(noise * weight[0].numel() ** -0.5)
+    for layer in model.model.decoder.layers:
+        layer.encoder_attn.out_proj.weight.mul_(3)
+        layer.encoder_attn.q_proj.weight.mul_(3)
+    model.model.decoder.embed_positions.weight.mul_(12)
+    model.model.decoder.embed_tokens.weight.mul_(2)
+    model.tie_weights()
+    model.generation_config = whisper_decoding()
+    return model.eval()

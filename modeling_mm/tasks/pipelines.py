@@ -221,6 +221,7 @@ _READ_BY_MM = {
     "text-classification": "MMTextClassification",
     "feature-extraction": "MMFeatureExtraction",
     "fill-mask": "MMFillMask",
+    "automatic-speech-recognition": "MMSpeechRecognition",
 }
 
 

@@ -1,0 +1,78 @@
+"""pipeline("automatic-speech-recognition") on a converted Whisper gives what it gives on the source."""
+
+# Pipelines are of types that pyright cannot follow.
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+from transformers import WhisperProcessor, pipeline
+
+from mm import MediaDecodeError, MMForSpeechSeq2Seq, convert
+from whispers import lively_whisper, whisper_extractor, whisper_tokenizer
+
+RATE = 16000
+SOUND = (np.random.default_rng(0).standard_normal(4 * RATE) / 5).astype(np.float32)
+CASES = {
+    "text": (12000, {}),
+    "words of a long one": (64000, {"return_timestamps": "word", "generate_kwargs": {"num_beams": 2}}),
+    "segments and the language": (12000, {"return_timestamps": True, "return_language": True}),
+    "a long one": (64000, {"return_timestamps": True}),
+    "chunks in batches": (64000, {"return_timestamps": True, "chunk_length_s": 1, "batch_size": 3}),
+}
+FAST = ("text", "words of a long one")
+
+
+@pytest.fixture(scope="module")
+def pipelines(tmp_path_factory):
+    source = tmp_path_factory.mktemp("whisper")
+    lively_whisper().save_pretrained(source)
+    WhisperProcessor(whisper_extractor(), whisper_tokenizer()).save_pretrained(source)
+    convert(source).save_pretrained(source / "mm")
+    task = "automatic-speech-recognition"
+    return [pipeline(task, model=str(folder), ignore_warning=True) for folder in (source, source / "mm")]
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in CASES])
+def test_it_gives_what_transformers_gives_for_the_source(pipelines, name):
+    theirs, ours = pipelines
+    assert isinstance(ours.model, MMForSpeechSeq2Seq)
+    length, options = CASES[name]
+    there = theirs(SOUND[:length].copy(), **options)
+    assert len(there["text"]) > 4
+    assert ours(SOUND[:length].copy(), **options) == there
+
+
+def test_files_channels_rates_and_whole_numbers_are_the_same_sound(pipelines, tmp_path):
+    _, ours = pipelines
+    whole = (SOUND[:12000] * 2**15).astype(np.int16)
+    text = ours(whole.astype(np.float32) / 2**15)["text"]
+    soundfile.write(tmp_path / "sound.wav", whole, RATE)
+    assert ours(str(tmp_path / "sound.wav"))["text"] == text
+    assert ours((tmp_path / "sound.wav").read_bytes())["text"] == text
+    assert ours(whole)["text"] == text  # int16, which the feature extractor would take for loud floats
+    assert ours({"array": np.stack([whole, whole]), "sampling_rate": RATE})["text"] == text
+    assert ours({"raw": whole, "sampling_rate": RATE})["text"] == text
+    other = ours({"array": np.repeat(whole, 24), "sampling_rate": 24 * RATE})  # 384 kHz
+    assert isinstance(other["text"], str)
+    assert isinstance(ours(SOUND[:400])["text"], str)  # 25 ms
+
+
+def test_what_is_no_sound_is_refused_in_words(pipelines, tmp_path):
+    _, ours = pipelines
+    kept = io.BytesIO()
+    soundfile.write(kept, SOUND, RATE, format="FLAC")
+    cut = kept.getvalue()[: len(kept.getvalue()) // 2]
+    for wrong, words in (
+        (SOUND[:0], "empty"),
+        (np.full(9000, np.nan, np.float32), "NaN"),
+        (np.zeros((5, 9000), np.float32), "5"),
+        (SOUND * 32768, "1..1"),
+        (cut, "cut|broken|decod|end"),
+        (b"no sound", "cannot decode"),
+    ):
+        with pytest.raises((MediaDecodeError, ValueError), match=words):
+            ours(wrong)
+    with pytest.raises(FileNotFoundError):
+        ours(str(tmp_path / "none.wav"))
