@@ -1,6 +1,6 @@
 """How much a number that a model gives depends on each part of a picture, by changing the picture.
 
-occlusion              a part takes the mean colour (0 in pixel values that are normalised); what the number loses
+occlusion              squares take the mean colour (0 in pixel values that are normalised); what the number loses
 integrated gradients   (x - x') * mean over a in (0, 1) of d number / d x at x' + a (x - x'), x' the mean colour
                        (Sundararajan, Taly and Yan 2017, arXiv:1703.01365); their sum is number(x) - number(x')
 
@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import torch
 
-CELLS = 8  # of a side, that are occluded one by one
+CELLS = 8  # parts of a side
+WIDTH = 2  # parts of a side of the square that is occluded
 STEPS = 16  # from the mean colour to the picture
 AT_ONCE = 16  # changed pictures in one call
 ROUNDING = 1e-5  # of a number, between two batches
@@ -19,16 +20,24 @@ ROUNDING = 1e-5  # of a number, between two batches
 Numbers = Callable[[torch.Tensor], torch.Tensor]  # pictures (n, C, H, V) -> (n, W)
 
 
-def lost_by_occlusion(numbers: Numbers, picture: torch.Tensor, cells: int = CELLS) -> torch.Tensor:
+def lost_by_occlusion(numbers: Numbers, picture: torch.Tensor, cells: int = CELLS, width: int = WIDTH) -> torch.Tensor:
     """(W, cells, cells): what each number loses without each part; negative where it grows.
+
+    Squares of `width` x `width` parts are occluded, one at every part, over the edges too; a part has the mean of the
+    width^2 squares that cover it. One part by itself often changes little, as its neighbours show what it hides.
 
     Losses that rounding alone could make, below 1e-5 * max(1, |number|), are 0: a map must not show them as parts.
     """
-    height, width = picture.shape[-2:]
-    if not 1 <= cells <= min(height, width):
-        raise ValueError(f"cells={cells} must be in 1..{min(height, width)}, the pixels of the picture's shorter side")
-    tops, lefts = ([side * step // cells for step in range(cells + 1)] for side in (height, width))
-    places = [(down, across) for down in range(cells) for across in range(cells)]
+    sides = picture.shape[-2:]
+    if not 1 <= cells <= min(sides):
+        raise ValueError(f"cells={cells} must be in 1..{min(sides)}, the pixels of the picture's shorter side")
+    if not 1 <= width <= cells:
+        raise ValueError(f"width={width} must be in 1..{cells}, the parts of a side")
+    tops, lefts = (
+        [(side * max(at, 0) // cells, side * min(at + width, cells) // cells) for at in range(1 - width, cells)]
+        for side in sides
+    )
+    places = [(down, across) for down in tops for across in lefts]
     left_over = []
     with torch.no_grad():
         whole = numbers(picture[None])
@@ -36,11 +45,14 @@ def lost_by_occlusion(numbers: Numbers, picture: torch.Tensor, cells: int = CELL
             some = places[start : start + AT_ONCE]
             changed = picture.expand(len(some), *picture.shape).clone()
             for one, (down, across) in zip(changed, some, strict=True):
-                one[:, tops[down] : tops[down + 1], lefts[across] : lefts[across + 1]] = 0
+                one[:, slice(*down), slice(*across)] = 0
             left_over.append(numbers(changed))
     lost = whole - torch.cat(left_over)
     lost = lost.masked_fill(lost.abs() < ROUNDING * whole.abs().clamp(min=1), 0)
-    return lost.T.reshape(-1, cells, cells)
+    squares = lost.T.reshape(-1, 1, len(tops), len(lefts))
+    if not len(squares):
+        return squares.reshape(0, cells, cells)
+    return torch.nn.functional.avg_pool2d(squares, width, stride=1)[:, 0]
 
 
 def integrated_gradients(

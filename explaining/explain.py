@@ -58,7 +58,8 @@ class MMExplaining:
             method: "attention", the mean of the weights with which the query that wrote the word read the context;
                 "rollout", through earlier tokens and the residual stream, too; "grad", weights times the gradient of
                 the word's log-probability; "occlusion", what that loses when a part of the picture is painted over
-                (64 parts); "integrated_gradients". The last two change pixel_values and read no attention.
+                (squares of 2 x 2 of 64 parts); "integrated_gradients". The last two change pixel_values and read no
+                attention.
             layers, heads: numbers of the layers that read the context, and of their heads; None: all. Of "attention"
                 and "grad"; "rollout" takes heads.
             prompt_length: the first column to explain; None: after the prompt of inputs, or column 1.

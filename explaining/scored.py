@@ -38,8 +38,8 @@ class MMScoreExplaining:
             inputs: what forward was given: pixel_values, other media, and the texts if there are any.
             targets: which number; see the class.
             processor, pictures: as in `MMForConditionalGeneration.explain`.
-            method: "occlusion", what the number loses when a part of the picture is painted over (64 parts); or
-                "integrated_gradients". Attention has no weights of a class or a pair.
+            method: "occlusion", what the number loses when squares of 2 x 2 of 64 parts of the picture are
+                painted over; or "integrated_gradients". Attention has no weights of a class or a pair.
         Raises: ValueError for other input.
         """
         model: Any = self
