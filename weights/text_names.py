@@ -227,10 +227,10 @@ def plain_head(config: Any, embeddings: str, before: str, name: str = "lm_head.w
     return table, settings
 
 
-# ---- TrOCR's decoder (BART's) --------------------------------------------------------------------------------------
+# ---- TrOCR's decoder, of layers that are named as BART's, as Whisper's are ------------------------------------------
 
 TROCR_OFFSET = 2  # its table of positions starts with two rows that nothing reads
-_TROCR_LAYER = {
+BART_LAYER = {
     "self_attn.out_proj": "self_attn.o_proj",
     "self_attn_layer_norm": "self_attn_norm",
     "encoder_attn.out_proj": "cross_attn.o_proj",
@@ -246,7 +246,7 @@ TROCR = KeyTable(
         "embed_tokens": "embed_tokens",
         "embed_positions": change("embed_positions", by=skip_rows(TROCR_OFFSET)),
         "layernorm_embedding": "embed_norm",
-        **{f"layers.{{n}}.{old}": f"layers.{{n}}.{new}" for old, new in _TROCR_LAYER.items()},
+        **{f"layers.{{n}}.{old}": f"layers.{{n}}.{new}" for old, new in BART_LAYER.items()},
     },
     dropped={"embed_positions._float_tensor": BUFFER},  # with fixed positions, in older files
 )

@@ -5,23 +5,13 @@ from typing import Any
 
 from .config_table import Fields, TowerPlan, prefix_of
 from .key_table import KeyTable
+from .text_names import BART_LAYER
 
-_LAYER = {
-    "self_attn.out_proj": "self_attn.o_proj",
-    "self_attn_layer_norm": "self_attn_norm",
-    "encoder_attn.out_proj": "cross_attn.o_proj",
-    "encoder_attn_layer_norm": "cross_attn_norm",
-    "fc1": "mlp.up_proj",
-    "fc2": "mlp.down_proj",
-    "final_layer_norm": "mlp_norm",
-    **{f"self_attn.{letter}_proj": f"self_attn.{letter}_proj" for letter in "qkv"},
-    **{f"encoder_attn.{letter}_proj": f"cross_attn.{letter}_proj" for letter in "qkv"},
-}
 WHISPER = KeyTable(
     modules={
         "embed_tokens": "embed_tokens",
         "embed_positions": "embed_positions",
-        **{f"layers.{{n}}.{old}": f"layers.{{n}}.{new}" for old, new in _LAYER.items()},
+        **{f"layers.{{n}}.{old}": f"layers.{{n}}.{new}" for old, new in BART_LAYER.items()},
         "layer_norm": "norm",
     },
 )

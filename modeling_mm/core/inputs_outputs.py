@@ -124,7 +124,8 @@ class ModelInputs(MediaInputs, RowInputs, CacheInputs, MMKwargs, total=False):
 
 CONTEXT_TEXT = ("context_input_ids", "context_attention_mask", "media_index")
 READY = ("encoder_outputs", "encoder_attention_mask")
-# What a text that is compared with media does not have.
+# The media that a text is compared with, and what such a text does not have.
+COMPARED = tuple(name for name in MediaInputs.__annotations__ if name not in CONTEXT_TEXT)
 NOT_COMPARED = (*CONTEXT_TEXT, "context_ranges", "encoder_attention_mask")
 _DEFAULTS = {"interpolate_pos_encoding": False}
 

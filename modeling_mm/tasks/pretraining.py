@@ -24,7 +24,7 @@ from ...configuration.mm import MMConfig
 from ..core.context_rows import MMRows
 from ..core.input_checks import MediaItems, check_labels, check_media, check_tensors
 from ..core.inputs_outputs import (
-    CONTEXT_TEXT,
+    COMPARED,
     NOT_COMPARED,
     MediaInputs,
     MMOutput,
@@ -148,7 +148,7 @@ class MMForPreTraining(MMMatchingModel):
         """
         asked = self._asked_states(dict(inputs), MMForPreTraining.forward)
         index, ready = pop_inputs(inputs, ("context_index", "encoder_outputs")).values()
-        media = {name: value for name, value in pop_inputs(inputs, MediaInputs).items() if name not in CONTEXT_TEXT}
+        media = pop_inputs(inputs, COMPARED)
         hidden = self._hidden_patches(bool_masked_pos, media["pixel_values"])
         context: Any = self._context(ready, hidden if self.sees_masked else None, **media)
         text = self._text(

@@ -14,7 +14,7 @@ from ...configuration.mm import MMConfig
 from ...explaining.scored import MMScoreExplaining, of_every_row
 from ..core.context_rows import MMRows
 from ..core.inputs_outputs import (
-    CONTEXT_TEXT,
+    COMPARED,
     NOT_COMPARED,
     MediaInputs,
     MMContextOutput,
@@ -118,7 +118,7 @@ class MMForImageTextRetrieval(MMScoreExplaining, MMMatchingModel):
         """
         states = self._asked_states(dict(inputs), MMForImageTextRetrieval.forward)
         index, ready = pop_inputs(inputs, ("context_index", "encoder_outputs")).values()
-        media = {name: value for name, value in pop_inputs(inputs, MediaInputs).items() if name not in CONTEXT_TEXT}
+        media = pop_inputs(inputs, COMPARED)
         images = self._images(ready, **media)
         text = self._text(
             input_ids, attention_mask=attention_mask, position_ids=position_ids, token_type_ids=token_type_ids
