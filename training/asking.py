@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,16 +66,20 @@ def ask(
     *,
     generation: Mapping[str, Any],
     apart: str | None = None,
+    check: Callable[[Any, str], None] | None = None,
 ) -> Asked:
     """What a model says about every sample of the data. The arguments are those of `mm.evaluate`.
 
     reading: media, split, annotations, columns of `load_data`. apart: a column; rows of a picture with other values in
     it stay samples of their own, and how sure the model was of a text is kept.
+    check: raises an error for samples and a task that do not do, before anything is answered.
     """
     loaded, processor, task = _loaded(model, processor, task)
     rank, processes = _processes()
     options = {key: value for key, value in reading.items() if value is not None}
     samples, report = _samples(data, task, format, options, apart)
+    if check is not None:
+        check(samples, task)
     reader = Reader(
         MMDataCollator(processor), batch_size, "skip", share=(rank, processes), progress=progress and rank == 0
     )

@@ -116,7 +116,7 @@ def audit(
     reading = {"media": media, "split": split, "annotations": annotations, "columns": columns}
     asked = ask(
         model, data, task, processor, output, format, reading, batch_size, resume, progress,
-        generation=generation, apart=groups,
+        generation=generation, apart=groups, check=lambda samples, task: _check_column(samples, task, groups),
     )  # fmt: skip
     names = _names(asked, groups)
     found = group_scores(_score_of(asked), names, [question.group for question in asked.questions])
@@ -132,23 +132,32 @@ def audit(
     return result
 
 
+def _check_column(samples: Any, task: str, column: str) -> None:
+    """ValueError for a column that makes no groups, before anything is answered."""
+    if not hasattr(samples, "__getitem__"):
+        raise ValueError("the data is a stream; give samples that can be read again, such as a list")
+    held = [samples[place] for place in range(len(samples))]
+    if not any(column in sample for sample in held):
+        beside = sorted({name for sample in held for name in sample})
+        raise ValueError(f"groups={column!r} is no column of the data; it holds {', '.join(beside)}")
+    values: dict[str, set] = {}
+    for place, sample in enumerate(held):
+        if task == "retrieval":  # a picture is one question, whatever the number of its samples
+            values.setdefault(Sample(place, sample).group(), set()).add(str(sample.get(column)))
+    if several := sum(len(own) > 1 for own in values.values()):
+        raise ValueError(f"retrieval scores pictures, and {several} of them have several values of {column!r}")
+    if column != CLASS:
+        _few([str(sample.get(column)) for sample in held if not isinstance(sample.get(column), list)], column)
+
+
 def _names(asked: Asked, column: str) -> list[str]:
     """The group of each question."""
     if column == CLASS and asked.task == "classify":
         return _few([question.references[0] for question in asked.questions], column)
-    if not hasattr(asked.samples, "__getitem__"):
-        raise ValueError("the data is a stream; give samples that can be read again, such as a list")
-    held = [asked.samples[place] for place in range(len(asked.samples))]
-    if not any(column in sample for sample in held):
-        beside = sorted({name for sample in held for name in sample})
-        raise ValueError(f"groups={column!r} is no column of the data; it holds {', '.join(beside)}")
-    if asked.task == "retrieval":  # a picture is one question, whatever the number of its samples
-        values: dict[str, set] = {}
-        for place, sample in enumerate(held):
-            values.setdefault(Sample(place, sample).group(), set()).add(str(sample.get(column)))
-        if several := sum(len(own) > 1 for own in values.values()):
-            raise ValueError(f"retrieval scores pictures, and {several} of them have several values of {column!r}")
-    return _few([_value(held[question.sample].get(column), question) for question in asked.questions], column)
+    held = [asked.samples[question.sample] for question in asked.questions]
+    return _few(
+        [_value(sample.get(column), question) for sample, question in zip(held, asked.questions, strict=True)], column
+    )
 
 
 def _value(value: Any, question: Question) -> str:

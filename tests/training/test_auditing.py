@@ -81,17 +81,18 @@ def test_the_card_gets_one_section(audited, tmp_path, is_sealed):
     assert held.index("## Groups") < held.index("## Privacy") and auditing.is_ours(held) == is_sealed
 
 
-def test_classes_are_groups_and_a_list_holds_a_value_for_each_row(processor):
+def small(processor, cls, **fields):
     torch.manual_seed(0)
     parts = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = {"vocab_size": len(processor.tokenizer), "bos_token_id": processor.tokenizer.cls_token_id}
-    config = mm.MMConfig(
-        vision_config={**parts, "image_size": 128, "patch_size": 64},
-        text_config={**parts, **text, "is_causal": False},
-        id2label={0: "cat", 1: "dog"},
-        label2id={"cat": 0, "dog": 1},
-    )
-    model = mm.MMForSequenceClassification(config)
+    text["is_causal"] = cls is mm.MMForConditionalGeneration
+    vision = {**parts, "image_size": 128, "patch_size": 64}
+    return cls(mm.MMConfig(vision_config=vision, text_config={**parts, **text}, **fields))
+
+
+def test_classes_are_groups_and_a_list_holds_a_value_for_each_row(processor):
+    labels = {"id2label": {0: "cat", 1: "dog"}, "label2id": {"cat": 0, "dog": 1}}
+    model = small(processor, mm.MMForSequenceClassification, **labels)
     samples = [
         {"image": str(PICTURES / f"{name}.png"), "text": ["one", "two"], "label": [0, 1], "who": ["x", "y"]}
         for name in NAMES
@@ -103,7 +104,35 @@ def test_classes_are_groups_and_a_list_holds_a_value_for_each_row(processor):
     assert by_row.scores.name == "accuracy" and all(one.confidence >= 0.5 for one in by_row.confident)
 
 
-def test_wrong_columns_are_refused_in_words(table):
+def test_numbers_have_their_error_and_the_worst_group_the_highest(processor):
+    model = small(processor, mm.MMForSequenceClassification, num_labels=1)
+    samples = [
+        {"image": str(PICTURES / f"{name}.png"), "label": 50.0 * (name < "d"), "who": str(name < "d")}
+        for name in NAMES
+    ]
+    found = mm.audit(model, samples, "who", processor=processor, progress=False).scores
+    assert found.name == "mean_absolute_error" and [one.name for one in found.groups] == ["True", "False"]
+    assert found.groups[0].value > 40 > found.groups[1].value
+
+
+def test_questions_and_retrieval_have_groups_too(processor):
+    asked = [
+        {"image": str(PICTURES / f"{name}.png"), "text": "what?", "suffix": name, "answers": [name] * 4, "who": "x"}
+        for name in NAMES
+    ]
+    model = small(processor, mm.MMForConditionalGeneration)
+    found = mm.audit(model, asked, "who", "vqa", processor=processor, progress=False, max_new_tokens=2)
+    assert found.scores.name == "vqa_accuracy" and 0 < found.confident[0].confidence <= 1
+    retriever = small(processor, mm.MMForImageTextRetrieval, projection_dim=8)
+    pairs = [{name: value for name, value in one.items() if name in ("image", "suffix", "who")} for one in asked]
+    found = mm.audit(retriever, pairs, "who", processor=processor, progress=False)
+    assert found.scores.name == "i2t_r1" and found.scores.groups[0].pictures == 4
+    with pytest.raises(ValueError, match="several values of 'who'"):
+        mm.audit(retriever, [*pairs, {**pairs[0], "who": "y"}], "who", processor=processor, progress=False)
+
+
+def test_wrong_columns_are_refused_in_words_before_anything_is_answered(table, monkeypatch):
+    monkeypatch.setattr(mm.MMForConditionalGeneration, "generate", None)
     with pytest.raises(ValueError, match="groups='ages'.*age"):
         mm.audit(str(MODEL), table, "ages", progress=False, num_beams=1, max_new_tokens=1)
     with pytest.raises(ValueError, match="60 different values"):

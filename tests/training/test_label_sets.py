@@ -83,3 +83,15 @@ def test_numbers_that_are_no_modality_are_refused(settings, table):
         file.writelines(json.dumps({"ecg": [0.1, 0.2], "label": row["label"]}) + "\n" for row in rows)
     with pytest.raises(ValueError, match="time series"):
         train(make_arguments(settings("classify", **data, model="nowhere")), lambda line: None)
+
+
+def test_the_lowest_error_is_the_best(settings, table):
+    """Transformers takes the highest value of every metric that does not end in "loss"."""
+    data = table(lambda name: {"label": len(name) + 0.5})
+    arguments = make_arguments(
+        settings("classify", **data, dry_run=True, metric_for_best_model="mean_absolute_error",
+                 load_best_model_at_end=True, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1)
+    )  # fmt: skip
+    assert arguments.training.greater_is_better
+    train(arguments, lambda line: None)
+    assert arguments.training.greater_is_better is False
