@@ -49,7 +49,7 @@ def train(data: Path, output: Path, epochs: int, store: Path | None) -> list[flo
 
 def main(arguments: list[str] | None = None) -> int:
     asked = harness.options(__doc__, pairs=3).parse_args(arguments)
-    count, epochs = (16, 2) if asked.tiny else (128, 10)
+    count, epochs = (16, 2) if asked.tiny else (256, 10)
     report = harness.Report(asked)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -20,11 +20,15 @@ STATES = {
     "adamw": 2.0, "paged_adamw": 2.0, "lion": 1.0, "paged_lion": 1.0, "rmsprop": 1.0, "adagrad": 1.0,
     "adafactor": 0.1, "sgd": 0.0,
 }  # fmt: skip
+# What a process on a CPU holds beside tensors, as benchmarks/plan_memory.py found it: a part of them for the holes in
+# the heap (3 % where malloc gives large blocks back at once), and the buffers of PyTorch's libraries.
+HOLES, LIBRARIES = 0.08, 32 << 20
 
 
 @dataclass
 class Memory:
-    """Bytes. step: the most that forward and backward of one batch hold, gradients and activations together.
+    """Bytes. step: the most that forward and backward of one batch hold, gradients and activations together. beside:
+    what the process holds in addition to tensors, on a CPU.
 
     known_optimizer: False where the state was counted as AdamW's, for want of a better guess.
     """
@@ -35,9 +39,18 @@ class Memory:
     gradients: int
     step: int
     known_optimizer: bool = True
+    on_cpu: bool = False
+
+    @property
+    def beside(self) -> int:
+        return int(self.tensors * HOLES) + LIBRARIES if self.on_cpu else 0
 
     @property
     def total(self) -> int:
+        return self.tensors + self.beside
+
+    @property
+    def tensors(self) -> int:
         return self.weights + self.optimizer + self.average + max(self.gradients, self.step)
 
 
@@ -61,6 +74,7 @@ def estimate(model: Any, make_batch: Callable[[int], Mapping[str, Any]], size: i
         gradients=trained,
         step=max(peaks),
         known_optimizer=numbers is not None,
+        on_cpu=next(model.parameters()).device.type == "cpu",
     )
 
 
