@@ -38,6 +38,17 @@ def json_lines(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, value
 
 
+def is_json_lines(path: str | os.PathLike) -> bool:
+    """Whether a file holds an object in each line, whatever its name ends with."""
+    with open(path, "rb") as file:
+        lines = (line for line in file if line.strip())
+        first, second = next(lines, b""), next(lines, None)
+    try:
+        return second is not None and isinstance(json.loads(first.removeprefix(b"\xef\xbb\xbf").decode("utf-8")), dict)
+    except (UnicodeDecodeError, ValueError, RecursionError):
+        return False
+
+
 def csv_lines(
     path: str | os.PathLike, delimiter: str | None = None, names: list[str] | None = None
 ) -> Iterator[tuple[str, dict[str, str]]]:

@@ -12,7 +12,7 @@ from .dataset import MMDataset
 from .errors import DataError
 from .folders import read_folder
 from .hub_datasets import MMStream, read_datasets
-from .json_files import json_lines, read_json
+from .json_files import is_json_lines, json_lines, read_json
 from .questions import read_gqa, read_nlvr2, read_vizwiz, read_vqa
 from .shards import MMShards
 from .tables import read_table
@@ -108,9 +108,9 @@ def format_of(source: Any) -> str:
             return "datasets"
         raise FileNotFoundError(f"there is no file or folder {os.fspath(source)!r}")
     ending = path.suffix.lower()
-    if ending == ".json":
+    if ending == ".json" and not is_json_lines(path):
         return _json_format(read_json(path), path)
-    if ending in (".jsonl", ".ndjson"):
+    if ending in (".json", ".jsonl", ".ndjson"):  # NLVR2 publishes JSON Lines as .json
         first = next(json_lines(path), (None, {}))[1]
         return "nlvr2" if {"identifier", "sentence"} <= first.keys() else "table"
     if ending == ".parquet":

@@ -13,7 +13,7 @@ from ..processing.columns import check_columns, likely
 from .captions import folder_of, refuse_split
 from .dataset import MMDataset, Row, build
 from .errors import DataError
-from .json_files import csv_lines, json_lines, read_json
+from .json_files import csv_lines, is_json_lines, json_lines, read_json
 from .sources import MEDIA
 
 KNOWN = (*MEDIA, "text", "suffix", "label", "answers", "id")
@@ -42,7 +42,7 @@ def _is_csv(path) -> bool:
 def table_lines(path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, line) of each line of a table."""
     ending = Path(path).suffix.lower()
-    if ending in (".jsonl", ".ndjson"):
+    if ending in (".jsonl", ".ndjson") or (ending == ".json" and is_json_lines(path)):
         yield from json_lines(path)
     elif ending == ".json":
         held = read_json(path)

@@ -27,7 +27,7 @@ from .samples import RunData, read_samples
 from .start import Start, load_teacher, start
 from .stored import check_feature_cache, planned, stored_features
 from .task_trainer import DistillTrainer, TaskTrainer
-from .tasks import KINDS, TaskSamples, task_samples, with_columns
+from .tasks import KINDS, TaskSamples, check_media, columns_aside, task_samples, with_columns
 from .verify import write_manifest
 
 LONGEST = 20  # tokens of a generated text, where neither the settings nor the model say how many
@@ -67,6 +67,7 @@ def train(arguments: RunArguments, say: Say = print) -> TrainResult:
     for part in (data.train, data.eval):
         if part is not None:
             data.report += with_columns(part, KINDS[arguments.task], arguments.data.on_error)
+    data.report += columns_aside(data.train)
     for line in data.report:
         say(line)
     begun = start(arguments, data)
@@ -77,6 +78,7 @@ def train(arguments: RunArguments, say: Say = print) -> TrainResult:
             training.greater_is_better = False
     for line in begun.told:
         say(line)
+    check_media(data.train, begun.model, begun.processor)
     if data.eval is not None and arguments.data.on_error == "skip":
         data.eval = _readable(data, begun, arguments, say)
     check_feature_cache(arguments, data, begun)

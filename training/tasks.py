@@ -11,6 +11,7 @@ distill    MMForConditionalGeneration   as caption or vqa, and a teacher
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from torch.utils.data import Dataset, IterableDataset
@@ -21,6 +22,10 @@ from ..modeling_mm.tasks.generation import MMForConditionalGeneration
 from ..modeling_mm.tasks.pretraining import MMForPreTraining
 from ..modeling_mm.tasks.retrieval import MMForImageTextRetrieval
 from ..processing.collator import SAMPLE_COLUMNS
+from .tower_features import base_model
+
+LOOKED_AT = 1000  # samples
+TABLES = ("jsonl", "ndjson", "json", "csv", "tsv", "txt", "parquet")
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Task:
         if lacking:
             held = [name for name, value in sample.items() if value is not None]
             others = [name for name in held if name not in (*SAMPLE_COLUMNS, "id", "row_ids", "answers")]
+            if lacking == ["suffix"] and "text" in held:  # a folder's metadata.jsonl has its captions under text
+                others = ["text"]
             raise ValueError(
                 f"the task {self.name} needs {' and '.join(lacking)}; the sample {sample.get('id')!r} holds "
                 f"{', '.join(held)}. Say which column that is, for instance columns "
@@ -74,6 +81,49 @@ KINDS = {
         Task("distill", GENERATION, ("suffix",), writes=True),
     )
 }
+
+
+def check_media(data: Any, model: Any, processor: Any) -> None:
+    """Raises ValueError where the data hold a kind of media that the model or its processor has no part for.
+
+    The first samples are looked at, of a stream one.
+    """
+    is_whole = hasattr(data, "samples")
+    samples = list(islice(data.samples if is_whole else data, LOOKED_AT if is_whole else 1))
+    read = base_model(model).config.modalities or []
+    for kind, held in (("image", "images"), ("video", "videos"), ("audio", "audios")):
+        part = "feature_extractor" if kind == "audio" else "image_processor"
+        if all(sample.get(name) is None for sample in samples for name in (kind, held)):
+            continue
+        if kind in read and getattr(processor, part) is not None:
+            continue
+        raise ValueError(
+            f"the data hold {'sounds' if kind == 'audio' else held}, and the model reads "
+            f"{' and '.join(read) or 'no media'}: {_HOW[kind]}"
+        )
+
+
+_HOW = {
+    "image": "start from a model with an image tower (--vision-tower FOLDER --text-tower FOLDER)",
+    "video": "give config.modalities=[image,video], and --preset mm-tiny config.max_frames=8 for a new model that "
+    "knows the order of frames",
+    "audio": "start from a model with an audio tower (--audio-tower FOLDER --text-tower FOLDER), or one that "
+    "`mm convert` made of Whisper",
+}
+
+
+def columns_aside(data: Any) -> list[str]:
+    """A line about the columns of a table that no model reads."""
+    if not hasattr(data, "samples") or data.report.format not in TABLES:
+        return []
+    known = {*SAMPLE_COLUMNS, "id", "row_ids", "answers"}
+    found = list(dict.fromkeys(name for sample in data.samples[:LOOKED_AT] for name in sample if name not in known))
+    if not found:
+        return []
+    return [
+        f"NOT READ: the columns {', '.join(found)}. Numbers beside a picture are no modality of MM: a model reads "
+        "them where they are written as text (columns NAME=text for one of them)"
+    ]
 
 
 def with_columns(data: Any, task: Task, on_error: str) -> list[str]:

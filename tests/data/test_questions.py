@@ -103,9 +103,11 @@ def test_nlvr2_has_two_pictures_and_a_label(tmp_path):
         {"identifier": f"dev-850-0-{i}", "sentence": f"There are {i} dogs.", "label": label}
         for i, label in enumerate(("True", "False"))
     ]
-    path = written(tmp_path / "dev.jsonl", "\n".join(map(json.dumps, lines)))
-    (sample,) = mm.load_data(path, tmp_path / "dev")
+    for name in ("dev.jsonl", "dev.json"):  # as it is published: JSON Lines, called .json
+        path = written(tmp_path / name, "\n".join(map(json.dumps, lines)))
+        (sample,) = mm.load_data(path, tmp_path / "dev")
     assert [name[-8:] for name in sample["images"]] == ["img0.png", "img1.png"]
     assert sample["label"] == [1, 0] and len(sample["text"]) == 2
     with pytest.raises(mm.DataError, match="Perhaps"):
-        mm.load_data(written(path, json.dumps({**lines[0], "label": "Perhaps"})), tmp_path / "dev")
+        faulty = written(tmp_path / "dev.jsonl", json.dumps({**lines[0], "label": "Perhaps"}))
+        mm.load_data(faulty, tmp_path / "dev")

@@ -112,3 +112,26 @@ def test_words_that_the_tokenizer_does_not_know_are_told(settings, tmp_path, col
     assert any(line.startswith("UNKNOWN WORDS: 1 of 2") and "[UNK]" in line for line in said)
     _, said = run(settings(max_steps=1, output=str(tmp_path / "known")))
     assert not any("UNKNOWN" in line for line in said)
+
+
+def test_data_of_a_kind_that_the_model_does_not_read_are_refused_before_anything_runs(settings, tmp_path):
+    for kind, clip, named in (("video", "clip.mp4", "modalities"), ("audio", "clip.wav", "audio-tower")):
+        (tmp_path / clip).write_bytes(b"not read")
+        line = {kind: clip, "suffix": "a clip"}
+        (tmp_path / f"{kind}.jsonl").write_text(json.dumps(line) + "\n")
+        with pytest.raises(ValueError, match=named):
+            train(make_arguments(settings(data=str(tmp_path / f"{kind}.jsonl"), eval_share=0)), print)
+
+
+def test_columns_of_numbers_beside_a_picture_are_said_not_to_be_read(settings, colours, tmp_path):
+    lines = "".join(f"red-{size}.png,{size},{size}.5,red\n" for size in (8, 9))
+    (tmp_path / "table.csv").write_text("image,age,height,suffix\n" + lines)
+    said: list[str] = []
+    train(
+        make_arguments(settings(data=str(tmp_path / "table.csv"), media=str(colours), eval_share=0, dry_run=True)),
+        said.append,
+    )
+    assert any(line.startswith("NOT READ") and "age, height" in line for line in said)
+    (tmp_path / "texts.csv").write_text("image,text\nred-8.png,red\n")
+    with pytest.raises(ValueError, match="text=suffix"):
+        train(make_arguments(settings(data=str(tmp_path / "texts.csv"), media=str(colours), eval_share=0)), print)
