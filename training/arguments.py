@@ -6,10 +6,12 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import Seq2SeqTrainingArguments
+from transformers.integrations.deepspeed import is_deepspeed_available
 
 from ..configuration.base import unknown_fields
 from ..configuration.mm import MMConfig
@@ -44,6 +46,19 @@ def as_names(value: Any) -> list[str]:
     """Names as a list, or in one text with commas."""
     parts = value.split(",") if isinstance(value, str) else list(value or ())
     return [part.strip() for part in parts if part.strip()]
+
+
+def check_deepspeed(settings: Any) -> None:
+    """Raises ValueError for a file that is not there, ModuleNotFoundError where DeepSpeed is not installed."""
+    if settings is None:
+        return
+    if isinstance(settings, str) and not settings.strip().startswith("{") and not Path(settings).is_file():
+        raise ValueError(f"deepspeed={settings!r}: no such file; accepted is a JSON file of DeepSpeed's settings")
+    if not is_deepspeed_available():
+        raise ModuleNotFoundError(
+            "deepspeed needs DeepSpeed, and so GPUs: pip install deepspeed. Without it leave deepspeed out: several "
+            "processes train with DDP (docs/distributed.md)"
+        )
 
 
 @dataclass
@@ -161,6 +176,7 @@ class MMTrainingArguments(Seq2SeqTrainingArguments):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{name}={value}; accepted are numbers from {low} to {high}")
+        check_deepspeed(self.deepspeed)
         if self.early_stopping_patience is not None:
             self.load_best_model_at_end = True
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()  # else it warns

@@ -1,6 +1,10 @@
 """DPO through TRL: its batches, its log-probabilities are the model's own, what is preferred becomes likelier."""
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,3 +93,19 @@ def test_trl_trains_what_the_model_prefers(model, processor, samples, tmp_path, 
     log = [line for line in trainer.state.log_history if "rewards/margins" in line]
     assert log[0]["loss"] == pytest.approx(0.6931, abs=1e-3) and log[-1]["loss"] < 0.6
     assert log[-1]["rewards/margins"] > log[0]["rewards/margins"] and log[-1]["rewards/accuracies"] == 1
+
+
+@pytest.mark.slow
+def test_two_processes_with_half_a_batch_each_end_with_the_weights_of_one(tmp_path):
+    pytest.importorskip("trl")
+    script = [str(Path(__file__).with_name("dpo_in_processes.py")), str(tmp_path)]
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for launcher in ([], two):
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", *launcher, *script], capture_output=True, text=True, timeout=240,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, other = (torch.load(tmp_path / f"{number}.pt") for number in (1, 2))
+    for name, weights in one.items():
+        torch.testing.assert_close(other[name], weights, rtol=1e-3, atol=1e-4)

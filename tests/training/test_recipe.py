@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 import pytest
+from transformers.integrations.deepspeed import is_deepspeed_available
 
 from mm.training.arguments import TASKS
 from mm.training.recipe import known_keys, make_arguments, read_recipe, read_words, run_arguments, shipped_recipes
@@ -115,3 +116,13 @@ def test_the_help_names_settings_that_there_are():
 
     named = {name.replace("-", "_") for name in re.findall(r"--([a-z][a-z0-9-]+)", train.__doc__ or "")}
     assert len(named) > 20 and named <= {*known_keys(), "output", "help_all"}
+
+
+@pytest.mark.skipif(is_deepspeed_available(), reason="DeepSpeed is installed")
+def test_deepspeed_is_refused_in_words_where_it_cannot_run(tmp_path):
+    given = {"task": "caption", "data": "x.json", "output": str(tmp_path), "use_cpu": True}
+    for settings in ("examples/deepspeed_zero3.json", {"zero_optimization": {"stage": 2}}):
+        with pytest.raises(ModuleNotFoundError, match="pip install deepspeed"):
+            make_arguments({**given, "deepspeed": settings})
+    with pytest.raises(ValueError, match="no such file"):
+        make_arguments({**given, "deepspeed": "none.json"})
