@@ -4,6 +4,7 @@ Only typer is imported here, so that `mm --help` answers at once; each command i
 runs. The work is done by the functions of `mm.cli`, one file a command.
 """
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +42,8 @@ def _options(
 
 @contextmanager
 def _errors_in_words() -> Iterator[None]:
-    """Turn the errors that mean bad input into one line on stderr and exit code 2; the rest keep their traceback."""
+    """Turn the errors that mean bad input into a line on stderr, with a line for each fault where several are listed,
+    and exit code 2; the rest keep their traceback."""
     try:
         yield
     except BrokenPipeError:  # the reader of our output went away (`mm caption … | head -1`): not a fault of the input
@@ -55,8 +57,8 @@ def _errors_in_words() -> Iterator[None]:
             error = OSError(f"the Hub cannot be reached: {error}")
         from mm.cli.printing import printable
 
-        words = " ".join(str(error).split("\n"))
-        typer.echo(f"mm: {printable(words, sys.stderr)}", err=True)
+        lines = re.sub(r"\n(?!  (- |\.\.\. ))", " ", str(error)).split("\n")  # faults that are listed keep their lines
+        typer.echo("mm: " + "\n".join(printable(line, sys.stderr) for line in lines), err=True)
         raise typer.Exit(BAD_INPUT) from None
 
 

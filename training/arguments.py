@@ -49,13 +49,13 @@ def as_names(value: Any) -> list[str]:
 
 
 def check_deepspeed(settings: Any) -> None:
-    """Raises ValueError for a file that is not there, ModuleNotFoundError where DeepSpeed is not installed."""
+    """Raises ValueError for a file that is not there, and where DeepSpeed is not installed."""
     if settings is None:
         return
     if isinstance(settings, str) and not settings.strip().startswith("{") and not Path(settings).is_file():
         raise ValueError(f"deepspeed={settings!r}: no such file; accepted is a JSON file of DeepSpeed's settings")
     if not is_deepspeed_available():
-        raise ModuleNotFoundError(
+        raise ValueError(
             "deepspeed needs DeepSpeed, and so GPUs: pip install deepspeed. Without it leave deepspeed out: several "
             "processes train with DDP (docs/distributed.md)"
         )

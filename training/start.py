@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTrainedConfig
 
-from ..configuration.base import MMBaseConfig, unknown_fields
+from ..configuration.base import unknown_fields
 from ..configuration.mm import MMConfig
 from ..configuration.presets import PRESETS
 from ..configuration.settings import nearest
@@ -23,6 +23,7 @@ from ..processing.images.processor import MMImageProcessorPil
 from ..processing.processor import MMProcessor
 from .arguments import ModelArguments, RunArguments, as_dict, as_names
 from .class_fields import class_fields
+from .plan import parts_of
 from .samples import RunData
 from .tasks import KINDS
 
@@ -59,6 +60,8 @@ def start(arguments: RunArguments, data: RunData) -> Start:
     _check_parts(made.model.config, given)
     _fit_processor(made, arguments)
     _tell_unknown(made, data)
+    if unread := [name for name, _, trained in parts_of(made.model) if not trained]:
+        made.told.append(f"frozen, because nothing that this task trains reads it: {', '.join(unread)}")
     if settings.freeze:
         made.model.freeze(*as_names(settings.freeze))
         made.told.append(f"frozen: {', '.join(as_names(settings.freeze))}")
@@ -85,10 +88,10 @@ def _naming(settings: ModelArguments, names: Iterable[str]) -> Iterator[None]:
 
 
 def _check_parts(config: Any, given: dict[str, Any]) -> None:
-    """Raises ValueError for a name in the settings of a part, such as text_config, that is no field of MM's class."""
+    """Raises ValueError for a name in the settings of a part, such as text_config, that is no field of its class."""
     for name, fields in given.items():
         part = getattr(config, name, None)
-        faults = unknown_fields(type(part), fields) if isinstance(part, MMBaseConfig) else []
+        faults = unknown_fields(type(part), fields) if isinstance(part, PreTrainedConfig) else []
         if faults:
             raise ValueError(f"config.{name}: {'; '.join(faults)}")
 

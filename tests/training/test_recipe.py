@@ -122,7 +122,7 @@ def test_the_help_names_settings_that_there_are():
 def test_deepspeed_is_refused_in_words_where_it_cannot_run(tmp_path):
     given = {"task": "caption", "data": "x.json", "output": str(tmp_path), "use_cpu": True}
     for settings in ("examples/deepspeed_zero3.json", {"zero_optimization": {"stage": 2}}):
-        with pytest.raises(ModuleNotFoundError, match="pip install deepspeed"):
+        with pytest.raises(ValueError, match="pip install deepspeed"):
             make_arguments({**given, "deepspeed": settings})
     with pytest.raises(ValueError, match="no such file"):
         make_arguments({**given, "deepspeed": "none.json"})

@@ -135,3 +135,16 @@ def test_columns_of_numbers_beside_a_picture_are_said_not_to_be_read(settings, c
     (tmp_path / "texts.csv").write_text("image,text\nred-8.png,red\n")
     with pytest.raises(ValueError, match="text=suffix"):
         train(make_arguments(settings(data=str(tmp_path / "texts.csv"), media=str(colours), eval_share=0)), print)
+
+
+def test_what_is_frozen_by_itself_is_told_and_a_field_that_a_tower_lacks_is_refused(settings):
+    said: list[str] = []
+    only_compared = {"pretraining_losses": {"itc": 1.0}}
+    train(make_arguments(settings("retrieval", eval_share=0, dry_run=True, config=only_compared)), said.append)
+    (line,) = (line for line in said if line.startswith("frozen, because"))
+    assert "vision_projector" in line
+    tower = {"model_type": "clip_vision_model", "hiden_size": 32, "image_size": 128, "patch_size": 64}
+    made = settings(eval_share=0, preset="mm-tiny", config={"vision_config": tower})
+    del made["model"]
+    with pytest.raises(ValueError, match="hiden_size"):
+        train(make_arguments(made), print)
