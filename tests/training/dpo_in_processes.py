@@ -7,6 +7,7 @@ import copy
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
@@ -22,7 +23,7 @@ from small_trainer import small_trainer  # noqa: E402  # pyright: ignore[reportI
 
 def main(folder: Path, processes: int) -> None:
     processor = mm.MMProcessor.from_pretrained(TESTS.parent / "checkpoints/mm-tiny")
-    config: mm.MMConfig = small_trainer(folder, processor).model.config
+    config: Any = small_trainer(folder, processor).model.config
     config.lm_head_transform, config.text_config.hidden_dropout = False, 0.0
     torch.manual_seed(0)
     model = mm.MMForConditionalGeneration(config).eval()

@@ -1,6 +1,7 @@
 """Features of a frozen image tower, kept on disk: the same losses, what is refused, broken files, other pictures."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -148,7 +149,8 @@ def test_a_trainer_takes_no_store_of_another_tower(processor, tmp_path):
     trainer = small_trainer(tmp_path / "run", processor)
     trainer.model.freeze("vision")
     samples = trainer.train_dataset
-    trainer.data_collator.features = mm.store_features(trainer.model, processor, samples, tmp_path / "store")
+    collator: Any = trainer.data_collator
+    collator.features = mm.store_features(trainer.model, processor, samples, tmp_path / "store")
     with torch.no_grad():
         next(trainer.model.model.vision_tower.parameters()).view(-1)[0] += 1
     with pytest.raises(ValueError, match="another image tower"):
@@ -192,7 +194,8 @@ def test_a_training_goes_on_with_stored_features_as_if_it_had_not_ended(processo
         trainer = small_trainer(tmp_path / name, processor, max_steps=4, **steps)
         trainer.model.freeze("vision")
         store = mm.store_features(trainer.model, processor, trainer.train_dataset, tmp_path / "store")
-        trainer.data_collator.features = store
+        collator: Any = trainer.data_collator
+        collator.features = store
         trainer.train(resume)
         return trainer.model.state_dict()
 
