@@ -108,6 +108,41 @@ def caption(
 
 
 @app.command()
+def transcribe(
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="Sounds.")],
+    model: Annotated[str, typer.Option(metavar="DIR", help="Folder or Hub id of a Whisper of MM (mm convert).")],
+    form: Annotated[
+        str, typer.Option("--format", metavar="NAME", help="txt, srt, vtt or json (a line each).")
+    ] = "txt",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Write a file of each sound there.")
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Such as en. Default: found out in the first window.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(metavar="NAME", help="transcribe, or translate into English.")] = None,
+    words: Annotated[bool, typer.Option("--words", help="The times of words too (--format json).")] = False,
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="Words and names to expect.")] = "",
+    fallback: Annotated[
+        bool, typer.Option("--fallback", help="Try loops and unlikely text again, warmer; leave silence out.")
+    ] = False,
+    num_beams: Annotated[
+        int | None, typer.Option(min=1, help="Beams of the search. Default: the model's own.")
+    ] = None,
+) -> None:
+    """Write what is said in sounds of any length, as it is heard: text, subtitles or JSON."""
+    with _errors_in_words():
+        from mm.cli.transcribe import print_transcripts
+
+        all_read = print_transcripts(
+            paths, model, form=form, output=output, language=language, task=task, words=words, prompt=prompt,
+            fallback=fallback, num_beams=num_beams,
+        )  # fmt: skip
+    if not all_read:
+        raise typer.Exit(BAD_INPUT)
+
+
+@app.command()
 def explain(
     picture: Annotated[Path, typer.Argument(metavar="PICTURE", exists=True, dir_okay=False, help="A picture.")],
     output: Annotated[

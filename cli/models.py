@@ -26,12 +26,17 @@ _OTHER_HEADS = {
 }
 
 
-def load_model(source: str | Path | None = None) -> tuple:
-    """(model, processor) of a captioner, the model in eval mode, on the GPU if there is one.
+def load_model(
+    source: str | Path | None = None,
+    auto_class: Any = AutoModelForImageTextToText,
+    parts: tuple[str, ...] = ("image_processor", "tokenizer"),
+) -> tuple:
+    """(model, processor) of a model that writes, such as a captioner, in eval mode, on the GPU if there is one.
 
     Args:
         source: a folder that save_pretrained wrote, or a Hub id; of a model or of a PEFT adapter. None takes the model
             in the package.
+        parts: of the processor, that it must have.
 
     Raises:
         ValueError: nothing there, or none with a captioning model of MM and its processor.
@@ -42,9 +47,9 @@ def load_model(source: str | Path | None = None) -> tuple:
     if _ADAPTER in found:
         holder, held = _base_of(source, found[_ADAPTER])
     _check_kind(holder, held)
-    processor = _processor(source if _PROCESSOR in found else holder)
+    processor = _processor(source if _PROCESSOR in found else holder, parts)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = cast(nn.Module, AutoModelForImageTextToText.from_pretrained(source))
+    model = cast(nn.Module, auto_class.from_pretrained(source))
     warn_of_other_ids(model, processor)
     return model.to(device).eval(), processor
 
@@ -130,7 +135,7 @@ def _check_kind(source: str, settings: dict[str, dict[str, Any]]) -> None:
             raise ValueError(f"{source!r} cannot write captions: {name} {_OTHER_HEADS[name]}")
 
 
-def _processor(source: str) -> Any:
+def _processor(source: str, parts: tuple[str, ...]) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(source)
     except (OSError, ValueError) as error:
@@ -138,7 +143,7 @@ def _processor(source: str) -> Any:
         raise ValueError(
             f"{source!r} has a model but no processor; save an MMProcessor there too ({reason})"
         ) from error
-    for part in ("image_processor", "tokenizer"):
+    for part in parts:
         if getattr(processor, part, None) is None:
             raise ValueError(f"{source!r} has no {part} in the folder of the model: save an MMProcessor there too")
     return processor

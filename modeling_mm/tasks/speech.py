@@ -56,6 +56,20 @@ class MMForSpeechSeq2Seq(MMForConditionalGeneration):
 
         return WhisperRules(self).write(sounds, generation_config, *args, **kwargs)
 
+    @torch.no_grad()
+    def detect_language(self, input_features: torch.Tensor) -> list[str]:
+        """The token of the language, such as "<|en|>", of each sound's first window.
+
+        Raises: ValueError for a model of one language, whose generation_config has no lang_to_id.
+        """
+        from .whisper_rules import WhisperRules
+
+        known = getattr(self.generation_config, "lang_to_id", None)
+        if not known:
+            raise ValueError("generation_config.lang_to_id is missing: this model has one language")
+        names = {number: name for name, number in known.items()}
+        return [names[number] for number in WhisperRules(self).languages(input_features).tolist()]
+
     def write_rows(self, *args, **kwargs) -> Any:
         """generate() of given rows, for `WhisperRules`."""
         return super().generate(*args, **kwargs)

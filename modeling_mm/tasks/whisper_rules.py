@@ -51,6 +51,7 @@ class OneWindow(GenerationMixin):
         )
         # The mixin sets an attention implementation for good; MM takes the one that gives weights when it needs it.
         self.model = SimpleNamespace(encoder=speech.model.audio_tower, config=SimpleNamespace())
+        speech.ends_checked.add("beginnings")  # a row begins with the text before it, where there is some
         self.frames = 2 * config.audio_config.max_source_positions
         self.heard: tuple[torch.Tensor, Any] | None = None
 
@@ -104,6 +105,10 @@ class WhisperRules(  # pyright: ignore[reportIncompatibleMethodOverride]: the mi
         if mask is not None and not bool(mask.all()):
             raise ValueError("input_features_mask hides a sound or a part of one; give sounds that are there")
         return self.generate(sounds, generation_config, *args, **kwargs)
+
+    def languages(self, sounds: Any) -> torch.Tensor:
+        """(B,) ids of the languages of sounds."""
+        return self.detect_language(self._checked(sounds), num_segment_frames=self.frames)
 
     def _checked(self, sounds: Any) -> torch.Tensor:
         """(B, bands, frames). Raises ValueError for another shape, or several clips of one sample."""

@@ -35,7 +35,21 @@ PADDING = 2 * 2048  # samples that AAC may have after the end stated by an MP4 f
 
 
 def read_sound(file: Any, name: str, max_seconds: float) -> tuple[np.ndarray, int]:
-    """(samples,) of an open file, its channels mixed to one (`sound_layouts.py`), and their rate.
+    """(samples,) of an open file, and their rate. Raises as `sound_stretches`."""
+    found, rate, length = [np.zeros(0, np.float32)], 0, 0
+    for stretch, rate in sound_stretches(file, name, max_seconds):
+        length += len(stretch)
+        with decoding(name):
+            check_sound(length, rate, 1, max_seconds)
+        found.append(stretch)
+    return np.concatenate(found), rate
+
+
+def sound_stretches(
+    file: Any, name: str, max_seconds: float, max_samples: float = MAX_SAMPLES
+) -> Iterator[tuple[np.ndarray, int]]:
+    """(samples,) of an open file, its channels mixed to one (`sound_layouts.py`), and their rate, as it is read; at
+    least one. What PyAV decodes comes as one stretch.
 
     Raises MediaDecodeError for a file that is broken, of another format or beyond the limits; ImportError without the
     extra.
@@ -50,7 +64,9 @@ def read_sound(file: Any, name: str, max_seconds: float) -> tuple[np.ndarray, in
             allowed = {"format_whitelist": ",".join(CONTAINERS), "codec_whitelist": ",".join(CODECS)}
             with av.open(file, "r", options=allowed, metadata_errors="ignore") as opened:
                 known["format"] = opened.format.name
-                return _of_container(opened, max_seconds)
+                whole = _of_container(opened, max_seconds)
+            yield whole
+            return
     soundfile = module("soundfile")
     with decoding(name, (*FORMATS, *CONTAINERS), (*DECODER_FAULTS, soundfile.SoundFileError)) as known:
         if header is not None and header.was_left:
@@ -61,17 +77,20 @@ def read_sound(file: Any, name: str, max_seconds: float) -> tuple[np.ndarray, in
             known["format"] = sound.format
             if sound.format not in FORMATS:
                 raise MediaDecodeError(f"its format {sound.format} is not accepted")
-            check_sound(sound.frames, sound.samplerate, sound.channels, max_seconds)
+            check_sound(sound.frames, sound.samplerate, sound.channels, max_seconds, max_samples)
             if header is not None:
                 header.check(sound.frames / sound.samplerate)
             mix = mix_of(_speakers(sound, header, file), sound.channels)
-            samples = _joined(_blocks(sound, mix), sound.samplerate, max_seconds)
-            if has_length and sound.frames - len(samples) > MP3_SLACK:
-                raise cut_off(sound.frames / sound.samplerate, len(samples) / sound.samplerate, "s")
-            return samples, sound.samplerate
+            length = 0
+            yield np.zeros(0, np.float32), sound.samplerate
+            for stretch in _blocks(sound, mix):
+                length += len(stretch)
+                yield stretch, sound.samplerate
+            if has_length and sound.frames - length > MP3_SLACK:
+                raise cut_off(sound.frames / sound.samplerate, length / sound.samplerate, "s")
 
 
-def check_sound(frames: float, rate: int, channels: int, max_seconds: float) -> None:
+def check_sound(frames: float, rate: int, channels: int, max_seconds: float, max_samples: float = MAX_SAMPLES) -> None:
     """Raises MediaDecodeError for a sound that is too long, or has no sensible rate."""
     if not RATES[0] <= rate <= RATES[1]:
         raise MediaDecodeError(f"its sampling rate is {rate}; accepted are {RATES[0]}..{RATES[1]}")
@@ -79,8 +98,8 @@ def check_sound(frames: float, rate: int, channels: int, max_seconds: float) -> 
         raise MediaDecodeError(f"it has {channels} channels; accepted are {MAX_CHANNELS} at most")
     if frames / rate > max_seconds:
         raise MediaDecodeError(f"it lasts {frames / rate:.1f} s; max_seconds={max_seconds} allows no more")
-    if frames > MAX_SAMPLES:
-        raise MediaDecodeError(f"it has {frames:.0f} samples, more than {MAX_SAMPLES}")
+    if frames > max_samples:
+        raise MediaDecodeError(f"it has {frames:.0f} samples, more than {max_samples}")
 
 
 def in_full_scale(array: np.ndarray) -> np.ndarray:

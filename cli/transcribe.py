@@ -1,0 +1,211 @@
+"""`mm transcribe`: sounds in, text with times out as it comes, of files of any length in constant memory.
+
+file ── stretches ── a window at its place ── generate() ── segments ──► txt, srt, vtt or json
+                          ▲                                    │
+                          └── the end of its last segment ◄────┘
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+from transformers import AutoModelForSpeechSeq2Seq
+
+from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
+from ..processing.images.limits import MediaDecodeError
+from ..processing.sounds.stream import stream_sound
+from .caption import without_other_bars
+from .models import load_model
+from .printing import json_line, printable
+
+FORMATS = ("txt", "srt", "vtt", "json")
+# What openai/whisper does where a window comes out as loops, as unlikely text, or as silence.
+FALLBACK = {
+    "temperature": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
+    "compression_ratio_threshold": 1.35,
+    "logprob_threshold": -1.0,
+    "no_speech_threshold": 0.6,
+}
+
+
+class Segment(NamedTuple):
+    """A stretch of speech: seconds from the start of the file. words: (text, start, end) of each, if asked for."""
+
+    start: float
+    end: float
+    text: str
+    words: list[tuple[str, float, float]] | None = None
+
+
+# ---- one sound -----------------------------------------------------------------------------------------------------
+
+
+def transcribe(
+    samples: Iterable[np.ndarray], model: MMForSpeechSeq2Seq, processor: Any, *, language: str | None = None,
+    words: bool = False, **settings: Any,
+) -> Iterator[Segment]:  # fmt: skip
+    """Segments of one sound, window after window: each begins where the last whole segment ended.
+
+    Args:
+        samples: stretches of float32 (n,) at the rate of the feature extractor (`stream_sound`); two windows of them
+            are held at most, and what one stretch has beyond.
+        language: None: that of the first window, which stays.
+        words: fill in `Segment.words`.
+        settings: of generate(), such as task, num_beams, prompt_ids and those of FALLBACK.
+
+    Raises: what `samples` raises, after the segments of all that came before.
+    """
+    extractor = processor.feature_extractor
+    rate, window, place = extractor.sampling_rate, extractor.n_samples, 0
+    moment = window / rate / model.config.max_source_positions
+    for piece, take in _windows(samples, window):
+        features = extractor(piece, sampling_rate=rate, return_tensors="pt", return_attention_mask=True)
+        heard = {name: features[name].to(model.device) for name in ("input_features", "attention_mask")}
+        heard["input_features"] = heard["input_features"].to(model.dtype)
+        if language is None and getattr(model.generation_config, "lang_to_id", None):
+            language = model.detect_language(heard["input_features"])[0]
+        told = {"language": language} if language is not None else {}
+        written = model.generate(
+            **heard, **told, **settings, return_timestamps=True, return_segments=True, return_token_timestamps=words,
+            force_unique_generate_call=True,
+        )  # fmt: skip
+        found = written["segments"][0]
+        seconds = _seconds_read(found, model.generation_config, len(piece) / rate)
+        for segment in found:
+            made = _segment(segment, processor.tokenizer, place / rate, len(piece) / rate, words, moment)
+            if made.text:
+                yield made
+        taken = min(round(seconds * rate), len(piece)) or len(piece)
+        take(taken)
+        place += taken
+
+
+def _windows(samples: Iterable[np.ndarray], window: int) -> Iterator[tuple[np.ndarray, Callable[[int], None]]]:
+    """(up to `window` samples, take): the next begins after as many as take() was called with. A fault of the file is
+    raised after what could be read before it."""
+    source, held, fault = iter(samples), np.zeros(0, np.float32), None
+    taken: list[int] = []
+    while True:
+        parts, length = [held], len(held)
+        while length < window and source is not None:
+            try:
+                parts.append(next(source))
+                length += len(parts[-1])
+            except StopIteration:
+                source = None
+            except MediaDecodeError as error:
+                source, fault = None, error
+        held = np.concatenate(parts)
+        if not len(held):
+            break
+        yield held[:window], taken.append
+        held = held[taken.pop() :]
+    if fault is not None:
+        raise fault
+
+
+def _seconds_read(segments: list[dict[str, Any]], decoding: Any, whole: float) -> float:
+    """How far into a window its segments go: to the end of the last whole one, or to its own end where the text ends
+    with one time, or has no two together (so do Whisper's rules)."""
+    if not segments:
+        return whole
+    result = segments[-1]["result"]
+    ids = result["sequences"] if isinstance(result, dict) else result
+    ids = ids[segments[0]["idxs"][0] :]
+    begin = decoding.no_timestamps_token_id + 1
+    is_time = (ids[ids != decoding.eos_token_id] >= begin).tolist()
+    pairs = any(one and two for one, two in zip(is_time, is_time[1:], strict=False))
+    if not pairs or is_time[-2:] == [False, True]:
+        return whole
+    return float(segments[-1]["end"])
+
+
+def _segment(found: dict, tokenizer: Any, offset: float, longest: float, words: bool, moment: float) -> Segment:
+    """A segment of generate() as text, at its place in the file."""
+    start, end = (min(max(float(found[name]), 0.0), longest) for name in ("start", "end"))
+    text = " ".join(tokenizer.decode(found["tokens"], skip_special_tokens=True).split())
+    spoken = None
+    if words:
+        output = {"tokens": found["tokens"][None], "token_timestamps": found["token_timestamps"][None]}
+        _, more = tokenizer._decode_asr(
+            [output], return_timestamps="word", return_language=None, time_precision=moment
+        )
+        spoken = [
+            (word["text"].strip(), offset + word["timestamp"][0], offset + word["timestamp"][1])
+            for word in more["chunks"]
+            if word["text"].strip()
+        ]
+    return Segment(offset + start, offset + max(start, end), text, spoken)
+
+
+# ---- what is printed -----------------------------------------------------------------------------------------------
+
+
+def print_transcripts(
+    paths: Sequence[Path], model: str | None, *, form: str = "txt", output: Path | None = None, words: bool = False,
+    fallback: bool = False, prompt: str = "", **settings: Any,
+) -> bool:  # fmt: skip
+    """Writes what is said in files, a line or cue at a time: to stdout, or into a file of each under `output`.
+
+    Returns: whether every file was a sound; a fault of one is told on stderr, and the others are transcribed.
+    Raises: ValueError for options that do not go together, and a model that is no Whisper; FileNotFoundError.
+    """
+    if form not in FORMATS:
+        raise ValueError(f"--format {form} is not known; accepted: {', '.join(FORMATS)}")
+    if words and form != "json":
+        raise ValueError("--words are written by --format json only")
+    if output is None and len(paths) > 1 and form in ("srt", "vtt"):
+        raise ValueError(f"{len(paths)} files make {len(paths)} files of --format {form}; give --output DIR")
+    doubled = {path.stem for path in paths if [other.stem for other in paths].count(path.stem) > 1}
+    if output is not None and doubled:
+        raise ValueError(f"several files would be written as {sorted(doubled)[0]}.{form}; transcribe them apart")
+    with without_other_bars():
+        loaded, processor = load_model(model, AutoModelForSpeechSeq2Seq, ("feature_extractor", "tokenizer"))
+    options = {name: value for name, value in settings.items() if value is not None} | (FALLBACK if fallback else {})
+    if prompt:
+        ids = processor.tokenizer.get_prompt_ids(prompt, return_tensors="pt")
+        options["prompt_ids"] = ids.to(loaded.device)
+    rate, all_read = processor.feature_extractor.sampling_rate, True
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        stream = sys.stdout if output is None else (output / f"{path.stem}.{form}").open("w", encoding="utf-8")
+        try:
+            segments = transcribe(stream_sound(path, rate), loaded, processor, words=words, **options)
+            _write(segments, path, form, stream)
+        except MediaDecodeError as error:
+            all_read = False
+            sys.stderr.write(f"mm: {printable(error, sys.stderr)}\n")
+        finally:
+            if output is not None:
+                stream.close()
+    return all_read
+
+
+def _write(segments: Iterator[Segment], path: Path, form: str, stream: TextIO) -> None:
+    if form == "vtt":
+        stream.write("WEBVTT\n\n")
+    for number, one in enumerate(segments, 1):
+        text = printable(one.text, stream)
+        if form == "json":
+            told = {"path": str(path), "start": round(one.start, 3), "end": round(one.end, 3), "text": one.text}
+            if one.words is not None:
+                told["words"] = [
+                    {"word": word, "start": round(start, 3), "end": round(end, 3)} for word, start, end in one.words
+                ]
+            text = json_line(told, stream)
+        elif form in ("srt", "vtt"):
+            mark = "," if form == "srt" else "."
+            cue = f"{clock(one.start, mark)} --> {clock(one.end, mark)}\n{text.replace('-->', '->')}\n"
+            text = f"{number}\n{cue}" if form == "srt" else cue
+        stream.write(text + "\n")
+        stream.flush()
+
+
+def clock(seconds: float, mark: str) -> str:
+    """ "00:01:02,345": hours may have more digits."""
+    thousandths = round(seconds * 1000)
+    minutes, thousandths = divmod(thousandths, 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{thousandths // 1000:02}{mark}{thousandths % 1000:03}"
