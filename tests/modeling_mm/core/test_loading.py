@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, BitsAndBytesCon
 import mm
 from comparing import close, same_weights
 from mm import MMForConditionalGeneration, MMModel, MMTextModel, MMVisionModel
+from whispers import whisper_config
 
 HEAD = {
     "lm_head.bias", "lm_head_transform.dense.weight", "lm_head_transform.dense.bias", "lm_head_transform.norm.weight",
@@ -212,6 +213,7 @@ ITC = {"projection_dim": 12, "text_config": SEES}
 QUEUE = {**ITC, "pretraining_losses": {"itc": 1.0}, "contrastive_queue_size": 4}
 LOSSES = {"pretraining_losses": {"itc": 1.0, "itm": 1.0, "mlm": 1.0, "mim": 1.0}}
 ALL = {**ITC, **LOSSES, "mim_target": "features", "vision_config": {"use_mask_token": True}}
+HEARS = {"modalities": ["audio"], "audio_config": whisper_config(), "max_clips": 1}
 EVERY = {
     "base": (mm.MMModel, {}, "vision_projector"),
     "writes": (mm.MMForConditionalGeneration, {}, "lm_head_transform"),
@@ -222,6 +224,7 @@ EVERY = {
     "slow copy": (mm.MMForImageTextRetrieval, QUEUE, "slow.model"),
     "slow head": (mm.MMForImageTextRetrieval, QUEUE, "slow.itc_head"),
     "queue": (mm.MMForImageTextRetrieval, QUEUE, "slow.contrast"),
+    "hears": (mm.MMForSpeechSeq2Seq, HEARS, "lm_head_transform"),
     "fills in": (mm.MMForMaskedLM, {"text_config": SEES}, "lm_head_transform"),
     "pretrains": (mm.MMForPreTraining, ALL, "mim_head"),
     "follows": (mm.MMForPreTraining, ALL, "mim_tower"),
