@@ -175,7 +175,7 @@ benchmark: $(DEV)  ## generate() beside transformers' BLIP, the same weights in 
 	@$(BIN)/python benchmarks/beam_search_vs_blip.py
 
 bench: $(DEV)  ## six families beside transformers' classes of the same weights (half an hour; QUICK=1: four minutes)
-	@$(BIN)/python -W ignore benchmarks/inference.py $(if $(QUICK),--quick)
+	@$(if $(QUICK),OMP_NUM_THREADS=1) $(BIN)/python -W ignore benchmarks/inference.py $(if $(QUICK),--quick)
 
 faithfulness: $(DEV)  ## are maps of words over pictures faithful? deletion, insertion, pointing game (needs make data)
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faithfulness.py

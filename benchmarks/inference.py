@@ -2,14 +2,15 @@
 
     OMP_NUM_THREADS=2 python benchmarks/inference.py --log benchmarks/logs/inference.txt
     python benchmarks/inference.py blip siglip          # some models
-    python benchmarks/inference.py --quick              # four rows, once; half of each wanted ratio is enough
+    OMP_NUM_THREADS=1 python benchmarks/inference.py --quick  # four rows, once; half of each wanted ratio is enough
     python benchmarks/inference.py --tiny               # small models: only equality is wanted
 
 Each peer is built from its config class with random weights, saved, and read by `mm.convert`. Tokens are equal, or
 embeddings to 1e-5, before anything is timed. New tokens are 20 (answers: 6): the end is forbidden until then.
 "decoding" is generate() from an encoded context, against the peer's text decoder from outputs of its vision tower.
 
-The table wants ratios of wall time; --quick wants ratios of CPU time, which a busy machine changes less.
+The table wants ratios of wall time; --quick wants ratios of CPU time, which a busy machine changes less with one
+thread (threads that wait for each other count as busy).
 """
 
 import argparse
