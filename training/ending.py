@@ -61,8 +61,9 @@ class EndWhenTold(TrainerCallback):
         if args.world_size > 1:
             if self.told:
                 accelerator.set_trigger()
-            self.told = accelerator.check_trigger()
-        if self.told:
+            if accelerator.check_trigger():  # a signal that comes meanwhile counts in the next step
+                self.told = control.should_save = control.should_training_stop = True
+        elif self.told:
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args, state, control, **kwargs):
