@@ -112,7 +112,8 @@ def test_a_run_that_is_ended_says_how_to_go_on_and_does(settings, tmp_path, numb
     words = [f"{name}={value}" for name, value in settings().items() if name != "task"]
     words += ["save_strategy=steps", "save_steps=2", "max_steps=100000", "eval_share=0"]
     run = subprocess.Popen([sys.executable, "-m", "mm_console", "train", "caption", *words], stdout=subprocess.PIPE,
-                           stderr=subprocess.DEVNULL, text=True)  # fmt: skip
+                           stderr=subprocess.DEVNULL, text=True,  # nohup ignores SIGINT
+                           preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
     for _ in range(600):
         if any((tmp_path / "out").glob("checkpoint-*")) or run.poll() is not None:
             break
