@@ -348,7 +348,7 @@ def audit(
     model: _Model,
     data: _Data,
     groups: Annotated[
-        str, typer.Option(metavar="COLUMN", help="The column whose values are the groups; label: the right class.")
+        str, typer.Option(metavar="COLUMN", help="The column of the groups; label: the right class (classify).")
     ],
     task: _Task = None,
     output: Annotated[

@@ -21,7 +21,7 @@ from ..processing.call_options import check_choice
 from .errors import DataError
 from .labels import class_names, numbered, places_of
 from .media_folder import NOT_FILES, MediaFolder, column_of
-from .rows import row_ids, rows_of
+from .rows import has_texts, row_ids, rows_of
 from .sources import MEDIA, InTable, content, media_names, opened
 from .splits import split_samples
 
@@ -178,7 +178,7 @@ def build(
             report.left_out.append((row.where, str(fault.args[0])))
             continue
         read = row.beside.get("context_text")  # rows that read another text beside the picture stay apart
-        key = repr((sorted(media.items()), read)) if media and group else number
+        key = repr((sorted(media.items()), read)) if media and group and has_texts(row.values) else number
         groups.setdefault(key, []).append((row, media))
     label_names = class_names(
         [row.values["label"] for found in groups.values() for row, _ in found if "label" in row.values]

@@ -7,6 +7,12 @@ ROWS = ("text", "suffix", "label", "answers", "row_ids")  # one value for each t
 OF_LISTS = ("label", "answers")  # a value of one row may be a list itself
 
 
+def has_texts(values: Mapping[str, Any]) -> bool:
+    """Whether rows of one picture are told apart by their texts. Labels without a text are of a picture each: two of
+    them in one sample would be a vector."""
+    return values.get("label") is None or any(values.get(name) is not None for name in ("text", "suffix"))
+
+
 def row_ids(sample: Mapping[str, Any]) -> list[str]:
     ids = sample.get("row_ids", [sample["id"]])
     return list(ids) if isinstance(ids, (list, tuple)) else [ids]

@@ -86,8 +86,11 @@ def vqa_score(
         raise ValueError(f"spelling={spelling!r}; accepted are {', '.join(SPELLINGS)}")
     if isinstance(answers, str):
         raise TypeError(f"answers is one string, {answers!r:.60}; give the list of all answers of the question")
-    if not answers:
+    if not len(answers):
         raise ValueError("a question without answers has no accuracy; leave it out")
+    for one in (prediction, *answers):
+        if not isinstance(one, str):
+            raise TypeError(f"predictions and answers are strings; got {one!r:.60}")
     told, given = _without_ends(prediction), [_without_ends(answer) for answer in answers]
     if len(given) < ENOUGH:
         told, given = _spelled_alike(told, given, "always" if spelling == "official" else spelling)
@@ -110,5 +113,7 @@ def vqa_accuracy(
             f"{len(predictions)} predictions for the answers of {len(answers)} questions; give one each, and at least "
             "one"
         )
+    if isinstance(predictions, str):
+        raise TypeError(f"predictions is one string, {predictions!r:.60}; give a list with one for each question")
     pairs = zip(predictions, answers, strict=True)
     return mean_score("vqa_accuracy", [vqa_score(told, given, spelling, leave_one_out) for told, given in pairs])

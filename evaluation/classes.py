@@ -11,12 +11,14 @@ as in scikit-learn with zero_division=0.
 """
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 
 import numpy as np
 
 from .scores import Score, mean_score
 
 AVERAGES = ("macro", "micro", "weighted")
+MOST_ORDERED = 100  # each row has a table of C x C
 Classes = Sequence[int] | np.ndarray
 
 
@@ -148,9 +150,12 @@ def ordinal_scores(predictions: Classes, labels: Classes, classes: int | None = 
     """
     class_counts(predictions, labels)  # checks
     told, truth = np.asarray(predictions).astype(int), np.asarray(labels).astype(int)
-    count = int(max(told.max(), truth.max())) + 1 if classes is None else classes
-    if min(told.min(), truth.min()) < 0 or max(told.max(), truth.max()) >= count:
-        raise ValueError(f"ordered classes are 0..{count - 1}; got {min(told.min(), truth.min())} to {told.max()}")
+    least, most = int(min(told.min(), truth.min())), int(max(told.max(), truth.max()))
+    count = most + 1 if classes is None else classes
+    if not isinstance(count, Integral) or not 1 <= count <= MOST_ORDERED:
+        raise ValueError(f"{count!r} ordered classes; accepted are whole numbers from 1 to {MOST_ORDERED}")
+    if least < 0 or most >= count:
+        raise ValueError(f"ordered classes are 0..{count - 1}; got {least} to {most}")
     pairs = np.zeros((len(told), count * count))
     pairs[np.arange(len(told)), truth * count + told] = 1
     weights = (np.arange(count)[:, None] - np.arange(count)) ** 2.0
@@ -182,15 +187,12 @@ def probability_scores(probabilities: np.ndarray, labels: Classes, bins: int = 1
     brier: the mean squared distance to the right class, 0 to 2 (Brier 1950). Of two classes twice scikit-learn's
         brier_score_loss.
     """
-    told, truth = np.asarray(probabilities, np.float64), np.asarray(labels)
-    if told.ndim != 2 or truth.shape != told.shape[:1] or not len(told) or truth.dtype.kind not in "iub":
-        raise ValueError(f"probabilities {told.shape}, labels {truth.dtype} {truth.shape}; give (N, C) and N classes")
+    told = np.asarray(probabilities, np.float64)
+    truth = _numbers_of(told, labels)
     if not np.isfinite(told).all() or told.min() < 0 or np.abs(told.sum(1) - 1).max() > 1e-3:
         raise ValueError("probabilities must be 0 to 1 and add up to 1 in each row; logits need a softmax first")
-    if truth.min() < 0 or truth.max() >= told.shape[1]:
-        raise ValueError(f"labels must be 0..{told.shape[1] - 1}; got {truth.min()} to {truth.max()}")
-    if bins < 1:
-        raise ValueError(f"bins={bins}; accepted are whole numbers from 1")
+    if not isinstance(bins, Integral) or bins < 1:
+        raise ValueError(f"bins={bins!r}; accepted are whole numbers from 1")
     right = told[np.arange(len(told)), truth]
     confidence, chosen = told.max(1), told.argmax(1)
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
@@ -210,6 +212,17 @@ def probability_scores(probabilities: np.ndarray, labels: Classes, bins: int = 1
         "brier": mean_score("brier", squares, **lower),
         "nll": mean_score("nll", -np.log(np.maximum(right, 1e-300)), **lower),
     }
+
+
+def _numbers_of(told: np.ndarray, labels: Classes) -> np.ndarray:
+    """(N,) the class of each row of (N, C). Raises ValueError for other shapes, and for what are no such classes."""
+    truth = np.asarray(labels)
+    if told.ndim != 2 or truth.shape != told.shape[:1] or not len(told) or truth.dtype.kind not in "iub":
+        raise ValueError(f"probabilities {told.shape}, labels {truth.dtype} {truth.shape}; give (N, C) and N classes")
+    truth = truth.astype(np.int64)
+    if truth.min() < 0 or truth.max() >= told.shape[1]:
+        raise ValueError(f"labels must be 0..{told.shape[1] - 1}; got {truth.min()} to {truth.max()}")
+    return truth
 
 
 def auc(scores: Sequence[float] | np.ndarray, labels: Classes) -> float:
@@ -244,11 +257,11 @@ def macro_auc_score(probabilities: np.ndarray, labels: Classes) -> Score:
     interval is that of DeLong et al. (1988), with rows of a picture drawn together.
     """
     told, truth = np.asarray(probabilities, np.float64), np.asarray(labels)
-    if told.ndim != 2 or truth.shape[:1] != told.shape[:1] or not np.isfinite(told).all():
-        raise ValueError(
-            f"probabilities {told.shape}, labels {truth.shape}; give (N, C) and N classes, or 0 and 1 (N, C)"
-        )
-    of_class = truth == 1 if truth.ndim == 2 else truth[:, None] == np.arange(told.shape[1])
+    if told.ndim != 2 or not np.isfinite(told).all():
+        raise ValueError(f"probabilities {told.shape}; give finite numbers (N, C)")
+    if truth.ndim == 2 and (truth.shape != told.shape or not _is_binary(truth)):
+        raise ValueError(f"labels {truth.shape} beside probabilities {told.shape}; give 0 and 1 (N, C), or N classes")
+    of_class = truth == 1 if truth.ndim == 2 else _numbers_of(told, truth)[:, None] == np.arange(told.shape[1])
     known = [number for number in range(told.shape[1]) if 0 < of_class[:, number].sum() < len(told)]
     adds, values = np.zeros(len(told)), []
     for number in known:

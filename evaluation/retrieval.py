@@ -7,6 +7,7 @@ is counted in it, both ways. Counts are exact integers, so the size of a block c
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 
 import numpy as np
 
@@ -117,13 +118,14 @@ def _scores(
     ndcg_cut: int | None,
     ways: Sequence[str],
 ) -> dict[str, Score]:
-    if not ks or min(ks) < 1 or (ndcg_cut is not None and ndcg_cut < 1):
-        raise ValueError(f"ks={tuple(ks)}, ndcg_cut={ndcg_cut}; accepted are whole numbers from 1")
+    wanted = [*(ks if isinstance(ks, Sequence) else [ks]), *([] if ndcg_cut is None else [ndcg_cut])]
+    if not isinstance(ks, Sequence) or not ks or not all(map(_is_count, wanted)):
+        raise ValueError(f"ks={ks!r}, ndcg_cut={ndcg_cut!r}; accepted are whole numbers from 1, several in ks")
     for name, value, accepted in (("ties", ties, TIES), ("per", per, ("caption", "picture"))):
         if value not in accepted:
             raise ValueError(f"{name}={value!r}; accepted are {', '.join(accepted)}")
-    if not ways or not set(ways) <= set(WAYS):
-        raise ValueError(f"ways={tuple(ways)}; accepted are {', '.join(WAYS)}")
+    if not isinstance(ways, (list, tuple)) or not ways or not set(ways) <= set(WAYS):
+        raise ValueError(f"ways={ways!r}; accepted is a list of {', '.join(WAYS)}")
     counted = _counts(block, size, picture, text, similar - near, similar + near, ways)
     found: dict[str, Score] = {}
     for way in ways:
@@ -217,9 +219,16 @@ def _mean_of_pictures(values: np.ndarray, picture: np.ndarray, text: np.ndarray,
 # ---- what is given --------------------------------------------------------------------------------------------------
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
 def _checked(name: str, given: np.ndarray) -> np.ndarray:
     held = np.asarray(given)
-    held = held if held.dtype.kind == "f" and held.dtype.itemsize >= 4 else held.astype(np.float32)
+    if held.dtype.kind not in "fiub":
+        raise TypeError(f"{name} is of {held.dtype}; give a matrix of real numbers")
+    wide = np.float64 if held.dtype.kind in "iu" and held.dtype.itemsize > 2 else np.float32  # that holds them exactly
+    held = held if held.dtype.kind == "f" and held.dtype.itemsize >= 4 else held.astype(wide)
     if held.ndim != 2 or not held.size or not np.isfinite(held).all():
         raise ValueError(
             f"{name} has shape {held.shape}; give a matrix of finite numbers, of at least one picture and one text"
@@ -229,6 +238,8 @@ def _checked(name: str, given: np.ndarray) -> np.ndarray:
 
 def _right_pairs(picture_of_text: Owners, pictures: int, texts: int) -> tuple[np.ndarray, np.ndarray]:
     """(P,), (P,): picture and text of each right pair, sorted by picture and then by text."""
+    if not isinstance(picture_of_text, (Sequence, np.ndarray)) or isinstance(picture_of_text, str):
+        raise TypeError(f"picture_of_text is {picture_of_text!r:.60}; give the number of a picture for each text")
     given = list(picture_of_text)
     if len(given) != texts:
         raise ValueError(f"picture_of_text is of {len(given)} texts, and there are {texts}; give one entry for each")
@@ -238,8 +249,7 @@ def _right_pairs(picture_of_text: Owners, pictures: int, texts: int) -> tuple[np
     if not len(picture):
         raise ValueError("picture_of_text names no picture; give at least one text its picture")
     if picture.dtype.kind not in "iu" or picture.min() < 0 or picture.max() >= pictures:
-        raise ValueError(
-            f"picture_of_text holds whole numbers from 0 to {pictures - 1}; got {picture.min()}..{picture.max()}"
-        )
+        got = f"{picture.min()}..{picture.max()}" if picture.dtype.kind in "iuf" else f"{picture.tolist()!r:.60}"
+        raise ValueError(f"picture_of_text holds whole numbers from 0 to {pictures - 1}; got {got}")
     both = np.unique(np.stack([picture, text]), axis=1)
     return both[0], both[1]

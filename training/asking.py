@@ -2,23 +2,26 @@
 
 import hashlib
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 from transformers import AutoProcessor
 
 from ..configuration.settings import nearest
 from ..data.load import format_of, load_data
+from ..data.sources import media_names
 from ..processing.collator import MMDataCollator
 from .class_metrics import Interval
 from .journal import Journal
-from .metrics import answer
+from .metrics import answer, with_classes_of
 from .predictions import Question, Reader
-from .samples import in_one_order, lines_of, whole
+from .samples import digest_of, in_one_order, lines_of, whole
 from .tasks import KINDS, task_samples
 
 CARD, JOURNAL = "README.md", "answers.{}.jsonl"
@@ -77,7 +80,7 @@ def ask(
     loaded, processor, task = _loaded(model, processor, task)
     rank, processes = _processes()
     options = {key: value for key, value in reading.items() if value is not None}
-    samples, report = _samples(data, task, format, options, apart)
+    samples, report = _samples(data, task, loaded, format, options, apart)
     if check is not None:
         check(samples, task)
     reader = Reader(
@@ -145,7 +148,9 @@ def _task_of(architectures: list[str], source: str) -> str:
     raise ValueError(f"{source!r} is of {architectures or 'no class'}, which no task evaluates: say which, task=...")
 
 
-def _samples(data: Any, task: str, format: str, options: dict[str, Any], apart: str | None = None) -> tuple[Any, str]:
+def _samples(
+    data: Any, task: str, model: Any, format: str, options: dict[str, Any], apart: str | None = None
+) -> tuple[Any, str]:
     """The samples of a task in an order that follows from what they hold, and what they are in words."""
     report = f"{len(data)} samples" if hasattr(data, "__len__") and not isinstance(data, str) else "samples"
     if isinstance(data, (str, os.PathLike)):
@@ -157,6 +162,12 @@ def _samples(data: Any, task: str, format: str, options: dict[str, Any], apart: 
         data = in_one_order(read, apart=apart)
     elif options:
         raise ValueError(f"{', '.join(options)} are for data that is read from files; these samples are read already")
+    elif isinstance(data, Mapping):
+        raise TypeError("data is one mapping; give a list of samples, or what load_data reads")
+    elif hasattr(data, "__len__") and not len(data):
+        raise ValueError("data holds no sample")
+    if task == "classify":
+        data = with_classes_of(model, data)
     return task_samples(data, KINDS[task]), report
 
 
@@ -170,12 +181,30 @@ def _processes() -> tuple[int, int]:
 
 
 def _digest(samples: Any) -> str:
-    """Tells other samples under the same name; the ids of what is read from files are hashes of the media."""
+    """Tells other samples under the same name, and the same ones with other answers. The ids of what is read from
+    files are hashes of the media; of other samples without an id the media themselves are read."""
     found = hashlib.sha256()
     for place in range(len(samples)):
         sample = samples[place]
-        found.update(repr([(name, sample.get(name)) for name in ("id", "text", "context_text", "suffix")]).encode())
+        told = [(name, sample.get(name)) for name in ("id", "text", "context_text", "suffix", "label", "answers")]
+        media = [] if sample.get("id") is not None else [_media_mark(one) for one in media_names(sample)]
+        found.update(repr((told, media)).encode())
     return found.hexdigest()
+
+
+def _media_mark(source: Any) -> str:
+    """What a medium of a sample without an id holds: of a file or bytes, or of pixels and samples."""
+    if isinstance(source, Mapping) and "array" in source:
+        source = source["array"]
+    try:
+        if isinstance(source, (str, bytes, bytearray, Mapping)):
+            return digest_of(source)
+    except OSError:  # it is left out later, by its name
+        return str(source)
+    held = np.asarray(source)
+    if held.dtype == object:
+        return secrets.token_hex()  # nobody can tell, so no other run is gone on with
+    return hashlib.sha256(f"{held.shape}{held.dtype}".encode() + held.tobytes()).hexdigest()
 
 
 def _mark(source: Any, model: Any) -> list:

@@ -104,7 +104,7 @@ def audit(
     without sacrebleu), VQA accuracy, picture-to-text R@1, accuracy, F1 of several classes, the error of a number.
 
     Args:
-        groups: the column; "label" groups by the class that is right.
+        groups: the column; of a classifier "label" groups by the class that is right.
         update_card: put the table into the README.md of the model's folder, too.
         The others are those of `mm.evaluate`.
 
@@ -143,11 +143,11 @@ def _check_column(samples: Any, task: str, column: str) -> None:
     values: dict[str, set] = {}
     for place, sample in enumerate(held):
         if task == "retrieval":  # a picture is one question, whatever the number of its samples
-            values.setdefault(Sample(place, sample).group(), set()).add(str(sample.get(column)))
+            values.setdefault(Sample(place, sample).group(), set()).update(map(_text, _each(sample.get(column))))
     if several := sum(len(own) > 1 for own in values.values()):
         raise ValueError(f"retrieval scores pictures, and {several} of them have several values of {column!r}")
     if column != CLASS:
-        _few([str(sample.get(column)) for sample in held if not isinstance(sample.get(column), list)], column)
+        _few([_text(one) for sample in held for one in _each(sample.get(column))], column)
 
 
 def _names(asked: Asked, column: str) -> list[str]:
@@ -161,10 +161,26 @@ def _names(asked: Asked, column: str) -> list[str]:
 
 
 def _value(value: Any, question: Question) -> str:
-    """A sample's value as the name of a group; of a list with one for each row, that of the question's row."""
-    if isinstance(value, (list, tuple)) and max(question.rows) < len(value):
-        value = value[question.rows[0]]
-    return "(none)" if value is None or value == "" else str(value)
+    """A sample's value as the name of a group; of a list, that of the question's row. ValueError for a list that has
+    no such row, or several values for the rows of one question."""
+    if isinstance(value, (list, tuple)):
+        own = {_text(value[row]) for row in question.rows} if max(question.rows) < len(value) else set()
+        if len(own) != 1:
+            raise ValueError(
+                f"{question.id}: the groups {list(value)!r:.80} are not one for each of its rows, of which a question "
+                "has one value"
+            )
+        return own.pop()
+    return _text(value)
+
+
+def _each(value: Any) -> list:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _text(value: Any) -> str:
+    missing = value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+    return "(none)" if missing else str(value)
 
 
 def _few(names: list[str], column: str) -> list[str]:
@@ -209,7 +225,8 @@ def in_words(scores: GroupScores, column: str) -> list[str]:
     else:
         gap, way = scores.gap, "below" if scores.higher_is_better else "above"
         told = f"{column}={gap.worst}: {scores.name} is {number(gap.value)} {way} that of all others together"
-        sure = f"interval {number(gap.low)} to {number(gap.high)}, p = {gap.p_value:.3f}"
+        chance = "p < 0.001" if gap.p_value < 0.001 else f"p = {gap.p_value:.3f}"
+        sure = f"interval {number(gap.low)} to {number(gap.high)}, {chance}"
         ends = "worse" if gap.verdict == "worse" else "undecided, as the worst of equal groups often looks like this"
         lines.append(f"{told} ({sure}): {ends}.")
     small = [one.name for one in scores.groups if one.is_small]

@@ -167,6 +167,8 @@ def _compared(result: Evaluation, theirs: list[dict[str, Any]], against: str) ->
     name = PER_ITEM[result.task]
     if name == "chrf" and find_spec("sacrebleu") is None:
         name = "exact_match"
+    if result.task == "classify" and "accuracy" not in result.metrics:  # a number: 1 / (1 + its error)
+        name = "closeness" if "mean_absolute_error" in result.metrics else "sample_f1"
     ours = mean_score(name, [round(question.score, 6) for question in result.questions])
     groups = [question.group for question in result.questions]
     return compare(ours, mean_score(name, [other[key] for key in asked]), groups)

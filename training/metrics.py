@@ -24,6 +24,7 @@ from transformers import EvalPrediction
 from transformers.utils import logging
 
 from ..configuration.settings import nearest
+from ..data.dataset import MMDataset
 from ..evaluation.answers import vqa_accuracy
 from ..evaluation.captions import chrf, exact_match
 from ..evaluation.retrieval import most_similar_texts, retrieval_scores
@@ -34,6 +35,7 @@ from ..processing.call_options import check_choice
 from ..processing.collator import MMDataCollator
 from .class_metrics import Interval, score_classes
 from .predictions import Embeddings, Question, Reader, Sample, classified, embedded, generated
+from .samples import labelled_alike
 from .shown import save_predictions
 
 logger = logging.get_logger(__name__)
@@ -84,6 +86,8 @@ def evaluate_task(
 
     Raises: TypeError for a model of another task; ValueError for samples without a text or label to compare with.
     """
+    if task == "classify":
+        dataset = with_classes_of(model, dataset)
     reader = Reader(collator or MMDataCollator(processor), batch_size, on_error)
     found, questions = answer(task, model, processor, dataset, reader, label_names, **generation)
     if save_to is not None and questions:
@@ -151,6 +155,24 @@ def compute_metrics_for(
         return None
     rows = None if dataset is None else _rows_of(dataset)
     return lambda prediction: flat(makers[kind](kind, processor, rows, prediction))
+
+
+def with_classes_of(model: Any, data: Any) -> Any:
+    """Data with class names, whose labels are the numbers that the model has for those names.
+
+    Raises ValueError for a class that the model does not know, and for a model without names that has another number
+    of classes.
+    """
+    if not isinstance(data, MMDataset) or data.label_names is None:
+        return data
+    names = _names_of(_bare(model)) or []
+    if all(name == f"LABEL_{number}" for number, name in enumerate(names)):
+        if len(names) != len(data.label_names):
+            has = "predicts a number" if len(names) == 1 else f"has {len(names)} classes without names"
+            told = ", ".join(data.label_names[:20])
+            raise ValueError(f"the labels of the data are the names {told}, and the model {has}: give numbers")
+        return data
+    return labelled_alike(data, names, "the model")
 
 
 def _is_ordered(model: Any) -> bool:

@@ -4,7 +4,7 @@ files ─ load_data ─► samples ─ same medium? one sample ─► sorted by 
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ..data.dataset import DataReport, MMDataset, rows_left_out
 from ..data.errors import DataError
 from ..data.labels import class_names, numbered, places_of, renumbered
 from ..data.load import load_data
-from ..data.rows import ROWS, rows_of
+from ..data.rows import ROWS, has_texts, rows_of
 from ..data.shards import MMShards
 from ..data.sources import MEDIA, content, media_names
 from ..data.splits import connected, part_of
@@ -59,7 +59,8 @@ def read_samples(settings: DataArguments) -> RunData:
         )
         held = whole(held, str(settings.eval_data)) if isinstance(held, IterableDataset) else held
         data.report += lines_of(held.report)
-        data.train, data.eval = train, _labelled_alike(in_one_order(held, settings.identify), train)
+        held = in_one_order(held, settings.identify)
+        data.train, data.eval = train, labelled_alike(held, getattr(train, "label_names", None), "the training data")
         data.report += _shared(train, data.eval)
     elif is_stream:
         data.report.append("a stream is not split, so the run is not evaluated; give eval_data")
@@ -103,7 +104,7 @@ def whole(stream: Any, source: str) -> MMDataset:
     report = getattr(stream, "report", None) or DataReport(source, "datasets")
     report.rows = sum(len(rows_of(sample)) for sample in samples) + len(report.left_out)
     report.samples = len(samples)
-    report.media = len({_digest(one) for sample in samples for one in media_names(sample)})
+    report.media = len({digest_of(one) for sample in samples for one in media_names(sample)})
     if not samples:
         raise DataError(f"{report}: no sample is left", report)
     names = class_names([sample["label"] for sample in samples if sample.get("label") is not None])
@@ -128,9 +129,10 @@ def in_one_order(data: MMDataset, identify: str = "bytes", apart: str | None = N
             key = (*key, f"context_text:{sample['context_text']!r}")
         if apart is not None and key:
             key = (*key, f"{apart}:{sample.get(apart)!r}")
-        groups.setdefault(key or ("", str(number)), []).append(sample)
+        alone = "" if key and has_texts(sample) else str(number)
+        groups.setdefault((key or ("",), alone), []).append(sample)
     samples = []
-    for key, found in groups.items():
+    for (key, _), found in groups.items():
         rows = sorted((row for sample in found for row in rows_of(sample)), key=_order)
         beside = {name: value for name, value in found[0].items() if name not in ROWS}
         name = key if key[0] else ("", *map(repr, _order(rows[0])))
@@ -152,10 +154,10 @@ def _name(source: Any, root: Path | None, identify: str) -> str:
     if identify == "name" and isinstance(source, str):
         path = Path(source)
         return path.relative_to(root).as_posix() if root is not None and path.is_relative_to(root) else source
-    return _digest(source)
+    return digest_of(source)
 
 
-def _digest(source: Any) -> str:
+def digest_of(source: Any) -> str:
     if isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
         return source
     return hashlib.sha256(content(source)).hexdigest()
@@ -210,19 +212,19 @@ def _told(data: RunData, settings: DataArguments) -> str:
     )
 
 
-def _labelled_alike(held: MMDataset, train: Any) -> MMDataset:
-    """The evaluation's labels as the training's numbers. ValueError for a class that training does not have."""
-    names = getattr(train, "label_names", None)
+def labelled_alike(held: MMDataset, names: Sequence[str] | None, whose: str) -> MMDataset:
+    """The labels of data as numbers of the classes `names`. ValueError for a class that is not among them."""
     if held.label_names is None or held.label_names == names:
         return held
     unknown = sorted(set(held.label_names) - set(names or ()))
     if unknown:
-        raise ValueError(f"eval_data has the classes {', '.join(unknown)}, which the training data do not have")
+        told = f"{whose} {'has' if names else 'has no names, such as'} {', '.join((names or ['bicycle'])[:20])}"
+        raise ValueError(f"the data to evaluate have the classes {', '.join(unknown)}; {told}")
     samples = []
     for sample in held.samples:
         labels = [renumbered(row.get("label"), held.label_names, names or []) for row in rows_of(sample)]
         samples.append({**sample, "label": labels if len(labels) > 1 else labels[0]})
-    return MMDataset(samples, held.report, names, held.root)
+    return MMDataset(samples, held.report, list(names or []), held.root)
 
 
 def _shared(train: Any, held: MMDataset) -> Iterable[str]:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import mm
-from mm.training import auditing
+from mm.training import asking, auditing
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "checkpoints" / "mm-tiny"
@@ -137,3 +137,80 @@ def test_wrong_columns_are_refused_in_words_before_anything_is_answered(table, m
         mm.audit(str(MODEL), table, "ages", progress=False, num_beams=1, max_new_tokens=1)
     with pytest.raises(ValueError, match="60 different values"):
         auditing._few([str(number) for number in range(60)], "age")
+
+
+@pytest.fixture
+def classifier(processor):
+    """It always says the first of its classes."""
+    names = dict(enumerate(NAMES))
+    model = small(
+        processor, mm.MMForSequenceClassification, id2label=names, label2id={name: at for at, name in names.items()}
+    )
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.startswith("classifier."):
+                weight.zero_()
+        model.classifier.bias[0] = 9.0
+    return model
+
+
+def classes(folder: Path, names: list[str]) -> Path:
+    lines = ["image,who,label", *(f"{PICTURES / f'{name}.png'},x,{name}" for name in names)]
+    (folder / "rows.csv").write_text("\n".join(lines) + "\n")
+    return folder / "rows.csv"
+
+
+def test_classes_have_the_numbers_of_the_model(classifier, processor, tmp_path):
+    given = {"processor": processor, "media": str(PICTURES), "progress": False}
+    for names, right in ((["rocket"], 0.0), (["camera", "rocket"], 0.0), (["bicycle", "rocket"], 0.5)):
+        data = classes(tmp_path, names)
+        found = mm.evaluate(classifier, data, **given)
+        assert found.metrics["accuracy"] == right
+        assert {one.prediction for one in found.questions} == {"bicycle"}
+        read = mm.load_data(data, media=str(PICTURES))
+        told = mm.evaluate_task("classify", classifier, processor, read)
+        assert told["eval_accuracy"] == right
+    groups = mm.audit(classifier, classes(tmp_path, list(NAMES)), "label", **given).scores.groups
+    assert {(one.name, one.value) for one in groups} == {(name, float(name == "bicycle")) for name in NAMES}
+    with pytest.raises(ValueError, match="zebra"):
+        (tmp_path / "rows.csv").write_text(f"image,label\n{PICTURES / 'rocket.png'},zebra\n")
+        mm.evaluate(classifier, tmp_path / "rows.csv", **given)
+    nameless = small(processor, mm.MMForSequenceClassification, num_labels=4)
+    with pytest.raises(ValueError, match="4 classes without names"):
+        mm.evaluate(nameless, classes(tmp_path, ["camera", "rocket"]), **given)
+
+
+def test_a_picture_that_comes_twice_is_two_questions(classifier, processor, tmp_path):
+    data = classes(tmp_path, ["bicycle", "rocket", "rocket"])
+    found = mm.evaluate(classifier, data, processor=processor, media=str(PICTURES), progress=False)
+    assert found.metrics["samples"] == 3 and found.metrics["media"] == 2
+    assert found.metrics["accuracy"] == pytest.approx(1 / 3)
+
+
+def test_a_run_does_not_go_on_with_other_labels_or_pictures(processor, tmp_path):
+    digest = asking._digest
+    one = {"image": Image.new("RGB", (8, 8), "red"), "label": 0, "answers": ["a"]}
+    others = [{**one, "label": 1}, {**one, "answers": ["b"]}, {**one, "image": Image.new("RGB", (8, 8), "blue")}]
+    assert digest([one]) == digest([{**one, "image": one["image"].copy()}])
+    for other in others:
+        assert digest([other]) != digest([one])
+    sound = {"audio": {"array": [0.0, 0.5], "sampling_rate": 16000}}
+    assert digest([sound]) != digest([{"audio": {"array": [0.0, 0.25], "sampling_rate": 16000}}])
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"), [([], "no sample"), ({"image": "a.png"}, "mapping")], ids=["empty", "one mapping"]
+)
+def test_data_without_samples_are_refused(classifier, processor, data, fault):
+    with pytest.raises((ValueError, TypeError), match=fault):
+        mm.evaluate(classifier, data, processor=processor, progress=False)
+
+
+def test_groups_of_a_list_are_one_for_each_question(processor):
+    model = small(processor, mm.MMForSequenceClassification, num_labels=2)
+    sample = {"image": str(PICTURES / "rocket.png"), "text": ["one", "two"], "label": [0, 1]}
+    with pytest.raises(ValueError, match="one for each of its rows"):
+        mm.audit(model, [{**sample, "who": ["x"]}], "who", processor=processor, progress=False)
+    for missing in (None, "", float("nan")):
+        found = mm.audit(model, [{**sample, "who": [missing, "y"]}], "who", processor=processor, progress=False)
+        assert {one.name for one in found.scores.groups} == {"(none)", "y"}
