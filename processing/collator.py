@@ -134,6 +134,7 @@ class MMDataCollator:
         self._augmentation = MediaAugmentation(self.processor, self.augment)
         if self.features is not None:
             check_whole_pictures(self._augmentation.pictures is not None, self.mim_ratio)
+            self.features.check_processor(self.processor.image_processor)
         self._renaming = check_columns(self.columns, (*SAMPLE_COLUMNS, "id"))
         self._passes = Passes()
 

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
 
+NOT_SEEN = ("augmentation", "processor_class", "image_processor_type")  # settings that do not change a plain picture
+
 
 class Features(NamedTuple):
     """Of one picture: tokens (S, Dv), and the tower's own vector (Dv,) or None."""
@@ -78,10 +80,20 @@ class FeatureStore:
             try:
                 keys = _checked_keys(path)
             except (OSError, ValueError, SafetensorError) as fault:
-                logger.warning("%s is broken and is made again: %s", path, fault)
+                logger.warning("%s is broken and not used; delete it. What it held is made again: %s", path, fault)
                 self.broken.append(path)
                 continue
             self._places |= {key: (path.name, row) for row, key in enumerate(keys) if key not in self._places}
+
+    def check_processor(self, image_processor: Any) -> None:
+        """Raises ValueError for an image processor with other settings than those that the features were made with."""
+        ours, theirs = plain_settings(self.image_processor), plain_settings(image_processor)
+        other = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+        if other or type(image_processor) is not type(self.image_processor):
+            raise ValueError(
+                f"the features were made of pictures from {type(self.image_processor).__name__}, and this processor's "
+                f"{type(image_processor).__name__} has another {', '.join(other) or 'class'}; make them with it"
+            )
 
     # ---- pictures -----------------------------------------------------------------------------------------------
 
@@ -123,11 +135,17 @@ class FeatureStore:
     def read(self, key: bytes) -> Features:
         """The features of a picture that is in the store."""
         name, row = self._places[key]
-        if name not in self._open:
-            self._open[name] = safe_open(str(self.folder / name), framework="pt")
-        file = self._open[name]
-        pooled = file.get_slice("pooled")[row].clone() if "pooled" in file.keys() else None  # noqa: SIM118
-        return Features(file.get_slice("tokens")[row].clone(), pooled)
+        try:
+            if name not in self._open:
+                self._open[name] = safe_open(str(self.folder / name), framework="pt")
+            file = self._open[name]
+            pooled = file.get_slice("pooled")[row].clone() if "pooled" in file.keys() else None  # noqa: SIM118
+            return Features(file.get_slice("tokens")[row].clone(), pooled)
+        except (OSError, SafetensorError) as fault:
+            raise OSError(
+                f"{self.folder / name} cannot be read now, and could when the store was opened ({fault}); begin the "
+                "run again, which makes its features again"
+            ) from fault
 
     def write(self, keys: Sequence[bytes], tokens: torch.Tensor, pooled: torch.Tensor | None) -> None:
         """Keeps the features of some pictures, tokens (n, S, Dv) and pooled (n, Dv), in one file.
@@ -190,6 +208,11 @@ class FeatureStore:
         blank = Features(torch.zeros_like(one.tokens), None if one.pooled is None else torch.zeros_like(one.pooled))
         made = {name: value[:, None] for name, value in self.tensors([[blank]] * rows).items()}
         return made | {"pixel_attention_mask": torch.zeros(rows, 1, dtype=torch.bool)}
+
+
+def plain_settings(image_processor: Any) -> dict[str, Any]:
+    """The settings that change what is made of a picture that is not augmented."""
+    return {name: value for name, value in image_processor.to_dict().items() if name not in NOT_SEEN}
 
 
 def read_picture(image_processor: Any, source: Any) -> Any:

@@ -41,13 +41,17 @@ def _end_later(init: Callable[[int], None] | None, worker: int) -> None:
 
 
 class EndWhenTold(TrainerCallback):
-    """Turns SIGTERM into: save after this step, then end. In several processes all end when one was told."""
+    """Turns SIGTERM into: save after this step, then end. In several processes all end when one was told.
+
+    has_ended: whether it ended the training. A signal that comes after the last step has nothing to end: the run
+    finishes as it would without it.
+    """
 
     def __init__(self, trainer: Trainer):
-        self.trainer, self.told, self.before = trainer, False, None
+        self.trainer, self.told, self.has_ended, self.before = trainer, False, False, None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.told = False
+        self.told = self.has_ended = False
         try:
             self.before = signal.signal(signal.SIGTERM, self._tell)
         except ValueError:  # not the main thread: nobody can catch signals here
@@ -61,13 +65,14 @@ class EndWhenTold(TrainerCallback):
         if args.world_size > 1:
             if self.told:
                 accelerator.set_trigger()
-            if accelerator.check_trigger():  # a signal that comes meanwhile counts in the next step
-                self.told = control.should_save = control.should_training_stop = True
-        elif self.told:
+            self.has_ended = accelerator.check_trigger()  # a signal that comes meanwhile counts in the next step
+        else:
+            self.has_ended = self.told
+        if self.has_ended:
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.before is not None:
             signal.signal(signal.SIGTERM, self.before)
-        if self.told:
+        if self.has_ended:
             logger.warning(f"SIGTERM: the training ended after step {state.global_step}, which is saved")

@@ -93,7 +93,7 @@ def train(arguments: RunArguments, say: Say = print) -> TrainResult:
     if arguments.data.feature_cache:
         stored_features(arguments, trainer, begun, say)
     trainer.train(resume_from_checkpoint=True if training.resume else training.resume_from_checkpoint)
-    if trainer.is_told_to_end:
+    if trainer.was_ended:
         result.log_history, result.is_stopped = list(trainer.state.log_history), True
         say("stopped by SIGTERM; the same command with --resume goes on")
         return result

@@ -15,6 +15,8 @@ def check_feature_cache(arguments: RunArguments, data: RunData, begun: Start) ->
     """Raises ValueError where the features of a picture would not stay the same in this run."""
     if arguments.data.feature_cache is None:
         return
+    if not arguments.data.feature_cache:
+        raise ValueError("feature_cache is the name of a folder; got none")
     if data.is_stream:
         raise ValueError("feature_cache makes the features before the training, and a stream is read in its course; "
                          "read the data as a whole (streaming: false), or leave feature_cache out")  # fmt: skip

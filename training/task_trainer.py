@@ -36,9 +36,9 @@ class TaskTrainer(MMTrainer):
             self.add_callback(_Averaging(self))
 
     @property
-    def is_told_to_end(self) -> bool:
+    def was_ended(self) -> bool:
         """Whether SIGTERM ended the training."""
-        return any(getattr(callback, "told", False) for callback in self.callback_handler.callbacks)
+        return any(getattr(callback, "has_ended", False) for callback in self.callback_handler.callbacks)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         is_new = self.optimizer is None

@@ -21,13 +21,12 @@ from ..modeling_mm.towers.any_tower import run_tower
 from ..processing.batches import media_key, sources_of
 from ..processing.collator import SAMPLE_COLUMNS
 from ..processing.columns import check_columns, renamed
-from ..processing.feature_store import FeatureStore, read_picture
+from ..processing.feature_store import FeatureStore, plain_settings, read_picture
 from ..processing.images.limits import MediaDecodeError
 from ..processing.media import media_tensors
 
 CHUNK = 32  # pictures that go through the tower together
 TRIED = 4  # runs of a tower as in training, that must give what it gives in evaluation
-NOT_SEEN = ("augmentation", "processor_class", "image_processor_type")  # settings that do not change a plain picture
 _FORMAT = 1
 
 
@@ -62,11 +61,17 @@ def store_features(
     Raises: ValueError where the tower is trained, or gives other features in training than in evaluation; OSError
         where the folder cannot be written.
     """
+    own, all_of_them = processes
+    if not 0 <= own < all_of_them:
+        raise ValueError(f"processes={processes}: the number of this process must be below that of all")
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be a torch.dtype, such as torch.bfloat16, or None; got {dtype!r}")
+    if isinstance(samples, str) or not hasattr(samples, "__len__"):
+        raise TypeError(f"samples must be a list or a data set with a length; got {type(samples).__name__}")
     check_frozen(model)
     store = FeatureStore(folder, processor.image_processor, tower_fingerprint(model, processor, dtype))
     pictures = _Pictures(store, processor, samples, check_columns(columns, (*SAMPLE_COLUMNS, "id")))
     _check_same_in_training(base_model(model), pictures.first_pixels())
-    own, all_of_them = processes
     for last in (False, True):  # then again for all, where the processes do not share a disk
         lacking = [
             chunk
@@ -84,7 +89,7 @@ def store_features(
 def tower_fingerprint(model: Any, processor: Any, dtype: torch.dtype | None = None) -> str:
     """Names what the features of a picture depend on: a hash of processor, tower and weights, and the precision."""
     base, found = base_model(model), hashlib.sha256()
-    settings = {name: value for name, value in processor.image_processor.to_dict().items() if name not in NOT_SEEN}
+    settings = plain_settings(processor.image_processor)
     told = [_FORMAT, type(processor.image_processor).__name__, settings, base.config.vision_config.to_dict()]
     told += [base.tower_reads("vision")]
     found.update(json.dumps(told, sort_keys=True, default=str).encode())

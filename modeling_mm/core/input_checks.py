@@ -34,9 +34,10 @@ def check_tensors(**given) -> None:
 
 
 def without_padding(text: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor | None]:
-    """The text (R, T) without the last columns in which no row has a token; as it is while tracing."""
+    """The text (R, T) without the last columns in which no row has a token; as it is while tracing, and with a ready
+    4-D mask."""
     mask = text.get("attention_mask")
-    if mask is None or mask.is_meta or not may_read_values():
+    if not torch.is_tensor(mask) or mask.ndim != 2 or mask.is_meta or not may_read_values():
         return text
     length = int(mask.bool().any(0).nonzero()[-1:].sum()) + 1  # at least 1
     return {name: value if value is None else value[:, :length] for name, value in text.items()}
@@ -290,7 +291,7 @@ def check_media(
             if what.mask in given:
                 items = _with_mask(items, what, given[what.mask])
             if what.is_ready and POOLED in given:
-                items = items._replace(pooled=_pooled_in_slots(items, given[POOLED]))
+                items = items._replace(pooled=_pooled_in_slots(config, items, given[POOLED]))
             found.append(items._replace(hidden_patches=hidden_patches if name == "pixel_values" else None))
     return found
 
@@ -322,7 +323,7 @@ def _in_slots(config: MMConfig, name: str, what: MediaInput, values: torch.Tenso
     return MediaItems(values[:, None] if one_each else values, what.kind, is_ready=what.is_ready)
 
 
-def _pooled_in_slots(items: MediaItems, pooled: torch.Tensor) -> torch.Tensor:
+def _pooled_in_slots(config: MMConfig, items: MediaItems, pooled: torch.Tensor) -> torch.Tensor:
     """The pooled vectors (B, N, Dv) of ready items; a single item may come without its dimension."""
     check_tensors(**{POOLED: pooled})
     batch, slots, _, width = items.values.shape
@@ -332,6 +333,8 @@ def _pooled_in_slots(items: MediaItems, pooled: torch.Tensor) -> torch.Tensor:
             f"{POOLED} must be float {shapes[-1]}, a vector for each picture of visual_embeds; got {pooled.dtype} "
             f"{tuple(pooled.shape)}"
         )
+    if config.check_inputs and may_read_values() and not is_finite(pooled):
+        raise ValueError(f"{POOLED} holds NaN or infinite values")
     return pooled.reshape(batch, slots, width)
 
 

@@ -42,3 +42,15 @@ def test_a_signal_that_comes_while_processes_ask_each_other_ends_the_next_step(d
         told.on_train_end(two, SimpleNamespace(global_step=steps), control)
     assert steps == during + 1 and control.should_save
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_signal_after_the_last_step_ends_nothing(world_size, caplog):
+    """The run finishes and saves as it would without it, and nothing says that it was ended."""
+    accelerator, control = Asking(during=0), TrainerControl()
+    told, args = EndWhenTold(SimpleNamespace(accelerator=accelerator)), SimpleNamespace(world_size=world_size)
+    told.on_train_begin(args, None, control)
+    told.on_step_end(args, None, control)
+    signal.raise_signal(signal.SIGTERM)
+    told.on_train_end(args, SimpleNamespace(global_step=1), control)
+    assert not told.has_ended and not control.should_save and "SIGTERM" not in caplog.text

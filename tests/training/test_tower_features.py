@@ -1,6 +1,7 @@
 """Features of a frozen image tower, kept on disk: the same losses, what is refused, broken files, other pictures."""
 
 import json
+import pickle
 from typing import Any
 
 import pytest
@@ -83,6 +84,10 @@ def test_vectors_of_the_tower_are_kept_for_heads_that_read_them(tiny_model, smal
     store = mm.store_features(model, small_processor, samples, tmp_path)
     plain, stored = losses(model, small_processor, samples, store, return_loss=True)
     assert abs(plain - stored) < 1e-6
+    batch = mm.MMDataCollator(small_processor, features=store)(samples)
+    batch["visual_pooler_output"][0, 0] = float("nan")
+    with pytest.raises(ValueError, match="visual_pooler_output holds NaN"):
+        model(**batch)
     labelled = [{**sample, "label": number % 2} for number, sample in enumerate(samples)]
     summed = build(tiny_model, small_processor, cls=mm.MMForSequenceClassification, fusion_type="sum", num_labels=2)
     store = mm.store_features(summed, small_processor, samples, tmp_path)
@@ -143,6 +148,39 @@ def test_broken_files_and_pictures_that_changed_are_made_again(tiny_model, small
         collate([{"image": str(changed), "suffix": "red"}])
     more = [*samples, {"image": str(changed), "suffix": "red"}, {"image": pictures[3], "suffix": "more"}]
     assert len(mm.store_features(model, small_processor, more, tmp_path / "store")) == 4
+
+
+def test_a_store_is_of_one_processor_and_a_file_that_breaks_is_named(tiny_model, small_processor, pictures, tmp_path):
+    model, samples = build(tiny_model, small_processor), [{"image": pictures[0], "suffix": "a dog"}]
+    store = mm.store_features(model, small_processor, samples, tmp_path)
+    same, other = mm.MMProcessor.from_pretrained("checkpoints/mm-tiny"), small_processor.image_processor.to_dict()
+    same.image_processor.size = {"height": 16, "width": 16}
+    mm.MMDataCollator(same, features=store)
+    same.image_processor.image_mean = [0.0] * len(other["image_mean"])
+    with pytest.raises(ValueError, match="image_mean"):
+        mm.MMDataCollator(same, features=store)
+    (file,) = store.folder.glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:200])
+    again = mm.MMDataCollator(small_processor, features=pickle.loads(pickle.dumps(store)))
+    with pytest.raises(OSError, match=file.name):
+        again(samples)
+
+
+WRONG = {
+    "no process": ({"processes": (0, 0)}, ValueError, "processes"),
+    "a process too many": ({"processes": (3, 2)}, ValueError, "processes"),
+    "a name of a dtype": ({"dtype": "bfloat16"}, TypeError, "torch.dtype"),
+    "one string": ({"samples": "abc"}, TypeError, "samples"),
+    "a generator": ({"samples": iter([])}, TypeError, "samples"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_arguments_are_refused_in_words(tiny_model, small_processor, tmp_path, name):
+    given, error, words = WRONG[name]
+    given = {"samples": [], **given}
+    with pytest.raises(error, match=words):
+        mm.store_features(build(tiny_model, small_processor), small_processor, folder=tmp_path, **given)
 
 
 def test_a_trainer_takes_no_store_of_another_tower(processor, tmp_path):

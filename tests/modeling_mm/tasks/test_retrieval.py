@@ -278,6 +278,14 @@ def test_columns_where_no_text_has_a_token_are_not_computed(retriever):
     close(states[-1][:, :3], features.last_hidden_state[:, :3])
 
 
+def test_ready_masks_are_read_as_they_are(retriever):
+    model = retriever(text_config={"pooler": "mean"})
+    whole = model.get_text_features(IDS).last_hidden_state
+    for shape in ((6, 1, 4, 4), (6, 1, 1, 4)):
+        for ready in (torch.zeros(shape, dtype=torch.float64), torch.ones(shape, dtype=torch.bool)):
+            close(model.get_text_features(IDS, ready).last_hidden_state, whole)
+
+
 @pytest.mark.parametrize("return_loss", [False, True])
 def test_states_are_those_of_the_text_read_alone(retriever, pixels, return_loss):
     model = retriever()
