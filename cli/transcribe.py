@@ -5,12 +5,15 @@ file ── stretches ── a window at its place ── generate() ── segm
                           └── the end of its last segment ◄────┘
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import numpy as np
+import torch
 from transformers import AutoModelForSpeechSeq2Seq
 
 from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
@@ -21,6 +24,7 @@ from .models import load_model
 from .printing import json_line, printable
 
 FORMATS = ("txt", "srt", "vtt", "json")
+HEAD = "WEBVTT\n\n"
 # What openai/whisper does where a window comes out as loops, as unlikely text, or as silence.
 FALLBACK = {
     "temperature": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
@@ -126,6 +130,8 @@ def _segment(found: dict, tokenizer: Any, offset: float, longest: float, words: 
     """A segment of generate() as text, at its place in the file."""
     start, end = (min(max(float(found[name]), 0.0), longest) for name in ("start", "end"))
     text = " ".join(tokenizer.decode(found["tokens"], skip_special_tokens=True).split())
+    if start >= longest:  # heard in the silence that fills a window up
+        text = ""
     spoken = None
     if words:
         output = {"tokens": found["tokens"][None], "token_timestamps": found["token_timestamps"][None]}
@@ -137,7 +143,7 @@ def _segment(found: dict, tokenizer: Any, offset: float, longest: float, words: 
             for word in more["chunks"]
             if word["text"].strip()
         ]
-    return Segment(offset + start, offset + max(start, end), text, spoken)
+    return Segment(offset + start, offset + max(end, start + moment), text, spoken)  # a cue has some length
 
 
 # ---- what is printed -----------------------------------------------------------------------------------------------
@@ -165,28 +171,58 @@ def print_transcripts(
         loaded, processor = load_model(model, AutoModelForSpeechSeq2Seq, ("feature_extractor", "tokenizer"))
     options = {name: value for name, value in settings.items() if value is not None} | (FALLBACK if fallback else {})
     if prompt:
-        ids = processor.tokenizer.get_prompt_ids(prompt, return_tensors="pt")
-        options["prompt_ids"] = ids.to(loaded.device)
+        options["prompt_ids"] = _prompt_ids(prompt, loaded, processor.tokenizer)
     rate, all_read = processor.feature_extractor.sampling_rate, True
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
     for path in paths:
-        stream = sys.stdout if output is None else (output / f"{path.stem}.{form}").open("w", encoding="utf-8")
+        torch.manual_seed(0)  # of the temperatures of FALLBACK: a file has one transcript
+        segments = transcribe(stream_sound(path, rate), loaded, processor, words=words, **options)
         try:
-            segments = transcribe(stream_sound(path, rate), loaded, processor, words=words, **options)
-            _write(segments, path, form, stream)
+            with _opened(None if output is None else output / f"{path.stem}.{form}") as stream:
+                _write(segments, path, form, stream)
         except MediaDecodeError as error:
             all_read = False
             sys.stderr.write(f"mm: {printable(error, sys.stderr)}\n")
-        finally:
-            if output is not None:
-                stream.close()
     return all_read
+
+
+def _prompt_ids(prompt: str, model: MMForSpeechSeq2Seq, tokenizer: Any) -> torch.Tensor:
+    ids = tokenizer.get_prompt_ids(prompt, return_tensors="pt")
+    if special := sorted({*ids.tolist()[1:]} & {*tokenizer.all_special_ids}):
+        raise ValueError(f"--prompt holds {tokenizer.decode(special)}, which is no word; give plain text")
+    most = model.config.text_config.max_position_embeddings // 2 - 1
+    if len(ids) > most:
+        raise ValueError(f"--prompt is {len(ids)} tokens long; at most {most} fit before the text")
+    return ids.to(model.device)
+
+
+@contextmanager
+def _opened(path: Path | None) -> Iterator[TextIO]:
+    """stdout, or a file that stands in its place when all of it is written, or all before a fault of the sound. An
+    earlier file stays where nothing comes of it."""
+    if path is None:
+        yield sys.stdout
+        return
+    if path.parent.exists() and not path.parent.is_dir():
+        raise ValueError(f"--output {path.parent} is a file; give a folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.writing")
+    try:
+        with aside.open("w", encoding="utf-8") as stream:
+            try:
+                yield stream
+            except MediaDecodeError:
+                stream.flush()
+                if aside.stat().st_size > len(HEAD):
+                    os.replace(aside, path)
+                raise
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _write(segments: Iterator[Segment], path: Path, form: str, stream: TextIO) -> None:
     if form == "vtt":
-        stream.write("WEBVTT\n\n")
+        stream.write(HEAD)
     for number, one in enumerate(segments, 1):
         text = printable(one.text, stream)
         if form == "json":

@@ -303,6 +303,8 @@ def _in_slots(config: MMConfig, name: str, what: MediaInput, values: torch.Tenso
     if what.is_ready:
         sizes["Dv"] = config.vision_size
     dims, sides = len(what.shape), values.shape[max(values.ndim - len(what.shape), 0) :]
+    if not dims and hasattr(config.audio_config, "num_mel_bins"):  # features of a clip are a matrix
+        dims = 2
     fits = values.ndim in (dims + 1, dims + 2) if dims else values.ndim >= 3
     fits = fits and all(sizes.get(side) in (None, size) for side, size in zip(what.shape, sides, strict=False))
     if not fits or not values.is_floating_point():
@@ -310,7 +312,7 @@ def _in_slots(config: MMConfig, name: str, what: MediaInput, values: torch.Tenso
         wanted = f"float (B, {of_item}) or (B, N, {of_item})"
         if "C" in what.shape:
             wanted = f"(B, {of_item}) or (B, N, {of_item}), normalised floats as the processor gives them"
-        if not dims:
+        if not what.shape:
             wanted = "float (B, A, ...), A clips per context and then what the audio tower takes"
         raise ValueError(f"{name} must be {wanted}; got {values.dtype} {tuple(values.shape)}")
     if not values.numel():

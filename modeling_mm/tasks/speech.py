@@ -13,6 +13,11 @@ from .trainers import calling_trainer, check_no_labels, register_shifted
 # A call with one of these continues rows of ids, as in every other model that writes.
 _ROWS = ("input_ids", "inputs_embeds", "past_key_values", "context_index")
 
+_RULES = (
+    "language", "task", "prompt_ids", "return_timestamps", "return_segments", "return_token_timestamps",
+    "condition_on_prev_tokens", "no_speech_threshold", "logprob_threshold", "compression_ratio_threshold",
+)  # fmt: skip
+
 
 class MMForSpeechSeq2Seq(MMForConditionalGeneration):
     """MMForConditionalGeneration with Whisper's encoder as its only tower: what `mm convert` makes of a Whisper."""
@@ -46,6 +51,8 @@ class MMForSpeechSeq2Seq(MMForConditionalGeneration):
         is_sound = torch.is_tensor(inputs) and inputs.is_floating_point()
         goes_on = inputs is not None and not is_sound
         goes_on = goes_on or any(kwargs.get(name) is not None for name in _ROWS)
+        if goes_on:
+            _check_rows(kwargs)
         if goes_on or calling_trainer("prediction_step") is not None:
             return super().generate(inputs, generation_config, *args, **kwargs)
         check_no_labels(kwargs)
@@ -73,6 +80,21 @@ class MMForSpeechSeq2Seq(MMForConditionalGeneration):
     def write_rows(self, *args, **kwargs) -> Any:
         """generate() of given rows, for `WhisperRules`."""
         return super().generate(*args, **kwargs)
+
+
+def _check_rows(given: dict[str, Any]) -> None:
+    """Raises ValueError for Whisper's arguments beside rows of ids, and for several clips of a sample."""
+    if others := [name for name in _RULES if given.get(name) is not None]:
+        raise ValueError(
+            f"{', '.join(others)} are of Whisper's rules, and input_ids (or another of {', '.join(_ROWS)}) are "
+            "continued without them; leave one of the two out"
+        )
+    sounds = given.get("input_features")
+    if torch.is_tensor(sounds) and sounds.ndim == 4 and sounds.shape[1] > 1:
+        raise ValueError(
+            f"input_features holds {sounds.shape[1]} clips of each sample, and a Whisper reads one; give a long sound "
+            "whole, without input_ids, as the feature extractor makes it with truncation=False"
+        )
 
 
 def speech_faults(config: MMConfig) -> list[str]:

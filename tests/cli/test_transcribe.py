@@ -104,6 +104,35 @@ def test_a_file_each_and_a_bad_one_told(folder, tmp_path):
     assert tried.exit_code == 0
 
 
+def test_a_transcript_stays_where_nothing_comes_of_a_run(folder, tmp_path):
+    kept = tmp_path / "long.srt"
+    kept.write_text("KEEP")
+    assert run(folder, "long.wav", "--format", "srt", "--output", str(tmp_path), "--language", "xx").exit_code == 2
+    (folder / "junk2.wav").write_bytes(b"junk")
+    assert run(folder, "junk2.wav", "--format", "srt", "--output", str(tmp_path)).exit_code == 2
+    assert kept.read_text() == "KEEP" and [path.name for path in tmp_path.iterdir()] == ["long.srt"]
+    done = run(folder, "long.wav", "--output", str(kept))
+    assert done.exit_code == 2 and "folder" in done.output
+
+
+def test_cues_have_a_length_and_none_is_heard_after_the_end(loaded):
+    for samples in (400, 9000, 13 * RATE // 10):
+        found = list(transcribe([SOUND[:samples]], *loaded, language="en"))
+        assert all(one.start < one.end and one.start < samples / RATE for one in found)
+
+
+def test_a_prompt_is_plain_text_that_fits(folder):
+    for prompt, told in (("<|endoftext|>", "plain text"), ("name " * 200, "tokens long; at most 31")):
+        done = run(folder, "long.wav", "--prompt", prompt)
+        assert done.exit_code == 2 and told in " ".join(done.output.split())
+
+
+@pytest.mark.slow
+def test_fallback_writes_the_same_again(folder):
+    words = ["long.wav", "--fallback", "--language", "en", "--format", "json"]
+    assert run(folder, *words).stdout == run(folder, *words).stdout != ""
+
+
 def test_options_that_do_not_go_together_are_refused_in_words(folder):
     for words, told in (
         (["long.wav", "--format", "ass"], "accepted: txt, srt, vtt, json"),

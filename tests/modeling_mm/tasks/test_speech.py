@@ -223,3 +223,18 @@ def test_the_auto_class_loads_it(pair, tmp_path):
     assert isinstance(again, MMForSpeechSeq2Seq)
     sounds = sounds_of(theirs.config)
     assert torch.equal(again.generate(sounds), theirs.generate(sounds))
+
+
+@pytest.mark.parametrize("given", [{"language": "en"}, {"return_timestamps": True}, {"prompt_ids": PROMPT}])
+def test_whisper_s_arguments_beside_rows_of_ids_are_refused(given, tmp_path):
+    lively_whisper().save_pretrained(tmp_path)
+    model = convert(tmp_path).model
+    sounds, ids = sounds_of(whisper_config(), 2, dtype=torch.float32), torch.tensor([[257], [257]])
+    with pytest.raises(ValueError, match=f"{next(iter(given))}.*input_ids"):
+        model.generate(input_features=sounds[:, None], input_ids=ids, **given)
+    with pytest.raises(ValueError, match="2 clips"):
+        model.generate(input_features=torch.stack([sounds, sounds], 1), input_ids=ids)
+    one, two = (model(ids, input_features=features).logits for features in (sounds, sounds[:, None]))
+    assert torch.equal(one, two)  # the same features, with and without the dimension of the clips
+    with pytest.raises(ValueError, match="input_features must be"):
+        model(ids, input_features=sounds[0])
