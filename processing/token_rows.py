@@ -3,6 +3,8 @@
     row    =  bos  prompt …  [suffix …  eos]        prompt and suffix are tokenised apart
     labels = -100   -100 …    suffix …  eos         shifted inside the model
 
+bos may be several tokens: Whisper's tokenizer opens a text with its language and task, as generate() does.
+
 User text never becomes a special token: "[SEP]" in a question is five characters, not an end of text.
 """
 
@@ -78,7 +80,8 @@ def encode_rows(
         ValueError: the tokenizer lacks a token that is needed, or a row is too long and truncation is off.
     """
     bos, eos = row_ends(tokenizer)
-    bos = bos if options.bos is None else options.bos
+    opening = _opening(tokenizer, bos) if options.bos is None else [options.bos]
+    bos = opening[0] if opening else None
     if eos is None and (suffixes is not None or options.closed):
         raise ValueError("the tokenizer has no eos and no sep token, and rows with a suffix or closed rows need one")
     if options.fixed_length is not None and suffixes is None and not options.closed:
@@ -92,8 +95,7 @@ def encode_rows(
     limit = _limit(tokenizer, options)
     rows, labels, offsets, lengths = [], [], [], []
     for index, prompt in enumerate(prompt_ids):
-        starts = options.add_special_tokens and bos is not None and prompt[:1] != [bos]
-        head = [bos] if starts else []
+        head = opening if options.add_special_tokens and prompt[:1] != [bos] else []
         # a chat template may close the text itself
         closing = closes and prompt[-1:] != [eos] and index not in absent
         tail = [*suffix_ids[index], eos] if suffixes is not None else [eos] * closing
@@ -118,6 +120,14 @@ def encode_rows(
     for index in absent:
         padded["attention_mask"][index] = [0] * len(padded["attention_mask"][index])
     return padded
+
+
+def _opening(tokenizer: Any, bos: int | None) -> list[int]:
+    """What rows begin with: bos, or the tokenizer's own prefix where that is bos and more (Whisper's)."""
+    prefix = getattr(tokenizer, "prefix_tokens", None)
+    if bos is not None and isinstance(prefix, list) and prefix[:1] == [bos]:
+        return prefix
+    return [] if bos is None else [bos]
 
 
 def pad_id(tokenizer: Any) -> int:

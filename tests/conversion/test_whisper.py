@@ -217,7 +217,15 @@ def test_the_processor_goes_along_and_comes_back(peer, saved, tmp_path):
     assert here.input_ids[0, 0] == SOT and here.input_ids[0, -1] == EOT
     text = before.tokenizer("two words").input_ids
     assert after.tokenizer("two words").input_ids == text
-    assert here.input_ids[0, 1:].tolist() == text[2:]  # after <|startoftranscript|><|notimestamps|>
+    assert here.input_ids[0].tolist() == text
+    assert here.labels[0].tolist() == [-100, -100, *text[2:]]  # after <|startoftranscript|><|notimestamps|>
+    ours.tokenizer.set_prefix_tokens(language="en", task="translate")
+    here = ours(audio=sound, sampling_rate=16000, text="", suffix="two words", return_tensors="pt")
+    opening = ["<|startoftranscript|>", "<|en|>", "<|translate|>", "<|notimestamps|>"]
+    assert ours.tokenizer.convert_ids_to_tokens(here.input_ids[0, :4]) == opening
+    ours.save_pretrained(tmp_path / "again")
+    again = AutoProcessor.from_pretrained(tmp_path / "again")
+    assert torch.equal(again(text="", suffix="two words", return_tensors="pt").input_ids, here.input_ids)
 
 
 def test_parts_and_other_models_are_refused_in_words(peer, saved, tmp_path):
