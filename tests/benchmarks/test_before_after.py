@@ -26,6 +26,7 @@ def test_an_environment_beside_itself_gives_a_row_per_task():
     assert all(float(row[32:41]) > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_one_environment_is_too_few():
     done = run(sys.executable)
     assert done.returncode == 2 and "two interpreters" in done.stderr

@@ -25,6 +25,7 @@ def test_the_three_ways_score_alike(benchmark):
         assert bool(((ranked - alone).abs() <= 1e-5 * alone.abs().clamp(min=1)).all())
 
 
+@pytest.mark.slow
 def test_a_wanted_ratio_that_is_missed_fails_the_run(benchmark, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(benchmark, "WANTED", 1e6)
     log = tmp_path / "log.txt"

@@ -145,7 +145,8 @@ def test_every_published_size_fits(name):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_halves_and_shards_are_verified_both_ways(peer, tmp_path, dtype):
     theirs = peer(WhisperForConditionalGeneration, whisper_config()).to(dtype)
     theirs.save_pretrained(tmp_path / "source", max_shard_size="60KB")

@@ -232,6 +232,7 @@ def test_under_trainer_each_epoch_draws_anew_and_a_resumed_one_the_same(workers,
         assert living == whole
 
 
+@pytest.mark.slow
 def test_under_trainer_a_stream_draws_anew_in_each_pass_and_resumes(tmp_path):
     options = {"max_steps": 9, "save_strategy": "steps", "save_steps": 2}
     whole = train(tmp_path / "whole", Stream(samples()), **options)
