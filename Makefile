@@ -41,7 +41,7 @@ $(DEV): setup.py constraints.txt | $(BIN)/python
 	@$(call install,'.[dev]')
 	@touch $(BASE) $@
 
-.PHONY: help caption originals test test-nodes test-other-cpu test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest fuzz mutations test-resume reference lint types format data train bench benchmark faithfulness quantization clean
+.PHONY: help caption originals test test-nodes test-other-cpu test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest test-apps test-metrics docs fuzz mutations test-resume reference lint types format data train bench benchmark gpu-report faithfulness quantization clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -85,10 +85,15 @@ test-nodes: $(DEV)  ## training on two nodes: two network namespaces of this mac
 # Nothing that a kernel does or a file holds: what is left out has no matrix products of torch's to round.
 test-other-cpu: originals  ## the fast tests of models with matrix products that round as on some other CPU
 	@$(BIN)/pytest -q -n 2 --other-cpu --weights-at 0 --ignore tests/kernels --ignore tests/attacks --ignore tests/fuzz \
-	    --ignore tests/processing
+	    --ignore tests/processing --ignore tests/configuration --ignore tests/data --ignore tests/benchmarks
+
+# SLOW_OF=matrices: those that go through every pair of settings; SLOW_OF=rest: the others. Without it all.
+MATRICES := tests/conformance tests/test_invariance.py tests/test_invariance_matrix.py \
+    tests/modeling_mm/test_generation_conformance.py
 
 test-slow: originals $(TORCHAO)
-	@$(BIN)/pytest -q -n 2 -m slow
+	@$(BIN)/pytest -q -n 2 -m slow $(if $(filter matrices,$(SLOW_OF)),$(MATRICES)) \
+	    $(if $(filter rest,$(SLOW_OF)),$(addprefix --ignore ,$(MATRICES)))
 
 test-kernels: $(DEV)
 	@$(BIN)/pytest -q -n 2 -m kernel_full
@@ -111,7 +116,7 @@ kernel-newer-triton: $(NEWER)  ## the same gate and the kernels' tests with Trit
 # What the tests in .venv do without: torchvision, timm (which needs it), and the newest of all that setup.py allows
 # (torch, Triton, Pillow, the patches of Transformers). The fast tests of what depends on those, and all that are marked `newest`.
 NEWEST := build/newest
-NEWEST_TESTS := tests/conformance tests/kernels tests/processing tests/exporting \
+NEWEST_TESTS := tests/conversion/test_tower_files.py tests/conformance tests/kernels tests/processing tests/exporting \
     $(addprefix tests/test_,$(addsuffix .py,pipelines hub invariance)) \
     $(addprefix tests/modeling_mm/test_,$(addsuffix .py,generation_conformance generation_contexts)) \
     $(addprefix tests/modeling_mm/,$(addsuffix .py,tasks/test_generation fusion/test_media_encoder towers/test_text \
@@ -129,6 +134,52 @@ test-newest: $(NEWEST)/.installed  ## torch 2.14.1, torchvision 0.29.1 and the n
 	@$(NEWEST)/bin/python tests/originals.py
 	@OMP_NUM_THREADS=1 $(NEWEST)/bin/pytest -q -n 2 \
 	    -m '(newest or not slow) and not kernel_full and not gpu' $(NEWEST_TESTS)
+
+# Programs beside the package, in an environment of their own that sees what .venv has.
+APPS := build/apps
+PLACE = import sysconfig; print(sysconfig.get_path("purelib"))
+
+$(APPS)/.installed: setup.py constraints.txt | $(DEV)
+	@$(PYTHON) -m venv --clear $(APPS)
+	@seen="$$($(BIN)/python -c '$(PLACE)')"; \
+	    echo "import site; site.addsitedir('$$seen')" > "$$($(APPS)/bin/python -c '$(PLACE)')/seen.pth"
+	@$(APPS)/bin/python -m pip --disable-pip-version-check install -q --constraint constraints.txt \
+	    usearch openai schemathesis sentence-transformers gradio selenium
+	@touch $@
+
+# The pages of docs/ as a site, in an environment of its own: neither the package nor torch is installed there.
+DOCS := build/docs
+
+$(DOCS)/.installed: setup.py
+	@$(PYTHON) -m venv --clear $(DOCS)
+	@$(DOCS)/bin/python -m pip --disable-pip-version-check install -q \
+	    'mkdocs>=1.6,<2' 'mkdocs-material>=9.8' 'mkdocstrings[python]>=1.0'
+	@touch $@
+
+docs: $(DOCS)/.installed  ## the pages of docs/ as a site in build/site; a broken link or a page that nothing names fails
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build -q --strict
+
+# Transformers imports scikit-learn wherever it is installed, so the peers of the metrics are kept out of .venv.
+METRIC_PEERS := build/metric-peers
+
+$(METRIC_PEERS)/.installed: | $(DEV)
+	@$(BIN)/python -m pip --disable-pip-version-check install -q --no-deps --target $(METRIC_PEERS) \
+	    pycocoevalcap==1.2 nltk==3.10.4 rouge-score==0.1.2 absl-py==2.5.1 six==1.17.0 bert-score==0.3.13 \
+	    aac-metrics==0.6.0 pythonwrench==0.6.8 torchmetrics==1.9.0 lightning-utilities==0.15.3 \
+	    scikit-learn==1.9.1 scipy==1.17.1 joblib==1.6.0 threadpoolctl==3.8.0 narwhals==2.29.0 cloudpickle==3.1.3
+	@touch $@
+
+test-metrics: $(METRIC_PEERS)/.installed  ## the metrics beside scikit-learn, pycocoevalcap, nltk and other packages
+	@PYTHONPATH=$(METRIC_PEERS) OMP_NUM_THREADS=1 $(BIN)/pytest -q -rs -m "slow or not slow" \
+	    tests/evaluation/test_metric_peers.py tests/evaluation/test_classes_against_sklearn.py \
+	    tests/evaluation/test_bert_score.py
+
+# The page of mm demo is tried in Chromium; Debian's is installed where this is root and there is none.
+test-apps: $(APPS)/.installed  ## mm serve, mm demo, search and sentence-transformers, as people use them (minutes)
+	@command -v chromium > /dev/null \
+	    || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium chromium-driver; } > /dev/null 2>&1 \
+	    || echo "no Chromium (apt-get install chromium chromium-driver): mm demo is not tried in a browser" >&2
+	@OMP_NUM_THREADS=1 $(APPS)/bin/python -m pytest -q -rs -m apps tests/serving tests/searching tests/demo
 
 fuzz: $(DEV)  ## a million broken pictures, sounds and films each, in processes of their own (hours)
 	@for kind in image audio video; do \
@@ -174,8 +225,20 @@ train: data  ## train mm-tiny again and pack it into checkpoints/mm-tiny (half a
 benchmark: $(DEV)  ## generate() beside transformers' BLIP, the same weights in both
 	@$(BIN)/python benchmarks/beam_search_vs_blip.py
 
-bench: $(DEV)  ## six families beside transformers' classes of the same weights (half an hour; QUICK=1: four minutes)
-	@$(if $(QUICK),OMP_NUM_THREADS=1) $(BIN)/python -W ignore benchmarks/inference.py $(if $(QUICK),--quick)
+# Each has an exit status of its own: one bar that is missed does not keep the others from being measured.
+BENCHES := inference blip_training linear_products scaling cpu_options everyday
+
+bench: $(DEV)  ## everything beside its peers, with logs and docs/benchmarks.md (an hour; QUICK=1: some rows, 2 minutes)
+ifdef QUICK
+	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore benchmarks/inference.py --quick
+else
+	@missed=0; for name in $(BENCHES); do \
+	    $(BIN)/python -W ignore benchmarks/$$name.py --log benchmarks/logs/$$name.txt || missed=1; done; \
+	    $(BIN)/python benchmarks/page.py; exit $$missed
+endif
+
+gpu-report: $(DEV)  ## on an NVIDIA GPU: is all right, and how fast? build/gpu-report.md and .json (half an hour)
+	@$(BIN)/python -W ignore benchmarks/gpu_report.py
 
 faithfulness: $(DEV)  ## are maps of words over pictures faithful? deletion, insertion, pointing game (needs make data)
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faithfulness.py

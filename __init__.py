@@ -11,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
+    AutoModelForAudioClassification,
     AutoModelForImageClassification,
     AutoModelForImageTextToText,
     AutoModelForMaskedLM,
@@ -18,6 +19,8 @@ from transformers import (
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     AutoModelForSpeechSeq2Seq,
+    AutoModelForVideoClassification,
+    AutoModelForVisualQuestionAnswering,
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
 )
@@ -32,6 +35,7 @@ from .kernels.cross_attention import flash_cross_attention
 from .modeling_mm.core.cache import MMCache
 from .modeling_mm.core.inputs_outputs import MMCausalLMOutput, MMContextOutput, MMModelOutput
 from .modeling_mm.core.int8_cache import Int8Context
+from .modeling_mm.core.linear import use_onednn
 from .modeling_mm.model import MMModel
 from .modeling_mm.tasks import pipelines as _pipelines  # registers its tasks
 from .modeling_mm.tasks.answer_ranking import MMRankOutput, MMScoreOutput
@@ -64,6 +68,11 @@ if TYPE_CHECKING:
     from .explaining.timestamps import word_timestamps
     from .exporting.hub import export_for_hub
     from .exporting.onnx_generator import OnnxGenerator
+    from .processing.chat_labels import chat_inputs
+    from .processing.tagged_text import token2json
+    from .searching.build import EmbedReport, embed_files
+    from .searching.index import MMIndex
+    from .searching.sentence_module import MMSentenceModule
     from .training.auditing import Audit, audit
     from .training.card import write_card
     from .training.evaluating import Evaluation, evaluate
@@ -94,6 +103,10 @@ AutoModelForImageTextToText.register(MMConfig, MMForConditionalGeneration, exist
 AutoModelForMultimodalLM.register(MMConfig, MMForConditionalGeneration, exist_ok=True)
 AutoModelForSequenceClassification.register(MMConfig, MMForSequenceClassification, exist_ok=True)
 AutoModelForImageClassification.register(MMConfig, MMForSequenceClassification, exist_ok=True)
+AutoModelForVideoClassification.register(MMConfig, MMForSequenceClassification, exist_ok=True)
+AutoModelForAudioClassification.register(MMConfig, MMForSequenceClassification, exist_ok=True)
+_answering = (MMForConditionalGeneration, MMForSequenceClassification)  # by the checkpoint's "architectures"
+AutoModelForVisualQuestionAnswering.register(MMConfig, _answering, exist_ok=True)
 AutoModelForZeroShotImageClassification.register(MMConfig, MMForImageTextRetrieval, exist_ok=True)
 AutoModelForMaskedLM.register(MMConfig, MMForMaskedLM, exist_ok=True)
 AutoModelForPreTraining.register(MMConfig, MMForPreTraining, exist_ok=True)
@@ -107,6 +120,7 @@ _pipelines.read_by_mm(f"{__name__}.processing.pipelines")
 __all__ = [
     "Audit",
     "DataError",
+    "EmbedReport",
     "Evaluation",
     "Explanation",
     "Int8Context",
@@ -128,6 +142,7 @@ __all__ = [
     "MMForSpeechSeq2Seq",
     "MMImageProcessor",
     "MMImageProcessorPil",
+    "MMIndex",
     "MMModel",
     "MMModelOutput",
     "MMPreTrainingOutput",
@@ -138,6 +153,7 @@ __all__ = [
     "MMRetrievalOutput",
     "MMScoreOutput",
     "MMSearchOutput",
+    "MMSentenceModule",
     "MMShards",
     "MMTextConfig",
     "MMTextModel",
@@ -149,9 +165,11 @@ __all__ = [
     "TrainResult",
     "audit",
     "changed_texts",
+    "chat_inputs",
     "compute_metrics_for",
     "convert",
     "describe_plan",
+    "embed_files",
     "evaluate",
     "evaluate_task",
     "export_for_hub",
@@ -164,7 +182,9 @@ __all__ = [
     "push_to_hub",
     "spelled",
     "store_features",
+    "token2json",
     "train",
+    "use_onednn",
     "verify",
     "word_timestamps",
     "write_card",
@@ -178,18 +198,23 @@ _LATER = {
     "Audit": "training.auditing",
     "audit": "training.auditing",
     "DataError": "data.errors",
+    "EmbedReport": "searching.build",
     "Evaluation": "training.evaluating",
     "Explanation": "explaining.explanation",
     "JsonlLog": "training.log",
     "MMDataset": "data.dataset",
+    "MMIndex": "searching.index",
     "MMPreferenceCollator": "training.preferences",
+    "MMSentenceModule": "searching.sentence_module",
     "MMShards": "data.shards",
     "MMTrainer": "training.trainer",
     "OnnxGenerator": "exporting.onnx_generator",
     "TrainResult": "training.run",
+    "chat_inputs": "processing.chat_labels",
     "compute_metrics_for": "training.metrics",
     "convert": "conversion_scripts.engine",
     "describe_plan": "training.plan",
+    "embed_files": "searching.build",
     "evaluate": "training.evaluating",
     "evaluate_task": "training.metrics",
     "export_for_hub": "exporting.hub",
@@ -197,6 +222,7 @@ _LATER = {
     "plot_explanation": "explaining.plot",
     "push_to_hub": "training.publish",
     "store_features": "training.tower_features",
+    "token2json": "processing.tagged_text",
     "train": "training.recipe",
     "verify": "training.verify",
     "word_timestamps": "explaining.timestamps",

@@ -28,8 +28,12 @@ FOLDERS = [
     "exporting",
     "evaluation",
     "data",
+    "searching",
+    "serving",
+    "demo",
     "training",
     "cli",
+    "cli.commands",
 ]
 
 EXPLAIN = ["matplotlib>=3.10"]
@@ -44,6 +48,11 @@ EVAL = ["sacrebleu>=2.5", "jiwer>=4.0", "snowballstemmer>=3.0"]
 ONNX = ["onnx>=1.23", "onnxscript>=0.7.2", "onnxruntime>=1.32"]
 VIDEO = ["av>=15"]
 AUDIO = ["soundfile>=0.13", "soxr>=0.5"]
+INDEX = ["usearch>=2.20"]
+SENTENCE = ["sentence-transformers>=6.2"]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"]
+DEMO = ["gradio>=6.30", "fastapi>=0.160", "uvicorn>=0.50"]
+SERVE = ["fastapi>=0.160", "uvicorn>=0.50", "python-multipart>=0.0.30", "prometheus-client>=0.24"]
 # CUDA builds of torch bring the Triton they were built with; this is for reading, testing and tuning the kernels.
 TRITON = ["triton>=3.7.1; platform_system == 'Linux'"]
 
@@ -113,6 +122,11 @@ setup(
         "dicom": DICOM,
         "video": VIDEO,
         "audio": AUDIO,
+        "index": INDEX,
+        "sentence": SENTENCE,
+        "serve": SERVE,
+        "demo": DEMO,
+        "docs": DOCS,
         "triton": TRITON,
         "onnx": ONNX,
         "quant": ["torchao>=0.18"],
@@ -127,6 +141,7 @@ setup(
             "webdataset>=1.0",  # writes the shards that tests read
             *VIDEO,
             *AUDIO,
+            *SERVE,  # for its types; its tests are run by make test-apps
             *TRITON,
             *ONNX,
             "parameterized",  # by the tests of Transformers, which tests/conformance runs

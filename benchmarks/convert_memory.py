@@ -10,15 +10,13 @@ drop. Both are the largest of samples 5 ms apart, less what stands there when `i
 
 # Configs of Transformers take fields that their signatures do not name.
 
-import re
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 
 import torch
+from harness import Peak
 from transformers import GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
 
 LAYERS, WIDTH, SHARD = 20, 1024, "200MB"
@@ -37,35 +35,6 @@ def write_checkpoint(directory: Path, layers: int = LAYERS, width: int = WIDTH, 
     torch.manual_seed(0)
     VisionEncoderDecoderModel(config).save_pretrained(directory, max_shard_size=shard)
     return sum(file.stat().st_size for file in directory.glob("*.safetensors"))
-
-
-class Peak:
-    """The most memory while it is entered, in bytes: `held` and `with_files`, above what there was before."""
-
-    def __enter__(self):
-        self.held = self.with_files = 0
-        self.before = _resident()
-        self._done = threading.Event()
-        self._sampling = threading.Thread(target=self._sample)
-        self._sampling.start()
-        return self
-
-    def _sample(self) -> None:
-        while not self._done.is_set():
-            held, with_files = (now - before for now, before in zip(_resident(), self.before, strict=True))
-            self.held, self.with_files = max(self.held, held), max(self.with_files, with_files)
-            time.sleep(0.005)
-
-    def __exit__(self, *error):
-        self._done.set()
-        self._sampling.join()
-
-
-def _resident() -> tuple[int, int]:
-    """Bytes of memory that is no file's, and of all."""
-    found = dict(re.findall(r"(RssAnon|RssFile|RssShmem):\s+(\d+) kB", Path("/proc/self/status").read_text()))
-    sizes = {name: 1024 * int(size) for name, size in found.items()}
-    return sizes["RssAnon"], sum(sizes.values())
 
 
 def measure(kind: str, source: str, out: str) -> None:

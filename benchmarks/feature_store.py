@@ -73,17 +73,12 @@ def main(arguments: list[str] | None = None) -> int:
         report.say(
             f"{count} pictures, {epochs} epochs, losses apart by {apart:.1e}; the store has {size / 2**20:.1f} MiB"
         )
-        ways = {"pictures": by_pictures, "features": by_features, "features that are there": again}
-        costs = harness.in_turn(ways, asked.pairs, warm_up=0)
-        for way in list(ways)[1:]:
-            cpu, wall = (harness.ratio(costs["pictures"], costs[way], of) for of in ("cpu", "wall"))
-            report.say(
-                f"{way:24} {harness.median(costs['pictures']):7.1f} -> {harness.median(costs[way]):7.1f} CPU-s: "
-                f"{cpu.median:.2f}x [{cpu.least:.2f}, {cpu.greatest:.2f}], wall {wall.median:.2f}x"
+        report.titles()
+        for way, run in (("features", by_features), ("features that are there", again)):
+            report.race(
+                f"frozen tower, {epochs} epochs, {way}", run, by_pictures, 2.0, "by pictures", of="cpu", warm_up=0
             )
-            report.row(way=way, cpu=cpu.median, wall=wall.median, apart=apart)
-            if not asked.tiny:
-                report.want(f"{epochs} epochs, {way}", cpu.median, 2.0)
+        report.row(apart=apart, bytes=size)
     return report.end()
 
 

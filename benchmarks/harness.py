@@ -1,18 +1,19 @@
 """What the benchmarks share: ways that take turns, processes of their own, memory, and one report.
 
-    parser = harness.options(__doc__)                  # --pairs, --tiny, --threads, --log
+    parser = harness.options(__doc__)                  # --pairs, --quick, --tiny, --threads, --log
     asked = parser.parse_args(arguments)
     report = harness.Report(asked)                     # pins threads, says machine and versions
     report.equal("scores", ours(), theirs(), atol=1e-5)
-    costs = harness.in_turn({"ours": ours, "theirs": theirs}, asked.pairs)
-    ratio = harness.ratio(costs["theirs"], costs["ours"])
-    report.say(f"{ratio.median:.2f} [{ratio.least:.2f}, {ratio.greatest:.2f}]")
-    report.want("ours against theirs", ratio.median, 1.5)
+    report.titles()
+    report.race("scores of 16 texts", ours, theirs, wanted=1.5)
     return report.end()                                # 1 if anything is not as wanted
 
 Outputs are compared before anything is timed. Ways take turns after every run, and who begins changes from turn to
 turn, as the clock of a shared machine changes from second to second; a ratio is the median over the turns. CPU seconds
 count all threads of the process.
+
+With --log the text goes to a file, all numbers to a .json beside it, and a line for each row of a race to
+history.jsonl in the same folder. benchmarks/page.py makes docs/benchmarks.md of the .json files and of the history.
 """
 
 import argparse
@@ -36,16 +37,27 @@ from typing import Any
 import torch
 
 Ways = dict[str, Callable[[], Any]]
+WIDTH = 46  # of what stands before the numbers of a race
 
 
 def options(description: str | None, pairs: int = 5) -> argparse.ArgumentParser:
     """A parser with the settings that every benchmark has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=pairs, help=f"timed runs of each way, in turn (default: {pairs})")
+    parser.add_argument(
+        "--pairs", type=number, default=pairs, help=f"timed runs of each way, in turn (default: {pairs})"
+    )
     parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs")
-    parser.add_argument("--threads", type=int, help="of torch, each on a CPU of its own (default: as they are)")
+    parser.add_argument("--quick", action="store_true", help="small; half of each ratio, in CPU time, is enough")
+    parser.add_argument("--threads", type=number, help="of torch, each on a CPU of its own (default: as they are)")
     parser.add_argument("--log", type=Path, help="also write the text to this file, and a .json beside it")
     return parser
+
+
+def number(given: str) -> int:
+    """A whole number from 1, of the command line."""
+    if not given.isdecimal() or int(given) < 1:
+        raise argparse.ArgumentTypeError(f"{given!r}; accepted are whole numbers from 1")
+    return int(given)
 
 
 def machine() -> dict[str, Any]:
@@ -59,6 +71,17 @@ def machine() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def commit() -> str:
+    """Of this checkout, with a "+" if files that belong to it were changed; "" where there is none."""
+    git = ("git", "-C", str(Path(__file__).resolve().parents[1]))
+    asked = ("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+    try:
+        name, changed = (subprocess.run([*git, *words], capture_output=True, text=True).stdout for words in asked)
+    except OSError:
+        return ""
+    return name.strip() + ("+" if changed else "")
+
+
 def pin(threads: int) -> None:
     """torch uses so many threads, and this process so many CPUs, the first that it may use."""
     torch.set_num_threads(threads)
@@ -67,56 +90,6 @@ def pin(threads: int) -> None:
         if threads > len(allowed):
             raise ValueError(f"--threads {threads}, and this process may use {len(allowed)} CPUs")
         os.sched_setaffinity(0, allowed[:threads])
-
-
-class Report:
-    """Lines as they are printed, rows for the JSON, and what is not as wanted."""
-
-    def __init__(self, asked: argparse.Namespace | None = None):
-        self.log: Path | None = getattr(asked, "log", None)
-        self.lines: list[str] = []
-        self.rows: list[dict[str, Any]] = []
-        self.faults: list[str] = []
-        threads: int | None = getattr(asked, "threads", None)
-        if threads:
-            pin(threads)
-        self.machine = machine()
-        about = self.machine
-        self.say(
-            f"Python {about['Python']}, torch {about['torch']}, transformers {about['transformers']}; "
-            f"{about['processor']}, {about['cores']} cores, {about['threads']} threads, load {about['load']}"
-        )
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-        print(line, flush=True)
-
-    def row(self, **numbers: Any) -> None:
-        """For the JSON."""
-        self.rows.append(numbers)
-
-    def want(self, what: str, ratio: float, wanted: float) -> None:
-        """`ratio` must be `wanted` or more."""
-        if not ratio >= wanted:
-            self.faults.append(f"{what}: {ratio:.2f}x, wanted {wanted}x")
-
-    def equal(self, what: str, ours: torch.Tensor, theirs: torch.Tensor, atol: float = 0.0) -> float:
-        """The greatest difference, relative where numbers are above 1; more than `atol` ends the program."""
-        if ours.shape != theirs.shape:
-            raise RuntimeError(f"{what}: shapes {tuple(ours.shape)} and {tuple(theirs.shape)} differ")
-        apart = ((ours.double() - theirs.double()).abs() / theirs.double().abs().clamp(min=1)).max().item()
-        if not apart <= atol:
-            raise RuntimeError(f"{what}: they differ by {apart:.1e}, more than {atol:.0e}; times would mean nothing")
-        return apart
-
-    def end(self) -> int:
-        """Says whether all is as wanted and writes the log; 0, or 1 if something is not."""
-        self.say("\n" + ("\n".join(f"NOT AS WANTED: {fault}" for fault in self.faults) or "all as wanted"))
-        if self.log:
-            self.log.write_text("\n".join(self.lines) + "\n", encoding="utf-8")
-            found = {"machine": self.machine, "rows": self.rows, "faults": self.faults}
-            self.log.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        return 1 if self.faults else 0
 
 
 # -- time -------------------------------------------------------------------------------------------------------------
@@ -165,6 +138,106 @@ def ratio(above: Sequence[Cost], below: Sequence[Cost], of: str = "cpu") -> Rati
     """How many times the cost of `below` is that of `above`."""
     found = [getattr(one, of) / getattr(other, of) for one, other in zip(above, below, strict=True)]
     return Ratio(statistics.median(found), min(found), max(found))
+
+
+# -- one report -------------------------------------------------------------------------------------------------------
+
+
+class Report:
+    """Lines as they are printed, rows for the JSON, and what is not as wanted."""
+
+    def __init__(self, asked: argparse.Namespace | None = None):
+        self.asked = asked or options(None).parse_args([])
+        self.log: Path | None = self.asked.log
+        if self.log is not None and not self.log.parent.is_dir():  # before hours of measuring, not after
+            raise ValueError(f"--log {self.log}: there is no folder {self.log.parent}")
+        self.lines: list[str] = []
+        self.rows: list[dict[str, Any]] = []
+        self.faults: list[str] = []
+        if self.asked.threads:
+            pin(self.asked.threads)
+        self.machine = machine()
+        about = self.machine
+        self.say(
+            f"Python {about['Python']}, torch {about['torch']}, transformers {about['transformers']}; "
+            f"{about['processor']}, {about['cores']} cores, {about['threads']} threads, load {about['load']}"
+        )
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+        print(line, flush=True)
+
+    def row(self, **numbers: Any) -> None:
+        """For the JSON."""
+        self.rows.append(numbers)
+
+    def want(self, what: str, ratio: float, wanted: float) -> None:
+        """`ratio` must be `wanted` or more."""
+        if not ratio >= wanted:
+            self.faults.append(f"{what}: {ratio:.2f}x, wanted {wanted}x")
+
+    def equal(self, what: str, ours: torch.Tensor, theirs: torch.Tensor, atol: float = 0.0) -> float:
+        """The greatest difference, relative where numbers are above 1; more than `atol` ends the program."""
+        if ours.shape != theirs.shape:
+            raise RuntimeError(f"{what}: shapes {tuple(ours.shape)} and {tuple(theirs.shape)} differ")
+        apart = ((ours.double() - theirs.double()).abs() / theirs.double().abs().clamp(min=1)).max().item()
+        if not apart <= atol:
+            raise RuntimeError(f"{what}: they differ by {apart:.1e}, more than {atol:.0e}; times would mean nothing")
+        return apart
+
+    def titles(self) -> None:
+        pairs = "some" if self.asked.quick else self.asked.pairs
+        self.say(f"medians of {pairs} alternating pairs, seconds; ratio: the other / ours [least, greatest]\n")
+        self.say(f"{'':{WIDTH}}{'ours':>9}{'other':>9}{'wall':>9}{'':17}{'CPU':>8}{'wanted':>9}  beside")
+
+    def race(
+        self, work: str, ours: Callable[[], Any], other: Callable[[], Any], wanted: float,
+        against: str = "Transformers", of: str = "wall", warm_up: int = 1, cost: Callable[[Any], Cost] = clocked,
+        quick: int = 1,
+    ) -> Ratio:  # fmt: skip
+        """Times both in turn: a line, a row, and `wanted` (0: none) of how many times ours the other's seconds are.
+
+        quick: pairs with --quick.
+        """
+        is_quick = self.asked.quick
+        pairs, warm_up = (quick, 0) if is_quick else (self.asked.pairs, warm_up)
+        costs = in_turn({"ours": ours, "peer": other}, pairs, warm_up, cost)
+        ratios = {kind: ratio(costs["peer"], costs["ours"], kind) for kind in ("wall", "cpu")}
+        of = "cpu" if is_quick else of
+        seconds, judged = {side: median(found, of) for side, found in costs.items()}, ratios[of]
+        self.say(
+            f"{work:{WIDTH}}{seconds['ours']:9.3f}{seconds['peer']:9.3f}{ratios['wall'].median:8.2f}x"
+            f"  {f'[{judged.least:.2f}, {judged.greatest:.2f}]':15}{ratios['cpu'].median:7.2f}x"
+            + (f"{wanted:8.2f}x" if wanted else f"{'-':>9}")
+            + f"  {against}{', CPU' if of == 'cpu' else ''}"
+        )
+        both = {kind: vars(found) for kind, found in ratios.items()}
+        self.row(work=work, wanted=wanted, against=against, of=of, **seconds, **both)
+        if not self.asked.tiny:
+            self.want(work, judged.median, wanted / 2 if is_quick else wanted)
+        return judged
+
+    def end(self) -> int:
+        """Says whether all is as wanted and writes the log; 0, or 1 if something is not."""
+        self.say("\n" + ("\n".join(f"NOT AS WANTED: {fault}" for fault in self.faults) or "all as wanted"))
+        if self.log:
+            self.log.write_text("\n".join(self.lines) + "\n", encoding="utf-8")
+            found = {"machine": self.machine, "rows": self.rows, "faults": self.faults}
+            self.log.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            if not (self.asked.tiny or self.asked.quick):
+                with self.log.with_name("history.jsonl").open("a", encoding="utf-8") as history:
+                    history.writelines(json.dumps(self.told(row)) + "\n" for row in self.rows if "work" in row)
+        return 1 if self.faults else 0
+
+    def told(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A line of the history."""
+        when = {
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+            "commit": commit(),
+            "script": self.log and self.log.stem,
+        }
+        kept = ("torch", "transformers", "processor", "threads", "load")
+        return when | row | {name: self.machine[name] for name in kept}
 
 
 # -- processes of their own -------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=2 python benchmarks/inference.py --log benchmarks/logs/inference.txt
     python benchmarks/inference.py blip siglip          # some models
-    OMP_NUM_THREADS=1 python benchmarks/inference.py --quick  # four rows, once; half of each wanted ratio is enough
+    OMP_NUM_THREADS=1 python benchmarks/inference.py --quick  # some rows, three layers a stack; half a ratio is enough
     python benchmarks/inference.py --tiny               # small models: only equality is wanted
 
 Each peer is built from its config class with random weights, saved, and read by `mm.convert`. Tokens are equal, or
@@ -13,7 +13,6 @@ The table wants ratios of wall time; --quick wants ratios of CPU time, which a b
 thread (threads that wait for each other count as busy).
 """
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -29,7 +28,10 @@ from torch import nn
 import mm
 
 BEAM_TOKENS, ANSWER_TOKENS = 20, 6
-MEDIUM = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 4}
+Sizes = dict[str, int]  # fields of towers and texts that are not those of the published models
+FULL: Sizes = {}
+FLAT: Sizes = {"num_hidden_layers": 3}  # of --quick
+MEDIUM: Sizes = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 4}
 
 
 @dataclass
@@ -41,7 +43,7 @@ class Row:
     peer: Callable[[], torch.Tensor]
     wanted: float
     atol: float = 0.0  # 0: tokens
-    quick: bool = False  # is one of those of --quick
+    quick: int = 0  # pairs with --quick; 0: none of its rows
 
 
 # -- models -----------------------------------------------------------------------------------------------------------
@@ -87,12 +89,16 @@ def search(beams: int, tokens: int = BEAM_TOKENS) -> dict[str, Any]:
     return {"num_beams": beams, "min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False}
 
 
+def small(sizes: Sizes) -> bool:
+    """Whether pictures are smaller, too."""
+    return "hidden_size" in sizes
+
+
 # -- rows -------------------------------------------------------------------------------------------------------------
 
 
-def blip(tiny: bool) -> Iterator[Row]:
-    size = 192 if tiny else 384
-    sizes = MEDIUM if tiny else {}
+def blip(sizes: Sizes) -> Iterator[Row]:
+    size = 192 if small(sizes) else 384
     config = transformers.BlipConfig(vision_config={"image_size": size, **sizes}, text_config=sizes)
     peer = drawn(transformers.BlipForConditionalGeneration(config))
     model, text = converted(peer), config.text_config
@@ -105,7 +111,6 @@ def blip(tiny: bool) -> Iterator[Row]:
             partial(model.generate, pixel_values=pixels, input_ids=ids, **settings),
             partial(peer.generate, pixel_values=pixels, **settings),
             whole,
-            quick=(batch, beams) == (2, 5),
         )
         if decoding:
             context = model.encode_context(pixel_values=pixels)
@@ -117,11 +122,11 @@ def blip(tiny: bool) -> Iterator[Row]:
                 partial(model.generate, encoder_outputs=context, input_ids=ids, **settings),
                 partial(peer.text_decoder.generate, input_ids=ids, **given, **settings),
                 decoding,
+                quick=3 * (batch == 2),
             )
 
 
-def git(tiny: bool) -> Iterator[Row]:
-    sizes = MEDIUM if tiny else {}
+def git(sizes: Sizes) -> Iterator[Row]:
     config = transformers.GitConfig(vision_config={**sizes}, **sizes)
     peer = drawn(transformers.GitForCausalLM(config))
     model = converted(peer)
@@ -133,15 +138,15 @@ def git(tiny: bool) -> Iterator[Row]:
             partial(model.generate, pixel_values=pixels, input_ids=ids, **settings),
             partial(peer.generate, pixel_values=pixels, input_ids=ids, **settings),
             wanted,
-            quick=(batch, beams) == (2, 4),
+            quick=3 * ((batch, beams) == (2, 4)),
         )
 
 
-def vit_gpt2(tiny: bool) -> Iterator[Row]:
-    sizes = MEDIUM if tiny else {}
-    small = {"n_embd": 192, "n_layer": 4, "n_head": 4} if tiny else {}
+def vit_gpt2(sizes: Sizes) -> Iterator[Row]:
+    names = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
+    of_decoder = {ours: sizes[name] for name, ours in names.items() if name in sizes}
     ends = {"bos_token_id": 50256, "eos_token_id": 50256}
-    decoder = transformers.GPT2Config(is_decoder=True, add_cross_attention=True, **small, **ends)
+    decoder = transformers.GPT2Config(is_decoder=True, add_cross_attention=True, **of_decoder, **ends)
     config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
         transformers.ViTConfig(**sizes), decoder, decoder_start_token_id=50256, pad_token_id=50256, eos_token_id=50256
     )
@@ -159,9 +164,34 @@ def vit_gpt2(tiny: bool) -> Iterator[Row]:
         )
 
 
-def vqa(tiny: bool) -> Iterator[Row]:
-    size = 192 if tiny else 384
-    sizes = MEDIUM if tiny else {}
+def donut(sizes: Sizes) -> Iterator[Row]:
+    """Donut of base size: pages of 1280 x 960 pixels (as CORD's) are 1,200 tokens, read once, by both."""
+    swin = {"image_size": [1280, 960], "depths": [2, 2, 14, 2], "window_size": 10, "embed_dim": 128,
+            "num_heads": [4, 8, 16, 32]}  # fmt: skip
+    text = {"vocab_size": 57580, "d_model": 1024, "decoder_layers": 4, "max_position_embeddings": 768}
+    if small(sizes):
+        swin = {"image_size": [160, 160], "depths": [1, 1], "window_size": 5, "embed_dim": 96, "num_heads": [3, 6]}
+        text |= {"d_model": 192, "decoder_attention_heads": 4, "decoder_ffn_dim": 768}
+    decoder = transformers.MBartConfig(**text, scale_embedding=True, is_decoder=True, add_cross_attention=True)
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+        transformers.DonutSwinConfig(**swin), decoder, decoder_start_token_id=2, pad_token_id=1, eos_token_id=2
+    )
+    peer = drawn(transformers.VisionEncoderDecoderModel(config=config))
+    peer.generation_config.update(decoder_start_token_id=2, pad_token_id=1, eos_token_id=2, forced_eos_token_id=None)
+    model = converted(peer)
+    fields = torch.randn(2, 3, 12, 9, generator=torch.Generator().manual_seed(0))
+    pixels = nn.functional.interpolate(fields, size=swin["image_size"])
+    context, states = model.encode_context(pixel_values=pixels), peer.encoder(pixels)
+    yield Row(
+        "Donut, 4 beams, batch 2, decoding",
+        partial(model.generate, encoder_outputs=context, **search(4)),
+        partial(peer.generate, encoder_outputs=states, **search(4)),
+        2.0,
+    )
+
+
+def vqa(sizes: Sizes) -> Iterator[Row]:
+    size = 192 if small(sizes) else 384
     config = transformers.BlipConfig(vision_config={"image_size": size, **sizes}, text_config=sizes)
     peer = drawn(transformers.BlipForQuestionAnswering(config))
     model, pixels, questions = converted(peer), pictures(1, size), words(16, 12)
@@ -171,7 +201,48 @@ def vqa(tiny: bool) -> Iterator[Row]:
         partial(model.generate, pixel_values=pixels, context_input_ids=questions, **settings),
         partial(peer.generate, pixel_values=pixels.expand(16, -1, -1, -1), input_ids=questions, **settings),
         7.5,
-        quick=True,
+        quick=1,
+    )
+
+
+def llava(sizes: Sizes) -> Iterator[Row]:
+    """A SigLIP-base tower of 576 tokens and a text of 0.3 B: beams, and 16 questions about one picture."""
+    size, image = (96 if small(sizes) else 384), 31_999
+    text = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 16, "num_attention_heads": 16}
+    config = transformers.LlavaConfig(
+        vision_config=transformers.SiglipVisionConfig(image_size=size, patch_size=16, **sizes),
+        text_config=transformers.LlamaConfig(**{**text, **sizes}, pad_token_id=0),
+        image_token_index=image,
+        vision_feature_select_strategy="full",
+    )
+    peer = drawn(transformers.LlavaForConditionalGeneration(config))
+    model, count = converted(peer), (size // 16) ** 2
+
+    def asked(rows: int, length: int) -> dict[str, torch.Tensor]:
+        opening = torch.tensor([[1] + [image] * count]).expand(rows, -1)
+        ids = torch.cat([opening, words(rows, length)], dim=1)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    settings = search(5, 24) | {"suppress_tokens": [image]}
+    pixels, given = pictures(2, size), asked(2, 12)
+    context = model.encode_context(pixel_values=pixels)
+    embeds = peer.get_input_embeddings()(given["input_ids"])
+    seen = peer.get_image_features(pixel_values=pixels).pooler_output
+    embeds[:, 1 : 1 + count] = torch.stack(list(seen))
+    mask = given["attention_mask"]
+    yield Row(
+        "LLaVA, 5 beams, batch 2, decoding",
+        lambda: model.generate(**given, encoder_outputs=context, **settings)[:, -24:],
+        lambda: peer.generate(inputs_embeds=embeds, attention_mask=mask, **settings)[:, -24:],
+        2.5,
+    )
+    settings, given = search(1, 24) | {"suppress_tokens": [image]}, asked(16, 12)
+    one, index = pixels[:1], torch.zeros(16, dtype=torch.long)
+    yield Row(
+        "LLaVA, 16 questions about one picture",
+        partial(model.generate, **given, pixel_values=one, context_index=index, **settings),
+        partial(peer.generate, **given, pixel_values=one.expand(16, -1, -1, -1), **settings),
+        6.0,
     )
 
 
@@ -179,8 +250,7 @@ def pooled(output: Any) -> torch.Tensor:
     return output if isinstance(output, torch.Tensor) else output.pooler_output
 
 
-def clip(tiny: bool) -> Iterator[Row]:
-    sizes = MEDIUM if tiny else {}
+def clip(sizes: Sizes) -> Iterator[Row]:
     config = transformers.CLIPConfig(vision_config=sizes, text_config={**sizes, "eos_token_id": 49407})
     peer = drawn(transformers.CLIPModel(config))
     model = converted(peer)
@@ -197,12 +267,11 @@ def clip(tiny: bool) -> Iterator[Row]:
         lambda: pooled(peer.get_text_features(**short)),
         1.5,
         1e-5,
-        quick=True,
+        quick=5,
     )
 
 
-def siglip(tiny: bool) -> Iterator[Row]:
-    sizes = MEDIUM if tiny else {}
+def siglip(sizes: Sizes) -> Iterator[Row]:
     peer = drawn(transformers.SiglipModel(transformers.SiglipConfig(vision_config=sizes, text_config=sizes)))
     yield from compared("SigLIP", converted(peer), peer, pictures(32, 224), {"input_ids": words(32, 64)})
 
@@ -215,8 +284,9 @@ def compared(name: str, model: Any, peer: Any, pixels: torch.Tensor, texts: dict
     yield Row(f"{name}, 32 pictures and texts", lambda: vectors(model), lambda: vectors(peer), 1.0, 1e-5)
 
 
-MODELS: dict[str, Callable[[bool], Iterator[Row]]] = {
-    "blip": blip, "git": git, "vit-gpt2": vit_gpt2, "vqa": vqa, "clip": clip, "siglip": siglip,
+MODELS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
+    "blip": blip, "git": git, "vit-gpt2": vit_gpt2, "donut": donut, "vqa": vqa, "llava": llava, "clip": clip,
+    "siglip": siglip,
 }  # fmt: skip
 QUICK = ("blip", "git", "vqa", "clip")  # models that have rows of --quick
 
@@ -224,28 +294,14 @@ QUICK = ("blip", "git", "vqa", "clip")  # models that have rows of --quick
 # -- the table --------------------------------------------------------------------------------------------------------
 
 
-def measured(row: Row, report: harness.Report, asked: argparse.Namespace) -> None:
+def measured(row: Row, report: harness.Report) -> None:
     report.equal(row.work, row.ours(), row.peer(), row.atol)
-    pairs = 1 if asked.quick else asked.pairs
-    costs = harness.in_turn({"ours": row.ours, "peer": row.peer}, pairs, warm_up=0 if asked.quick else 1)
-    wall, cpu = (harness.ratio(costs["peer"], costs["ours"], of) for of in ("wall", "cpu"))
-    seconds = {side: harness.median(found, "wall") for side, found in costs.items()}
-    report.say(
-        f"{row.work:42}{seconds['ours']:8.3f}{seconds['peer']:8.3f}{wall.median:8.2f}x"
-        f"  {f'[{wall.least:.2f}, {wall.greatest:.2f}]':14}{cpu.median:6.2f}x{row.wanted:8.2f}x"
-    )
-    numbers = {"ours": seconds["ours"], "peer": seconds["peer"], "wall": vars(wall), "cpu": vars(cpu)}
-    report.row(work=row.work, wanted=row.wanted, **numbers)
-    if asked.quick:
-        report.want(row.work, cpu.median, row.wanted / 2)
-    elif not asked.tiny:
-        report.want(row.work, wall.median, row.wanted)
+    report.race(row.work, row.ours, row.peer, row.wanted, quick=row.quick)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = harness.options(__doc__)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)} (default: all)")
-    parser.add_argument("--quick", action="store_true", help="four rows, once; half of each ratio is enough")
     asked = parser.parse_args(arguments)
     unknown = set(asked.models) - MODELS.keys()
     if unknown:
@@ -253,13 +309,12 @@ def main(arguments: list[str] | None = None) -> int:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     report = harness.Report(asked)
-    report.say(f"medians of {1 if asked.quick else asked.pairs} alternating pairs, seconds; ratio: peer / ours\n")
-    report.say(f"{'':42}{'ours':>8}{'peer':>8}{'wall':>9}{'':16}{'CPU':>7}{'wanted':>9}")
+    report.titles()
     with torch.no_grad():
         for name in asked.models or (QUICK if asked.quick else MODELS):
-            for row in MODELS[name](asked.tiny):
+            for row in MODELS[name](MEDIUM if asked.tiny else FLAT if asked.quick else FULL):
                 if row.quick or not asked.quick:
-                    measured(row, report, asked)
+                    measured(row, report)
     return report.end()
 
 

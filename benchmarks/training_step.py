@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rows", nargs="+", choices=list(WAYS), default=list(WAYS))
     asked = parser.parse_args(arguments)
     report = harness.Report(asked)
-    report.say("row       CPU old / new      wall   wanted   first of old and new")
+    report.titles()
     for row in asked.rows:
         old, new = (asked.pythons[1], asked.pythons[1]) if row == "captions" else asked.pythons
         command = ["-W", "ignore", __file__, "serve", row]
@@ -126,14 +126,11 @@ def main(arguments: list[str] | None = None) -> int:
         firsts = [server.start["first"] for server in servers]
         report.equal(row, *(torch.tensor(first) for first in firsts[::-1]), atol=CLOSE.get(row, 0.0))
         ways = {"old": servers[0].cost, "new": servers[1].cost}
-        costs = harness.in_turn(ways, asked.pairs, cost=lambda way: way())
+        against = "five copies" if row == "captions" else "the older version"
+        report.race(row, ways["new"], ways["old"], WANTED[row], against, of="cpu", cost=lambda way: way())
+        report.row(row=row, firsts=firsts)
         for server in servers:
             server.end()
-        cpu, wall = (harness.ratio(costs["old"], costs["new"], of) for of in ("cpu", "wall"))
-        spread = f"{cpu.median:.2f} [{cpu.least:.2f}, {cpu.greatest:.2f}]"
-        report.say(f"{row:9s} {spread:18s} {wall.median:4.2f}   {WANTED[row]:6.2f}   {firsts[0]:.6f} {firsts[1]:.6f}")
-        report.row(row=row, cpu=vars(cpu), wall=vars(wall), firsts=firsts)
-        report.want(row, cpu.median, WANTED[row])
     return report.end()
 
 

@@ -1,4 +1,4 @@
-"""`mm caption`: pictures in, one line of text each out, through the Auto classes as a user would do it.
+"""`mm caption`: pictures, videos and sounds in, one line of text each out.
 
 B pictures in a batch, T tokens of prompt and caption.
 """
@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from tqdm.auto import tqdm
-from transformers import BatchFeature
 from transformers.utils import logging
 
-from ..processing.images.load import FORMATS, MediaDecodeError, load_image
+from ..processing.images.limits import MediaDecodeError
+from ..processing.media import KEYS
+from ..processing.media_kinds import ARGUMENT_OF
+from .long_work import Results, open_results, tell_faults
+from .media_lists import list_media
 from .models import PACKAGED_MODEL, load_model  # noqa: F401  the packaged one is found here too
 from .printing import json_line, printable
+from .reading import in_batches
 
-# Files of a folder that are pictures: .png, .jpg and so on. A file given by name may have any suffix.
-PICTURE_SUFFIXES = sorted(suffix for suffix, name in Image.EXTENSION.items() if name in FORMATS)
+KINDS = ("image", "video", "audio")
 
 
 class Caption(NamedTuple):
@@ -33,26 +35,8 @@ class Caption(NamedTuple):
 
 
 def list_pictures(paths: Iterable[str | Path]) -> list[Path]:
-    """The files in `paths`, each folder replaced by the pictures directly in it, sorted by name.
-
-    Raises:
-        FileNotFoundError: a path that is neither a file nor a folder.
-        ValueError: a folder without pictures, or no paths.
-    """
-    pictures = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in PICTURE_SUFFIXES)
-            if not inside:
-                raise ValueError(f"no pictures in the folder {path}: looked for {' '.join(PICTURE_SUFFIXES)}")
-            pictures.extend(inside)
-        elif path.exists():
-            pictures.append(path)
-        else:
-            raise FileNotFoundError(f"no file or folder {str(path)!r}")
-    if not pictures:
-        raise ValueError("no pictures given")
-    return pictures
+    """The files in `paths`, each folder replaced by the pictures directly in it; see `list_media`."""
+    return list_media(paths)
 
 
 def caption(
@@ -65,76 +49,86 @@ def caption(
     batch_size: int = 8,
     with_scores: bool = False,
     on_bad_picture: Callable[[MediaDecodeError], None] | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
 ) -> Iterator[Caption]:
-    """Caption pictures, in their order, `batch_size` at a time.
+    """Caption pictures, videos and sounds, in their order, `batch_size` at a time.
 
     Args:
-        paths: pictures, or folders of them (see `list_pictures`).
+        paths: files, or folders of pictures (see `list_media`).
         model: folder or Hub id of a saved model or adapter (see `load_model`). None takes the one in the package.
         num_beams, max_new_tokens: of generate(). None leaves it to the model's generation_config.
         prompt: words that every caption starts with; they are part of the caption returned. A model with a text
-            encoder is asked them instead.
+            encoder is asked them instead, and so is one that chats about pictures in its texts.
         with_scores: fill in `Caption.score`.
-        on_bad_picture: called with the error for each file that holds no picture, which is then left out. None raises.
+        on_bad_picture: called with the error for each file that cannot be read, which is then left out. None raises.
+        workers: processes that read ahead; None: two for many files.
+        device, dtype: as `load_model`.
 
     Raises:
-        FileNotFoundError, ValueError: as `list_pictures` and `load_model`, before anything is captioned; a model that
+        FileNotFoundError, ValueError: as `list_media` and `load_model`, before anything is captioned; a model that
             needs a prompt gets none.
-        MediaDecodeError (a ValueError): a file that holds no picture.
+        MediaDecodeError (a ValueError): a file that cannot be read.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} is not a number of pictures; use 1 or more")
-    pictures = list_pictures(paths)
-    loaded, processor = load_model(model)
+    files = list_pictures(paths)
+    loaded, processor = load_model(model, parts=("tokenizer",), device=device, dtype=dtype)
     config = loaded.config
-    if "image" not in config.modalities:
-        raise ValueError(f"the model reads {' and '.join(config.modalities)}; mm caption gives it pictures")
     if not config.decoder_sees_media and not prompt:
         raise ValueError("the model needs a question or prompt for its text encoder: give one, --prompt 'what is it?'")
-    asked = {"context_text" if config.has_text_encoder else "text": prompt} if prompt else {}
     given = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
     settings = {name: value for name, value in given.items() if value is not None}
-    for start in range(0, len(pictures), batch_size):
-        batch = pictures[start : start + batch_size]
-        batch, inputs = _read(batch, processor, asked, on_bad_picture)
-        if inputs is not None:
-            yield from _caption_batch(batch, inputs.to(loaded.device), loaded, processor, settings, with_scores)
+    prompts, beside, is_chat = {}, {}, False
+    for kind in config.modalities:
+        asked = processor.about(kind, prompt) if config.media_in_text else {"text": prompt}
+        is_chat = len(asked) > 1
+        if processor.tiles is not None:  # a text has as many places as its picture has tiles
+            beside[kind] = asked
+        else:
+            prompts[KEYS[ARGUMENT_OF[kind]]] = _prompt_row(loaded, processor, asked)
+
+    def work(media: dict[str, torch.Tensor], count: int) -> list[tuple[str, float | None]]:
+        asked = next((row for key, row in prompts.items() if key in media), {})
+        inputs = {
+            name: value.to(loaded.device, loaded.dtype if value.is_floating_point() else None)
+            for name, value in media.items()
+        }
+        inputs |= {name: row.expand(count, -1) for name, row in asked.items()}
+        start = inputs["input_ids"].shape[1] if is_chat else 0  # a caption is what the assistant says
+        return _written(loaded, processor, inputs, settings, with_scores, start)
+
+    for number, found in in_batches(files, processor, config.modalities, work, batch_size, workers, beside):
+        if not isinstance(found, MediaDecodeError):
+            yield Caption(files[number], *found)
+        elif on_bad_picture is None:
+            raise found
+        else:
+            on_bad_picture(found)
 
 
-def _read(
-    batch: list[Path], processor, asked: dict[str, str], on_bad_picture
-) -> tuple[list[Path], BatchFeature | None]:
-    """The files of `batch` that hold a picture, and the model's inputs for them; None for no files."""
-    texts = {side: [prompt] * len(batch) for side, prompt in asked.items()}
-    try:
-        if not batch:
-            return batch, None
-        return batch, processor(images=batch, **texts, add_eos_token=False, return_tensors="pt")
-    except MediaDecodeError:  # which file it was, and whether more are bad, is found out now only
-        if on_bad_picture is None:
-            raise
-    good = [path for path in batch if _is_picture(path, on_bad_picture)]
-    return _read(good, processor, asked, None)
+def _prompt_row(model, processor, asked: dict) -> dict[str, torch.Tensor]:
+    """The inputs of the prompt, a row (1, T) that every file has. asked: as `MMProcessor.about` makes it."""
+    text = asked.pop("text")
+    if not text:
+        return {}
+    side = "context_text" if model.config.has_text_encoder else "text"
+    read = processor(**{side: [text]}, **asked, add_eos_token=False, return_tensors="pt")
+    return {name: value.to(model.device) for name, value in read.items()}
 
 
-def _is_picture(path: Path, on_bad_picture: Callable[[MediaDecodeError], None]) -> bool:
-    try:
-        load_image(path)
-    except MediaDecodeError as error:
-        on_bad_picture(error)
-        return False
-    return True
-
-
-def _caption_batch(batch, inputs, model, processor, settings: dict, with_scores: bool) -> Iterator[Caption]:
+def _written(
+    model, processor, inputs, settings: dict, with_scores: bool, start: int
+) -> list[tuple[str, float | None]]:
+    """The text from token `start` on, and its score, of each file."""
     output = model.generate(**inputs, **settings, return_dict_in_generate=True, output_scores=with_scores)
-    captions = processor.batch_decode(output.sequences, skip_special_tokens=True)
-    scores = _mean_log_probabilities(model, output) if with_scores else [None] * len(batch)
-    for path, words, score in zip(batch, captions, scores, strict=True):
-        yield Caption(path, " ".join(words.split()), score)
+    captions = processor.batch_decode(output.sequences[:, start:], skip_special_tokens=True)
+    scores = mean_log_probabilities(model, output) if with_scores else [None] * len(captions)
+    return [(" ".join(words.split()), score) for words, score in zip(captions, scores, strict=True)]
 
 
-def _mean_log_probabilities(model, output) -> list[float]:
+def mean_log_probabilities(model, output) -> list[float]:
     """Per row, the mean log-probability of the new tokens up to and with the end token."""
     per_token = model.compute_transition_scores(
         output.sequences, output.scores, output.get("beam_indices"), normalize_logits=True
@@ -146,30 +140,64 @@ def _mean_log_probabilities(model, output) -> list[float]:
     return ((per_token * is_real).sum(1) / is_real.sum(1)).tolist()
 
 
-def print_captions(paths: Sequence[str | Path], *, json_lines: bool = False, **options) -> bool:
-    """Print a line per picture, "file name<TAB>caption" or JSON with path, caption and score, as the captions come.
+def print_captions(
+    paths: Sequence[str | Path], *, json_lines: bool = False, recursive: bool = False, output: Path | None = None,
+    resume: bool = False, **options,
+) -> bool:  # fmt: skip
+    """Print a line per file, "file name<TAB>caption" or JSON with path, caption and score, as the captions come.
 
     What a terminal would obey in a name or a caption (escapes, line ends, changes of direction) is escaped. A file
-    that holds no picture is reported on stderr, and the others are captioned all the same.
+    that cannot be read is reported on stderr, and the others are captioned all the same.
 
     Args:
+        recursive: folders with all folders below.
+        output: write JSON lines to this file instead; with `resume` only what it lacks (see `Results`).
         options: of `caption`.
 
-    Returns: whether every file was a picture.
+    Returns: whether every file could be read.
     """
-    bad = []
+    files = list_media(paths, KINDS if recursive or output is not None else ("image",), recursive)
+    results, files = open_results(output, {"command": "caption", **options, "scores": json_lines}, resume, files)
+    bad: list[str] = []
 
     def report(error: MediaDecodeError) -> None:
-        bad.append(error)
+        bad.append(str(error))
         tqdm.write(f"mm: {printable(error, sys.stderr)}", file=sys.stderr)
 
-    pictures = list_pictures(paths)
-    with without_other_bars():
-        captions = caption(pictures, with_scores=json_lines, on_bad_picture=report, **options)
-        for found in tqdm(captions, total=len(pictures), unit=" pictures", disable=None):  # None: only on a terminal
-            plain = f"{printable(found.path.name)}\t{printable(found.caption)}"
+    complete = False
+    try:
+        with without_other_bars():
+            if files:
+                _print_each(files, json_lines, results, report, options)
+        complete = True
+    finally:
+        if results is not None:
+            results.close(complete)
+    return not bad if results is None else tell_faults(results)
+
+
+def _print_each(
+    files: list[Path], json_lines: bool, results: Results | None, report: Callable[[MediaDecodeError], None], options
+) -> None:
+    rest = iter(files)
+
+    def failed(error: MediaDecodeError) -> None:
+        """Of the next file: they come in their order."""
+        path = next(rest)
+        if results is None:
+            report(error)
+        else:
+            results.fail(str(path), str(error))
+
+    captions = caption(files, with_scores=json_lines, on_bad_picture=failed, **options)
+    for found in tqdm(captions, total=len(files), unit=" files", disable=None):  # None: only on a terminal
+        next(rest)
+        plain = f"{printable(found.path.name)}\t{printable(found.caption)}"
+        if results is None:
             tqdm.write(json_line(_fields(found)) if json_lines else plain, file=sys.stdout)
-    return not bad
+        else:
+            score = {} if found.score is None else {"score": found.score}
+            results.write(str(found.path), caption=found.caption, **score)
 
 
 @contextmanager

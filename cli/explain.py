@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..explaining.explanation import Explanation
 from ..explaining.plot import plot_explanation
 from .caption import without_other_bars
@@ -19,6 +21,8 @@ def explain_picture(
     method: str = "attention",
     num_beams: int | None = None,
     output: str | Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
 ) -> Explanation:
     """Captions a picture and explains the caption; or explains `text`, as if the model had written it.
 
@@ -27,26 +31,49 @@ def explain_picture(
         prompt: words that the caption starts with; a model with a text encoder is asked them instead.
         method: as in `model.explain`.
         output: a file for the drawing (.png, .svg, .pdf).
+        device, dtype: as `load_model`.
     """
     with without_other_bars():
-        loaded, processor = load_model(model)
+        loaded, processor = load_model(model, device=device, dtype=dtype)
     if "image" not in loaded.config.modalities:
         raise ValueError(f"the model reads {' and '.join(loaded.config.modalities)}; mm explain gives it a picture")
-    asked: dict[str, Any] = {}
-    if prompt:
-        asked = {"context_text" if loaded.config.has_text_encoder else "text": [prompt]}
-    if text is not None and "text" in asked:
-        raise ValueError("the text that is explained holds its own beginning: leave the prompt out")
-    inputs = processor(images=[picture], **asked, add_eos_token=False, return_tensors="pt").to(loaded.device)
-    if text is None:
+    inputs, tokens = explained_inputs(loaded, processor, picture, text, prompt)
+    if tokens is None:
         settings = {} if num_beams is None else {"num_beams": num_beams}
         tokens = loaded.generate(**inputs, **settings, return_dict_in_generate=True)
-    else:
-        tokens = processor(text=[text], return_tensors="pt")["input_ids"].to(loaded.device)
     (found, *_) = loaded.explain(inputs, tokens, processor=processor, pictures=[picture], method=method)
     if output is not None:
         plot_explanation(found, output)
     return found
+
+
+def explained_inputs(
+    model: Any, processor: Any, picture: Any, text: str | None = None, prompt: str = ""
+) -> tuple[Any, torch.Tensor | None]:
+    """What generate() and explain() are given for a picture, and the whole row int64 (1, T) of `text`; None without.
+
+    Where media stand in the text the picture is asked about by the chat template, as `MMProcessor.about` does.
+
+    Raises: ValueError for a text with a prompt, where the text itself is the whole row.
+    """
+    config, asked = model.config, {}
+    if config.media_in_text:
+        asked = processor.about("image", prompt)
+        asked["text"] = [asked["text"]]
+    elif prompt:
+        asked = {"context_text" if config.has_text_encoder else "text": [prompt]}
+        if text is not None and not config.has_text_encoder:
+            raise ValueError("the text that is explained holds its own beginning: leave the prompt out")
+    inputs = processor(images=[picture], **asked, add_eos_token=False, return_tensors="pt").to(model.device)
+    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    if text is None:
+        return inputs, None
+    if not config.media_in_text:
+        return inputs, processor(text=[text], truncation=False, return_tensors="pt")["input_ids"].to(model.device)
+    ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    ends = [] if processor.tokenizer.eos_token_id is None else [processor.tokenizer.eos_token_id]
+    row = torch.tensor([[*ids, *ends]], device=model.device)
+    return inputs, torch.cat([inputs["input_ids"], row], dim=1)
 
 
 def lines_of(found: Explanation) -> list[str]:

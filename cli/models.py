@@ -2,7 +2,9 @@
 run."""
 
 import json
+import os
 import re
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +13,13 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import nn
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
+    AutoModelForSpeechSeq2Seq,
+    AutoModelForZeroShotImageClassification,
+    AutoProcessor,
+)
 
 from ..modeling_mm.tasks.row_ends import warn_of_other_ids
 
@@ -24,12 +32,47 @@ _OTHER_HEADS = {
     "MMForSequenceClassification": "gives classes, not words: AutoModelForSequenceClassification loads it",
     "MMForMaskedLM": "fills in hidden words: AutoModelForMaskedLM loads it",
 }
+# Heads that commands and the server run: who loads each, what its processor must have, what it is in words.
+_HEADS = {
+    "MMForConditionalGeneration": (AutoModelForImageTextToText, ("tokenizer",), "writes"),
+    "MMForImageTextRetrieval": (AutoModelForZeroShotImageClassification, ("tokenizer",), "compares"),
+    "MMForSequenceClassification": (AutoModelForSequenceClassification, (), "gives classes"),
+    "MMForSpeechSeq2Seq": (AutoModelForSpeechSeq2Seq, ("feature_extractor", "tokenizer"), "transcribes"),
+}
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def load_head(
+    source: str | Path | None = None, heads: Collection[str] = tuple(_HEADS), *, device: str | None = None,
+    dtype: str | None = None,
+) -> tuple:  # fmt: skip
+    """(model, processor) of one of the classes in `heads`, whichever the checkpoint is of; as `load_model`.
+
+    Args:
+        device: such as "cuda" or "cpu"; None: the GPU if there is one.
+        dtype: one of DTYPES; None: that of the weights.
+    """
+    named = str(PACKAGED_MODEL if source is None else source)
+    found = _settings(named)
+    _, held = _base_of(named, found[_ADAPTER]) if _ADAPTER in found else (named, found)
+    _check_model(named, held)
+    (name, *_) = [*(held[_MODEL].get("architectures") or ()), "MMForConditionalGeneration"]
+    if name not in heads:
+        does = _HEADS[name][2] if name in _HEADS else "is for training"
+        wanted = " or ".join(f"{_HEADS[head][2]} ({head})" for head in heads)
+        raise ValueError(f"{named!r} {does} ({name}); needed is a model that {wanted}: --model names one")
+    auto_class, parts, _ = _HEADS[name]
+    return load_model(source, auto_class, parts, device=device, dtype=dtype, any_head=True)
 
 
 def load_model(
     source: str | Path | None = None,
     auto_class: Any = AutoModelForImageTextToText,
     parts: tuple[str, ...] = ("image_processor", "tokenizer"),
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    any_head: bool = False,
 ) -> tuple:
     """(model, processor) of a model that writes, such as a captioner, in eval mode, on the GPU if there is one.
 
@@ -37,6 +80,9 @@ def load_model(
         source: a folder that save_pretrained wrote, or a Hub id; of a model or of a PEFT adapter. None takes the model
             in the package.
         parts: of the processor, that it must have.
+        device: such as "cuda" or "cpu"; None: the GPU if there is one.
+        dtype: one of DTYPES; None: that of the weights.
+        any_head: accept heads that do not write, too.
 
     Raises:
         ValueError: nothing there, or none with a captioning model of MM and its processor.
@@ -46,12 +92,32 @@ def load_model(
     holder, held = source, found
     if _ADAPTER in found:
         holder, held = _base_of(source, found[_ADAPTER])
-    _check_kind(holder, held)
+    _check_model(holder, held)
+    if not any_head:
+        _check_writes(holder, held)
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"--dtype {dtype} is not known; accepted: {', '.join(DTYPES)}")
+    place = _device(device)
     processor = _processor(source if _PROCESSOR in found else holder, parts)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = cast(nn.Module, auto_class.from_pretrained(source))
+    given = {} if dtype is None else {"dtype": getattr(torch, dtype)}
+    model = cast(nn.Module, auto_class.from_pretrained(source, **given))
     warn_of_other_ids(model, processor)
-    return model.to(device).eval(), processor
+    return model.to(place).eval(), processor
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        number = int(os.environ.get("LOCAL_RANK", 0))  # torchrun: a process for each GPU
+        return torch.device("cuda", number % torch.cuda.device_count())
+    try:
+        place = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device {name} is not known; accepted: cpu, cuda, cuda:1, mps") from None
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs")
+    return place
 
 
 def _settings(source: str) -> dict[str, dict[str, Any]]:
@@ -115,14 +181,14 @@ def _base_of(source: str, adapter: dict[str, Any]) -> tuple[str, dict[str, dict[
         raise ValueError(f"{source!r} holds an adapter of {base!r}, which is not found ({error}); {merge}") from None
 
 
-def _check_kind(source: str, settings: dict[str, dict[str, Any]]) -> None:
-    """Raises ValueError, saying what to do with it, for what is no captioner of MM with PyTorch's weights."""
+def _check_model(source: str, settings: dict[str, dict[str, Any]]) -> None:
+    """Raises ValueError, saying what to do with it, for what is no model of MM with PyTorch's weights."""
     config = settings.get(_MODEL)
     if config is None:
         raise ValueError(f"no saved model in {source!r}: it holds no {_MODEL}")
     if (Path(source) / "decoder.onnx").is_file():
         runs = "mm.exporting.onnx_generator.OnnxGenerator does"
-        raise ValueError(f"{source!r} holds ONNX graphs, which mm caption does not run: {runs}")
+        raise ValueError(f"{source!r} holds ONNX graphs, which the commands of mm do not run: {runs}")
     kind = config.get("model_type")
     if kind != "mm":
         from ..conversion_scripts.engine import FAMILIES
@@ -130,7 +196,10 @@ def _check_kind(source: str, settings: dict[str, dict[str, Any]]) -> None:
         known = any(family.recognises(config, ()) for family in FAMILIES.values())
         advice = f"make one of it first: mm convert {source} NEW_FOLDER" if known else "mm convert does not know it"
         raise ValueError(f"{source!r} is no model of MM (its model_type is {kind!r}); {advice}")
-    for name in config.get("architectures") or ():
+
+
+def _check_writes(source: str, settings: dict[str, dict[str, Any]]) -> None:
+    for name in settings[_MODEL].get("architectures") or ():
         if name in _OTHER_HEADS:
             raise ValueError(f"{source!r} cannot write captions: {name} {_OTHER_HEADS[name]}")
 

@@ -5,6 +5,9 @@ import sys
 import unicodedata
 from typing import Any, TextIO
 
+import typer
+
+BAD_INPUT = 2  # exit code of a wrong option too, so a script needs to know one number
 _JOINERS = "\u200c\u200d"  # of Persian letters, and of emoji
 
 
@@ -19,6 +22,11 @@ def printable(text: object, stream: TextIO | None = None) -> str:
     encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
     shown = "".join(c if _shows(c) else c.encode("unicode_escape").decode() for c in str(text))
     return shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def say(line: object) -> None:
+    """A line on stdout, whatever the names in it hold."""
+    typer.echo(printable(line))
 
 
 def json_line(values: dict[str, Any], stream: TextIO | None = None) -> str:

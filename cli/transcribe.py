@@ -7,6 +7,7 @@ file ── stretches ── a window at its place ── generate() ── segm
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +21,14 @@ from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
 from ..processing.images.limits import MediaDecodeError
 from ..processing.sounds.stream import stream_sound
 from .caption import without_other_bars
+from .long_work import Results, processes
+from .media_lists import list_media
 from .models import load_model
 from .printing import json_line, printable
 
 FORMATS = ("txt", "srt", "vtt", "json")
 HEAD = "WEBVTT\n\n"
+JOURNAL = ".transcribe.jsonl"
 # What openai/whisper does where a window comes out as loops, as unlikely text, or as silence.
 FALLBACK = {
     "temperature": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
@@ -32,6 +36,10 @@ FALLBACK = {
     "logprob_threshold": -1.0,
     "no_speech_threshold": 0.6,
 }
+
+
+# A model without times hears this much at once, cut where it is quiet.
+WINDOW_SECONDS = 20
 
 
 class Segment(NamedTuple):
@@ -50,17 +58,21 @@ def transcribe(
     samples: Iterable[np.ndarray], model: MMForSpeechSeq2Seq, processor: Any, *, language: str | None = None,
     words: bool = False, **settings: Any,
 ) -> Iterator[Segment]:  # fmt: skip
-    """Segments of one sound, window after window: each begins where the last whole segment ended.
+    """Segments of one sound, window after window: each begins where the last whole segment ended. Of a model that
+    is no Whisper a segment is a window of up to WINDOW_SECONDS, cut where it is quiet.
 
     Args:
         samples: stretches of float32 (n,) at the rate of the feature extractor (`stream_sound`); two windows of them
             are held at most, and what one stretch has beyond.
         language: None: that of the first window, which stays.
-        words: fill in `Segment.words`.
+        words: fill in `Segment.words`; only a Whisper tells them.
         settings: of generate(), such as task, num_beams, prompt_ids and those of FALLBACK.
 
     Raises: what `samples` raises, after the segments of all that came before.
     """
+    if not model.has_rules:
+        yield from _by_windows(samples, model, processor, words, language, settings)
+        return
     extractor = processor.feature_extractor
     rate, window, place = extractor.sampling_rate, extractor.n_samples, 0
     moment = window / rate / model.config.max_source_positions
@@ -84,6 +96,33 @@ def transcribe(
         taken = min(round(seconds * rate), len(piece)) or len(piece)
         take(taken)
         place += taken
+
+
+def _by_windows(
+    samples: Iterable[np.ndarray], model: MMForSpeechSeq2Seq, processor: Any, words: bool, language: str | None,
+    settings: dict[str, Any],
+) -> Iterator[Segment]:  # fmt: skip
+    """A segment of each window, of a model that writes no times."""
+    if words:
+        raise ValueError("times of words are a Whisper's; this model writes none")
+    rate, place = processor.feature_extractor.sampling_rate, 0
+    for piece, take in _windows(samples, WINDOW_SECONDS * rate):
+        taken = _quiet_place(piece, rate) if len(piece) == WINDOW_SECONDS * rate else len(piece)
+        heard = processor(audio=[[piece[:taken]]], sampling_rate=rate, return_tensors="pt").to(model.device)
+        heard["input_features"] = heard["input_features"].to(model.dtype)
+        written = model.generate(**heard, language=language, **settings)
+        text = " ".join(processor.batch_decode(written, skip_special_tokens=True)[0].split())
+        if text:
+            yield Segment(place / rate, (place + taken) / rate, text)
+        take(taken)
+        place += taken
+
+
+def _quiet_place(piece: np.ndarray, rate: int) -> int:
+    """Where a window is cut: in the middle of the quietest tenth of a second of its last quarter."""
+    step, start = rate // 10, len(piece) * 3 // 4
+    blocks = piece[start : start + (len(piece) - start) // step * step].reshape(-1, step)
+    return start + int((blocks**2).sum(1).argmin()) * step + step // 2
 
 
 def _windows(samples: Iterable[np.ndarray], window: int) -> Iterator[tuple[np.ndarray, Callable[[int], None]]]:
@@ -150,43 +189,97 @@ def _segment(found: dict, tokenizer: Any, offset: float, longest: float, words: 
 
 
 def print_transcripts(
-    paths: Sequence[Path], model: str | None, *, form: str = "txt", output: Path | None = None, words: bool = False,
-    fallback: bool = False, prompt: str = "", **settings: Any,
+    paths: Sequence[str | Path], model: str | None, *, form: str = "txt", output: Path | None = None,
+    words: bool = False, fallback: bool = False, prompt: str = "", resume: bool = False, recursive: bool = False,
+    device: str | None = None, dtype: str | None = None, **settings: Any,
 ) -> bool:  # fmt: skip
     """Writes what is said in files, a line or cue at a time: to stdout, or into a file of each under `output`.
 
+    Args:
+        paths, recursive: as `list_media`.
+        resume: leave out what has a file under `output` already. A run that was ended keeps its settings in `JOURNAL`
+            there, and goes on only with the same.
+
     Returns: whether every file was a sound; a fault of one is told on stderr, and the others are transcribed.
-    Raises: ValueError for options that do not go together, and a model that is no Whisper; FileNotFoundError.
+    Raises: ValueError for options that do not go together, and a model that does not transcribe; FileNotFoundError.
     """
     if form not in FORMATS:
         raise ValueError(f"--format {form} is not known; accepted: {', '.join(FORMATS)}")
     if words and form != "json":
         raise ValueError("--words are written by --format json only")
-    if output is None and len(paths) > 1 and form in ("srt", "vtt"):
-        raise ValueError(f"{len(paths)} files make {len(paths)} files of --format {form}; give --output DIR")
-    doubled = {path.stem for path in paths if [other.stem for other in paths].count(path.stem) > 1}
+    if resume and output is None:
+        raise ValueError("--resume goes on with the folder of --output; give one")
+    files = list(dict.fromkeys(list_media(paths, ("audio",), recursive)))
+    if output is None and len(files) > 1 and form in ("srt", "vtt"):
+        raise ValueError(f"{len(files)} files make {len(files)} files of --format {form}; give --output DIR")
+    doubled = [stem for stem, count in Counter(path.stem for path in files).items() if count > 1]
     if output is not None and doubled:
-        raise ValueError(f"several files would be written as {sorted(doubled)[0]}.{form}; transcribe them apart")
+        raise ValueError(f"several files would be written as {doubled[0]}.{form}; transcribe them apart")
+    rank, size = processes()
+    if output is None and size > 1:
+        raise ValueError(f"{size} processes write into --output; give one")
+    files = files[rank::size]
     with without_other_bars():
-        loaded, processor = load_model(model, AutoModelForSpeechSeq2Seq, ("feature_extractor", "tokenizer"))
+        loaded, processor = load_model(
+            model, AutoModelForSpeechSeq2Seq, ("feature_extractor", "tokenizer"), device=device, dtype=dtype
+        )
     options = {name: value for name, value in settings.items() if value is not None} | (FALLBACK if fallback else {})
     if prompt:
-        options["prompt_ids"] = _prompt_ids(prompt, loaded, processor.tokenizer)
-    rate, all_read = processor.feature_extractor.sampling_rate, True
-    for path in paths:
-        torch.manual_seed(0)  # of the temperatures of FALLBACK: a file has one transcript
-        segments = transcribe(stream_sound(path, rate), loaded, processor, words=words, **options)
-        try:
-            with _opened(None if output is None else output / f"{path.stem}.{form}") as stream:
-                _write(segments, path, form, stream)
-        except MediaDecodeError as error:
-            all_read = False
-            sys.stderr.write(f"mm: {printable(error, sys.stderr)}\n")
-    return all_read
+        options["prompt_ids"] = _prompt_ids(prompt, loaded, processor)
+    asked = {"model": model, "form": form, "words": words, "prompt": prompt, "fallback": fallback, "dtype": dtype}
+    journal = None if output is None else _journal(output, {**asked, **settings}, resume, form, files)
+    rate, faults, complete = processor.feature_extractor.sampling_rate, [], False
+    try:
+        for path in files if journal is None else [path for path in files if str(path) not in journal.done]:
+            fault = _transcript(path, output, form, loaded, processor, words, rate, options)
+            faults += [path] if fault else []
+            if journal is not None:
+                journal.write(str(path), **({"error": fault} if fault else {}))
+        complete = True
+    finally:
+        if journal is not None:
+            journal.close(complete)
+            if complete:
+                journal.path.unlink()
+    for path, reason in () if journal is None else journal.faults:  # of the run that this one went on with
+        sys.stderr.write(f"mm: {printable(path, sys.stderr)}: {printable(reason, sys.stderr)}\n")
+    return size > 1 or (not faults and not (journal is not None and journal.faults))  # see `tell_faults`
 
 
-def _prompt_ids(prompt: str, model: MMForSpeechSeq2Seq, tokenizer: Any) -> torch.Tensor:
-    ids = tokenizer.get_prompt_ids(prompt, return_tensors="pt")
+def _transcript(
+    path: Path, output: Path | None, form: str, model: MMForSpeechSeq2Seq, processor: Any, words: bool, rate: int,
+    options: dict[str, Any],
+) -> str | None:  # fmt: skip
+    """One file. Returns its fault, which is told on stderr."""
+    torch.manual_seed(0)  # of the temperatures of FALLBACK: a file has one transcript
+    segments = transcribe(stream_sound(path, rate), model, processor, words=words, **options)
+    try:
+        with _opened(None if output is None else output / f"{path.stem}.{form}") as stream:
+            _write(segments, path, form, stream)
+    except MediaDecodeError as error:
+        sys.stderr.write(f"mm: {printable(error, sys.stderr)}\n")
+        return str(error)
+    return None
+
+
+def _journal(output: Path, settings: dict[str, Any], resume: bool, form: str, files: Sequence[Path]) -> Results:
+    """What a run has done, in a hidden file that goes when all of it is done."""
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output {output} is a file; give a folder")
+    rank, size = processes()
+    path = output / (JOURNAL if size == 1 else f"{JOURNAL}.{rank}-of-{size}")
+    was_ended = path.exists()
+    if was_ended and not resume:
+        path.unlink()
+        was_ended = False
+    journal = Results(path, {"command": "transcribe", **settings}, resume)
+    if resume and not was_ended:  # files that are new since are heard
+        journal.done |= {str(one) for one in files if (output / f"{one.stem}.{form}").exists()}
+    return journal
+
+
+def _prompt_ids(prompt: str, model: MMForSpeechSeq2Seq, processor: Any) -> torch.Tensor:
+    ids, tokenizer = processor.get_prompt_ids(prompt, return_tensors="pt"), processor.tokenizer
     if special := sorted({*ids.tolist()[1:]} & {*tokenizer.all_special_ids}):
         raise ValueError(f"--prompt holds {tokenizer.decode(special)}, which is no word; give plain text")
     most = model.config.text_config.max_position_embeddings // 2 - 1

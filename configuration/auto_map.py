@@ -8,7 +8,7 @@ would say that Transformers is too old, or give a bare tokenizer.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,17 @@ def is_remote(cls: type) -> bool:
     return cls.__module__.split(".")[0] == "transformers_modules"
 
 
-def registered(config_class: type) -> AutoMap:
-    """{Auto class: class of MM} of all that is registered for a configuration."""
+def registered(config_class: type, architectures: Collection[str] = ()) -> AutoMap:
+    """{Auto class: class of MM} of all that is registered for a configuration; of several classes the one that the
+    checkpoint's "architectures" name, or the first."""
     found: AutoMap = {"AutoConfig": config_class}
     for name, auto in vars(modeling_auto).items():
         if isinstance(auto, type) and issubclass(auto, _BaseAutoModelClass):
             known = getattr(auto._model_mapping, "_extra_content", {})
-            found |= {name: known[config_class]} if config_class in known else {}
+            several = known.get(config_class, ())
+            several = several if isinstance(several, tuple) else (several,)
+            named = [cls for cls in several if cls.__name__ in architectures]
+            found |= {name: (named or several)[0]} if several else {}
     if config_class in PROCESSOR_MAPPING._extra_content:
         found["AutoProcessor"] = PROCESSOR_MAPPING._extra_content[config_class]
     if config_class in IMAGE_PROCESSOR_MAPPING._extra_content:
@@ -114,7 +118,9 @@ def finish_config(folder: Path, config: Any, front: str | None = None) -> None:
         if is_remote(type(config)):
             saved["auto_map"] = local(saved.get("auto_map") or {})
         else:
-            saved["auto_map"] = references(registered(type(config)), front or front_of(saved.get("auto_map")))
+            saved["auto_map"] = references(
+                registered(type(config), saved.get("architectures") or ()), front or front_of(saved.get("auto_map"))
+            )
 
     edit(folder / "config.json", change)
     if not is_remote(type(config)):

@@ -85,6 +85,14 @@ def unknown_fields(cls: type[PreTrainedConfig], names: Iterable[str]) -> list[st
     return [f"{cls.__name__} has no field {name!r}{nearest(name, known)}" for name in left]
 
 
+def warn_of_unknown(cls: type[PreTrainedConfig], given: Iterable[str]) -> None:
+    """Says which names are no fields of a configuration class, as nothing reads them."""
+    generation = GenerationConfig._get_default_generation_params()
+    left = [name for name in given if name not in generation and not name.startswith("_")]
+    for fault in unknown_fields(cls, left):
+        logger.warning(f"{fault}; it changes nothing.")
+
+
 @contextmanager
 def _naming(source: Any, cls: type, changes: Mapping[str, Any]) -> Iterator[None]:
     """Errors of a config.json become ValueErrors that name it; not if the caller changed fields, whose errors they
@@ -112,7 +120,7 @@ class MMBaseConfig(PreTrainedConfig):
             raise ConfigFaults(
                 type(self).__name__, [f"model_type={model_type!r} is of another model; it must be {self.model_type!r}"]
             )
-        self._warn_of_unknown(kwargs)
+        warn_of_unknown(type(self), kwargs)
         super().__post_init__(**kept(kwargs))
 
     @classmethod
@@ -149,12 +157,6 @@ class MMBaseConfig(PreTrainedConfig):
     def _upload_modified_files(self, working_dir, *args, **kwargs):
         finish_config(Path(working_dir), self)
         return super()._upload_modified_files(working_dir, *args, **kwargs)
-
-    def _warn_of_unknown(self, kwargs: dict[str, Any]) -> None:
-        generation = GenerationConfig._get_default_generation_params()
-        left = [name for name in kwargs if name not in generation and not name.startswith("_")]
-        for fault in unknown_fields(type(self), left):
-            logger.warning(f"{fault}; it changes nothing.")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
@@ -199,7 +201,7 @@ class MMBaseConfig(PreTrainedConfig):
         names, dtype, faults = self.architectures, self.dtype, []
         if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             faults.append(f"architectures={names!r:.60} must be a list of class names")
-        if not isinstance(dtype, str | torch.dtype | dict | None):
+        if dtype == {} or not isinstance(dtype, str | torch.dtype | dict | None):
             faults.append(f"dtype={dtype!r:.60} must be a name such as 'float32', or a torch.dtype")
         return faults
 
@@ -250,7 +252,9 @@ class MMStackConfig(MMBaseConfig):
     qk_norm: Literal["none", "rms_norm", "layer_norm"] = setting(
         "none", "norm of queries and keys, per head, before the keys are cached", "MMAttention"
     )
-    norm_type: Literal["layer_norm", "rms_norm"] = setting("layer_norm", "kind of every norm", "MMLayer")
+    norm_type: Literal["layer_norm", "layer_norm_no_bias", "rms_norm", "rms_norm_from_one"] = setting(
+        "layer_norm", "kind of every norm; from one: its weights are distances from 1, as in Gemma", "MMLayer"
+    )
     norm_position: Literal["pre", "post"] = setting(
         "pre", "norm before each sublayer, or after its residual sum", "MMLayer"
     )

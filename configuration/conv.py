@@ -20,6 +20,7 @@ RESNET50_STAGES = [
 
 _STEM_DEFAULTS = {"kernel_size": 3, "stride": 1, "pool": 0}
 _STAGE_DEFAULTS = {"depth": 1, "stride": 1, "kernel_size": 3, "pool": 0}
+_OPTIONAL = ("squeeze",)  # saved only where it is given
 _STEM_KEYS = ("channels", *_STEM_DEFAULTS)
 _STAGE_KEYS = ("block", "channels", "expansion", *_STAGE_DEFAULTS)
 _DERIVED = ("hidden_size", "total_stride", "grid_size")
@@ -33,7 +34,9 @@ class MMConvConfig(MMBaseConfig):
     (VGG), "residual" (ResNet-18), "bottleneck" (ResNet-50), "inverted" (MobileNetV2, EfficientNet-Lite: expand,
     depthwise, project). A stage's `stride` is that of its first block; `pool` is the window of a max pooling with
     stride 2 after the stem or the stage, 0 for none; `expansion` is channels / inner width of a bottleneck and
-    inner width / input channels of an inverted block. Keys that are left out are filled in and saved.
+    inner width / input channels of an inverted block; `squeeze` of inverted blocks is input channels / width of
+    squeeze-and-excitation (4 in EfficientNet), left out for none. Other keys that are left out are filled in and
+    saved.
     """
 
     model_type = "mm_conv"
@@ -47,7 +50,7 @@ class MMConvConfig(MMBaseConfig):
     )
     stages: list[dict] | None = setting(
         None,
-        "a list of {block, depth, channels, stride, kernel_size, expansion, pool}; None: ResNet-50's",
+        "a list of {block, depth, channels, stride, kernel_size, expansion, pool, squeeze}; None: ResNet-50's",
         "MMConvModel",
     )
     head_channels: int | None = setting(
@@ -63,6 +66,9 @@ class MMConvConfig(MMBaseConfig):
         "symmetric", "same is TensorFlow's: an odd pixel goes to the bottom and the right", "MMConvModel"
     )
     batch_norm: bool = setting(True, "False: every convolution has a bias instead", "MMConvModel")
+    conv_bias: bool = setting(
+        False, "convolutions with a batch norm have a bias too, as in VGG with batch norm", "MMConvModel"
+    )
     batch_norm_eps: float = setting(1e-5, "added to the variance in batch norm", "MMConvModel", values="> 0")
     frozen_batch_norm: bool = setting(
         True, "running statistics and affine parameters never change, not even in training", "MMConvModel"
@@ -148,9 +154,11 @@ def _block_faults(name: str, stage: dict) -> list[str]:
     if block not in EXPANSIONS:
         accepted = f"{', '.join(EXPANSIONS)}{nearest(str(block), EXPANSIONS)}"
         return [f"{name}: block={block!r} is not known; accepted: {accepted}"]
-    faults = _part_faults(name, stage, _STAGE_KEYS)
+    faults = _part_faults(name, stage, _STAGE_KEYS, _OPTIONAL)
     if faults:
         return faults
+    if "squeeze" in stage and block != "inverted":
+        faults.append(f"{name}: squeeze={stage['squeeze']} is of inverted blocks; leave it out for block={block!r}")
     expansion, channels = stage["expansion"], stage["channels"]
     if EXPANSIONS[block] == 1 and expansion != 1:
         faults.append(f"{name}: expansion={expansion} has no effect for block={block!r}; leave it out")
@@ -159,14 +167,14 @@ def _block_faults(name: str, stage: dict) -> list[str]:
     return faults
 
 
-def _part_faults(name: str, part: dict, keys: tuple[str, ...]) -> list[str]:
+def _part_faults(name: str, part: dict, keys: tuple[str, ...], optional: tuple[str, ...] = ()) -> list[str]:
     """Unknown keys, and numbers out of range, of a stem or a stage."""
     faults = [
-        f"{name} has an unknown key {key!r}{nearest(str(key), keys)}; accepted: {', '.join(keys)}"
+        f"{name} has an unknown key {key!r}{nearest(str(key), keys)}; accepted: {', '.join((*keys, *optional))}"
         for key in part
-        if key not in keys
+        if key not in (*keys, *optional)
     ]
-    for key in keys:
+    for key in (*keys, *(key for key in optional if key in part)):
         if key == "block":
             continue
         if key not in part:

@@ -31,9 +31,17 @@ class FusionSettings:
         "text, else bidirectional",
         "MMModel",
     )
-    fusion_order: Literal["media_first", "text_first"] = setting(
-        "media_first", "merged: which comes first in the sequence", "MMModel"
+    fusion_order: Literal["media_first", "text_first", "in_text"] = setting(
+        "media_first",
+        "merged: which comes first in the sequence; in_text: media stand where the text has their placeholders, and "
+        "are counted in its positions (LLaVA)",
+        "MMModel",
     )
+    image_token_id: int | None = setting(
+        None, "in_text: the id that stands in input_ids for each token of a picture", "MMModel", values=">= 0"
+    )
+    video_token_id: int | None = setting(None, "the same for videos", "MMModel", values=">= 0")
+    audio_token_id: int | None = setting(None, "the same for sounds", "MMModel", values=">= 0")
     fusion_embedding_norm: bool = setting(
         False, "merged: the text's embedding norm is for the media tokens too (VisualBERT)", "MMModel"
     )
@@ -60,6 +68,18 @@ class ObjectiveSettings:
         'which of "text", "vision", "audio" are projected, the others are compared as pooled; None: all',
         "MMForImageTextRetrieval, MMForPreTraining",
     )
+    projection_hidden_sizes: dict[str, int] | None = setting(
+        None,
+        'sides ("text", "vision", "audio") whose projection is two layers, the first with a bias, each with the width '
+        "between them; None: one layer each",
+        "MMForImageTextRetrieval, MMForPreTraining",
+    )
+    projection_act: str | None = setting(
+        None,
+        "activation between two such layers; None: none",
+        "MMTwoLayerProjection",
+        values="a name of transformers.activations.ACT2FN",
+    )
     logit_scale_init_value: float | int = setting(
         2.6592,
         "logarithm of the scale of the similarities, as it starts",
@@ -72,6 +92,11 @@ class ObjectiveSettings:
         "MMForImageTextRetrieval, MMForPreTraining",
         values="(finite)",
     )
+    text_logit_scale: bool = setting(
+        False,
+        "texts against media have a learned scale of their own, as in CLAP",
+        "MMForImageTextRetrieval, MMForPreTraining",
+    )
     logit_bias_init_value: float | int | None = setting(
         None,
         "sigmoid: a learned number that is added to the similarities; None: none",
@@ -82,6 +107,12 @@ class ObjectiveSettings:
         "infonce",
         "a softmax over the batch (CLIP), or pair by pair (SigLIP)",
         "MMForImageTextRetrieval, MMForPreTraining",
+    )
+    contrastive_label_smoothing: float | int = setting(
+        0.0,
+        "infonce: the share of the targets that is spread evenly over the batch, 0.1 in ALIGN",
+        "MMForImageTextRetrieval, MMForPreTraining",
+        values="in [0, 1)",
     )
     contrastive_exchange: Literal["gather", "ring"] = setting(
         "gather",

@@ -20,6 +20,7 @@ from .resampler import MMResamplerConfig
 from .settings import setting, settings_of
 from .text import MMTextConfig
 from .towers import VISION_CONFIGS, TowerSpec, tower_width
+from .vision import MMVisionConfig
 
 
 @checked
@@ -90,6 +91,20 @@ class MMConfig(ObjectiveSettings, FusionSettings, MMBaseConfig):
         "linear", "from the tower's width to the width that the text reads", "MMModel"
     )
     projector_norm_eps: float = setting(1e-5, "of linear_norm", "MMModel", values="> 0")
+    projector_bias: bool = setting(True, "the projector's linear layers have biases", "MMModel")
+    pixel_shuffle: int = setting(
+        1,
+        "sides of the squares of patches that become one token, side by side in its width, before the projector; 1: "
+        "none (Idefics3, SmolVLM)",
+        "MMModel",
+        values="> 0",
+    )
+    image_newline: bool = setting(
+        False,
+        "the pictures of a context are tiles: image_grids says how they stand, and a learned vector ends each row of "
+        "their tokens (LLaVA-NeXT)",
+        "MMModel",
+    )
 
     # The text, and how media join it.
     text_config: Any = setting(None, "of MMTextConfig: the decoder", "MMModel")
@@ -153,6 +168,7 @@ class MMConfig(ObjectiveSettings, FusionSettings, MMBaseConfig):
         if self.fusion_mask is None:
             is_causal = not self.has_text_encoder and getattr(self.text_config, "is_causal", True)
             self.fusion_mask = "prefix" if is_causal or self.fusion_type != "merged" else "bidirectional"
+            self.fusion_mask = "causal" if self.media_in_text else self.fusion_mask
         super().__post_init__(**kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -221,6 +237,34 @@ class MMConfig(ObjectiveSettings, FusionSettings, MMBaseConfig):
     def media_cross(self) -> bool:
         """Whether the reader looks at media by cross-attention."""
         return self.fusion_type == "cross_attention"
+
+    @property
+    def media_in_text(self) -> bool:
+        """Whether media stand inside the decoder's text, in the place of their placeholders."""
+        return self.fusion_type == "merged" and self.fusion_order == "in_text"
+
+    @property
+    def tokens_per_image(self) -> int | None:
+        """How many tokens the text reads of a picture, of a ViT of MM or a resampler; None: other towers', and where
+        that follows from the size of the picture (image_newline)."""
+        return None if self.image_newline else self.tokens_per_tile
+
+    @property
+    def tokens_per_tile(self) -> int | None:
+        """The same of one tile."""
+        if self.vision_resampler_config is not None:
+            return self.vision_resampler_config.num_latents
+        if not isinstance(self.vision_config, MMVisionConfig):
+            return None
+        rows, columns = self.vision_config.patch_grid
+        first = int(self.vision_config.use_cls_token) + self.vision_config.num_register_tokens
+        first -= self.vision_feature_select_strategy == "default"
+        return rows * columns // self.pixel_shuffle**2 + first
+
+    @property
+    def placeholder_ids(self) -> dict[str, int | None]:
+        """{kind: the id that stands in a text for each token of it}."""
+        return {"image": self.image_token_id, "video": self.video_token_id, "audio": self.audio_token_id}
 
     @property
     def decoder_crosses(self) -> bool:

@@ -12,7 +12,9 @@ class MMResamplerConfig(MMStackConfig):
 
     The defaults are Flamingo's Perceiver resampler (Alayrac et al. 2022, arXiv:2204.14198). CoCa's pooler (Yu et al.
     2022, arXiv:2205.01917) has num_hidden_layers=1, residual=False, intermediate_size=0, append_latents=False,
-    attention_bias=True and first_latent_pooled=True.
+    attention_bias=True and first_latent_pooled=True. BLIP-2's Q-Former (Li et al. 2023, arXiv:2301.12597) has
+    self_attention=True, cross_attention_every=2, norm_position="post", embedding_norm=True, final_norm="none",
+    memory_norm=False, append_latents=False, attention_bias=True and mlp_bias=True.
     """
 
     model_type = "mm_resampler"
@@ -27,8 +29,18 @@ class MMResamplerConfig(MMStackConfig):
     mlp_bias: bool = False
     memory_norm: bool = setting(True, "each layer has a norm on the tokens that it reads", "MMCrossAttention")
     append_latents: bool = setting(
-        True, "the latents are keys too, beside the tokens, which must then have their width", "MMResampler"
+        True, "the latents are keys too, like the tokens, which must then have their width", "MMResampler"
     )
+    self_attention: bool = setting(
+        False, "the latents attend to each other first, in every layer (BLIP-2's Q-Former)", "MMLayer"
+    )
+    cross_attention_every: int = setting(
+        1,
+        "self_attention: the first of so many layers reads the tokens, and so on; 1: every layer",
+        "MMLayer",
+        values="> 0",
+    )
+    embedding_norm: bool = setting(False, "a norm on the latents before the first layer", "MMResampler")
     residual: bool = setting(True, "False: the attention's output replaces the latents", "MMLayer")
     first_latent_pooled: bool = setting(
         False, "the first latent is the pooled vector, the others are the tokens", "MMResampler"
@@ -53,12 +65,22 @@ class MMResamplerConfig(MMStackConfig):
 
     def sublayers(self, layer: int) -> tuple[str, ...]:
         """The residual sublayers of each layer, in order."""
-        return ("cross", "mlp") if self.intermediate_size else ("cross",)
+        reads = () if layer % self.cross_attention_every else ("cross",)
+        return (
+            *(("self",) if self.self_attention else ()),
+            *reads,
+            *(("mlp",) if self.intermediate_size else ()),
+        )
 
     def faults(self) -> list[str]:
         faults = super().faults()
         if self.first_latent_pooled and self.num_latents == 1:
             faults.append("first_latent_pooled=True leaves no latent for the tokens; set num_latents to 2 or more")
-        if self.embedding_norm:
-            faults.append("embedding_norm=True is a norm of embeddings, and latents have none; leave it out")
+        if self.cross_attention_every > 1 and not self.self_attention:
+            faults.append(
+                f"cross_attention_every={self.cross_attention_every} leaves layers in which no latent learns from any "
+                "other or from the tokens; set self_attention=True, or cross_attention_every=1"
+            )
+        if self.self_attention and not self.residual:
+            faults.append("residual=False drops what self_attention=True made; set residual=True")
         return faults

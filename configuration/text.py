@@ -64,6 +64,12 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
         "encoder",
         "MMTextModel",
     )
+    bidirectional_prompt: bool = setting(
+        False,
+        "a prefix language model (PaliGemma): a prompt and the media in it see each other both ways, what is written "
+        "after it only what comes before; token_type_ids are 0 in the prompt and 1 after it",
+        "MMTextModel",
+    )
     use_cache: bool = setting(True, "keys and values are kept between decoding steps", "MMTextModel")
     segment_length: int | None = setting(
         None, "of a text encoder: longer texts attend in segments of so many tokens", "MMTextModel", values="> 0"
@@ -127,6 +133,13 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
             faults += self._token_faults()
         if self.pooler == "eos" and self.eos_token_id in (None, []):
             faults.append("pooler='eos' reads the eos token; set eos_token_id")
+        if self.bidirectional_prompt:
+            wanted = {"is_causal": True, "type_vocab_size": 0, "segment_length": None, "unimodal_layers": None}
+            faults += [
+                f"bidirectional_prompt=True needs {name}={value!r}; {name}={getattr(self, name)!r}"
+                for name, value in wanted.items()
+                if getattr(self, name) != value
+            ]
         if self.memory_length > 0 and self.segment_length is None:
             faults.append(f"memory_length={self.memory_length} is for texts in segments; set segment_length")
         return faults + self._position_faults() + self._cross_faults() + self._unimodal_faults()

@@ -1,18 +1,20 @@
 """Towers inside MMConfig: MM's own configs, or those of Transformers, found by `model_type`."""
 
+import inspect
 import json
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoModel
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from .base import nearest
+from .base import MMBaseConfig, nearest, warn_of_unknown
 from .conv import MMConvConfig
-from .tower_kinds import MEASURED_WIDTH, NO_TOWERS, TOWER_KINDS
+from .tower_kinds import MEASURED_WIDTH, NO_TOWERS, NOT_IN_AUTO, TOWER_KINDS
 from .vision import MMVisionConfig
 
 VISION_CONFIGS = {config.model_type: config for config in (MMVisionConfig, MMConvConfig)}
@@ -49,7 +51,24 @@ class TowerSpec(SubConfigSpec):
         model_type = subconfig.get("model_type", self.default)
         if model_type is None:
             raise ValueError(f"a dict must name its model_type, for example {self.example!r}")
-        return self.get_config_class(model_type)(**subconfig), kwargs
+        config_class = self.get_config_class(model_type)
+        if not issubclass(config_class, MMBaseConfig):  # those say it themselves
+            warn_of_unknown(config_class, _unread(config_class, subconfig))
+        return config_class(**subconfig), kwargs
+
+
+def _unread(config_class: type[PreTrainedConfig], given: dict[str, Any]) -> list[str]:
+    """Names that a class of Transformers neither has as fields nor works out itself (ResNet's stage_names)."""
+    known = {*config_class.__dataclass_fields__, *config_class.attribute_map}
+    known |= set(inspect.signature(config_class).parameters)  # of a class that is no dataclass
+    if not set(given) - known:
+        return []
+    try:
+        plain = config_class(**{name: value for name, value in given.items() if name in known})
+    except Exception:  # the class may say anything; it is asked again with all that is given
+        return []
+    held = plain.to_dict()
+    return [name for name in given if name not in held and not hasattr(plain, name)]
 
 
 def tower_faults(config: PreTrainedConfig, kind: str) -> list[str]:
@@ -64,6 +83,12 @@ def tower_faults(config: PreTrainedConfig, kind: str) -> list[str]:
     parts = [key for key in ("vision_config", "audio_config") if hasattr(config, key)]
     hint = f"; pass its {parts[0]}" if parts else ""
     return [f"model_type={model_type!r} is {why}{hint}; accepted: {', '.join(accepted)}"]
+
+
+def tower_model(config: PreTrainedConfig) -> Any:
+    """A new model of Transformers by its config. Raises ValueError or KeyError for a config without one."""
+    name = NOT_IN_AUTO.get(config.model_type)
+    return AutoModel.from_config(config) if name is None else getattr(transformers, name)._from_config(config)
 
 
 def tower_width(config: PreTrainedConfig) -> int:
@@ -94,7 +119,7 @@ def _measured_width(settings: str) -> int:
     config = CONFIG_MAPPING[fields["model_type"]].from_dict(fields)
     try:
         with torch.device("meta"), torch.no_grad():
-            tower = AutoModel.from_config(config).eval()
+            tower = tower_model(config).eval()
             tokens = tower(picture_example(config, tower)).last_hidden_state
     except (RuntimeError, ValueError, TypeError, ImportError) as error:
         raise ValueError(f"{type(config).__name__} makes a tower that does not run: {error}") from error

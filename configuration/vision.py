@@ -39,6 +39,11 @@ class MMVisionConfig(MMStackConfig):
     position_embedding_type: Literal["absolute", "none"] = setting(  # pyright: ignore[reportIncompatibleVariableOverride]: fewer than a stack takes
         "absolute", "one learned position per patch, and for CLS; or none", "MMVisionModel"
     )
+    position_resampling: Literal["bicubic", "bilinear"] = setting(
+        "bicubic",
+        "how learned positions fit another number of patches; bilinear with antialiasing is SigLIP 2's with NaFlex",
+        "MMVisionModel",
+    )
 
     def __post_init__(self, **kwargs: Any):
         if isinstance(self.image_size, tuple):

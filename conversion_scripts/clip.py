@@ -15,7 +15,7 @@ from ..weights.config_table import Fields, TowerPlan, prefix_of, source_config
 from ..weights.key_table import KeyTable, raise_faults
 from ..weights.text_names import BUFFER
 from ..weights.vision_names import CLIP_FIELDS, CLIP_LAYERS, CLIP_VISION
-from .family import Family, Layout, Plan
+from .family import Family, Layout, Plan, check_architecture
 
 _ARCHITECTURE = "CLIPModel"
 _LEGACY_EOS = 2  # in old configs, for any vocabulary; the text is then pooled at its highest id
@@ -86,9 +86,7 @@ def text_settings(text: Any) -> dict[str, Any]:
 def plan(checkpoint: Checkpoint) -> Plan:
     """Raises ValueError for another class than the one of both towers."""
     config = source_config(checkpoint.config)
-    architecture = (checkpoint.config.get("architectures") or [_ARCHITECTURE])[0]
-    if architecture != _ARCHITECTURE:
-        raise ValueError(f"{architecture} is not known; of CLIP this is: {_ARCHITECTURE}")
+    check_architecture(checkpoint, _ARCHITECTURE)
     text = text_plan(config.text_config, checkpoint)
     made = MMConfig(
         vision_config=CLIP_FIELDS.convert(config.vision_config),

@@ -35,24 +35,40 @@ from ..processing.processor import MMProcessor
 from ..weights.checkpoint import Checkpoint, read_json
 from ..weights.config_table import source_config
 from ..weights.key_table import Converted, Tensors, raise_faults
-from ..weights.vision_names import NAFLEX, NOT_NAFLEX
+from ..weights.tower_files import LAYOUTS, is_tower_file
 from . import (
+    align,
+    alt_clip,
     blip,
+    blip_2,
     blip_original,
+    chinese_clip,
+    clap,
     clip,
     coca,
     flamingo,
     git,
+    idefics3,
+    llava,
+    llava_next,
+    moonshine,
+    paligemma,
     siglip,
+    siglip2,
+    speech_encoder_decoder,
+    speech_to_text,
+    tower_files,
     vision_encoder_decoder,
     vision_text_dual_encoder,
     visual_bert,
     whisper,
+    whisper_original,
 )
 from .decoding import set_generation, source_decoding, write_generation
 from .family import Family, Layout, Plan, Unwritten, check_returns, config_differences, own_shapes, skeleton
-from .loading import loaded, narrowed, narrower, quiet, widest
+from .loading import is_number, loaded, narrowed, narrower, quiet, widest
 from .processor import convert_processor, restore_processor
+from .refused import REFUSED
 from .unread import as_it_was, image_class, unread_settings
 from .verify import verify
 
@@ -63,12 +79,25 @@ _MODULES = (
     visual_bert,
     clip,
     siglip,
+    siglip2,
     vision_text_dual_encoder,
     blip_original,
     coca,
     whisper,
+    whisper_original,
+    speech_encoder_decoder,
+    speech_to_text,
+    moonshine,
+    chinese_clip,
+    alt_clip,
+    align,
+    clap,
+    llava,
+    llava_next,
+    blip_2,
+    paligemma,
 )
-FAMILIES = {module.FAMILY.name: module.FAMILY for module in _MODULES}
+FAMILIES = {family.name: family for family in (*(module.FAMILY for module in _MODULES), *idefics3.FAMILIES)}
 LARGE_NUMBERS = 10**8  # from here on there is a progress bar
 SHARD_SIZE = "50GB"  # as Transformers saves
 UNREAD_FILE = "unread.safetensors"  # tensors of the source that MM does not read, for the way back
@@ -88,7 +117,7 @@ class Conversion:
     """
 
     model: Any
-    processor: MMProcessor | None
+    processor: Any  # MMProcessor, of a single tower an image processor
     report: list[str]
     unread: Mapping[str, torch.Tensor] = field(default_factory=dict)
     decoding: Mapping[str, Any] = field(default_factory=dict)
@@ -121,15 +150,18 @@ def convert(source: str | Path, *, vision: str | Path | None = None, text: str |
         with quiet():
             return Conversion(*flamingo.from_file(source, vision, text))
     _check_no_towers(vision, text, f"{source} is none, or lacks one of them")
+    if is_tower_file(checkpoint):
+        model, images, report, converted = tower_files.from_file(checkpoint)
+        return Conversion(model, images, report, converted.unread)
     family, plan = recognised(checkpoint)
     is_large = checkpoint.numbers() > LARGE_NUMBERS
     empty = skeleton(plan.model_class, plan.config)
     wanted = own_shapes(empty)
     converted = plan.table.convert(checkpoint, wanted, show_progress=is_large)
     dtype = widest(converted.tensors)
-    is_mixed = any(tensor.dtype != dtype for tensor in converted.tensors.values())
+    is_mixed = any(t.dtype != dtype and not is_number(name, t) for name, t in converted.tensors.items())
     dtypes = narrower(checkpoint, dtype, checkpoint.keys() - converted.dropped.keys()) if is_mixed else {}
-    plan.config.converted_from = _record(checkpoint, family, empty)
+    plan.config.converted_from = {**(_record(checkpoint, family, empty) or {}), **plan.record} or None
     model = loaded(plan, converted, dtype)
     set_generation(model, plan, source_decoding(checkpoint, family))
     words = plan.config.text_config
@@ -174,8 +206,8 @@ def recognised(checkpoint: Checkpoint) -> tuple[Family, Plan]:
     kind = checkpoint.config.get("model_type")
     what = f"model_type={kind!r}" if kind else f"tensors named {', '.join(sorted(checkpoint)[:3])}, ..."
     hint = "; for a single text, vision or audio tower use MMForConditionalGeneration.from_towers" if kind else ""
-    if kind in NAFLEX:
-        hint = f"; {NOT_NAFLEX}"
+    if kind in REFUSED:
+        hint = f": {REFUSED[kind]}"
     if flamingo.is_flamingo(checkpoint):
         hint = "; OpenFlamingo's trained weights need their towers: mm convert FILE OUT --vision CLIP --text LLAMA"
         hint += ", or MMForConditionalGeneration.from_towers(..., flamingo=FILE)"
@@ -225,10 +257,16 @@ def convert_back(
     Raises: ValueError for an unknown family, a directory of another kind, or a model that the family cannot express.
     """
     family = FAMILIES.get(to)
-    if to != flamingo.NAME and (family is None or family.layout is None):
-        known = [*(name for name, family in FAMILIES.items() if family.layout), flamingo.NAME]
+    if to not in (flamingo.NAME, *LAYOUTS) and (family is None or family.layout is None):
+        known = [*(name for name, family in FAMILIES.items() if family.layout), flamingo.NAME, *LAYOUTS]
         raise ValueError(f"--to {to} is not known; accepted: {', '.join(known)}")
     config = AutoConfig.from_pretrained(source)
+    if to in LAYOUTS:
+        _check_no_towers(vision, text, f"--to {to} is of one vision tower")
+        checkpoint = Checkpoint(source)
+        unread_file = checkpoint.sibling(UNREAD_FILE)
+        unread = {} if unread_file is None else Checkpoint(unread_file)
+        return tower_files.write_back(config, checkpoint, unread, to, Path(out))
     if not isinstance(config, MMConfig):
         raise ValueError(f"{str(source)!r} holds a {config.model_type!r} model, not one of MM")
     checkpoint = Checkpoint(source)
@@ -238,7 +276,7 @@ def convert_back(
         return flamingo.write_back(config, checkpoint, Path(out), vision, text)
     _check_no_towers(vision, text, f"--to {to} has them itself")
     model_class = _MODELS[(config.architectures or ["MMModel"])[0]]
-    unread_file = checkpoint.beside(UNREAD_FILE)
+    unread_file = checkpoint.sibling(UNREAD_FILE)
     unread = {} if unread_file is None else Checkpoint(unread_file)
     tensors, layout = restored(model_class, config, checkpoint, family, unread)
     tensors = narrowed(tensors, _dtypes(unread_file))
@@ -250,7 +288,7 @@ def convert_back(
         parts = restore_processor(processor, layout, Path(out))
     settings = layout.settings() | dict({} if layout.beside is None else layout.beside(processor))
     if config_file == "config.json":
-        largest = max(tensors.values(), key=torch.Tensor.numel)
+        largest = max(filter(torch.is_floating_point, tensors.values()), key=torch.Tensor.numel)
         settings["dtype"] = str(largest.dtype).removeprefix("torch.")
         if model_class.can_generate():
             write_generation(layout.config, read_json(checkpoint.directory, "generation_config.json"), Path(out))
@@ -290,7 +328,7 @@ def restored(
 
 
 def _own_processor(checkpoint: Checkpoint) -> MMProcessor | None:
-    file = checkpoint.beside("processor_config.json")
+    file = checkpoint.sibling("processor_config.json")
     return None if file is None else MMProcessor.from_pretrained(file.parent)
 
 
@@ -316,14 +354,21 @@ def run(
     if to is not None:
         if dry_run:
             raise ValueError("--dry-run is for the way to MM; leave --to out")
+        if compare and to in LAYOUTS:
+            raise ValueError(
+                f"--verify with --to {to}: the file does not say its architecture; convert it again to verify"
+            )
         report = convert_back(source, to, str(out), **towers)
         return report + (_verified_back(source, to, str(out)) if compare else [])
     done = convert(source, **towers)
     if compare:
         checkpoint = Checkpoint(source)
         with quiet():
-            family, _ = recognised(checkpoint)
-            done.report += verify(checkpoint, done.model, family)
+            if is_tower_file(checkpoint):
+                done.report += tower_files.verify_tower(checkpoint, done.model)
+            else:
+                family, _ = recognised(checkpoint)
+                done.report += verify(checkpoint, done.model, family)
     if not dry_run:
         with quiet():
             done.save_pretrained(str(out))

@@ -25,9 +25,11 @@ class Plan:
 
     model_class: of MM. table: names on disk -> names in the model. generation: settings of generate(). tokens: special
     tokens by id, which the tokenizer must know (added if it does not). processor: settings of MMProcessor.
-    pictures: options of the image processor, if no file of the source has them. tokenizer: of the source's
-    directory (None: a file) the tokenizer, or None; where it is not simply what AutoTokenizer reads there.
+    pictures: options of the image processor, if no file of the source has them. sounds: likewise, of Whisper's feature
+    extractor. tokenizer: of the source's directory (None: a file) the tokenizer, or None; where it is not simply what
+    AutoTokenizer reads there.
     hears: the source has a feature extractor of sounds in the place of an image processor.
+    record: what `layout` needs of the source's file in addition to the model, kept in MMConfig.converted_from.
     """
 
     model_class: type
@@ -37,8 +39,10 @@ class Plan:
     tokens: Mapping[str, int] = field(default_factory=dict)
     processor: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, Any] | None = None
+    sounds: Mapping[str, Any] | None = None
     tokenizer: Callable[[Path | None], Any] | None = None
     hears: bool = False
+    record: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -47,6 +51,7 @@ class Layout:
     """How an MM model is written back: the source's config, its class's name, and the same table.
 
     names: of tensors that decide the layout (a prefix, a pooler), as `Plan` reads them from a file.
+    processor_settings: of the source's processor, beside its parts. picture_settings: of its image processor.
     files: of the config, and of the weights without its ending. beside: processor -> settings of that config.
     """
 
@@ -57,6 +62,8 @@ class Layout:
     processor: str | None = None
     files: tuple[str, str] = ("config.json", "model")
     beside: Callable[[Any], Mapping[str, Any]] | None = None
+    processor_settings: Mapping[str, Any] = field(default_factory=dict)
+    picture_settings: Mapping[str, Any] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
         """The config; Transformers' names the class too."""
@@ -76,7 +83,7 @@ class Unwritten(dict[str, None]):
 class Texts:
     """Which texts a source reads as MM does, for `--verify`; the rest is in docs/conversion.md, What differs.
 
-    padded: sides of padding under a mask. pads_inside: the id of the padding may stand in a text like any other.
+    padded: sides of padding under a mask. pads_inside: the id of the padding may be in a text like any other.
     skips_pads: such a pad is not a token, and is masked here (RoBERTa's positions). shortest: that it can read.
     """
 
@@ -116,6 +123,14 @@ class Family:
     original: Callable[[Checkpoint], Any] | None = None
     texts: Callable[[MMConfig], Texts] = texts_of
     decodes_by_config: bool = False
+
+
+def check_architecture(checkpoint: Checkpoint, wanted: str) -> None:
+    """Raises ValueError for a part of a model of two towers, or one with another head."""
+    architecture = (checkpoint.config.get("architectures") or [wanted])[0]
+    if architecture != wanted:
+        kind = checkpoint.config.get("model_type")
+        raise ValueError(f"{architecture} is not known; of model_type={kind!r} this is: {wanted}")
 
 
 def skeleton(model_class: type, config: MMConfig) -> Any:

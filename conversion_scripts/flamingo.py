@@ -28,6 +28,12 @@ from .processor import fit_tokenizer, image_processor_of, spelling_notes, tokeni
 
 NAME = "flamingo"
 _ADDED = ("<|endofchunk|>", "<image>", "<PAD>")  # in the order of their ids; the last where the tokenizer has no pad
+# A chat of examples becomes "<image>An image of two cats.<|endofchunk|><image>An image of", their few-shot prompt.
+_EXAMPLES = (
+    "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for block in message['content'] %}{% if block['type'] == 'image' %}<image>{% else %}{{ block['text'] }}"
+    "{% endif %}{% endfor %}{% endif %}{% if message['role'] == 'assistant' %}<|endofchunk|>{% endif %}{% endfor %}"
+)
 _GATED = "cross_attention_every, or OpenFlamingo's weights, put gated layers before every n-th layer"
 
 
@@ -67,7 +73,14 @@ def _processor(seen: Path | None, read: Path | None, config: MMConfig) -> tuple[
     missing = [name for name, part in parts.items() if part is None]
     if missing:
         notes.append(f"the towers have no {' and no '.join(missing)}: the model is converted without")
-    found = {name: part for name, part in parts.items() if part is not None}
+    found: dict[str, Any] = {name: part for name, part in parts.items() if part is not None}
+    if tokenizer is not None:
+        found |= {
+            "placeholders": {"image": _ADDED[1]},
+            "tokens_per_item": {"image": config.vision_resampler_config.num_latents},
+            "media_reading": "last",
+            "chat_template": _EXAMPLES,
+        }
     return (MMProcessor(**found) if found else None), notes
 
 

@@ -30,9 +30,15 @@ class quiet:
 
 def widest(tensors: Mapping[str, torch.Tensor]) -> torch.dtype:
     """The dtype that holds all of them exactly. Raises ValueError for numbers that are no weights."""
-    wrong = [f"{name} is {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype not in FLOATS]
+    weights = {name: tensor for name, tensor in tensors.items() if not is_number(name, tensor)}
+    wrong = [f"{name} is {tensor.dtype}" for name, tensor in weights.items() if tensor.dtype not in FLOATS]
     raise_faults(f"weights are of {', '.join(map(str, FLOATS))}", wrong)
-    return reduce(torch.promote_types, {tensor.dtype for tensor in tensors.values()})
+    return reduce(torch.promote_types, {tensor.dtype for tensor in weights.values()})
+
+
+def is_number(name: str, tensor: torch.Tensor) -> bool:
+    """Whether it is a buffer of whole numbers, as batch norm's counter of batches and Swin's index of positions."""
+    return tensor.dtype == torch.int64 and not name.endswith((".weight", ".bias"))
 
 
 def loaded(plan: Plan, converted: Converted, dtype: torch.dtype) -> Any:
@@ -44,8 +50,12 @@ def loaded(plan: Plan, converted: Converted, dtype: torch.dtype) -> Any:
 
 def narrower(tensors: Mapping[str, torch.Tensor], wide: torch.dtype, names: Iterable[str]) -> dict[str, str]:
     """Name -> dtype of the source's tensors that are not of the model's."""
-    found = {name: tensors[name].dtype for name in names}
-    return {name: str(dtype).removeprefix("torch.") for name, dtype in found.items() if dtype != wide}
+    found = {name: tensors[name] for name in names}
+    return {
+        name: str(tensor.dtype).removeprefix("torch.")
+        for name, tensor in found.items()
+        if tensor.dtype != wide and not is_number(name, tensor)
+    }
 
 
 def narrowed(tensors: dict[str, torch.Tensor], dtypes: Mapping[str, str]) -> dict[str, torch.Tensor]:

@@ -7,10 +7,17 @@ from typing import Any
 import numpy as np
 import transformers
 from PIL import Image
-from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
+from transformers import (
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoTokenizer,
+    ClapAudioConfig,
+    WhisperFeatureExtractor,
+)
 from transformers.image_utils import SizeDict
 
 from ..configuration.special_ids import row_ends
+from ..configuration.tower_kinds import LENGTH_KINDS
 from ..processing.images.processor import MMImageProcessorPil
 from ..processing.processor import MMProcessor
 from ..processing.spelling import PROBES, changed_texts
@@ -48,6 +55,8 @@ def convert_processor(
     parts, notes = {}, []
     images = None if plan.hears else image_processor_of(directory)
     sounds = feature_extractor_of(directory) if plan.hears else None
+    if sounds is None and plan.sounds is not None:
+        sounds = WhisperFeatureExtractor(**plan.sounds)
     tokenizer = (plan.tokenizer or tokenizer_of)(directory)
     if sounds is not None:
         parts["feature_extractor"] = sounds
@@ -66,9 +75,13 @@ def convert_processor(
     return (MMProcessor(**parts, **plan.processor) if parts else None), notes
 
 
-def image_processor_of(directory: Path | None) -> MMImageProcessorPil | None:
-    """MM's image processor with the directory's settings; None where it has none."""
-    if directory is None or not any((directory / name).is_file() for name in _IMAGE_FILES):
+def has_image_processor(directory: Path | None) -> bool:
+    return directory is not None and any((directory / name).is_file() for name in _IMAGE_FILES)
+
+
+def image_processor_of(directory: Path | None) -> Any:
+    """MM's image processor with the directory's settings, or its own of documents; None where it has none."""
+    if not has_image_processor(directory):
         return None
     return convert_image_processor(AutoImageProcessor.from_pretrained(directory))
 
@@ -81,12 +94,18 @@ def feature_extractor_of(directory: Path | None) -> Any:
 
 
 def _heard_notes(extractor: Any, audio: Any) -> list[str]:
-    """Notes on features of another size than Whisper's encoder takes."""
-    made = (extractor.feature_size, extractor.nb_max_frames)
-    taken = (audio.num_mel_bins, 2 * audio.max_source_positions)
-    return (
-        [] if made == taken else [f"feature extractor: it makes (bands, frames) {made}, but the model takes {taken}"]
-    )
+    """Notes on features of another size than an audio tower of one window takes."""
+    if audio.model_type in LENGTH_KINDS:
+        return []
+    made, taken = (extractor.feature_size,), (audio.num_mel_bins,)
+    if isinstance(audio, ClapAudioConfig):
+        made += (4 if extractor.truncation == "fusion" else 1,)
+        taken += (4 if audio.enable_fusion else 1,)
+        sizes = "(bands, channels)"
+    else:
+        made, taken = (*made, extractor.nb_max_frames), (*taken, 2 * audio.max_source_positions)
+        sizes = "(bands, frames)"
+    return [] if made == taken else [f"feature extractor: it makes {sizes} {made}, but the model takes {taken}"]
 
 
 def tokenizer_of(directory: Path | None) -> Any:
@@ -96,18 +115,74 @@ def tokenizer_of(directory: Path | None) -> Any:
     return AutoTokenizer.from_pretrained(directory)
 
 
-def convert_image_processor(source: Any) -> MMImageProcessorPil:
-    """Raises ValueError for an option of the source that MM lacks."""
+# Documents are aligned, shrunk, cut and padded by rules of their own: these stay what they are. With their processors.
+_DOCUMENTS = {"DonutImageProcessor": "DonutProcessor", "NougatImageProcessor": "NougatProcessor"}
+
+
+def _of_documents(images: Any) -> str | None:
+    """The processor that goes with an image processor of documents; None for any other."""
+    return _DOCUMENTS.get(type(images).__name__.removesuffix("Pil").removesuffix("Fast"))
+
+
+def is_splitting(source: Any) -> bool:
+    """Whether an image processor cuts pictures into tiles, as MMProcessor does with `tiles`."""
+    return hasattr(source, "do_image_splitting") and isinstance(getattr(source, "max_image_size", None), dict)
+
+
+def tile_size(source: Any) -> int:
+    """The sides of the tiles of a LLaVA-NeXT's image processor. Raises ValueError where they are cut once more."""
+    sides = {side for size in (source.size, source.crop_size) for side in dict(size).values() if side is not None}
+    if len(sides) != 1 or not source.do_resize:
+        raise ValueError(
+            f"{type(source).__name__} with size={source.size}, crop_size={source.crop_size}: known are tiles of one "
+            "size"
+        )
+    return sides.pop()
+
+
+def convert_image_processor(source: Any) -> Any:
+    """MM's image processor with the source's options; one of documents is kept.
+
+    Raises: ValueError for an option of the source that MM lacks.
+    """
+    if _of_documents(source) is not None:
+        return source
+    if is_splitting(source) or hasattr(source, "image_grid_pinpoints"):
+        side = source.max_image_size["longest_edge"] if is_splitting(source) else tile_size(source)
+        numbers = {name: _plain(getattr(source, name)) for name in IMAGE_OPTIONS if not name.endswith("size")}
+        del numbers["do_center_crop"]
+        return MMImageProcessorPil(**numbers, size={"height": side, "width": side})
     if getattr(source, "do_pad", None) and not _pads_nothing(source):
         raise ValueError(f"{type(source).__name__} pads pictures, which MM's image processor does not")
     options = {name: _plain(getattr(source, name, None)) for name in IMAGE_OPTIONS}
     options |= {name: _floats(options[name]) for name in ("image_mean", "image_std")}
+    options |= _one_normalisation(source, options)
+    if hasattr(source, "max_num_patches"):
+        options |= {"resize_mode": "native", **{ours: getattr(source, theirs) for theirs, ours in _PATCHES.items()}}
     ours = MMImageProcessorPil(**{name: value for name, value in options.items() if value is not None})
-    check_pixels(ours, source)
+    check_same_pixels(ours, source)
     return ours
 
 
-def check_pixels(ours: Any, theirs: Any) -> None:
+# Of SigLIP 2's image processor with NaFlex.
+_PATCHES = {"patch_size": "patch_size", "max_num_patches": "max_patches"}
+
+
+def _one_normalisation(source: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """EfficientNet's processor may subtract 1 before it normalises, and divide twice: one mean and one deviation."""
+    if not hasattr(source, "include_top"):
+        return {}
+    mean, std = np.zeros(3), np.ones(3)
+    if source.do_normalize:
+        mean, std = (np.broadcast_to(options[name], 3).astype(np.float64) for name in ("image_mean", "image_std"))
+    if source.do_rescale and source.rescale_offset:
+        mean = mean + 1
+    if source.include_top:
+        std = std * np.broadcast_to(options["image_std"], 3)
+    return {"do_normalize": True, "image_mean": mean.tolist(), "image_std": std.tolist()}
+
+
+def check_same_pixels(ours: Any, theirs: Any) -> None:
     """Raises ValueError unless both make the same pixels of pictures of noise, which show any other way of resizing.
 
     A processor's class may resize by rules of its own, and its options are many: what counts is what it does.
@@ -115,7 +190,7 @@ def check_pixels(ours: Any, theirs: Any) -> None:
     generator = np.random.default_rng(0)
     for height, width in _TRIED:
         picture = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
-        here, there = (np.asarray(one(picture)["pixel_values"]) for one in (ours, theirs))
+        here, there = (_pixels(one, picture) for one in (ours, theirs))
         same = here.size == there.size and here.shape[-3:] == there.shape[-3:]
         step = float(ours.rescale_factor if ours.do_rescale else 1) / (
             np.min(ours.image_std) if ours.do_normalize else 1
@@ -128,6 +203,17 @@ def check_pixels(ours: Any, theirs: Any) -> None:
                 f"{type(theirs).__name__} makes {found} of a picture of {height}x{width}, by rules that MM's image "
                 f"processor lacks{also}"
             )
+
+
+def _pixels(images: Any, picture: Image.Image) -> np.ndarray:
+    """pixel_values of one picture; rows of patches (SigLIP 2's, with NaFlex) as the picture that they are of."""
+    made = images(picture)
+    pixels = np.asarray(made["pixel_values"])
+    if "spatial_shapes" not in made:
+        return pixels
+    (rows, columns), patch = np.asarray(made["spatial_shapes"])[0], images.patch_size
+    patches = pixels[0][: rows * columns].reshape(rows, columns, patch, patch, -1)
+    return patches.transpose(4, 0, 2, 1, 3).reshape(1, -1, rows * patch, columns * patch)
 
 
 def _switched_on(source: Any) -> Iterator[str]:
@@ -198,23 +284,45 @@ def restore_processor(processor: MMProcessor | None, layout: Layout, out: Path) 
     """
     parts: dict[str, Any] = {}
     if processor is not None and processor.image_processor is not None:
-        parts["image_processor"] = _image_processor(processor.image_processor, layout.image_processor)
+        parts["image_processor"] = _image_processor(processor.image_processor, layout.image_processor, processor.tiles)
+        for option, value in layout.picture_settings.items():
+            setattr(parts["image_processor"], option, value)
     if processor is not None and processor.feature_extractor is not None:
         parts["feature_extractor"] = processor.feature_extractor
     if processor is not None and processor.tokenizer is not None:
         parts["tokenizer"] = processor.tokenizer
-    if len(parts) == 2 and layout.processor is not None:
-        getattr(transformers, layout.processor)(**parts).save_pretrained(out)
-        return [layout.processor]
+    name = _of_documents(parts.get("image_processor")) or layout.processor
+    if len(parts) == 2 and name is not None:
+        getattr(transformers, name)(**parts, **layout.processor_settings).save_pretrained(out)
+        return [name]
     for part in parts.values():
         part.save_pretrained(out)
     return [type(part).__name__ for part in parts.values()]
 
 
-def _image_processor(ours: Any, class_name: str) -> Any:
+def _image_processor(ours: Any, class_name: str, tiles: dict[str, Any] | None = None) -> Any:
     if getattr(ours, "do_crop_content", False):
         raise ValueError(f"do_crop_content=True cuts pictures to their content, which {class_name} does not")
+    if _of_documents(ours) is not None:
+        return ours
     options = {name: _plain(getattr(ours, name, None)) for name in IMAGE_OPTIONS}
-    theirs = getattr(transformers, class_name)(**{name: value for name, value in options.items() if value is not None})
-    check_pixels(ours, theirs)
+    image_class = getattr(transformers, class_name)
+    if tiles is not None and "resolutions" in tiles:
+        square = {"height": tiles["size"], "width": tiles["size"]}
+        kept = {name: options[name] for name in options if not name.endswith(("size", "crop"))}
+        sizes = {"size": {"shortest_edge": tiles["size"]}, "crop_size": square}
+        return image_class(**kept, **sizes, image_grid_pinpoints=[list(pair) for pair in tiles["resolutions"]])
+    if tiles is not None:
+        numbers = {name: value for name, value in options.items() if not name.endswith(("size", "crop"))}
+        sizes = {"size": {"longest_edge": tiles["longest_edge"]}, "max_image_size": {"longest_edge": tiles["size"]}}
+        return image_class(**numbers, **sizes, do_image_splitting=tiles.get("do_split", True))
+    if hasattr(image_class, "max_num_patches"):
+        if ours.resize_mode != "native" or not ours.do_resize:
+            raise ValueError(f"{class_name} keeps the aspect of pictures; set resize_mode='native' and do_resize=True")
+        options = {name: options[name] for name in options if not name.endswith(("size", "crop"))}
+        options |= {theirs: getattr(ours, name) for theirs, name in _PATCHES.items()}
+    if hasattr(image_class, "include_top"):
+        options |= {"include_top": False, "rescale_offset": False}  # in the mean and the deviation already
+    theirs = image_class(**{name: value for name, value in options.items() if value is not None})
+    check_same_pixels(ours, theirs)
     return theirs

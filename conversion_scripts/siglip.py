@@ -16,10 +16,12 @@ from ..weights.config_table import Fields, VisionFields, prefix_of, source_confi
 from ..weights.key_table import KeyTable, change, raise_faults
 from ..weights.reshapes import lead
 from ..weights.vision_names import SIGLIP_FIELDS, SIGLIP_VISION
-from .clip import COMPARED, TEXT, TEXT_FIELDS
-from .family import Family, Layout, Plan, Texts
+from .clip import COMPARED, TEXT
+from .clip import TEXT_FIELDS as CLIP_TEXT_FIELDS
+from .family import Family, Layout, Plan, Texts, check_architecture
 
 _ARCHITECTURE = "SiglipModel"
+NAMES = ("vision_model.embeddings.patch_embedding.weight", "text_model.embeddings.token_embedding.weight")
 _LOG_TEN = 2.302585  # the paper's start of the scale, and of the bias below; a source has the learned ones
 _VISION_FIELDS = VisionFields(
     names=SIGLIP_FIELDS.names,
@@ -27,10 +29,10 @@ _VISION_FIELDS = VisionFields(
     theirs={"vision_use_head": True},
 )
 # The ids of its configs are CLIP's, outside of the vocabulary: the tokenizer knows the true ones.
-_TEXT_FIELDS = Fields(
-    names={theirs: ours for theirs, ours in TEXT_FIELDS.names.items() if not theirs.endswith("_token_id")},
+TEXT_FIELDS = Fields(
+    names={theirs: ours for theirs, ours in CLIP_TEXT_FIELDS.names.items() if not theirs.endswith("_token_id")},
     ours={
-        **TEXT_FIELDS.ours, "pooler": "last", "is_causal": False, "bos_token_id": None, "eos_token_id": None,
+        **CLIP_TEXT_FIELDS.ours, "pooler": "last", "is_causal": False, "bos_token_id": None, "eos_token_id": None,
     },
 )  # fmt: skip
 _HEADS = KeyTable(
@@ -45,14 +47,16 @@ def recognises(config: Mapping[str, Any], names: Iterable[str]) -> bool:
 
 def plan(checkpoint: Checkpoint) -> Plan:
     """Raises ValueError for another class than the one of both towers."""
+    check_architecture(checkpoint, _ARCHITECTURE)
     config = source_config(checkpoint.config)
-    architecture = (checkpoint.config.get("architectures") or [_ARCHITECTURE])[0]
-    if architecture != _ARCHITECTURE:
-        raise ValueError(f"{architecture} is not known; of SigLIP this is: {_ARCHITECTURE}")
-    text = config.text_config
+    return plan_of(checkpoint, config.text_config, _VISION_FIELDS.convert(config.vision_config), SIGLIP_VISION)
+
+
+def plan_of(checkpoint: Checkpoint, text: Any, vision: dict[str, Any], seen: KeyTable) -> Plan:
+    """`text`: the source's config; `vision`: MM's settings of the tower; `seen`: the table of its tensors."""
     made = MMConfig(
-        vision_config=_VISION_FIELDS.convert(config.vision_config),
-        text_config=_TEXT_FIELDS.convert(text),
+        vision_config=vision,
+        text_config=TEXT_FIELDS.convert(text),
         projected_sides=["text"],
         projection_dim=text.projection_size,
         projection_bias=True,
@@ -61,25 +65,30 @@ def plan(checkpoint: Checkpoint) -> Plan:
         logit_bias_init_value=-10.0,
         **COMPARED,
     )
-    seen = prefix_of(checkpoint, "embeddings.patch_embedding.weight")
-    read = prefix_of(checkpoint, "embeddings.token_embedding.weight")
-    table = SIGLIP_VISION.under(seen, "model.vision_tower.") + TEXT.under(read, "model.language_model.") + _HEADS
+    patches, words = (prefix_of(checkpoint, name.partition(".")[2]) for name in NAMES)
+    table = seen.under(patches, "model.vision_tower.") + TEXT.under(words, "model.language_model.") + _HEADS
     processor = {"add_eos_token": True, "fixed_length": text.max_position_embeddings}
     return Plan(MMForImageTextRetrieval, made, table, processor=processor)
 
 
 def layout(model: Any) -> Layout:
     """The layout of an MM model built as a SigLIP; raises ValueError for another."""
-    config, tower = model.config, model.config.vision_config
+    vision = _VISION_FIELDS.restore(vit_of(model))
+    settings = {"model_type": "siglip", "vision_config": vision, "text_config": text_settings(model.config)}
+    return Layout(source_config(settings), _ARCHITECTURE, NAMES, "SiglipImageProcessor", "SiglipProcessor")
+
+
+def vit_of(model: Any) -> MMVisionConfig:
+    """The config of a model's ViT. Raises ValueError for another tower."""
+    tower = model.config.vision_config
     wrong = [] if isinstance(tower, MMVisionConfig) else [f"the vision tower is a {type(tower).__name__}"]
     raise_faults("SigLIP wants a ViT", wrong)
-    settings = {
-        "model_type": "siglip",
-        "vision_config": _VISION_FIELDS.restore(tower),
-        "text_config": _TEXT_FIELDS.restore(config.text_config) | {"projection_size": config.projection_dim},
-    }
-    names = ("vision_model.embeddings.patch_embedding.weight", "text_model.embeddings.token_embedding.weight")
-    return Layout(source_config(settings), _ARCHITECTURE, names, "SiglipImageProcessor", "SiglipProcessor")
+    return tower
+
+
+def text_settings(config: MMConfig) -> dict[str, Any]:
+    """The config of SigLIP's text tower; raises ValueError for another."""
+    return TEXT_FIELDS.restore(config.text_config) | {"projection_size": config.projection_dim}
 
 
 FAMILY = Family("siglip", recognises, plan, layout, texts=lambda config: Texts(padded=()))

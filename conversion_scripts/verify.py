@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
+from transformers import ClapAudioConfig
 
 from ..configuration.mm import MMConfig
+from ..configuration.tower_kinds import ANY_SIZE, FRAME_WIDTHS, LENGTH_KINDS
 from ..configuration.towers import tower_width
 from ..weights.checkpoint import Checkpoint
 from ..weights.key_table import raise_faults
@@ -21,6 +23,8 @@ from .loading import loaded
 
 TOLERANCE = 1e-5  # of max(1, |x|), x the largest of an output
 LENGTH, REGIONS = 8, 3
+SMALL = 96  # pixels of pictures that may have any size
+SAMPLES, FRAMES = 8000, 90  # of sounds that may have any length
 EVERY, LARGEST = 12, 512  # up to EVERY each length is tried; LARGEST is the longest
 _OF_SOME = ("visual_embeds", "input_features")  # read only by the `compare` of the families that have them
 _SAME = ("logits", "logits_per_image", "logits_per_text", "image_embeds", "text_embeds", "itm_logits")
@@ -33,7 +37,7 @@ class Given(NamedTuple):
     input_ids: torch.Tensor  # (R, T)
     attention_mask: torch.Tensor  # (R, T), 0 where a text is padded
     visual_embeds: torch.Tensor  # (R, S, Dv), in place of pixel_values
-    input_features: torch.Tensor  # (R, 1, bands, frames), of Whisper's encoder; empty without
+    input_features: torch.Tensor  # (R, 1, ...), a clip as the audio tower takes it; empty without
 
 
 def examples(config: MMConfig, texts: Texts) -> Iterator[Given]:
@@ -103,13 +107,26 @@ def _grown(text: Any, length: int, texts: Texts, generator: torch.Generator) -> 
 def _with_media(config: MMConfig, ids: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -> Given:
     vision: Any = config.vision_config
     side = getattr(vision, "image_size", 224)
+    side = SMALL if getattr(vision, "model_type", "") in ANY_SIZE else side
     height, width = (side, side) if isinstance(side, int) else side
     pixels = torch.randn(len(ids), getattr(vision, "num_channels", 3), height, width, generator=generator)
     width = 1 if vision is None else tower_width(vision)
     regions = torch.randn(len(ids), REGIONS, width, generator=generator)
-    audio: Any = config.audio_config
-    bands, frames = (0, 0) if audio is None else (audio.num_mel_bins, 2 * audio.max_source_positions)
-    return Given(pixels, ids, mask, regions, torch.randn(len(ids), 1, bands, frames, generator=generator))
+    heard = torch.randn(len(ids), 1, *_sound_shape(config.audio_config), generator=generator)
+    return Given(pixels, ids, mask, regions, heard)
+
+
+def _sound_shape(audio: Any) -> tuple[int, ...]:
+    """Of one clip, as its tower takes it."""
+    if audio is None:
+        return (0, 0)
+    if isinstance(audio, ClapAudioConfig):
+        channels = 4 if audio.enable_fusion else 1
+        return channels, audio.spec_size * (audio.spec_size // audio.num_mel_bins), audio.num_mel_bins
+    if audio.model_type in LENGTH_KINDS:
+        widths = [getattr(audio, name) for name in FRAME_WIDTHS if hasattr(audio, name)]
+        return (FRAMES, widths[0] * getattr(audio, "input_channels", 1)) if widths else (SAMPLES,)
+    return audio.num_mel_bins, 2 * audio.max_source_positions
 
 
 def same_calls(theirs: Any, ours: Any, given: Given) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -118,7 +135,11 @@ def same_calls(theirs: Any, ours: Any, given: Given) -> dict[str, tuple[torch.Te
     for model in (ours, theirs):
         accepted = inspect.signature(model.forward).parameters
         outputs.append(model(**{n: v for n, v in given._asdict().items() if n in accepted and n not in _OF_SOME}))
-    here, there = outputs
+    return same_outputs(*outputs)
+
+
+def same_outputs(here: Any, there: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """name -> (here, there) of what two models both give."""
     return {name: (here[name], there[name]) for name in _SAME if name in here and name in there}
 
 
@@ -150,7 +171,8 @@ class _Wide(Mapping[str, torch.Tensor]):
         self.source = source
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return self.source[name].float()
+        tensor = self.source[name]
+        return tensor.float() if tensor.is_floating_point() else tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.source)

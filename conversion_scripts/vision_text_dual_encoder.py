@@ -14,7 +14,8 @@ from ..modeling_mm.tasks.retrieval import MMForImageTextRetrieval
 from ..weights.checkpoint import Checkpoint
 from ..weights.config_table import TowerPlan, source_config
 from ..weights.key_table import KeyTable, raise_faults
-from ..weights.text_names import TEXT_PLANS, bert_settings
+from ..weights.text_names import bert_settings
+from ..weights.text_plans import TEXT_PLANS
 from ..weights.vision_names import CLIP_FIELDS, OTHER_TOWER, SIGLIP_FIELDS, VISION_PLANS, VIT_FIELDS
 from .clip import COMPARED, HEADS, text_plan, text_settings
 from .family import Family, Layout, Plan
@@ -24,7 +25,10 @@ _VISION = {
     "vit": "ViTImageProcessor", "deit": "DeiTImageProcessor", "clip_vision_model": "CLIPImageProcessor",
     "siglip_vision_model": "SiglipImageProcessor",
 }  # fmt: skip
-_TEXT = {**{kind: TEXT_PLANS[kind] for kind in ("bert", "roberta", "xlm-roberta")}, "clip_text_model": text_plan}
+_TEXT = {
+    **{kind: TEXT_PLANS[kind] for kind in ("bert", "roberta", "xlm-roberta", "camembert")},
+    "clip_text_model": text_plan,
+}
 
 
 def recognises(config: Mapping[str, Any], names: Iterable[str]) -> bool:
@@ -52,7 +56,11 @@ def plan(checkpoint: Checkpoint) -> Plan:
         logit_scale_init_value=config.logit_scale_init_value,
         **COMPARED,
     )
-    table = _alone(vision).under("", "model.vision_tower.") + text.table.under("", "model.language_model.") + HEADS
+    table = (
+        _without_other_towers(vision).under("", "model.vision_tower.")
+        + text.table.under("", "model.language_model.")
+        + HEADS
+    )
     return Plan(MMForImageTextRetrieval, made, table, processor={"add_eos_token": True}, notes=text.notes)
 
 
@@ -61,7 +69,7 @@ def _part(names: Iterable[str], prefix: str) -> Collection[str]:
     return [name for name in names if name.startswith(prefix)]
 
 
-def _alone(vision: TowerPlan) -> KeyTable:
+def _without_other_towers(vision: TowerPlan) -> KeyTable:
     """A vision tower's table that drops no other tower."""
     dropped = {name: reason for name, reason in vision.table.dropped.items() if name not in OTHER_TOWER}
     return replace(vision.table, dropped=dropped)

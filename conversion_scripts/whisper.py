@@ -58,7 +58,7 @@ def plan(checkpoint: Checkpoint) -> Plan:
 
 
 def _check_whole(config: Any, names: Iterable[str]) -> None:
-    """Raises ValueError where only a part of a Whisper is there, or its head is one of classes."""
+    """Raises ValueError where a part of a Whisper is missing, or its head is one of classes."""
     names = set(names)
     if any(name.startswith(("classifier.", "projector.")) for name in names):
         raise ValueError("this Whisper is an audio classifier, whose head MM lacks; use from_towers(..., audio=...)")

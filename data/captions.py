@@ -23,6 +23,9 @@ def read_coco(path, media=None, *, split: str | None = None, on_error="raise", g
     if len(names) < len(held["images"]):
         raise DataError(f"{path}: {len(held['images'])} images have {len(names)} different ids")
     captioned = {annotation.get("image_id") for annotation in held["annotations"]}
+    if held["annotations"] and not any("caption" in annotation for annotation in held["annotations"]):
+        keys = ", ".join(sorted(held["annotations"][0]))
+        raise DataError(f"{path}: no annotation has a caption (the first has {keys}); take COCO's file of captions")
 
     def rows() -> Iterator[Row]:
         for number, annotation in enumerate(held["annotations"]):

@@ -18,9 +18,10 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from ..processing.call_options import check_choice
+from ..processing.media_kinds import column_of
 from .errors import DataError
 from .labels import class_names, numbered, places_of
-from .media_folder import NOT_FILES, MediaFolder, column_of
+from .media_folder import NOT_FILES, MediaFolder
 from .rows import has_texts, row_ids, rows_of
 from .sources import MEDIA, InTable, content, media_names, opened
 from .splits import split_samples
@@ -42,7 +43,7 @@ class Row:
 
 @dataclass
 class DataReport:
-    """What was read, against what is there.
+    """What was read, compared with what exists.
 
     rows: lines, annotations or questions that were read; media: different pictures, videos and sounds among them;
     unused: media files in the folder that no row names; without_rows: media that the annotations list without a text;
@@ -145,7 +146,7 @@ def fingerprint(samples: Iterable[Mapping[str, Any]]) -> str:
 def _row_digests(sample: Mapping[str, Any]) -> Iterator[str]:
     media = [hashlib.sha256(content(source)).hexdigest() for source in media_names(sample)]
     for row in rows_of(sample):
-        values = {name: row[name] for name in ("text", "suffix", "label") if name in row}
+        values = {name: row[name] for name in ("text", "suffix", "label", "chat") if name in row}
         yield hashlib.sha256(repr((media, sorted(values.items()))).encode()).hexdigest()
 
 

@@ -19,7 +19,7 @@ def read_folder(
     """Pictures, videos or sounds in a folder.
 
     * metadata.jsonl, .csv or .parquet in it: file_name (or image, video, audio) names the medium of each line;
-    * else a text file beside each medium: rocket.jpg and rocket.txt, a caption in each line;
+    * else a text file next to each medium: rocket.jpg and rocket.txt, a caption in each line;
     * else the folders in it are the classes.
 
     split: a folder inside, by its whole name ("train"). Nothing is guessed from words in names: "eye-test.jpg" is a
@@ -79,7 +79,7 @@ def _classes(folder: MediaFolder) -> Iterator[Row]:
         parent = os.path.dirname(name)
         if not parent:
             raise DataError(
-                f"{folder.root} holds {name!r} beside no metadata table, no {Path(name).with_suffix('.txt').name} and "
+                f"{folder.root} holds {name!r}, but no metadata table, no {Path(name).with_suffix('.txt').name} and "
                 "not in a folder of its class: what is to be learned from it is not said"
             )
         yield Row(name, name, media_of(name), {"label": parent})

@@ -52,9 +52,9 @@ def is_json_lines(path: str | os.PathLike) -> bool:
 def csv_lines(
     path: str | os.PathLike, delimiter: str | None = None, names: list[str] | None = None
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """(where, row) of each line of a table with a header; every value is the text that stands there.
+    """(where, row) of each line of a table with a header; every value is the text of its field.
 
-    delimiter: of "," ";" "|" and tab the one that stands most often in the header, unless it is given.
+    delimiter: of "," ";" "|" and tab the most frequent one in the header, unless it is given.
     """
     with open(path, encoding="utf-8-sig", newline="") as file:
         if delimiter is None:

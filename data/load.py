@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ..processing.call_options import check_choice
+from ..processing.media_kinds import column_of
 from .captions import read_coco, read_flickr, read_karpathy, read_msrvtt
+from .chats import is_chat, read_chats
 from .dataset import MMDataset
 from .errors import DataError
-from .folders import read_folder
+from .folders import METADATA, read_folder
 from .hub_datasets import MMStream, read_datasets
 from .json_files import is_json_lines, json_lines, read_json
 from .questions import read_gqa, read_nlvr2, read_vizwiz, read_vqa
@@ -26,6 +28,7 @@ READERS = {
     "vizwiz": read_vizwiz,
     "gqa": read_gqa,
     "nlvr2": read_nlvr2,
+    "chats": read_chats,
     "table": read_table,
     "folder": read_folder,
     "webdataset": MMShards,
@@ -51,8 +54,8 @@ def load_data(
             or its name.
         media: the folder that holds the media; by default that of the annotation file.
         format: "auto" tells it by the content, or one of "coco", "karpathy", "flickr", "msrvtt", "vqa" (VQA v2,
-            OK-VQA), "vizwiz", "gqa", "nlvr2", "table" (JSON Lines, JSON, CSV, TSV, Parquet), "folder", "webdataset",
-            "datasets".
+            OK-VQA), "vizwiz", "gqa", "nlvr2", "chats" (LLaVA's conversations), "table" (JSON Lines, JSON, CSV, TSV,
+            Parquet), "folder", "webdataset", "datasets".
         split: for formats that hold several.
         columns: for tables, folders with metadata, shards and `datasets`: {"caption": "suffix"}.
         on_error: for rows that make no sample (a missing file, an empty text): "raise" an error that counts and names
@@ -101,8 +104,10 @@ def format_of(source: Any) -> str:
     if path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
         return "webdataset"
     if path.is_dir():
-        saved = (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
-        return "datasets" if saved else "folder"
+        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+            return "datasets"
+        _check_annotations(path)
+        return "folder"
     if not path.exists():
         if isinstance(source, str) and re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source) and not path.suffix:
             return "datasets"
@@ -112,6 +117,8 @@ def format_of(source: Any) -> str:
         return _json_format(read_json(path), path)
     if ending in (".json", ".jsonl", ".ndjson"):  # NLVR2 publishes JSON Lines as .json
         first = next(json_lines(path), (None, {}))[1]
+        if is_chat(first):
+            return "chats"
         return "nlvr2" if {"identifier", "sentence"} <= first.keys() else "table"
     if ending == ".parquet":
         return "table"
@@ -120,9 +127,32 @@ def format_of(source: Any) -> str:
     raise DataError(f"{path}: the format is not known by its ending; say format=, one of {', '.join(READERS)}")
 
 
+def _check_annotations(folder: Path) -> None:
+    """Raises DataError for a folder with files of annotations: which one is meant, and where its media are, is not
+    guessed. A folder with a metadata table, or with texts beside its media, says itself what is learned; a JSON file
+    under the name of a medium describes that one."""
+    if any((folder / name).is_file() for name in METADATA):
+        return
+    places = [*folder.iterdir(), *(folder / "annotations").glob("*")]
+    media = {path.with_suffix("") for path in places if column_of(path.name) is not None}
+    if any(path.with_suffix(".txt").is_file() for path in media):
+        return
+    endings = (".json", ".jsonl", ".token")
+    found = [path for path in places if path.suffix in endings and path.with_suffix("") not in media]
+    if found:
+        found.sort(key=lambda path: ("caption" not in path.name, path))
+        names = ", ".join(path.relative_to(folder).as_posix() for path in found[:5])
+        raise DataError(
+            f"{folder} holds files of annotations ({names}): give one as the data and the folder of its media, "
+            f"for instance data={found[0]} media={folder}; format=folder reads only the media, by their folders"
+        )
+
+
 def _json_format(held: Any, path: Path) -> str:
     if isinstance(held, list):
         first = held[0] if held and isinstance(held[0], dict) else {}
+        if is_chat(first):
+            return "chats"
         return "vizwiz" if {"image", "question", "answers"} <= first.keys() else "table"
     if isinstance(held, dict):
         if "questions" in held:

@@ -4,16 +4,9 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".dcm", ".dicom")
-VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
-SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".m4a", ".aac", ".opus")
-COLUMN_OF = {**dict.fromkeys(PICTURES, "image"), **dict.fromkeys(VIDEOS, "video"), **dict.fromkeys(SOUNDS, "audio")}
+from ..processing.media_kinds import column_of
+
 NOT_FILES = ("data:", "http://", "https://")  # what the processor reads, by its own rules
-
-
-def column_of(name: str) -> str | None:
-    """ "image", "video" or "audio", by the ending of a file's name; None for other files."""
-    return COLUMN_OF.get(os.path.splitext(name)[1].lower())
 
 
 class MediaFolder:
@@ -29,6 +22,7 @@ class MediaFolder:
         self.files: list[str] = []
         self._by_name: dict[str, list[str]] = defaultdict(list)
         self.used: set[str] = set()
+        self._has_looked_around = False
         for folder, folders, names in os.walk(self.root):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
@@ -39,10 +33,10 @@ class MediaFolder:
         self._known = set(self.files)
 
     def find(self, *names: str) -> str:
-        """The path in the folder of the first of `names` that is there: relative paths, or bare names of files in
+        """The path in the folder of the first of `names` that exists: relative paths, or bare names of files in
         some folder below.
 
-        Raises LookupError with the reason where none is there, one is there twice, or one leads out of the folder.
+        Raises LookupError with the reason where none exists, one exists twice, or one leads out of the folder.
         """
         for name in names:
             path = self._inside(name)
@@ -56,7 +50,16 @@ class MediaFolder:
                 self.used.add(same[0])
                 return same[0]
         wanted = " or ".join(repr(name) for name in names)
-        raise LookupError(f"there is no file {wanted} in {self.root}")
+        raise LookupError(f"there is no file {wanted} in {self.root}{self._elsewhere(*names)}")
+
+    def _elsewhere(self, *names: str) -> str:
+        """Where the first file that is missed is, if that is a folder next to this one; told once."""
+        if self._has_looked_around:
+            return ""
+        self._has_looked_around = True
+        beside = sorted(path for path in self.root.absolute().parent.iterdir() if path.is_dir())
+        found = [path for path in beside if any((path / name).is_file() for name in names)]
+        return f", but in {self.root.parent / found[0].name}: give that as media" if found else ""
 
     def _inside(self, name: str) -> str:
         path = Path(os.path.normpath(self.root / name))

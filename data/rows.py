@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-ROWS = ("text", "suffix", "label", "answers", "row_ids")  # one value for each text of a picture
-OF_LISTS = ("label", "answers")  # a value of one row may be a list itself
+ROWS = ("text", "suffix", "chat", "label", "answers", "row_ids")  # one value for each text of a picture
+OF_LISTS = ("label", "answers", "chat")  # a value of one row may be a list itself
 
 
 def has_texts(values: Mapping[str, Any]) -> bool:
     """Whether rows of one picture are told apart by their texts. Labels without a text are of a picture each: two of
-    them in one sample would be a vector."""
+    them in one sample would be a vector. Conversations are samples of their own."""
+    if values.get("chat") is not None:
+        return False
     return values.get("label") is None or any(values.get(name) is not None for name in ("text", "suffix"))
 
 

@@ -22,9 +22,9 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ..processing.call_options import check_choice
+from ..processing.media_kinds import COLUMN_OF
 from .dataset import DataReport, check_values
 from .errors import DataError
-from .media_folder import COLUMN_OF
 
 TEXTS = {"txt": "suffix", "caption": "suffix", "text": "suffix", "cls": "label"}
 
@@ -173,7 +173,7 @@ class MMShards(IterableDataset):
 
 
 def expanded(shards) -> list[str]:
-    """The paths that a pattern stands for; each must be there."""
+    """The paths that a pattern stands for; each must exist."""
     if isinstance(shards, (str, os.PathLike)):
         pattern = os.fspath(shards)
         if os.path.isdir(pattern):
@@ -196,7 +196,7 @@ def expanded(shards) -> list[str]:
 
 @dataclass(slots=True)
 class Member:
-    """A member of a shard: where its bytes begin and how many there are, or the bytes where no place can be told."""
+    """A member of a shard: where its bytes begin and how many there are, or the bytes where no place is known."""
 
     start: int
     size: int
@@ -214,7 +214,7 @@ class Member:
 
 @dataclass(slots=True)
 class Place:
-    """Where a sample stands: its shard, its key and the members of its fields."""
+    """Where a sample is: its shard, its key and the members of its fields."""
 
     path: str
     key: str

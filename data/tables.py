@@ -109,7 +109,7 @@ def _number_or_word(text: Any) -> Any:
 
 
 def check_table_columns(line: Mapping[str, Any], columns: Mapping[str, str | None], source: str) -> None:
-    """DataError where `columns` names what is not there, or nothing in a line is known."""
+    """DataError where `columns` names a missing column, or nothing in a line is known."""
     if missing := [name for name in columns if name not in line]:
         raise DataError(f"{source}: columns names {missing}, but the columns are {list(line)}")
     held = {columns.get(name, name) for name in line}

@@ -42,7 +42,7 @@ def _without_ends(answer: str) -> str:
 
 
 def without_punctuation(answer: str) -> str:
-    """An answer without periods; marks beside a space (or all, where a number has a comma) go, others are spaces."""
+    """An answer without periods; marks next to a space (or all, where a number has a comma) go, others are spaces."""
     kept = answer
     for mark in PUNCTUATION:
         apart = f"{mark} " in answer or f" {mark}" in answer or _COMMA.search(answer)

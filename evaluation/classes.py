@@ -181,7 +181,7 @@ def ordinal_scores(predictions: Classes, labels: Classes, classes: int | None = 
 def probability_scores(probabilities: np.ndarray, labels: Classes, bins: int = 15) -> dict[str, Score]:
     """How right probabilities (N, C) are: ece, brier and negative log-likelihood, all better the smaller.
 
-    ece: the gap between the confidence of the chosen class and its accuracy, weighted over `bins` even bins of
+    ece: the gap between the confidence of the chosen class and its accuracy, weighted over `bins` even bins (a, b] of
         confidence (Guo et al. 2017, arXiv:1706.04599). That of the chosen class for two classes too; torchmetrics
         1.9.0 counts another gap for "binary".
     brier: the mean squared distance to the right class, 0 to 2 (Brier 1950). Of two classes twice scikit-learn's
@@ -195,7 +195,7 @@ def probability_scores(probabilities: np.ndarray, labels: Classes, bins: int = 1
         raise ValueError(f"bins={bins!r}; accepted are whole numbers from 1")
     right = told[np.arange(len(told)), truth]
     confidence, chosen = told.max(1), told.argmax(1)
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    bin_of = np.searchsorted(np.arange(1, bins) / bins, confidence, side="left")
     sums = np.zeros((len(told), 2 * bins + 1))
     sums[np.arange(len(told)), bin_of] = confidence
     sums[np.arange(len(told)), bins + bin_of] = chosen == truth
@@ -260,7 +260,7 @@ def macro_auc_score(probabilities: np.ndarray, labels: Classes) -> Score:
     if told.ndim != 2 or not np.isfinite(told).all():
         raise ValueError(f"probabilities {told.shape}; give finite numbers (N, C)")
     if truth.ndim == 2 and (truth.shape != told.shape or not _is_binary(truth)):
-        raise ValueError(f"labels {truth.shape} beside probabilities {told.shape}; give 0 and 1 (N, C), or N classes")
+        raise ValueError(f"labels {truth.shape} and probabilities {told.shape}; give 0 and 1 (N, C), or N classes")
     of_class = truth == 1 if truth.ndim == 2 else _numbers_of(told, truth)[:, None] == np.arange(told.shape[1])
     known = [number for number in range(told.shape[1]) if 0 < of_class[:, number].sum() < len(told)]
     adds, values = np.zeros(len(told)), []

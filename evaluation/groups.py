@@ -132,11 +132,11 @@ def _gap(
     picture = np.array([picture_of[one] for one, _ in units])
     among = np.array([number_of[name] for name in judged])
 
-    gaps = _behind(sums, group, len(number_of))[among]
+    gaps = _shortfall(sums, group, len(number_of))[among]
     worst = int(gaps.argmax())
     generator = np.random.default_rng(seed)
     by_chance = np.array(
-        [_behind(sums, generator.permutation(group), len(number_of))[among].max() for _ in range(resamples)]
+        [_shortfall(sums, generator.permutation(group), len(number_of))[among].max() for _ in range(resamples)]
     )
     p_value = float((1 + (by_chance >= gaps[worst] - 1e-12).sum()) / (1 + resamples))
     both = np.zeros((total, 4))  # of each picture: sum and count in the worst group, and in the others
@@ -154,7 +154,7 @@ def _gap(
     return Gap(judged[worst], float(gaps[worst]), float(low), float(high), p_value), ""
 
 
-def _behind(sums: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+def _shortfall(sums: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
     """(K,) by how much each group is lower than all others together."""
     own = np.stack([np.bincount(group, sums[:, column], groups) for column in (0, 1)], -1)
     others = own.sum(0) - own

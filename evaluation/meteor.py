@@ -127,6 +127,8 @@ def _aligned(
 ) -> tuple[int, int, int, int]:
     """(equal words, stems, synonyms, chunks) of the best alignment of two captions."""
     choices = _choices(told, truth, stem, meanings)
+    if meanings is None and all(len(places) == 1 and not spare for places, spare in choices if places):
+        return _only_alignment([places[0] if places else None for places, _ in choices])
     # what may be left out: where each stage matches as many as it can, only words that have more partners than places
     states = {
         (0, -2): (0, 0, 0, 0, 0)
@@ -150,6 +152,20 @@ def _aligned(
     return -equal, -stems, -others, chunks
 
 
+def _only_alignment(matches: list[tuple[int, int] | None]) -> tuple[int, int, int, int]:
+    """`_aligned` where no word has a choice: the (place, stage) of each word of the caption, None without one."""
+    by_stage, chunks, before = [0, 0], 0, -2
+    for match in matches:
+        if match is None:
+            before = -2
+            continue
+        place, stage = match
+        by_stage[stage] += 1
+        chunks += place != before + 1
+        before = place
+    return by_stage[0], by_stage[1], 0, chunks
+
+
 def _rank(value: tuple[int, int, int, int, int]) -> tuple[int, ...]:
     """Most matches, then the most of equal words and of stems, then the fewest chunks, then the shortest way."""
     equal, stems, others, chunks, far = value
@@ -164,14 +180,15 @@ def _choices(
     by_stem: dict[str, list[int]] = {}
     for place, word in enumerate(truth):
         by_stem.setdefault(stem(word), []).append(place)
-    wanted = Counter(map(stem, told))
+    stems = [stem(word) for word in told]
+    wanted = Counter(stems)
     found = []
-    for word in told:
-        places = [(place, int(truth[place] != word)) for place in by_stem.get(stem(word), ())]
+    for word, own_stem in zip(told, stems, strict=True):
+        places = [(place, int(truth[place] != word)) for place in by_stem.get(own_stem, ())]
         if meanings is not None and (own := meanings(word)):
             known = {place for place, _ in places}
             places += [
                 (n, 2) for n, other in enumerate(truth) if n not in known and not own.isdisjoint(meanings(other))
             ]
-        found.append((places, meanings is not None or wanted[stem(word)] > len(places)))
+        found.append((places, meanings is not None or wanted[own_stem] > len(places)))
     return found

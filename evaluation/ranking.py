@@ -40,7 +40,7 @@ def ranking_metrics(pairs: RightPairs, ks: Sequence[int], ties: str, cut: int | 
     as are right. rank: of the first right one, from 1. map: average precision. ndcg: gains 0 and 1, of the first cut.
     """
     found = {f"r{k}": _first_hits(pairs, k, ties) for k in ks}
-    found |= {f"p{k}": _per_query(pairs, _among(pairs, k, ties)) / k for k in ks}
+    found |= {f"p{k}": _per_query(pairs, _within_first(pairs, k, ties)) / k for k in ks}
     count = np.bincount(pairs.query, minlength=pairs.queries)
     found["rank"] = _first_ranks(pairs, ties)
     found["map"] = _per_query(pairs, _precisions(pairs, ties)) / np.maximum(count, 1)
@@ -48,7 +48,7 @@ def ranking_metrics(pairs: RightPairs, ks: Sequence[int], ties: str, cut: int | 
     if cut is not None:
         discounts[cut + 1 :] = discounts[min(cut, pairs.candidates)]
     found["ndcg"] = _per_query(pairs, _gains(pairs, discounts, ties)) / np.maximum(discounts[count], 1e-300)
-    found["rprecision"] = _per_query(pairs, _among(pairs, count[pairs.query], ties)) / np.maximum(count, 1)
+    found["rprecision"] = _per_query(pairs, _within_first(pairs, count[pairs.query], ties)) / np.maximum(count, 1)
     return found
 
 
@@ -65,7 +65,7 @@ def _worst_position(pairs: RightPairs) -> np.ndarray:
     return pairs.above + pairs.tied - pairs.right_tied + among_tied
 
 
-def _among(pairs: RightPairs, k: int | np.ndarray, ties: str) -> np.ndarray:
+def _within_first(pairs: RightPairs, k: int | np.ndarray, ties: str) -> np.ndarray:
     """(P,) the chance that it is among the first k."""
     if ties == "worst":
         return (_worst_position(pairs) <= k).astype(np.float64)

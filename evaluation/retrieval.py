@@ -83,7 +83,7 @@ def similarity_scores(
     ndcg_cut: int | None = None,
     ways: Sequence[str] = WAYS,
 ) -> dict[str, Score]:
-    """`retrieval_scores` of similarities (B, R) that are there, such as those of a reranker; equal ones tie."""
+    """`retrieval_scores` of ready similarities (B, R), such as those of a reranker; equal ones tie."""
     held = _checked("similarity", similarity)
     picture, text = _right_pairs(picture_of_text, *held.shape)
     similar = held[picture, text]

@@ -35,7 +35,7 @@ class Score:
     per_item: (n,), of each item by itself, nan where it has none. Its mean is not always `value`.
     statistics: (n, K), what each item adds to sums; `of` makes the metric (...) of sums (..., K).
     best: the value of a perfect result, such as 1, 10 or 100, and 0 for an error rate.
-    details: numbers beside it, such as the lengths that BLEU compares.
+    details: further numbers, such as the lengths that BLEU compares.
     """
 
     name: str

@@ -56,7 +56,7 @@ def compare(
     """
     if ours.name != theirs.name or ours.statistics.shape != theirs.statistics.shape:
         raise ValueError(
-            f"{ours.name} of {len(ours.statistics)} items beside {theirs.name} of {len(theirs.statistics)}; give one "
+            f"{ours.name} of {len(ours.statistics)} items and {theirs.name} of {len(theirs.statistics)}; give one "
             "metric of the same items for both"
         )
     check_resamples(confidence, resamples)
@@ -94,7 +94,7 @@ def compare(
 def undecided_warnings(comparisons: Sequence[Comparison]) -> list[str]:
     """A line for each difference that a table would show as better or worse although its interval contains 0."""
     return [
-        f"{one.name}: {one.ours:.4g} beside {one.theirs:.4g} says nothing: the interval of the difference, "
+        f"{one.name}: {one.ours:.4g} against {one.theirs:.4g} says nothing: the interval of the difference, "
         f"[{one.low:.4g}, {one.high:.4g}], contains 0"
         for one in comparisons
         if one.difference and one.verdict == "undecided"

@@ -4,6 +4,7 @@ Every caption is read by itself, in lower case and NFC: a line separator within 
 move to another picture. Han and Kana are written without spaces, so each character is a word.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,13 +20,14 @@ _ABBREVIATIONS = """
 mr mrs ms dr st jr sr vs etc prof gen sgt capt lt col rev gov inc co corp ltd bros ave blvd mt ft al
 jan feb mar apr jun jul aug sep sept oct nov dec
 """
+_SHORT = "|".join(_ABBREVIATIONS.split())
 _ONE_BY_ONE = r"[\p{Han}\p{Hiragana}\p{Katakana}\u30fc]"  # also \u30fc, the long vowel of Katakana
 _WORD = r"[\p{L}\p{M}\p{N}_]"
 _CLITIC = rf"'(?:s|m|d|re|ve|ll)(?!{_WORD})"
 _PTB = rf"""
     https?://\S+ | {_WORD}+(?:[.+-]{_WORD}+)*@{_WORD}+(?:[.-]{_WORD}+)+  # addresses
   | (?<!{_WORD})(?:\p{{L}}\.){{2,}}(?!{_WORD})                           # u.s., a.m.
-  | (?<!{_WORD})(?:{"|".join(_ABBREVIATIONS.split())}|no(?=\.\s*\d))\.(?!{_WORD})
+  | (?<!{_WORD})(?:{_SHORT}|no(?=\.\s*\d))\.(?!{_WORD})
   | (?<!{_WORD})(?:can(?=not) | (?:gon|wan)(?=na) | got(?=ta) | (?:gim|lem)(?=me) | 't(?=is|was))  # can not, gon na
     (?=\p{{L}}+(?!{_WORD}))
   | (?<![\p{{L}}\p{{M}}\p{{N}}_.])(?:[+-]?\.\d+|[+-]\d+(?:[.,]\d+)*)(?!{_WORD})               # .5, -0.2
@@ -44,12 +46,28 @@ _DROPPED_BY_COCO = {*"'\"`.?!,:-;", "--", "...", "\u2026", "\u2013", "\u2014"}
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 
 
+# Most captions are Latin words with one mark at the end at most: both tokenisers split them at their spaces. A letter
+# alone before the mark, an abbreviation, and words that come apart are left to the rules above.
+_PLAIN = re.compile(
+    rf"(?!.*\b(?:cannot|gonna|wanna|gotta|gimme|lemme))(?!.*\b(?:{_SHORT})\.)[a-z0-9 ]*[a-z0-9]{{2}} ?[.!?]?"
+)
+
+
+def _plain(caption: str) -> list[str] | None:
+    """The words of a caption that both tokenisers split alike, or None."""
+    return caption.rstrip(".!?").split() if _PLAIN.fullmatch(caption) else None
+
+
 def _ptb(caption: str) -> list[str]:
+    if (words := _plain(caption)) is not None:
+        return words
     found: list[str] = _OURS.findall(caption.translate(_QUOTES))
     return [token for token in found if not _DROPPED.fullmatch(token)]
 
 
 def _coco(caption: str) -> list[str]:
+    if (words := _plain(caption)) is not None:
+        return words
     found: list[str] = _COCO.findall(caption.translate(_QUOTES))
     return [_BRACKETS.get(token, token) for token in found if token not in _DROPPED_BY_COCO]
 

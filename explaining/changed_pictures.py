@@ -26,7 +26,7 @@ def lost_by_occlusion(numbers: Numbers, picture: torch.Tensor, cells: int = CELL
     Squares of `width` x `width` parts are occluded, one at every part, over the edges too; a part has the mean of the
     width^2 squares that cover it. One part by itself often changes little, as its neighbours show what it hides.
 
-    Losses that rounding alone could make, below 1e-5 * max(1, |number|), are 0: a map must not show them as parts.
+    Losses that rounding could make, below 1e-5 * max(1, |number|), are 0: a map must not show them as parts.
     """
     sides = picture.shape[-2:]
     if not 1 <= cells <= min(sides):

@@ -11,11 +11,11 @@ import torch
 
 from ..modeling_mm.core.modes import evaluating
 from . import methods
-from .explanation import Explanation, ItemWeights
-from .grids import KINDS, gathered, grid_of
+from .explanation import Explanation
 from .pixels import METHODS_OF_PIXELS, items_by_pixels
-from .placing import pixels_shape, place_of, views_of
-from .reading import Reading, Written, held_context, read_again, written_rows
+from .placing import items_of, views_of
+from .reading import Written, contexts_in, held_context, media_row, one_context, read_again, written_rows
+from .shares import contributions, kinds_in, shares_of, without
 from .words import Word, words_of
 
 METHODS = ("attention", "rollout", "grad", *METHODS_OF_PIXELS)
@@ -58,9 +58,10 @@ class MMExplaining:
             method: "attention", the mean of the weights with which the query that wrote the word read the context;
                 "rollout", through earlier tokens and the residual stream, too; "grad", weights times the gradient of
                 the word's log-probability; "occlusion", what that loses when a part of the picture is painted over
-                (squares of 2 x 2 of 64 parts); "integrated_gradients". The last two change pixel_values and read no
-                attention.
-            layers, heads: numbers of the layers that read the context, and of their heads; None: all. Of "attention"
+                (squares of 2 x 2 of 64 parts); "integrated_gradients". The last two change pixels and read no
+                attention; their shares say what each modality adds. Where a text encoder reads the media and the
+                decoder its states, the first two go on from these to what they read, and "grad" takes its weights.
+            layers, heads: numbers of the layers that read the media, and of their heads; None: all. Of "attention"
                 and "grad"; "rollout" takes heads.
             prompt_length: the first column to explain; None: after the prompt of inputs, or column 1.
         Raises: ValueError or TypeError for other input, or where no token of the context lies at one place, with the
@@ -69,6 +70,11 @@ class MMExplaining:
         model: Any = self
         if method not in METHODS:
             raise ValueError(f"method={method!r} must be one of {', '.join(METHODS)}")
+        if model.config.media_in_text and method not in METHODS_OF_PIXELS:
+            raise ValueError(
+                f"method={method!r} reads weights over a context, which media inside the text "
+                f"(fusion_order='in_text') do not have; accepted: {', '.join(METHODS_OF_PIXELS)}"
+            )
         written = written_rows(model, inputs, tokens, prompt_length)
         tokenizer = getattr(processor, "tokenizer", processor if hasattr(processor, "all_special_ids") else None)
         words = [words_of(ids, tokenizer, written.first) for ids in written.ids.tolist()]
@@ -84,12 +90,10 @@ class MMExplaining:
 def _by_weights(model, inputs, tokens, written: Written, words, views, method: str, layers, heads):
     """The methods that read the weights of attention."""
     flows: Any = None
-    embeds, held = None, None if method == "grad" else held_context(model, inputs, tokens)
+    held = None if method == "grad" else held_context(model, inputs, tokens)
     with torch.enable_grad() if method == "grad" else torch.no_grad():
-        if method == "grad":
-            embeds = model.get_input_embeddings()(written.ids[:, :-1]).detach().requires_grad_()
-        reading = read_again(model, inputs, written, held, embeds, own_contexts=method == "grad")
-        chosen, layers, heads = methods.choose(layers, heads, len(reading.crossed))
+        reading = read_again(model, inputs, written, held, own_contexts=method == "grad")
+        chosen, layers, heads = methods.choose(layers, heads, len(reading.of_media.weights))
         if method == "rollout" and layers is not None:
             raise ValueError("method='rollout' follows every layer: leave layers out")
         if method == "grad":
@@ -97,23 +101,27 @@ def _by_weights(model, inputs, tokens, written: Written, words, views, method: s
             columns = [_columns_of(words, number, written) for number in range(count)]
             flows = methods.by_gradient(reading, chosen, columns).transpose(0, 1).numpy(force=True) if count else flows
         else:
-            order = _order(model.config.text_config)
+            orders = [sublayers_of(config) for config in (model.config.text_config, model.config.reader)]
             flow = methods.by_attention(reading, chosen) if method == "attention" else None
-            flow = methods.by_rollout(reading, chosen, order) if flow is None else flow
+            flow = methods.by_rollout(reading, chosen, *orders) if flow is None else flow
             flows = flow.numpy(force=True)
+    all_sources = reading.of_media.sources
     found = []
     for row, own in enumerate(words):
         if method == "grad":
-            weights = flows[row, : len(own)] if own else np.zeros((0, reading.sources.shape[1]), np.float32)
+            weights = flows[row, : len(own)] if own else np.zeros((0, all_sources.shape[1]), np.float32)
         else:
             rows = [flows[row, [column - 1 for column in word.tokens]].mean(0) for word in own]
             weights = np.stack(rows) if rows else np.zeros((0, flows.shape[-1]), np.float32)
-        found.append(_explained(model.config, inputs, written, row, own, weights, reading, views, method))
+        sources = all_sources[int(reading.contexts[row])].numpy(force=True)
+        context = int(written.contexts[row])
+        items, shares = items_of(model.config, inputs, context, weights, sources, views)
+        found.append(_of_row(inputs, written, row, own, items, shares, method, views))
         found[-1].layers, found[-1].heads = layers, heads
     return found
 
 
-def _order(config: Any) -> list[str]:
+def sublayers_of(config: Any) -> list[str]:
     """The attention sublayers of a text stack: "self" and "cross"."""
     every = [name for number in range(config.num_hidden_layers) for name in config.sublayers(number)]
     return [name for name in every if name in ("self", "cross")]
@@ -128,34 +136,8 @@ def _columns_of(words: list[list[Word]], number: int, written: Written):
     return queries / queries.sum(1, keepdim=True).clamp(min=1), queries
 
 
-def _explained(
-    config, inputs, written: Written, row: int, words: list[Word], weights, reading: Reading, views, method
-):
-    """The Explanation of a row, of weights (W, S) over its context."""
-    context = int(written.contexts[row])
-    sources = reading.sources[context].numpy(force=True)
-    items, shares = [], {}
-    for kind in KINDS:
-        own = sources[sources[:, 0] == KINDS.index(kind)]
-        if not len(own):
-            continue
-        shares[kind] = weights[:, sources[:, 0] == KINDS.index(kind)].sum(1)
-        if kind == "text":
-            continue
-        for number in sorted(set(own[:, 1].tolist())):
-            length = int(own[own[:, 1] == number, 2].max()) + 1
-            grid = grid_of(config, kind, length, pixels_shape(inputs, kind))
-            of_item = gathered(weights, sources, kind, number, grid)
-            items.append(ItemWeights(kind, number, of_item, place_of(grid, inputs, kind, views, context, number)))
-    if not items:
-        raise ValueError(
-            "the decoder of this model reads the states of its text encoder, none of which lies at a place of a "
-            "picture; method='occlusion' and 'integrated_gradients' do without"
-        )
-    return _of_row(written, row, words, items, shares, method, views)
-
-
-def _of_row(written: Written, row: int, words: list[Word], items, shares, method: str, views) -> Explanation:
+def _of_row(inputs, written: Written, row: int, words: list[Word], items, shares, method: str, views) -> Explanation:
+    own = views[media_row(inputs, int(written.contexts[row]))] if views else []
     return Explanation(
         words=[word.text for word in words],
         tokens=[word.tokens for word in words],
@@ -163,7 +145,7 @@ def _of_row(written: Written, row: int, words: list[Word], items, shares, method
         items=items,
         shares=shares,
         method=method,
-        pictures=[picture for picture, _ in views[int(written.contexts[row])]] if views else [],
+        pictures=[picture for picture, _ in own],
     )
 
 
@@ -171,13 +153,24 @@ def _by_pixels(model, inputs, written: Written, words, views, method: str) -> li
     """The methods that change the pictures."""
     found = []
     for row, own in enumerate(words):
+        context = int(written.contexts[row])
 
         def numbers(media: dict[str, Any], row: int = row, own: list[Word] = own) -> torch.Tensor:
-            rows = written.repeated(row, len(media["pixel_values"]))
+            rows = written.repeated(row, contexts_in(media))
             log_probs = read_again(model, media, rows).log_probs
             columns = [log_probs[:, [column - 1 for column in word.tokens]].sum(1) for word in own]
             return torch.stack(columns, 1) if columns else log_probs[:, :0]
 
-        items = items_by_pixels(model.config, inputs, int(written.contexts[row]), numbers, views, method)
-        found.append(_of_row(written, row, own, items, {}, method, views))
+        def without_some(out: frozenset[str], numbers=numbers, context: int = context) -> torch.Tensor:
+            media = without(model.config, one_context(inputs, context), out - {"text"})
+            if "text" in out:
+                media["context_attention_mask"] = torch.zeros_like(media["context_input_ids"])
+            with torch.no_grad():
+                return numbers(media)[0]
+
+        items = items_by_pixels(model.config, inputs, context, numbers, views, method)
+        names = [*kinds_in(inputs), *(["text"] if inputs.get("context_input_ids") is not None else [])]
+        contributed = contributions(without_some, names)
+        found.append(_of_row(inputs, written, row, own, items, shares_of(contributed), method, views))
+        found[-1].contributions = contributed
     return found

@@ -77,6 +77,9 @@ class Explanation:
     items: the weights over each picture, video and sound of the row's context.
     shares: {"image", "video", "audio", "text": float32 (W,)}, the part of a word's weights on all tokens of that kind,
         CLS and registers among them; they add up to 1 for attention to a context.
+        Of methods that change pictures: the sizes of the contributions, made to add up to 1; text is the question.
+    contributions: {kind: float32 (W,)}, of those methods, what the word's number gains by each modality, negative
+        where it loses (Shapley values); they add up to number(everything) - number(nothing).
     method, layers, heads: how it was computed.
     """
 
@@ -88,6 +91,7 @@ class Explanation:
     method: str
     layers: list[int] | None = None
     heads: list[int] | None = None
+    contributions: dict[str, np.ndarray] = field(default_factory=dict)
     pictures: list[Any] = field(default_factory=list, repr=False)
     """The pictures as PIL images, if they were given."""
 
@@ -107,7 +111,10 @@ class Explanation:
         for item in self.items:
             if item.place is not None:
                 return item
-        raise ValueError("the row read no picture; see items for its sounds")
+        raise ValueError(
+            f"method={self.method!r} found no place in a picture; items holds the weights of sounds, if it gives any, "
+            "and contributions what each modality adds"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings, for JSON; without the pictures."""
@@ -119,6 +126,7 @@ class Explanation:
             "layers": self.layers,
             "heads": self.heads,
             "shares": {kind: share.tolist() for kind, share in self.shares.items()},
+            "contributions": {kind: value.tolist() for kind, value in self.contributions.items()},
             "items": [
                 {
                     "kind": item.kind,

@@ -37,6 +37,11 @@ def grid_of(config: Any, kind: str, tokens: int, pixels: torch.Size | None) -> G
         _check_places(config.audio_resampler_config, "audio")
         return Grid(0, (tokens,))
     _check_places(config.vision_resampler_config, "vision")
+    if config.image_newline:
+        raise ValueError(
+            "image_newline=True joins tiles to grids of many sizes, whose tokens are not placed on a picture; "
+            "method='occlusion' does without tokens"
+        )
     if kind == "image":
         return _patches(config, tokens, pixels)
     frames = pixels[2]

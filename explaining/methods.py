@@ -1,13 +1,16 @@
 """How much each token was read from each context token, by attention.
 
 R rows, T tokens, S context tokens, H heads, L layers that read the context. `chosen` is a function that takes the
-layers and heads that were asked for: L x (R, H, T, S) -> the same, fewer.
+layers and heads that were asked for: L x (n, H, ...) -> the same, fewer.
 
 attention   mean over layers and heads of the weights of the query that wrote the token
 rollout     the same, followed through the residual stream and through earlier tokens (Abnar and Zuidema 2020,
             arXiv:2005.00928), with half of each step kept
 grad        weights times the gradient of the word's log-probability, where positive (Chefer, Gur and Wolf 2021,
             arXiv:2103.15679; for cross-attention as in LAVIS)
+
+Where a text encoder stands between the media and the text, attention and rollout go on from its states to what these
+read, and grad takes its weights.
 """
 
 from collections.abc import Callable
@@ -16,6 +19,7 @@ from typing import Any
 import torch
 
 from .reading import Reading
+from .stacks import Stack, followed
 
 Weights = list[torch.Tensor]
 Chosen = Callable[[Weights], Weights]
@@ -23,44 +27,65 @@ Chosen = Callable[[Weights], Weights]
 
 def by_attention(reading: Reading, chosen: Chosen) -> torch.Tensor:
     """(R, T, S), each row adding up to 1 over the context, under "merged" to less: text is read with it."""
-    return _mean(chosen(reading.crossed))
+    if reading.encoder is None:
+        return _mean(chosen(reading.text.crossed))
+    inner = _mean(chosen(reading.encoder.crossed))[reading.contexts]
+    return followed(_mean(reading.text.crossed), reading.text.sources[reading.contexts], inner)
 
 
-def by_rollout(reading: Reading, chosen: Chosen, sublayers: list[str]) -> torch.Tensor:
+def by_rollout(reading: Reading, chosen: Chosen, sublayers: list[str], of_encoder: list[str]) -> torch.Tensor:
     """(R, T, S), each row adding up to 1.
 
     Args:
-        sublayers: those of the stack in their order, "self" and "cross"; without any "cross" self-attention reads the
-            context before the text.
+        sublayers: those of the text's stack in their order, "self" and "cross"; of_encoder: of the text encoder's.
+        chosen: takes heads only.
     """
-    crossed, own = iter(_heads(one) for one in chosen(reading.crossed)), iter(_heads(one) for one in reading.own)
-    flow: Any = torch.zeros_like(_heads(reading.crossed[0]))
+    flow = _rolled(reading.text, chosen, sublayers)
+    if reading.encoder is None:
+        return flow
+    inner = _rolled(reading.encoder, chosen, of_encoder)[reading.contexts]
+    flow = followed(flow, reading.text.sources[reading.contexts], inner)
+    return flow / flow.sum(-1, keepdim=True).clamp(min=1e-9)
+
+
+def _rolled(stack: Stack, chosen: Chosen, sublayers: list[str]) -> torch.Tensor:
+    """Through one stack. Without any "cross" self-attention reads the sources before the text."""
+    read = stack.crossed
+    crossed, own = iter(_heads(one) for one in chosen(read)), iter(_heads(one) for one in stack.own)
+    flow: Any = torch.zeros_like(_heads(read[0]))
     for sublayer in sublayers:
-        read = next(own) @ flow if sublayer == "self" else next(crossed)
+        step = next(own) @ flow if sublayer == "self" else next(crossed)
         if "cross" not in sublayers:
-            read = read + next(crossed)
-        flow = 0.5 * flow + 0.5 * read
+            step = step + next(crossed)
+        flow = 0.5 * flow + 0.5 * step
     return flow / flow.sum(-1, keepdim=True).clamp(min=1e-9)
 
 
 def by_gradient(reading: Reading, chosen: Chosen, columns: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """(W, R, S), of the n-th word of every row.
+    """(W, R, S), of the n-th word of every row. Each row has a context of its own.
 
     Args:
-        columns: of each word bool (R, T), the queries that wrote it, and the same as floats that are summed.
+        columns: of each word (R, T), what each query counts as, and the same without a mean.
     """
-    crossed = chosen(reading.crossed)
     found = []
     for number, (queries, weight) in enumerate(columns):
-        score = (reading.log_probs * weight).sum()
-        keep = number < len(columns) - 1
-        gradients = torch.autograd.grad(score, crossed, retain_graph=keep, allow_unused=True)
-        parts = [
-            (one.detach() * grad).clamp(min=0) if grad is not None else torch.zeros_like(one)
-            for one, grad in zip(crossed, gradients, strict=True)
-        ]
-        found.append((_mean(parts) * queries[..., None]).sum(1))
+        scores = (reading.log_probs * weight).sum(1)
+        told = of_gradient(scores, reading.of_media, chosen, keep=number < len(columns) - 1)
+        # A text encoder is read whole by every word: its tokens are summed.
+        found.append(told.sum(1) if reading.encoder is not None else (told * queries[..., None]).sum(1))
     return torch.stack(found)
+
+
+def of_gradient(scores: torch.Tensor, stack: Stack, chosen: Chosen, keep: bool = False) -> torch.Tensor:
+    """(R, T, S): weights times the gradient of each row's score, where positive; the mean over layers and heads."""
+    weights = chosen(stack.weights)
+    gradients = torch.autograd.grad(scores.sum(), weights, retain_graph=keep, allow_unused=True)
+    return _mean(
+        [
+            stack.cut((one.detach() * grad).clamp(min=0) if grad is not None else torch.zeros_like(one))
+            for one, grad in zip(weights, gradients, strict=True)
+        ]
+    )
 
 
 def _heads(weights: torch.Tensor) -> torch.Tensor:

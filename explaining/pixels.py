@@ -1,4 +1,4 @@
-"""Each picture of a context, explained by changing it: of words, classes or pairs.
+"""Each picture and video of a context, explained by changing it: of words, classes or pairs.
 
 N pictures per context, W numbers of a row.
 """
@@ -10,9 +10,10 @@ import torch
 
 from .changed_pictures import CELLS, integrated_gradients, lost_by_occlusion
 from .explanation import ItemWeights
-from .grids import Grid
+from .grids import PIXELS, Grid
 from .placing import patches_shape, pixels_shape, place_of
-from .reading import media_in
+from .reading import media_row, one_context
+from .shares import kinds_in
 
 METHODS_OF_PIXELS = ("occlusion", "integrated_gradients")
 
@@ -22,48 +23,57 @@ NumbersOfMedia = Callable[[dict[str, Any]], torch.Tensor]  # media of n contexts
 def items_by_pixels(
     config: Any, inputs: Mapping[str, Any], context: int, numbers: NumbersOfMedia, views: list, method: str
 ) -> list[ItemWeights]:
-    """The weights (W, rows, columns), not negative, of each picture of a context.
+    """The weights, not negative, of each picture (W, rows, columns) and video (W, frames, rows, columns) of a context.
+
+    A video is changed one frame at a time. No items where the media have no pixels: sounds and ready tower output.
 
     Args:
         numbers: gives those of a row, with each of n contexts in place of its own.
     """
-    if not torch.is_tensor(inputs.get("pixel_values")):
-        raise ValueError("inputs holds no pixel_values, which this method changes; use method='attention'")
-    shape: Any = pixels_shape(inputs, "image")
-    mask = inputs.get("pixel_attention_mask")
-    items = []
-    for number in range(shape[1]):
-        if mask is not None and mask.ndim >= 2 and not bool(mask[context].reshape(shape[1], -1)[number].any()):
-            continue  # absent
-        pixels, media = _media_of(inputs, context)
-
-        def of_picture(changed: torch.Tensor, number: int = number, pixels=pixels, media=media) -> torch.Tensor:
-            own = pixels.expand(len(changed), *pixels.shape[1:]).clone()
-            own[:, number] = changed
-            others = {
-                name: value.expand(len(changed), *value.shape[1:]) if torch.is_tensor(value) else value
-                for name, value in media.items()
-            }
-            return numbers({**others, "pixel_values": own})
-
-        if method == "occlusion":
-            cells = (CELLS, CELLS)
-            weights = lost_by_occlusion(of_picture, pixels[0, number])
-        else:
-            cells = patches_shape(config, inputs) or (CELLS, CELLS)
-            weights = integrated_gradients(of_picture, pixels[0, number], cells)
-        grid = Grid(0, cells, (shape[-2] / cells[0], shape[-1] / cells[1]))
-        place = place_of(grid, inputs, "image", views, context, number)
-        items.append(ItemWeights("image", number, weights.clamp(min=0).float().numpy(force=True), place))
+    kinds = [kind for kind, name in PIXELS.items() if torch.is_tensor(inputs.get(name))]
+    if not kinds_in(inputs):
+        raise ValueError(f"inputs holds no media, which this method changes or leaves out; got {sorted(inputs)}")
+    items, row = [], media_row(inputs, context)
+    for kind in kinds:
+        name, shape = PIXELS[kind], pixels_shape(inputs, kind)
+        assert shape is not None
+        mask = inputs.get("pixel_attention_mask" if kind == "image" else "video_attention_mask")
+        patches = patches_shape(config, inputs, kind) or (CELLS, CELLS)
+        whole = inputs[name][row].reshape(shape[1:])
+        for number in range(shape[1]):
+            there = None if mask is None else mask[row].reshape(shape[1], -1)[number].bool()
+            if there is not None and not bool(there.any()):
+                continue  # absent
+            frames = [(number,)] if kind == "image" else [(number, frame) for frame in range(shape[2])]
+            found = []
+            for place in frames:
+                of_frame = _numbers_of(numbers, one_context(inputs, context), name, whole, place)
+                if kind == "video" and there is not None and not bool(there[place[-1]]):
+                    found.append(torch.zeros_like(found[0]))  # padding, after the frames that are there
+                elif method == "occlusion":
+                    found.append(lost_by_occlusion(of_frame, whole[place], CELLS if kind == "image" else CELLS // 2))
+                else:
+                    found.append(integrated_gradients(of_frame, whole[place], patches))
+            weights = found[0] if kind == "image" else torch.stack(found, 1)
+            cells = weights.shape[1:]
+            grid = Grid(0, tuple(cells), (shape[-2] / cells[-2], shape[-1] / cells[-1]))
+            where = place_of(grid, inputs, kind, views, context, number)
+            items.append(ItemWeights(kind, number, weights.clamp(min=0).float().numpy(force=True), where))
     return items
 
 
-def _media_of(inputs: Mapping[str, Any], context: int) -> tuple[torch.Tensor, dict[str, Any]]:
-    """pixel_values (1, N, C, H, V) of a context, and its other media."""
-    media = {
-        name: value[context : context + 1] if torch.is_tensor(value) else value
-        for name, value in media_in(inputs).items()
-        if name not in ("pixel_values", "media_index")
-    }
-    own = inputs["pixel_values"][context : context + 1]
-    return own if own.ndim == 5 else own[:, None], media
+def _numbers_of(
+    numbers: NumbersOfMedia, media: dict[str, Any], name: str, whole: torch.Tensor, place: tuple[int, ...]
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Of n pictures (n, C, H, V) in one place of the media of a context, (N, ..., C, H, V)."""
+
+    def of_changed(changed: torch.Tensor) -> torch.Tensor:
+        own = whole.expand(len(changed), *whole.shape).clone()
+        own[(slice(None), *place)] = changed
+        others = {
+            key: value.expand(len(changed), *value.shape[1:]) if torch.is_tensor(value) else value
+            for key, value in media.items()
+        }
+        return numbers({**others, name: own})
+
+    return of_changed

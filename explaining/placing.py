@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
-from .explanation import Place
-from .grids import PIXELS, Grid
+from .explanation import ItemWeights, Place
+from .grids import KINDS, PIXELS, Grid, gathered, grid_of
+from .reading import media_row
 
 
 def pixels_shape(inputs: Mapping[str, Any], kind: str) -> torch.Size | None:
@@ -20,9 +22,9 @@ def pixels_shape(inputs: Mapping[str, Any], kind: str) -> torch.Size | None:
     return pixels.shape if pixels.ndim == usual else torch.Size((len(pixels), 1, *pixels.shape[1:]))
 
 
-def patches_shape(config: Any, inputs: Mapping[str, Any]) -> tuple[int, int] | None:
+def patches_shape(config: Any, inputs: Mapping[str, Any], kind: str) -> tuple[int, int] | None:
     """Rows and columns of an MM tower's patches."""
-    pixels, tower = pixels_shape(inputs, "image"), config.vision_config
+    pixels, tower = pixels_shape(inputs, kind), config.vision_config
     assert pixels is not None
     if hasattr(tower, "grid"):
         return tower.grid(pixels[-2]), tower.grid(pixels[-1])
@@ -57,7 +59,36 @@ def place_of(grid: Grid, inputs, kind: str, views, context: int, number: int) ->
     pixels = pixels_shape(inputs, kind)
     assert pixels is not None
     height, width = grid.cell
-    if kind != "image" or not views or number >= len(views[context]):
+    own = views[media_row(inputs, context)] if views else []
+    if kind != "image" or number >= len(own):
         return Place(0.0, 0.0, width, height, pixels[-1], pixels[-2])
-    picture, view = views[context][number]
+    picture, view = own[number]
     return Place(view.left, view.top, width * view.across, height * view.down, *picture.size)
+
+
+def items_of(
+    config: Any, inputs: Mapping[str, Any], context: int, weights: np.ndarray, sources: np.ndarray, views: list
+) -> tuple[list[ItemWeights], dict[str, np.ndarray]]:
+    """Weights (W, S) over the tokens of a context, with sources (S, 3), by item; and the shares (W,) of each kind.
+
+    Raises: ValueError where no token lies at a place.
+    """
+    items, shares = [], {}
+    for kind in KINDS:
+        own = sources[sources[:, 0] == KINDS.index(kind)]
+        if not len(own):
+            continue
+        shares[kind] = weights[:, sources[:, 0] == KINDS.index(kind)].sum(1)
+        if kind == "text":
+            continue
+        for number in sorted(set(own[:, 1].tolist())):
+            length = int(own[own[:, 1] == number, 2].max()) + 1
+            grid = grid_of(config, kind, length, pixels_shape(inputs, kind))
+            of_item = gathered(weights, sources, kind, number, grid)
+            items.append(ItemWeights(kind, number, of_item, place_of(grid, inputs, kind, views, context, number)))
+    if not items:
+        raise ValueError(
+            "the decoder of this model reads one vector of its text encoder, which lies at no place of a picture; "
+            "method='occlusion' and 'integrated_gradients' do without"
+        )
+    return items, shares

@@ -22,7 +22,7 @@ def plot_explanation(explanation: Explanation, path: Any = None, *, item: int = 
     Args:
         path: a file to write, .png, .svg or .pdf by its name; None: only the figure.
         item: which of explanation.items, its pictures, videos and sounds.
-        columns: panels beside each other; None: up to 6.
+        columns: panels in a row; None: up to 6.
     Returns: the matplotlib Figure.
     Raises: ModuleNotFoundError where matplotlib is not installed; ValueError for no words, or no such item.
     """
@@ -30,6 +30,8 @@ def plot_explanation(explanation: Explanation, path: Any = None, *, item: int = 
         raise ModuleNotFoundError(HOW, name="matplotlib")
     if not explanation.words:
         raise ValueError("the explanation has no words to draw")
+    if not explanation.items:
+        raise ValueError(f"method={explanation.method!r} gave no items to draw; read its contributions instead")
     if not 0 <= item < len(explanation.items):
         raise ValueError(f"item={item} must be in 0..{len(explanation.items) - 1}, the items of the explanation")
     of_item = explanation.items[item]

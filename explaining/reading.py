@@ -12,8 +12,10 @@ from transformers.cache_utils import DynamicCache
 from ..modeling_mm.core.cache import MMCache
 from ..modeling_mm.core.context_rows import MMRows
 from ..modeling_mm.core.fingerprint import fingerprint
-from ..modeling_mm.core.inputs_outputs import MediaInputs
-from ..modeling_mm.fusion.context import as_context, taken
+from ..modeling_mm.core.input_checks import MEDIA_INPUTS
+from ..modeling_mm.core.inputs_outputs import CONTEXT_TEXT, MediaInputs
+from ..modeling_mm.fusion.context import as_context
+from .stacks import Stack, encoded_context, stack_of
 
 
 class Written(NamedTuple):
@@ -35,13 +37,18 @@ class Written(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What the pass gave: log_probs (R, T - 1), of each token after the first; sources (B, S, 3); of each layer that
-    reads the context crossed (R, H, T - 1, S), and of each self-attention layer own (R, H, T - 1, T - 1)."""
+    """What the pass gave: log_probs (R, T - 1), of each token after the first; what the text read of its contexts;
+    what a text encoder before it read of the media; and which context of the two each row has, int64 (R,)."""
 
     log_probs: torch.Tensor
-    sources: torch.Tensor
-    crossed: list[torch.Tensor]
-    own: list[torch.Tensor]
+    text: Stack
+    encoder: Stack | None
+    contexts: torch.Tensor
+
+    @property
+    def of_media(self) -> Stack:
+        """The stack that reads the media: the text encoder, where there is one between them and the text."""
+        return self.text if self.encoder is None else self.encoder
 
 
 def written_rows(model: Any, inputs: Mapping[str, Any], tokens: Any, prompt_length: int | None) -> Written:
@@ -94,6 +101,26 @@ def contexts_in(inputs: Mapping[str, Any]) -> int:
     raise ValueError("inputs holds no picture, video, sound or encoder_outputs, so there is nothing to explain by")
 
 
+def one_context(inputs: Mapping[str, Any], context: int) -> dict[str, Any]:
+    """The media and context text of one context, as a batch of one."""
+    place = media_row(inputs, context)
+    rows = dict.fromkeys(MediaInputs.__annotations__, place) | dict.fromkeys(CONTEXT_TEXT, context)
+    media = {name: value for name, value in media_in(inputs).items() if name != "media_index"}
+    return {
+        name: value[rows[name] : rows[name] + 1] if torch.is_tensor(value) else value for name, value in media.items()
+    }
+
+
+def media_row(inputs: Mapping[str, Any], context: int) -> int:
+    """Which row of the media a context has: its own, or that of its context text."""
+    media = next((len(inputs[name]) for name in MEDIA_INPUTS if inputs.get(name) is not None), None)
+    if inputs.get("context_input_ids") is None or media is None:
+        return context
+    if inputs.get("media_index") is not None:
+        return int(inputs["media_index"][context])
+    return context * media // len(inputs["context_input_ids"])
+
+
 def media_in(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: inputs[name] for name in MediaInputs.__annotations__ if inputs.get(name) is not None}
 
@@ -104,8 +131,10 @@ def held_context(model: Any, inputs: Mapping[str, Any], tokens: Any) -> MMCache 
     Raises: ValueError if they are those of other media.
     """
     cache = getattr(tokens, "past_key_values", None)
-    ranges = inputs.get("context_ranges") is not None
-    if ranges or not isinstance(cache, MMCache) or not cache.holds_context or cache.token_sources is None:
+    encoded = model.config.media_cross and inputs.get("context_input_ids") is not None  # what it read is not kept
+    if encoded or inputs.get("context_ranges") is not None:
+        return None
+    if not isinstance(cache, MMCache) or not cache.holds_context or cache.token_sources is None:
         return None
     seen = fingerprint(media_in(inputs), inputs.get("encoder_outputs"))
     if seen is not None and cache.fingerprint not in (None, seen):
@@ -114,24 +143,24 @@ def held_context(model: Any, inputs: Mapping[str, Any], tokens: Any) -> MMCache 
 
 
 def read_again(
-    model: Any, inputs: Mapping[str, Any], written: Written, held: MMCache | None = None, embeds: Any = None,
+    model: Any,
+    inputs: Mapping[str, Any],
+    written: Written,
+    held: MMCache | None = None,
     own_contexts: bool = False,
-) -> Reading:  # fmt: skip
+) -> Reading:
     """Runs the rows once, with attention computed in the open for this call only.
 
     Args:
         held: reads the contexts that it holds, and encodes none.
-        embeds: (R, T - 1, D) instead of the ids, for gradients.
         own_contexts: copies the context of each row, so that the weights are those that gradients flow through.
     """
     text: dict[str, Any] = {"past_key_values": None, "use_cache": True}
-    config = model.config.text_config
+    config, index, encoder = model.config.text_config, written.contexts, None
     if held is None:
-        media = media_in(inputs)
-        context = model.model.context_of(inputs.get("encoder_outputs"), inputs.get("encoder_attention_mask"), **media)
-        index = written.contexts
+        context, encoder = encoded_context(model, inputs, index if own_contexts else None)
         if own_contexts:
-            context, index = taken(context, index), torch.arange(len(index), device=index.device)
+            index = torch.arange(len(index), device=index.device)
         text |= {"encoder_outputs": context, "context_index": index}
         if inputs.get("context_ranges") is not None:
             ranges = inputs["context_ranges"]
@@ -146,20 +175,10 @@ def read_again(
         text["past_key_values"], sources = cache, held.token_sources
     if sources is None:
         raise ValueError("encoder_outputs does not say what its tokens are of; give what encode_context() returned")
-    if embeds is None:
-        text["input_ids"] = written.ids[:, :-1]
-    else:
-        text["inputs_embeds"] = embeds
+    text["input_ids"] = written.ids[:, :-1]
     for name, value in (("attention_mask", written.mask), ("token_type_ids", written.types)):
         if value is not None:
             text[name] = value[:, :-1]
     output = model(**text, output_attentions=True, return_dict=True)
     log_probs = output.logits.float().log_softmax(-1).gather(-1, written.ids[:, 1:, None])[..., 0]
-    own: list[Any] = list(output.attentions or ())
-    if output.cross_attentions:
-        crossed: list[Any] = list(output.cross_attentions)
-    else:  # media before the text, in its own attention
-        size = sources.shape[1]
-        crossed = [weights[..., :size] for weights in own]
-        own = [weights[..., size:] for weights in own]
-    return Reading(log_probs, sources, crossed, own)
+    return Reading(log_probs, stack_of(output, sources, written.ids.shape[1] - 1), encoder, index)

@@ -15,7 +15,7 @@ from .checks import MAX_HEAD_DIM, check_inputs, check_values
 from .interpreter import HAS_TRITON, IS_INTERPRETED
 from .reference import Attended, empty_states, reference_attention, reference_backward
 
-__all__ = ["MAX_HEAD_DIM", "attend", "flash_cross_attention", "runs_kernels"]
+__all__ = ["MAX_HEAD_DIM", "attend", "attend_with_lse", "flash_cross_attention", "runs_kernels"]
 
 KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 # Triton's interpreter adds and multiplies the bit patterns of bf16 as integers, and cuts off where it should round.
@@ -115,9 +115,22 @@ def attend(
 
     A model calls this at every decode step, where waiting for the device would cost more than the attention.
     """
+    return attend_with_lse(query, key, value, key_lengths, row_ranges, cu_rows, scale)[0]
+
+
+def attend_with_lse(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_lengths: Tensor | None = None,
+    row_ranges: Tensor | None = None,
+    cu_rows: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As `attend`; and lse float32 (B, H, M), for a caller that merges it with attention over other keys."""
     scale = check_inputs(query, key, value, key_lengths, None, row_ranges, cu_rows, scale)
     lengths, ranges, cu_rows = map(_int32, (key_lengths, row_ranges, cu_rows))
-    return torch.ops.mm.cross_attention_forward(query, key, value, lengths, None, ranges, cu_rows, scale)[0]
+    return torch.ops.mm.cross_attention_forward(query, key, value, lengths, None, ranges, cu_rows, scale)
 
 
 def _int32(values: Tensor | None) -> Tensor | None:

@@ -21,6 +21,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration.checks.fields import REPRESENTATION_FUSIONS
 from ..configuration.mm import MMConfig
+from .core.attention import weights_of
 from .core.base import MMPreTrainedModel
 from .core.cache import MMCache, held_text, weights_mark
 from .core.context_rows import MMRows
@@ -37,9 +38,11 @@ from .core.inputs_outputs import (
     reject_unknown,
     takes,
 )
+from .core.placed import MMPlaced, check_no_placeholders
 from .core.prefix import MMPrefix, hold_prefix
-from .fusion.context import as_context, check_sources, context_output, join, plan_rows, text_context
+from .fusion.context import as_context, check_sources, context_output, join, placed_media, plan_rows, text_context
 from .fusion.fusions import build_fusion, modality_vectors, text_vectors
+from .fusion.grids import join_tiles
 from .fusion.media_encoder import (
     MMFeatures,
     MMResampler,
@@ -49,6 +52,7 @@ from .fusion.media_encoder import (
     build_slots,
     join_frames,
     resample,
+    shuffle_pixels,
     warn_of_lost_order,
 )
 from .towers.any_tower import build_tower, run_tower
@@ -79,14 +83,15 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         vision, audio = config.vision_config is not None, config.audio_config is not None
         self.vision_tower = build_tower(config.vision_config, config.vision_feature_layer) if vision else None
         self.vision_resampler = self._resampler("vision")
-        self.vision_projector = self._projector("vision")
+        self.vision_projector = build_projector(config, "vision")
         self.audio_tower = build_tower(config.audio_config) if audio else None
         self.audio_resampler = self._resampler("audio")
-        self.audio_projector = self._projector("audio")
+        self.audio_projector = build_projector(config, "audio")
         self.image_slots = build_slots(config.max_images, vision and config.vision_size)
         self.frame_slots = build_slots(config.max_frames, vision and config.vision_size)
         self.frame_layers = build_frame_layers(config)
         self.clip_slots = build_slots(config.max_clips, audio and config.audio_size)
+        self.image_newline = nn.Parameter(torch.zeros(config.media_width)) if config.image_newline else None
         self.modalities = list(config.modalities or ())
         kinds = len(self.modalities) if config.modality_embeddings else 0
         self.modality_embedding = nn.Embedding(kinds, config.media_width) if kinds else None
@@ -100,13 +105,6 @@ class MMModel(MMFeatures, MMPreTrainedModel):
     def _resampler(self, side: str) -> nn.Module | None:
         config = getattr(self.config, f"{side}_resampler_config")
         return None if config is None else MMResampler(config, getattr(self.config, f"{side}_size"))
-
-    def _projector(self, side: str) -> nn.Module | None:
-        if getattr(self.config, f"{side}_config") is None:
-            return None
-        resampler = getattr(self.config, f"{side}_resampler_config")
-        width = getattr(self.config, f"{side}_size") if resampler is None else resampler.hidden_size
-        return build_projector(self.config, width)
 
     def tower_reads(self, side: str) -> dict[str, Any]:
         """Which of a tower's states are read."""
@@ -169,7 +167,8 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         if context is not None:
             output.context_hidden_states = context.last_hidden_state
             output.context_attention_mask = context.attention_mask
-            if rows is not None and isinstance(output.past_key_values, MMCache):
+            in_text = self.config.media_in_text
+            if rows is not None and isinstance(output.past_key_values, MMCache) and not in_text:
                 output.past_key_values.rows = rows
                 output.past_key_values.token_sources = context.token_sources
         if output.past_key_values is not None and not torch.compiler.is_compiling():
@@ -214,20 +213,24 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         if not given:
             return None
         items = [self._encode(one, interpolate) for one in check_media(self.config, given, bool_masked_pos)]
+        items = [self._with_grids(one, given.get("image_grids")) for one in items]
         context = join(items) if items else None
         if "context_input_ids" in given:
-            context = self._read_context_text(context, *(given.get(name) for name in CONTEXT_TEXT))
+            context = self.read_context_text(context, *(given.get(name) for name in CONTEXT_TEXT))
         return context
 
     def _encode(self, items: MediaItems, interpolate: bool) -> MediaItems:
         """Items of one kind -> tokens (B, N, S, Dc): tower, item numbers, resampler, projector, modality embedding."""
         side, slots = SIDES[items.kind]
         tower, resampler, projector = (getattr(self, f"{side}_{part}") for part in ("tower", "resampler", "projector"))
-        items = run_tower(tower, items, interpolate_pos_encoding=interpolate, **self.tower_reads(side))
+        given, items = items, run_tower(tower, items, interpolate_pos_encoding=interpolate, **self.tower_reads(side))
         if getattr(self, slots) is not None:
             items = add_numbers(items, getattr(self, slots))
         if items.kind == "video":
             items = items if self.frame_layers is None else self.frame_layers(items)
+        if side == "vision" and self.config.pixel_shuffle > 1:
+            items = shuffle_pixels(items, self.config, given)
+        if items.kind == "video":
             items = join_frames(items, self.config.video_pooling)
         items = items._replace(values=items.values.to(self.dtype))
         if resampler is None:
@@ -239,10 +242,25 @@ class MMModel(MMFeatures, MMPreTrainedModel):
             items = items._replace(values=items.values + self.modality_embedding(number))
         return items
 
-    def _read_context_text(
-        self, media: MMContextOutput | None, context_input_ids, context_attention_mask, media_index
-    ):
-        """Context text (Bc, Tc), joined with the media in the text encoder -> the context of the decoder."""
+    def _with_grids(self, items: MediaItems, grids: torch.Tensor | None) -> MediaItems:
+        if self.image_newline is None and grids is None:
+            return items
+        if self.image_newline is None or grids is None:
+            raise ValueError(
+                f"image_grids {'was not' if grids is None else 'was'} given, and "
+                f"image_newline={self.config.image_newline}: they say how the tiles of pictures stand, as the "
+                "processor gives them"
+            )
+        rows, columns = (side // self.config.pixel_shuffle for side in self.config.vision_config.patch_grid)
+        return join_tiles(items, grids, self.image_newline, (rows, columns))
+
+    def read_context_text(
+        self, media: MMContextOutput | None, context_input_ids, context_attention_mask, media_index, **states
+    ) -> MMContextOutput:
+        """Context text (Bc, Tc), joined with the media in the text encoder -> the context of the decoder.
+
+        `states` says which states of the text encoder are wanted, as in forward; they are in its text_output.
+        """
         ids, mask = context_input_ids, context_attention_mask
         check_text(self._reader().config, ids, None, mask, read_values=self.config.check_inputs, prefix="context_")
         rows = None
@@ -250,7 +268,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
             rows = MMRows(ids.shape[0], media.last_hidden_state.shape[0], media_index, name="media_index")
         elif media_index is not None:
             raise ValueError("media_index was given, but there are no media for the context text to read")
-        output: Any = self.read(media, rows, input_ids=ids, attention_mask=mask)
+        output: Any = self.read(media, rows, input_ids=ids, attention_mask=mask, **states)
         if self.config.fusion_type in REPRESENTATION_FUSIONS:  # a context of one token
             return text_context(output.pooler_output[:, None], None, output, media, rows)
         return text_context(output.last_hidden_state, mask, output, media, rows)
@@ -266,12 +284,12 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         joined = self._JOINED[self.config.fusion_type]
         return joined(self, self._reader(), media, rows, {**self._both_ways(text), "return_dict": True})
 
-    def read_alone(self, states: dict | None = None, **text) -> MMModelOutput:
+    def read_without_media(self, states: dict | None = None, **text) -> MMModelOutput:
         """A text by that stack, past every fusion; `states` says which states are wanted, as in forward."""
         stack = self._reader()
         check_text(stack.config, inputs_embeds=None, read_values=self.config.check_inputs, **text)
         if stack.unimodal is not None:
-            return stack.read_alone(**text, **(states or {}))
+            return stack.read_without_media(**text, **(states or {}))
         length = text["input_ids"].shape[1]
         if not any((states or {}).values()):
             text = without_padding(text)
@@ -306,6 +324,8 @@ class MMModel(MMFeatures, MMPreTrainedModel):
     def _merged(self, stack: MMTextModel, context, rows, text: dict) -> MMModelOutput:
         """Media and text in one sequence; with a cache the media run once per context, and the text after them."""
         text.pop("context_ranges", None)
+        if self.config.media_in_text:
+            return stack(placed=self._placed(context, rows, text), **text)
         if context is None:
             return stack(**text)
         config, states, mask = self.config, context.last_hidden_state, context.attention_mask
@@ -318,6 +338,22 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         hold_prefix(stack, MMPrefix(states, mask, *settings), rows, cache)
         return stack(**{**text, "past_key_values": cache})
 
+    def _placed(self, context: MMContextOutput | None, rows: MMRows | None, text: dict) -> MMPlaced | None:
+        """The media for the placeholders of a text. With a cache that holds the first tokens of it, for the rest of
+        them; a token that was written is none of them."""
+        cache, ids = text.get("past_key_values"), self.config.placeholder_ids
+        past = cache is not None and bool(cache.get_seq_length())
+        if context is None or rows is None:
+            if not past:
+                check_no_placeholders(text.get("input_ids"), ids, text.get("attention_mask"))
+            return None
+        if text.get("input_ids") is None:
+            raise ValueError(
+                "inputs_embeds came with media that stand inside the text: pass input_ids with their placeholders, or "
+                "embeddings that hold the media already, without media"
+            )
+        return placed_media(context, rows, ids, "last" if past else "all")
+
     def _co_attended(self, stack: MMTextModel, context, rows, text: dict) -> MMModelOutput:
         """Text states and media, each attending to the other; a text without media only runs through its layers."""
         text.pop("context_ranges", None)
@@ -326,14 +362,17 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         if context is not None:
             media = rows.per_row(context.last_hidden_state)
             media_mask = None if context.attention_mask is None else rows.per_row(context.attention_mask)
-        mask = text.get("attention_mask")
-        states, media = self.fusion(output.last_hidden_state, mask, media, media_mask)
+        mask, asked = text.get("attention_mask"), text.get("output_attentions")
+        with weights_of([layer.cross_attn for layer in self.fusion.text_layers] if asked else []) as weights:
+            states, media = self.fusion(output.last_hidden_state, mask, media, media_mask, output_attentions=asked)
+        if weights:
+            output.cross_attentions = tuple(weights)
         output.last_hidden_state, output.context_hidden_states = states, media
         if text.get("pooled", True):
             output.pooler_output = stack.pooler(states, mask, text.get("input_ids"))
         return output
 
-    def _beside_vectors(self, stack: MMTextModel, context, rows, text: dict) -> MMModelOutput:
+    def _pooled_vectors(self, stack: MMTextModel, context, rows, text: dict) -> MMModelOutput:
         """The text without media, and one vector of each modality."""
         text.pop("context_ranges", None)
         output = stack(**text)
@@ -347,7 +386,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
 
     def _fused_vectors(self, *joined) -> MMModelOutput:
         """One vector, computed from those of all modalities."""
-        output = self._beside_vectors(*joined)
+        output = self._pooled_vectors(*joined)
         output.pooler_output = self.fusion(output.modality_embeds, output.modality_present)
         return output
 
@@ -356,8 +395,8 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         "co_attention": _co_attended,
         "merged": _merged,
         **dict.fromkeys(REPRESENTATION_FUSIONS, _fused_vectors),
-        "decision": _beside_vectors,
-        "none": _beside_vectors,
+        "decision": _pooled_vectors,
+        "none": _pooled_vectors,
     }
 
     def check_unchanged(self) -> None:

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from .media import KEYS
+from .pairing import Samples
 from .token_rows import IGNORED_LABEL, pad_id, pad_rows
 
 # The columns of a sample that hold one medium and several, by the name of the processor's argument.
 MEDIA_OF = {"images": ("image", "images"), "videos": ("video", "videos"), "audio": ("audio", "audios")}
+MEDIA_VALUES = (*KEYS.values(), "visual_embeds")
 
 
 def sources_of(index: int, sample: Mapping[str, Any]) -> dict[str, list]:
@@ -93,6 +96,18 @@ def label_tensor(labels: list, counts: list[int]) -> torch.Tensor:
     values = np.asarray(rows)
     whole = values.ndim == 1 and values.dtype.kind in "iub"
     return torch.from_numpy(values.astype(np.int64 if whole else np.float32))
+
+
+def row_index(batch: dict, media: list[int], held: int, counts: list[int], paired: Samples) -> dict[str, torch.Tensor]:
+    """media_index or context_index, where it is not 0..B-1; `media`: the row of its media for each sample."""
+    rows = next((len(batch[key]) for key in MEDIA_VALUES if key in batch), 0)
+    if not rows:
+        return {}
+    name, times = "context_index", counts
+    if paired.contexts is not None:
+        name, times = "media_index", [len(texts) for texts in paired.contexts]
+    index = np.repeat(media, times) * (rows == held)  # a blank stands for all
+    return {} if np.array_equal(index, np.arange(rows)) else {name: torch.from_numpy(index)}
 
 
 def stacked(name: str, values: list[torch.Tensor]) -> torch.Tensor:

@@ -16,6 +16,30 @@ SOURCES = {
     "audio": ("audio", "url", "path"),
 }
 
+# For language models without a chat template: LLaVA's of the Vicuna, without its opening sentence. What asks for an
+# answer ends without a space: in most vocabularies the space is the first letter of the answer's first token.
+PLAIN_CHAT = (
+    "{% for message in messages %}{% if message['role'] == 'system' %}{{ message['content'] }} "
+    "{% elif message['role'] == 'user' %}USER: {{ message['content'] }} "
+    "{% else %}ASSISTANT: {{ message['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+# Blocks become the text that a template of a language model takes, media as placeholders on lines of their own.
+_FLAT = (
+    "{%- set ns = namespace(flat=[], text='') -%}{%- for message in messages -%}"
+    "{%- if message['content'] is string -%}{%- set ns.text = message['content'] -%}{%- else -%}"
+    "{%- set ns.text = '' -%}{%- for block in message['content'] -%}"
+    "{%- if block['type'] in places -%}{%- set ns.text = ns.text + places[block['type']] + '\n' -%}"
+    "{%- else -%}{%- set ns.text = ns.text + block['text'] -%}{%- endif -%}{%- endfor -%}{%- endif -%}"
+    "{%- set ns.flat = ns.flat + [dict(message, content=ns.text)] -%}{%- endfor -%}"
+    "{%- set messages = ns.flat -%}"
+)
+
+
+def with_places(template: str, tokens: dict[str, str]) -> str:
+    """A chat template of a language model that also takes blocks, media among them: {kind: its placeholder}."""
+    return "{%- set places = " + repr(dict(tokens)) + " -%}" + _FLAT + template
+
 
 def unlisted_tokens(tokenizer: Any) -> list[str]:
     """Special tokens that Transformers does not look for in messages: not added as special ones (ByT5's pad)."""

@@ -11,35 +11,39 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, cast
 
-import numpy as np
 import torch
 
 from .augmenting import Augment, MediaAugmentation, told_of_each
 from .batches import (
     MEDIA_COLUMNS,
     MEDIA_OF,
+    MEDIA_VALUES,
     READY_COLUMNS,
     column,
     label_tensor,
     media_key,
+    row_index,
     sources_of,
     stack_ready,
     texts,
     texts_under,
 )  # fmt: skip
 from .call_options import check_choice
+from .chat_labels import chat_batch
 from .columns import check_columns, check_nothing_lost, check_spelling, renamed, unknown_columns
 from .epochs import Asked, Passes, warn_of_no_labels, who_asks
 from .feature_store import FeatureStore, check_whole_pictures
 from .images.limits import ON_ERROR, MediaDecodeError
 from .masking import mask_patches, mask_tokens
-from .media import KEYS, blank_media, media_tensors, read_media
+from .media import blank_media, media_tensors, read_media
 from .pairing import Samples, pair_samples
+from .placeholders import BY_TOOLS
 from .processor import MMProcessor
+from .row_faults import sample_title, sound_rows
 from .sample_seeds import Draws, sample_names, sample_rng  # noqa: F401  found here by callers of `augment`
 
-MEDIA_VALUES = (*KEYS.values(), "visual_embeds")
-SAMPLE_COLUMNS = (*(name for own in MEDIA_OF.values() for name in own), "text", "suffix", "context_text", "label")
+TEXT_COLUMNS = ("text", "suffix", "context_text", "label", "chat")
+SAMPLE_COLUMNS = (*(name for own in MEDIA_OF.values() for name in own), *TEXT_COLUMNS)
 
 
 @dataclass(eq=False, repr=False)
@@ -54,6 +58,8 @@ class MMDataCollator:
         text of some samples: they have none (their row is masked, or begins with its suffix);
         context_text: what the text encoder reads; text and suffix are then its rows; a list in place of one text makes
             several rows;
+        chat: a conversation, {"role", "content"} messages with the place of each medium as a block such as
+            {"type": "image"}; the loss is on what the assistant says (`mm.chat_inputs`);
         label: for classification, a number per sample or a vector;
         id: names the sample in draws, a whole number or a string;
     other columns are ignored, unless `columns` gives them one of these names. A sample can also be the processor's
@@ -78,7 +84,9 @@ class MMDataCollator:
         seed: all random draws (augmentation, masked tokens and patches) depend on (seed, epoch, sample). The epoch is
             that of Trainer or accelerate, or the pass of a DataLoader (`Passes.current`), or what `set_epoch` is told;
             the sample its id, or its place in a map-style data set, or what it holds (`sample_names`).
-        on_error: for unreadable pictures: "raise", "skip" (the sample is left out) or "placeholder" (the picture is).
+        on_error: for unreadable pictures, and texts that make no row (a chat that has other places than pictures, or
+            is cut at one): "raise", "skip" (the sample is left out) or "placeholder" (the picture is; not where media
+            stand in the text).
         on_fault: called with the MediaDecodeError of each one that is left out, in the process that read it.
         return_loss: add return_loss=True to the batch, for models whose loss needs no labels; the labels of a suffix
             are then called lm_targets. When Trainer evaluates such a model, it is added automatically.
@@ -122,6 +130,8 @@ class MMDataCollator:
         for name in ("mlm_probability", "mim_ratio"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)!r}; accepted are shares from 0 to 1")
+        if self.on_error == "placeholder" and self.processor.placeholders is not None:
+            raise ValueError("on_error='placeholder' leaves the places of broken media in texts empty; use 'skip'")
         tokenizer = self.processor.tokenizer
         if self.mlm_probability and (tokenizer is None or tokenizer.mask_token_id is None):
             raise ValueError(f"mlm_probability={self.mlm_probability} needs a mask token: set tokenizer.mask_token")
@@ -133,7 +143,7 @@ class MMDataCollator:
             raise ValueError(f"mim_ratio={self.mim_ratio} hides patches; say patch_size, the vision tower's")
         self._augmentation = MediaAugmentation(self.processor, self.augment)
         if self.features is not None:
-            check_whole_pictures(self._augmentation.pictures is not None, self.mim_ratio)
+            check_whole_pictures(self._augmentation.pictures is not None, self.mim_ratio, self.processor.tiles)
             self.features.check_processor(self.processor.image_processor)
         self._renaming = check_columns(self.columns, (*SAMPLE_COLUMNS, "id"))
         self._passes = Passes()
@@ -223,9 +233,13 @@ class MMDataCollator:
     ) -> tuple[dict[str, Any], list[str], list[str]]:
         """A batch of raw samples, and the names of its rows and contexts."""
         sources = [sources_of(index, sample) for index, sample in enumerate(samples)]
-        fields, labels = self._texts(samples), column(samples, "label")
+        fields, labels = self._texts(samples, sources), column(samples, "label")
         if labels is not None and column(samples, "suffix") is not None:
             raise ValueError("the samples have both suffix and label, and both make labels: drop one")
+        chats = column(samples, "chat")
+        if chats is not None and (column(samples, "context_text") or fields.get("suffix") or labels is not None):
+            raise ValueError("the samples have a chat and a suffix, context_text or label: a chat has its own answers")
+        fields = fields if chats is None else {"text": [[""] for _ in chats]}  # a row each, which the chat fills
         keys = [self._context_key(index, found) if fields else index for index, found in enumerate(sources)]
         media = self._read(samples, sources, keys, draws)
         kept = [
@@ -235,13 +249,25 @@ class MMDataCollator:
         ]
         if not kept:
             raise MediaDecodeError("none of the samples has media that can be read; the log names each")
-        held = list(dict.fromkeys(keys[index] for index in kept))
-        fields = {name: [values[index] for index in kept] for name, values in fields.items()}
-        texts_of = (fields.get(name) for name in ("text", "suffix", "context_text"))
-        paired = pair_samples({}, *texts_of) if fields else None
-        counts = [1] * len(kept) if paired is None else [len(rows) for rows in paired.prompts or []]
+        parts, grids = self._cut(media, {keys[index] for index in kept})
 
-        batch = {} if paired is None else self._rows(fields)
+        def rows_of(numbers: list[int]) -> tuple[dict[str, Any], Samples | None]:
+            about = None if parts is None else [parts[keys[number]] for number in numbers]
+            given = [sources[number] for number in numbers]
+            if chats is not None:
+                made = self._chats([chats[number] for number in numbers], given, about)
+                return made, pair_samples({}, [""] * len(numbers), None, None)
+            return self._rows(
+                {name: [values[index] for index in numbers] for name, values in fields.items()}, given, about
+            )
+
+        names = [
+            sample_title(sample, found, name)
+            for sample, found, name in zip(samples, sources, draws.names, strict=True)
+        ]
+        kept, (batch, paired) = sound_rows(rows_of, kept, names, self.on_error, self.on_fault)
+        held = list(dict.fromkeys(keys[index] for index in kept))
+        counts = [1] * len(kept) if paired is None else [len(rows) for rows in paired.prompts or []]
         if labels is not None and self.mode == "train":
             batch["labels"] = label_tensor([labels[index] for index in kept], counts)
         wanted = [name for name, own in MEDIA_OF.items() if set(own) & set().union(*samples)]
@@ -250,15 +276,19 @@ class MMDataCollator:
         batch |= self._media(
             found, wanted, bool(fields), self._augmentation.clip_rngs(contexts, "sounds", draws), draws
         )
+        if grids:
+            batch["image_grids"] = torch.tensor([grids[key] for key in held])
+        elif "resolutions" in (self.processor.tiles or {}) and "pixel_values" in batch:  # of blanks
+            batch["image_grids"] = torch.zeros(len(batch["pixel_values"]), 1, 4, dtype=torch.long)
         if paired is not None:
             place = {key: number for number, key in enumerate(held)}
-            batch |= self._index(batch, [place[keys[index]] for index in kept], len(held), counts, paired)
+            batch |= row_index(batch, [place[keys[index]] for index in kept], len(held), counts, paired)
         rows = [
             f"{draws.names[index]}/{row}" for index, count in zip(kept, counts, strict=True) for row in range(count)
         ]
         return batch, rows, contexts
 
-    def _texts(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, list]:
+    def _texts(self, samples: Sequence[Mapping[str, Any]], sources: list[dict]) -> dict[str, list]:
         """text, suffix and context_text of each sample, nested as the processor takes them; those that there are."""
         to_context = self.processor.prompt_to == "context" and column(samples, "context_text") is None
         asked, prompt = ("text", "context_text") if to_context else ("context_text", "text")
@@ -267,6 +297,12 @@ class MMDataCollator:
             prompts, suffixes = texts(samples, "text", may_lack=True), texts(samples, "suffix")
             if prompts is None and suffixes is not None:
                 prompts = [[""] * len(rows) for rows in suffixes]
+            places = self.processor._places()
+            if places is not None:
+                given = {
+                    name: [held[name] for held in sources] for name in MEDIA_OF if any(one[name] for one in sources)
+                }
+                prompts = places.in_front(prompts, given, BY_TOOLS)
             found = {"text": prompts, "suffix": suffixes if train else None}
         else:
             found = {
@@ -315,11 +351,31 @@ class MMDataCollator:
             media[name] = {key: read[index] for key, index in firsts.items()}
         return media
 
-    def _rows(self, fields: dict[str, list]) -> dict[str, Any]:
-        """input_ids, attention_mask, in training with suffixes labels, and what comes of context texts."""
+    def _cut(self, media: dict[str, dict], wanted: set) -> tuple[dict[Any, list] | None, dict[Any, Any]]:
+        """Puts tiles in the place of the pictures of the `wanted` contexts, and gives what stands for each picture,
+        and the image_grids of each context, where the model is told some."""
+        places, held = self.processor._places(), media["images"]
+        if places is None or places.tiles is None:
+            return None, {}
+        keys = [key for key in held if key in wanted]
+        processor = self.processor
+        cut, parts, told = places.cut([held[key] for key in keys], processor.tokenizer, processor.image_processor, {})
+        held.update(zip(keys, cut, strict=True))
+        return dict(zip(keys, parts, strict=True)), dict(zip(keys, told.get("image_grids", []), strict=False))
+
+    def _rows(
+        self, fields: dict[str, list], sources: list[dict], parts: list | None
+    ) -> tuple[dict[str, Any], Samples | None]:
+        """input_ids, attention_mask, in training with suffixes labels, and what comes of context texts; and how they
+        are nested. parts: what stands for each picture of each sample, where pictures are cut."""
+        if not fields:
+            return {}, None
+        paired = pair_samples({}, *(fields.get(name) for name in ("text", "suffix", "context_text")))
+        owners = [number for number, rows in enumerate(paired.prompts or []) for _ in rows]
+        processor = self.processor if parts is None else self.processor.with_parts([parts[owner] for owner in owners])
         train = self.mode == "train"
-        return dict(
-            self.processor(
+        made = dict(
+            processor(
                 **cast(dict[str, Any], fields),
                 max_length=self.max_length,
                 padding_side=self.padding_side if train else "left",
@@ -328,6 +384,18 @@ class MMDataCollator:
                 return_tensors="pt",
             )
         )
+        places = processor._places()
+        if places is not None and places.is_inside and "input_ids" in made:
+            given = {name: [held[name] for held in sources] for name in MEDIA_OF if any(one[name] for one in sources)}
+            places.check(made["input_ids"].tolist(), given, owners)
+        return made, paired
+
+    def _chats(self, chats: list, sources: list[dict], parts: list | None) -> dict[str, Any]:
+        """As `_rows`, of conversations."""
+        processor = self.processor if parts is None else self.processor.with_parts(parts)
+        limits = {"max_length": self.max_length, "pad_to_multiple_of": self.pad_to_multiple_of}
+        side = {"padding_side": self.padding_side} if self.mode == "train" else {}
+        return chat_batch(processor, chats, sources, self.mode == "train", **limits, **side)
 
     def _media(
         self, media: dict[str, list[list]], wanted: list[str], has_rows: bool, rngs: Any, draws: Draws
@@ -352,14 +420,3 @@ class MMDataCollator:
                 store = stored.get(name)
                 batch |= blank_media(self.processor, name, rows) if store is None else store.blank(rows)
         return batch
-
-    def _index(self, batch: dict, media: list[int], held: int, counts: list[int], paired: Samples) -> dict:
-        """media_index or context_index, where it is not 0..B-1; `media`: the row of its media for each sample."""
-        rows = next((len(batch[key]) for key in MEDIA_VALUES if key in batch), 0)
-        if not rows:
-            return {}
-        name, times = "context_index", counts
-        if paired.contexts is not None:
-            name, times = "media_index", [len(texts) for texts in paired.contexts]
-        index = np.repeat(media, times) * (rows == held)  # a blank stands for all
-        return {} if np.array_equal(index, np.arange(rows)) else {name: torch.from_numpy(index)}

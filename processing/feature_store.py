@@ -7,12 +7,16 @@ features of it (image processor, tower, weights). A file is written aside and re
 write into one folder; one that is broken counts as not there.
 """
 
+import errno
 import hashlib
 import json
 import logging
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +30,8 @@ from .images.processor import PictureOptions
 
 logger = logging.getLogger(__name__)
 
-SUFFIX = ".safetensors"
+SUFFIX, ASIDE = ".safetensors", ".writing"
+ABANDONED = 3600  # seconds after which a file that is still aside belongs to a process that was killed
 
 NOT_SEEN = ("augmentation", "processor_class", "image_processor_type")  # settings that do not change a plain picture
 
@@ -56,6 +61,7 @@ class FeatureStore:
         self._places: dict[bytes, tuple[str, int]] = {}
         self._known: dict[tuple, bytes] = {}  # a file that has not changed is hashed once
         self._open: dict[str, Any] = {}
+        self._is_clean = False
         self.refresh()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -70,6 +76,28 @@ class FeatureStore:
     def size(self) -> int:
         """Bytes on disk."""
         return sum(path.stat().st_size for path in self.folder.glob("*" + SUFFIX)) if self.folder.is_dir() else 0
+
+    def check_room(self, pictures: int, each: int) -> None:
+        """Raises OSError where the disk has no room for the features of so many pictures, of `each` bytes."""
+        place = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+        needed, free = pictures * each, shutil.disk_usage(place).free
+        if needed > free:
+            raise OSError(
+                errno.ENOSPC,
+                f"features of {pictures:,} pictures take {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are "
+                "free; give another folder, or do without stored features",
+                str(self.root),
+            )
+
+    def _remove_unfinished(self) -> None:
+        """Files that a killed process left half written: those that nobody has written to for long."""
+        if self._is_clean:
+            return
+        for path in self.folder.glob("*" + ASIDE):
+            with suppress(FileNotFoundError):  # another process may be first
+                if time.time() - path.stat().st_mtime > ABANDONED:
+                    path.unlink()
+        self._is_clean = True
 
     def refresh(self) -> None:
         """Finds what was written since the store was made, by other processes too."""
@@ -160,7 +188,8 @@ class FeatureStore:
         name = hashlib.sha256(told.encode()).hexdigest()[:32] + SUFFIX
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle, aside = tempfile.mkstemp(dir=self.folder, suffix=".writing")
+            self._remove_unfinished()
+            handle, aside = tempfile.mkstemp(dir=self.folder, suffix=ASIDE)
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(save(held, metadata))
@@ -220,17 +249,19 @@ def read_picture(image_processor: Any, source: Any) -> Any:
     return image_processor.load(source) if isinstance(image_processor, PictureOptions) else load_image(source)
 
 
-def check_whole_pictures(is_augmented: bool, mim_ratio: float) -> None:
-    """Raises ValueError where the tower would see a picture in another way each time."""
+def check_whole_pictures(is_augmented: bool, mim_ratio: float, tiles: Any = None) -> None:
+    """Raises ValueError where the tower would see a picture in another way each time, or as several."""
+    if tiles is not None:
+        raise ValueError("stored features are of whole pictures, and this processor cuts them into tiles")
     if is_augmented:
         raise ValueError(
             "augment changes the pictures in each epoch, and stored features are those of one view of them; leave "
-            "augment out, or feature_cache"
+            "augment out, or the stored features (feature_cache)"
         )
     if mim_ratio:
         raise ValueError(
             f"mim_ratio={mim_ratio} hides patches from the tower, and stored features are those of whole pictures; "
-            "leave feature_cache out, or the loss 'mim'"
+            "leave the stored features (feature_cache) out, or the loss 'mim'"
         )
 
 

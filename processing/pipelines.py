@@ -10,7 +10,9 @@ error for a head that was not in the checkpoint. For models of other libraries t
 import warnings
 from typing import Any
 
+import torch
 from transformers import AutoProcessor
+from transformers.pipelines.audio_classification import AudioClassificationPipeline
 from transformers.pipelines.automatic_speech_recognition import AutomaticSpeechRecognitionPipeline
 from transformers.pipelines.feature_extraction import FeatureExtractionPipeline
 from transformers.pipelines.fill_mask import FillMaskPipeline
@@ -18,16 +20,16 @@ from transformers.pipelines.image_classification import ImageClassificationPipel
 from transformers.pipelines.image_feature_extraction import ImageFeatureExtractionPipeline
 from transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
 from transformers.pipelines.text_classification import TextClassificationPipeline
+from transformers.pipelines.video_classification import VideoClassificationPipeline
 from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
 
 from ..configuration.mm import MMConfig
 from .images.load import load_image
 from .images.processor import PictureOptions
-from .sounds.load import MAX_SECONDS, load_sound
+from .media_kinds import ARGUMENT_OF as MEDIA
+from .sounds.load import MAX_SECONDS, load_sound, long_enough, of_silence
 
 LONGEST_SPEECH = 8 * MAX_SECONDS  # four hours; `mm transcribe` reads files of any length
-# Media that a sample may have, by the arguments of MMProcessor.
-MEDIA = {"image": "images", "images": "images", "video": "videos", "videos": "videos", "audio": "audio"}
 
 
 class ForMM:
@@ -50,6 +52,17 @@ class ForMM:
         pipeline: Any = super()
         pipeline.__init__(*args, model=model, **kwargs)
 
+    def check_model_type(self, supported_models):
+        """MM's classes are registered in addition to those that Transformers lists."""
+
+    def processed(self, **given):
+        """Model inputs by the processor, or by the one in the model's folder if the pipeline has none."""
+        if self.processor is None:
+            if not self.model.name_or_path:
+                raise ValueError("a model without a folder brings no processor; pass processor=... to pipeline()")
+            self.processor = AutoProcessor.from_pretrained(self.model.name_or_path)
+        return self.processor(**given, return_tensors="pt").to(dtype=self.model.dtype)
+
 
 class PictureFirst(ForMM):
     """A pipeline that takes one picture, which `load_image` reads by the settings of the image processor."""
@@ -67,6 +80,30 @@ class MMZeroShotImageClassification(PictureFirst, ZeroShotImageClassificationPip
 
 class MMImageClassification(PictureFirst, ImageClassificationPipeline):
     theirs = ImageClassificationPipeline
+
+
+class MMVideoClassification(ForMM, VideoClassificationPipeline):
+    """Videos as MMProcessor reads them: files, frames, arrays; with its own sampling of frames."""
+
+    theirs = VideoClassificationPipeline
+
+    def preprocess(self, video, num_frames=None, frame_sampling_rate=None):
+        if frame_sampling_rate is not None:
+            raise ValueError("frame_sampling_rate is not read: num_frames are taken by the processor's frame_sampling")
+        return self.processed(videos=[[video]], num_frames=num_frames)
+
+
+class MMAudioClassification(ForMM, AudioClassificationPipeline):
+    """Sounds of any rate and number of channels, which `load_sound` reads; an array without a rate has the feature
+    extractor's."""
+
+    theirs = AudioClassificationPipeline
+
+    def preprocess(self, inputs):
+        rate, given = self.feature_extractor.sampling_rate, inputs
+        if isinstance(inputs, dict):
+            given = {"array" if name == "raw" else name: value for name, value in inputs.items()}
+        return self.processed(audio=[[load_sound(given, rate, source_rate=rate)]], sampling_rate=rate)
 
 
 class MMImageFeatureExtraction(PictureFirst, ImageFeatureExtractionPipeline):
@@ -99,13 +136,14 @@ class MMImageTextToText(ForMM, ImageTextToTextPipeline):
 
 class MMSpeechRecognition(ForMM, AutomaticSpeechRecognitionPipeline):
     """Sounds of any rate and number of channels, which `load_sound` reads; an array without a rate has the feature
-    extractor's. Timestamps, languages and chunks are those of Transformers' pipeline for Whisper."""
+    extractor's. Timestamps and languages are those of Transformers' pipeline for Whisper."""
 
     theirs = AutomaticSpeechRecognitionPipeline
 
     @property
     def type(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]: an attribute there
-        return "seq2seq_whisper"
+        is_whisper = self.model.config.audio_config.model_type == "whisper"
+        return "seq2seq_whisper" if is_whisper else "seq2seq"
 
     @type.setter
     def type(self, value: str) -> None:
@@ -118,7 +156,10 @@ class MMSpeechRecognition(ForMM, AutomaticSpeechRecognitionPipeline):
             more = {name: value for name, value in inputs.items() if name not in ("raw", "array", "path", "bytes")}
             inputs = {"array" if name == "raw" else name: value for name, value in inputs.items() if name != "stride"}
         sound = load_sound(inputs, rate, source_rate=rate, max_seconds=LONGEST_SPEECH)
-        return super().preprocess({**more, "raw": sound, "sampling_rate": rate}, *args, **kwargs)
+        sound = sound if self.type == "seq2seq_whisper" else long_enough(sound, self.feature_extractor)
+        for read in super().preprocess({**more, "raw": sound, "sampling_rate": rate}, *args, **kwargs):
+            floating = {name for name, value in read.items() if torch.is_tensor(value) and value.is_floating_point()}
+            yield {name: of_silence(value) if name in floating else value for name, value in read.items()}
 
 
 class TextAndMedia(ForMM):
@@ -151,14 +192,6 @@ class TextAndMedia(ForMM):
 
     def read(self, text: str, media: dict[str, list], **options):
         return self.processed(text=[text], **media, **options)
-
-    def processed(self, **given):
-        """Model inputs by the processor, or by the one in the model's folder if the pipeline has none."""
-        if self.processor is None:
-            if not self.model.name_or_path:
-                raise ValueError("a model without a folder brings no processor; pass processor=... to pipeline()")
-            self.processor = AutoProcessor.from_pretrained(self.model.name_or_path)
-        return self.processor(**given, return_tensors="pt").to(dtype=self.model.dtype)
 
 
 class MMFeatureExtraction(TextAndMedia, FeatureExtractionPipeline):

@@ -10,6 +10,7 @@
 B samples, Bc context texts, R texts (rows), N pictures per sample, T and Tc tokens.
 """
 
+import copy
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -28,7 +29,9 @@ from .images.limits import check_choice
 from .images.options import check_normalisation
 from .images.saving import SavesItsCode
 from .media import check_call, media_tensors, read_samples
+from .media_kinds import encodable
 from .pairing import pair_samples
+from .placeholders import Placeholders
 from .processor_files import PARTS, OwnParts, load_part, names_a_file, unreadable, warn_of_the_model_beside
 from .sounds.load import check_extractor
 from .sounds.masks import SoundAugmentation
@@ -38,6 +41,7 @@ from .videos.sampling import check_jitter
 # Settings that a caller of from_pretrained may change.
 _SETTINGS = {
     *PARTS, "chat_template", "context_bos_token", "fixed_length", "prompt_to", "frame_jitter", "audio_augmentation",
+    "placeholders", "tokens_per_item", "media_reading", "prompt_ending", "tiles",
 }  # fmt: skip
 
 
@@ -67,10 +71,20 @@ class MMProcessor(SavingProcessor):
         frame_jitter, audio_augmentation: kept for training, `MMDataCollator(augment="saved")` applies them, a call
             never does. How far the frames taken of a video move, 0..1 of the time from one to the next
             (`mm.processing.videos.load.load_video`); settings of a `mm.processing.sounds.masks.SoundAugmentation`.
+        placeholders: tokens that stand for media in texts and chats, such as {"image": "<image>"}; each text then has
+            one for each of its media. tokens_per_item: how many tokens the model reads of one ({"image": 576}).
+            media_reading: "in_text", each placeholder becomes that many (`fusion_order="in_text"`); "before_text", and
+            they come before bos, where a text that names none has them (BLIP-2); or what a text
+            reads by cross-attention, as context_ranges: "last" picture before it, "last_run", "before" or "all".
+        prompt_ending: what each plain prompt ends with, before a suffix: the line feed of PaliGemma.
+        tiles: settings of `mm.processing.images.tiles.Tiles`, or `GridTiles`; each picture becomes its tiles, of
+            tokens_per_item each.
     """
 
     valid_processor_kwargs = MMProcessorKwargs
+    encodable = staticmethod(encodable)  # what an item of `model.encode` holds
     get_attributes = OwnParts()  # pyright: ignore[reportAssignmentType]: called alike, on class and instance
+    _parts: list[list[list[int]]] | None = None  # of a copy that `with_parts` made
     read_from = SHIM  # the file that the saved processor named for its classes
     image_processor: Any
     tokenizer: Any
@@ -90,6 +104,11 @@ class MMProcessor(SavingProcessor):
         prompt_to="decoder",
         frame_jitter: float = 0.0,
         audio_augmentation: dict[str, Any] | None = None,
+        placeholders: dict[str, str] | None = None,
+        tokens_per_item: dict[str, int] | None = None,
+        media_reading: str = "in_text",
+        prompt_ending: str = "",
+        tiles: dict[str, Any] | None = None,
         **defaults: Unpack[MMCallDefaults],
     ):
         self.image_processor, self.tokenizer, self.feature_extractor = image_processor, tokenizer, feature_extractor
@@ -108,13 +127,13 @@ class MMProcessor(SavingProcessor):
             SoundAugmentation(**audio_augmentation)  # raises for what it does not know
         for name, value in checked_defaults(defaults).items():
             setattr(self, name, value)
-        RowOptions(fixed_length=fixed_length)  # raises for what is no length
-        self.context_bos_token = context_bos_token
-        self.fixed_length = fixed_length
-        self.prompt_to = prompt_to
-        self.frame_jitter = frame_jitter
+        RowOptions(fixed_length=fixed_length, ending=prompt_ending)  # raises for what is no length, or no string
+        self.context_bos_token, self.fixed_length, self.prompt_to = context_bos_token, fixed_length, prompt_to
+        self.frame_jitter, self.prompt_ending, self.tiles = frame_jitter, prompt_ending, tiles
         self.audio_augmentation = audio_augmentation
+        self.placeholders, self.tokens_per_item, self.media_reading = placeholders, tokens_per_item, media_reading
         self._context_bos()
+        self._places()
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]: Transformers' takes any keyword, unnamed
         self,
@@ -170,7 +189,8 @@ class MMProcessor(SavingProcessor):
         Returns:
             input_ids, attention_mask int64 (R, T); labels int64 (R, T) with a suffix, -100 on prompt and padding;
             pixel_values float32, (B, C, H, W) where each sample has one picture, else (B, N, C, H, W) with
-            pixel_attention_mask bool (B, N), True where there is one; pixel_values_videos float32 (B, F, C, H, W), or
+            pixel_attention_mask bool (B, N), True where there is one, and where a model joins tiles image_grids int64
+            (B, M, 4); pixel_values_videos float32 (B, F, C, H, W), or
             (B, N, F, C, H, W), with video_attention_mask bool (B[, N], F) unless no frame is masked; input_features
             float32 (B, A, ...) of A clips with input_features_mask bool (B, A[, frames]) unless none is masked;
             context_index int64 (R,), the sample of each row, unless that is 0..B-1. With context texts
@@ -186,7 +206,13 @@ class MMProcessor(SavingProcessor):
         check_call(self, call)
         row_options = self._row_options(call)
         context_options = replace(
-            row_options, closed=True, bos=self._context_bos(), padding_side="right", fixed_length=None
+            row_options,
+            closed=True,
+            bos=self._context_bos(),
+            padding_side="right",
+            fixed_length=None,
+            placeholders=None,
+            ending="",
         )
         if self.prompt_to == "context" and context_text is None and text is not None:
             context_text, text = text, None
@@ -196,11 +222,18 @@ class MMProcessor(SavingProcessor):
             row_options = replace(row_options, add_special_tokens=True, is_chat=False, closed=False)
         samples = pair_samples({"images": images, "videos": videos, "audio": audio}, text, suffix, context_text)
         samples = read_samples(self, samples, call)
+        if (places := row_options.placeholders) is not None:
+            options = call.options_of_images("images")
+            samples, places = places.beside(samples, self.tokenizer, self.image_processor, options)
+            row_options = replace(row_options, placeholders=places)
         data = self._rows(samples.prompts, samples.suffixes, row_options)
+        if places is not None and data:
+            data |= places.columns(data["input_ids"], samples, call.on_error)
         contexts = self._rows(samples.contexts, None, context_options)
         data |= {f"context_{name}": values for name, values in contexts.items()}
         for name, media in samples.media.items():
             data |= media_tensors(self, name, media, **call.options_of_images(name))
+        data |= {} if places is None else places.told
         data |= samples.indices()
         return BatchFeature({name: _converted(name, values, call.return_tensors) for name, values in data.items()})
 
@@ -219,7 +252,37 @@ class MMProcessor(SavingProcessor):
             add_special_tokens=call.add_special_tokens,
             is_chat=call.sanitize_control_tokens,
             offsets=call.return_offsets_mapping,
+            placeholders=self._places(),
+            ending=self.prompt_ending,
         )
+
+    def _places(self) -> Placeholders | None:
+        found = Placeholders.of(
+            self.tokenizer, self.placeholders, self.tokens_per_item, self.media_reading, self.tiles
+        )
+        return found if found is None or self._parts is None else replace(found, parts=self._parts)
+
+    def with_parts(self, parts: list[list[list[int]]]) -> "MMProcessor":
+        """A copy for texts whose pictures came apart and were cut: what stands for each picture of each text."""
+        other = copy.copy(self)
+        other._parts = parts
+        return other
+
+    def about(self, kind: str, text: str) -> dict[str, Any]:
+        """Arguments of a call for a text about one medium ("image", "video", "audio"), which the model goes on with.
+
+        Where media stand in the text: as the turn of a user, by the chat template; without a template with the
+        placeholder in front. A text that names the placeholder stays as it is.
+        """
+        token = (self.placeholders or {}).get(kind, "")
+        if token in text:
+            return {"text": text}
+        if self.chat_template is None or self.media_reading != "in_text":
+            return {"text": token + text}
+        plain = without_tokens(text, self.tokenizer.all_special_tokens)
+        blocks = [{"type": kind}, *([{"type": "text", "text": plain}] if plain else [])]
+        asked = self.apply_chat_template([{"role": "user", "content": blocks}], add_generation_prompt=True)
+        return {"text": asked, "sanitize_control_tokens": True}
 
     def apply_chat_template(  # pyright: ignore[reportIncompatibleMethodOverride]: the rest goes on by name
         self,
@@ -320,6 +383,15 @@ class MMProcessor(SavingProcessor):
     @property
     def eos_token_id(self) -> int | None:
         return None if self.tokenizer is None else self.tokenizer.eos_token_id
+
+    def get_prompt_ids(self, text: str, return_tensors: str = "np") -> Any:
+        """Ids of words that a Whisper is to expect, for `generate(prompt_ids=...)`, as `WhisperProcessor` gives them.
+
+        Raises: ValueError for a processor without Whisper's tokenizer, and for special tokens in `text`.
+        """
+        if not hasattr(self.tokenizer, "get_prompt_ids"):  # of Whisper alone
+            raise ValueError(f"get_prompt_ids needs Whisper's tokenizer; this one is {type(self.tokenizer).__name__}")
+        return self.tokenizer.get_prompt_ids(text, return_tensors=return_tensors)
 
     @property
     def model_input_names(self) -> list[str]:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..configuration.special_ids import row_ends
+from .placeholders import Placeholders
+from .row_faults import RowError
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +33,8 @@ class RowOptions:
     """How rows are made; the meaning of each is described in `MMProcessor.__call__`.
 
     bos: id that opens the rows in place of the tokenizer's. is_chat: the prompts come from a chat template. offsets:
-    the position in the chat of each token.
+    the position in the chat of each token. placeholders: tokens of the prompts that stand for media. ending: what
+    prompts end with that are no chats.
     """
 
     padding: bool | str = True
@@ -45,6 +48,8 @@ class RowOptions:
     is_chat: bool = False
     bos: int | None = None
     offsets: bool = False
+    placeholders: Placeholders | None = None
+    ending: str = ""
 
     def __post_init__(self):
         if self.padding not in (True, False, "longest", "max_length", "do_not_pad"):
@@ -53,6 +58,8 @@ class RowOptions:
             )
         if self.padding_side not in (None, "left", "right"):
             raise ValueError(f"padding_side={self.padding_side!r}; accepted are 'left', 'right' or None")
+        if not isinstance(self.ending, str):
+            raise TypeError(f"prompt_ending={self.ending!r}; accepted is a string, empty for none")
         if not isinstance(self.truncation, bool):
             raise ValueError(f"truncation={self.truncation!r}; accepted are True or False")
         for name in ("max_length", "pad_to_multiple_of", "fixed_length"):
@@ -87,15 +94,21 @@ def encode_rows(
     if options.fixed_length is not None and suffixes is None and not options.closed:
         raise ValueError("fixed_length with open prompts: its pads are attended; pass add_eos_token=True")
     absent = {index for index, prompt in enumerate(prompts) if prompt is None and suffixes is None}
-    texts = ["" if prompt is None else prompt for prompt in prompts]
-    prompt_ids, suffix_ids = _token_ids(tokenizer, texts, suffixes, options.is_chat)
+    ending = "" if options.is_chat else options.ending
+    texts = ["" if prompt is None else prompt + ending for prompt in prompts]
+    prompt_ids, suffix_ids = _token_ids(tokenizer, texts, suffixes, options)
     spans = _spans(tokenizer, texts) if options.offsets else [[] for _ in texts]
+    places = options.placeholders
+    if places is not None:
+        prompt_ids, spans = places.rows(prompt_ids, spans)
     closes = options.closed and options.add_special_tokens
 
     limit = _limit(tokenizer, options)
     rows, labels, offsets, lengths = [], [], [], []
     for index, prompt in enumerate(prompt_ids):
-        head = opening if options.add_special_tokens and prompt[:1] != [bos] else []
+        first = 0 if places is None else places.opening(prompt)  # media that stand before bos
+        media, prompt, own = prompt[:first], prompt[first:], spans[index]
+        head = [*media, *(opening if options.add_special_tokens and prompt[:1] != [bos] else [])]
         # a chat template may close the text itself
         closing = closes and prompt[-1:] != [eos] and index not in absent
         tail = [*suffix_ids[index], eos] if suffixes is not None else [eos] * closing
@@ -103,11 +116,13 @@ def encode_rows(
             raise ValueError(f"text {index} is empty, and the tokenizer has no bos or cls token to start a row with")
         lengths.append(len(head) + len(prompt) + len(tail))
         room = limit - len(head) - len(tail)
-        prompt = _shortened(prompt, room, tokenizer.truncation_side)
+        whole, prompt = prompt, _shortened(prompt, room, tokenizer.truncation_side)
+        if places is not None and places.number(prompt) != places.number(whole):
+            raise RowError(f"text {index} has {lengths[-1]} tokens; at {limit} a place of media would be cut off")
         tail = tail[: max(0, limit - len(head) - len(prompt))]
         rows.append(head + prompt + tail)
         labels.append([IGNORED_LABEL] * (len(head) + len(prompt)) + tail)
-        own = _shortened(spans[index], room, tokenizer.truncation_side)
+        own = _shortened(own[first:], room, tokenizer.truncation_side)
         offsets.append([NOWHERE] * len(head) + own + [NOWHERE] * len(tail))
     if max(lengths) > limit:
         if not options.truncation:
@@ -152,14 +167,28 @@ def clean_text(text: str) -> str:
 
 
 def _token_ids(
-    tokenizer: Any, prompts: list[str], suffixes: list[str] | None, is_chat: bool
+    tokenizer: Any, prompts: list[str], suffixes: list[str] | None, options: RowOptions
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Ids of prompts and suffixes without any special token, except those that a chat template wrote."""
-    if is_chat:
+    if options.is_chat:
         chats = [_chat_ids(tokenizer, clean_text(prompt)) for prompt in prompts]
         return chats, _user_ids(tokenizer, suffixes or [])
     ids = _user_ids(tokenizer, [*prompts, *(suffixes or [])])
+    if options.placeholders is not None:
+        tokens = options.placeholders.tokens.values()
+        for place, prompt in enumerate(prompts):
+            if any(token in prompt for token in tokens):
+                ids[place] = _placed_ids(tokenizer, prompt, set(tokens))
     return ids[: len(prompts)], ids[len(prompts) :]
+
+
+def _placed_ids(tokenizer: Any, text: str, tokens: set[str]) -> list[int]:
+    """Ids of a text in which only these special tokens count; any other becomes U+FFFD."""
+    text = clean_text(text)
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    for token in sorted({*tokenizer.all_special_tokens, *special} - tokens, key=len, reverse=True):
+        text = text.replace(token, "\ufffd")
+    return list(tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"])
 
 
 def _chat_ids(tokenizer: Any, chat: str) -> list[int]:

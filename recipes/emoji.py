@@ -58,7 +58,7 @@ def concept_key(hexcode: str) -> str:
 
 
 def fold(text: str) -> int:
-    """A tenth, 0..9, that depends on `text` alone."""
+    """A tenth, 0..9, that depends only on `text`."""
     return int(hashlib.sha1(text.encode("utf8")).hexdigest()[:8], 16) % 10
 
 

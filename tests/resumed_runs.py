@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import tqdm
 from PIL import Image
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging
 
 import mm
@@ -91,13 +91,15 @@ def build(output: Path, case: tuple, callbacks: list) -> TaskTrainer:
         "gradient_accumulation_steps": accumulation, "dataloader_num_workers": workers, "bf16": bf16, "ema": 0.9,
         "use_cpu": True, "disable_tqdm": True, "learning_rate": 1e-2,
     }  # fmt: skip
-    return TaskTrainer(
+    trainer = TaskTrainer(
         model=mm.MMForPreTraining(config),
         args=MMTrainingArguments(**settings),
         train_dataset=samples,
         data_collator=collator,
         callbacks=callbacks,
     )
+    trainer.remove_callback(PrinterCallback)  # a line for each step
+    return trainer
 
 
 def train(output: Path, case: tuple, kill: int | None = None) -> None:

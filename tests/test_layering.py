@@ -3,6 +3,7 @@
     configuration -> its checks -> configuration/mm.py        weights, kernels: import none of the model
     processing:   images -> videos -> sounds -> the processor and the collator
     modeling_mm:  core -> losses, towers -> fusion -> model.py -> explaining -> tasks
+    searching: the model's embeddings of files, in the order of their likeness
     conversion_scripts, exporting -> front door -> recipes, cli        evaluation: numbers only, imports none of ours
 
 A folder (or a file with a place of its own) imports only what ALLOWED names for it, and no module imports itself by
@@ -47,13 +48,17 @@ ALLOWED = {
     "exporting": MODEL | PROCESSING,
     FRONT_DOOR: MODEL
     | PROCESSING
-    | {"conversion_scripts", "exporting", "data", "training", "evaluation", "explaining.timestamps"},
+    | {"conversion_scripts", "exporting", "data", "training", "searching", "evaluation", "explaining.timestamps"},
     "evaluation": set(),
     "explaining.timestamps": set(),
     "data": CONFIGURATION | PROCESSING,
     "training": MODEL | PROCESSING | {"data", "evaluation", "exporting"},
     "recipes": LIBRARY | {"evaluation"},  # beside the package: only a checkout has it
-    "cli": LIBRARY | {"evaluation", "training"},
+    "searching": CONFIGURATION | PROCESSING | {"modeling_mm.core", "modeling_mm.tasks", "weights"},
+    "cli": LIBRARY | {"evaluation", "training", "searching"},
+    "serving": LIBRARY | {"searching", "cli"},
+    "demo": LIBRARY | {"searching", "cli"},
+    "cli.commands": LIBRARY | {"evaluation", "training", "searching", "cli", "serving", "demo"},
 }
 FOLDERS = {place.split(".")[0] for place in ALLOWED} - {FRONT_DOOR}
 OUTSIDE = {"tests", "benchmarks", "checkpoints", "examples", "docs", "tools"}  # import `mm`, are never imported
@@ -88,7 +93,12 @@ def place_of(name: str) -> str:
     return next((prefix for prefix in prefixes if prefix in ALLOWED), FRONT_DOOR)
 
 
-def faults_inside(relative: Path, tree: ast.AST) -> Iterator[str]:
+def at_import(tree: ast.Module) -> ast.Module:
+    """What runs when a file is imported: all but the functions."""
+    return ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef)], [])
+
+
+def faults_inside(relative: Path, tree: ast.Module) -> Iterator[str]:
     """Faults of a file of the package: its imports of ours are relative, and follow the arrow."""
     parts = list(relative.with_suffix("").parts)
     own = place_of(".".join(parts))
@@ -102,6 +112,8 @@ def faults_inside(relative: Path, tree: ast.AST) -> Iterator[str]:
             target = ".".join([*parts[: len(parts) - level], *([name] if name else [])])
             if place_of(target) not in ALLOWED[own] | {own}:
                 yield f"imports {'.' * level}{name}: {own} may import {sorted(ALLOWED[own]) or 'none of ours'}"
+    if parts[:2] == ["cli", "commands"] and any(level for level, _ in imports(at_import(tree))):
+        yield "imports ours at module level: `mm --help` must not wait for torch"
 
 
 def modules_imported(root: Path, relative: Path) -> set[Path]:
@@ -142,8 +154,7 @@ def faults_outside(relative: Path, tree: ast.Module) -> Iterator[str]:
         if level > 0:
             yield f"imports {'.' * level}{name}: outside the package there is nothing to be relative to"
     if relative == Path("mm_console.py"):
-        at_import = ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef)], [])
-        for _, name in imports(at_import):
+        for _, name in imports(at_import(tree)):
             if name.split(".")[0] == "mm":
                 yield f"imports {name} at module level: `mm --help` must not wait for torch"
 
@@ -215,6 +226,7 @@ PLANTED = {
     "a list of losses that imports a recipe": ("losses.py", "from .recipes.recipe import loss"),
     "a second __init__": ("kernels/__init__.py", ""),
     "a folder without a place": ("helpers/a.py", ""),
+    "a command that waits for torch": ("cli/commands/a.py", "import typer\nfrom ..caption import print_captions"),
     "a console that waits for torch": ("mm_console.py", "try:\n    import mm\nexcept ImportError:\n    pass"),
 }
 
@@ -232,6 +244,7 @@ GOOD = {
     "a recipe measures": ("recipes/a.py", "from ..evaluation.captions import exact_match"),
     "the command line uses the front door": ("cli/a.py", "from .. import MMConfig\nfrom ..evaluation import captions"),
     "a task uses a loss": ("modeling_mm/tasks/a.py", "from ..losses.contrastive import info_nce_loss"),
+    "a lazy command": ("cli/commands/a.py", "import typer\ndef caption():\n    from ..caption import print_captions"),
     "tests import mm": ("tests/a.py", "import mm\nfrom mm.kernels.reference import attention"),
     "a lazy console": ("mm_console.py", "import typer\ndef caption():\n    from mm.cli.caption import caption"),
     "an environment beside the code": (".venv/a.py", "import kernels"),

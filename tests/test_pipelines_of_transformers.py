@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 from transformers import (
+    ASTFeatureExtractor,
+    AutoModelForVisualQuestionAnswering,
     BertConfig,
     BertForSequenceClassification,
     BertTokenizer,
@@ -235,3 +237,83 @@ def test_models_of_others_get_transformers_own_pipelines(processor):
     vit = ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, **sizes))
     reader = CLIPImageProcessorPil(size={"height": 16, "width": 16}, crop_size={"height": 16, "width": 16})
     assert len(pipeline("image-classification", model=vit, image_processor=reader)(ROCKET)) == 2
+
+
+# ---- films, sounds, questions of a classifier, the model in the package ---------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def labelling(tiny_model, processor):
+    """A classifier of three labels, and its processor, that of videos or sounds too."""
+
+    def build(extractor=None, **fields):
+        names = {0: "good", 1: "bad", 2: "odd"}
+        text = {"vocab_size": len(WORDS), "bos_token_id": 1, "eos_token_id": 2}
+        settings = {"cls": MMForSequenceClassification, "dtype": torch.float32, "id2label": names, "text_config": text}
+        parts = (processor.image_processor, processor.tokenizer, extractor)
+        return tiny_model(**settings, **fields), MMProcessor(*parts, add_eos_token=True, num_frames=3)
+
+    return build
+
+
+def shares_of(model, inputs) -> dict[str, float]:
+    shares = model(**inputs).logits.softmax(1)[0].tolist()
+    return dict(zip(model.config.id2label.values(), shares, strict=True))
+
+
+def assert_labels(found, expected, name="label"):
+    assert {one[name]: one["score"] for one in found} == pytest.approx(expected, abs=1e-5)
+    assert [one["score"] for one in found] == sorted(expected.values(), reverse=True) or len(found) == 3
+
+
+@pytest.mark.filterwarnings("ignore:this model does not see the order")
+def test_videos_are_classified_as_the_processor_reads_them(labelling, tmp_path):
+    model, processor = labelling(modalities=["video"])
+    for part in (model, processor):
+        part.save_pretrained(tmp_path)
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "green", "blue", "black", "white")]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:], duration=100, loop=0)
+    pipe = pipeline("video-classification", model=str(tmp_path))
+    assert type(pipe.model) is MMForSequenceClassification
+    read = processor(videos=[[str(tmp_path / "film.gif")]], return_tensors="pt")
+    assert_labels(pipe(str(tmp_path / "film.gif")), shares_of(model, read))
+    read = processor(videos=[[str(tmp_path / "film.gif")]], num_frames=2, return_tensors="pt")
+    assert_labels(pipe(str(tmp_path / "film.gif"), num_frames=2, top_k=3), shares_of(model, read))
+    with pytest.raises(ValueError, match="frame_sampling_rate"):
+        pipe(str(tmp_path / "film.gif"), frame_sampling_rate=2)
+
+
+def test_sounds_of_any_rate_are_classified(labelling, tmp_path):
+    extractor = ASTFeatureExtractor(num_mel_bins=8, max_length=12)
+    model, processor = labelling(extractor, modalities=["audio"], audio_config="ast")
+    for part in (model, processor):
+        part.save_pretrained(tmp_path)
+    pipe = pipeline("audio-classification", model=str(tmp_path))
+    sound = np.random.default_rng(0).standard_normal(8000).astype(np.float32) / 9
+    for given in (sound, {"raw": sound, "sampling_rate": 8000}):
+        whole = {"array": sound, "sampling_rate": 8000} if isinstance(given, dict) else given
+        read = processor(audio=[[whole]], sampling_rate=16000, return_tensors="pt")
+        assert_labels(pipe(given), shares_of(model, read))
+
+
+def test_a_classifier_answers_questions_with_its_labels(labelling, tmp_path):
+    model, processor = labelling()
+    for part in (model, processor):
+        part.save_pretrained(tmp_path)
+    assert type(AutoModelForVisualQuestionAnswering.from_pretrained(tmp_path)) is MMForSequenceClassification
+    pipe = pipeline("mm-vqa", model=str(tmp_path))
+    pairs = [{"image": ROCKET, "question": "w3 w4"}, {"image": ROCKET, "question": "w5"}]
+    for pair, found in zip(pairs, pipe(pairs, batch_size=2), strict=True):
+        read = processor(images=[ROCKET], text=[pair["question"]], return_tensors="pt")
+        assert_labels(found, shares_of(model, read), "answer")
+    with pytest.raises(ValueError, match="labels of its own"):
+        pipe(pairs[0], answers=["yes", "no"])
+
+
+@pytest.mark.parametrize("task", ["mm-captioning", "mm-vqa"])
+def test_without_a_model_the_one_in_the_package_is_taken(task):
+    pipe = pipeline(task)
+    assert type(pipe.model).__name__ == "MMForConditionalGeneration"
+    assert type(AutoModelForVisualQuestionAnswering.from_pretrained(MODEL)) is type(pipe.model)
+    (found,) = pipe(ROCKET) if task == "mm-captioning" else pipe(image=ROCKET, question="a")
+    assert found["caption" if task == "mm-captioning" else "answer"]

@@ -1,4 +1,5 @@
-"""The README is correct: its Python runs as written, its captions are those of the command, its commands exist."""
+"""The README is correct, and quick-start.md with it: their Python runs as written, captions are those of the command,
+and commands, links and numbers are there."""
 
 import re
 import subprocess
@@ -9,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+START, MEASURED = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("quick-start.md", "measured.md"))
+BLOCKS = [*dict.fromkeys(re.findall(r"```python\n(.*?)```", README + START, re.DOTALL))]
 
 
 @pytest.fixture()
@@ -33,6 +35,16 @@ def test_the_python_of_the_readme_runs_as_written(folder, number):
         assert (folder / "runs" / "mine" / "processor_config.json").exists()
 
 
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    assert len(README.splitlines()) <= 120 and len(re.findall(r"^!\[", README, re.M)) == 1
+    links = re.findall(r"\]\((?!http)([^)#]+)(?:#([^)]+))?\)", README)
+    for path, anchor in links:
+        text = (ROOT / path).read_bytes()
+        heads = re.findall(r"^#+ (.+)$", text.decode("utf-8"), re.M) if anchor else []
+        assert not anchor or anchor in {head.lower().replace(" ", "-") for head in heads}, anchor
+    assert {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")} <= {path for path, _ in links}
+
+
 @pytest.mark.slow
 def test_the_captions_of_the_readme_are_those_of_the_command(folder):
     command = Path(sys.executable).with_name("mm")
@@ -44,7 +56,7 @@ def test_the_captions_of_the_readme_are_those_of_the_command(folder):
 
 def test_every_make_target_that_the_documents_name_exists():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    documents = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    documents = README + START + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = set(re.findall(r"(?:`|^    )make ([a-z][a-z-]+)", documents, re.MULTILINE))
     assert {"caption", "test"} <= named
     targets = set(" ".join(re.findall(r"^([a-z][a-z -]*):(?!=)", makefile, re.MULTILINE)).split())
@@ -52,7 +64,7 @@ def test_every_make_target_that_the_documents_name_exists():
 
 
 def test_the_numbers_of_the_packaged_model_are_those_of_the_logs():
-    """In the README and on its card: exact match, its interval, chrF, and the distance to the stronger baseline."""
+    """In docs/measured.md, in short in the README, and on its card: exact match, interval, chrF, baseline."""
     log, baselines = (
         (ROOT / "benchmarks" / "logs" / f"emoji_{name}.txt").read_text(encoding="utf-8")
         for name in ("captions", "baselines")
@@ -62,7 +74,8 @@ def test_the_numbers_of_the_packaged_model_are_those_of_the_logs():
     ahead = re.search(r"^  minus HOG, soft bins, \+ crop +\+0(\.\d+) \[\+0(\.\d+), \+0(\.\d+)\]", log, re.MULTILINE)
     assert found is not None and ahead is not None
     exact, low, high, chrf = found.groups()
-    assert f"| **{exact}** [{low}, {high}] |" in README and f"{chrf}, HOG + crop" in README
+    assert f"**{exact}** [{low}, {high}] of 1301" in README
+    assert f"| **{exact}** [{low}, {high}] |" in MEASURED and f"{chrf}, HOG + crop" in MEASURED
     assert f"| {exact} [{low}, {high}] | {chrf} |" in card
     assert "minus the stronger baseline on Twemoji: +{} [+{}, +{}]".format(*ahead.groups()) in card
     for name in ("HOG + crop", "HOG, soft bins, + crop"):
@@ -71,4 +84,4 @@ def test_the_numbers_of_the_packaged_model_are_those_of_the_logs():
         )
         assert words is not None
         exact, low, high, chrf = words.groups()
-        assert f"| {exact} [{low}, {high}] |" in README and f"| {exact} [{low}, {high}] | {chrf} |" in card
+        assert f"| {exact} [{low}, {high}] |" in MEASURED and f"| {exact} [{low}, {high}] | {chrf} |" in card

@@ -223,5 +223,5 @@ def test_prompts_end_where_labels_begin():
     assert set(made) == {"input_ids", "attention_mask"}
     whole = prompts_of({"input_ids": ids, "attention_mask": mask, "labels": ids}, 9)  # no -100 at all
     assert whole["input_ids"].tolist() == [[1]] * 4
-    with pytest.raises(ValueError, match=r"labels \(4, 2\) beside input_ids \(4, 5\)"):
+    with pytest.raises(ValueError, match=r"labels \(4, 2\) and input_ids \(4, 5\)"):
         prompts_of({"input_ids": ids, "labels": ids[:, :2]}, 9)

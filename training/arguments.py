@@ -18,7 +18,7 @@ from ..configuration.mm import MMConfig
 from ..configuration.settings import nearest
 from ..processing.call_options import check_choice
 
-TASKS = ("caption", "vqa", "retrieval", "classify", "pretrain", "distill")
+TASKS = ("caption", "vqa", "retrieval", "classify", "chat", "pretrain", "distill")
 
 
 def described(default: Any, text: str) -> Any:
@@ -49,7 +49,7 @@ def as_names(value: Any) -> list[str]:
 
 
 def check_deepspeed(settings: Any) -> None:
-    """Raises ValueError for a file that is not there, and where DeepSpeed is not installed."""
+    """Raises ValueError for a missing file, and where DeepSpeed is not installed."""
     if settings is None:
         return
     if isinstance(settings, str) and not settings.strip().startswith("{") and not Path(settings).is_file():
@@ -112,12 +112,14 @@ class ModelArguments:
     )
     config: dict | str | None = described(None, "fields of MMConfig, as JSON; config.fusion_type=merged sets one")
     freeze: str | None = described(None, "parts that are not trained: vision,text,text_encoder,... or globs of names")
-    lora: int | None = described(None, "train LoRA adapters of this rank in place of the weights (needs peft)")
+    lora: int | None = described(
+        None, "train LoRA adapters of this rank in place of the weights (needs peft); 0: none"
+    )
     lora_alpha: float | None = described(None, "scale of LoRA; None: twice the rank")
     lora_targets: str | None = described(
         None, "regular expression or names of the layers; None: attention of the text"
     )
-    lora_save: str = described("merged", "merged: an ordinary model; adapter: the adapter alone")
+    lora_save: str = described("merged", "merged: an ordinary model; adapter: only the adapter")
     teacher: str | None = described(None, "distill: folder or Hub id of the model to learn from")
 
     def __post_init__(self):
@@ -126,8 +128,8 @@ class ModelArguments:
         if faults:
             raise ValueError(f"config: {'; '.join(faults)}")
         check_choice("lora_save", self.lora_save, ("merged", "adapter"))
-        if self.lora is not None and self.lora < 1:
-            raise ValueError(f"lora={self.lora}; a rank of 1 or more is accepted")
+        if self.lora is not None and self.lora < 0:
+            raise ValueError(f"lora={self.lora}; a rank of 1 or more is accepted, or 0 for none")
         starts = {"model": self.model, "preset": self.preset, "towers": self.vision_tower or self.text_tower}
         given = [name for name, value in starts.items() if value]
         if len(given) > 1:
@@ -137,7 +139,10 @@ class ModelArguments:
         if bool(self.text_tower) != bool(self.vision_tower or self.audio_tower):
             raise ValueError("towers come together: text_tower with vision_tower, audio_tower, or both")
         if self.lora and self.freeze:
-            raise ValueError("lora freezes all other weights by itself; leave freeze out")
+            raise ValueError(
+                f"lora={self.lora} (given, or what the task has) freezes all other weights by itself; leave "
+                "freeze out, or set lora to 0"
+            )
 
 
 @dataclass
@@ -158,7 +163,7 @@ class MMTrainingArguments(Seq2SeqTrainingArguments):
         None, "end after so many evaluations without a better metric_for_best_model, and keep the best model"
     )
     early_stopping_threshold: float = described(0.0, "how much better counts as better")
-    resume: bool = described(False, "go on from the newest complete checkpoint in output")
+    resume: bool = described(False, "continue from the newest complete checkpoint in output")
     license: str | None = described(
         None, "license for the model card, as the Hub spells it; None: that of the base model"
     )

@@ -16,6 +16,7 @@ from transformers import AutoProcessor
 from ..configuration.settings import nearest
 from ..data.load import format_of, load_data
 from ..data.sources import media_names
+from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
 from ..processing.collator import MMDataCollator
 from .class_metrics import Interval
 from .journal import Journal
@@ -32,7 +33,7 @@ TASKS = ("caption", "vqa", "retrieval", "classify")
 class Asked:
     """Metrics with their intervals, every question with its prediction and score, and what was asked about what.
 
-    told: for files: task, model, data, settings of the generation.
+    told: for files: task, model, data, settings of the generation. is_speech: the texts are transcripts.
     """
 
     task: str
@@ -41,6 +42,7 @@ class Asked:
     samples: Any
     reader: Reader
     told: dict[str, Any]
+    is_speech: bool = False
 
     @property
     def is_first(self) -> bool:
@@ -102,7 +104,8 @@ def ask(
         reader.journal = Journal(path, header)
     names = getattr(samples, "label_names", None) or getattr(getattr(samples, "data", None), "label_names", None)
     found, questions = answer(task, loaded, processor, samples, reader, names, every=True, **generation)
-    return Asked(task, found, questions, samples, reader, told)
+    is_speech = task == "caption" and is_speech_model([type(loaded).__name__])
+    return Asked(task, found, questions, samples, reader, told, is_speech)
 
 
 def name_of(model: Any) -> str:
@@ -128,7 +131,8 @@ def _loaded(model: Any, processor: Any, task: str | None) -> tuple[Any, Any, str
 
     config = AutoConfig.from_pretrained(source)
     task = task or _task_of(config.architectures or [], source)
-    model_class = KINDS[task].model_class
+    is_speech = task == "caption" and is_speech_model(config.architectures)
+    model_class = MMForSpeechSeq2Seq if is_speech else KINDS[task].model_class
     loaded, info = model_class.from_pretrained(source, output_loading_info=True)
     missing = sorted(info["missing_keys"])
     if missing:
@@ -140,7 +144,14 @@ def _loaded(model: Any, processor: Any, task: str | None) -> tuple[Any, Any, str
     return loaded.to(device).eval(), processor or AutoProcessor.from_pretrained(source), task
 
 
+def is_speech_model(architectures: list[str] | None) -> bool:
+    """Whether a model of this class writes what it hears, and is compared with transcripts."""
+    return MMForSpeechSeq2Seq.__name__ in (architectures or [])
+
+
 def _task_of(architectures: list[str], source: str) -> str:
+    if is_speech_model(architectures):
+        return "caption"
     by_class = {kind.model_class.__name__: task for task, kind in reversed(KINDS.items()) if task in TASKS}
     for name in architectures:
         if name in by_class:

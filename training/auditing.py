@@ -59,7 +59,8 @@ class Audit:
         if self.confident:
             lines.append("most sure and wrong:")
         for one in self.confident:
-            lines.append(f"  {one.id}: {one.prediction!r} ({number(one.confidence)}), not {_people(one)!r}")
+            said = f"{one.prediction!r} ({number(one.confidence)}), not {_people(one)!r}"
+            lines.append(f"  {one.file or one.id}: {said}")
         lines += [f"left out: {name}: {reason}" for name, reason in self.skipped]
         return "\n".join(lines)
 
@@ -98,7 +99,7 @@ def audit(
 ) -> Audit:
     """The metric of a model in each group of the data, and whether the worst group is worse than chance makes it.
 
-    Groups are the values of a column beside the samples. A group of fewer than ten pictures is shown and not judged;
+    Groups are the values of a column of the samples. A group of fewer than ten pictures is shown and not judged;
     the worst of the others is compared with all others together, with an interval and a permutation test that counts
     that it was chosen as the worst of several. The metric is the score of a question: chrF of captions (exact match
     without sacrebleu), VQA accuracy, picture-to-text R@1, accuracy, F1 of several classes, the error of a number.

@@ -54,7 +54,7 @@ def write_card(result: Any, *, license: str | None = None) -> Path:
     """Writes the model card of a `TrainResult` into its output folder. Returns its path.
 
     A README.md that was edited since, or that is somebody's own, stays as it is; the new card is then README.new.md
-    beside it, and one line says so.
+    next to it, and one line says so.
 
     Args:
         license: as the Hub spells it ("apache-2.0"). None: that of the model that the run started from, if its card
@@ -157,7 +157,7 @@ def _hub_dataset(arguments: Any) -> str | None:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a source names a repository of the Hub, with its owner: no path, nothing that is there."""
+    """Whether a source names a repository of the Hub, with its owner: no path, and no file or folder of that name."""
     if (
         name.count("/") != 1
         or os.path.exists(name)

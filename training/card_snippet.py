@@ -35,6 +35,7 @@ ENDS = {
     "MMForImageTextRetrieval": "print(model(**inputs).logits_per_image.softmax(-1))\n",
     "MMForPreTraining": "print(tuple(model(**inputs).image_embeds.shape))\n",
 }  # fmt: skip
+QUESTION = "What is in the picture?"
 TEXTS = '["a photograph", "a drawing"]'  # that retrieval compares
 
 
@@ -57,7 +58,8 @@ def run_snippet(folder: Path, model: Any) -> Snippet | None:
     if kind not in ENDS or "image" not in (getattr(model.config, "modalities", None) or []):
         return None
     picture, prompt, on = _sample(folder)
-    code = code_of(kind, prompt, getattr(model.config, "problem_type", None))
+    in_text = model.config.media_in_text
+    code = code_of(kind, prompt, getattr(model.config, "problem_type", None), in_text)
     try:
         with tempfile.TemporaryDirectory() as place:
             path = Path(place) / PICTURE
@@ -73,12 +75,15 @@ def run_snippet(folder: Path, model: Any) -> Snippet | None:
     return Snippet(code, printed, on)
 
 
-def code_of(kind: str, prompt: str | None, problem_type: str | None = None) -> str:
-    """The code of a class, with a prompt for a model that answers one. problem_type: of a classifier."""
+def code_of(kind: str, prompt: str | None, problem_type: str | None = None, in_text: bool = False) -> str:
+    """The code of a class, with a prompt for a model that answers one. problem_type: of a classifier. in_text: whether
+    the media stand in the text, so that there always is one."""
     auto = USES[kind][0]
+    prompt = QUESTION if in_text and prompt is None else prompt
     text = TEXTS if kind == "MMForImageTextRetrieval" else None if prompt is None else _literal(prompt)
     given = f'"{PICTURE}"' if text is None else f'"{PICTURE}", text={text}'
     start = '[:, inputs["input_ids"].shape[1] :]' if prompt is not None else ""
+    given = f'"{PICTURE}", **processor.about("image", {_literal(prompt or "")})' if in_text else given
     images = given if kind != "MMForImageTextRetrieval" else f'images=["{PICTURE}"], text=[{TEXTS}]'
     is_classifier = kind == "MMForSequenceClassification"
     end = ENDS[str(problem_type)] if is_classifier and problem_type in ENDS else ENDS[kind].format(start=start)

@@ -53,7 +53,7 @@ def why_incomplete(checkpoint: Path, *, hashes: bool = True) -> str:
 
 
 def read_state(checkpoint: str | os.PathLike) -> TrainerState:
-    """The trainer_state.json of a checkpoint. Raises: ValueError, naming it, unless Trainer can go on from it."""
+    """The trainer_state.json of a checkpoint. Raises: ValueError, naming it, unless Trainer can continue from it."""
     path = Path(checkpoint) / STATE
     try:
         held = json.loads(path.read_bytes().decode("utf-8"))
@@ -191,7 +191,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def cause_of(fault: BaseException, folder: Path) -> OSError | None:
-    """The error of the disk behind a failed save (disk full, read-only, input/output error), None for another fault.
+    """The disk error of a failed save (disk full, read-only, input/output error), None for another fault.
 
     Savers tell a full disk in their own words, so a fault that names none is asked after by writing a file.
     """

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..data.sources import MEDIA
 from ..modeling_mm.losses.token_losses import IGNORED
 from ..processing.collator import MMDataCollator
 from ..processing.images.limits import MediaDecodeError
@@ -45,7 +46,10 @@ class FaultLog:
         for line in self.path.read_text(encoding="utf-8").splitlines():
             told = json.loads(line)
             found.setdefault(str(told["name"]), str(told["reason"]))
-        return [f"{len(found)} media could not be read:", *(f"  {name}: {why}" for name, why in sorted(found.items()))]
+        return [
+            f"{len(found)} media or samples could not be read:",
+            *(f"  {name}: {why}" for name, why in sorted(found.items())),
+        ]
 
 
 @dataclass(eq=False, repr=False)
@@ -68,6 +72,8 @@ class RunCollator(MMDataCollator):
                 raise
         blanks = copy.copy(self)
         blanks.on_error, blanks.on_fault = "placeholder", None
+        if self.processor.placeholders is not None:  # no text of theirs goes without its media
+            samples = [{**dict.fromkeys(set().union(*samples) & {*MEDIA}), "text": "", "suffix": ""}]
         batch = MMDataCollator.__call__(blanks, samples)
         for name in ("labels", "lm_targets", "mlm_targets"):
             if torch.is_tensor(batch.get(name)) and not batch[name].is_floating_point():

@@ -121,7 +121,7 @@ def _spectrogram(features: torch.Tensor) -> np.ndarray:
 
 
 def save_sheet(seen: list[Seen], path: str | os.PathLike) -> None:
-    """A PNG with a band for each context: its pictures, and its texts beside them."""
+    """A PNG with a band for each context: its pictures, and its texts next to them."""
     font = ImageFont.load_default(15)
     bands = [_band(one, font) for one in seen]
     height = sum(band.height for band in bands) + GAP * (len(bands) + 1)

@@ -16,6 +16,7 @@ from typing import Any
 from ..evaluation.captions import CAPTION_METRICS, caption_scores
 from ..evaluation.scores import mean_score
 from ..evaluation.significance import Comparison, compare, comparison_table
+from ..evaluation.speech import cer, wer
 from .asking import CARD, ask, check_card, name_of
 from .card import is_ours, sealed
 from .curves import metrics_in
@@ -66,7 +67,11 @@ class Evaluation:
         lines += self.notes
         lines += [f"left out: {name}: {reason}" for name, reason in self.skipped]
         if self.comparison is not None:
-            lines += ["", "beside the other evaluation, on the same questions:", comparison_table([self.comparison])]
+            lines += [
+                "",
+                "and the other evaluation, on the same questions:",
+                comparison_table([self.comparison]),
+            ]
         return "\n".join(lines)
 
 
@@ -92,14 +97,14 @@ def evaluate(
     """The metrics of a model on data, each with its 95 % interval over pictures.
 
     Batches are of samples of similar length; a picture is encoded once in its batch. With `output` what is answered is
-    kept as it comes: the same call goes on after a kill without answering anything twice, and then writes its files.
+    kept as it comes: the same call continues after a kill without answering anything twice, and then writes its files.
     Under torchrun each process reads its share, and the numbers are those of one process.
 
     Args:
         model: a folder, a Hub id or a model; of the class that the task needs.
         data: what `load_data` reads, or samples that it gave. media, format, split, annotations, columns: as there.
         task: "caption", "vqa", "retrieval" or "classify"; None: by the model's class, "caption" where it writes.
-        processor: None: that beside the model.
+        processor: None: that of the model's folder.
         output: a folder for the files; made if there is none.
         against: the output folder of another evaluation of the same questions: which model is better, is that sure?
         update_card: put the metrics into the README.md of the model's folder, too.
@@ -119,7 +124,7 @@ def evaluate(
     )
     questions, task, notes = asked.questions, asked.task, []
     if task == "caption":
-        more, notes = _caption_metrics(questions)
+        more, notes = (_speech_metrics if asked.is_speech else _caption_metrics)(questions)
         asked.found |= more
     metrics = counted(asked.found, questions, asked.reader)
     result = Evaluation(task, name, asked.told["data"], metrics, questions, asked.reader.skipped, asked.told)
@@ -150,6 +155,15 @@ def _caption_metrics(questions: list[Question]) -> tuple[dict[str, tuple[float, 
     return {name: score.interval(groups) for name, score in scores.items()}, notes
 
 
+def _speech_metrics(questions: list[Question]) -> tuple[dict[str, tuple[float, float, float]], list[str]]:
+    """Error rates of transcripts, and why there are none."""
+    if find_spec("jiwer") is None:
+        return {}, ["wer and cer are left out: pip install '.[eval]' brings jiwer"]
+    told = [question.prediction for question in questions]
+    truth, groups = [question.references for question in questions], [question.group for question in questions]
+    return {score.name: score.interval(groups) for score in (wer(told, truth), cer(told, truth))}, []
+
+
 def _others(against: str | os.PathLike) -> list[dict[str, Any]]:
     """The answers of another evaluation that have a score."""
     theirs = [line for line in read_predictions(against) if "score" in line]
@@ -159,7 +173,7 @@ def _others(against: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def _compared(result: Evaluation, theirs: list[dict[str, Any]], against: str) -> Comparison:
-    """The score of each question beside that of another evaluation."""
+    """The score of each question and that of another evaluation."""
     asked = [(question.id, question.context_text or question.text) for question in result.questions]
     other = {(line["id"], line.get("prompt")): line["score"] for line in theirs}
     if len(other) != len(theirs) or set(other) != set(asked):

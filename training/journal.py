@@ -18,8 +18,8 @@ from .predictions import Question, Sample
 class Journal:
     """Answers that were made before, and a file for those to come.
 
-    done: the numbers of the samples that need not be read again; skipped: (id, reason) of those among them that could
-    not be read.
+    done: the numbers of the samples that need not be read again; skipped: (file, reason) of those among them that
+    could not be read.
     """
 
     def __init__(self, path: str | os.PathLike, header: dict[str, Any]):
@@ -66,7 +66,7 @@ class Journal:
         self._write({"answers": [[number, [_packed(item) for item in items]] for number, items in numbered]})
 
     def skip(self, sample: Sample, reason: str) -> None:
-        self._write({"skipped": [[sample.number, sample.name(), reason]]})
+        self._write({"skipped": [[sample.number, sample.file() or sample.name(), reason]]})
 
     def _write(self, line: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -88,7 +88,7 @@ def _packed(item: Any) -> Any:
     if isinstance(first, Sample):
         held = {name: first.columns.get(name) for name in ("id", "text", "suffix")}
         plain = {name: value for name, value in held.items() if _is_text(value)}
-        head = {"sample": plain, "group": first.group(), "name": first.name()}
+        head = {"sample": plain, "group": first.group(), "name": first.name(), "file": first.file()}
     else:
         head = _packed(first)
     return [head, *(np.asarray(array, np.float32).tolist() for array in arrays)]
@@ -107,19 +107,22 @@ def _unpacked(held: Any, number: int) -> Any:
     head, *arrays = held
     arrays = [np.asarray(array, np.float32) for array in arrays]
     if "group" in head and "sample" in head and isinstance(head["sample"], dict):
-        return (KeptSample(number, head["sample"], head["group"], head["name"]), *arrays)
+        return (KeptSample(number, head["sample"], head["group"], head["name"], head.get("file", "")), *arrays)
     return (_unpacked(head, number), *arrays)
 
 
 class KeptSample(Sample):
     """A sample of which only texts and the name of its media were kept."""
 
-    def __init__(self, number: int, columns: dict[str, Any], group: str, name: str):
+    def __init__(self, number: int, columns: dict[str, Any], group: str, name: str, file: str):
         super().__init__(number, columns)
-        self._group, self._name = group, name
+        self._group, self._name, self._file = group, name, file
 
     def group(self) -> str:
         return self._group
 
     def name(self) -> str:
         return self._name
+
+    def file(self) -> str:
+        return self._file

@@ -22,7 +22,7 @@ def score_label_sets(
     """
     if labels.shape != logits.shape or not np.isin(labels, (0, 1)).all():
         raise ValueError(
-            f"labels {labels.dtype} {labels.shape} beside logits {logits.shape}: metrics are of one class, of one "
+            f"labels {labels.dtype} {labels.shape} came with logits {logits.shape}: metrics are of one class, of one "
             "number, or of a vector of 0 and 1 a row; give compute_metrics of your own for others"
         )
     told, truth = logits > 0, labels == 1

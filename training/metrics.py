@@ -40,7 +40,7 @@ from .shown import save_predictions
 
 logger = logging.get_logger(__name__)
 
-TASKS = ("caption", "vqa", "retrieval", "classify", "pretrain", "distill")
+TASKS = ("caption", "vqa", "retrieval", "classify", "chat", "pretrain", "distill")
 WRITTEN = ("caption", "vqa")
 RECALLS = tuple(f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10))
 RETRIEVAL = tuple(
@@ -73,7 +73,7 @@ def evaluate_task(
         {"eval_exact_match": 0.5, "eval_exact_match_low": 0.4, "eval_exact_match_high": 0.6, ..., "eval_samples": 100,
          "eval_media": 100}
 
-    Texts are generated from pictures and prompts alone; a picture is encoded once in its batch, whatever the number of
+    Texts are generated from only pictures and prompts; a picture is encoded once in its batch, whatever the number of
     its captions or questions.
 
     Args:
@@ -198,6 +198,8 @@ def check_metric(name: str, kind: str | None) -> None:
 def kind_of(task: str, model: Any) -> str | None:
     """The task whose metrics this one has; None where there are none but the losses."""
     check_choice("task", task, TASKS)
+    if task == "chat":  # what is a right answer of a conversation no number says
+        return None
     if task not in ("pretrain", "distill"):
         return task
     if model is None:

@@ -61,8 +61,8 @@ class Plan:
         held = self.memory
         named = {"weights": held.weights, "optimizer": held.optimizer}
         named |= {"average of weights": held.average} if held.average else {}
-        named |= {"gradients and activations": held.step, "gradients alone": held.gradients}
-        named |= {"process beside tensors": held.beside} if held.beside else {}
+        named |= {"gradients and activations": held.step, "of them gradients": held.gradients}
+        named |= {"process without tensors": held.beside} if held.beside else {}
         told = ", ".join(f"{name} {in_bytes(size)}" for name, size in named.items())
         guess = "" if held.known_optimizer else " (the optimizer's state as AdamW's)"
         return [

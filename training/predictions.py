@@ -10,6 +10,7 @@ A picture that has several captions or questions is encoded once in a batch, and
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -47,6 +48,7 @@ class Question:
     score: float = float("nan")  # how right the prediction is, 0 to 1
     confidence: float = float("nan")  # of a class or a token (the geometric mean) its probability; a similarity
     label: Any = None
+    file: str = ""  # the names of its files, without folders; of media without a name the ids of its rows
 
 
 @dataclass
@@ -66,6 +68,13 @@ class Sample:
         paths = [source for source in media_names(self.columns) if isinstance(source, str)]
         return str(named) if named is not None else paths[0] if paths else f"sample {self.number}"
 
+    def file(self) -> str:
+        """What a reader calls it: the names of its files, else the ids that its rows had."""
+        named = [source for source in media_names(self.columns) if isinstance(source, str)]
+        short = [source if source.startswith("data:") else os.path.basename(source) for source in named]
+        kept = [name[:80] for name in short] or listed(self.columns.get("row_ids"))
+        return ", ".join(dict.fromkeys(map(str, kept[:3])))
+
     def captions(self) -> list[str]:
         """Its texts, for retrieval: those under text, or under suffix."""
         return listed(self.columns.get("text")) or listed(self.columns.get("suffix"))
@@ -81,7 +90,7 @@ class Sample:
         for row in range(count):
             prompt = _of_row(texts, row), _of_row(contexts, row)
             if prompt not in found:
-                found[prompt] = Question(self.name(), group, self.number, [], *prompt)
+                found[prompt] = Question(self.name(), group, self.number, [], *prompt, file=self.file())
             question = found[prompt]
             question.rows.append(row)
             question.references += [suffixes[row]] if row < len(suffixes) else []
@@ -104,8 +113,8 @@ class Reader:
     Samples of similar length share a batch; what is made of them comes back in the order of the data set. Under
     torch.distributed each process reads every n-th sample, and all get the answers of all.
 
-    skipped: (id, reason) of each sample that was left out. journal: keeps each batch in a file as it is done, and
-    holds what an earlier run had done. share: the number of this process, and of all.
+    skipped: (file or id, reason) of each sample that was left out. journal: keeps each batch in a file as it is done,
+    and holds what an earlier run had done. share: the number of this process, and of all.
     """
 
     collator: MMDataCollator
@@ -151,7 +160,7 @@ class Reader:
         return [item for _, items in sorted(found, key=lambda pair: pair[0]) for item in items]
 
     def _answered(self, batch: list[Sample], run: Callable) -> Iterator[tuple[list[Sample], list]]:
-        """The batch with what was made of it; where one cannot be read, each of the others alone."""
+        """The batch with what was made of it; where one cannot be read, each of the others in a batch of one."""
         try:
             yield batch, run(batch)
             return
@@ -162,7 +171,7 @@ class Reader:
             try:
                 yield [sample], run([sample])
             except MediaDecodeError as fault:
-                self.skipped.append((sample.name(), str(fault)))
+                self.skipped.append((sample.file() or sample.name(), str(fault)))
                 if self.journal is not None:
                     self.journal.skip(sample, str(fault))
 
@@ -238,7 +247,7 @@ def _on(model: Any, batch: Mapping[str, Any], without: tuple[str, ...] = ()) -> 
 
 
 def generated(model: Any, processor: Any, dataset: Iterable, reader: Reader, **generation: Any) -> list[Question]:
-    """Questions with the texts that the model writes, from pictures and prompts alone."""
+    """Questions with the texts that the model writes, from only pictures and prompts."""
 
     def run(samples: list[Sample]) -> list[Question]:
         asked = [(question, sample) for sample in samples for question in sample.questions()]
@@ -314,7 +323,7 @@ def embedded(model: Any, dataset: Iterable, reader: Reader) -> Embeddings:
         if group not in numbers:
             numbers[group] = len(numbers)
             images.append(image)
-            pictures.append(Question(sample.name(), group, sample.number, [0]))
+            pictures.append(Question(sample.name(), group, sample.number, [0], file=sample.file()))
         pictures[numbers[group]].references += sample.captions()
         texts.append(own)
         owner += [numbers[group]] * len(own)
@@ -332,7 +341,7 @@ def classified(model: Any, dataset: Iterable, reader: Reader) -> tuple[list[Ques
             raise ValueError(f"the samples have no label to compare with; they hold {held}")
         logits = model(**_on(model, batch, NOT_OF_FORWARD)).logits.float().cpu().numpy()
         rows = [
-            Question(sample.name(), sample.group(), sample.number, [row], _of_row(texts, row))
+            Question(sample.name(), sample.group(), sample.number, [row], _of_row(texts, row), file=sample.file())
             for sample in samples
             for texts in [listed(sample.columns.get("text"))]
             for row in range(max(1, len(texts)))

@@ -28,7 +28,7 @@ class MMPreferenceCollator:
         if not isinstance(getattr(bare, "lm_head_transform", None), nn.Identity):
             raise ValueError(
                 f"{type(bare).__name__} has lm_head_transform, or no head that writes: TRL computes log-probabilities "
-                "from the decoder's states and lm_head alone, which would be those of another model. Models with "
+                "from the decoder's states and lm_head only, which would be those of another model. Models with "
                 "lm_head_transform=False are accepted"
             )
         asks = "context_text" if bare.config.has_text_encoder else "text"

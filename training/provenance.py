@@ -67,7 +67,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def without_places(value: Any) -> Any:
-    """A setting as it may be published: of a path on this machine only the last name is told."""
+    """A setting as it may be published: of a path on this machine only the last name is published."""
     if isinstance(value, Mapping):
         return {name: without_places(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):

@@ -42,7 +42,7 @@ _WEIGHTS = (".safetensors", ".onnx", ".data")  # linked into the copy; everythin
 
 @dataclass(frozen=True)
 class Push:
-    """What a push does, or did: files to upload with their sizes, files to delete, what stays behind."""
+    """What a push does, or did: files to upload with their sizes, files to delete, files that are not uploaded."""
 
     repository: str
     uploads: dict[str, int]
@@ -172,7 +172,7 @@ def push_of_training(
 
 
 def copied(folder: Path, copy: Path) -> list[str]:
-    """Copies what of a folder belongs to the model (weights are linked); returns the names that it leaves behind."""
+    """Copies what of a folder belongs to the model (weights are linked); returns the names that are not copied."""
     copy.mkdir(parents=True)
     names = sorted(os.listdir(folder))
     left_out = [name for name in names if _NOT_PUSHED.fullmatch(name)]

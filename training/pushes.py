@@ -31,7 +31,7 @@ class PushingTrainer(Seq2SeqTrainer):
     * Each is one commit, which deletes what it replaces: older weights, and what only an earlier push wrote.
     * A README.md that was there before stays; Trainer would write its own over it.
     * `hub_token` is in no file; Trainer writes it into training_args.bin, and pushes that.
-    * A push during the training that fails is logged; the training goes on.
+    * A push during the training that fails is logged; the training continues.
     """
 
     _own_card: str | None = None  # the text of the card that this trainer wrote

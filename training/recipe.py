@@ -149,7 +149,8 @@ def train(recipe: str, *, say: Callable[[str], object] = print, **settings: Any)
         result = mm.train("caption", data="captions.json", media="images", output="runs/mine", num_train_epochs=3)
 
     Args:
-        recipe: a task (caption, vqa, retrieval, classify, pretrain, distill), or a YAML or JSON file of settings.
+        recipe: a task (caption, vqa, retrieval, classify, chat, pretrain, distill), or a YAML or JSON file of
+            settings.
         say: is given what the command prints, by lines.
         settings: replace those of the recipe; `config` replaces single fields of its config.
 

@@ -27,7 +27,8 @@ h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
 table { border-collapse: collapse } td, th { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left;
   vertical-align: top; overflow-wrap: anywhere } td.number, th.number { text-align: right; white-space: nowrap }
 .wide { overflow-x: auto } .wide td, .wide th { overflow-wrap: break-word }
-.wide td:first-child { min-width: 6rem } svg line { stroke: currentColor;
+td:first-child { min-width: 6.5rem } .sample small { display: block; width: 6rem; overflow-wrap: anywhere }
+@media (max-width: 30rem) { td, th { padding: .3rem .4rem } } svg line { stroke: currentColor;
   stroke-width: 2 } svg circle { fill: currentColor }
 img { max-width: 100% } .sample img { width: 96px; display: block } .right { color: #176d2f } .wrong { color: #a32020 }
 pre { white-space: pre-wrap; background: #f6f6f6; padding: .8rem }
@@ -240,7 +241,7 @@ def _sample(line: Mapping[str, Any], asked: bool) -> str:
     sure = f'<td class="number">{line["confidence"]:.2f}</td>' if "group" in line else ""
     colour = "" if score is None else "right" if score >= 0.999 else "wrong" if score < 0.5 else ""
     return (
-        f"<tr><td>{shown}<small>{_escaped(line.get('id', ''))}</small></td>{prompt}"
+        f"<tr><td>{shown}<small>{_escaped(line.get('file') or line.get('id', ''))}</small></td>{prompt}"
         f'<td class="{colour}">{_escaped(line.get("prediction", ""))}</td>{sure}<td>{people}</td>'
         f'<td class="number">{"" if score is None else f"{score:.2f}"}</td></tr>'
     )

@@ -15,6 +15,7 @@ from ..data.dataset import MMDataset
 from ..data.sources import MEDIA
 from ..processing.collator import MMDataCollator
 from ..processing.images.limits import MediaDecodeError
+from ..processing.row_faults import RowError
 from .arguments import RunArguments
 from .card import write_card
 from .checkpoints import checkpoints
@@ -150,7 +151,7 @@ def _evaluated(trainer: TaskTrainer, data: RunData, begun: Start, arguments: Run
     trainer.compute_metrics, training.predict_with_generate = None, False
     trainer.remove_callback(EarlyStoppingCallback)  # it would miss its metric, which was computed while training
     metrics = trainer.evaluate(metric_key_prefix="eval")
-    if training.should_save:
+    if training.should_save and arguments.task != "chat":  # of conversations the loss alone is measured
         limits = {"num_beams": training.generation_num_beams, "max_new_tokens": training.generation_max_length}
         given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
         held_out, collator = cast(Any, trainer.eval_dataset), cast(Any, trainer.data_collator)
@@ -170,15 +171,16 @@ def _readable(data: RunData, begun: Start, arguments: RunArguments, say: Say) ->
     """The evaluation data without what cannot be read, so that each evaluation is of the same samples; None: none."""
     held: Any = data.eval
     whole = TaskSamples(held, KINDS[arguments.task])
-    collate = MMDataCollator(begun.processor)
+    collate = MMDataCollator(begun.processor, max_length=arguments.data.max_length)
+    read = MEDIA if begun.processor.placeholders is None else (*MEDIA, "text", "suffix", "chat")
     kept, bad = [], []
     for number, sample in enumerate(held.samples):
-        media = {name: value for name, value in whole[number].items() if name in MEDIA}
+        given = {name: value for name, value in whole[number].items() if name in read}
         try:
-            if media:
-                collate([media])
+            if given:
+                collate([given])
             kept.append(sample)
-        except MediaDecodeError as fault:
+        except (MediaDecodeError, RowError) as fault:
             bad.append(f"not evaluated: {fault}")
     for line in bad:
         say(line)
@@ -193,7 +195,7 @@ def _check_output(arguments: RunArguments) -> None:
     found = checkpoints(str(training.output_dir))
     if found and not goes_on:
         raise ValueError(
-            f"{training.output_dir} holds {found[0].name} of an earlier run: go on from it (--resume), or give "
+            f"{training.output_dir} holds {found[0].name} of an earlier run: continue it (--resume), or give "
             "another output"
         )
 
@@ -233,14 +235,14 @@ def build_trainer(arguments: RunArguments, data: RunData, begun: Start) -> tuple
 def _metrics(arguments: RunArguments, data: RunData, begun: Start) -> Any:
     """What is computed at each evaluation while training: metrics of generated text, embeddings or classes.
 
-    Not for pretrain, whose predictions are logits of whole texts: its losses are evaluated.
+    Not for pretrain and chat, whose predictions are logits of whole texts: their losses are evaluated.
     """
     task, training = KINDS[arguments.task], arguments.training
     if task.writes and "predict_with_generate" not in arguments.settings:
         training.predict_with_generate = True
     if task.writes and training.generation_max_length is None:  # one limit for all evaluations of the run
         training.generation_max_length = begun.model.generation_config.max_new_tokens or LONGEST
-    if task.name == "pretrain" or (task.writes and not training.predict_with_generate):
+    if task.name in ("pretrain", "chat") or (task.writes and not training.predict_with_generate):
         return None
     rows = [task.sample(sample) for sample in data.eval.samples]  # type: ignore[union-attr]
     return compute_metrics_for(_measured(arguments, data), begun.processor, rows, begun.model)
@@ -284,7 +286,7 @@ def _collator(arguments: RunArguments, begun: Start, faults: FaultLog) -> RunCol
 
 
 def _finished(model: Any, arguments: RunArguments) -> Any:
-    """The model as it is saved: with LoRA merged into it, unless the adapter alone is wanted."""
+    """The model as it is saved: with LoRA merged into it, unless only the adapter is wanted."""
     if arguments.model.lora and arguments.model.lora_save == "merged":
         return model.merge_and_unload()
     return model

@@ -120,24 +120,23 @@ def in_one_order(data: MMDataset, identify: str = "bytes", apart: str | None = N
 
     So one set gives one training whatever format it is read from. "id" becomes a hash of the media (of the text where
     there are none). identify: "bytes" hashes what the media hold, "name" their paths within the folder.
-    apart: a column; rows of a medium with other values in it stay samples of their own.
+    apart: a column; rows of a medium with other values in it stay samples of their own, with the same id.
     """
     groups: dict[tuple, list[dict]] = {}
     for number, sample in enumerate(data.samples):
         key = _key(sample, data.root, identify)
         if "context_text" in sample:  # its rows read this text, too: those of another one stay apart
             key = (*key, f"context_text:{sample['context_text']!r}")
-        if apart is not None and key:
-            key = (*key, f"{apart}:{sample.get(apart)!r}")
+        value = repr(sample.get(apart)) if apart is not None and key else ""  # no part of the id
         alone = "" if key and has_texts(sample) else str(number)
-        groups.setdefault((key or ("",), alone), []).append(sample)
+        groups.setdefault((key or ("",), alone, value), []).append(sample)
     samples = []
-    for (key, _), found in groups.items():
+    for (key, _, _), found in groups.items():
         rows = sorted((row for sample in found for row in rows_of(sample)), key=_order)
         beside = {name: value for name, value in found[0].items() if name not in ROWS}
         name = key if key[0] else ("", *map(repr, _order(rows[0])))
         samples.append({**beside, **_columns(rows), "id": hashlib.sha256("\n".join(name).encode()).hexdigest()[:16]})
-    samples.sort(key=lambda sample: (sample["id"], repr(_order(rows_of(sample)[0]))))
+    samples.sort(key=lambda one: (one["id"], repr(_order(rows_of(one)[0])), repr(one.get(apart)) if apart else ""))
     return MMDataset(samples, data.report, data.label_names, data.root)
 
 
@@ -176,7 +175,7 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _order(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(repr(row.get(name)) for name in ("text", "suffix", "label", "answers"))
+    return tuple(repr(row.get(name)) for name in ("text", "suffix", "label", "answers", "chat"))
 
 
 def _parts(data: MMDataset, settings: DataArguments) -> tuple[MMDataset, MMDataset | None]:

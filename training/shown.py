@@ -33,7 +33,7 @@ def save_predictions(
     shown: Mapping[int, str] | None = None,
     groups: Sequence[str] | None = None,
 ) -> Path:
-    """One line for each question: id, prompt, prediction, references, answers, score, confidence; "shown" says
+    """One line for each question: id, file, prompt, prediction, references, answers, score, confidence; "shown" says
     "worst", "drawn" or (`best`) "best" where the report shows it, with a small picture.
 
     The worst have the lowest scores; the drawn ones are a sample that depends on nothing but the number of questions.
@@ -48,6 +48,7 @@ def save_predictions(
         for number, question in enumerate(questions):
             line = {
                 "id": question.id,
+                "file": question.file or None,
                 "group": None if groups is None else groups[number],
                 "prompt": question.text if question.context_text is None else question.context_text,
                 "prediction": question.prediction,
@@ -87,7 +88,7 @@ def _small(dataset: Any, number: int, columns: Mapping[str, str | None]) -> str 
 
 
 def data_url(picture: Any, side: int = SIDE) -> str:
-    """A picture of at most `side` pixels as data:image/png;base64,..., which needs no file beside a page."""
+    """A picture of at most `side` pixels as data:image/png;base64,..., which needs no file next to a page."""
     small = (picture if isinstance(picture, Image.Image) else Image.fromarray(np.asarray(picture))).convert("RGB")
     small.thumbnail((side, side))
     held = io.BytesIO()

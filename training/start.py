@@ -22,6 +22,7 @@ from ..modeling_mm.core.loading import COPIES, HEADS
 from ..processing.images.processor import MMImageProcessorPil
 from ..processing.processor import MMProcessor
 from .arguments import ModelArguments, RunArguments, as_dict, as_names
+from .chatting import IN_CHATS, placeholder_ids, with_chats
 from .class_fields import class_fields
 from .plan import parts_of
 from .samples import RunData
@@ -31,12 +32,13 @@ PACKAGED = Path(__file__).resolve().parents[1] / "checkpoints" / "mm-tiny"
 TEXT_ATTENTION = r".*language_model\.layers\.\d+\.(self|cross)_attn\.[qkvo]_proj"
 READ = 1000  # samples whose words are looked up
 SOURCES = ("model", "vision_tower", "text_tower", "audio_tower", "text_encoder", "processor")  # folders or Hub ids
+BETWEEN = ("vision_projector", "audio_projector")  # trained whole beside LoRA where they are new
 NEW_HEADS = {"classify": ["classifier"], "retrieval": ["itc_head", "itm_head"]}
 
 
 @dataclass
 class Start:
-    """told: what the user is told of the start, a line each. new: names of the weights that were drawn."""
+    """told: what is printed of the start, a line each. new: names of the weights that were drawn."""
 
     model: Any
     processor: Any
@@ -133,7 +135,7 @@ def _of_model(arguments: RunArguments, fields: dict[str, Any]) -> Start:
 
 
 def _checked(model_class: Any, source: str, fields: dict[str, Any], info: Any) -> tuple[list[str], list[str]]:
-    """(new, unused) names of a loading whose faults were not raised: heads alone may be either."""
+    """(new, unused) names of a loading whose faults were not raised: only heads may be either."""
     heads = {part for parts in HEADS.values() for part in parts}
     wrong = [name for name in info["missing_keys"] if name.split(".")[0] not in heads]
     if wrong or any(name.split(".")[0] not in heads for name in info["unexpected_keys"]):
@@ -193,11 +195,17 @@ def _of_towers(arguments: RunArguments, fields: dict[str, Any]) -> Start:
 
             sounds = AutoFeatureExtractor.from_pretrained(settings.audio_tower)
         processor = MMProcessor(pictures, AutoTokenizer.from_pretrained(text), sounds)
+    if arguments.task == "chat":
+        fields = {**IN_CHATS, **fields, **placeholder_ids(processor, settings)}
     towers = {"audio": settings.audio_tower, "text_encoder": settings.text_encoder}
     model_class = KINDS[arguments.task].model_class
     model = model_class.from_towers(settings.vision_tower, text, tokenizer=processor.tokenizer, **towers, **fields)
     said = " and ".join(str(one) for one in (settings.vision_tower, settings.audio_tower, text) if one)
     new = list(model._drawn)
+    if arguments.task == "chat":
+        processor = with_chats(processor, model.config)
+        most, tokenizer = model.config.text_config.max_position_embeddings, processor.tokenizer
+        tokenizer.model_max_length = min(most, tokenizer.model_max_length)  # many language models' name no length
     made = Start(model, processor, [f"starts from the towers {said}"], new)
     _tell_new(made, "no tower has them")
     return made
@@ -276,10 +284,10 @@ def _adapt(made: Start, arguments: RunArguments) -> None:
     settings = arguments.model
     targets = settings.lora_targets or TEXT_ATTENTION
     names = as_names(targets) if "," in targets else targets
-    new = {name.split(".")[0] for name in made.new}
-    heads = [name for name in NEW_HEADS.get(arguments.task, []) if name in new]
+    new = {part for name in made.new for part in name.split(".")[:2]}
+    heads = [name for name in (*NEW_HEADS.get(arguments.task, []), *BETWEEN) if name in new]
     if settings.lora_save == "adapter" and not (made.model.config.name_or_path or heads):
-        raise ValueError("an adapter alone needs the folder of its base model; give model, or lora_save=merged")
+        raise ValueError("an adapter needs the folder of its base model; give model, or lora_save=merged")
     lora = LoraConfig(
         r=int(settings.lora or 0),
         lora_alpha=settings.lora_alpha or 2 * int(settings.lora or 0),  # pyright: ignore[reportArgumentType]: floats too
@@ -287,7 +295,7 @@ def _adapt(made: Start, arguments: RunArguments) -> None:
         modules_to_save=heads or None,
     )
     made.model = get_peft_model(made.model, lora)
-    saved = {"merged": "merged into the weights at the end", "adapter": "saved alone, without the base model"}
+    saved = {"merged": "merged into the weights at the end", "adapter": "saved without the base model"}
     whole = f"; trained whole: {', '.join(heads)}" if heads else ""
     made.told.append(f"LoRA of rank {settings.lora}, {saved[settings.lora_save]}{whole}")
 

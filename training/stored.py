@@ -25,7 +25,8 @@ def check_feature_cache(arguments: RunArguments, data: RunData, begun: Start) ->
             "feature_cache: the teacher of distill reads the pictures themselves; leave feature_cache out"
         )
     losses = (begun.model.config.pretraining_losses or {}) if arguments.task == "pretrain" else {}
-    check_whole_pictures(arguments.data.augment is not None, arguments.training.mim_ratio if "mim" in losses else 0)
+    hidden = arguments.training.mim_ratio if "mim" in losses else 0
+    check_whole_pictures(arguments.data.augment is not None, hidden, begun.processor.tiles)
     check_frozen(begun.model)
 
 
@@ -40,7 +41,7 @@ def planned(arguments: RunArguments, trainer: Any, begun: Start) -> list[str]:
     place = next(path for path in (store.folder, *store.folder.absolute().parents) if path.exists())
     return [
         f"features: {pictures:,} pictures, {in_bytes(each)} each, at most {in_bytes(each * pictures)} in {folder}, "
-        f"where {in_bytes(shutil.disk_usage(place).free)} are free; {len(store):,} are there already. Memory "
+        f"where {in_bytes(shutil.disk_usage(place).free)} are free; {len(store):,} are stored already. Memory "
         "above counts the image tower too, which does not run"
     ]
 

@@ -99,7 +99,7 @@ class StreamPlace(TrainerCallback):
         if not shared.has_places:
             if (changed := self._numbers(args)) != {name: kept[name] for name in changed}:
                 logger.warning(
-                    f"the checkpoint was saved with { ({name: kept[name] for name in changed}) } and goes on with "
+                    f"the checkpoint was saved with { ({name: kept[name] for name in changed}) } and continues with "
                     f"{changed}: this stream has another order then, so samples of epoch {self.epoch} may come twice "
                     "or not at all; later epochs are whole"
                 )

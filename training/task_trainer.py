@@ -96,7 +96,7 @@ class _Averaging(TrainerCallback):
 
 
 class DistillTrainer(TaskTrainer):
-    """TaskTrainer whose loss in training is (1 - w) the labels' + w the teacher's; in evaluation the labels' alone."""
+    """TaskTrainer whose loss in training is (1 - w) the labels' + w the teacher's; in evaluation only the labels'."""
 
     def __init__(self, *args: Any, teacher: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

@@ -5,6 +5,7 @@ caption    MMForConditionalGeneration   image, suffix
 vqa        MMForConditionalGeneration   image, text (the question), suffix (the answer)
 retrieval  MMForImageTextRetrieval      image, suffix
 classify   MMForSequenceClassification  image and/or text, label
+chat       MMForConditionalGeneration   chat, and the image or images in it
 pretrain   MMForPreTraining             image, suffix
 distill    MMForConditionalGeneration   as caption or vqa, and a teacher
 """
@@ -77,6 +78,7 @@ KINDS = {
         Task("vqa", GENERATION, ("text", "suffix"), writes=True),
         Task("retrieval", MMForImageTextRetrieval, ("suffix",), whole_texts=True),
         Task("classify", MMForSequenceClassification, ("label",), whole_texts=True),
+        Task("chat", GENERATION, ("chat",)),
         Task("pretrain", MMForPreTraining, ("suffix",)),
         Task("distill", GENERATION, ("suffix",), writes=True),
     )
@@ -121,7 +123,7 @@ def columns_aside(data: Any) -> list[str]:
     if not found:
         return []
     return [
-        f"NOT READ: the columns {', '.join(found)}. Numbers beside a picture are no modality of MM: a model reads "
+        f"NOT READ: the columns {', '.join(found)}. Numbers with a picture are no modality of MM: a model reads "
         "them where they are written as text (columns NAME=text for one of them)"
     ]
 

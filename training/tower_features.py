@@ -59,7 +59,7 @@ def store_features(
     Pictures that cannot be read are left out: in training the collator's on_error decides about them.
 
     Raises: ValueError where the tower is trained, or gives other features in training than in evaluation; OSError
-        where the folder cannot be written.
+        where the folder cannot be written, or its disk has too little room for all features.
     """
     own, all_of_them = processes
     if not 0 <= own < all_of_them:
@@ -71,7 +71,8 @@ def store_features(
     check_frozen(model)
     store = FeatureStore(folder, processor.image_processor, tower_fingerprint(model, processor, dtype))
     pictures = _Pictures(store, processor, samples, check_columns(columns, (*SAMPLE_COLUMNS, "id")))
-    _check_same_in_training(base_model(model), pictures.first_pixels())
+    seen = _check_same_in_training(base_model(model), pictures.first_pixels())
+    store.check_room(sum(key not in store for key in pictures.found), _bytes(seen, dtype))
     for last in (False, True):  # then again for all, where the processes do not share a disk
         lacking = [
             chunk
@@ -112,18 +113,18 @@ def check_frozen(model: Any) -> None:
     """Raises ValueError where the image tower trains, or behaves otherwise in training than in evaluation."""
     tower = base_model(model).vision_tower
     if tower is None:
-        raise ValueError("feature_cache keeps what an image tower makes of pictures, and this model has none")
+        raise ValueError("a store of features keeps what an image tower makes of pictures, and this model has none")
     trained = [name for name, parameter in tower.named_parameters() if parameter.requires_grad]
     if trained:
         raise ValueError(
-            f"feature_cache keeps the features of a frozen image tower, and {len(trained)} of its weights are trained "
-            f"({trained[0]}, ...); freeze it (freeze: vision, or model.freeze('vision')), or leave feature_cache out"
+            f"a store of features is of a frozen image tower, and {len(trained)} of its weights are trained "
+            f"({trained[0]}, ...); freeze it (freeze: vision, or model.freeze('vision')), or do without one"
         )
     random = next((name for name, part in tower.named_modules() if _changes(part)), None)
     if random is not None:
         raise ValueError(
             f"{random} of the image tower ({type(tower.get_submodule(random)).__name__}) gives other features each "
-            "time in training, and stored ones stay the same; set its dropout to 0, or leave feature_cache out"
+            "time in training, and stored ones stay the same; set its dropout to 0, or do without stored features"
         )
 
 
@@ -155,13 +156,13 @@ def autocast_dtype(training: Any) -> torch.dtype | None:
     return torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else None
 
 
-def _check_same_in_training(base: Any, pixels: torch.Tensor) -> None:
-    """Runs the tower as in training: it must give what it gives in evaluation, to a rounding."""
+def _check_same_in_training(base: Any, pixels: torch.Tensor) -> MediaItems:
+    """Runs the tower as in training: it must give what it gives in evaluation, to a rounding; returns that."""
     tower = base.vision_tower
     was_training, buffers = tower.training, {name: value.clone() for name, value in tower.named_buffers()}
     try:
         with torch.no_grad(), torch.random.fork_rng():
-            wanted = _features(base, pixels, None).values
+            wanted = _features(base, pixels, None)
             tower.train()
             found = [_features(base, pixels, None).values for _ in range(TRIED)]
     finally:
@@ -169,11 +170,12 @@ def _check_same_in_training(base: Any, pixels: torch.Tensor) -> None:
         with torch.no_grad():
             for name, value in tower.named_buffers():
                 value.copy_(buffers[name])
-    if not all(torch.allclose(one, wanted, rtol=1e-3, atol=1e-4) for one in found):
+    if not all(torch.allclose(one, wanted.values, rtol=1e-3, atol=1e-4) for one in found):
         raise ValueError(
             f"the image tower ({type(tower).__name__}) gives other features in training than in evaluation (dropout, "
-            "or statistics of the batch); set its dropout to 0, or leave feature_cache out"
+            "or statistics of the batch); set its dropout to 0, or do without stored features"
         )
+    return wanted
 
 
 # ---- making them --------------------------------------------------------------------------------------------------
@@ -216,10 +218,10 @@ class _Pictures:
                 return _pixels_of(self.processor, [self.read(key)])
             except MediaDecodeError:
                 continue
-        raise ValueError("feature_cache keeps features of pictures, and the samples hold none that can be read")
+        raise ValueError("a store keeps features of pictures, and the samples hold none that can be read")
 
     def chunks(self) -> Iterator[list[bytes]]:
-        """Of CHUNK pictures, in the order of the data: the same ones whatever is there already, so that a picture has
+        """Of CHUNK pictures, in the order of the data: the same ones whatever is stored already, so that a picture has
         the same features to the bit."""
         entries = list(self.found)
         return (entries[start : start + CHUNK] for start in range(0, len(entries), CHUNK))
@@ -250,8 +252,13 @@ def feature_size(model: Any, processor: Any, samples: Sequence[Any]) -> tuple[in
     pictures = _Pictures(None, processor, samples, {})
     with _tower_at_rest(base), torch.no_grad():
         seen = _features(base, pictures.first_pixels(), None)
+    return _bytes(seen), len(pictures.found)
+
+
+def _bytes(seen: MediaItems, dtype: torch.dtype | None = None) -> int:
+    """Of features on disk."""
     held = [value for value in (seen.values, seen.pooled) if value is not None]
-    return sum(value.numel() * value.element_size() for value in held), len(pictures.found)
+    return sum(value.numel() * (dtype or value.dtype).itemsize for value in held)
 
 
 def _make(model, store: FeatureStore, pictures: _Pictures, chunks: list, dtype, workers: int, progress: bool) -> None:
@@ -275,7 +282,7 @@ def _pixels_of(processor: Any, pictures: list[Any]) -> torch.Tensor:
     if "pixel_attention_mask" in made:
         raise ValueError(
             "this image processor gives pictures of many sizes with a mask of their patches, whose features depend on "
-            "the batch; set a size, or leave feature_cache out"
+            "the batch; set a size, or do without stored features"
         )
     return made["pixel_values"]
 
@@ -285,7 +292,9 @@ def _features(base: Any, pixels: torch.Tensor, dtype: torch.dtype | None) -> Med
     with nullcontext() if dtype is None else torch.autocast(device.type, dtype):
         seen = run_tower(base.vision_tower, MediaItems(pixels[:, None].to(device)), **base.tower_reads("vision"))
     if seen.mask is not None:
-        raise ValueError("this image tower masks some of its tokens, which feature_cache does not keep; leave it out")
+        raise ValueError(
+            "this image tower masks some of its tokens, which a store of features does not keep; do without one"
+        )
     return seen
 
 

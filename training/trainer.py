@@ -27,6 +27,7 @@ from .checkpoints import (
     why_incomplete,
 )
 from .ending import EndWhenTold, outlive_sigterm
+from .kept_memory import kept_memory
 from .pushes import PushingTrainer
 from .streams import NAME, StreamPlace, stream_loader
 from .tower_features import autocast_dtype, check_collator
@@ -46,7 +47,7 @@ def _warn_of_restarts(should_log: bool) -> None:
 
 
 class MMTrainer(PushingTrainer):
-    """Seq2SeqTrainer with safe checkpoints and shared streams; everything else is as it is there.
+    """Seq2SeqTrainer with safe checkpoints and shared streams; everything else is inherited.
 
     * A checkpoint is written aside with the SHA-256 of its files (manifest.json), then renamed into place, so a kill
       at any moment leaves complete ones.
@@ -92,7 +93,8 @@ class MMTrainer(PushingTrainer):
                     logger.warning(f"resuming from {found}")
             elif resume_from_checkpoint:
                 self._check_named(Path(str(resume_from_checkpoint)))
-            return super().train(resume_from_checkpoint, *args, **kwargs)
+            with kept_memory(self.args.device.type):
+                return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             if held is not None:
                 held.close()

@@ -236,6 +236,20 @@ def answer(model: MMPreTrainedModel) -> list[float]:
         inputs["pixel_values"] = torch.randn(1, getattr(vision, "num_channels", 3), *side, generator=generator)
         if getattr(config, "text_encoder_config", None) is not None or getattr(config, "share_text_encoder", False):
             inputs["context_input_ids"] = inputs["input_ids"]
+    if getattr(config, "media_in_text", False):
+        inputs = _placed(inputs, config)
     states = body(**inputs).last_hidden_state.float().flatten()
     places = torch.linspace(0, len(states) - 1, 15).long()
     return [*states[places].tolist(), states.abs().mean().item()]
+
+
+def _placed(inputs: dict[str, torch.Tensor], config: Any) -> dict[str, torch.Tensor]:
+    """The same with the picture's placeholders before the text; without it where their number is not known."""
+    held = [one for one in config.placeholder_ids.values() if one is not None]
+    ids = inputs["input_ids"]
+    plain = next(one for one in range(config.text_config.vocab_size) if one not in held)
+    ids = torch.where(torch.isin(ids, torch.tensor(held)), plain, ids)
+    if "pixel_values" not in inputs or config.image_token_id is None or config.tokens_per_image is None:
+        return {"input_ids": ids}
+    places = ids.new_full((1, config.tokens_per_image), config.image_token_id)
+    return {**inputs, "input_ids": torch.cat([places, ids], dim=1)}

@@ -79,7 +79,7 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         self._read += 0 if isinstance(opened, _Whole) else tensor.nbytes
         return tensor
 
-    def beside(self, name: str) -> Path | None:
+    def sibling(self, name: str) -> Path | None:
         """Another file of the source; None if it has none of that name."""
         if self.directory is not None and not Path(self.source).exists():
             cached_file(self.source, name, revision=self.directory.name, _raise_exceptions_for_missing_entries=False)

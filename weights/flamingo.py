@@ -99,21 +99,33 @@ def _numbered(target: str | Change, layer: int, place: int) -> str | Change:
     return Change(new, target.reshape, tuple(name.replace("{n}", str(layer)) for name in target.old))
 
 
+_OF_WORDS = ("lm_head.weight", "lm_head.bias")  # of a head, what has a row for each word
+
+
 def inserted(plan: TowerPlan, every: int, weights: "FlamingoWeights | None" = None) -> TowerPlan:
     """A decoder's plan with gated layers between its own; `weights` say how many heads and how many words."""
     insertion = Insertion(plan.settings["num_hidden_layers"], every)
-    table, head, width = insertion.table(plan.table), plan.head, plan.settings["hidden_size"]
+    table, width = insertion.table(plan.table), plan.settings["hidden_size"]
     if weights is None:
         return replace(plan, settings=plan.settings | insertion.settings(width), table=table)
     settings = plan.settings | insertion.settings(width, weights.heads())
     settings["cross_attention_hidden_size"] = weights.resampler()["hidden_size"]
     embeddings = weights.embeddings()
     rows = plan.settings["vocab_size"] if embeddings is None else len(embeddings)
-    grow = grown(rows)
+    return with_rows(replace(plan, settings=settings, table=table), rows)
+
+
+def with_rows(plan: TowerPlan, rows: int) -> TowerPlan:
+    """A decoder's plan with that many words, the new ones after its own."""
+    grow, table, head = grown(rows), plan.table, plan.head
     modules = {old: change("embed_tokens", by=grow) for old, new in table.modules.items() if new == "embed_tokens"}
-    tensors = {old: change("lm_head.weight", by=grow) for old, new in head.tensors.items() if new == "lm_head.weight"}
-    settings["vocab_size"] = rows
-    return replace(plan, settings=settings, table=table.adding(modules=modules), head=head.adding(tensors=tensors))
+    tensors = {old: change(str(new), by=grow) for old, new in head.tensors.items() if new in _OF_WORDS}
+    return replace(
+        plan,
+        settings={**plan.settings, "vocab_size": rows},
+        table=table.adding(modules=modules),
+        head=head.adding(tensors=tensors),
+    )
 
 
 class Names(NamedTuple):
@@ -239,7 +251,7 @@ def grown(rows: int) -> Reshape:
     """A table (V, D) with new rows after its own, each their mean, similar to Transformers."""
 
     def forward(old: List) -> tuple[List, List]:
-        more = old[0].mean(0, keepdim=True).expand(rows - len(old[0]), -1)
+        more = old[0].mean(0, keepdim=True).expand(rows - len(old[0]), *old[0].shape[1:])
         return [torch.cat([old[0], more])], []
 
     return Reshape(f"grown to {rows} rows", forward, lambda new, unread: new)

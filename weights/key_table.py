@@ -26,7 +26,8 @@ _T = TypeVar("_T")
 Tensors = Mapping[str, torch.Tensor]
 
 _HOLE = re.compile(r"\{(\w+)\}")
-_HOLES = {"n": r"\d+", "leaf": r"weight|bias", "rest": r".+"}
+_BATCH_NORM = "weight|bias|running_mean|running_var|num_batches_tracked"
+_HOLES = {"n": r"\d+", "leaf": r"weight|bias", "norm": _BATCH_NORM, "rest": r".+"}
 LARGEST_LIST = 30  # faults shown in full
 
 
@@ -75,7 +76,7 @@ class KeyTable:
     """Old names -> new names.
 
     modules, tensors: template -> template, or Change. tied: a copy that some files hold -> the original's template.
-    dropped: template -> reason; of the source, beside what is used. kept: as dropped, but handed back by `restore`.
+    dropped: template -> reason; of the source, not used. kept: as dropped, but handed back by `restore`.
     new: template -> reason; tensors of the model that no source has.
     """
 

@@ -116,7 +116,7 @@ def faults_of(folder: str | os.PathLike, *, hashes: bool = True) -> list[str]:
 
 
 def check_weights(folder: Path, names: Iterable[str], *, hashes: bool = False) -> None:
-    """Compares weight files with the manifest beside them: sizes always, SHA-256 with `hashes`.
+    """Compares weight files with the manifest next to them: sizes always, SHA-256 with `hashes`.
 
     In a snapshot of the Hub's cache a file that is a link to the blob of its SHA-256 needs no manifest.
 

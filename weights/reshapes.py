@@ -33,7 +33,7 @@ def _turned(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.t().clone(memory_format=torch.contiguous_format)
 
 
-def alone(part: torch.Tensor) -> torch.Tensor:
+def own_storage(part: torch.Tensor) -> torch.Tensor:
     """Rows of a tensor as one with a storage of its own, over the same memory: tensors that share one are saved as
     copies."""
     if not part.is_contiguous():
@@ -61,7 +61,7 @@ def split(parts: int, transposed: bool = False) -> Reshape:
             raise ValueError(f"{len(fused)} outputs are not {parts} equal parts")
         if transposed:
             return [part.clone(memory_format=torch.contiguous_format) for part in fused.chunk(parts)], []
-        return [alone(part) for part in fused.chunk(parts)], []
+        return [own_storage(part) for part in fused.chunk(parts)], []
 
     def backward(new: List, unread: List) -> List:
         fused = torch.cat(new)
@@ -88,13 +88,25 @@ def skip_rows(count: int) -> Reshape:
     """A table of embeddings without its first rows, which nothing reads; going back they come back, or are zeros."""
 
     def forward(old: List) -> tuple[List, List]:
-        return [alone(old[0][count:])], [alone(old[0][:count])]
+        return [own_storage(old[0][count:])], [own_storage(old[0][:count])]
 
     def backward(new: List, unread: List) -> List:
         first = unread[0] if unread and len(unread[0]) == count else new[0].new_zeros(count, *new[0].shape[1:])
         return [torch.cat([first, new[0]])]
 
     return Reshape(f"without {count} rows", forward, backward, is_view=True)
+
+
+def patch_kernel(patch_size: int, channels: int) -> Reshape:
+    """A linear layer over the pixels of a patch, (D, rows * columns * channels), as a convolution's kernel."""
+
+    def forward(old: List) -> tuple[List, List]:
+        return [old[0].unflatten(1, (patch_size, patch_size, channels)).permute(0, 3, 1, 2).contiguous()], []
+
+    def backward(new: List, unread: List) -> List:
+        return [new[0].permute(0, 2, 3, 1).flatten(1).contiguous()]
+
+    return Reshape("a kernel of patches", forward, backward)
 
 
 # Tensors of one row each (or (1, 1, D)), one per number, as the rows of one table.

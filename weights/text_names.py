@@ -1,10 +1,10 @@
-"""Text stacks of Transformers as MM's: names and settings of BERT, RoBERTa, DistilBERT, GPT-2, TrOCR, Llama, Qwen2.
+"""Text stacks of Transformers as MM's: names and settings of BERT, RoBERTa, DistilBERT, GPT-2, TrOCR and Llama.
 
 Each `*_plan(config, names)` takes the source's config and the names of its tensors on disk.
 """
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 from ..configuration.text import SINUSOID_OFFSET
@@ -18,8 +18,8 @@ _SIZES = {
     for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 }
 BUFFER = "a buffer, made anew"
-_ROBERTA_KINDS = ("roberta", "xlm-roberta")
-_PRE_NORM = {"norm_position": "pre", "embedding_norm": False, "final_norm": "all", "pooler": "last"}
+ROBERTA_KINDS = ("roberta", "xlm-roberta", "camembert")
+PRE_NORM = {"norm_position": "pre", "embedding_norm": False, "final_norm": "all", "pooler": "last"}
 _POST_NORM = {"norm_position": "post", "embedding_norm": True, "final_norm": "none", "attention_bias": True}
 
 # ---- BERT, and what is made of its layers --------------------------------------------------------------------------
@@ -119,7 +119,7 @@ def bert_settings(text: Any) -> dict[str, Any]:
     A RoBERTa's positions start after the id of its padding; a BERT computes the same as such a stack of MM.
     """
     settings, kind = BERT_FIELDS.restore(text), text.source_model_type
-    if kind not in _ROBERTA_KINDS or text.pad_token_id is None:
+    if kind not in ROBERTA_KINDS or text.pad_token_id is None:
         return settings | {"model_type": "bert"}
     longest = text.max_position_embeddings + text.pad_token_id + 1
     return settings | {"model_type": kind, "max_position_embeddings": longest}
@@ -201,7 +201,7 @@ GPT2_FIELDS = Fields(
         "activation_function": "hidden_act", "layer_norm_epsilon": "layer_norm_eps", "attn_pdrop": "attention_dropout",
         **_IDS,
     },
-    ours={**_PRE_NORM, "is_causal": True, "attention_bias": True},
+    ours={**PRE_NORM, "is_causal": True, "attention_bias": True},
     theirs={
         "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "reorder_and_upcast_attn": False,
     },
@@ -310,17 +310,17 @@ LLAMA_FIELDS = Fields(
         "attention_dropout": "attention_dropout", "rope_parameters": "rope_parameters",
     },
     ours={
-        **_PRE_NORM, "norm_type": "rms_norm", "gated_mlp": True, "position_embedding_type": "rope", "is_causal": True,
+        **PRE_NORM, "norm_type": "rms_norm", "gated_mlp": True, "position_embedding_type": "rope", "is_causal": True,
     },
 )  # fmt: skip
 
 
 def llama_plan(config: Any, names: Collection[str]) -> TowerPlan:
-    """Llama, Qwen2 (biases at q, k and v) and Qwen3 (norms of q and k)."""
+    """Llama, Qwen2 (biases at q, k and v), Qwen3 (norms of q and k), and what has the same layers."""
     before = prefix_of(names, "embed_tokens.weight")
     if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or []):
         raise ValueError("layer_types name layers that see only a sliding window; MM's see everything before them")
-    bias = {"qwen2": "qkv"}.get(config.model_type) or config.attention_bias
+    bias = {"qwen2": "qkv"}.get(config.model_type) or getattr(config, "attention_bias", False)  # Mistral has none
     settings = LLAMA_FIELDS.convert(config) | {"attention_bias": bias, "head_dim": getattr(config, "head_dim", None)}
     settings |= {"mlp_bias": getattr(config, "mlp_bias", False), "rope_parameters": _rope(config)}
     settings |= {"qk_norm": "rms_norm" if config.model_type == "qwen3" else "none"}
@@ -333,16 +333,3 @@ def _rope(config: Any) -> dict[str, Any]:
     if parameters.get("rope_type", "default") == "default":
         parameters.pop("partial_rotary_factor", None)
     return parameters
-
-
-TEXT_PLANS: dict[str, Callable[[Any, Collection[str]], TowerPlan]] = {
-    "bert": bert_plan,
-    "roberta": roberta_plan,
-    "xlm-roberta": roberta_plan,
-    "distilbert": distilbert_plan,
-    "gpt2": gpt2_plan,
-    "trocr": trocr_plan,
-    "llama": llama_plan,
-    "qwen2": llama_plan,
-    "qwen3": llama_plan,
-}

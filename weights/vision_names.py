@@ -1,14 +1,15 @@
-"""Vision towers of Transformers as MM's ViT: names and settings of ViT, DeiT, CLIP, GIT and SigLIP."""
+"""Vision towers of Transformers as MM's ViT: names and settings of ViT, DeiT, CLIP, GIT, SigLIP and SigLIP 2."""
 
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from .config_table import TowerPlan, VisionFields, outer_prefix, prefix_of
+from .config_table import Fields, TowerPlan, VisionFields, outer_prefix, prefix_of
 from .key_table import KeyTable, change
-from .reshapes import List, Reshape, lead, split, summands
+from .reshapes import List, Reshape, lead, patch_kernel, split, summands
 from .text_names import BUFFER
 
 _SIZES = {
@@ -177,15 +178,55 @@ def siglip_vision_plan(config: Any, names: Collection[str]) -> TowerPlan:
     return TowerPlan(settings, SIGLIP_VISION.under(before, "").adding(dropped=OTHER_TOWER))
 
 
+# SigLIP 2 with NaFlex: pictures of any size as a rectangle of patches, whose positions are resampled to it.
+SIGLIP2_FIELDS = Fields(
+    names={theirs: ours for theirs, ours in _CLIP_NAMES.items() if theirs != "image_size"},
+    ours={**SIGLIP_FIELDS.ours, "position_resampling": "bilinear"},
+)
+
+
+def siglip2_settings(config: Any) -> dict[str, Any]:
+    """Raises ValueError for positions that are no square."""
+    settings, side = SIGLIP2_FIELDS.convert(config), math.isqrt(config.num_patches)
+    if side**2 != config.num_patches or not isinstance(settings["patch_size"], int):
+        raise ValueError(
+            f"num_patches={config.num_patches} of patch_size={config.patch_size}: positions are a square of squares"
+        )
+    return settings | {"image_size": side * settings["patch_size"]}
+
+
+def siglip2_restored(tower: Any) -> dict[str, Any]:
+    """The config of SigLIP 2's vision tower of an MMVisionConfig. Raises ValueError for another."""
+    rows, columns = tower.patch_grid
+    if rows != columns:
+        raise ValueError(f"image_size={tower.image_size} has two sides; the positions of a SigLIP 2 are a square")
+    return SIGLIP2_FIELDS.restore(tower) | {"num_patches": rows * columns}
+
+
+def siglip2_table(settings: Mapping[str, Any]) -> KeyTable:
+    """SigLIP's, but for patches that come as rows of pixels into a linear layer. `settings` of MM's ViT."""
+    name = "embeddings.patch_embedding"
+    modules = {old: new for old, new in SIGLIP_VISION.modules.items() if old != name}
+    kernel = change("patch_embedding.weight", by=patch_kernel(settings["patch_size"], settings["num_channels"]))
+    patches = {f"{name}.weight": kernel, f"{name}.bias": "patch_embedding.bias"}
+    return replace(SIGLIP_VISION, modules=modules).adding(tensors=patches)
+
+
+def siglip2_vision_plan(config: Any, names: Collection[str]) -> TowerPlan:
+    """SigLIP 2's vision tower of NaFlex, with or without its pooling head."""
+    before = prefix_of(names, "embeddings.patch_embedding.weight")
+    pooler = "attention" if f"{before}head.probe" in names else "mean"
+    settings = siglip2_settings(config) | {"pooler": pooler}
+    return TowerPlan(settings, siglip2_table(settings).under(before, "").adding(dropped=OTHER_TOWER))
+
+
 VISION_PLANS: dict[str, Callable[[Any, Collection[str]], TowerPlan]] = {
     "vit": vit_plan,
     "deit": vit_plan,
     "clip_vision_model": clip_vision_plan,
     "git_vision_model": clip_vision_plan,
     "siglip_vision_model": siglip_vision_plan,
+    "siglip2_vision_model": siglip2_vision_plan,
 }
 # A checkpoint of several towers holds the vision tower's config inside.
-WITH_VISION = ("clip", "siglip")
-# Pictures with different numbers of patches, with a mask and shapes.
-NAFLEX = ("siglip2", "siglip2_vision_model")
-NOT_NAFLEX = "SigLIP 2 with NaFlex is not known; accepted is SigLIP 2 of a fixed resolution (model_type='siglip')"
+WITH_VISION = ("clip", "siglip", "siglip2")

@@ -1,6 +1,7 @@
 """The rules between the fields of MMConfig. Each broken rule is a sentence that names the setting to change."""
 
 # `config` is an MMConfig, which is defined above this file in the order of imports.
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,6 +42,8 @@ _ONLY_FOR_MEDIA = {
     "vision_resampler_config": ("image", "video"),
     "vision_feature_layer": ("image", "video"),
     "vision_feature_select_strategy": ("image", "video"),
+    "pixel_shuffle": ("image", "video"),
+    "image_newline": ("image",),
     "audio_config": ("audio",),
     "audio_resampler_config": ("audio",),
 }
@@ -113,7 +116,13 @@ def config_faults(config: Any) -> list[str]:
         part = getattr(config, key)
         if hasattr(part, "faults"):  # a foreign config has checked itself
             faults += [f"{key}: {fault}" for fault in part.faults()]
-    faults += [*_tower_faults(config), *_cross_attention_faults(config), *_projector_faults(config)]
+    faults += [
+        *_tower_faults(config),
+        *_shuffle_faults(config),
+        *_newline_faults(config),
+        *_cross_attention_faults(config),
+        *_projector_faults(config),
+    ]
     return faults + _mask_faults(config) + list(_reader_faults(config))
 
 
@@ -173,6 +182,46 @@ def _tower_faults(config: Any) -> Iterator[str]:
             yield "vision_feature_select_strategy='default' drops a CLS token, but vision_config has none; use 'full'"
 
 
+def _shuffle_faults(config: Any) -> Iterator[str]:
+    """Squares of patches need whole ones, and nothing but patches."""
+    tower, side = config.vision_config, config.pixel_shuffle
+    if side < 2:  # the range is checked with the fields'
+        return
+    if config.projector_type == "none" or config.vision_resampler_config is not None:
+        yield (
+            f"pixel_shuffle={side} makes tokens of {side * side} times the tower's width, which a projector reads; "
+            "set projector_type='linear', and no vision_resampler_config"
+        )
+    if isinstance(tower, MMVisionConfig):
+        if any(count % side for count in tower.patch_grid):
+            yield f"pixel_shuffle={side} does not divide vision_config's grid of patches, {tower.patch_grid}"
+        others = int(tower.use_cls_token) + tower.num_register_tokens
+        if others != (config.vision_feature_select_strategy == "default"):
+            yield (
+                f"pixel_shuffle={side} reads only patches, but vision_config has {others} tokens before them; set "
+                "use_cls_token=False and num_register_tokens=0, or vision_feature_select_strategy='default' for one"
+            )
+
+
+def _newline_faults(config: Any) -> Iterator[str]:
+    """Grids of tiles need the patches of a ViT of MM, where they stand."""
+    if not config.image_newline:
+        return
+    tower = config.vision_config
+    if config.vision_resampler_config is not None or config.modalities != ["image"] or config.max_images:
+        yield (
+            "image_newline=True reads the patches of tiles: set modalities=['image'], max_images=0 and no "
+            "vision_resampler_config"
+        )
+    if not isinstance(tower, MMVisionConfig):
+        yield "image_newline=True needs a vision_config of MMVisionConfig, whose grid of patches is known"
+    elif config.tokens_per_tile != math.prod(tower.patch_grid) // config.pixel_shuffle**2:
+        yield (
+            "image_newline=True reads only patches, but vision_config has other tokens before them; set "
+            "use_cls_token=False and num_register_tokens=0, or vision_feature_select_strategy='default' for one"
+        )
+
+
 def _cross_attention_faults(config: Any) -> Iterator[str]:
     """A text has cross-attention only if there is something to read, and then of the same width."""
     decoder, encoder, fusion = config.text_config, config.text_encoder_config, f"fusion_type={config.fusion_type!r}"
@@ -222,9 +271,31 @@ def _projector_faults(config: Any) -> Iterator[str]:
         )
 
 
+def _placeholder_faults(config: Any) -> list[str]:
+    """Media inside a text: each kind has an id of the vocabulary, and the whole sequence is causal."""
+    faults, vocab_size = [], config.text_config.vocab_size
+    if config.has_text_encoder:
+        faults.append("fusion_order='in_text' is for a decoder without a text encoder")
+    if config.fusion_mask != "causal":
+        faults.append(f"fusion_order='in_text' needs fusion_mask='causal'; fusion_mask={config.fusion_mask!r}")
+    for kind in config.modalities:
+        token_id = getattr(config, f"{kind}_token_id")
+        if token_id is None or token_id >= vocab_size:
+            faults.append(
+                f"fusion_order='in_text' needs {kind}_token_id in 0..{vocab_size - 1}, the ids of the text; "
+                f"{kind}_token_id={token_id}"
+            )
+    return faults
+
+
 def _mask_faults(config: Any) -> list[str]:
     """Which tokens see which: where a token sees those after it, the text cannot be causal."""
     fusion, mask, faults = config.fusion_type, config.fusion_mask, []
+    if config.text_config.bidirectional_prompt and not config.media_in_text:
+        faults.append(
+            "text_config.bidirectional_prompt=True is for media that stand in the text; set fusion_type='merged' and "
+            "fusion_order='in_text'"
+        )
     is_causal = not config.has_text_encoder and config.text_config.is_causal
     reader = "text_encoder_config" if config.text_encoder_config is not None else "text_config"
     if fusion == "merged":
@@ -233,6 +304,8 @@ def _mask_faults(config: Any) -> list[str]:
                 f"fusion_order='text_first' needs fusion_mask='bidirectional', or the text would not see the media "
                 f"after it; fusion_mask={mask!r}"
             )
+        if config.fusion_order == "in_text":
+            faults += _placeholder_faults(config)
         if mask == "bidirectional" and is_causal:
             faults.append(f"fusion_mask='bidirectional' needs {reader}.is_causal=False")
         if mask != "bidirectional" and not is_causal:

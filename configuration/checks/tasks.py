@@ -139,6 +139,10 @@ def pretraining_faults(config: Any) -> list[str]:
     elif "lm" in losses:
         if not text.is_causal:
             faults.append("'lm' needs text_config.is_causal=True (with 'mlm': share_text_encoder=True)")
+        if text.bidirectional_prompt:
+            faults.append(
+                "'lm' learns whole texts, which bidirectional_prompt=True takes for prompts; set it to False"
+            )
         if config.fusion_type != "cross_attention" and (config.has_text_encoder or config.fusion_type != "merged"):
             faults.append(
                 f"'lm' cannot read the media under fusion_type={config.fusion_type!r}; use 'cross_attention'"

@@ -7,6 +7,11 @@ says beforehand whether it will.
 R rows, B contexts, k rows per context, T text tokens, S context tokens, H / Hkv heads, D head width.
 """
 
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -20,13 +25,35 @@ from ...kernels.cross_attention import INTERPRETED_DTYPES, KERNEL_DTYPES, MAX_HE
 from ...kernels.interpreter import HAS_TRITON, IS_INTERPRETED
 from .cache import MMCache
 from .context_rows import MMRows
+from .linear import linear
 from .positions import MMSegments, rotate
+from .shared_prefix import MMPrefixMask, attend_by_lse, attend_with_prefix
 
 logger = logging.get_logger(__name__)
 
 MM_TRITON = "mm_triton"
 EAGER = "eager"  # computes attention weights; the others do not
-NORMS = {"layer_norm": nn.LayerNorm, "rms_norm": nn.RMSNorm}
+
+
+class MMNormFromOne(nn.Module):
+    """x / rms(x) * (1 + weight), computed in fp32: Gemma's, whose weights are kept as distances from 1."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.zeros(size)), eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return (normed * (1.0 + self.weight.to(wide.dtype))).to(x.dtype)
+
+
+NORMS = {
+    "layer_norm": nn.LayerNorm,
+    "layer_norm_no_bias": partial(nn.LayerNorm, bias=False),
+    "rms_norm": nn.RMSNorm,
+    "rms_norm_from_one": MMNormFromOne,
+}
 
 
 def build_norm(norm_type: str, size: int, eps: float) -> nn.Module:
@@ -42,6 +69,12 @@ class CallConfig:
     def __init__(self, config: Any, output_attentions: bool | None = False, is_causal: bool | None = False):
         self._attn_implementation = EAGER if output_attentions else config._attn_implementation
         self.is_causal = config.is_causal if is_causal is None else is_causal
+
+    def with_prefix(self) -> "CallConfig":
+        """That of a text after a shared prefix, whose mask is a plain tensor for every implementation."""
+        call = copy.copy(self)
+        call._attn_implementation = EAGER if self._attn_implementation == EAGER else "sdpa"
+        return call
 
 
 def eager_attention_forward(
@@ -109,10 +142,11 @@ class MMAttention(nn.Module):
         self.q_norm = build_norm(settings.qk_norm, self.head_dim, eps) if has_norm else None
         self.k_norm = build_norm(settings.qk_norm, self.head_dim, eps) if has_norm else None
 
-    def _heads(self, projected: torch.Tensor, norm: nn.Module | None = None) -> torch.Tensor:
-        """(n, T, H*D) -> (n, H, T, D)."""
+    def _heads(self, projected: torch.Tensor, norm: nn.Module | None = None, rotary: Any = None) -> torch.Tensor:
+        """(n, T, H*D) -> (n, H, T, D), normed and turned by cosines and sines where there are any."""
         heads = projected.view(*projected.shape[:2], -1, self.head_dim).transpose(1, 2)
-        return heads if norm is None else norm(heads)
+        heads = heads if norm is None else norm(heads)
+        return heads if rotary is None else rotate(heads, rotary)
 
     def _attend(self, query, key, value, attention_mask, output_attentions=None, implementation=None, **kwargs):
         """softmax(Q K^T * scaling + mask) V by the implementation of this call: (B, Q, H, D), the weights or None."""
@@ -137,32 +171,50 @@ class MMSelfAttention(MMAttention):
         past_key_values: MMCache | None = None,
         rotary: tuple[torch.Tensor, torch.Tensor] | None = None,  # cosines and sines (R or 1, 1, T, D)
         segments: MMSegments | None = None,  # a long text attends within its segments
+        keys_only: bool = False,  # only writes keys and values into the cache
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query = self._heads(self.q_proj(hidden_states), self.q_norm)  # (R, H, T, D)
-        key = self._heads(self.k_proj(hidden_states), self.k_norm)  # (R, Hkv, T, D)
-        value = self._heads(self.v_proj(hidden_states))
-        if rotary is not None:
-            query, key = rotate(query, rotary), rotate(key, rotary)
+        key = self._heads(linear(self.k_proj, hidden_states), self.k_norm, rotary)  # (R, Hkv, T, D)
+        value = self._heads(linear(self.v_proj, hidden_states))
+        if keys_only and past_key_values is not None:
+            past_key_values.extend(self.layer_idx, key, value)
+            return hidden_states, None
+        query = self._heads(linear(self.q_proj, hidden_states), self.q_norm, rotary)  # (R, H, T, D)
         if segments is not None:
             return self._attend_in_segments(
                 segments, hidden_states, query, (key, value), attention_mask, rotary, **kwargs
             )
         if past_key_values is not None:
             key, value = past_key_values.extend(self.layer_idx, key, value)
-        output, weights = self._attend(query, key, value, attention_mask, **kwargs)
-        return self.o_proj(output.flatten(2)), weights
+        if isinstance(attention_mask, MMPrefixMask) and past_key_values is not None:
+            prefix = past_key_values.prefix_keys(self.layer_idx)
+            output, weights = self._attend_after(prefix, query, key, value, attention_mask, **kwargs)
+        else:
+            output, weights = self._attend(query, key, value, attention_mask, **kwargs)
+        return linear(self.o_proj, output.flatten(2)), weights
+
+    def _attend_after(
+        self, prefix, query, key, value, mask, is_causal, output_attentions=None, implementation=None, **_
+    ):
+        """A prefix that rows share is read where it is held, by the kernel where it runs."""
+        implementation = implementation or self.config._attn_implementation
+        dropout = self.dropout if self.training else 0.0
+        takes_lengths = implementation == MM_TRITON and not output_attentions and mask.before is None
+        if takes_lengths and why_not(query, self.head_dim, dropout) is None:
+            return attend_by_lse(query, prefix, key, value, mask, self.scaling, is_causal), None
+        output, weights = attend_with_prefix(query, prefix, key, value, mask, self.scaling, dropout, is_causal)
+        return output, weights if output_attentions or implementation == EAGER else None
 
     def _attend_in_segments(self, segments, hidden_states, query, own, attention_mask, rotary, **kwargs):
         """The states carried over from the segment before have no gradient."""
         carried = own
         if torch.is_grad_enabled():
             earlier = hidden_states.detach()
-            key, value = self._heads(self.k_proj(earlier), self.k_norm), self._heads(self.v_proj(earlier))
-            carried = (key if rotary is None else rotate(key, rotary), value)
+            key = self._heads(linear(self.k_proj, earlier), self.k_norm, rotary)
+            carried = key, self._heads(linear(self.v_proj, earlier))
         key, value = segments.fold_keys(own, carried)
         output, weights = self._attend(segments.fold(query), key, value, attention_mask, **kwargs)
-        return self.o_proj(segments.unfold(output).flatten(2)), segments.unfold_weights(weights)
+        return linear(self.o_proj, segments.unfold(output).flatten(2)), segments.unfold_weights(weights)
 
 
 class MMCrossAttention(MMAttention):
@@ -207,7 +259,9 @@ class MMCrossAttention(MMAttention):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         length = hidden_states.shape[1]
         place, place_back = (rows.fold, rows.unfold) if cu_rows is None else (rows.pack, rows.unpack)
-        query = place(self._heads(self.q_proj(hidden_states), self.q_norm))  # (B, H, k*T, D), packed (1, H, R*T, D)
+        query = place(
+            self._heads(linear(self.q_proj, hidden_states), self.q_norm)
+        )  # (B, H, k*T, D), packed (1, H, R*T, D)
         if past_key_values is None:
             key, value = self.project_context(context, hidden_states)
         else:
@@ -217,14 +271,32 @@ class MMCrossAttention(MMAttention):
         # flex returns its log-sum-exp here; what needs no unfolding stays the tensor that gradients flow through
         if weights is not None and weights.ndim == 4 and not rows.is_one_each:
             weights = rows.unfold(weights.transpose(1, 2), length).transpose(1, 2)  # (R, H, T, S)
-        return self.o_proj(place_back(output, length).flatten(2)), weights
+        return linear(self.o_proj, place_back(output, length).flatten(2)), weights
 
     def project_context(self, context: torch.Tensor, queries: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values (B, Hkv, S, D) of a context (B, S, context_size), as a cache holds them."""
         source = self.memory_norm(context)
         if self.append_queries:
             source = torch.cat([queries, source], dim=1)
-        return self._heads(self.k_proj(source), self.k_norm), self._heads(self.v_proj(source))
+        return self._heads(linear(self.k_proj, source), self.k_norm), self._heads(linear(self.v_proj, source))
+
+
+@contextmanager
+def weights_of(modules: Iterable[MMAttention]) -> Iterator[list[torch.Tensor]]:
+    """The weights that these modules return inside the `with`, in the order of their calls; of this thread's calls."""
+    found: list[torch.Tensor] = []
+    thread = get_ident()
+
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        if get_ident() == thread:
+            found.append(output[1])
+
+    handles = [module.register_forward_hook(keep) for module in modules]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 # ---- "mm_triton": cross-attention by the Triton kernels -------------------------------------------------------------

@@ -20,8 +20,7 @@ from ...configuration.mm import MMConfig
 from ...configuration.special_ids import wrong_ids
 from ...weights.files import CheckpointError, broken, check_dtypes, check_place, remove_stale, stale_patterns
 from ...weights.manifest import remove_outdated
-from ...weights.upload import files_below, make_room_for_push, upload
-from .attention import default_implementation
+from .attention import MMNormFromOne, default_implementation
 from .loading import (
     HEADS,
     check_json_object,
@@ -91,17 +90,19 @@ class MMPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        for name in ("cls_token", "register_tokens", "mask_token", "probe", "latents"):
+        for name in ("cls_token", "register_tokens", "mask_token", "probe", "latents", "image_newline"):
             token = module._parameters.get(name)
             if token is not None:
                 init.normal_(token, std=self.config.initializer_range)
         weight, std = module._parameters.get("weight"), getattr(module, "initial_std", None)
         if weight is not None and std is not None:
             init.normal_(weight, std=std)
-        for name in ("logit_scale", "logit_bias"):
+        if isinstance(module, MMNormFromOne):
+            init.zeros_(module.weight)
+        for name in ("logit_scale", "text_logit_scale", "logit_bias"):
             number = module._parameters.get(name)
             if number is not None:
-                init.constant_(number, getattr(self.config, f"{name}_init_value"))
+                init.constant_(number, getattr(self.config, f"{name.removeprefix('text_')}_init_value"))
         # A closed gate does not change a pretrained decoder; a gated fusion starts from equal shares.
         for name in ("cross_attn_gate", "mlp_gate", "gate_weight", "gate_bias"):
             gate = module._parameters.get(name)
@@ -259,6 +260,8 @@ class MMPreTrainedModel(PreTrainedModel):
         if self.should_save_on_this_rank(is_main_process) and not distributed_checkpoint:
             remove_stale(folder, variant, base is not None)
             remove_outdated(folder)
+            from ...weights.upload import make_room_for_push  # which no other call needs
+
             make_room_for_push(folder, base is not None)
 
     def _upload_modified_files(
@@ -266,6 +269,8 @@ class MMPreTrainedModel(PreTrainedModel):
         revision=None, commit_description=None,
     ):  # fmt: skip
         """What save_pretrained wrote, in one commit that deletes the weights which it replaces."""
+        from ...weights.upload import files_below, upload  # which no other call needs
+
         names = [
             name
             for name in os.listdir(working_dir)

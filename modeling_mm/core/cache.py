@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, StaticCache
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache, StaticCache
 
 from ...configuration.text import MMTextConfig
 from .context_rows import MMRows
 from .input_checks import may_read_values
+from .shared_prefix import MMPrefixKeys, MMPrefixMask
 
 _HELD = "held_text_of_mm"  # the attribute
 
@@ -40,6 +41,8 @@ class MMCache(EncoderDecoderCache):
     context_ranges: int64 (R, n, 2), the packed context tokens that each text column may see; None: all.
     prefix_length: merged fusion: S media tokens come before the text in self-attention; their keys and values are in
         the cross-attention half, once per context too; 0: none. Only text counts for lengths and positions.
+    columns: the first columns of the rows' text that the prefix stands for, where it is a beginning that rows share;
+        they count for lengths and positions. rest: so many columns after them are of some rows in the prefix too.
     fingerprint: hash of the context that generate() was given, so that another picture with the same cache raises an
         error; of the text there is `held_text`.
     """
@@ -48,7 +51,14 @@ class MMCache(EncoderDecoderCache):
     context_lengths: torch.Tensor | None = None
     token_sources: torch.Tensor | None = None
     context_ranges: torch.Tensor | None = None
+    prefix_counts: Any = None  # int64 (B,), with columns
     prefix_length = 0
+    columns = 0
+    rest = 0
+
+    @property
+    def has_rest(self) -> bool:
+        return self.rest > 0
 
     @property
     def fingerprint(self) -> str | None:
@@ -111,6 +121,8 @@ class MMCache(EncoderDecoderCache):
 
     def check_context(self, num_contexts: int | None, context_index: torch.Tensor | None) -> None:
         """Raises ValueError if the rows are given another context than this cache holds."""
+        if self.columns:  # a prefix is a beginning that rows share, not a context
+            return
         held = self.rows.num_contexts
         if num_contexts not in (None, held):
             raise ValueError(
@@ -143,59 +155,104 @@ class MMCache(EncoderDecoderCache):
     def hold_prefix(self, length: int, lengths: torch.Tensor | None, rows: MMRows) -> None:
         """Says that the cross-attention half now holds `length` media tokens per context, `lengths` (B,) of them real.
 
-        Every self-attention sublayer puts them before the text's.
+        Every self-attention sublayer reads them before the text's, and copies none for a row.
         """
         self.prefix_length, self.context_lengths, self.rows = length, lengths, rows
         self.is_updated = dict.fromkeys(range(len(self.cross_attention_cache.layers)), True)
 
-    def extend(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Adds the new tokens of one self sublayer: all keys and values of the text (R, Hkv, past + T, D), those of
-        its context before them."""
-        key, value = self.self_attention_cache.update(key, value, layer)
-        if not self.prefix_length:
-            return key, value
-        held: Any = self.cross_attention_cache.layers[layer]
-        before = [self.rows.per_row(states[:, :, : self.prefix_length]) for states in (held.keys, held.values)]
-        return torch.cat([before[0], key], dim=2), torch.cat([before[1], value], dim=2)
+    def hold_columns(self, columns: int, lengths: torch.Tensor, rest: int) -> None:
+        """Says that the prefix is the beginning of the rows' own text, of `lengths` (B,) tokens."""
+        self.columns, self.prefix_counts, self.rest = columns, lengths, rest
 
-    def with_prefix_mask(self, attention_mask: torch.Tensor | None, query_length: int) -> torch.Tensor | None:
-        """The mask (R, S + past + T) over media and text; None without padding; a ready mask stays."""
-        if not self.prefix_length or (attention_mask is not None and attention_mask.ndim != 2):
+    def own_mask(self, attention_mask: torch.Tensor | None, length: int) -> torch.Tensor | None:
+        """Of a mask (R, columns + past + T) of whole texts, that of the rows' own keys; None: all."""
+        if not self.columns or (attention_mask is not None and attention_mask.ndim != 2):
             return attention_mask
-        if self.context_lengths is None and attention_mask is None:
+        if not self.has_rest:
             return None
-        held: Any = self.cross_attention_cache.layers[0]
-        places = torch.arange(self.prefix_length, device=held.keys.device)
-        whole = places.new_full((self.rows.num_contexts, 1), self.prefix_length)
-        real = places < (whole if self.context_lengths is None else self.context_lengths[:, None])  # (B, S)
-        if attention_mask is None:
-            attention_mask = real.new_ones(
-                self.rows.num_rows, self.self_attention_cache.get_mask_sizes(query_length, 0)[0]
-            )
-        return torch.cat([self.rows.per_row(real), attention_mask.bool()], dim=1)
+        size = self.columns + self.get_mask_sizes(length, 0)[0]
+        whole = self.prefix_counts.new_ones(self.rows.num_rows, size)
+        real = (whole if attention_mask is None else attention_mask).bool()
+        number = real.long().cumsum(-1)
+        own = real & (number > self.rows.per_row(self.prefix_counts)[:, None])
+        return own[:, self.columns :]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """How many columns of text it holds."""
+        return super().get_seq_length(layer_idx) + self.columns
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
-        """For mask functions: the number of keys before the first query."""
-        return super().get_query_offset(layer_idx) + self.prefix_length
+        """For mask functions: the number of own keys before the first query."""
+        return self.self_attention_cache.get_query_offset(layer_idx)
 
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        """For mask functions: how many keys there will be, and the number of the first."""
-        length, offset = super().get_mask_sizes(query_length, layer_idx)
-        return length + self.prefix_length, offset
+    def extend(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Adds the new tokens of one self sublayer: all keys and values of the text (R, Hkv, past + T, D)."""
+        return self.self_attention_cache.update(key, value, layer)
+
+    def prefix_keys(self, layer: int) -> MMPrefixKeys:
+        """What a self sublayer reads of the media before the text: as they are held, once per context."""
+        held: Any = self.cross_attention_cache.layers[layer]
+        return MMPrefixKeys(self.rows, held.keys[:, :, : self.prefix_length], held.values[:, :, : self.prefix_length])
+
+    def prefix_mask(self, own: torch.Tensor | None, length: int) -> MMPrefixMask:
+        """Beside the mask `own` (R, 1, T, past + T) of T = `length` new tokens: which tokens of the media are real.
+
+        A mask (R, 1, T, S + past + T) of the whole sequence, that the caller made, is cut in two.
+        """
+        lengths, real, before = self.context_lengths, None, None
+        if lengths is not None:
+            places = torch.arange(self.prefix_length, device=lengths.device)
+            real = (places < lengths[:, None])[:, None, None]
+        if own is not None and own.shape[-1] == self.prefix_length + self.get_mask_sizes(length, 0)[0]:
+            before, own = own.split([self.prefix_length, own.shape[-1] - self.prefix_length], dim=-1)
+        return MMPrefixMask(own, lengths, real, before)
 
     def reset(self) -> None:
         super().reset()
         self.rows = self.context_lengths = self.context_ranges = self.token_sources = None
-        self.prefix_length = 0
+        self.prefix_length = self.columns = self.rest = 0
         self.hold_text(HeldText())
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """A beam only replaces one of the same prompt, so its context does not change."""
         self.self_attention_cache.reorder_cache(beam_idx)
-        self.hold_text(held_text(self).taken(lambda values: values[beam_idx.to(values.device)])).beams = True
+        self.hold_text(held_text(self).with_rows(lambda values: values[beam_idx.to(values.device)])).beams = True
 
     def crop(self, tokens_to_remove: int) -> None:
-        self.self_attention_cache.crop(tokens_to_remove)
+        """Forgets the last -tokens_to_remove columns of text, those of a shared beginning too.
+
+        Raises: ValueError where it would cut beginnings that end in other columns of some rows than of others.
+        """
+        own = self.get_seq_length() - self.columns
+        if tokens_to_remove >= 0 or not self.columns or (-tokens_to_remove <= own and not self.has_rest):
+            self.self_attention_cache.crop(tokens_to_remove)
+        else:
+            self._crop_shared(own, -tokens_to_remove)
+        self._forget_empty()
+
+    def _crop_shared(self, own: int, away: int) -> None:
+        left = max(self.columns + own - away, 0)
+        if left == 0:
+            self.reset()
+        elif self.has_rest and left < self.columns + self.rest:
+            raise ValueError(
+                f"crop() would leave {left} columns of text, but past_key_values holds the first "
+                f"{self.columns + self.rest} once for rows of different lengths: leave at least as many, or call "
+                "past_key_values.reset()"
+            )
+        else:
+            self.self_attention_cache.crop(-min(own, away))
+            if left < self.columns:  # of every row the beginning ends in its last column
+                self.prefix_counts = (self.prefix_counts - (self.columns - left)).clamp(min=0)
+                self.context_lengths, self.columns = self.prefix_counts, left
+                self.prefix_length = max(int(self.prefix_counts.max()), 1)
+
+    def _forget_empty(self) -> None:
+        """Layers without a token hold no rows either: Transformers selects rows of those that have some."""
+        layers: Any = self.self_attention_cache.layers
+        for layer in layers:
+            if type(layer) is DynamicLayer and layer.is_initialized and not layer.get_seq_length():
+                layer.reset()
 
     def activate_past_recording(self) -> None:
         self.self_attention_cache.activate_past_recording()
@@ -208,7 +265,7 @@ class MMCache(EncoderDecoderCache):
         self.self_attention_cache.batch_select_indices(indices)
         self._take(lambda values: values[indices.to(values.device)])
 
-    def branched(self, places: torch.Tensor) -> "MMCache":
+    def select_rows(self, places: torch.Tensor) -> "MMCache":
         """The states of the rows at int64 (n,), in a cache that grows by itself; those of the contexts are shared."""
         branch = copy.copy(self)
         branch.self_attention_cache = copy.copy(self.self_attention_cache)
@@ -218,7 +275,7 @@ class MMCache(EncoderDecoderCache):
 
     def _take(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Changes all that is held per row; what is held per context stays."""
-        self.hold_text(held_text(self).taken(change))
+        self.hold_text(held_text(self).with_rows(change))
         if self.rows is not None:
             index = change(self.rows.index())
             self.rows = MMRows(len(index), self.rows.num_contexts, index)
@@ -272,7 +329,7 @@ class HeldText:
             kept += [part] if part.shape[1] else []
         self.parts, self.length = (kept, held) if held == length else ([], 0)
 
-    def taken(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "HeldText":
+    def with_rows(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "HeldText":
         """The same of other rows."""
         joined: list[torch.Tensor] = []
         for part in self.parts:
@@ -321,7 +378,7 @@ def held_text(cache: Cache) -> HeldText:
 def weights_mark(model: nn.Module) -> int:
     """Another number once a weight was written to, moved or replaced, or an adapter was added, switched or merged.
 
-    It reads no weight. What is written through `.data` alone stays unseen.
+    It reads no weight. What is written only through `.data` stays unseen.
     """
     seen: list[Any] = []
     for module in model.modules():

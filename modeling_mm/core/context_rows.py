@@ -57,6 +57,8 @@ class MMRows:
             self.rows_per_context = 1 if num_rows == num_contexts else num_rows // num_contexts
         else:
             self._plan(self._checked(context_index, name))
+        # whether row r reads context r, so that nothing has to be folded
+        self.is_one_each = self.place is None and self.rows_per_context == 1
 
     def _checked(self, index: torch.Tensor, name: str) -> torch.Tensor:
         check_tensors(**{name: index})
@@ -106,11 +108,6 @@ class MMRows:
             return states
         states = states.reshape(self.num_contexts, self.rows_per_context, length, *states.shape[2:])
         return states.flatten(0, 1) if self.place is None else states[self.context_index, self.place]
-
-    @property
-    def is_one_each(self) -> bool:
-        """Whether row r reads context r, so that nothing has to be folded."""
-        return self.place is None and self.rows_per_context == 1
 
     @property
     def is_ragged(self) -> bool:

@@ -99,7 +99,8 @@ def check_text(
                 f"{tuple(position_ids.shape)}"
             )
     if token_type_ids is not None:
-        _check_token_types(token_type_ids, config.type_vocab_size, shape, read_values)
+        size = 2 if config.bidirectional_prompt else config.type_vocab_size
+        _check_token_types(token_type_ids, size, shape, read_values)
 
 
 def _check_token_types(types: torch.Tensor, size: int, shape: tuple[int, int], read_values: bool) -> None:
@@ -253,16 +254,23 @@ MEDIA_INPUTS: dict[str, MediaInput] = {
     if isinstance(note, MediaInput)
 }
 POOLED = "visual_pooler_output"  # beside visual_embeds
+GRIDS = "image_grids"
 _KINDS = {
     **{what.mask: what.kind for what in MEDIA_INPUTS.values()},
     **{name: what.kind for name, what in MEDIA_INPUTS.items()},
     POOLED: "image",
+    GRIDS: "image",
 }
 # What a mask or an index is about: one of these is given beside it.
 _OWNERS = {
     what.mask: [name for name, other in MEDIA_INPUTS.items() if other.mask == what.mask]
     for what in MEDIA_INPUTS.values()
-} | {"context_attention_mask": ["context_input_ids"], "media_index": ["context_input_ids"], POOLED: ["visual_embeds"]}
+} | {
+    "context_attention_mask": ["context_input_ids"],
+    "media_index": ["context_input_ids"],
+    POOLED: ["visual_embeds"],
+    GRIDS: ["pixel_values", "visual_embeds"],
+}
 
 
 def check_media(
@@ -296,15 +304,20 @@ def check_media(
     return found
 
 
+def item_dims(config: MMConfig, what: MediaInput) -> int:
+    """How many dimensions one item has; 0: any number, so that the dimension of the items is always given."""
+    if what.shape or not hasattr(config.audio_config, "num_mel_bins"):
+        return len(what.shape)
+    return 3 if config.audio_config.model_type == "clap_audio_model" else 2  # a matrix, and CLAP's is one of several
+
+
 def _in_slots(config: MMConfig, name: str, what: MediaInput, values: torch.Tensor) -> MediaItems:
     """One input by type, shape and values, always with the dimension of the items: (B, N, ...)."""
     check_tensors(**{name: values})
     sizes = {"C": getattr(config.vision_config, "num_channels", None)}  # not every foreign config says it
     if what.is_ready:
         sizes["Dv"] = config.vision_size
-    dims, sides = len(what.shape), values.shape[max(values.ndim - len(what.shape), 0) :]
-    if not dims and hasattr(config.audio_config, "num_mel_bins"):  # features of a clip are a matrix
-        dims = 2
+    dims, sides = item_dims(config, what), values.shape[max(values.ndim - len(what.shape), 0) :]
     fits = values.ndim in (dims + 1, dims + 2) if dims else values.ndim >= 3
     fits = fits and all(sizes.get(side) in (None, size) for side, size in zip(what.shape, sides, strict=False))
     if not fits or not values.is_floating_point():

@@ -53,7 +53,9 @@ class MediaInputs(TypedDict, total=False):
     pixel_attention_mask: bool per picture (B[, N]), True for each one present, or per patch (B[, N], rows, columns),
         real patches a rectangle at the top left; None: all are real.
     visual_embeds: float (B[, N], S, Dv), ready tower output instead of pixel_values; a mask may be per token.
-    visual_pooler_output: float (B[, N], Dv), beside visual_embeds: the tower's own vectors; None: the mean of tokens.
+    visual_pooler_output: float (B[, N], Dv), with visual_embeds: the tower's own vectors; None: the mean of tokens.
+    image_grids: int64 (B, M, 4), of each of M pictures whose tiles are the N items (config.image_newline): rows and
+        columns of tiles after the tile of the whole, and of tokens without padding; 0 for absent ones.
     pixel_values_videos: float (B[, N], F, C, H, W); video_attention_mask: bool (B[, N], F), the real frames.
     input_features: float (B, N, ...), N clips and then what the audio tower takes; input_features_mask: bool (B, N),
         or (B, N, frames) where the tower can leave out frames.
@@ -74,6 +76,7 @@ class MediaInputs(TypedDict, total=False):
         MediaInput("image", "picture", ("S", "Dv"), "pixel_attention_mask", 1, _TOKENS, is_ready=True),
     ]
     visual_pooler_output: torch.Tensor | None
+    image_grids: torch.Tensor | None
     pixel_values_videos: Annotated[
         torch.Tensor | None, MediaInput("video", "frame", ("F", "C", "height", "width"), "video_attention_mask")
     ]

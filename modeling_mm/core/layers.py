@@ -18,6 +18,7 @@ from ...configuration.base import MMStackConfig
 from .attention import MMCrossAttention, MMSelfAttention, build_norm
 from .context_rows import NOTHING, MMReading, MMRows
 from .input_checks import may_read_values
+from .linear import activated_linear, linear
 from .positions import MMSegments
 
 logger = logging.get_logger(__name__)
@@ -36,8 +37,9 @@ class MMMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if self.gate_proj is None:
-            return self.down_proj(self.act(self.up_proj(hidden_states)))
-        return self.down_proj(self.act(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+            return activated_linear(self.down_proj, self.act, linear(self.up_proj, hidden_states))
+        gate, up = linear(self.gate_proj, hidden_states), linear(self.up_proj, hidden_states)
+        return activated_linear(self.down_proj, self.act, gate, up)
 
 
 class MMScaledEmbedding(nn.Embedding):
@@ -141,11 +143,15 @@ class MMLayer(MMCheckpointingLayer):
         is_causal: bool = False,
         rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
         segments: MMSegments | None = None,
+        keys_only: bool = False,  # only writes keys and values of self-attention into the cache
         **kwargs: Any,  # past_key_values, output_attentions, implementation, and what that takes
     ) -> torch.Tensor:
         if self.is_cross_only and reading.rows is None:
             return hidden_states
         states = hidden_states
+        if keys_only:
+            self.self_attn(self._normed(self.self_attn_norm, states), rotary=rotary, keys_only=True, **kwargs)
+            return states
         if self.has_self:
             norm = self.self_attn_norm
             attended, _ = self.self_attn(

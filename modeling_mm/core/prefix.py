@@ -27,6 +27,7 @@ class MMPrefix:
     """Media tokens that join the text's own sequence.
 
     states: (R, S, D), the context of each row; mask: bool (R, S), True = real; None: all.
+    is_text: they are the vectors of a text's tokens, among which media stand, with positions like them.
     mask_kind, order, embedding_norm: fusion_mask, fusion_order and fusion_embedding_norm of the config.
     """
 
@@ -35,6 +36,7 @@ class MMPrefix:
     mask_kind: str = "prefix"
     order: str = "media_first"
     embedding_norm: bool = False
+    is_text: bool = False
 
     @property
     def length(self) -> int:
@@ -95,10 +97,17 @@ def hold_prefix(stack: Any, prefix: MMPrefix, rows: MMRows, cache: MMCache) -> N
     states = stack.dropout(stack.embed_norm(prefix.states)) if prefix.embedding_norm else prefix.states
     mask = merged_mask(CallConfig(stack.config, is_causal=True), states, prefix, None)
     places = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
+    if prefix.is_text:
+        places = torch.arange(prefix.length, device=states.device)[None]
+        states = stack._embed(prefix.states, places, None, has_cache=True)
     rotary = None if stack.rotary is None else stack.rotary(places, states.dtype)
     kept = MMCache(cache.cross_attention_cache, DynamicCache())
-    for layer in stack.layers:
-        states = layer(states, attention_mask=mask, past_key_values=kept, is_causal=True, rotary=rotary)
+    last = len(stack.layers) - 1
+    for number, layer in enumerate(stack.layers):  # what the last one makes of the media is read by nobody
+        keys_only = number == last
+        states = layer(
+            states, attention_mask=mask, past_key_values=kept, is_causal=True, rotary=rotary, keys_only=keys_only
+        )
     cache.hold_prefix(prefix.length, None if prefix.mask is None else prefix.mask.sum(-1), rows)
 
 

@@ -16,6 +16,7 @@ from ..core.context_rows import MMRows
 from ..core.input_checks import INTEGERS, MediaItems, check_memory, check_tensors, may_read_values
 from ..core.inputs_outputs import MMContextOutput, MMModelOutput
 from ..core.layers import masked_mean
+from ..core.placed import MMPlaced
 
 KINDS = ("image", "video", "audio", "text")  # the first column of token_sources
 TOWER_KINDS = {"vision": ("image", "video"), "audio": ("audio",)}
@@ -234,7 +235,7 @@ def plan_rows(
 
     None where there is no context, or where the cache holds it already.
     """
-    if isinstance(cache, MMCache) and cache.holds_context:
+    if isinstance(cache, MMCache) and cache.holds_context and not (config.media_in_text and context is not None):
         return None, None, None
     if context is None and context_index is not None:
         raise ValueError("context_index was given, but there is no context for the rows to read")
@@ -246,6 +247,17 @@ def plan_rows(
     if context is None or rows is None:
         raise ValueError("context_ranges was given, but there is no context for the rows to read")
     return context, rows, packed_ranges(context_ranges, context, rows)
+
+
+def placed_media(context: MMContextOutput, rows: MMRows, ids: dict[str, int | None], part: str) -> MMPlaced:
+    """The tokens of a context for the placeholders of its rows; a ready one that does not say is of pictures."""
+    states, sources, mask = context.last_hidden_state, context.token_sources, context.attention_mask
+    if sources is None:
+        kinds = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
+        kinds = kinds if mask is None else kinds.masked_fill(~mask.bool(), -1)
+    else:
+        kinds = sources[..., 0]
+    return MMPlaced(states, kinds, rows, tuple(ids), tuple(ids.values()), part)
 
 
 def context_output(context: MMContextOutput | None, **text: torch.Tensor | None) -> MMModelOutput:
@@ -266,7 +278,7 @@ def context_output(context: MMContextOutput | None, **text: torch.Tensor | None)
 # ---- contexts for other calls ---------------------------------------------------------------------------------------
 
 
-def taken(context: MMContextOutput, index: torch.Tensor) -> MMContextOutput:
+def select_contexts(context: MMContextOutput, index: torch.Tensor) -> MMContextOutput:
     """The contexts that an index (n,) names, in its order; without the towers' own outputs."""
     fields: dict[str, Any] = {
         name: {key: vector[index.to(vector.device)] for key, vector in value.items()}
@@ -278,13 +290,17 @@ def taken(context: MMContextOutput, index: torch.Tensor) -> MMContextOutput:
     return MMContextOutput(**fields)
 
 
-def narrowed(context: MMContextOutput, first: int, end: int) -> MMContextOutput:
+def slice_contexts(context: MMContextOutput, first: int, end: int) -> MMContextOutput:
     """The contexts first..end - 1: views, nothing is copied."""
-    mask = context.attention_mask
-    return MMContextOutput(context.last_hidden_state[first:end], None if mask is None else mask[first:end])
+    mask, sources = context.attention_mask, context.token_sources
+    return MMContextOutput(
+        last_hidden_state=context.last_hidden_state[first:end],
+        attention_mask=None if mask is None else mask[first:end],
+        token_sources=None if sources is None else sources[first:end],
+    )
 
 
-def trimmed(context: MMContextOutput, keep_length: bool = False) -> MMContextOutput:
+def trim_context(context: MMContextOutput, keep_length: bool = False) -> MMContextOutput:
     """What a decoder needs of a context, without columns that are padding everywhere; at least one stays.
 
     keep_length: keep those too, if a static cache needs one length for every context.

@@ -22,7 +22,7 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from ...configuration.mm import MMConfig
 from ...configuration.text import MMTextConfig
-from ..core.attention import build_norm
+from ..core.attention import CallConfig, build_norm
 from ..core.context_rows import MMReading, MMRows
 from ..core.inputs_outputs import MMContextOutput
 from ..core.layers import MMLayer, masked_mean
@@ -51,7 +51,7 @@ def modality_vectors(context: MMContextOutput, modalities: list[str]) -> tuple[d
 
 
 def text_vectors(text: torch.Tensor, mask: torch.Tensor | None) -> tuple[dict, dict]:
-    """A text's vector (R, D) beside those of the media, zeros where the row has no real token; and which rows have it.
+    """A text's vector (R, D), to join with the media's, zeros where the row has no real token; and which rows have it.
 
     mask: (R, T), 1 = real; None: all are.
     """
@@ -92,24 +92,26 @@ class MMCoAttentionFusion(nn.Module):
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The fused text (R, T, D) and media (R, S, D)."""
-        text_sees_text = self._mask(text, text, text_mask)
+        call = CallConfig(self.config, kwargs.get("output_attentions"), is_causal=None)
+        text_sees_text = self._mask(call, text, text, text_mask)
         if media is None:
             for layer in self.text_layers:
                 text = layer(text, attention_mask=text_sees_text, **kwargs)
             return self.text_norm(text), None
         rows = MMRows(text.shape[0], text.shape[0])
         has_media = None if media_mask is None else media_mask.bool().any(1)[:, None, None]
-        of_media = MMReading(rows, has_media, mask=self._mask(text, media, media_mask))
-        of_text = MMReading(rows, mask=self._mask(media, text, text_mask))
-        media_sees_media = self._mask(media, media, media_mask)
+        of_media = MMReading(rows, has_media, mask=self._mask(call, text, media, media_mask))
+        of_text = MMReading(rows, mask=self._mask(call, media, text, text_mask))
+        media_sees_media = self._mask(call, media, media, media_mask)
         for media_layer, text_layer in zip(self.media_layers, self.text_layers, strict=True):
             media = media_layer(media, text, of_text, attention_mask=media_sees_media, **kwargs)
             text = text_layer(text, media, of_media, attention_mask=text_sees_text, **kwargs)
         return self.text_norm(text), self.media_norm(media)
 
-    def _mask(self, queries: torch.Tensor, keys: torch.Tensor, real: torch.Tensor | None):
+    @staticmethod
+    def _mask(call: Any, queries: torch.Tensor, keys: torch.Tensor, real: torch.Tensor | None):
         return create_bidirectional_mask(
-            config=self.config, inputs_embeds=queries, attention_mask=real, encoder_hidden_states=keys
+            config=call, inputs_embeds=queries, attention_mask=real, encoder_hidden_states=keys
         )
 
 

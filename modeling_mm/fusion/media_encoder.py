@@ -7,6 +7,7 @@ that a resampler makes of them, R texts, T text tokens; D, Dv, Da, Dc, Dt: width
 context and the text; P projection_dim.
 """
 
+import math
 import warnings
 from collections import OrderedDict
 from typing import Any
@@ -24,29 +25,67 @@ from ...configuration.vision import MMVisionConfig
 from ..core.attention import build_norm
 from ..core.base import MMPreTrainedModel
 from ..core.context_rows import MMReading, MMRows
-from ..core.input_checks import MediaItems, check_media, check_memory
+from ..core.input_checks import MediaItems, check_media, check_memory, may_read_values
 from ..core.inputs_outputs import reject_unknown
 from ..core.layers import MMLayer, masked_mean
 from ..towers.any_tower import STATES, placed_items, present_items, present_masks, run_tower
 
 
-def build_projector(config: MMConfig, width: int) -> nn.Module:
-    """`width` of a tower or resampler -> the width that the reader of the media takes in."""
-    outputs = config.media_width
+def build_projector(config: MMConfig, side: str) -> nn.Module | None:
+    """From a tower ("vision" or "audio") or its resampler to the width that the reader of the media takes in; None
+    without a tower."""
+    if getattr(config, f"{side}_config") is None:
+        return None
+    resampler, outputs, bias = getattr(config, f"{side}_resampler_config"), config.media_width, config.projector_bias
+    width = getattr(config, f"{side}_size") if resampler is None else resampler.hidden_size
+    width *= config.pixel_shuffle**2 if side == "vision" else 1
     if config.projector_type == "none":
         return nn.Identity()
+    first = nn.Linear(width, outputs, bias=bias)
     if config.projector_type == "linear":
-        return nn.Linear(width, outputs)
+        return first
     if config.projector_type == "linear_norm":
         norm = nn.LayerNorm(outputs, eps=config.projector_norm_eps)
-        return nn.Sequential(OrderedDict(dense=nn.Linear(width, outputs), norm=norm))
-    layers = {"up_proj": nn.Linear(width, outputs), "act": nn.GELU(), "down_proj": nn.Linear(outputs, outputs)}
+        return nn.Sequential(OrderedDict(dense=first, norm=norm))
+    layers = {"up_proj": first, "act": nn.GELU(), "down_proj": nn.Linear(outputs, outputs, bias=bias)}
     return nn.Sequential(OrderedDict(layers))
+
+
+def shuffle_pixels(items: MediaItems, config: MMConfig, given: MediaItems) -> MediaItems:
+    """Squares of patches as one token each, row by row in it: (B, N[, F], rows*columns, Dv) -> (B, N[, F], S, side^2 *
+    Dv), side being pixel_shuffle.
+
+    Args:
+        given: what the tower read, whose pixels say how many rows and columns of patches there are.
+    Raises: ValueError for tokens of no such grid, or where the real patches of a picture cut through a square.
+    """
+    tokens, side = items.values, config.pixel_shuffle
+    rows = columns = math.isqrt(tokens.shape[-2])
+    if isinstance(config.vision_config, MMVisionConfig):
+        size = config.vision_config.image_sides if given.is_ready else given.values.shape[-2:]
+        rows, columns = (pixels // config.vision_config.patch_size for pixels in size)
+    if tokens.shape[-2] != rows * columns or rows % side or columns % side:
+        raise ValueError(
+            f"pixel_shuffle={side} reads squares of patches, but {tokens.shape[-2]} tokens came of a grid of "
+            f"{rows} x {columns}; give sides of whole squares"
+        )
+
+    def squares(values: torch.Tensor) -> torch.Tensor:  # (..., rows*columns, D) -> (..., S, side^2, D)
+        values = values.unflatten(-2, (rows // side, side, columns // side, side))
+        return values.transpose(-4, -3).flatten(-3, -2).flatten(-4, -3)
+
+    mask = items.mask
+    if mask is not None:
+        real = squares(mask[..., None])[..., 0]
+        mask = real.all(-1)
+        if may_read_values() and not torch.equal(mask, real.any(-1)):
+            raise ValueError(f"pixel_attention_mask cuts through a square of {side} x {side} patches (pixel_shuffle)")
+    return items._replace(values=squares(tokens).flatten(-2), mask=mask)
 
 
 class MMSlots(nn.Embedding):
     """A learned vector per item number, added to tokens that a norm has brought to size 1: at the initializer_range of
-    weights (0.02) a new table would be lost beside them, and the order of items with it."""
+    weights (0.02) a new table would be lost among them, and the order of items with it."""
 
     initial_std = 0.5
 
@@ -144,7 +183,7 @@ def join_frames(items: MediaItems, video_pooling: str) -> MediaItems:
 
 
 class MMResampler(MMPreTrainedModel):
-    """Learned latents through layers of [cross, mlp] that read the tokens. See MMResamplerConfig for its kinds.
+    """Learned latents through layers of [self, cross, mlp] that read the tokens. See MMResamplerConfig for its kinds.
 
     Args:
         memory_size: Dv, the width of the tokens.
@@ -157,13 +196,17 @@ class MMResampler(MMPreTrainedModel):
         super().__init__(config)
         if config.append_latents and memory_size != config.hidden_size:
             raise ValueError(
-                f"append_latents=True makes the latents keys beside the tokens, but they are {config.hidden_size} and "
+                f"append_latents=True makes the latents keys like the tokens, but they are {config.hidden_size} and "
                 f"{memory_size} wide; set the resampler's hidden_size={memory_size} or append_latents=False"
             )
         self.memory_size = memory_size
         self.latents = nn.Parameter(torch.zeros(1, config.num_latents, config.hidden_size))
+        self.embed_norm = build_norm(
+            config.norm_type if config.embedding_norm else "none", config.hidden_size, config.layer_norm_eps
+        )
+        self.dropout = nn.Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(
-            [MMLayer(config, config.sublayers(i), 0, i, memory_size) for i in range(config.num_hidden_layers)]
+            [MMLayer(config, config.sublayers(i), i, i, memory_size) for i in range(config.num_hidden_layers)]
         )
         final_norm = "none" if config.final_norm == "none" else config.norm_type
         self.norm = build_norm(final_norm, config.hidden_size, config.layer_norm_eps)
@@ -184,7 +227,7 @@ class MMResampler(MMPreTrainedModel):
         """
         check_memory(hidden_states, attention_mask, self.memory_size, "hidden_states")
         count = hidden_states.shape[0]
-        latents = self.latents.expand(count, -1, -1)
+        latents = self.dropout(self.embed_norm(self.latents.expand(count, -1, -1)))
         reading = MMReading(MMRows(count, count), mask=self._mask(latents, hidden_states, attention_mask))
         for layer in self.layers:
             latents = layer(latents, hidden_states, reading)
@@ -203,7 +246,7 @@ class MMResampler(MMPreTrainedModel):
 
 
 def resample(items: MediaItems, resampler: nn.Module, projector: nn.Module) -> MediaItems:
-    """Tokens (B, N, S, Dv) of the items that are there -> projected latents (B, N, L, Dc), zeros elsewhere."""
+    """Tokens (B, N, S, Dv) of the items present -> projected latents (B, N, L, Dc), zeros elsewhere."""
     slots, tokens = items.values.shape[:2], items.values.flatten(0, 1)
     mask = None if items.mask is None else items.mask.flatten(0, 1)
     if items.present is None:
@@ -278,7 +321,7 @@ class MMFeatures:
         states = {name: kwargs[name] for name in STATES if name in kwargs}
         text = {"input_ids": input_ids, "attention_mask": attention_mask}
         model: Any = self
-        output = model.base_model.read_alone(states, **text)
+        output = model.base_model.read_without_media(states, **text)
         vector = self._embedded(output.pooler_output, "text", text)
         states = {"hidden_states": output.hidden_states, "attentions": output.attentions}
         return BaseModelOutputWithPooling(output.last_hidden_state, vector, **states)

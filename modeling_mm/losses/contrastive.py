@@ -44,7 +44,7 @@ def info_nce_loss(
     image_embeds: torch.Tensor,
     text_embeds: torch.Tensor,
     pairs: Pairs,
-    scale: torch.Tensor | float,
+    scale: torch.Tensor | float | tuple[torch.Tensor, torch.Tensor],
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
     """Mean of both directions: -sum_j q_ij log softmax_j(s x_i.y_j), q_i spread evenly over the positives of i.
@@ -53,12 +53,14 @@ def info_nce_loss(
         image_embeds: (B, P), normalised, of this process.
         text_embeds: (R, P), normalised, of this process.
         pairs: what belongs together; a picture without a text is a negative for the texts and has no loss itself.
-        scale: s.
+        scale: s; of two the first is of pictures with texts, the second of texts with pictures.
         label_smoothing: share of q that is spread evenly over all.
     """
     all_images = pairs.gathered(image_embeds, pairs.image_sizes)
     all_texts = pairs.gathered(text_embeds, pairs.text_sizes)
-    to_texts, to_images = similarities(image_embeds, all_texts, scale), similarities(text_embeds, all_images, scale)
+    of_images, of_texts = scale if isinstance(scale, tuple) else (scale, scale)
+    to_texts = similarities(image_embeds, all_texts, of_images)
+    to_images = similarities(text_embeds, all_images, of_texts)
     images_own = even_shares(pairs.positives(images=pairs.images), to_texts.dtype, label_smoothing)
     texts_own = even_shares(pairs.positives(texts=pairs.texts).T, to_images.dtype, label_smoothing)
     return mean_of_directions(soft_nll(to_texts, images_own), soft_nll(to_images, texts_own), pairs)

@@ -13,7 +13,9 @@ Only z and p of one chunk exist at a time. The loss is a number, so its gradient
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, linear, pad
+from torch.nn.functional import cross_entropy, pad
+
+from ..core.linear import product
 
 IGNORED = -100
 CHUNK_ROWS = 256  # enough for the matrix products to run at full speed
@@ -188,7 +190,7 @@ def _loss_and_gradients(
     """The sum of the losses, and its gradients by rows, weight and bias as far as wanted; `low` is of the products."""
     sums = torch.promote_types(low, torch.float32)
     of_rows = torch.empty_like(rows) if wanted[0] else None
-    of_weight = torch.zeros_like(weight, dtype=sums) if wanted[1] else None
+    of_weight = None
     of_bias = rows.new_zeros(len(weight), dtype=sums) if wanted[2] else None
     total = rows.new_zeros((), dtype=sums)
     with torch.autocast(rows.device.type, enabled=False):
@@ -201,17 +203,19 @@ def _loss_and_gradients(
             slopes = _slopes_in_place(logs, of_chunk, smoothing) if any(wanted) else logs
             if of_bias is not None:
                 of_bias += slopes.sum(0)
-            if of_weight is not None:
-                _add_product(of_weight, slopes, states)
+            if wanted[1]:
+                of_weight = _plus_product(of_weight, slopes, states)
             if of_rows is not None:
-                of_rows[chunk] = slopes.to(low) @ matrix
+                of_rows[chunk] = product(slopes.to(low), matrix.T)
             del logs, slopes  # before the next chunk's are made
+    if wanted[1] and of_weight is None:
+        of_weight = torch.zeros_like(weight, dtype=sums)
     return total, [of_rows, of_weight, of_bias]
 
 
 def _log_probabilities(states, matrix, bias, dtype: torch.dtype) -> torch.Tensor:
     """(n, V), of `dtype`; in the memory of the logits, except some rows at a time."""
-    logs = linear(states, matrix, None if bias is None else bias.to(matrix.dtype)).to(dtype)
+    logs = product(states, matrix, None if bias is None else bias.to(matrix.dtype)).to(dtype)
     for part in logs.split(SLICE_ROWS):
         part.copy_(part.log_softmax(1))
     return logs
@@ -231,9 +235,10 @@ def _slopes_in_place(logs: torch.Tensor, targets: torch.Tensor, smoothing: float
     return slopes
 
 
-def _add_product(total: torch.Tensor, slopes: torch.Tensor, states: torch.Tensor) -> None:
-    """total (V, D) += slopes.T @ states. The sums of fp16 products could pass 65504, so they are made in fp32."""
+def _plus_product(total: torch.Tensor | None, slopes: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """total (V, D; None: 0) + slopes.T @ states. Sums of fp16 products could pass 65504, so they are made in fp32."""
     if states.dtype == torch.bfloat16:
-        total += slopes.to(torch.bfloat16).T @ states
-    else:
-        total.addmm_(slopes.T, states.to(total.dtype))
+        of_chunk = (slopes.to(torch.bfloat16).T @ states).to(slopes.dtype)
+        return of_chunk if total is None else total.add_(of_chunk)
+    states = states.to(slopes.dtype)
+    return product(slopes.T, states.T) if total is None else total.addmm_(slopes.T, states)

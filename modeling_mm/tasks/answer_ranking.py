@@ -21,7 +21,9 @@ from ..core.cache import MMCache
 from ..core.context_rows import MMRows
 from ..core.input_checks import check_candidates, check_labels, check_tensors, check_text
 from ..core.inputs_outputs import READY, MediaInputs, MMContextOutput, MMOutput
-from ..fusion.context import narrowed, trimmed
+from ..core.linear import linear
+from ..core.placed import answer_types
+from ..fusion.context import slice_contexts, trim_context
 from ..losses.token_losses import IGNORED
 from ..model import MMModel
 from .prefix_trie import alphabetical, trie_levels
@@ -184,6 +186,8 @@ class MMRanking:
         check_labels(self.config, labels, input_ids.shape)
         if bool((labels[~real] != IGNORED).any()):
             raise ValueError("labels score padding; where attention_mask is 0 they must be -100")
+        if self.config.text_config.bidirectional_prompt and context.get("token_type_ids") is None:
+            context["token_type_ids"] = answer_types(labels)
         output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -210,14 +214,14 @@ class MMRanking:
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         """States (..., D) -> (..., V), fp32 at least."""
-        logits = self.lm_head(self.lm_head_transform(states))
+        logits = linear(self.lm_head, self.lm_head_transform(states))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _context(self, encoder_outputs, media: dict[str, Any]) -> MMContextOutput | None:
         """The texts of all rows, without columns that are only padding."""
         lonely_mask = media.pop("encoder_attention_mask", None)
         context = self.model.context_of(encoder_outputs, lonely_mask, **media)
-        return None if context is None else trimmed(context)
+        return None if context is None else trim_context(context)
 
     def _bos_prompts(self, context: MMContextOutput | None, context_index: torch.Tensor | None) -> torch.Tensor:
         """int64 (R, 1): bos for each entry of context_index, or for each context."""
@@ -246,7 +250,7 @@ class MMRanking:
         index = MMRows(num_rows, len(context.last_hidden_state), context_index).index(device).to(device)
         for rows in torch.argsort(index, stable=True).split(size):
             first, end = int(index[rows[0]]), int(index[rows[-1]]) + 1
-            yield rows, narrowed(context, first, end), index[rows] - first
+            yield rows, slice_contexts(context, first, end), index[rows] - first
 
     def _answer(
         self,
@@ -299,7 +303,7 @@ class MMRanking:
         states = self.model(
             input_ids=fed[:, :width],
             attention_mask=_mask_of(torch.cat([seen[rows], there[:, :width]], dim=1)),
-            past_key_values=cache.branched(rows),
+            past_key_values=cache.select_rows(rows),
             use_cache=True,
             return_dict=True,
         ).last_hidden_state
@@ -311,7 +315,7 @@ class MMRanking:
         rows, count = torch.arange(len(seen), device=seen.device)[:, None], 1
         for depth, level in enumerate(trie_levels(answers, lengths)):
             mask = torch.cat([seen, seen.new_ones(len(rows), depth + 1)], dim=1)
-            cache = cache.branched((rows * count + level.parents).flatten())
+            cache = cache.select_rows((rows * count + level.parents).flatten())
             count = len(level.tokens)
             states = self.model(
                 input_ids=level.tokens.repeat(len(rows))[:, None],

@@ -122,7 +122,7 @@ class MMForSequenceClassification(MMScoreExplaining, MMHead):
         has_text = input_ids is not None or inputs_embeds is not None
         reads_text = not (self.is_late or self.is_pooled)  # also without a text: bos is read in its place
         if not has_text:
-            context = self._context_alone(context, text)
+            context = self._checked_context(context, text)
         if reads_text and not has_text:
             text["input_ids"] = self._bos_rows(len(context.last_hidden_state))
         elif reads_text:
@@ -132,7 +132,7 @@ class MMForSequenceClassification(MMScoreExplaining, MMHead):
             inputs["use_cache"] = False
             output = self.model(**text, encoder_outputs=context, return_dict=True, **dict(inputs))
         else:
-            output = self._media_alone(context)
+            output = self._fused_media(context)
         logits, modality_logits, fusion_weights = self._answer(output)
         return MMClassifierOutput(
             loss=None if labels is None else self._loss(logits, labels),
@@ -157,11 +157,16 @@ class MMForSequenceClassification(MMScoreExplaining, MMHead):
                 raise ValueError(f"targets: {one!r} is no label of this model; its labels are {list(names.values())}")
         return [(names[number], number) for number in numbers]
 
-    def explained_score(self, inputs: dict[str, Any], target: int) -> torch.Tensor:
-        """Of explain: the logit (n,) of a label."""
-        return self(**inputs).logits[:, target]
+    def explained_score(self, inputs: dict[str, Any], target: int, **states) -> tuple[torch.Tensor, Any]:
+        """Of explain: the logit (n,) of a label, and the output with the states that are asked for."""
+        output = self(**inputs, **states)
+        return output.logits[:, target], output
 
-    def _media_alone(self, context: MMContextOutput) -> MMModelOutput:
+    def explained_without_text(self, target: int) -> bool:
+        """Of explain: whether a row may have no text."""
+        return True
+
+    def _fused_media(self, context: MMContextOutput) -> MMModelOutput:
         """What a fusion of vectors or answers makes of media without a text."""
         vectors, present = modality_vectors(context, self.config.modalities)  # pyright: ignore[reportArgumentType]: set
         pooled = self.model.get_submodule("fusion")(vectors) if self.is_pooled else None
@@ -190,11 +195,20 @@ class MMForSequenceClassification(MMScoreExplaining, MMHead):
         return torch.full((contexts, 1), int(bos), dtype=torch.long, device=self.device)
 
     @staticmethod
-    def _context_alone(context: MMContextOutput | None, text: dict) -> MMContextOutput:
-        """The context, which is there. Raises ValueError for inputs of a text that is not."""
+    def _checked_context(context: MMContextOutput | None, text: dict) -> MMContextOutput:
+        """The context, which must be given. Raises ValueError for inputs of a text that was not given."""
         if context is None:
             raise ValueError("nothing to classify: pass input_ids or inputs_embeds, pixel_values, or both")
         given = [name for name, value in text.items() if value is not None]
         if given:
             raise ValueError(f"{', '.join(given)} was given without a text; pass input_ids or inputs_embeds too")
         return context
+
+
+def class_scores(config: Any, logits: torch.Tensor) -> torch.Tensor:
+    """Logits of a classification head as scores (R, L): shares of 1, a share for each label, or the number itself."""
+    if logits.shape[1] == 1 or config.problem_type == "regression":
+        return logits
+    if config.problem_type == "multi_label_classification":
+        return logits.sigmoid()
+    return logits.softmax(1)

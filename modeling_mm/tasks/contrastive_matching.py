@@ -17,7 +17,7 @@ from ...configuration.mm import MMConfig
 from ...configuration.vision import MMVisionConfig
 from ..core.context_rows import MMRows
 from ..core.input_checks import INTEGERS, check_mask_values, check_tensors, may_read_values
-from ..core.inputs_outputs import MMContextOutput, reject_unknown
+from ..core.inputs_outputs import MMContextOutput, MMModelOutput, reject_unknown
 from ..fusion.context import TOWER_KINDS, as_context
 from ..losses.gather import gather_rows, gather_sizes
 from ..losses.hard_negatives import hard_negatives
@@ -53,7 +53,7 @@ def given(text: Text) -> list[tuple[str, torch.Tensor]]:
     return [(name, value) for name, value in text.items() if value is not None]
 
 
-def media_there(context: MMContextOutput) -> torch.Tensor:
+def contexts_with_media(context: MMContextOutput) -> torch.Tensor:
     """bool (B,), which contexts have any media."""
     states, mask = context.last_hidden_state, context.attention_mask
     return states.new_ones(len(states), dtype=torch.bool) if mask is None else mask.bool().any(1)
@@ -121,7 +121,7 @@ class MMMatchingModel(MMHead):
         return as_context(encoder_outputs, None, self.config.media_width)
 
     def _check_pooled(self, media: dict[str, Any]) -> None:
-        """Ready tower output brings no pooled vector; the mean of its tokens is one for towers that pool so alone."""
+        """Ready tower output brings no pooled vector; the mean of its tokens is one only for towers that pool so."""
         vision = self.config.vision_config
         if self.itc_head is None or media.get("visual_embeds") is None or self.pools_latents("vision"):
             return
@@ -151,7 +151,7 @@ class MMMatchingModel(MMHead):
         return {"input_ids": input_ids, **masks}
 
     def _asked_states(self, kwargs: dict[str, Any], accepted: Any) -> dict[str, Any]:
-        """Which states are asked for: of the text read alone, as the text runs several times.
+        """Which states are asked for: only of the text without media, as the text runs several times.
 
         Raises an error for inputs that other classes take and this one cannot, with the reason, and for unknown ones.
         """
@@ -166,9 +166,9 @@ class MMMatchingModel(MMHead):
             )
         return states
 
-    def _read_alone(self, output: ModelOutput, text: Text, states: dict[str, Any]) -> torch.Tensor:
+    def _text_vectors(self, output: ModelOutput, text: Text, states: dict[str, Any]) -> torch.Tensor:
         """Embeddings of the texts (R, P); their states, where asked for, go into the output."""
-        read = self.model.read_alone(states, **text)
+        read = self.model.read_without_media(states, **text)
         output["hidden_states"], output["attentions"] = read.hidden_states, read.attentions
         return normalised(self.itc_head.text(read.pooler_output))
 
@@ -209,8 +209,12 @@ class MMMatchingModel(MMHead):
 
     def _match(self, context: MMContextOutput, rows: MMRows, text: Text) -> torch.Tensor:
         """(n, 2) logits of n rows: no match, match."""
+        return self.itm_head(self._joined(context, rows, text).pooler_output)
+
+    def _joined(self, context: MMContextOutput, rows: MMRows, text: Text, **states) -> MMModelOutput:
+        """Each text as it is read with its context."""
         text = {**text, "input_ids": self._opened(text["input_ids"], text["attention_mask"])}
-        return self.itm_head(self.model.read(context, rows, **text).pooler_output)
+        return self.model.read(context, rows, **text, **states)
 
     def _opened(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """(n, T), the first real token of each row replaced by itm_bos_token_id where the config names one."""

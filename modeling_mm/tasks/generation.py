@@ -7,11 +7,12 @@ from typing import Any, Unpack
 
 import torch
 from transformers.generation.configuration_utils import GenerationMode
-from transformers.masking_utils import create_masks_for_generate
+from transformers.masking_utils import create_causal_mask, create_masks_for_generate
 from transformers.utils.generic import can_return_tuple
 
 from ...configuration.mm import MMConfig
 from ...explaining.explain import MMExplaining
+from ..core.attention import CallConfig
 from ..core.cache import HeldText, MMCache, check_cache, held_text
 from ..core.fingerprint import fingerprint
 from ..core.input_checks import MEDIA_INPUTS, check_tensors, check_text
@@ -24,8 +25,9 @@ from ..core.inputs_outputs import (
     reject_unknown,
     takes,
 )
+from ..core.placed import answer_types
 from ..core.positions import check_growth
-from ..fusion.context import as_context, trimmed
+from ..fusion.context import as_context, trim_context
 from ..losses.token_losses import next_labels
 from .answer_ranking import MMRanking
 from .generation_mixin import MMGenerationMixin
@@ -92,7 +94,8 @@ class MMForConditionalGeneration(MMRanking, MMExplaining, MMVocabularyHead, MMGe
         """Predicts the next token of each row. Inputs as in `MMModel.forward`, and:
 
         Args:
-            labels: int64 (R, T), the rows' own ids, -100 where ignored; shifted inside. Gives `loss`.
+            labels: int64 (R, T), the rows' own ids, -100 where ignored; shifted inside. Gives `loss`. Without
+                token_type_ids a text with bidirectional_prompt takes what comes before the first label as the prompt.
             shift_labels (among the kwargs, so that Trainer does not wait for it): int64 (R, T), what each token
                 predicts, shifted before a text was cut into shards (sequence parallelism); read instead of labels.
             logits_to_keep: the last that many positions (0: all), or an index tensor; not together with labels.
@@ -112,6 +115,12 @@ class MMForConditionalGeneration(MMRanking, MMExplaining, MMVocabularyHead, MMGe
         targets = None
         if labels is not None or shift_labels is not None:
             targets = self._targets(labels, shift_labels, input_ids, inputs_embeds, attention_mask, logits_to_keep)
+            if self.config.text_config.bidirectional_prompt and token_type_ids is None:
+                if labels is None:
+                    raise ValueError(
+                        "shift_labels do not say where a prompt ends; pass token_type_ids, 0 in the prompt"
+                    )
+                token_type_ids = answer_types(labels)
         elif num_items_in_batch is not None:
             check_smoothing_of_tokens()  # the loss is made outside of the model
         output = self.model(
@@ -207,6 +216,9 @@ class MMForConditionalGeneration(MMRanking, MMExplaining, MMVocabularyHead, MMGe
     ):
         """Encodes the context here, before the rows are expanded, and takes every per-context input out."""
         check_prompt_ends(model_kwargs.get("attention_mask"))
+        if self.config.text_config.bidirectional_prompt and model_kwargs.get("token_type_ids") is None:
+            types = torch.zeros(inputs_tensor.shape[:2], dtype=torch.long, device=inputs_tensor.device)
+            model_kwargs["token_type_ids"] = types  # all is prompt; what is written after it is of type 1
         media = {name: model_kwargs.pop(name) for name in MediaInputs.__annotations__ if name in model_kwargs}
         ready = model_kwargs.pop("encoder_outputs", None)
         lonely_mask = model_kwargs.pop("encoder_attention_mask", None)
@@ -218,8 +230,9 @@ class MMForConditionalGeneration(MMRanking, MMExplaining, MMVocabularyHead, MMGe
                     "past_key_values holds the keys and values of another context; call past_key_values.reset() "
                     "first, or leave the context out to continue with the one that it holds"
                 )
-            return model_kwargs
-        if cache is not None and int(cache.get_seq_length()):
+            if seen is None or not self.config.media_in_text:
+                return model_kwargs
+        elif cache is not None and int(cache.get_seq_length()):
             known = held_text(cache).fingerprint
             if known not in (None, fingerprint(media, ready) or ""):
                 raise ValueError(
@@ -228,7 +241,7 @@ class MMForConditionalGeneration(MMRanking, MMExplaining, MMVocabularyHead, MMGe
                 )
         context = self.model.context_of(ready, lonely_mask, **media)
         if context is not None:
-            context = trimmed(context, keep_length=generation_config.cache_implementation == "static")
+            context = trim_context(context, keep_length=generation_config.cache_implementation == "static")
             context.fingerprint = fingerprint(media, ready)
             model_kwargs["encoder_outputs"] = context
         return model_kwargs
@@ -256,11 +269,13 @@ class MMForConditionalGeneration(MMRanking, MMExplaining, MMVocabularyHead, MMGe
         model_kwargs["past_key_values"] = wrapped
 
     def create_masks_for_generate(self, *, attention_mask=None, past_key_values: Any = None, **kwargs):
-        """Masks made ahead for a static cache, over media before the text too; forward makes the first of those."""
+        """Masks made ahead for a static cache; of a text after media of its own sequence forward makes the first."""
         if self.config.fusion_type == "merged" and not self.config.has_text_encoder:
             if attention_mask is None or not past_key_values.holds_context:
                 return attention_mask
-            attention_mask = past_key_values.with_prefix_mask(attention_mask, 1)
+            call: Any = CallConfig(self.config.text_config, is_causal=True).with_prefix()
+            given = {"attention_mask": attention_mask, "past_key_values": past_key_values}
+            return create_causal_mask(config=call, inputs_embeds=kwargs["inputs_embeds"], **given)
         return create_masks_for_generate(attention_mask=attention_mask, past_key_values=past_key_values, **kwargs)
 
 

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers.cache_utils import DynamicCache
+from transformers.generation.candidate_generator import AssistedCandidateGenerator
 from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput, GenerationMixin
 
 from ..core.cache import MMCache, held_text, weights_mark
 from ..core.inputs_outputs import RowInputs
+from .shared_prompts import check_placeholders, hold_shared_prompts, is_usual
 
 BROKEN = (
     "the logits are NaN or infinite, so the text means nothing: look for NaN among the weights, an overflow of "
@@ -64,12 +67,27 @@ class LogitsCheck(LogitsProcessor):
         return bool(self.best) and not bool(torch.cat(self.best).isfinite().all())
 
 
+class NoPlaceholders(LogitsProcessor):
+    """Rules out the ids that stand for media in a text, which no model can write."""
+
+    def __init__(self, ids: list[int]):
+        self.ids = ids
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores = scores.clone()
+        for token_id in self.ids:
+            scores[:, token_id] = -torch.inf
+        return scores
+
+
 class LogitsProcessors(LogitsProcessorList):
-    """Transformers' own list, which asks for the signature of each processor at each step; a check alone has none."""
+    """Transformers' own list, which asks for the signature of each processor at each step; ours have none."""
 
     def __call__(self, input_ids: Any, scores: torch.Tensor, **kwargs) -> torch.Tensor:
-        if len(self) == 1 and isinstance(self[0], LogitsCheck):
-            return self[0](input_ids, scores)
+        if all(isinstance(one, (LogitsCheck, NoPlaceholders)) for one in self):
+            for one in self:
+                scores = one(input_ids, scores)
+            return scores
         return super().__call__(input_ids, scores, **kwargs)
 
 
@@ -105,6 +123,15 @@ class MMGenerationMixin(GenerationMixin):
             written = _WITH_CROSS[type(written)](**written, cross_attentions=tuple(read))
         return written
 
+    def generate_batch(self, *args, **kwargs):
+        """Raises ValueError: Transformers' continuous batching reads only rows of ids, from pages of its own."""
+        raise ValueError(
+            "generate_batch() keeps keys and values in pages of its own and takes no pictures, videos or sounds; "
+            "generate() takes a batch of rows, with media and contexts that rows share"
+        )
+
+    init_continuous_batching = generate_batch
+
     def _prepare_special_tokens(self, generation_config, *args, **kwargs):
         """Every way of generate() comes by here with the settings of the call."""
         vocab_size = self.config.text_config.vocab_size
@@ -115,7 +142,29 @@ class MMGenerationMixin(GenerationMixin):
 
     def _get_logits_processor(self, *args, **kwargs) -> LogitsProcessorList:
         parent: Any = super()
-        return LogitsProcessors(parent._get_logits_processor(*args, **kwargs))
+        processors = LogitsProcessors(parent._get_logits_processor(*args, **kwargs))
+        ids = [one for one in self.config.placeholder_ids.values() if one is not None]
+        if self.config.media_in_text and ids:  # before top_k and the like choose among the rest
+            processors.insert(0, NoPlaceholders(ids))
+        return processors
+
+    def _get_candidate_generator(self, *args, assistant_model=None, model_kwargs: Any = None, **kwargs):
+        """An assistant reads the media tokens of this model, and the prompt with its own mask."""
+        context = model_kwargs.get("encoder_outputs")
+        width = getattr(getattr(assistant_model, "config", None), "context_width", None)
+        if context is not None and width not in (None, context.last_hidden_state.shape[-1]):
+            raise ValueError(
+                f"assistant_model reads media tokens of width {width}, and this model makes them "
+                f"{context.last_hidden_state.shape[-1]} wide: give an assistant that shares its towers and projectors"
+            )
+        parent: Any = super()
+        made = parent._get_candidate_generator(
+            *args, assistant_model=assistant_model, model_kwargs=model_kwargs, **kwargs
+        )
+        mask = model_kwargs.get("attention_mask")
+        if self.config.media_in_text and type(made) is AssistedCandidateGenerator and torch.is_tensor(mask):
+            made.assistant_kwargs["attention_mask"] = mask.to(made.assistant_model.device)
+        return made
 
     def _update_model_kwargs_for_generation(
         self, outputs: Any, model_kwargs, is_encoder_decoder=False, num_new_tokens=1
@@ -124,10 +173,14 @@ class MMGenerationMixin(GenerationMixin):
         read, crossed = _READ.get(), outputs.get("cross_attentions")
         if read is not None and crossed and num_new_tokens == 1:
             read.append(crossed)
-        if num_new_tokens != 1 or model_kwargs.get("token_type_ids") is not None:
-            return super()._update_model_kwargs_for_generation(
+        types = model_kwargs.get("token_type_ids")
+        if num_new_tokens != 1 or types is not None:
+            updated = super()._update_model_kwargs_for_generation(
                 outputs, model_kwargs, is_encoder_decoder, num_new_tokens
             )
+            if types is not None and self.config.text_config.bidirectional_prompt:  # what is written is no prompt
+                updated["token_type_ids"] = torch.cat([types, types.new_ones(len(types), num_new_tokens)], dim=-1)
+            return updated
         if outputs.past_key_values is not None:
             model_kwargs["past_key_values"] = outputs.past_key_values
         positions, mask = model_kwargs.get("position_ids"), model_kwargs.get("attention_mask")
@@ -142,7 +195,7 @@ class MMGenerationMixin(GenerationMixin):
     ):
         """Removes arguments that are not the model's, and those not needed with a cache that holds the context."""
         cache = kwargs.get("past_key_values")
-        held = cache if isinstance(cache, MMCache) and cache.holds_context else None
+        held = cache if isinstance(cache, MMCache) and (cache.holds_context or self.config.media_in_text) else None
         holds_context = held is not None and not kwargs.get("is_first_iteration")
         needless = (*_OF_GENERATE, *RowInputs.__annotations__) if holds_context else _OF_GENERATE
         kwargs = {name: value for name, value in kwargs.items() if name not in needless}
@@ -163,9 +216,36 @@ class MMGenerationMixin(GenerationMixin):
             mask, embeds = model_kwargs.get("attention_mask"), model_kwargs.get("inputs_embeds")
             # Transformers leaves out a mask of ones and keeps its length.
             covered = getattr(generation_config, "_mask_length", -1) if mask is None else mask.shape[1]
-            self._check_held(input_ids, embeds, mask, cache, covered == input_ids.shape[1])
+            is_whole = covered == input_ids.shape[1]
+            self._check_held(input_ids, embeds, mask, cache, is_whole)
+            if embeds is None and self.config.media_in_text and int(cache.get_seq_length()):
+                check_placeholders(self.config.placeholder_ids, input_ids, model_kwargs, is_whole)
+        if is_first_iteration and self.config.media_in_text:
+            if generation_config.prefill_chunk_size is not None and model_kwargs.get("encoder_outputs") is not None:
+                raise ValueError("prefill_chunk_size cuts a prompt in which media stand; leave it out")
+            # States that are shown would have a shape that depends on the other rows.
+            shows = generation_config.output_hidden_states or generation_config.output_attentions
+            if not (shows or self.config.output_hidden_states or self.config.output_attentions):
+                self._share_prompts(input_ids, model_kwargs)
         parent: Any = super()
-        return parent._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)
+        # Transformers never calls it the first iteration of an assistant, whose prompt has placeholders all the same.
+        has_media = self.config.media_in_text and model_kwargs.get("encoder_outputs") is not None
+        return parent._prefill(input_ids, generation_config, model_kwargs, is_first_iteration or has_media)
+
+    def _share_prompts(self, input_ids: torch.Tensor, model_kwargs: dict[str, Any]) -> None:
+        """Before the prompts are read: what rows share of them, in a cache that grows by itself."""
+        cache, context = model_kwargs.get("past_key_values"), model_kwargs.get("encoder_outputs")
+        if not isinstance(cache, MMCache) or context is None or self.config.text_config.bidirectional_prompt:
+            return  # a beginning that sees the rest of its prompt is another in each prompt
+        halves = cache.self_attention_cache, cache.cross_attention_cache
+        if any(type(half) is not DynamicCache for half in halves):  # one in int8 would round what rows share, only
+            return
+        if model_kwargs.get("inputs_embeds") is None and not int(cache.get_seq_length()):
+            mask, index = model_kwargs.get("attention_mask"), model_kwargs.get("context_index")
+            own = model_kwargs.get("position_ids"), model_kwargs.get("token_type_ids")
+            if not is_usual(input_ids, mask, *own):
+                return
+            hold_shared_prompts(self.model, cache, input_ids, mask, context, index)
 
     def _check_held(self, input_ids, inputs_embeds, mask, cache, is_whole: bool) -> None:
         """Raises: ValueError if a cache was filled with other text than this call begins with, or by other weights.
@@ -183,7 +263,7 @@ class MMGenerationMixin(GenerationMixin):
         if inputs_embeds is None and not is_whole:
             if held.beams:
                 raise ValueError(
-                    "past_key_values holds beams, and new tokens alone do not tell which of them they go on: "
+                    "past_key_values holds beams, and new tokens do not say which of them they continue: "
                     "give the whole text"
                 )
             if held.is_known(length) and held.real(mask, len(words), length) is None:
@@ -194,7 +274,7 @@ class MMGenerationMixin(GenerationMixin):
         if words.shape[1] <= length:
             raise ValueError(
                 f"{words.shape[1]} tokens were given, but past_key_values holds {length} of them: give the whole "
-                "text, longer than what is held, or new tokens beside an attention_mask of all"
+                "text, longer than what is held, or new tokens with an attention_mask of all"
             )
         if not held.is_known(length):
             warnings.warn(

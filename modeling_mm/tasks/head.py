@@ -19,6 +19,7 @@ from ..core.attention import build_norm
 from ..core.base import MMPreTrainedModel
 from ..core.input_checks import check_labels, check_tensors
 from ..core.inputs_outputs import MMCausalLMOutput, MMContextOutput
+from ..core.linear import linear
 from ..fusion.media_encoder import MMFeatures
 from ..losses.token_losses import is_plain_head, loss_without_logits, token_loss
 from ..model import MMModel
@@ -65,7 +66,7 @@ def predicted(
         if targets is None:
             raise ValueError("return_logits=False gives only the loss, and the loss needs labels")
         return loss_without_logits(head, hidden, targets, num_items_in_batch, label_smoothing), None
-    logits = head(hidden)
+    logits = linear(head, hidden)
     loss = None if targets is None else token_loss(logits, targets, num_items_in_batch, label_smoothing)
     return loss, logits
 
@@ -114,13 +115,13 @@ class MMHead(MMFeatures, MMPreTrainedModel):
 
         Args:
             vision: directory or Hub id of a ViT, DeiT, CLIP or SigLIP, or of any vision model of Transformers; None
-                with `audio` alone.
+                with only `audio`.
             text: of a BERT, RoBERTa, DistilBERT, GPT-2, Llama, Qwen2 or Qwen3, with or without its head.
             audio: of any audio model of Transformers (AST, Whisper); of an encoder-decoder the encoder.
             text_encoder: of one that reads context text.
             cross_attention_every: put a gated [cross, mlp] layer, closed at first, before every so many-th layer of
                 `text` (Flamingo).
-            flamingo: a file of OpenFlamingo, whose `vision` and `text` are given beside it: its resampler, gated
+            flamingo: a file of OpenFlamingo, whose `vision` and `text` are given too: its resampler, gated
                 layers and embeddings.
             tokenizer: whose ids open, close and pad a text. None: those that the text's config does not name (BERT's)
                 are read from the tokenizer saved with it.

@@ -48,5 +48,5 @@ class MMMomentumEncoder(nn.Module):
         for own, theirs in self._parts(student):
             momentum_update(own, theirs, self.momentum)
         context: Any = self.model.encode_context(**media)
-        texts = self.itc_head.text(self.model.read_alone(**text).pooler_output)
+        texts = self.itc_head.text(self.model.read_without_media(**text).pooler_output)
         return normalised(self.itc_head.of_context(context)), normalised(texts)

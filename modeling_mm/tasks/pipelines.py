@@ -2,15 +2,23 @@
 
 import unicodedata
 from dataclasses import dataclass
+from pathlib import Path
 from types import NoneType
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoModelForZeroShotImageClassification
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoModelForVisualQuestionAnswering,
+    AutoModelForZeroShotImageClassification,
+)
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import Pipeline
 
+from .classification import class_scores
 from .row_ends import warn_of_other_ids
+
+BEST = 5  # labels of a question that a classifier answers
 
 
 @dataclass
@@ -30,6 +38,13 @@ class Asked:
 def composed(text: Any) -> Any:
     """A string in NFC, the form that models are trained on: é in two letters has other tokens and other scores."""
     return unicodedata.normalize("NFC", text) if isinstance(text, str) else text
+
+
+def read_for_head(model: Any, processor: Any, text: str) -> Any:
+    """A text as a classification head reads it with media: whole, closed as the processor closes texts, by the text
+    encoder if there is one. Raises ValueError for one that is too long."""
+    side = "context_text" if model.config.has_text_encoder else "text"
+    return processor(**{side: [composed(text)]}, truncation=False, return_tensors="pt")
 
 
 class MMPipeline(Pipeline):
@@ -56,8 +71,19 @@ class MMPipeline(Pipeline):
         """Inputs of one or of a batch; their texts have no eos, because the model continues them."""
         asked = asked if isinstance(asked, list) else [asked]
         given: dict[str, Any] = {"images": [one.image for one in asked]}
-        if asked[0].text is not None:
-            given |= {side: [one.text for one in asked], "add_eos_token": False}
+        in_text = self.model.config.media_in_text
+        if asked[0].text is not None or in_text:
+            texts: list[Any] = [one.text or "" for one in asked]
+            if in_text:
+                told = [self.processor.about("image", text) for text in texts]
+                texts = [one.pop("text") for one in told]
+                if any(one != told[0] for one in told):
+                    raise ValueError(
+                        "some texts of a batch name the place of their picture, which are taken as they are, and "
+                        "others do not, which are asked by the chat template: put them into two calls"
+                    )
+                given |= told[0]
+            given |= {side: texts, "add_eos_token": False}
         return self.inputs(**given)
 
 
@@ -114,7 +140,7 @@ class MMVQAPipeline(MMCaptioningPipeline):
 
     Also of a list of {"image": ..., "question": ...}. With a list of `answers` no text is generated; they are ranked:
     [{"answer": str, "score": log-likelihood per token}, ...]. A model with a text encoder reads the question there,
-    any other continues it.
+    any other continues it. A classifier gives its best labels: [{"answer": str, "score": share}, ...].
     """
 
     def __call__(self, inputs=None, *, image=None, question=None, **kwargs):
@@ -142,6 +168,13 @@ class MMVQAPipeline(MMCaptioningPipeline):
 
     def _forward(self, model_inputs, answers: list[str] | None = None, **generation):
         asked, side = model_inputs["asked"], "context_text" if self.model.config.has_text_encoder else "text"
+        if not self.model.can_generate():
+            if answers is not None or generation:
+                given = "answers" if answers is not None else ", ".join(generation)
+                raise ValueError(f"this model has labels of its own and writes nothing, so {given} would not be read")
+            asked = asked if isinstance(asked, list) else [asked]
+            pairs = {"images": [one.image for one in asked], side: [one.text for one in asked]}
+            return {"logits": self.model(**self.inputs(**pairs)).logits.float()}
         if answers is None:
             return self.written(asked, side, **generation)
         eos = self.processor.tokenizer.eos_token or self.processor.tokenizer.sep_token or ""
@@ -152,6 +185,11 @@ class MMVQAPipeline(MMCaptioningPipeline):
         return {"indices": ranked.indices, "scores": ranked.scores}
 
     def postprocess(self, model_outputs, answers: list[str] | None = None):
+        if "logits" in model_outputs:
+            best = class_scores(self.model.config, model_outputs["logits"])[0].sort(descending=True, stable=True)
+            names = self.model.config.id2label
+            found = zip(best.indices.tolist()[:BEST], best.values.tolist(), strict=False)
+            return [{"answer": names[number], "score": score} for number, score in found]
         if answers is None:
             return [{"answer": text.strip()} for text in self.decoded(model_outputs["ids"][0])]
         scores = model_outputs["scores"][0].tolist()
@@ -204,17 +242,23 @@ class MMRetrievalPipeline(MMPipeline):
         return [{"index": index, "score": score} for index, score in list(found)[:top_k]]
 
 
+# The model in the package writes; a copy of this code beside a model has none.
+_PACKAGED = Path(__file__).resolve().parents[2] / "checkpoints" / "mm-tiny"
 for _task, _pipeline, _model in (
     ("mm-captioning", MMCaptioningPipeline, AutoModelForImageTextToText),
-    ("mm-vqa", MMVQAPipeline, AutoModelForImageTextToText),
+    ("mm-vqa", MMVQAPipeline, (AutoModelForVisualQuestionAnswering, AutoModelForImageTextToText)),
     ("mm-retrieval", MMRetrievalPipeline, AutoModelForZeroShotImageClassification),
 ):
+    _loaders: Any = _model  # one class, or several that are tried
+    _writes = _pipeline is not MMRetrievalPipeline
+    _default: Any = {"model": (str(_PACKAGED), "main")} if _writes and _PACKAGED.is_dir() else None
     if _task not in PIPELINE_REGISTRY.supported_tasks:
-        PIPELINE_REGISTRY.register_pipeline(_task, _pipeline, pt_model=_model, type="multimodal")
+        PIPELINE_REGISTRY.register_pipeline(_task, _pipeline, pt_model=_loaders, default=_default, type="multimodal")
 
 # Transformers' own tasks, whose classes are imported when they are asked for.
 _READ_BY_MM = {
     "image-text-to-text": "MMImageTextToText",
+    "audio-classification": "MMAudioClassification",
     "image-classification": "MMImageClassification",
     "image-feature-extraction": "MMImageFeatureExtraction",
     "zero-shot-image-classification": "MMZeroShotImageClassification",
@@ -222,6 +266,7 @@ _READ_BY_MM = {
     "feature-extraction": "MMFeatureExtraction",
     "fill-mask": "MMFillMask",
     "automatic-speech-recognition": "MMSpeechRecognition",
+    "video-classification": "MMVideoClassification",
 }
 
 

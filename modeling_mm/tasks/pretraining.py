@@ -38,7 +38,7 @@ from ..losses.token_losses import IGNORED, next_labels
 from ..towers.any_tower import flat_items, run_tower
 from ..towers.vit import MMVisionModel
 from .contrastive_head import normalised
-from .contrastive_matching import MMMatchingModel, Text, media_there, shared_mean
+from .contrastive_matching import MMMatchingModel, Text, contexts_with_media, shared_mean
 from .head import build_vocabulary_head, check_task, predicted
 from .masked_image import (
     build_masked_image_head,
@@ -55,7 +55,7 @@ class MMPreTrainingOutput(MMOutput):
     """Each loss of `pretraining_losses`, without its weight, and loss, their weighted sum.
 
     logits (R, T, V) of "lm", mlm_logits (R, T, V), itm_logits (R, 2), image_embeds (B, P), text_embeds (R, P).
-    hidden_states, attentions: of the texts read alone, for "itc".
+    hidden_states, attentions: of the texts read without media, for "itc".
     """
 
     loss: torch.Tensor | None = None
@@ -142,7 +142,7 @@ class MMForPreTraining(MMMatchingModel):
             masked_input_ids: int64 (R, T), input_ids with some replaced; mlm_targets: (R, T), what stood there, -100
                 elsewhere, not shifted. Both or neither.
             bool_masked_pos: bool (B[, N], L), True for each patch of pixel_values that is hidden from "mim".
-            return_loss: None: in training. False gives logits and embeddings alone.
+            return_loss: None: in training. False gives only logits and embeddings.
             return_logits: False, with a loss: "lm" and "mlm" are made without their (R, T, V) logits, which are None.
                 None: False in training with a loss, else True.
         """
@@ -231,12 +231,12 @@ class MMForPreTraining(MMMatchingModel):
         if self.itc_head is not None and context is not None:
             output["image_embeds"] = normalised(self.itc_head.of_context(context))
         if self.itc_head is not None and text is not None:
-            output["text_embeds"] = self._read_alone(output, text, asked)
+            output["text_embeds"] = self._text_vectors(output, text, asked)
         if matches is not None and (self.itm_head is None or not wants_loss):
             raise ValueError("matches are targets of 'itm'; name it in pretraining_losses, and ask for a loss")
         if not wants_loss or context is None or text is None or not {"itc", "itm"} & set(self.losses):
             return
-        compared = self._compared(media_there(context), text, context_index, matches)
+        compared = self._compared(contexts_with_media(context), text, context_index, matches)
         if self.itc_head is not None:
             embeds = (output.image_embeds, output.text_embeds)
             output["loss_itc"] = self._itc_loss(*embeds, compared)

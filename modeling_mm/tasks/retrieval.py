@@ -24,12 +24,14 @@ from ..core.inputs_outputs import (
     pop_inputs,
     takes,
 )
-from ..fusion.context import taken
+from ..fusion.context import select_contexts
 from ..losses.grad_cache import encode_in_chunks
 from .contrastive_head import normalised
-from .contrastive_matching import Compared, MMMatchingModel, Text, given, media_there
+from .contrastive_matching import Compared, MMMatchingModel, Text, contexts_with_media, given
+from .encoding import MMEncoding
 from .head import check_task
 from .momentum_encoder import MMMomentumEncoder
+from .row_ends import check_once, warn_of_text_ends
 from .similarity_search import MMSearchOutput, best, check_embeds, rerank_sides
 
 
@@ -40,7 +42,7 @@ class MMRetrievalOutput(MMOutput):
     loss and its parts loss_itc, loss_itm, each without its weight; logits_per_image (B, R) and logits_per_text (R, B),
     scaled similarities within the call; itm_logits (R, 2), of each text with its own context, with a loss;
     image_embeds (B, P), zeros for a context without any media, and text_embeds (R, P), of length 1. hidden_states,
-    attentions: of the texts read alone.
+    attentions: of the texts read without media.
     """
 
     loss: torch.Tensor | None = None
@@ -63,7 +65,7 @@ class Images(NamedTuple):
     context: MMContextOutput | None
 
 
-class MMForImageTextRetrieval(MMScoreExplaining, MMMatchingModel):
+class MMForImageTextRetrieval(MMEncoding, MMScoreExplaining, MMMatchingModel):
     """The base model with a contrastive head and, where pretraining_losses name "itm", a matching head.
 
     The loss is the sum of "itc" and "itm" by their weights in pretraining_losses: InfoNCE or sigmoid over the pictures
@@ -79,6 +81,7 @@ class MMForImageTextRetrieval(MMScoreExplaining, MMMatchingModel):
     def __init__(self, config: MMConfig):
         super().__init__(config)
         check_task(self, config.retrieval_faults())
+        self.ends_checked: set[str] = set()
         self.losses = {name: weight for name, weight in self.losses.items() if name in ("itc", "itm")}
         self.slow = MMMomentumEncoder(config) if config.contrastive_queue_size else None
         self.post_init()
@@ -131,8 +134,8 @@ class MMForImageTextRetrieval(MMScoreExplaining, MMMatchingModel):
         if text is not None:
             output["text_embeds"] = self._text_embeds(output, text, states)
         if images is not None and text is not None:
-            output["logits_per_image"] = self.itc_head.logits(output.image_embeds, output.text_embeds)
-            output["logits_per_text"] = output.logits_per_image.T
+            both = self.itc_head.logits_both_ways(output.image_embeds, output.text_embeds)
+            output["logits_per_image"], output["logits_per_text"] = both
         if self.training if return_loss is None else return_loss:
             if images is None or text is None:
                 raise ValueError(
@@ -159,20 +162,20 @@ class MMForImageTextRetrieval(MMScoreExplaining, MMMatchingModel):
         context = self._context(encoder_outputs, **media)
         if context is None:
             return None
-        return Images(normalised(self.itc_head.of_context(context)), media_there(context), context)
+        return Images(normalised(self.itc_head.of_context(context)), contexts_with_media(context), context)
 
     def _image_embeds(self, **media) -> tuple[torch.Tensor, torch.Tensor]:
         """Of some contexts: (n, P), and bool (n,), which have any media."""
         context: Any = self._context(**media)
-        return normalised(self.itc_head.of_context(context)), media_there(context)
+        return normalised(self.itc_head.of_context(context)), contexts_with_media(context)
 
     def _text_embeds(self, output: MMRetrievalOutput, text: Text, states: dict[str, Any]) -> torch.Tensor:
         """(R, P)."""
         if self.config.contrastive_chunk_size is None:
-            return self._read_alone(output, text, states)
+            return self._text_vectors(output, text, states)
         if any(states.values()):
             raise ValueError(f"{', '.join(states)}: contrastive_chunk_size keeps no states; set it to None")
-        return self._in_chunks(lambda **part: self._read_alone(MMRetrievalOutput(), part, {}), **text)
+        return self._in_chunks(lambda **part: self._text_vectors(MMRetrievalOutput(), part, {}), **text)
 
     def _in_chunks(self, encode: Callable[..., Any], **inputs) -> Any:
         size = self.config.contrastive_chunk_size
@@ -211,9 +214,13 @@ class MMForImageTextRetrieval(MMScoreExplaining, MMMatchingModel):
         """(B, P), of length 1; arguments as in `get_audio_features`."""
         return normalised(self.get_audio_features(*args, **kwargs, return_dict=True).pooler_output)
 
-    def encode_text(self, *args, **kwargs) -> torch.Tensor:
+    def encode_text(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
         """(R, P), of length 1; arguments as in `get_text_features`."""
-        return normalised(self.get_text_features(*args, **kwargs, return_dict=True).pooler_output)
+        check_once(self, "text ends", warn_of_text_ends, input_ids, attention_mask)
+        text = {"input_ids": input_ids, "attention_mask": attention_mask}
+        return normalised(self.get_text_features(**text, **{**kwargs, "return_dict": True}).pooler_output)
 
     # ---- what a pair's score comes from -----------------------------------------------------------------------------
 
@@ -227,12 +234,18 @@ class MMForImageTextRetrieval(MMScoreExplaining, MMMatchingModel):
                 raise ValueError(f"targets: {one!r} must be 'similarity' or 'match'")
         return [(one, one) for one in found]
 
-    def explained_score(self, inputs: dict[str, Any], target: str) -> torch.Tensor:
-        """Of explain: the score (n,) of each text with its own picture."""
+    def explained_score(self, inputs: dict[str, Any], target: str, **states) -> tuple[torch.Tensor, Any]:
+        """Of explain: the score (n,) of each text with its own picture, and of "match" the states asked for."""
         if target == "match":
-            logits = self.match(**inputs)
-            return logits[:, 1] - logits[:, 0]
-        return self(**inputs, return_loss=False).logits_per_text.diagonal()
+            context, rows, text = self._pairs(**inputs)
+            output = self._joined(context, rows, text, **states)
+            logits = self.itm_head(output.pooler_output)
+            return logits[:, 1] - logits[:, 0], output
+        return self(**inputs, return_loss=False).logits_per_text.diagonal(), None
+
+    def explained_without_text(self, target: str) -> bool:
+        """Of explain: whether a row may have no text. A pair has one."""
+        return False
 
     # ---- matching and search ----------------------------------------------------------------------------------------
 
@@ -249,6 +262,15 @@ class MMForImageTextRetrieval(MMScoreExplaining, MMMatchingModel):
 
         Args: as in `forward`; media are pixel_values and so on, or encoder_outputs instead.
         """
+        return self._match(
+            *self._pairs(input_ids, attention_mask, context_index, encoder_outputs, interpolate_pos_encoding, **media)
+        )
+
+    def _pairs(
+        self, input_ids, attention_mask=None, context_index=None, encoder_outputs=None,
+        interpolate_pos_encoding=False, **media,
+    ) -> tuple[MMContextOutput, MMRows, Text]:  # fmt: skip
+        """The contexts, which text belongs to which, and the texts of `match`."""
         if self.itm_head is None:
             raise ValueError("this model has no matching head: its pretraining_losses do not name 'itm'")
         context = self._context(encoder_outputs, interpolate_pos_encoding=interpolate_pos_encoding, **media)
@@ -257,8 +279,8 @@ class MMForImageTextRetrieval(MMScoreExplaining, MMMatchingModel):
         text = self._text(input_ids, attention_mask=attention_mask)
         if text is None:
             raise ValueError("match() needs input_ids")
-        rows = MMRows(len(input_ids), len(context.last_hidden_state), context_index)
-        return self._match(context, rows, text)
+        check_once(self, "text ends", warn_of_text_ends, input_ids, attention_mask)
+        return context, MMRows(len(input_ids), len(context.last_hidden_state), context_index), text
 
     @torch.no_grad()
     def retrieve(
@@ -303,7 +325,7 @@ class MMForImageTextRetrieval(MMScoreExplaining, MMMatchingModel):
         """(n,), the log-odds that texts match pictures, both given by number; each picture is read once."""
         needed, places = images.unique(return_inverse=True)
         near = {name: value[texts.to(value.device)].to(self.device) for name, value in given(text)}
-        seen = taken(context, needed)
+        seen = select_contexts(context, needed)
         seen = MMContextOutput(
             last_hidden_state=seen.last_hidden_state.to(self.device),
             attention_mask=None if seen.attention_mask is None else seen.attention_mask.to(self.device),

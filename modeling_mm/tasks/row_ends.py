@@ -34,8 +34,14 @@ def first_ids(ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
 
 
 def warn_of_beginnings(model: Any, ids: torch.Tensor, mask: torch.Tensor | None) -> None:
-    """Warns if no row begins with bos, which generate() begins with where it has no prompt."""
-    bos = _settings(model, "bos_token_id")
+    """Warns if no row begins with bos, maybe after media, which generate() begins with where it has no prompt."""
+    bos, media = (
+        _settings(model, "bos_token_id"),
+        [one for one in model.config.placeholder_ids.values() if one is not None],
+    )
+    if media:
+        text = ~torch.isin(ids, torch.tensor(media, device=ids.device))
+        mask = text if mask is None or mask.shape != ids.shape else mask.bool() & text
     found = set(first_ids(ids, mask).tolist())
     if bos and not bos & found:
         _warn("bos_token_id", f"begins with bos_token_id={_shown(bos)}, but with {_shown(found)}")
@@ -48,6 +54,24 @@ def warn_of_endings(model: Any, labels: torch.Tensor) -> None:
     found, eos = set(last.tolist()) - {-100}, _settings(model, "eos_token_id")
     if found and not eos & found:
         _warn("eos_token_id", f"ends with eos_token_id={_shown(eos)}, but with {_shown(found)}")
+
+
+def warn_of_text_ends(model: Any, ids: torch.Tensor, mask: torch.Tensor | None) -> None:
+    """Warns if no row of (R, T) texts ends with eos, for a model that reads a text at its last token."""
+    stack = model.base_model._reader().config
+    eos = as_ids(stack.eos_token_id)
+    if stack.pooler != "last" or not eos or ids.ndim != 2:
+        return
+    real = torch.ones_like(ids) if mask is None or mask.shape != ids.shape else mask
+    places = torch.arange(1, ids.shape[1] + 1, device=ids.device) * (real != 0)
+    found = set(ids.gather(1, places.argmax(1, keepdim=True))[:, 0].tolist())
+    if found and not (eos | as_ids(stack.pad_token_id)) & found:
+        logger.warning(
+            "No text of the first call ends with eos_token_id=%s, but with %s, and pooler='last' reads a text there. "
+            "Texts of MMDataCollator end with it; make others with processor(text=..., add_eos_token=True)",
+            _shown(eos),
+            _shown(found),
+        )
 
 
 def warn_of_other_ids(model: Any, processor: Any) -> None:

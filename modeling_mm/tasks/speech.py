@@ -1,4 +1,4 @@
-"""MMForSpeechSeq2Seq: a Whisper that writes what was said, with Whisper's own arguments of generate()."""
+"""MMForSpeechSeq2Seq: writes what was said. A Whisper takes Whisper's own arguments of generate()."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import torch
 from transformers import WhisperConfig
 
 from ...configuration.mm import MMConfig
+from ...configuration.tower_kinds import FRAME_WIDTHS
 from .generation import MMForConditionalGeneration
 from .head import check_task
 from .trainers import calling_trainer, check_no_labels, register_shifted
@@ -20,7 +21,8 @@ _RULES = (
 
 
 class MMForSpeechSeq2Seq(MMForConditionalGeneration):
-    """MMForConditionalGeneration with Whisper's encoder as its only tower: what `mm convert` makes of a Whisper."""
+    """MMForConditionalGeneration with one audio tower: what `mm convert` makes of a Whisper, Moonshine, Speech2Text or
+    SpeechEncoderDecoder."""
 
     def __init__(self, config: MMConfig):
         check_task(self, speech_faults(config))
@@ -31,18 +33,20 @@ class MMForSpeechSeq2Seq(MMForConditionalGeneration):
         """Transcribes or translates sounds as `WhisperForConditionalGeneration.generate` does, with its arguments:
         language, task, prompt_ids, return_timestamps, return_token_timestamps, temperature fallback, sounds of any
         length and so on. The rules are Transformers' own; each window of a sound is encoded once, and its beams share
-        its keys and values.
+        its keys and values. With another tower than Whisper's there are no such rules: a sound is written whole.
 
         Args:
             inputs (or input_features): float (B, bands, frames) as the feature extractor makes them, longer than the
-                encoder's window for long sounds; or (B, 1, bands, frames) as MMProcessor does.
-            attention_mask: (B, frames), 1 where a sound is real; needed for several long sounds.
+                encoder's window for long sounds; or (B, 1, bands, frames) as MMProcessor does. Of other towers as
+                theirs makes them: (B, samples) or (B, frames, bands).
+            attention_mask: (B, frames), 1 where a sound is real; needed for several long sounds. Of other towers
+                (B, samples) or (B, frames), needed where sounds are padded.
             input_ids (and other rows of ids): they are continued as in MMForConditionalGeneration, without Whisper's
                 rules. So does Seq2SeqTrainer(predict_with_generate=True) with the prompts of its batches.
 
         Returns: ids (B, T) without the prompt, or a dict with "sequences" and with "segments" or "token_timestamps"
             where they are asked for. With return_dict_in_generate Transformers' output, without past_key_values and
-            the encoder's states.
+            the encoder's states. Of other towers than Whisper's: as MMForConditionalGeneration, ids from bos on.
         Raises: ValueError for features of another shape, and for what MM does not do: assistant_model.
         """
         ids = kwargs.get("input_ids")
@@ -59,9 +63,33 @@ class MMForSpeechSeq2Seq(MMForConditionalGeneration):
         if is_sound and kwargs.get("input_features") is not None:
             raise ValueError("sounds were given twice, as the first argument and as input_features")
         sounds = inputs if is_sound else kwargs.pop("input_features", None)
+        if not self.has_rules:
+            return super().generate(None, generation_config, *args, **self._heard(sounds, kwargs))
         from .whisper_rules import WhisperRules  # Transformers' Whisper is imported by those who transcribe
 
         return WhisperRules(self).write(sounds, generation_config, *args, **kwargs)
+
+    def _heard(self, sounds: Any, given: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of generate() for sounds of a tower without rules, with their mask under its name."""
+        check_no_rules(given, f"{type(self.config.audio_config).__name__} is heard without them")
+        mask, of_sounds = given.pop("attention_mask", None), given.pop("input_features_mask", None)
+        if mask is not None and of_sounds is not None:
+            raise ValueError("the mask of the sounds was given twice, as attention_mask and as input_features_mask")
+        mask = of_sounds if mask is None else mask
+        tower = self.model.audio_tower
+        one = 3 if any(hasattr(tower.config, name) for name in FRAME_WIDTHS) else 2  # dimensions of (B, ...)
+        if torch.is_tensor(sounds) and sounds.ndim == one:
+            sounds = sounds[:, None]
+        if torch.is_tensor(mask) and mask.ndim == 2:
+            mask = mask[:, None]
+        heard = {"input_features": sounds, "input_features_mask": mask}
+        given = {name: value for name, value in given.items() if name not in _RULES}  # those that ask for nothing
+        return {**given, **{name: value for name, value in heard.items() if value is not None}}
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether its tower is Whisper's: languages, times and windows of long sounds are written by rules."""
+        return isinstance(self.config.audio_config, WhisperConfig)
 
     @torch.no_grad()
     def detect_language(self, input_features: torch.Tensor) -> list[str]:
@@ -82,13 +110,16 @@ class MMForSpeechSeq2Seq(MMForConditionalGeneration):
         return super().generate(*args, **kwargs)
 
 
+def check_no_rules(given: dict[str, Any], why: str) -> None:
+    """Raises ValueError for Whisper's arguments."""
+    if others := [name for name in _RULES if given.get(name) is not None and given[name] is not False]:
+        raise ValueError(f"{', '.join(others)} are of Whisper's rules, and {why}")
+
+
 def _check_rows(given: dict[str, Any]) -> None:
-    """Raises ValueError for Whisper's arguments beside rows of ids, and for several clips of a sample."""
-    if others := [name for name in _RULES if given.get(name) is not None]:
-        raise ValueError(
-            f"{', '.join(others)} are of Whisper's rules, and input_ids (or another of {', '.join(_ROWS)}) are "
-            "continued without them; leave one of the two out"
-        )
+    """Raises ValueError for Whisper's arguments together with rows of ids, and for several clips of a sample."""
+    rows = f"input_ids (or another of {', '.join(_ROWS)}) are continued without them; leave one of the two out"
+    check_no_rules(given, rows)
     sounds = given.get("input_features")
     if torch.is_tensor(sounds) and sounds.ndim == 4 and sounds.shape[1] > 1:
         raise ValueError(
@@ -98,10 +129,9 @@ def _check_rows(given: dict[str, Any]) -> None:
 
 
 def speech_faults(config: MMConfig) -> list[str]:
-    """What makes a configuration no Whisper."""
-    audio = type(config.audio_config).__name__
-    if not isinstance(config.audio_config, WhisperConfig) or config.modalities != ["audio"]:
-        return [f"it needs Whisper's encoder as its only tower; got {audio} and modalities={config.modalities}"]
+    """What makes a configuration none that writes what it hears."""
+    if config.audio_config is None or config.modalities != ["audio"]:
+        return [f"it needs an audio tower and no other; got modalities={config.modalities}"]
     if config.has_text_encoder or config.fusion_type != "cross_attention":
         return [f"its decoder reads the sound by cross-attention; got fusion_type={config.fusion_type!r}"]
     return []

@@ -135,12 +135,12 @@ def prompts_of(batch: dict[str, Any], pad: int) -> dict[str, Any]:
         return made
     for name in ("inputs_embeds", "past_key_values"):
         if batch.get(name) is not None:
-            raise ValueError(f"prompts are cut out of input_ids where labels begin; {name} cannot stand beside them")
+            raise ValueError(f"prompts are cut out of input_ids where labels begin; {name} cannot be given too")
     labels = torch.full_like(ids, IGNORED) if labels is None and torch.is_tensor(ids) else labels
     if not torch.is_tensor(ids) or not torch.is_tensor(labels) or labels.shape != ids.shape:
         shapes = [tuple(value.shape) if torch.is_tensor(value) else type(value).__name__ for value in (labels, ids)]
         raise ValueError(
-            f"labels {shapes[0]} beside input_ids {shapes[1]}: predict_with_generate needs rows of prompt and answer "
+            f"labels {shapes[0]} and input_ids {shapes[1]}: predict_with_generate needs rows of prompt and answer "
             "with a label for each token, as MMDataCollator makes them"
         )
     mask = batch.get("attention_mask")

@@ -5,7 +5,7 @@ a reason (cross-attention, a projector), or an error.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,16 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 from transformers.configuration_utils import PreTrainedConfig
 
+from ...configuration.checks.fields import MODALITIES
 from ...configuration.mm import MMConfig
 from ...configuration.special_ids import text_ids
 from ...weights.checkpoint import Checkpoint
 from ...weights.config_table import TowerPlan, source_config
-from ...weights.flamingo import FlamingoWeights, Overlaid, inserted
+from ...weights.flamingo import FlamingoWeights, Overlaid, inserted, with_rows
 from ...weights.key_table import KeyTable, raise_faults
-from ...weights.text_names import TEXT_PLANS
-from ...weights.vision_names import NAFLEX, NOT_NAFLEX, VISION_PLANS, WITH_VISION
+from ...weights.text_plans import text_plan_of
+from ...weights.tower_files import file_plan, is_tower_file
+from ...weights.vision_names import VISION_PLANS, WITH_VISION
 from ..core.loading import filled
 from ..towers.any_tower import build_tower
 
@@ -53,20 +55,21 @@ _NEW_BETWEEN = {
 def text_tower(source: Source) -> tuple[Checkpoint, TowerPlan]:
     """A text tower's tensors and plan. Raises ValueError for a kind that is not known."""
     checkpoint = Checkpoint(source)
-    kind = checkpoint.config.get("model_type")
-    if kind not in TEXT_PLANS:
-        whole = str(kind).startswith(("clip", "siglip"))
-        more = "; the text tower of a CLIP or SigLIP comes with the whole model, by mm convert" if whole else ""
-        raise ValueError(f"text: model_type={kind!r} is not known; these are: {', '.join(TEXT_PLANS)}{more}")
-    return checkpoint, TEXT_PLANS[kind](source_config(checkpoint.config), checkpoint)
+    plan = text_plan_of(checkpoint.config.get("model_type"))
+    return checkpoint, plan(source_config(checkpoint.config), checkpoint)
 
 
-def vision_tower(source: Source) -> tuple[Checkpoint, TowerPlan] | None:
-    """A vision tower's tensors and plan as MM's ViT; None for another kind, which stays Transformers' own class."""
+def vision_tower(source: Source, given: Mapping[str, Any] | None = None) -> tuple[Checkpoint, TowerPlan] | None:
+    """A vision tower's tensors and plan as MM's ViT, or what a file of torchvision or timm holds; None for another
+    kind, which stays Transformers' own class.
+
+    Args:
+        given: settings of the tower that such a file does not hold.
+    """
     checkpoint = Checkpoint(source)
+    if is_tower_file(checkpoint):
+        return checkpoint, file_plan(checkpoint, given)
     config = source_config(checkpoint.config)
-    if config.model_type in NAFLEX:
-        raise ValueError(NOT_NAFLEX)
     if config.model_type in WITH_VISION:
         config = config.vision_config
     if config.model_type not in VISION_PLANS:
@@ -89,6 +92,12 @@ def foreign_tower(source: Source) -> tuple[PreTrainedConfig, dict[str, torch.Ten
     return model.config, tower.state_dict()
 
 
+def with_placeholders(plan: TowerPlan, ids: Iterable[Any]) -> TowerPlan:
+    """A text's plan with a vocabulary that holds these ids, which stand for media; nothing reads the new rows."""
+    largest = max([one for one in ids if isinstance(one, int)], default=-1)
+    return plan if largest < plan.settings["vocab_size"] else with_rows(plan, largest + 1)
+
+
 def from_towers(
     model_class: Any,
     vision: Source | None,
@@ -102,10 +111,13 @@ def from_towers(
     **overrides: Any,
 ) -> Any:
     """See `MMHead.from_towers`."""
-    seen, words = None if vision is None else vision_tower(vision), text_tower(text)
+    seen = None if vision is None else vision_tower(vision, overrides.get("vision_config"))
+    words = text_tower(text)
     foreign = {} if seen is not None or vision is None else {"vision": foreign_tower(vision)}
     foreign |= {} if audio is None else {"audio": foreign_tower(audio)}
     words[1].settings.update(_ids(words, tokenizer, overrides.get("text_config") or {}))
+    ids = (MMConfig.flat(overrides).get(f"{kind}_token_id") for kind in MODALITIES)
+    words = (words[0], with_placeholders(words[1], ids))
     question = None if text_encoder is None else text_tower(text_encoder)
     weights = None if flamingo is None else FlamingoWeights(Checkpoint(flamingo))
     if weights is not None and (seen is None or cross_attention_every is not None):
@@ -147,7 +159,7 @@ def _ids(words: tuple[Checkpoint, TowerPlan], tokenizer: Any, given: Mapping[str
     if tokenizer is not None:
         return {name: value for name, value in text_ids(tokenizer).items() if value is not None}
     missing = [name for name in ("bos_token_id", "eos_token_id") if {**plan.settings, **given}.get(name) is None]
-    files = map(checkpoint.beside, ("tokenizer.json", "tokenizer_config.json", "vocab.txt"))
+    files = map(checkpoint.sibling, ("tokenizer.json", "tokenizer_config.json", "vocab.txt"))
     beside = next((file for file in files if file is not None), None)
     if not missing or beside is None:
         return {}
@@ -215,6 +227,7 @@ def _heads(words: tuple[Mapping[str, torch.Tensor], TowerPlan], config: MMConfig
 def _unread_heads(checkpoint: Mapping[str, torch.Tensor], table: KeyTable) -> dict[str, str]:
     """Tensors of the source that are not its tower: heads of other tasks."""
     heads = re.compile(
-        r"(cls|lm_head|vocab_\w+|qa_outputs|classifier|score|pre_classifier|decoder|output_projection)\b"
+        r"(cls|lm_head|vocab_\w+|qa_outputs|classifier|score|pre_classifier|decoder|output_projection|embed_out"
+        r"|discriminator_predictions|generator_predictions|generator_lm_head|logits_proj|sequence_summary)\b"
     )
     return {name: "a head" for name in checkpoint if heads.match(name) and not table.knows(name)}

@@ -9,6 +9,9 @@ The rules are Transformers' class, which asks a Whisper for some of its parts; `
 
 # Pyright cannot know what Transformers' mixin asks of its class.
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,6 +36,22 @@ _NOT_DONE = {
     "encoder_outputs": "generation from states of the encoder",
     "decoder_inputs_embeds": "prompts as embeddings",
 }
+
+
+@contextmanager
+def _without_own_warning() -> Iterator[None]:
+    """The rules give generate() a configuration and lists of suppressed tokens at once. Transformers warns of that,
+    although it is not the user's doing."""
+
+    def others(record: logging.LogRecord) -> bool:
+        return "Passing `generation_config` together" not in record.getMessage()
+
+    logger = logging.getLogger("transformers.generation.utils")
+    logger.addFilter(others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(others)
 
 
 class OneWindow(GenerationMixin):
@@ -73,7 +92,8 @@ class OneWindow(GenerationMixin):
         """MM's, of one window and its prompts; attention_mask is of the sound, where all of a window is heard."""
         context = self.context_of(inputs)
         rows = {"input_ids": decoder_input_ids, "attention_mask": decoder_attention_mask}
-        written = self.speech.write_rows(encoder_outputs=context, **rows, **kwargs)
+        with _without_own_warning():
+            written = self.speech.write_rows(encoder_outputs=context, **rows, **kwargs)
         if torch.is_tensor(written):
             return written
         cls = GenerateBeamEncoderDecoderOutput if "beam_indices" in written else GenerateEncoderDecoderOutput
@@ -103,7 +123,7 @@ class WhisperRules(  # pyright: ignore[reportIncompatibleMethodOverride]: the mi
                 raise ValueError(f"{name}: {what} is not done by MM for Whisper; leave it out")
         sounds, mask = self._checked(sounds), kwargs.pop("input_features_mask", None)
         if mask is not None and not bool(mask.all()):
-            raise ValueError("input_features_mask hides a sound or a part of one; give sounds that are there")
+            raise ValueError("input_features_mask hides a sound or a part of one; give whole sounds without it")
         return self.generate(sounds, generation_config, *args, **kwargs)
 
     def languages(self, sounds: Any) -> torch.Tensor:

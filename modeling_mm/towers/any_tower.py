@@ -9,21 +9,21 @@ of an item, Dv the tower's width.
 
 import copy
 import inspect
+import json
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel
 from transformers.configuration_utils import PreTrainedConfig
 
 from ...configuration.conv import MMConvConfig
-from ...configuration.tower_kinds import LENGTH_KINDS
-from ...configuration.towers import map_tokens, picture_example, tower_width
+from ...configuration.tower_kinds import ANY_SIZE, FRAME_WIDTHS, LENGTH_KINDS
+from ...configuration.towers import map_tokens, picture_example, tower_model, tower_width
 from ...configuration.vision import MMVisionConfig
 from ..core.base import MMPreTrainedModel
 from ..core.input_checks import MediaItems, other_size
 from ..core.layers import masked_mean
-from .conv import MMConvModel
 from .sound_lengths import (
     keeps_to_mask,
     real_lengths,
@@ -34,7 +34,6 @@ from .sound_lengths import (
 )
 from .vit import MMVisionModel
 
-_OWN = {MMVisionConfig: MMVisionModel, MMConvConfig: MMConvModel}
 # By these names towers call what only makes a pooled vector.
 _POOLING = ("pooler", "head")
 # Asked of every tower, whether its forward names them or not.
@@ -68,7 +67,7 @@ def run_tower(tower: Any, items: MediaItems, layer: int = -1, strategy: str = "f
         output = tower(**{tower.main_input_name: flat.values.to(tower.dtype)}, **inputs)
         seen = _read(tower, flat._replace(mask=mask), output, layer, strategy)
     else:
-        seen = _hear(tower, flat, inputs, layer, strategy)
+        seen = _run_on_sounds(tower, flat, inputs, layer, strategy)
     tokens, mask, pooled = seen.values, seen.mask, seen.pooled
     if items.present is not None:
         there = items.present.flatten()
@@ -187,10 +186,12 @@ def _foreign_mask(tower: Any, flat: MediaItems, inputs: dict, interpolate: bool)
         return None
     if tower.config.model_type == "vit_mae":
         inputs["noise"] = _in_order(tower, flat.values)
+    if getattr(tower.config, "enable_fusion", False) and tower.config.model_type == "clap_audio_model":
+        inputs["is_longer"] = is_longer(flat.values)
     return _window_mask(tower, flat.mask)
 
 
-def _hear(tower: Any, flat: MediaItems, inputs: dict, layer: int, strategy: str) -> MediaItems:
+def _run_on_sounds(tower: Any, flat: MediaItems, inputs: dict, layer: int, strategy: str) -> MediaItems:
     """Sounds (n, T, ...) of any length, each as without the others."""
 
     def run(values: torch.Tensor, mask: torch.Tensor | None = None, **more: Any) -> MediaItems:
@@ -233,10 +234,15 @@ def _in_order(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
     return torch.arange(number, device=pixels.device).expand(len(pixels), -1)
 
 
+def is_longer(features: torch.Tensor) -> torch.Tensor:
+    """bool (n, 1), which of CLAP's (n, 4, frames, bands) hold parts of a long sound and not a short one four times."""
+    return (features[:, 1:] != features[:, :1]).flatten(1).any(1, keepdim=True)
+
+
 def _check_size(tower: Any, pixels: torch.Tensor, interpolate: bool) -> None:
     """Another size than the config's must be asked for, whether the tower would notice or not."""
     size = getattr(tower.config, "image_size", None)
-    if size is None or pixels.ndim != 4 or interpolate:
+    if size is None or pixels.ndim != 4 or interpolate or tower.config.model_type in ANY_SIZE:
         return
     if tuple(pixels.shape[-2:]) != ((size, size) if isinstance(size, int) else tuple(size)):
         raise other_size(pixels, size)
@@ -251,19 +257,23 @@ def build_tower(config: PreTrainedConfig, layer: int = -1) -> nn.Module:
     What the hidden state of `layer` does not depend on (a foreign tower's pooler or head, and layers above another
     layer than the last) is kept, so that its checkpoint loads whole, and frozen.
     """
-    if type(config) in _OWN:
-        tower = _OWN[type(config)]._from_config(config)
-        if layer != -1 and isinstance(config, MMConvConfig):
+    if type(config) is MMConvConfig:
+        from .conv import MMConvModel  # three files, which no other tower needs
+
+        if layer != -1:
             raise ValueError(
                 f"layer={layer} names a hidden state, but a convolutional tower gives its last map; use -1"
             )
+        return MMConvModel._from_config(config)
+    if type(config) is MMVisionConfig:
+        tower = MMVisionModel._from_config(config)
         if layer != -1:
             for part in (*tower.layers[layer if layer >= 0 else layer + len(tower.layers) + 1 :], tower.norm):
                 part.requires_grad_(False)
         return tower
     config = _unmasked(config)
     try:
-        model = AutoModel.from_config(config)
+        model = tower_model(config)
     except (ValueError, KeyError) as error:
         raise ValueError(f"{type(config).__name__} makes no tower: {error}") from error
     tower = model.get_encoder() if config.is_encoder_decoder else model
@@ -281,33 +291,56 @@ def _unmasked(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def _freeze_unread(tower: Any, config: PreTrainedConfig, layer: int) -> None:
-    """Freezes what the hidden state of `layer` does not depend on, found by a run on the meta device.
+    """Freezes what the hidden state of `layer` does not depend on.
 
     Raises: ValueError for a tower that cannot run, or whose tokens have another width than its config says.
     """
-    with torch.device("meta"):
-        example = example_of(tower, config)
-        probe = AutoModel.from_config(config)
-    probe = (probe.get_encoder() if config.is_encoder_decoder else probe).eval()
-    if example is None:
+    unread = _unread(type(config), config.to_json_string(use_diff=False), layer)
+    if unread is None:
         for name in _POOLING:
             if hasattr(tower, name):
                 getattr(tower, name).requires_grad_(False)
         return
+    for name, parameter in tower.named_parameters():
+        if name in unread:
+            parameter.requires_grad_(False)
+
+
+@lru_cache(maxsize=64)  # a conversion builds its tower three times
+def _unread(config_class: type[PreTrainedConfig], settings: str, layer: int) -> frozenset[str] | None:
+    """Names of the parameters that the hidden state of `layer` does not depend on, found by a run on the meta device;
+    None for a tower that cannot be tried. `settings` is the config as JSON; raises as `_freeze_unread`."""
+    config = config_class.from_dict(json.loads(settings))
+    with torch.device("meta"):
+        probe = tower_model(config)
+        probe = (probe.get_encoder() if config.is_encoder_decoder else probe).eval()
+        example = example_of(probe, config)
+    if example is None:
+        return None
     with torch.enable_grad(), torch.device("cpu"):  # BEiT keeps what it makes on the way, for every BEiT to come
         tokens = _tried(probe, example, layer)
         if tokens.shape[-1] != tower_width(config):
             raise ValueError(
-                f"layer={layer} of {type(config).__name__} is {tokens.shape[-1]} wide, but its last is "
+                f"layer={layer} of {config_class.__name__} is {tokens.shape[-1]} wide, but its last is "
                 f"{tower_width(config)}; read layer=-1 (vision_feature_layer)"
             )
-        learned = [(name, parameter) for name, parameter in probe.named_parameters() if parameter.requires_grad]
-        names, parameters = zip(*learned, strict=True)
-        gradients = torch.autograd.grad(tokens.sum(), parameters, allow_unused=True)
-    unread = {name for name, gradient in zip(names, gradients, strict=True) if gradient is None}
-    for name, parameter in tower.named_parameters():
-        if name in unread:
-            parameter.requires_grad_(False)
+        read = _leaves(tokens)
+    return frozenset(
+        name for name, weight in probe.named_parameters() if weight.requires_grad and id(weight) not in read
+    )
+
+
+def _leaves(tokens: torch.Tensor) -> set[int]:
+    """Ids of the parameters that tokens were computed from, by the graph that autograd keeps."""
+    found, seen, waiting = set(), set(), [tokens.grad_fn]
+    while waiting:
+        node: Any = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        found |= {id(node.variable)} if hasattr(node, "variable") else set()
+        waiting += [before for before, _ in node.next_functions]
+    return found
 
 
 def _tried(probe: Any, example: torch.Tensor, layer: int) -> torch.Tensor:
@@ -325,9 +358,12 @@ def example_of(tower: Any, config: Any) -> torch.Tensor | None:
         return picture_example(config, tower)
     if config.model_type == "whisper":  # two frames per position
         return torch.zeros(1, config.num_mel_bins, 2 * config.max_source_positions)
+    if config.model_type == "clap_audio_model":  # with fusion it chooses rows by their numbers
+        frames = config.spec_size * (config.spec_size // config.num_mel_bins)
+        return None if config.enable_fusion else torch.zeros(1, 1, frames, config.num_mel_bins)
     if config.model_type == "audio-spectrogram-transformer":
         return torch.zeros(1, config.max_length, config.num_mel_bins)
-    for name in ("feature_projection_input_dim", "input_feat_per_channel", "num_mel_bins"):  # frames of bands
+    for name in FRAME_WIDTHS:
         if tower.main_input_name == "input_features" and hasattr(config, name):
             return torch.zeros(1, 200, getattr(config, name) * getattr(config, "input_channels", 1))
     if (

@@ -20,12 +20,14 @@ from ..core.context_rows import NOTHING, MMReading, MMRows, as_keys, as_mask, co
 from ..core.input_checks import check_memory, check_positions, check_text
 from ..core.inputs_outputs import MMKwargs, MMModelOutput, capture_when_asked, reject_unknown
 from ..core.layers import MMLayer, MMPooler, build_embedding
+from ..core.placed import MMPlaced
 from ..core.positions import MMRotaryEmbedding, MMSegments, build_positions, check_growth, stretched
 from ..core.prefix import MMPrefix, MMUnimodal, merge, merged_mask, split
 
 _FORWARD = (
     "input_ids", "attention_mask", "position_ids", "inputs_embeds", "token_type_ids", "past_key_values", "use_cache",
-    "encoder_hidden_states", "encoder_attention_mask", "rows", "context_ranges", "prefix", "is_causal", "pooled",
+    "encoder_hidden_states", "encoder_attention_mask", "rows", "context_ranges", "prefix", "placed", "is_causal",
+    "pooled",
 )  # fmt: skip
 
 
@@ -117,11 +119,11 @@ class MMTextModel(MMPreTrainedModel):
         return pooled if self.unimodal is None else [*pooled, self.unimodal]
 
     def multimodal_only(self) -> list[nn.Module]:
-        """The parts that a text without media does not use, where `read_alone` reads it."""
+        """The parts that a text without media does not use, where `read_without_media` reads it."""
         return [] if self.unimodal is None else [*self.layers[self.config.unimodal_layers :], self.norm]
 
     @capture_when_asked
-    def read_alone(
+    def read_without_media(
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
@@ -163,6 +165,7 @@ class MMTextModel(MMPreTrainedModel):
         rows: MMRows | None = None,
         context_ranges: torch.Tensor | None = None,
         prefix: MMPrefix | None = None,
+        placed: MMPlaced | None = None,
         is_causal: bool | None = None,
         pooled: bool = True,
         **kwargs: Unpack[MMKwargs],
@@ -170,7 +173,9 @@ class MMTextModel(MMPreTrainedModel):
         """Runs the stack.
 
         Args:
-            input_ids, token_type_ids, position_ids: int64 (R, T); inputs_embeds: (R, T, D) instead of input_ids.
+            input_ids, token_type_ids, position_ids: int64 (R, T); inputs_embeds: (R, T, D) instead of input_ids. With
+                bidirectional_prompt token_type_ids are 0 in the prompt and 1 after it; None: all is prompt, or, where
+                a cache holds earlier tokens, all comes after it.
             attention_mask: (R, past + T), 1 = real, or a ready 4-D mask; None: no padding.
             encoder_hidden_states: (B, S, Dc), the context; unread once the cache holds its keys and values.
             encoder_attention_mask: bool (B, S), **real tokens first**; None: all real.
@@ -179,20 +184,22 @@ class MMTextModel(MMPreTrainedModel):
                 n-th column's also for all after it; unread once the cache holds them. None: all.
             prefix: media tokens (R, S, D) that join the text's sequence, in a call without a cache; with one the cache
                 holds their keys and values, once per context (`hold_prefix`).
+            placed: media that take the place of placeholders of input_ids.
             is_causal: False lets every token see every other for this call; None: the config's.
             pooled: False leaves pooler_output out (None), where nobody reads it.
         With segment_length a longer text attends in segments, without a cache.
         Returns: last_hidden_state (R, T, D), pooler_output (R, D), past_key_values when use_cache, and with a prefix
-            its states (R, S, D) as context_hidden_states. Masks and positions are of the text alone.
+            its states (R, S, D) as context_hidden_states. Masks and positions are only of the text.
         """
         reject_unknown(kwargs, _FORWARD)
         has_past, text = past_key_values is not None, (attention_mask, position_ids, token_type_ids)
         check_text(self.config, input_ids, inputs_embeds, *text, has_past=has_past, read_values=False)
         embeds: torch.Tensor = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if placed is not None and input_ids is not None:
+            embeds = placed.put(input_ids, embeds, attention_mask)
         call = CallConfig(self.config, kwargs.get("output_attentions"), is_causal)
-        plan = self._plan(call, embeds, attention_mask, position_ids, past_key_values, use_cache, prefix)
-        if plan.cache is not None and not plan.cache.is_compileable and not torch.compiler.is_compiling():
-            held_text(plan.cache).add(embeds if input_ids is None else input_ids, attention_mask, plan.past)
+        cache = self._cache(embeds, past_key_values, use_cache, prefix)
+        plan = self._plan(call, cache, input_ids, embeds, attention_mask, position_ids, token_type_ids, prefix)
         reading = self._reading(plan, embeds, rows, encoder_hidden_states, encoder_attention_mask, context_ranges)
         hidden_states = self._embed(embeds, plan.position_ids, token_type_ids, plan.cache is not None)
         if prefix is not None:
@@ -212,47 +219,65 @@ class MMTextModel(MMPreTrainedModel):
             )
         return self._output(plan, prefix, hidden_states, attention_mask, input_ids, pooled)
 
-    def _plan(
-        self, call: Any, inputs_embeds, attention_mask, position_ids, past_key_values, use_cache, prefix
-    ) -> MMTextPlan:
-        """Positions, cache, segments and the mask of self-attention; that of a prefix is made with it."""
-        num_rows, length = inputs_embeds.shape[:2]
+    def _cache(
+        self, inputs_embeds, past_key_values, use_cache: bool | None, prefix
+    ) -> tuple[MMCache | None, int, bool]:
+        """The cache of a call, the caller's or a new one, how many tokens it holds, and whether the caller gets it."""
         segment_length = self.config.segment_length
         if use_cache is None:
             use_cache = self.config.use_cache and not (self.training and self.is_activation_checkpointing)
         use_cache = bool(use_cache) and segment_length is None and prefix is None
-        cache, past, segments, mask = None, 0, None, attention_mask
-        if past_key_values is not None:
-            cache = self._given_cache(past_key_values, num_rows)
-            past = cache.get_seq_length()
-        elif use_cache:
-            cache = MMCache(DynamicCache(config=self.config), DynamicCache())
+        if past_key_values is None:
+            return MMCache(DynamicCache(config=self.config), DynamicCache()) if use_cache else None, 0, use_cache
+        if segment_length is not None:
+            raise ValueError(
+                f"segment_length={segment_length} carries states from segment to segment and uses no "
+                "cache; leave past_key_values out, or set segment_length=None for a decoder"
+            )
+        cache = MMCache.wrap(past_key_values)
+        cache.check_rows(inputs_embeds.shape[0])
+        return cache, cache.get_seq_length(), use_cache
+
+    def _plan(
+        self, call: Any, held, input_ids, inputs_embeds, attention_mask, position_ids, token_type_ids, prefix
+    ) -> MMTextPlan:
+        """Positions, segments and the mask of self-attention; that of a prefix is made with it. A cache learns which
+        tokens it holds."""
+        num_rows, length = inputs_embeds.shape[:2]
+        segment_length = self.config.segment_length
+        (cache, past, is_returned), segments, mask = held, None, attention_mask
+        if cache is not None and not cache.is_compileable and not torch.compiler.is_compiling():
+            held_text(cache).add(inputs_embeds if input_ids is None else input_ids, attention_mask, past)
         if position_ids is None:
             position_ids = default_positions(attention_mask, past, length, inputs_embeds.device)
         rotary = None if self.rotary is None else self.rotary(position_ids, inputs_embeds.dtype)
         if cache is not None and self.is_dynamic:
             check_growth(self.config, position_ids, past)
-        if cache is not None and cache.prefix_length:
-            mask = cache.with_prefix_mask(attention_mask, length)
+        after_prefix = cache is not None and cache.prefix_length > 0
+        if cache is not None and after_prefix:
+            mask = cache.own_mask(mask, length)
         sees_all = mask is None and length == 1 and (cache is None or type(cache.self_attention_cache) is DynamicCache)
         if segment_length is not None and length > segment_length:
             segments = MMSegments((num_rows, length), segment_length, self.config.memory_length, attention_mask)
             mask = segments.self_mask(call, inputs_embeds)
         elif prefix is None and not sees_all:  # a single token sees itself and all before it
-            mask = create_causal_mask(
-                config=call, inputs_embeds=inputs_embeds, attention_mask=mask, past_key_values=cache
-            )
-        return MMTextPlan(call, position_ids, rotary, cache, cache if use_cache else None, past, mask, segments)
+            kind: Any = call.with_prefix() if after_prefix else call
+            prompt = self._prompt(inputs_embeds, token_type_ids, past) if self.config.bidirectional_prompt else None
+            own = {"attention_mask": mask, "past_key_values": cache, "block_sequence_ids": prompt}
+            mask = create_causal_mask(config=kind, inputs_embeds=inputs_embeds, **own)
+        if cache is not None and after_prefix:
+            mask = cache.prefix_mask(mask, length)
+        return MMTextPlan(call, position_ids, rotary, cache, cache if is_returned else None, past, mask, segments)
 
-    def _given_cache(self, past_key_values: Cache, num_rows: int) -> MMCache:
-        if self.config.segment_length is not None:
-            raise ValueError(
-                f"segment_length={self.config.segment_length} carries states from segment to segment and uses no "
-                "cache; leave past_key_values out, or set segment_length=None for a decoder"
-            )
-        cache = MMCache.wrap(past_key_values)
-        cache.check_rows(num_rows)
-        return cache
+    @staticmethod
+    def _prompt(embeds: torch.Tensor, token_type_ids: torch.Tensor | None, past: Any) -> torch.Tensor | None:
+        """int64 (R, T): 0 in the prompt, whose tokens see each other both ways, -1 after it; None: all come after it.
+        Without token_type_ids a call without earlier tokens is all prompt."""
+        if past:
+            return None
+        if token_type_ids is None:
+            return torch.zeros(embeds.shape[:2], dtype=torch.long, device=embeds.device)
+        return torch.where(token_type_ids == 0, 0, -1)
 
     def _reading(self, plan: MMTextPlan, inputs_embeds, rows: Any, context: Any, context_mask, ranges) -> MMReading:
         """What each row may read of its context: of the cache's, once it holds one, or of that which is given."""

@@ -1,6 +1,7 @@
 """MMVisionModel: a ViT. n pictures, S tokens (CLS, registers, patches in row-major order), D hidden_size."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Unpack
 
 import torch
@@ -33,6 +34,14 @@ def check_patch_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> None:
     columns = torch.arange(shape[2], device=mask.device) < real.any(1).sum(1, keepdim=True)
     if not torch.equal(real, rows[:, :, None] & columns[:, None]) or not bool(real[:, 0, 0].all()):
         raise ValueError("pixel_attention_mask must be True in one rectangle at the top left of each picture")
+
+
+def _packed(states: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The tokens (n, L, D) of each picture without most of the canvas, their mask (n, L), and where they stand on it
+    (n, L, 1). L: tokens of the largest. A tall and a wide picture have few tokens, and a canvas of many."""
+    length = int(real.sum(1).max())
+    places = real.long().argsort(dim=1, descending=True, stable=True)[:, :length, None]
+    return states.gather(1, places.expand(-1, -1, states.shape[-1])), real.gather(1, places[..., 0]), places
 
 
 class MMVisionModel(MMPreTrainedModel):
@@ -92,7 +101,7 @@ class MMVisionModel(MMPreTrainedModel):
         Args:
             pixel_values: float (n, C, height, width), normalised as the processor does; cast to the weights' dtype.
             interpolate_pos_encoding: accept another size than image_size by resampling the learned positions
-                bicubically; multiples of patch_size, or with drop_partial_patches any from one patch up.
+                (`position_resampling`); multiples of patch_size, or with drop_partial_patches any from one patch up.
             pixel_attention_mask: bool (n, height/p, width/p) of patches of p pixels, True in a rectangle at the top
                 left: pictures of several sizes on one canvas of any size. Each picture gets the positions of its own
                 rectangle, and pixels outside change nothing; the states of such tokens mean nothing.
@@ -103,17 +112,26 @@ class MMVisionModel(MMPreTrainedModel):
         reject_unknown(kwargs, _FORWARD)
         self._check_size(pixel_values, interpolate_pos_encoding or pixel_attention_mask is not None)
         hidden_states = self._embed(pixel_values, pixel_attention_mask, bool_masked_pos)
-        real, mask = None, None
+        real, mask, places, canvas = None, None, None, hidden_states.shape
         if pixel_attention_mask is not None:
             real = self.token_mask(pixel_attention_mask)
+            if may_read_values() and not self._is_recorded(kwargs):
+                hidden_states, real, places = _packed(hidden_states, real)
             call: Any = CallConfig(self.config, kwargs.get("output_attentions"))
             mask = create_bidirectional_mask(call, hidden_states, real)
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask=mask, **kwargs)
-        if self.config.final_norm == "pooled":
-            return BaseModelOutputWithPooling(hidden_states, self.pooler(self.norm(hidden_states), real))
-        hidden_states = self.norm(hidden_states)
-        return BaseModelOutputWithPooling(hidden_states, self.pooler(hidden_states, real))
+        normed = self.norm(hidden_states)
+        pooled = self.pooler(normed, real)
+        hidden_states = hidden_states if self.config.final_norm == "pooled" else normed
+        if places is not None:
+            hidden_states = hidden_states.new_zeros(canvas).scatter(1, places.expand_as(hidden_states), hidden_states)
+        return BaseModelOutputWithPooling(hidden_states, pooled)
+
+    def _is_recorded(self, asked: Mapping[str, Any]) -> bool:
+        """Whether states or weights of layers are asked for, which lie on the canvas."""
+        names = ("output_hidden_states", "output_attentions")
+        return any(asked.get(name) or getattr(self.config, name) for name in names)
 
     def token_mask(self, pixel_attention_mask: torch.Tensor) -> torch.Tensor:
         """bool (n, rows, columns) of patches -> bool (n, S) of tokens; CLS and registers are always real."""
@@ -193,5 +211,8 @@ class MMVisionModel(MMPreTrainedModel):
             return table
         lead = self.config.use_cls_token
         patches = table[lead:].T.reshape(1, -1, *trained).to(torch.promote_types(table.dtype, torch.float32))
-        patches = functional.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
+        antialias = self.config.position_resampling == "bilinear"
+        patches = functional.interpolate(
+            patches, size=grid, mode=self.config.position_resampling, align_corners=False, antialias=antialias
+        )
         return torch.cat([table[:lead], patches.flatten(2)[0].T.to(table.dtype)])

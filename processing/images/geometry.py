@@ -13,9 +13,10 @@ from PIL import __version__ as pillow_version
 from transformers.image_transforms import get_size_with_aspect_ratio
 from transformers.image_utils import SizeDict, get_image_size_for_max_height_width
 
-from .colours import strips
+from .colours import STRIP_PIXELS, strips
 from .limits import MAX_PIXELS, MediaDecodeError
 
+_SCALE_STEP = 1e-5  # of "native": SigLIP 2's search for a scale stops here
 RESIZE_MODES = ("squash", "crop", "pad", "native")
 
 # A thin strip padded to a square has the square of its length in pixels: longer contents are shrunk to this first.
@@ -36,7 +37,23 @@ def cut_to_content(image: Image.Image, colour: Rgb, threshold: int, margin: floa
 
     An image without such pixels is kept whole. `margin` is added on each side, as a share of the square's side.
     """
-    box, size, side = content_square(image, colour, threshold, margin)
+    return _cut_to_square(image, colour, *content_square(image, colour, threshold, margin))
+
+
+def content_resized(
+    image: Image.Image, colour: Rgb, threshold: int, margin: float, size: SizeDict, resample: int
+) -> Image.Image:
+    """What `cut_to_content` gives, resized to `size`, bit for bit; of a large square only strips are made."""
+    box, cut, side = content_square(image, colour, threshold, margin)
+    target = target_size((side, side), size)
+    is_shrunk = cut != (box[2] - box[0], box[3] - box[1])
+    fits_between = target[0] * side <= LARGEST_BETWEEN
+    if is_shrunk or side * side <= STRIP_PIXELS or not fits_between or not rows_are_first(side, side, target):
+        return resized(_cut_to_square(image, colour, box, cut, side), target, resample)
+    return _resized_by_strips(image, target, resample, box, canvas=(side, side), colour=colour)
+
+
+def _cut_to_square(image: Image.Image, colour: Rgb, box: Box, size: tuple[int, int], side: int) -> Image.Image:
     if size != (box[2] - box[0], box[3] - box[1]):
         content = resized(image, size, Image.Resampling.BICUBIC, box)
     else:
@@ -128,14 +145,25 @@ def rows_are_first(width: int, height: int, size: tuple[int, int]) -> bool:
 
 
 def _resized_by_strips(
-    image: Image.Image, size: tuple[int, int], resample: int, box: Box, channel: str | None = None
+    image: Image.Image,
+    size: tuple[int, int],
+    resample: int,
+    box: Box,
+    channel: str | None = None,
+    canvas: tuple[int, int] | None = None,
+    colour: Rgb = (0, 0, 0),
 ) -> Image.Image:
+    """With a canvas (width, height): as if the box stood in the middle of one of `colour`."""
     left, top, right, bottom = box
-    narrow = Image.new(image.mode if channel is None else "L", (size[0], bottom - top))
-    for first, last in strips(right - left, bottom - top):
+    width, height = canvas or (right - left, bottom - top)
+    above = (height - (bottom - top)) // 2
+    mode, filled = (image.mode, colour) if channel is None else ("L", 0)
+    narrow = Image.new(mode, (size[0], height), filled)
+    for first, last in strips(width, bottom - top):
         strip = image.crop((left, top + first, right, top + last))
         strip = strip if channel is None else strip.getchannel(channel)
-        narrow.paste(strip.resize((size[0], last - first), resample), (0, first))
+        strip = strip if canvas is None else _centred(strip, (width, last - first), colour)
+        narrow.paste(strip.resize((size[0], last - first), resample), (0, above + first))
     return narrow.resize(size, resample)
 
 
@@ -180,20 +208,24 @@ def _covering_box(width: int, height: int, aspect: float) -> Box:
 
 def native_size(width: int, height: int, patch_size: int, max_patches: int) -> tuple[int, int]:
     """(width, height), multiples of `patch_size`, in the aspect of the picture: the largest that has no more than
-    `max_patches` patches (as SigLIP 2 does it). Each side has one patch at least.
+    `max_patches` patches. Each side has one patch at least.
+
+    The size is SigLIP 2's to the patch, so the search stops where that of its processor does: within 1e-5 of the
+    scale, and at 100 times the picture.
     """
 
     def sides(scale: float) -> tuple[int, int]:
         return tuple(patch_size * max(1, math.ceil(side * scale / patch_size)) for side in (width, height))  # pyright: ignore[reportReturnType]: two of two
 
-    low, high = 0.0, max_patches * patch_size / min(width, height)
-    for _ in range(60):  # halvings: beyond what a float tells apart
+    def fits(scale: float) -> bool:
+        return math.prod(sides(scale)) <= max_patches * patch_size**2
+
+    low, high = _SCALE_STEP / 10, 100.0
+    if not fits(low):  # a picture of millions of pixels a side
+        return patch_size, patch_size
+    while high - low >= _SCALE_STEP:
         middle = (low + high) / 2
-        across, down = sides(middle)
-        if across * down <= max_patches * patch_size**2:
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if fits(middle) else (low, middle)
     return sides(low)
 
 

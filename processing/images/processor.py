@@ -23,7 +23,7 @@ from transformers.image_utils import PILImageResampling
 from transformers.utils.constants import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
 
 from ...configuration.auto_map import finish_image_processor, kept
-from .geometry import Box, View, centre_crop, content_box, content_square, cut_to_content, fit, shaped
+from .geometry import Box, View, centre_crop, content_box, content_resized, content_square, cut_to_content, fit, shaped
 from .limits import MAX_BATCH_PIXELS, MAX_BYTES, MAX_PIXELS, MediaDecodeError
 from .load import PictureReader, flat_pictures, load_image, rgb_colour
 from .options import SAVED_BESIDE_OPTIONS, MMImageProcessorKwargs, check_options, check_types
@@ -259,11 +259,15 @@ class MMImageProcessorPil(PictureOptions, PilBackend):  # pyright: ignore[report
     """
 
     def _shaped(self, picture: Image.Image, options: dict[str, Any]) -> Image.Image:
-        picture = self._cut(picture, options)
-        if options["do_resize"]:
-            colour = rgb_colour(options["background"])
-            mode, size, resample = options["resize_mode"], options["size"], options["resample"]
-            picture = shaped(picture, mode, size, resample, colour, options["patch_size"], options["max_patches"])
+        colour = rgb_colour(options["background"])
+        mode, size, resample = options["resize_mode"], options["size"], options["resample"]
+        if options["do_crop_content"] and options["do_resize"] and mode == "squash":
+            cut = options["content_threshold"], options["content_margin"]
+            picture = content_resized(picture, colour, *cut, size, resample)
+        else:
+            picture = self._cut(picture, options)
+            if options["do_resize"]:
+                picture = shaped(picture, mode, size, resample, colour, options["patch_size"], options["max_patches"])
         crop = options["crop_size"]
         return centre_crop(picture, crop.height, crop.width) if options["do_center_crop"] else picture
 

@@ -49,7 +49,7 @@ def sound_stretches(
     file: Any, name: str, max_seconds: float, max_samples: float = MAX_SAMPLES
 ) -> Iterator[tuple[np.ndarray, int]]:
     """(samples,) of an open file, its channels mixed to one (`sound_layouts.py`), and their rate, as it is read; at
-    least one. What PyAV decodes comes as one stretch.
+    least one.
 
     Raises MediaDecodeError for a file that is broken, of another format or beyond the limits; ImportError without the
     extra.
@@ -64,8 +64,7 @@ def sound_stretches(
             allowed = {"format_whitelist": ",".join(CONTAINERS), "codec_whitelist": ",".join(CODECS)}
             with av.open(file, "r", options=allowed, metadata_errors="ignore") as opened:
                 known["format"] = opened.format.name
-                whole = _of_container(opened, max_seconds)
-            yield whole
+                yield from _of_container(opened, max_seconds, max_samples)
             return
     soundfile = module("soundfile")
     with decoding(name, (*FORMATS, *CONTAINERS), (*DECODER_FAULTS, soundfile.SoundFileError)) as known:
@@ -146,8 +145,8 @@ def _blocks(sound: Any, mix: np.ndarray) -> Iterator[np.ndarray]:
         yield mixed(block.T, mix)
 
 
-def _of_container(container: Any, max_seconds: float) -> tuple[np.ndarray, int]:
-    """(samples,) of the first stream of sound, and their rate."""
+def _of_container(container: Any, max_seconds: float, max_samples: float) -> Iterator[tuple[np.ndarray, int]]:
+    """Stretches of the first stream of sound, and their rate."""
     streams = container.streams.audio
     if not streams:
         raise MediaDecodeError("it has no stream of sound")
@@ -157,7 +156,7 @@ def _of_container(container: Any, max_seconds: float) -> tuple[np.ndarray, int]:
     codec.thread_count = 1
     rate = codec.sample_rate
     told = float(stream.duration * stream.time_base) if stream.duration else 0.0
-    check_sound(told * rate, rate, codec.channels, max_seconds)
+    check_sound(told * rate, rate, codec.channels, max_seconds, max_samples)
 
     def blocks() -> Iterator[np.ndarray]:
         for frame in _readable(container.decode(stream), rate, max_seconds):
@@ -166,9 +165,30 @@ def _of_container(container: Any, max_seconds: float) -> tuple[np.ndarray, int]:
             speakers = tuple(channel.name for channel in frame.layout.channels)
             yield mixed(in_full_scale(samples), mix_of(speakers, len(samples)))
 
-    samples = _joined(blocks(), rate, max_seconds)
-    last = _told_samples(container, told * rate)
-    return samples[:last] if 0 < last < len(samples) <= last + PADDING else samples, rate
+    yield np.zeros(0, np.float32), rate
+    length = 0
+    for stretch in _without_padding(blocks(), _told_samples(container, told * rate)):
+        length += len(stretch)
+        check_sound(length, rate, 1, max_seconds, max_samples)
+        yield stretch, rate
+
+
+def _without_padding(blocks: Iterable[np.ndarray], last: int) -> Iterator[np.ndarray]:
+    """Blocks joined to stretches of BLOCK samples, without what is beyond `last`, where it is no more than PADDING."""
+    parts, after, held, place = [], [], 0, 0
+    for block in blocks:
+        before = max(0, last - place) if last > 0 else len(block)
+        place += len(block)
+        parts.append(block[:before])
+        held += len(parts[-1])
+        if before < len(block):  # an empty view would hold its block
+            after.append(block[before:])
+        if last > 0 and place > last + PADDING:  # more than padding: the sound goes on
+            parts, held, after, last = [*parts, *after], held + sum(map(len, after)), [], 0
+        if held >= BLOCK:
+            yield np.concatenate(parts)
+            parts, held = [], 0
+    yield np.concatenate([np.zeros(0, np.float32), *parts])
 
 
 def _readable(frames: Iterable[Any], rate: int, max_seconds: float) -> Iterator[Any]:
@@ -201,17 +221,6 @@ def _told_samples(container: Any, told: float) -> int:
         return int(note[3], 16) if len(note) > 3 else round(told)
     except ValueError:
         return round(told)
-
-
-def _joined(blocks: Iterable[np.ndarray], rate: int, max_seconds: float) -> np.ndarray:
-    """One array of all. Raises MediaDecodeError where there are more than the limits allow, even if a header said
-    otherwise."""
-    found, length = [np.zeros(0, np.float32)], 0
-    for block in blocks:
-        length += len(block)
-        check_sound(length, rate, 1, max_seconds)
-        found.append(block)
-    return np.concatenate(found)
 
 
 def _is_container(file: Any) -> bool:

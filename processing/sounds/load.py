@@ -166,8 +166,8 @@ def _features(extractor: Any, clips: list[np.ndarray], window: int | None) -> tu
     options = {"sampling_rate": extractor.sampling_rate, "return_tensors": "pt"}
     if window is None:
         options |= {"padding": True, "return_attention_mask": True}
-    made = extractor([_long_enough(clip, extractor) for clip in clips], **options)
-    features = made[extractor.model_input_names[0]].float()
+    made = extractor([long_enough(clip, extractor) for clip in clips], **options)
+    features = of_silence(made[extractor.model_input_names[0]].float())
     if len(features) != len(clips):
         raise ValueError(
             f"{type(extractor).__name__} makes {extractor.model_input_names[0]} of shape {tuple(features.shape)} from "
@@ -184,7 +184,12 @@ def _features(extractor: Any, clips: list[np.ndarray], window: int | None) -> tu
     return features, None if found is None else found.bool()
 
 
-def _long_enough(clip: np.ndarray, extractor: Any) -> np.ndarray:
+def of_silence(features: torch.Tensor) -> torch.Tensor:
+    """Features of a finite sound, 0 in a band that never changes: some extractors divide it by its deviation."""
+    return features.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def long_enough(clip: np.ndarray, extractor: Any) -> np.ndarray:
     """A clip that makes at least one frame of bands: silence follows a shorter one. Raw waves do not change."""
     if not hasattr(extractor, "num_mel_bins") and getattr(extractor, "feature_size", 1) == 1:
         return clip

@@ -13,8 +13,7 @@ from .load import LOUDEST
 
 
 def stream_sound(path: str | Path, sampling_rate: int) -> Iterator[np.ndarray]:
-    """float32 (samples,) at `sampling_rate`, stretch after stretch, one channel. MP4, Matroska and AAC are decoded
-    whole.
+    """float32 (samples,) at `sampling_rate`, stretch after stretch, one channel.
 
     Raises: MediaDecodeError for a file that is broken, empty or holds NaN, where that is met; FileNotFoundError.
     """

@@ -1,6 +1,7 @@
 """What the benchmarks share: turns, ratios, equality first, other processes, memory, one report."""
 
 import json
+import subprocess
 import sys
 
 import harness
@@ -50,6 +51,26 @@ def test_a_log_holds_what_is_printed_and_json_what_was_measured(tmp_path, capsys
     assert {"torch", "transformers", "processor", "threads", "load"} <= found["machine"].keys()
 
 
+def test_a_race_is_a_line_a_row_and_one_more_line_of_the_history(tmp_path):
+    costs = {"ours": Cost(1, 1), "other": Cost(3, 2)}
+    for _ in range(2):
+        report = harness.Report(asked("--log", str(tmp_path / "log.txt"), "--pairs", "3"))
+        found = report.race("a task", "ours", "other", 2.5, cost=costs.__getitem__)
+        assert found == harness.Ratio(3, 3, 3) and report.end() == 0
+    lines = (tmp_path / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    told = [json.loads(line) for line in lines]
+    assert len(told) == 2 and told[0]["script"] == "log" and told[0]["work"] == "a task"
+    assert told[0]["wall"]["median"] == 3 and told[0]["cpu"]["median"] == 2 and told[0]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize(("wanted", "code"), [(3.9, 0), (4.1, 1)])
+def test_a_quick_race_wants_half_of_a_ratio_in_cpu_time_and_is_no_history(tmp_path, wanted, code):
+    costs = {"ours": Cost(9, 1), "other": Cost(1, 2)}
+    report = harness.Report(asked("--log", str(tmp_path / "log.txt"), "--quick"))
+    report.race("a task", "ours", "other", wanted, cost=costs.__getitem__)
+    assert report.end() == code and not (tmp_path / "history.jsonl").exists()
+
+
 def test_a_server_answers_each_line_and_says_when_it_ended_early():
     echo = "import json, sys\nprint(json.dumps('ready'), flush=True)\n"
     echo += "for line in sys.stdin: print(json.dumps({'wall': 1.0, 'cpu': float(line)}), flush=True)"
@@ -74,3 +95,27 @@ def test_a_peak_sees_memory_that_is_given_back():
             pass
         del big
     assert 30 * 2**20 <= peak.held <= peak.with_files + 2**20
+
+
+@pytest.mark.parametrize("wrong", [["--pairs", "0"], ["--threads", "-1"], ["--pairs", "two"]])
+def test_numbers_below_one_are_refused_before_anything_is_made(wrong, capsys):
+    with pytest.raises(SystemExit):
+        asked(*wrong)
+    assert "accepted are whole numbers from 1" in capsys.readouterr().err
+
+
+def test_a_log_in_no_folder_is_refused_before_anything_is_measured(tmp_path):
+    with pytest.raises(ValueError, match="there is no folder"):
+        harness.Report(asked("--log", str(tmp_path / "no" / "a.txt")))
+
+
+def test_a_commit_is_marked_where_any_file_of_the_checkout_was_changed(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "model.py").write_text("a = 1\n")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], check=True)
+    monkeypatch.setattr(harness, "__file__", str(tmp_path / "benchmarks" / "harness.py"))
+    assert harness.commit().isalnum()
+    (tmp_path / "model.py").write_text("a = 2\n")
+    assert harness.commit().endswith("+")

@@ -30,7 +30,7 @@ def test_small_models_are_equal_to_their_peers(benchmark, name, capsys, tmp_path
 
 @pytest.mark.slow
 def test_other_weights_and_a_ratio_that_is_missed_are_noticed(benchmark, monkeypatch, capsys):
-    row = list(benchmark.clip(True))[1]  # the texts
+    row = list(benchmark.clip(benchmark.MEDIUM))[1]  # the texts
     monkeypatch.setattr(row, "wanted", 1e6)
     monkeypatch.setitem(benchmark.MODELS, "clip", lambda tiny: [row])
     assert benchmark.main(["clip", "--quick"]) == 1

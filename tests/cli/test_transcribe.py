@@ -6,13 +6,14 @@ import re
 import numpy as np
 import pytest
 import soundfile
-from transformers import WhisperProcessor
+from transformers import WhisperForConditionalGeneration, WhisperProcessor, pipeline
 from typer.testing import CliRunner
 
 import mm_console
 from mm import MediaDecodeError, MMForSpeechSeq2Seq, MMProcessor, convert
 from mm.cli.transcribe import clock, transcribe
 from mm.processing.sounds.stream import stream_sound
+from speakers import saved_moonshine
 from whispers import lively_whisper, whisper_extractor, whisper_tokenizer
 
 RATE = 16000
@@ -92,6 +93,22 @@ def test_subtitles_are_numbered_cues_and_json_has_the_words(folder):
     assert told and all(set(one) == {"path", "start", "end", "text", "words"} for one in told)
 
 
+def test_words_have_the_times_of_the_pipeline_of_transformers(folder, loaded):
+    """Also where these lie outside the segment: the two come from different parts of the model."""
+    model, processor = loaded
+    window = SOUND[: processor.feature_extractor.n_samples]
+    source = WhisperForConditionalGeneration.from_pretrained(folder, dtype=model.dtype).eval()
+    parts = {"tokenizer": processor.tokenizer, "feature_extractor": processor.feature_extractor}
+    theirs = pipeline("automatic-speech-recognition", model=source, dtype=model.dtype, **parts)
+    chunks = theirs(window.copy(), return_timestamps="word", generate_kwargs={"language": "en"})["chunks"]
+    segments = list(transcribe([window], model, processor, language="en", words=True))
+    first = [word for segment in segments for word in segment.words][:2]
+    assert len(first) == 2
+    for (text, start, end), chunk in zip(first, chunks, strict=False):
+        assert text == chunk["text"].strip() and (start, end) == pytest.approx(chunk["timestamp"], abs=1e-6)
+    assert any(start < one.start for one in segments for _, start, _ in one.words)
+
+
 @pytest.mark.slow
 def test_a_file_each_and_a_bad_one_told(folder, tmp_path):
     (folder / "junk.wav").write_bytes(b"junk")
@@ -151,3 +168,67 @@ def test_options_that_do_not_go_together_are_refused_in_words(folder):
 )
 def test_clock(seconds, told):
     assert clock(seconds, ",") == told
+
+
+def test_a_model_without_times_tells_windows_that_are_cut_where_it_is_quiet(tmp_path):
+    """28 s with a pause at 17 s: two windows."""
+    folder = saved_moonshine(tmp_path)
+    sound = np.resize(SOUND, 28 * RATE)
+    sound[17 * RATE - 1000 : 17 * RATE + 1000] = 0
+    soundfile.write(tmp_path / "long.wav", sound, RATE, subtype="FLOAT")
+    command = ["transcribe", "--model", str(folder), str(tmp_path / "long.wav")]
+    done = CliRunner().invoke(mm_console.app, [*command, "--format", "json"])
+    assert done.exit_code == 0, done.output
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(one["start"], one["end"]) for one in told] == [(0, told[1]["start"]), (told[0]["end"], 28)]
+    assert abs(told[0]["end"] - 17) < 0.1 and all(len(one["text"].split()) >= 5 for one in told)
+    model, processor = MMForSpeechSeq2Seq.from_pretrained(folder).eval(), MMProcessor.from_pretrained(folder)
+    rest = list(transcribe([sound[round(told[0]["end"] * RATE) :]], model, processor))
+    assert [one.text for one in rest] == [told[1]["text"]]
+    for options, words in (
+        (["--language", "en"], "language are of Whisper's rules"),
+        (["--format", "json", "--words"], "times of words are a Whisper's"),
+        (["--fallback"], "are of Whisper's rules"),
+    ):
+        failed = CliRunner().invoke(mm_console.app, [*command, *options])
+        assert failed.exit_code and (words in failed.output or words in str(failed.exception))
+
+
+def test_a_run_that_was_ended_goes_on_with_the_same_settings_and_gives_what_an_undisturbed_one_gives(
+    folder, tmp_path, monkeypatch
+):
+    sounds, whole, out = tmp_path / "sounds", tmp_path / "whole", tmp_path / "out"
+    (sounds / "more").mkdir(parents=True)
+    for number, place in enumerate(("a.wav", "more/c.wav", "b.wav")):
+        soundfile.write(sounds / place, SOUND[: RATE + 800 * number], RATE)
+    (sounds / "bad.wav").write_bytes(b"junk")
+    given = (str(sounds), "--recursive", "--json", "--language", "en", "--device", "cpu", "--dtype", "float32")
+    assert run(folder, *given, "--output", str(whole)).exit_code == 2
+    names = sorted(path.name for path in whole.iterdir())
+    assert names == ["a.json", "b.json", "c.json"]
+
+    heard = []
+
+    def ended(path, rate):
+        heard.append(path.name)
+        if path.name == "c.wav":
+            raise KeyboardInterrupt
+        return stream_sound(path, rate)
+
+    monkeypatch.setattr("mm.cli.transcribe.stream_sound", ended)
+    run(folder, *given, "--output", str(out))
+    assert heard == ["a.wav", "b.wav", "bad.wav", "c.wav"] and not (out / "c.json").exists()
+    other = run(folder, *given[:-2], "--output", str(out), "--resume", "--num-beams", "2")
+    assert other.exit_code == 2 and "begun with other settings" in other.output
+    monkeypatch.setattr(
+        "mm.cli.transcribe.stream_sound", lambda path, rate: heard.append(path.name) or stream_sound(path, rate)
+    )
+    done = run(folder, *given, "--output", str(out), "--resume")
+    assert done.exit_code == 2 and "bad.wav" in done.output and heard[4:] == ["c.wav"]
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        name: (whole / name).read_bytes() for name in names
+    }
+    assert run(folder, *given, "--output", str(out), "--resume").exit_code == 2 and heard[5:] == ["bad.wav"]
+    for words, told in ((("--resume",), "give one"), (("--json", "--format", "srt"), "leave one out")):
+        refused = run(folder, *given, *words)
+        assert refused.exit_code == 2 and told in refused.output

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 import torch
-from transformers import ASTConfig, AutoConfig, BertConfig, CLIPConfig, ViTConfig, WhisperConfig
+from transformers import CONFIG_MAPPING, ASTConfig, AutoConfig, BertConfig, CLIPConfig, ViTConfig, WhisperConfig
 
 from mm import MMConfig, MMConvConfig, MMForConditionalGeneration, MMTextConfig, MMVisionConfig
 
@@ -124,6 +124,15 @@ FAULTS = [
     (
         {"fusion_type": "decision", "text_config": {"pooler": "mean"}},
         "causal text .* set text_config.pooler to one of 'eos', 'last', 'before_last'",
+    ),
+    ({"projection_hidden_sizes": {"vision": 0}}, r"projection_hidden_sizes\['vision'\]=0; accepted: text, vision"),
+    ({"projection_hidden_sizes": {"text": 8}, "projected_sides": ["vision"]}, "projected_sides leaves out"),
+    ({"projection_act": "gelu"}, "between two layers; set projection_hidden_sizes"),
+    ({"projection_hidden_sizes": {"text": 8}, "projection_act": "gleu"}, "'gleu' is not an activation.*gelu"),
+    ({"text_logit_scale": True, "contrastive_loss": "sigmoid"}, "text_logit_scale=True is for a softmax"),
+    (
+        {"contrastive_label_smoothing": 0.1, "contrastive_queue_size": 8},
+        "contrastive_label_smoothing=0.1 does not go with contrastive_queue_size",
     ),
     ({"projected_sides": ["texts"]}, r"projected_sides names \['texts'\]; accepted: text, vision, audio"),
     ({"fusion_type": "merged", "text_config": {"segment_length": 8}}, "text_config.segment_length=8 .*set it to None"),
@@ -316,3 +325,18 @@ def test_a_resampler_changes_the_width_that_the_projector_takes():
     config = MMConfig(projector_type="none", vision_config={"hidden_size": 384, "num_attention_heads": 6},
                       vision_resampler_config={"hidden_size": 768, "append_latents": False})  # fmt: skip
     assert config.media_width == 768
+
+
+def test_unknown_fields_of_a_tower_of_transformers_are_said(caplog):
+    tower = {"model_type": "vit", "hidden_size": 24, "num_attention_heads": 2, "hiden_dropout_prob": 0.1}
+    MMConfig(vision_config=tower)
+    assert "ViTConfig has no field 'hiden_dropout_prob' (did you mean 'hidden_dropout_prob'?)" in caplog.text
+    caplog.clear()
+    for known in ("vit", "clip_vision_model", "swin", "resnet"):  # what they write themselves is known
+        MMConfig(vision_config=CONFIG_MAPPING[known]().to_dict())
+    assert not caplog.text
+
+
+def test_an_empty_dtype_is_no_dtype():
+    with pytest.raises(ValueError, match="dtype={}"):
+        MMConfig.from_dict({**MMConfig().to_dict(), "dtype": {}})

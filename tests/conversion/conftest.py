@@ -16,8 +16,9 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
-from transformers import BertTokenizer, BlipConfig, GenerationMixin
+from transformers import BertTokenizer, BlipConfig, GenerationMixin, PreTrainedTokenizerFast
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_outputs import CausalLMOutput
@@ -141,6 +142,24 @@ def tokenizer(tmp_path) -> BertTokenizer:
     file = tmp_path / "vocab.txt"
     file.write_text("\n".join(WORDS) + "\n")
     return BertTokenizer(str(file))
+
+
+@pytest.fixture
+def words_tokenizer() -> Callable[..., PreTrainedTokenizerFast]:
+    """`words_tokenizer(**special)`: a tokenizer of SigLIP's kind."""
+
+    def build(**special) -> PreTrainedTokenizerFast:
+        """Words, closed with </s> and opened with nothing; padded with </s> to 64, as SigLIP's sentences are."""
+        vocabulary = {word: number for number, word in enumerate("<unk> </s> <bos> a red dog mat".split())}
+        inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+        inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        inner.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+        return PreTrainedTokenizerFast(
+            tokenizer_object=inner, unk_token="<unk>", eos_token="</s>", pad_token="</s>", model_max_length=64,
+            model_input_names=["input_ids"], **special,
+        )  # fmt: skip
+
+    return build
 
 
 @pytest.fixture

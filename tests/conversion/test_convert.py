@@ -108,8 +108,8 @@ def test_a_model_that_is_no_git_does_not_become_one(tiny_model, source, tmp_path
     model.save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="another kind"):
         convert_back(tmp_path / "other", "git", tmp_path / "back")
-    with pytest.raises(ValueError, match="--to clap is not known; accepted: blip"):
-        convert_back(tmp_path / "other", "clap", tmp_path / "back")
+    with pytest.raises(ValueError, match="--to clop is not known; accepted: blip"):
+        convert_back(tmp_path / "other", "clop", tmp_path / "back")
     with pytest.raises(ValueError, match="not one of MM"):
         convert_back(source, "git", tmp_path / "back")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mm.weights.key_table import KeyTable, change
-from mm.weights.reshapes import STACK, TRANSPOSE, alone, lead, skip_rows, split, summands
+from mm.weights.reshapes import STACK, TRANSPOSE, lead, own_storage, skip_rows, split, summands
 
 TABLE = KeyTable(
     modules={
@@ -152,8 +152,8 @@ def test_a_sum_that_goes_back_is_itself_again_bit_by_bit():
 def test_parts_of_a_tensor_share_its_memory_and_no_storage():
     """So that Transformers saves them as they lie, and not as copies."""
     whole = torch.arange(24.0).view(6, 4)
-    parts = [alone(part) for part in whole.chunk(3)]
+    parts = [own_storage(part) for part in whole.chunk(3)]
     assert all(torch.equal(part, rows) for part, rows in zip(parts, whole.chunk(3), strict=True))
     assert len({part.untyped_storage().data_ptr() for part in parts}) == 3
     assert parts[2].data_ptr() == whole[4].data_ptr() and parts[2].untyped_storage().nbytes() == parts[2].nbytes
-    assert torch.equal(alone(whole.t()[:2]), whole.t()[:2])
+    assert torch.equal(own_storage(whole.t()[:2]), whole.t()[:2])

@@ -27,6 +27,7 @@ from mm import MMForConditionalGeneration
 from mm.conversion_scripts import flamingo
 from mm.conversion_scripts.engine import convert, convert_back, run
 from mm.modeling_mm.tasks.warm_start import text_tower, vision_tower
+from mm.processing.placeholders import Placeholders
 from mm.weights.checkpoint import Checkpoint
 from mm.weights.flamingo import FlamingoWeights, Insertion, Names
 
@@ -155,6 +156,36 @@ def test_openflamingo_gives_the_same_latents_logits_and_states(pair, states_of):
         assert not differ(one, two)
 
 
+@torch.no_grad()
+def test_few_shot_prompts_read_the_last_picture_before_each_word_as_openflamingo(pair):
+    """Words before the first picture read none; pictures of one row are told apart, in other places in each row."""
+    image, end = pair.words() + 1, pair.words()
+    ids = torch.tensor([[5, image, 9, 8, end, image, 7, 4], [image, 6, end, image, image, 8, 7, 5]])
+    generator = torch.Generator().manual_seed(2)
+    pixels = torch.randn(2, 3, *pair.pixels().shape[1:], generator=generator, dtype=torch.float64)
+    there_are = torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()
+    vision = getattr(pair.clip, "vision_model", pair.clip)
+    tokens = vision.post_layernorm(vision(pixels.flatten(0, 1)).last_hidden_state)[:, 1:].unflatten(0, (2, 3))
+    latents = pair.ours.config.vision_resampler_config.num_latents
+    rule = Placeholders({"image": "<image>"}, {"image": image}, {"image": latents}, "last")
+    ranges = torch.tensor(rule.ranges(ids.tolist()))
+    given = {"pixel_values": pixels, "pixel_attention_mask": there_are, "context_ranges": ranges}
+    here = pair.ours(ids, **given).logits
+    for row, count in enumerate((2, 3)):
+        seen = pair.theirs.perceiver(tokens[row : row + 1, :count, None])
+        for layer in pair.theirs.lang_encoder._get_decoder_layers():
+            layer.condition_vis_x(seen)
+        one = ids[row : row + 1]
+        expected = pair.theirs.lang_encoder(input_ids=one, attention_mask=torch.ones_like(one)).logits[0]
+        assert not differ(here[row], expected)
+        moved = pair.ours(one, pixel_values=pixels[row : row + 1, :count]).logits[0]
+        assert differ(moved, expected)  # without ranges every word reads all of them
+    written = pair.ours.generate(ids, **given, max_new_tokens=3, do_sample=False, eos_token_id=None)
+    longer = torch.cat([ranges, ranges[:, -1:].expand(-1, 3, -1)], dim=1)
+    again = pair.ours(written, **{**given, "context_ranges": longer}).logits[:, -4:-1].argmax(-1)
+    assert torch.equal(written[:, -3:], again)
+
+
 def test_openflamingo_has_the_same_loss_and_gradients(pair):
     """1e-4 relative, as Llama's norms reckon in fp32."""
     ids, pixels = pair.ids(), pair.pixels()
@@ -228,7 +259,21 @@ def test_the_towers_processor_gets_openflamingo_s_tokens(pair):
         pair.words(), pair.words() + 1,
     ]  # fmt: skip
     rows = done.processor(images=Image.new("RGB", (20, 30)), text="w5 w6", return_tensors="pt")
-    assert rows["input_ids"].tolist() == [[2, 5, 6]] and rows["pixel_values"].shape[-1] == side["width"]
+    image = pair.words() + 1  # which theirs writes before a caption
+    assert rows["input_ids"].tolist() == [[2, image, 5, 6]] and rows["pixel_values"].shape[-1] == side["width"]
+    pictures, chat = [Image.new("RGB", (20, 30), colour) for colour in ("red", "blue", "green")], []
+    for picture in pictures:
+        words = {"type": "text", "text": " w5 w6"}
+        chat.append({"role": "user", "content": [{"type": "image", "image": picture}, words]})
+        chat.append({"role": "assistant", "content": " w7 w8"})
+    few = done.processor.apply_chat_template([chat[:-1]], tokenize=True, return_dict=True, return_tensors="pt")
+    prompt = "<image> w5 w6 w7 w8<|endofchunk|><image> w5 w6 w7 w8<|endofchunk|><image> w5 w6"
+    assert few["input_ids"][0, 1:].tolist() == done.processor.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    latents = done.model.config.vision_resampler_config.num_latents
+    seen = (few["input_ids"][0] == image).cumsum(0)
+    assert few["context_ranges"][0, :, 1].tolist() == (seen * latents).tolist()
+    assert few["context_ranges"][0, :, 0].tolist() == ((seen - 1).clamp(min=0) * latents).tolist()
+    done.model.double()(**{name: v.double() if v.is_floating_point() else v for name, v in few.items()})
     assert f"note: tokenizer: <image> added as {pair.words() + 1}" in done.report
 
 

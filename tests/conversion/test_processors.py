@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoImageProcessor,
     AutoProcessor,
@@ -94,20 +94,8 @@ CASES = {
 TEXTS = {"bert": ["a red dog", "what is on the mat ?"], "clip": ["ab cad", "c d ab b"], "words": ["a red dog", "mat"]}
 
 
-def words_tokenizer(**special) -> PreTrainedTokenizerFast:
-    """Words, closed with </s> and opened with nothing; padded with </s> to 64, as SigLIP's sentences are."""
-    vocabulary = {word: number for number, word in enumerate("<unk> </s> <bos> a red dog mat".split())}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    inner.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, unk_token="<unk>", eos_token="</s>", pad_token="</s>", model_max_length=64,
-        model_input_names=["input_ids"], **special,
-    )  # fmt: skip
-
-
 @pytest.fixture(params=CASES)
-def case(request, peer, saved, tokenizer):
+def case(request, peer, saved, tokenizer, words_tokenizer):
     """The case, its directory as published, and its texts."""
     family, cls, config, images, words, whole = CASES[request.param]
     merges = [("a", "b</w>")]

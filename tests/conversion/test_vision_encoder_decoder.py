@@ -11,8 +11,8 @@ from transformers import (
     BertConfig,
     DeiTConfig,
     GPT2Config,
+    OPTConfig,
     RobertaConfig,
-    SwinConfig,
     TrOCRConfig,
     VisionEncoderDecoderConfig,
     VisionEncoderDecoderModel,
@@ -228,12 +228,10 @@ def test_the_processor_gives_the_same_pixels_and_rows_start_as_the_decoder_does(
 
 
 def test_other_towers_and_settings_are_refused_in_words(peer, saved):
-    swin = SwinConfig(image_size=16, patch_size=4, embed_dim=8, depths=[1], num_heads=[1], window_size=2)
     decoder = GPT2Config(**GPT2, **WORDS)
-    with pytest.raises(
-        ValueError, match="model_type='swin' inside VisionEncoderDecoderModel; known are vit, deit, beit"
-    ):
-        convert(saved(peer(lambda c: VisionEncoderDecoderModel(config=c), paired(swin, decoder)), name="swin"))
+    opt = OPTConfig(hidden_size=24, ffn_dim=20, num_hidden_layers=1, num_attention_heads=2, vocab_size=30)
+    with pytest.raises(ValueError, match="model_type='opt' .*cannot be the decoder: its class has no cross-attention"):
+        convert(saved(peer(lambda c: VisionEncoderDecoderModel(config=c), paired(ViTConfig(**VIT), opt)), name="opt"))
     oblong = ViTConfig(**{**VIT, "patch_size": (8, 4)})
     with pytest.raises(ValueError, match=r"patch_size=\[8, 4\] has unequal sides; MM's patches are squares"):
         convert(saved(peer(lambda c: VisionEncoderDecoderModel(config=c), paired(oblong, decoder)), name="oblong"))

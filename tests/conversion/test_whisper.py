@@ -224,6 +224,9 @@ def test_the_processor_goes_along_and_comes_back(peer, saved, tmp_path):
     here = ours(audio=sound, sampling_rate=16000, text="", suffix="two words", return_tensors="pt")
     opening = ["<|startoftranscript|>", "<|en|>", "<|translate|>", "<|notimestamps|>"]
     assert ours.tokenizer.convert_ids_to_tokens(here.input_ids[0, :4]) == opening
+    assert torch.equal(
+        ours.get_prompt_ids("two", return_tensors="pt"), before.get_prompt_ids("two", return_tensors="pt")
+    )
     ours.save_pretrained(tmp_path / "again")
     again = AutoProcessor.from_pretrained(tmp_path / "again")
     assert torch.equal(again(text="", suffix="two words", return_tensors="pt").input_ids, here.input_ids)

@@ -108,6 +108,26 @@ def test_folders_of_classes_and_splits_by_whole_names(tmp_path):
         mm.load_data(tmp_path, split="test")
 
 
+def test_a_folder_with_annotations_names_them_and_their_media_are_found_beside_them(tmp_path):
+    for folder in ("annotations", "train", "side/cat"):
+        (tmp_path / folder).mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "train" / "1.png")
+    found = {"images": [{"id": 1, "file_name": "1.png"}], "annotations": [{"image_id": 1, "bbox": [0, 0, 1, 1]}]}
+    boxes, captions = (tmp_path / "annotations" / f"{name}.json" for name in ("boxes", "captions"))
+    boxes.write_text(json.dumps(found))
+    captions.write_text(json.dumps({**found, "annotations": [{"image_id": 1, "caption": "a dot"}]}))
+    with pytest.raises(mm.DataError, match=r"annotations.captions.json, annotations.boxes.json.*media="):
+        mm.load_data(tmp_path)
+    with pytest.raises(mm.DataError, match=r"but in .*train: give that as media"):
+        mm.load_data(captions)
+    with pytest.raises(mm.DataError, match="no annotation has a caption"):
+        mm.load_data(boxes, tmp_path)
+    assert len(mm.load_data(captions, tmp_path)) == 1
+    Image.new("RGB", (4, 4)).save(tmp_path / "side" / "cat" / "a.png")
+    (tmp_path / "side" / "cat" / "a.json").write_text("{}")  # of that picture alone
+    assert mm.load_data(tmp_path / "side").label_names == ["cat"]
+
+
 def test_a_folder_that_says_nothing_raises(pictures, tmp_path):
     with pytest.raises(mm.DataError, match="metadata"):
         mm.load_data(pictures.parent / pictures.name, format="folder", on_error="skip")

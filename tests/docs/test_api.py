@@ -36,7 +36,8 @@ def test_the_auto_classes_of_the_page_give_the_class(name, autos):
 
     cls = getattr(mm, name)
     for auto in re.findall(r"`(\w+)`", autos):
-        assert getattr(transformers, auto)._model_mapping[cls.config_class] is cls
+        found = getattr(transformers, auto)._model_mapping[cls.config_class]
+        assert cls in found if isinstance(found, tuple) else found is cls  # of several the checkpoint's own
 
 
 def test_every_method_of_the_page_exists():

@@ -19,6 +19,7 @@ PYTHON = {name: re.findall(r"^```python\n(.*?)^```", text, re.S | re.M) for name
 # Pages whose blocks another test runs, to look at what they give too.
 ELSEWHERE = {
     "README.md": "test_readme.py",
+    "docs/quick-start.md": "test_readme.py",
     "docs/fine-tuning.md": "docs/test_fine_tuning.py",
     "docs/processing.md": "docs/test_processing.py",
     "docs/tasks.md": "docs/test_tasks.py",

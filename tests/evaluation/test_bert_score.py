@@ -40,6 +40,34 @@ def test_neither_batches_nor_order_count(folder):
     assert bert_score(TOLD[::-1], TRUTH[::-1], folder).per_item[::-1] == pytest.approx(one.per_item, abs=1e-6)
 
 
+@pytest.mark.parametrize("idf", [False, True])
+def test_bounds_sides_references_and_padding(folder, idf):
+    draw = random.Random(1)
+    told, truth, worse = (
+        [" ".join(draw.choices("a the red dog dogs runs".split(), k=draw.randint(1, 12))) for _ in range(12)]
+        for _ in range(3)
+    )
+    score = bert_score(told, truth, folder, idf=idf)
+    assert ((score.per_item >= -1) & (score.per_item <= 1 + 1e-6)).all() and len(set(score.per_item.round(6))) > 6
+    # each alone is as beside the longest text that the model reads: padding is no token
+    longest = " ".join(["dogs"] * 14)
+    alone = [bert_score([one], [two], folder).value for one, two in zip(told, truth, strict=True)]
+    beside = bert_score([*told, longest], [*truth, longest], folder)
+    assert beside.per_item[:-1] == pytest.approx(alone, abs=1e-6) and beside.per_item[-1] == pytest.approx(1, abs=1e-6)
+    # references and captions exchanged: precision is recall, and F the same
+    if not idf:
+        other = bert_score(truth, told, folder)
+        assert other.per_item == pytest.approx(score.per_item, abs=1e-6)
+        assert other.details["recall"] == pytest.approx(score.details["precision"], abs=1e-6)
+        twice = bert_score(told + told, truth + truth, folder)
+        assert twice.value == pytest.approx(score.value, abs=1e-6)
+        # another reference never lowers a score, wherever it stands
+        both = bert_score(told, [[two, three] for two, three in zip(truth, worse, strict=True)], folder)
+        turned = bert_score(told, [[three, two] for two, three in zip(truth, worse, strict=True)], folder)
+        assert (both.per_item >= score.per_item - 1e-6).all()
+        assert turned.per_item == pytest.approx(both.per_item, abs=1e-6)
+
+
 def test_f_is_that_of_cosines_by_hand(folder):
     """Without [CLS] and [SEP] in the means, which are there to be matched; idf weighs by the references."""
     from transformers import AutoTokenizer

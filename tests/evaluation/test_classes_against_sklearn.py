@@ -75,6 +75,10 @@ def test_calibration_by_hand():
     assert classes.probability_scores(told, truth)["ece"].value == pytest.approx(0.15)
     swapped = classes.probability_scores(told[:, ::-1], 1 - truth)["ece"].value
     assert swapped == pytest.approx(0.15)  # whatever the classes are called
+    # .5 and .75 are edges of four bins: (.25, .5] holds the first, (.5, .75] the others
+    edges = np.array([[0.5, 0.25, 0.25], [0.75, 0.125, 0.125], [0.6, 0.2, 0.2]])
+    found = classes.probability_scores(edges, np.array([0, 1, 0]), bins=4)["ece"].value
+    assert found == pytest.approx((0.5 + 0.35) / 3)
     sure = classes.probability_scores(np.eye(3)[[0, 1, 2]], np.array([0, 1, 2]))
     assert sure["ece"].value == sure["brier"].value == sure["nll"].value == 0
 

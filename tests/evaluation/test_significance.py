@@ -68,9 +68,9 @@ def test_a_table_says_undecided_and_warns_of_what_reads_as_better():
 
 
 def test_other_items_and_other_metrics_are_refused():
-    with pytest.raises(ValueError, match="a of 2 items beside a of 3"):
+    with pytest.raises(ValueError, match="a of 2 items and a of 3"):
         compare(mean_score("a", [0, 1]), mean_score("a", [0, 1, 1]))
-    with pytest.raises(ValueError, match="exact_match of 1 items beside b"):
+    with pytest.raises(ValueError, match="exact_match of 1 items and b"):
         compare(exact_match(["a"], ["a"]), mean_score("b", [1]))
     with pytest.raises(ValueError, match="1 groups for 2 items"):
         compare(mean_score("a", [0, 1]), mean_score("a", [0, 1]), groups=["x"])

@@ -1,7 +1,11 @@
 """Words of captions: the tokens of Stanford's PTBTokenizer, without Java, and what it gets wrong."""
 
+import random
+
 import pytest
 
+from mm.evaluation import tokens
+from mm.evaluation.meteor import _aligned, _only_alignment
 from mm.evaluation.tokens import read_corpus, tokenize
 
 # What `PTBTokenizer().tokenize` of pycocoevalcap 1.2 (stanford-corenlp 3.4.1) gives.
@@ -55,3 +59,34 @@ def test_letters_are_the_same_however_they_were_typed():
 def test_an_unknown_tokenizer_is_refused():
     with pytest.raises(ValueError, match="'bert'; accepted are ptb, coco"):
         tokenize("a", "bert")
+
+
+PIECES = "a,i,no,5,12,dog,dogs,cannot,gonna,st,prof,u,s,xst,gimmex,scan,not,.,!,?,..,,-,'s,é".split(",")
+
+
+def test_plain_captions_are_split_as_the_rules_split_them(monkeypatch):
+    draw, found = random.Random(0), {}
+    captions = [
+        draw.choice(["", " "]).join(draw.choices(PIECES, k=draw.randint(0, 3)))
+        + " ".join(draw.choices(PIECES[:17], k=draw.randint(1, 4)))
+        + draw.choice(["", ".", " .", "!", "?", " ?", ". ", ".."])
+        for _ in range(3000)
+    ]
+    for name in ("ptb", "coco"):
+        found[name] = [tokenize(caption, name) for caption in captions]
+    plain = sum(tokens._plain(caption) is not None for caption in captions)
+    assert 500 < plain < 2500
+    monkeypatch.setattr(tokens, "_plain", lambda caption: None)
+    for name, words in found.items():
+        assert words == [tokenize(caption, name) for caption in captions]
+
+
+def test_captions_whose_words_have_no_choice_are_aligned_as_all_others():
+    draw, single = random.Random(0), 0
+    for _ in range(1000):
+        told, truth = (draw.sample("a b c d e f g hs h".split(), k=draw.randint(0, 6)) for _ in range(2))
+        found = _aligned(told, truth, lambda word: word[0], None)
+        assert found == _aligned(told, truth, lambda word: word[0], lambda word: frozenset())
+        single += not {"h", "hs"} <= {*told} and not {"h", "hs"} <= {*truth}
+    assert single > 100
+    assert _only_alignment([(0, 0), None, (1, 0), (2, 1)]) == (2, 1, 0, 2)

@@ -197,14 +197,16 @@ def test_after_a_resampler_words_say_which_methods_work():
     assert model.explain(inputs, ids, method="occlusion")[0].items[0].weights.shape == (2, 8, 8)
 
 
-def test_a_text_encoder_between_picture_and_decoder_leaves_the_methods_without_attention():
+def test_a_vector_of_a_text_encoder_leaves_the_methods_without_attention():
     encoder = {**TEXT, "is_causal": False}
-    model = captioner(text_encoder_config=encoder)
+    model = captioner("concat", text_encoder_config=encoder)
     inputs = {**pictures(1), "context_input_ids": torch.tensor([[1, 7, 2]])}
     ids = torch.tensor([[1, 5, 6]])
-    with pytest.raises(ValueError, match="text encoder"):
+    with pytest.raises(ValueError, match="text encoder.*occlusion"):
         model.explain(inputs, ids)
-    assert model.explain(inputs, ids, method="occlusion")[0].items[0].weights.shape == (2, 8, 8)
+    (found,) = model.explain(inputs, ids, method="occlusion")
+    assert found.items[0].weights.shape == (2, 8, 8)
+    assert set(found.shares) == {"image", "text"} and np.allclose(sum(found.shares.values()), 1)
 
 
 @pytest.mark.parametrize(

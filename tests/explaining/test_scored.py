@@ -83,11 +83,71 @@ def test_other_input_is_an_error_in_words(tiny_model, retriever, pictures):
     for targets, words in (("cow", "cow.*cat"), (3, "no label"), (["cat"], "3 rows")):
         with pytest.raises(ValueError, match=words):
             classifier.explain(inputs, targets)
-    with pytest.raises(ValueError, match="attention.*occlusion"):
+    with pytest.raises(ValueError, match="attention.*gated.*occlusion"):
         classifier.explain(inputs, method="attention")
+    with pytest.raises(ValueError, match="rollout.*grad"):
+        classifier.explain(inputs, method="rollout")
+    with pytest.raises(ValueError, match="layers"):
+        classifier.explain(inputs, layers=0)
+    with pytest.raises(ValueError, match="similarity|two vectors"):
+        retriever().explain({**inputs, "input_ids": torch.ones(3, 2, dtype=torch.long)}, method="grad")
     with pytest.raises(ValueError, match="4 texts for 3 contexts"):
         classifier.explain({**inputs, "input_ids": torch.ones(4, 2, dtype=torch.long)})
     with pytest.raises(ValueError, match="input_ids"):
         retriever().explain(inputs)
     with pytest.raises(ValueError, match="'similarity' or 'match'"):
         retriever().explain({**inputs, "input_ids": torch.ones(3, 2, dtype=torch.long)}, "other")
+
+
+@pytest.mark.parametrize("tower", ["whisper", "ast"])
+def test_sounds_and_texts_contribute_without_pictures(tiny_model, clips, tower):
+    model = tiny_model(
+        cls=mm.MMForSequenceClassification, fusion_type="concat", modalities=["audio"], audio_config=tower, **LABELS
+    )
+    sounds, texts = clips(tower)[:2], torch.tensor([[1, 5, 6], [1, 7, 8]])
+    inputs = {"input_features": sounds, "input_ids": texts}
+    mask = torch.zeros(2, 2, dtype=torch.bool)
+    with torch.no_grad():
+        whole = model(**inputs).logits[:, 1]
+        nothing = model(
+            input_features=sounds, input_features_mask=mask, input_ids=texts, attention_mask=torch.zeros_like(texts)
+        ).logits[:, 1]
+    for method in ("occlusion", "integrated_gradients"):
+        found = model.explain(inputs, "dog", method=method)
+        for row, one in enumerate(found):
+            assert one.items == [] and set(one.contributions) == {"audio", "text"} == set(one.shares)
+            assert abs(one.contributions["audio"][0]) > 1e-4
+            total = float(sum(value[0] for value in one.contributions.values()))
+            np.testing.assert_allclose(total, float(whole[row] - nothing[row]), atol=1e-5)
+    with pytest.raises(ValueError, match="contributions"):
+        found[0].maps  # noqa: B018
+    with pytest.raises(ValueError, match="concat.*occlusion.*contributions") as told:
+        model.explain(inputs, "dog", method="attention")
+    assert "integrated_gradients" not in str(told.value)
+
+
+def test_a_pair_with_a_sound_has_its_contribution(retriever, clips):
+    model = retriever("none", modalities=["audio"], audio_config="whisper")
+    inputs = {"input_features": clips("whisper")[:2], "input_ids": torch.tensor([[1, 5, 6], [1, 7, 8]])}
+    for one in model.explain(inputs):
+        assert one.items == [] and abs(one.contributions["audio"][0]) > 1e-4
+
+
+def test_features_of_clap_may_come_without_the_dimension_of_the_sounds(tiny_model):
+    """One sound of CLAP is four spectrograms where it joins several, (4, frames, bands)."""
+    clap = {
+        "model_type": "clap_audio_model", "enable_fusion": True, "num_mel_bins": 8, "spec_size": 32,
+        "patch_embeds_hidden_size": 8, "depths": [1, 1], "num_attention_heads": [2, 2], "hidden_size": 16,
+        "window_size": 4,
+    }  # fmt: skip
+    model = tiny_model(
+        cls=mm.MMForSequenceClassification, fusion_type="concat", modalities=["audio"], audio_config=clap, **LABELS
+    )
+    sounds = torch.randn(2, 4, 128, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ids = torch.tensor([[1, 5, 6], [1, 7, 8]])
+    without, given = (
+        model.explain({"input_features": values, "input_ids": ids}, "dog") for values in (sounds, sounds[:, None])
+    )
+    for one, other in zip(without, given, strict=True):
+        assert abs(one.contributions["audio"][0]) > 1e-6
+        np.testing.assert_allclose(one.contributions["audio"], other.contributions["audio"], atol=1e-6)

@@ -4,7 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+import mm
 from mm.explaining.timestamps import cheapest_path, median_filtered, standardised, token_times, word_timestamps
 
 
@@ -111,3 +113,51 @@ def test_other_input_is_an_error(change, word):
     given = {"weights": np.ones((2, 5)), "seconds_per_moment": 0.02}
     with pytest.raises(ValueError, match=word):
         token_times(**(given | change))
+
+
+WORDS, PLACES, PROMPT = 7, 40, 4
+
+
+@torch.no_grad()
+def planted(folder):
+    """A Whisper that reads the j-th tenth of a second with the query that writes its j-th word."""
+    from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
+
+    ends = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "decoder_start_token_id": 1}
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+    sizes |= {"encoder_attention_heads": 1, "decoder_attention_heads": 1, "num_mel_bins": 8, "vocab_size": 40}
+    config = WhisperConfig(
+        **ends, **sizes, max_source_positions=PLACES, max_target_positions=32, begin_suppress_tokens=None,
+        tie_word_embeddings=False, median_filter_width=1,
+    )  # fmt: skip
+    model = WhisperForConditionalGeneration(config)
+    place, noise = torch.eye(32), torch.Generator().manual_seed(0)
+    for name, weight in model.named_parameters():
+        weight.fill_(float(name.endswith("norm.weight")))
+    model.model.encoder.embed_positions.weight.copy_(place[torch.arange(PLACES) // 5])
+    model.model.decoder.embed_positions.weight.copy_(place)
+    attention = model.model.decoder.layers[0].encoder_attn
+    attention.k_proj.weight.copy_(place)
+    attention.q_proj.weight.copy_(place.roll(1 - PROMPT, 0) + 0.02 * torch.randn(32, 32, generator=noise))
+    model.generation_config = GenerationConfig(
+        **ends, is_multilingual=True, lang_to_id={"<|en|>": 2}, task_to_id={"transcribe": 3}, max_length=40,
+        no_timestamps_token_id=39, alignment_heads=[[0, 0]], suppress_tokens=[0, 1, 2, 3, 4], return_timestamps=False,
+    )  # fmt: skip
+    model.save_pretrained(folder)
+    return mm.convert(folder).model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("beams", [1, 2])
+def test_words_of_a_sound_are_found_where_the_model_is_known_to_read_them(tmp_path, beams):
+    """And they are generate()'s own times of tokens, which Transformers takes from the query after each token."""
+    model, sound = planted(tmp_path), torch.zeros(1, 8, 2 * PLACES)
+    settings = {"language": "en", "task": "transcribe", "max_new_tokens": WORDS, "num_beams": beams}
+    written = model.generate(sound, return_token_timestamps=True, **settings)
+    told = written["token_timestamps"][0].tolist()[-WORDS:]
+    ids = torch.cat([torch.tensor([[1, 2, 3, 39]]), written["sequences"][:, -WORDS:]], 1)
+    (explained,) = model.explain({"input_features": sound}, ids, prompt_length=PROMPT, layers=0, heads=0)
+    times = word_timestamps(explained, 0.02, median_width=1, trim_ends=False)
+    assert [one.start for one in times] == pytest.approx([0.1 * word for word in range(WORDS)])
+    later = token_times(explained.items[0].weights[1:], 0.02, median_width=1)[:, 0]
+    assert told == pytest.approx([*later, later[-1]], abs=1e-6)

@@ -266,7 +266,8 @@ def main() -> int:
                 results[result.split(" ")[0]] += 1
                 if result.startswith("FELL"):
                     name = WEIGHTS if arguments.kind == "weights" else JSON_FILES[case % len(JSON_FILES)]
-                    print(f"case {case} ({name}): {result[5:]}")
+                    print(f"case {case} ({name}): {result[5:]}", flush=True)
+            print(f"{number - arguments.first} of {arguments.cases}", file=sys.stderr, flush=True)
     figures = ", ".join(f"{count} {result}" for result, count in sorted(results.items()))
     print(f"{sum(results.values())} cases of {arguments.kind}: {figures}")
     return 1 if results["FELL"] else 0

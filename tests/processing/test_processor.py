@@ -236,7 +236,15 @@ def test_save_and_load_keep_settings_parts_and_template(tmp_path):
     processor.save_pretrained(tmp_path)
     assert {"processor_config.json", "tokenizer.json", "chat_template.jinja"} <= {p.name for p in tmp_path.iterdir()}
     settings = {"add_eos_token", "context_bos_token", "fixed_length", "num_frames", "frame_sampling", "prompt_to"}
-    settings |= {"frame_jitter", "audio_augmentation"}
+    settings |= {
+        "frame_jitter",
+        "audio_augmentation",
+        "placeholders",
+        "tokens_per_item",
+        "media_reading",
+        "prompt_ending",
+        "tiles",
+    }
     assert set(processor.to_dict()) == {"image_processor", "processor_class"} | settings
     assert mm.MMProcessor is MMProcessor  # importing mm registers it
     for loaded in (MMProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):

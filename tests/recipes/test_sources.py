@@ -96,13 +96,20 @@ def test_a_pypi_source_is_asked_of_pip_without_its_dependencies(tmp_path, monkey
     assert "pip" in calls[0] and "--no-deps" in calls[0] and calls[0][-1] == "tiny==1.0"
 
 
+def test_a_debian_source_is_asked_of_apt_by_its_version_where_the_file_is_wanted(tmp_path, monkeypatch, tiny):
+    calls = serve(monkeypatch, None)
+    with pytest.raises(RuntimeError, match="tiny=1.0 failed"):
+        fetch(dataclasses.replace(tiny, registry="debian"), tmp_path)
+    assert calls[0][0] == "apt-get" and calls[0][-2:] == ["download", "tiny=1.0"]
+
+
 def test_an_unknown_source_is_told_with_the_known_ones():
     with pytest.raises(ValueError, match="'nato'.*@iconify-json/noto"):
         find_source("nato")
 
 
 def test_each_source_is_pinned_by_one_sha256_and_names_its_version():
-    assert len({source.sha256 for source in SOURCES}) == len(SOURCES) == 12
+    assert len({source.sha256 for source in SOURCES}) == len(SOURCES) == 14
     for source in SOURCES:
         assert len(source.sha256) == 64 and set(source.sha256) <= set("0123456789abcdef")
         assert source.version in source.file_name

@@ -60,7 +60,12 @@ def test_files_hold_groups_and_pictures(audited):
     assert "wrong one" not in json.dumps(held)
     lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert len(lines) == 25 and {line["group"] for line in lines} == {"new", "old"}
+    assert {line["file"] for line in lines} == {f"{name}{number}.png" for name in NAMES for number in range(6)}
+    # ids are those of the media, whatever the groups are: audits and evaluations are joined by them
+    assert len({line["id"] for line in lines}) == 24
+    assert len({(line["id"], line["group"]) for line in lines}) == 25
     page = (folder / "audit.html").read_text()
+    assert lines[0]["id"] not in page
     assert (
         page.count("data:image/png;base64,") == 8
         and page.count("<svg") == 2

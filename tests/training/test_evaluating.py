@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 import mm
 from mm.training import asking, evaluating
 from mm.training.journal import Journal
 from mm.training.predictions import Question, Sample
+from speakers import saved_moonshine
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "checkpoints" / "mm-tiny"
@@ -58,6 +60,7 @@ def test_files_say_what_was_found(whole):
     lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert {line["prediction"] for line in lines} == {question.prediction for question in whole.questions}
     page = (folder / "evaluation.html").read_text()
+    assert {line["file"] for line in lines} == {f"{name}.png" for name in FEW} and lines[0]["id"] not in page
     assert (
         "broken.png" in page and page.count("data:image/png;base64,") >= 5 and "http" not in page.split("</style>")[1]
     )
@@ -172,6 +175,59 @@ def test_three_processes_give_the_numbers_of_one(data, whole, tmp_path):
     assert not list(tmp_path.glob("answers.*"))
 
 
+OTHER_TASKS = """
+import json, os, sys
+import torch
+import mm
+
+def models():
+    processor = mm.MMProcessor.from_pretrained("checkpoints/mm-tiny")
+    parts = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**parts, "vocab_size": len(processor.tokenizer), "bos_token_id": processor.tokenizer.cls_token_id}
+    vision = {**parts, "image_size": 128, "patch_size": 64}
+    files = [f"examples/pictures/{name}.png" for name in sys.argv[2:]]
+    for task, cls, more, columns in (
+        ("vqa", mm.MMForConditionalGeneration, {}, lambda n: {"text": "what?", "suffix": "a", "answers": ["a"] * 4}),
+        ("retrieval", mm.MMForImageTextRetrieval, {"projection_dim": 8}, lambda n: {"suffix": ["a b", f"c {n}"]}),
+        ("classify", mm.MMForSequenceClassification, {"num_labels": 2}, lambda n: {"label": n % 2}),
+    ):
+        torch.manual_seed(0)
+        own = {**text, "is_causal": task == "vqa"}
+        model = cls(mm.MMConfig(vision_config=vision, text_config=own, **more))
+        samples = [{"image": file, **columns(n)} for n, file in enumerate(files)]
+        how = {"max_new_tokens": 2} if task == "vqa" else {}
+        found = mm.evaluate(model, samples, task, processor=processor, batch_size=2, progress=False, **how)
+        yield task, [found.metrics, [[one.prediction, one.score] for one in found.questions]]
+
+found = dict(models())
+if os.environ.get("RANK", "0") == "0":
+    with open(sys.argv[1], "w") as file:
+        json.dump(found, file)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.linux
+def test_three_processes_give_the_numbers_of_one_in_every_task(tmp_path):
+    """Five pictures in three shares: no share is padded, and nothing counts twice."""
+    (tmp_path / "tasks.py").write_text(OTHER_TASKS)
+    found = []
+    for processes in (1, 3):
+        out = tmp_path / f"{processes}.json"
+        command = [sys.executable, "-W", "ignore"]
+        if processes > 1:
+            command += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+        command += [str(tmp_path / "tasks.py"), str(out), *FEW]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        found.append(json.loads(out.read_text()))
+    assert found[0].keys() == found[1].keys() == {"vqa", "retrieval", "classify"}
+    for task, (metrics, answers) in found[0].items():
+        assert metrics == pytest.approx(found[1][task][0], abs=1e-6)  # probabilities of other batches: to rounding
+        assert answers == found[1][task][1]
+    assert all(metrics["samples"] == 5 for metrics, _ in found[0].values())
+
+
 def test_embeddings_and_logits_are_kept_to_the_bit(tmp_path):
     rng = np.random.default_rng(0)
     image, texts, logits = (rng.normal(size=size).astype(np.float32) for size in (4, (2, 4), 3))
@@ -203,3 +259,24 @@ def test_retrieval_has_every_metric_both_ways(processor):
         assert found.metrics[f"{name}_low"] <= found.metrics[name] <= found.metrics[f"{name}_high"]
         assert name in str(found)
     assert found.questions[0].prediction in {text for sample in samples for text in sample["suffix"]}
+
+
+def test_a_speech_model_is_measured_by_its_error_rates(tmp_path):
+    """A table of sounds and transcripts; a row is heard as alone, whatever its batch."""
+    model = saved_moonshine(tmp_path)
+    for number, seconds in enumerate((0.3, 0.5, 0.4)):
+        sound = np.random.default_rng(number).standard_normal(int(16000 * seconds)) / 5
+        soundfile.write(tmp_path / f"{number}.wav", sound, 16000)
+    rows = [{"audio": f"{number}.wav", "suffix": text} for number, text in enumerate(("a b c", "d e", "f g h i"))]
+    (tmp_path / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = mm.evaluate(str(model), tmp_path / "said.jsonl", progress=False, batch_size=3)
+    assert found.task == "caption" and found.metrics["samples"] == 3
+    told = [one.prediction for one in found.questions]
+    truth = [one.references for one in found.questions]
+    assert all(len(text.split()) >= 5 for text in told)
+    assert found.metrics["wer"] == mm.metrics.wer(told, truth).value > 0.5
+    assert found.metrics["cer"] == mm.metrics.cer(told, truth).value
+    assert found.metrics["wer_low"] <= found.metrics["wer"] <= found.metrics["wer_high"]
+    assert "bleu4" not in found.metrics and "wer" in str(found)
+    alone = mm.evaluate(str(model), tmp_path / "said.jsonl", progress=False, batch_size=1)
+    assert [one.prediction for one in alone.questions] == told

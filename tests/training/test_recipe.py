@@ -1,9 +1,11 @@
 """Recipes and the words of `mm train`: what is accepted, what replaces what, and what an error says."""
 
 import dataclasses
+import json
 import re
 
 import pytest
+from transformers import Seq2SeqTrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_available
 
 from mm.training.arguments import TASKS
@@ -112,10 +114,22 @@ def fields_of_transformers() -> set[str]:
 
 
 def test_the_help_names_settings_that_there_are():
-    from mm_console import train
+    from mm.cli.commands.training import train
 
     named = {name.replace("-", "_") for name in re.findall(r"--([a-z][a-z0-9-]+)", train.__doc__ or "")}
     assert len(named) > 20 and named <= {*known_keys(), "output", "help_all"}
+
+
+@pytest.mark.parametrize("settings", ["examples/deepspeed_zero3.json", {"zero_optimization": {"stage": 2}}])
+def test_deepspeed_settings_reach_training_arguments_as_they_are(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("mm.training.arguments.is_deepspeed_available", lambda: True)
+    seen = []
+    monkeypatch.setattr(
+        Seq2SeqTrainingArguments, "__post_init__", lambda arguments: seen.append(arguments.deepspeed)
+    )  # the real one asks DeepSpeed for its version
+    given = {"task": "caption", "data": "x.json", "output": str(tmp_path), "use_cpu": True}
+    make_arguments({**given, "deepspeed": settings})
+    assert seen == [settings if isinstance(settings, str) else json.dumps(settings)]  # which it reads alike
 
 
 @pytest.mark.skipif(is_deepspeed_available(), reason="DeepSpeed is installed")

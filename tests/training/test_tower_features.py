@@ -1,7 +1,10 @@
 """Features of a frozen image tower, kept on disk: the same losses, what is refused, broken files, other pictures."""
 
+import errno
 import json
+import os
 import pickle
+import shutil
 from typing import Any
 
 import pytest
@@ -113,6 +116,23 @@ def test_what_changes_from_step_to_step_is_refused(tiny_model, small_processor, 
         mm.MMDataCollator(small_processor, features=store, augment=lambda image, rng: image)
     with pytest.raises(ValueError, match="mim"):
         mm.MMDataCollator(small_processor, features=store, mim_ratio=0.5, patch_size=8)
+
+
+def test_a_killed_writer_leaves_nothing_for_good_and_a_small_disk_is_refused(
+    tiny_model, small_processor, pictures, tmp_path, monkeypatch
+):
+    model, samples = build(tiny_model, small_processor), [{"image": path, "suffix": "a dog"} for path in pictures]
+    store = mm.store_features(model, small_processor, samples[:2], tmp_path)
+    old, fresh = store.folder / "killed.writing", store.folder / "busy.writing"
+    for path in (old, fresh):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    mm.store_features(model, small_processor, samples[:3], tmp_path)
+    assert fresh.exists() and not old.exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
+    with pytest.raises(OSError, match="2 pictures.*free") as fault:
+        mm.store_features(model, small_processor, samples, tmp_path)
+    assert fault.value.errno == errno.ENOSPC and "feature_cache" not in str(fault.value)
 
 
 def test_another_tower_or_another_size_of_pictures_has_other_features(tiny_model, small_processor):

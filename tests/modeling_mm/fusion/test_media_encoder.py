@@ -322,3 +322,46 @@ def test_large_numbers_are_finite_even_if_their_sum_is_not():
     assert is_finite(torch.full((4, 4), 6e4, dtype=torch.float16))
     for broken in (float("nan"), float("inf")):
         assert not is_finite(torch.cat([large, torch.tensor([[broken] * 4])]))
+
+
+PATCHES = {"use_cls_token": False, "num_register_tokens": 0, "pooler": "mean", "image_size": 32, "patch_size": 8}
+
+
+@torch.no_grad()
+def test_squares_of_patches_become_one_token_row_by_row(tiny_model):
+    model = tiny_model(cls=MMModel, vision_config=PATCHES, pixel_shuffle=2, projector_bias=False)
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3)).double()
+    tokens = model.vision_tower(pixels).last_hidden_state.unflatten(1, (4, 4))
+    squares = [tokens[:, i : i + 2, j : j + 2].flatten(1) for i in (0, 2) for j in (0, 2)]
+    expected = torch.stack(squares, dim=1) @ model.vision_projector.weight.T
+    close(model.encode_context(pixels).last_hidden_state, expected)
+    assert model.config.tokens_per_image == 4
+
+
+@torch.no_grad()
+def test_squares_of_a_smaller_picture_are_the_same_on_a_larger_canvas(tiny_model):
+    model = tiny_model(cls=MMModel, vision_config=PATCHES, pixel_shuffle=2)
+    pixels = torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(4)).double()
+    mask = torch.zeros(1, 4, 6, dtype=torch.bool)
+    mask[:, :2, :4] = True
+    found = model.encode_context(pixels, mask)
+    alone = model.encode_context(pixels[:, :, :16, :32], interpolate_pos_encoding=True)
+    close(found.last_hidden_state[:, :2], alone.last_hidden_state)
+    assert found.attention_mask.sum() == 2
+    mask[:, 2, :4] = True
+    with pytest.raises(ValueError, match="cuts through a square"):
+        model.encode_context(pixels, mask)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"pixel_shuffle": 3}, "does not divide"),
+        ({"vision_config": {**PATCHES, "use_cls_token": True}}, "only patches"),
+        ({"projector_type": "none"}, "projector_type='linear'"),
+        ({"vision_resampler_config": RESAMPLER}, "no vision_resampler_config"),
+    ],
+)
+def test_squares_that_there_cannot_be_are_refused(tiny_model, fields, words):
+    with pytest.raises(ValueError, match=words):
+        tiny_model(cls=MMModel, **{"vision_config": PATCHES, "pixel_shuffle": 2, **fields})

@@ -18,10 +18,16 @@ COCA = {
     "num_hidden_layers": 1, "residual": False, "intermediate_size": 0, "append_latents": False, "attention_bias": True,
     "first_latent_pooled": True, "head_dim": 12,
 }  # fmt: skip
+QFORMER = {
+    "self_attention": True, "cross_attention_every": 2, "norm_position": "post", "embedding_norm": True,
+    "final_norm": "none", "memory_norm": False, "append_latents": False, "attention_bias": True, "mlp_bias": True,
+    "head_dim": 12,
+}  # fmt: skip
 KINDS = {
     "perceiver": ({}, 24),
     "coca": (COCA, 16),
     "map": ({**COCA, "intermediate_size": 40, "mlp_bias": True}, 24),
+    "q-former": ({**QFORMER, "num_hidden_layers": 3}, 16),
     "bare": ({"memory_norm": False, "append_latents": False, "norm_type": "rms_norm", "final_norm": "none"}, 16),
 }
 
@@ -81,6 +87,19 @@ def test_one_layer_without_residual_and_mlp_is_cocas_pooler(built):
     close(rest, expected[:, 1:])
 
 
+def test_latents_of_a_q_former_attend_to_each_other_and_every_second_layer_reads_the_tokens(built):
+    resampler = built("q-former")
+    tokens, latents = tokens_of(resampler), resampler.embed_norm(resampler.latents.expand(3, -1, -1))
+    for layer, reads in zip(resampler.layers, (True, False, True), strict=True):
+        assert layer.has_cross == reads
+        latents = layer.self_attn_norm(latents + attended(layer.self_attn, latents, latents))
+        if reads:
+            latents = layer.cross_attn_norm(latents + attended(layer.cross_attn, latents, tokens))
+        inner = functional.gelu(layer.mlp.up_proj(latents))
+        latents = layer.mlp_norm(latents + layer.mlp.down_proj(inner))
+    close(resampler(tokens)[0], latents)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_masked_tokens_count_for_nothing_wherever_they_stand(built, kind, attention):
@@ -125,7 +144,9 @@ def test_saving_and_loading_changes_no_bit(built, kind, tmp_path):
 FAULTS = [
     ({"num_latents": 0}, "num_latents=0 must be positive"),
     ({"num_latents": 1, "first_latent_pooled": True}, "leaves no latent for the tokens; set num_latents to 2 or more"),
-    ({"embedding_norm": True}, "embedding_norm=True"),
+    ({"cross_attention_every": 2}, "cross_attention_every=2 leaves layers .* set self_attention=True"),
+    ({"cross_attention_every": 0}, "cross_attention_every=0 must be positive"),
+    ({"self_attention": True, "residual": False}, "residual=False drops .* set residual=True"),
     ({"intermediate_size": -1}, "intermediate_size=-1"),
     ({"num_key_value_heads": 3}, "num_attention_heads=8 is not a multiple of num_key_value_heads=3"),
 ]

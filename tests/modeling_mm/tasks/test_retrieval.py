@@ -298,3 +298,14 @@ def test_states_are_those_of_the_text_read_alone(retriever, pixels, return_loss)
     chunked = retriever(contrastive_chunk_size=2, pretraining_losses={"itc": 1.0})
     with pytest.raises(ValueError, match="output_hidden_states, output_attentions: contrastive_chunk_size keeps no"):
         chunked(input_ids=IDS[:3], pixel_values=pixels, **asked)
+
+
+def test_texts_without_an_end_are_said_where_the_last_token_is_read(retriever, caplog):
+    pixels, ended = torch.randn(2, 3, 16, 16, dtype=torch.float64), IDS[:2].clone()
+    ended[:, -1] = 7
+    for pooler, ids, is_said in (("last", IDS[:2], True), ("last", ended, False), ("cls", IDS[:2], False)):
+        for call in ("encode_text", "match"):
+            model = retriever(text_config={"pooler": pooler, "eos_token_id": 7})
+            caplog.clear()
+            model.encode_text(ids) if call == "encode_text" else model.match(ids, pixel_values=pixels)
+            assert ("add_eos_token" in caplog.text) == is_said

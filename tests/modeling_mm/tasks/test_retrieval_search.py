@@ -7,7 +7,7 @@ import torch
 
 from comparing import close
 from mm import MMForImageTextRetrieval, MMForPreTraining
-from mm.modeling_mm.fusion.context import taken
+from mm.modeling_mm.fusion.context import select_contexts
 
 FUSIONS = ["cross_attention", "co_attention", "merged", "concat", "sum", "gated"]
 IDS = torch.tensor([[1, 5, 6, 9], [1, 7, 8, 3], [1, 4, 4, 2], [1, 5, 8, 2], [1, 9, 9, 9], [1, 3, 5, 7]])
@@ -34,7 +34,7 @@ def test_search_is_by_similarity_then_by_matching(retriever):
     for batch_size in (1, 5, 64):
         again = model.retrieve(texts, images, top_k=3, rerank=rerank, batch_size=batch_size)
         for row in range(len(IDS)):
-            near = taken(context, again.indices[row])
+            near = select_contexts(context, again.indices[row])
             logits = model.match(IDS[row : row + 1].repeat(3, 1), encoder_outputs=near)
             close(again.itm_scores[row], (logits[:, 1] - logits[:, 0]).detach())
             assert set(again.indices[row].tolist()) == set(order[row].tolist())

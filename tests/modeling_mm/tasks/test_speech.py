@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSpeechSeq2Seq, WhisperForConditionalGeneration
 
 from mm import MMConfig, MMForSpeechSeq2Seq, convert
-from whispers import IDS, lively_whisper, sounds_of, whisper_config
+from whispers import IDS, lively_whisper, sounds_of, whisper_config, whisper_extractor
 
 PROMPT = torch.tensor([IDS["<|startofprev|>"], 5, 60, 7])
 FORCED = [[1, IDS["<|fr|>"]], [2, IDS["<|translate|>"]], [3, IDS["<|notimestamps|>"]]]
@@ -137,6 +137,37 @@ def test_long_sounds_give_the_segments_of_transformers(pair, name):
     assert_same(written(ours, sounds, settings), there)
 
 
+def speech(number: int) -> np.ndarray:
+    """Like a word or two: a voice whose pitch falls through three formants, in syllables."""
+    rng, rate = np.random.default_rng(number), 16000
+    times = np.arange(int(rng.uniform(0.6, 2.2) * rate)) / rate
+    pitch = rng.uniform(90, 220) * (1 - 0.1 * times)
+    phase, formants = 2 * np.pi * np.cumsum(pitch) / rate, rng.uniform((300, 900, 2200), (800, 2200, 3200))
+    voice = sum(
+        np.exp(-((harmonic * pitch[:, None] - formants) ** 2 / 2e4)).sum(1) * np.sin(harmonic * phase)
+        for harmonic in range(1, 25)
+    )
+    syllables = np.abs(np.sin(np.pi * times * rng.uniform(2, 5)))
+    return (0.2 * voice * syllables + 1e-3 * rng.standard_normal(len(times))).astype(np.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 2, "return_token_timestamps": True}], ids=["plain", "beams"])
+def test_recordings_joined_to_a_long_sound_give_the_segments_of_transformers(pair, settings):
+    """Twelve of them, of unequal length, with pauses: some twenty windows."""
+    theirs, ours = pair
+    pause = np.zeros(4000, np.float32)
+    joined = np.concatenate([part for number in range(12) for part in (speech(number), pause)])
+    features = whisper_extractor()(
+        joined, sampling_rate=16000, return_tensors="pt", truncation=False, return_attention_mask=True
+    )
+    sounds, mask = features.input_features.double(), features.attention_mask
+    asked = {"language": "en", **settings, "return_timestamps": True, "return_segments": True, "attention_mask": mask}
+    there = written(theirs, sounds, asked)
+    assert len(there["segments"][0]) > 12 and there["segments"][0][-1]["end"] > 12
+    assert_same(written(ours, sounds, asked), there)
+
+
 @pytest.mark.parametrize("beams", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_sounds_of_a_batch_are_transcribed_as_alone(pair, beams):
     """Of unequal lengths; and the batch is that of Transformers."""
@@ -209,7 +240,7 @@ def test_what_is_not_done_or_fits_not_is_refused_in_words(pair):
 
 
 def test_other_models_are_no_whisper():
-    with pytest.raises(ValueError, match="Whisper's encoder as its only tower"):
+    with pytest.raises(ValueError, match="an audio tower and no other; got modalities"):
         MMForSpeechSeq2Seq(MMConfig.preset("mm-tiny"))
     audio = {**whisper_config().to_dict(), "model_type": "whisper"}
     with pytest.raises(ValueError, match="cross-attention"):

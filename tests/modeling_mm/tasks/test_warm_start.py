@@ -43,10 +43,6 @@ from transformers import (
     ResNetModel,
     RobertaConfig,
     RobertaForMaskedLM,
-    Siglip2Config,
-    Siglip2Model,
-    Siglip2VisionConfig,
-    Siglip2VisionModel,
     SiglipConfig,
     SiglipModel,
     SiglipTextConfig,
@@ -248,17 +244,6 @@ def test_a_text_encoder_reads_context_text_with_its_own_weights(saved, vit):
     model = MMForConditionalGeneration.from_towers(vit, source, text_encoder=encoder, **settings)
     here = model.model.get_text_features(IDS)
     assert (here.last_hidden_state - theirs(IDS).last_hidden_state).abs().max() <= 1e-10
-
-
-@pytest.mark.parametrize("cls, config", [
-    (Siglip2VisionModel, Siglip2VisionConfig(**SIZES, patch_size=8, num_patches=4)),
-    (Siglip2Model, Siglip2Config(vision_config={**SIZES, "num_patches": 4}, text_config={**SIZES, **WORDS})),
-])  # fmt: skip
-def test_pictures_of_any_number_of_patches_are_refused_with_what_is_accepted(cls, config, saved, vit):
-    source = saved(cls, config, "naflex")[1]
-    for convert in (lambda: MMForConditionalGeneration.from_towers(source, vit), lambda: mm.convert(source)):
-        with pytest.raises(ValueError, match="accepted is SigLIP 2 of a fixed resolution"):
-            convert()
 
 
 @pytest.mark.parametrize("cls, config", [

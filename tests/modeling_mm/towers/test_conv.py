@@ -11,7 +11,8 @@ from transformers import ResNetConfig, ResNetModel
 
 from comparing import close, same_weights
 from mm.configuration.conv import MMConvConfig
-from mm.modeling_mm.towers.conv import MMConv2d, MMConvModel, MMConvPool, MMFrozenBatchNorm, MMInvertedBlock
+from mm.modeling_mm.towers.conv import MMConvModel, MMInvertedBlock
+from mm.modeling_mm.towers.conv_units import MMConv2d, MMConvPool, MMFrozenBatchNorm
 
 STAGES = {
     "plain": [{"block": "plain", "depth": 2, "channels": 8, "pool": 2}, {"block": "plain", "channels": 12}],

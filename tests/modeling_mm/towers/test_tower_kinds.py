@@ -34,6 +34,9 @@ _STAGES = {"embed_dim": [8, 8, 16], "num_heads": [1, 1, 2], "depth": [1, 2, 3]}
 # model_type -> (settings, side of its pictures, width of its tokens)
 VISION: dict[str, tuple[dict[str, Any], int, int]] = {
     "aimv2_vision_model": (_PATCHES, 16, 16),
+    "align_vision_model": (
+        {"image_size": 600, "width_coefficient": 0.1, "depth_coefficient": 0.1}, 32, 32,
+    ),
     "beit": (_PATCHES, 16, 16),
     "bit": ({**_FOUR, "embedding_size": 8, "num_groups": 2}, 32, 16),
     "chinese_clip_vision_model": (_PATCHES, 16, 16),
@@ -140,7 +143,12 @@ AUDIO: dict[str, tuple[dict[str, Any], int, int | None]] = {
     "lasr_encoder": ({"model_type": "lasr_encoder", **_FRAMES}, 80, 16),
 }  # fmt: skip
 # Windows of one length, (n, ...).
+_CLAP = {
+    "num_mel_bins": 8, "spec_size": 32, "patch_embeds_hidden_size": 8, "depths": [1, 1], "num_attention_heads": [2, 2],
+    "hidden_size": 16, "window_size": 4,
+}  # fmt: skip
 WINDOWS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "clap_audio_model": (_CLAP, (1, 101, 8)),
     "audio-spectrogram-transformer": ({**_VIT, "max_length": 48, "num_mel_bins": 32}, (48, 32)),
     "whisper": ({**_SPEAKERS, "num_mel_bins": 8, "max_source_positions": 10}, (8, 20)),
 }
@@ -238,7 +246,7 @@ REFUSED = {
     "clip": ("vision", "no tower of this kind; pass its vision_config"),
     "encodec": ("audio", "codec"),
     "mimi": ("audio", "codec"),
-    "clap_audio_model": ("audio", "not in Transformers' AutoModel"),
+    "clap": ("audio", "a model of two towers; pass its audio_config"),
     "vit": ("audio", "no tower of this kind"),
 }
 

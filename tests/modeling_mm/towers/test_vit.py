@@ -207,6 +207,19 @@ def test_pictures_of_several_sizes_on_one_canvas_equal_each_alone(tower, fields,
         torch.testing.assert_close(together.pooler_output[number], alone.pooler_output[0], rtol=0, atol=1e-12)
 
 
+def test_a_tall_and_a_wide_picture_cost_their_patches_and_not_their_canvas(tower):
+    """Layers see 12 patches of each, and the canvas has 144; states that are asked for lie on it and are the same."""
+    model, seen = tower(), []
+    model.layers[0].register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    pixels, mask, _ = masked_canvas([(12, 1), (1, 12)], side=12)
+    packed = model(pixels, pixel_attention_mask=mask)
+    whole = model(pixels, pixel_attention_mask=mask, output_hidden_states=True)
+    real = model.token_mask(mask)
+    assert seen == [real.shape[1] - 132, real.shape[1]] and len(whole.hidden_states) == len(model.layers) + 1
+    close(packed.last_hidden_state[real], whole.last_hidden_state[real])
+    close(packed.pooler_output, whole.pooler_output)
+
+
 def test_patches_outside_the_rectangle_change_nothing_and_get_no_gradient(tower):
     model = tower(pooler="attention")
     pixels, mask, _ = masked_canvas([(2, 3), (4, 1)])

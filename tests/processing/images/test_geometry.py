@@ -1,6 +1,7 @@
 """Resize modes: what is kept, what is added, how large the result is; and policies for bad pictures."""
 
 import logging
+import math
 
 import numpy as np
 import pytest
@@ -77,10 +78,9 @@ def test_native_sizes_fill_the_budget_as_siglip_2_does(width, height, patch_size
     assert new_width % patch_size == new_height % patch_size == 0
     patches = new_width * new_height // patch_size**2
     assert 1 <= patches <= max_patches
-    their_height, their_width = get_image_size_for_max_num_patches(height, width, patch_size, max_patches)
-    assert patches * patch_size**2 >= their_height * their_width or their_height * their_width > (
-        max_patches * patch_size**2  # their search ends at a scale of 1e-6, ours does not
-    )
+    theirs = get_image_size_for_max_num_patches(height, width, patch_size, max_patches)
+    fits = math.prod(theirs) <= max_patches * patch_size**2  # their search ends at a scale of 1e-6
+    assert not fits or theirs == (new_height, new_width)
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)
@@ -113,6 +113,22 @@ def test_resizing_a_box_by_strips_is_crop_and_resize_bit_for_bit(data):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(geometry, "LARGEST_BETWEEN", limit)
             np.testing.assert_array_equal(np.asarray(resized(image, size, resample, box)), np.asarray(expected))
+
+
+@pytest.mark.parametrize("content", [(0, 0, 1500, 1000), (300, 0, 700, 1300), (10, 20, 1210, 1190)])
+def test_large_content_is_resized_as_the_whole_square_would_be(content):
+    left, top, right, bottom = content
+    noise = np.random.default_rng(0).integers(0, 200, (bottom - top, right - left, 3), dtype=np.uint8)
+    image = Image.new("RGB", (1600, 1400), (250, 240, 230))
+    image.paste(Image.fromarray(noise), (left, top))
+    for margin in (0.0, 0.1):
+        square = cut_to_content(image, (250, 240, 230), 8, margin)
+        for resample in (Image.Resampling.BICUBIC, Image.Resampling.NEAREST):
+            options = {"do_rescale": False, "do_normalize": False, "content_margin": margin, "resample": resample}
+            processor = MMImageProcessorPil(do_crop_content=True, background=(250, 240, 230), **options)
+            made = processor(image, size={"height": 60, "width": 90})["pixel_values"][0]
+            expected = np.asarray(square.resize((90, 60), resample)).transpose(2, 0, 1)
+            np.testing.assert_array_equal(made, expected)
 
 
 def test_content_across_strips_is_found_whole():

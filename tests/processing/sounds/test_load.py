@@ -1,7 +1,9 @@
 """Sounds: the same samples from every kind of source, clips by the tower's window, features, limits and faults."""
 
 import io
+import math
 import sys
+import tracemalloc
 from typing import Any
 
 import av
@@ -16,6 +18,7 @@ from transformers import ASTFeatureExtractor, BertTokenizer, Wav2Vec2FeatureExtr
 
 from mm.processing.images.limits import MediaDecodeError
 from mm.processing.processor import MMProcessor
+from mm.processing.sounds.files import PADDING, _without_padding, read_sound, sound_stretches
 from mm.processing.sounds.load import clips_of, load_sound, window_of
 
 RATE = 8000
@@ -42,6 +45,31 @@ def in_container(kind="ipod", codec="aac", samples=None, rate=16000, layout="ste
         out.mux(stream.encode(frame))
         out.mux(stream.encode())
     return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["ipod", "adts", "matroska"])
+def test_what_pyav_decodes_comes_in_stretches_and_none_is_kept(kind):
+    file = io.BytesIO(
+        in_container(kind, samples=np.random.default_rng(0).standard_normal(640_000).astype(np.float32) / 9)
+    )
+    whole, _ = read_sound(file, "sound", 60)
+    file.seek(0)
+    stretches, place = sound_stretches(file, "sound", math.inf, math.inf), 0
+    tracemalloc.start()
+    for stretch, _ in stretches:
+        assert np.array_equal(stretch, whole[place : place + len(stretch)])
+        place += len(stretch)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert place == len(whole) and most < whole.nbytes / 2
+
+
+@given(st.lists(st.integers(0, 90_000), max_size=6), st.integers(0, 200_000))
+@settings(max_examples=50, deadline=None)
+def test_only_padding_after_the_stated_end_is_left_out(sizes, last):
+    whole = np.arange(sum(sizes), dtype=np.float32)
+    found = np.concatenate(list(_without_padding(np.split(whole, np.cumsum(sizes)[:-1]) if sizes else [], last)))
+    assert np.array_equal(found, whole[:last] if 0 < last < len(whole) <= last + PADDING else whole)
 
 
 EXACT = [("WAV", "FLOAT"), ("AIFF", "FLOAT"), ("AU", "FLOAT"), ("CAF", "FLOAT"), ("W64", "FLOAT")]

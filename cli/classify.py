@@ -1,0 +1,117 @@
+"""`mm classify`: labels of pictures, videos and sounds, by a classification head or by texts that are like them."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ..modeling_mm.tasks.classification import class_scores
+from ..modeling_mm.tasks.contrastive_head import normalised
+from ..modeling_mm.tasks.pipelines import read_for_head
+from ..processing.images.limits import MediaDecodeError
+from .ask import listed_in
+from .caption import KINDS, without_other_bars
+from .long_work import open_results, tell_faults
+from .media_lists import list_media
+from .models import load_head
+from .printing import json_line, printable
+from .reading import in_batches
+
+
+def classify(
+    paths: Sequence[str], say: Callable[[str], Any], *, model: str, labels: str | None = None,
+    template: str = "a photo of {}", text: str | None = None, top_k: int = 1, batch_size: int = 16,
+    recursive: bool = False, output: Path | None = None, resume: bool = False, workers: int | None = None,
+    device: str | None = None, dtype: str | None = None, as_json: bool = False,
+) -> bool:  # fmt: skip
+    """Prints a line per file: name, tab, and of the best labels each with its score.
+
+    Args:
+        labels: parted by commas, or a file with a line each; for a model that compares. A head has its own.
+        text: a question or statement that a head reads together with each file.
+        output, resume: as `print_captions`.
+
+    Returns: whether every file could be read.
+    """
+    heads = ("MMForImageTextRetrieval", "MMForSequenceClassification")
+    with without_other_bars():
+        loaded, processor = load_head(model, heads, device=device, dtype=dtype)
+    names, score = _scorer(loaded, processor, labels, template, text)
+    files = list_media(paths, [kind for kind in KINDS if kind in loaded.config.modalities], recursive)
+    settings = {"command": "classify", "model": str(model), "labels": names, "template": template, "text": text}
+    results, files = open_results(output, {**settings, "top_k": top_k, "dtype": dtype}, resume, files)
+    faults, complete = [], False
+
+    def work(media: dict[str, torch.Tensor], count: int) -> list[list[float]]:
+        inputs = {
+            name: value.to(loaded.device, loaded.dtype if value.is_floating_point() else None)
+            for name, value in media.items()
+        }
+        with torch.no_grad():
+            return score(inputs, count).tolist()
+
+    try:
+        found = in_batches(files, processor, loaded.config.modalities, work, batch_size, workers)
+        for number, scores in tqdm(found, total=len(files), unit=" files", disable=None):
+            path = files[number]
+            if isinstance(scores, MediaDecodeError):
+                faults.append((str(path), str(scores)))
+                if results is not None:
+                    results.fail(str(path), str(scores))
+                else:
+                    tqdm.write(f"mm: {printable(scores, sys.stderr)}", file=sys.stderr)
+                continue
+            best = sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1])[:top_k]
+            held = {"labels": [{"label": label, "score": value} for label, value in best]}
+            if results is not None:
+                results.write(str(path), **held)
+            elif as_json:
+                say(json_line({"path": str(path), **held}))
+            else:
+                say("\t".join([printable(path.name), *(f"{printable(name)}\t{value:.4f}" for name, value in best)]))
+        complete = True
+    finally:
+        if results is not None:
+            results.close(complete)
+    return not faults if results is None else tell_faults(results)
+
+
+def _scorer(
+    model: Any, processor: Any, labels: str | None, template: str, text: str | None
+) -> tuple[list[str], Callable[[dict[str, torch.Tensor], int], torch.Tensor]]:
+    """The names of the labels, and what gives their scores (B, L) from tensors of B files."""
+    if type(model).__name__ == "MMForImageTextRetrieval":
+        if labels is None:
+            raise ValueError(
+                "this model compares: give --labels, such as --labels 'cat,dog' or a file with a line each"
+            )
+        if text is not None:
+            raise ValueError("--text is read by a classification head; this model compares files with --labels")
+        names = listed_in(Path(labels), "--labels") if Path(labels).is_file() else _parted(labels)
+        embeds = model.encode_labels(names, template, processor=processor)
+        return names, lambda media, count: model.label_scores(
+            normalised(model.itc_head.of_context(model._context(**media))), embeds
+        )
+    if labels is not None:
+        own = ", ".join(list(model.config.id2label.values())[:8])
+        raise ValueError(f"this model has labels of its own ({own}); leave --labels out")
+    names = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    rows: dict[str, torch.Tensor] = {}
+    if text is not None:
+        rows = dict(read_for_head(model, processor, text).to(model.device))
+
+    def of_head(media: dict[str, torch.Tensor], count: int) -> torch.Tensor:
+        read = {name: row.expand(count, -1) for name, row in rows.items()}
+        return class_scores(model.config, model(**media, **read).logits.float())
+
+    return names, of_head
+
+
+def _parted(labels: str) -> list[str]:
+    names = [label.strip() for label in labels.split(",")]
+    if not all(names):
+        raise ValueError(f"--labels {labels!r:.80}: a label is empty; part them by commas, or give a file")
+    return names

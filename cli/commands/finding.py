@@ -1,0 +1,75 @@
+"""`mm embed` and `mm search`: an index of files, and what is like a text or a picture in it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+_Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, ... Default: a GPU, if any.")]
+_Dtype = Annotated[str | None, typer.Option(metavar="NAME", help="float32, bfloat16 or float16.")]
+_Json = Annotated[bool, typer.Option("--json", help="JSON, a line each.")]
+
+
+@app.command()
+def embed(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Files, folders, patterns; -: names on stdin.")
+    ],
+    index: Annotated[Path, typer.Option(metavar="DIR", help="The index to write, or to bring up to date.")],
+    model: Annotated[str, typer.Option(metavar="DIR", help="Folder or Hub id of an MMForImageTextRetrieval.")],
+    recursive: Annotated[bool, typer.Option(help="Folders with all folders below.")] = True,
+    batch_size: Annotated[int, typer.Option(min=1, help="Files encoded at a time.")] = 32,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="Make a graph for mm search --approximate ('.[index]').")
+    ] = False,
+    device: _Device = None,
+    dtype: _Dtype = None,
+    as_json: _Json = False,
+) -> None:
+    """Embed pictures, videos and sounds into an index for mm search.
+
+    Again with the same index it encodes only what is new or changed, and drops what is not there any more. A killed
+    run goes on where it was.
+    """
+    from ..embed import embed as work
+    from ..printing import BAD_INPUT
+
+    all_read = work(
+        paths, index, model, typer.echo, recursive=recursive, batch_size=batch_size, approximate=approximate,
+        device=device, dtype=dtype, as_json=as_json,
+    )  # fmt: skip
+    if not all_read:
+        raise typer.Exit(BAD_INPUT)
+
+
+@app.command()
+def search(
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="What mm embed wrote.")],
+    query: Annotated[str, typer.Argument(metavar="TEXT|FILE", help="A text, or a picture, video or sound.")],
+    top_k: Annotated[int, typer.Option(min=1, help="How many.")] = 10,
+    query_as: Annotated[
+        str, typer.Option("--as", metavar="NAME", help="text or file, where it could be both.")
+    ] = "auto",
+    rerank: Annotated[bool, typer.Option("--rerank", help="Order them by reading text and file together.")] = False,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="Ask the graph of mm embed --approximate.")
+    ] = False,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a picture of the hits: .png, .jpg.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The model of the index. Default: where it was.")
+    ] = None,
+    device: _Device = None,
+    dtype: _Dtype = None,
+    as_json: _Json = False,
+) -> None:
+    """Find the files of an index that are most like a text or a file: score, tab, path, the best first."""
+    from ..embed import search as work
+
+    work(
+        index, query, typer.echo, model=model, top_k=top_k, query_as=query_as, with_matching=rerank,
+        approximate=approximate, sheet=sheet, device=device, dtype=dtype, as_json=as_json,
+    )  # fmt: skip

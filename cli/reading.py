@@ -1,0 +1,101 @@
+"""Media read ahead by other processes, and joined into batches of one shape.
+
+paths ── workers: file ── tensors (1, ...) ── window ─┬─ batches of equal shapes ── the model ─┐
+                                                      └─ faults ───────────────────────────────┴─ in their order
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ..processing.images.limits import MediaDecodeError
+from ..processing.media_kinds import ARGUMENT_OF
+from .media_lists import kind_of
+
+WINDOW = 8  # batches that wait for others of their shape
+MANY = 24  # files for which workers are worth their start
+
+
+class _Files(Dataset):
+    """Tensors of each file, and of its text where there is one for its kind; or the words of its fault."""
+
+    def __init__(
+        self, paths: Sequence[Path], processor: Any, kinds: Sequence[str], texts: Mapping[str, dict[str, Any]]
+    ):
+        self.paths, self.processor, self.kinds, self.texts = paths, processor, kinds, texts
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor] | str:
+        path = self.paths[index]
+        kind = kind_of(path)
+        if kind not in self.kinds:
+            return f"cannot read {path.name}: it is {kind}, and the model reads {' and '.join(self.kinds)}"
+        try:
+            text: dict[str, Any] = {}
+            if kind in self.texts:
+                text = {**self.texts[kind], "text": [self.texts[kind]["text"]], "add_eos_token": False}
+            return dict(self.processor(**{ARGUMENT_OF[kind]: [[path]]}, **text, return_tensors="pt"))
+        except MediaDecodeError as error:
+            return str(error.__cause__ or error)  # without its place among the media of a call
+        except OSError as error:
+            return f"cannot read {path.name}: {error.strerror or error}"
+
+
+def default_workers(files: int) -> int:
+    """Processes that read: none for few files, or where a process cannot be copied as it is."""
+    if files < MANY or not sys.platform.startswith("linux"):
+        return 0
+    return min(2, os.cpu_count() or 1)
+
+
+def in_batches(
+    paths: Sequence[Path], processor: Any, kinds: Sequence[str], work: Callable[[dict[str, torch.Tensor], int], list],
+    batch_size: int, workers: int | None = None, texts: Mapping[str, dict[str, Any]] | None = None,
+) -> Iterator[tuple[int, Any]]:  # fmt: skip
+    """(number, result) of each file in order; a MediaDecodeError in place of the result of one that cannot be read.
+
+    Args:
+        kinds: "image", "video", "audio": what the model reads.
+        work: of tensors (B, ...) and B, gives as many results. Batches are of files whose tensors have equal shapes.
+        workers: processes that read ahead; 0: none; None: as `default_workers`.
+        texts: by kind, one that is read with each file, as `MMProcessor.about` makes it.
+    """
+    workers = default_workers(len(paths)) if workers is None else workers
+    ahead: Any = {"num_workers": workers, "prefetch_factor": 2 * batch_size} if workers else {"num_workers": 0}
+    loader = DataLoader(
+        _Files(paths, processor, kinds, texts or {}), batch_size=None, generator=torch.Generator(), **ahead
+    )
+    groups: dict[Any, list[tuple[int, dict[str, torch.Tensor]]]] = {}
+    results: dict[int, Any] = {}
+    told = 0
+    for number, read in enumerate(loader):
+        if isinstance(read, str):
+            results[number] = MediaDecodeError(read)
+        else:
+            shape = tuple((name, tuple(value.shape)) for name, value in sorted(read.items()))
+            groups.setdefault(shape, []).append((number, read))
+            if len(groups[shape]) == batch_size:
+                _run(groups.pop(shape), work, results)
+            elif sum(map(len, groups.values())) >= WINDOW * batch_size:
+                _run(groups.pop(next(iter(groups))), work, results)
+        while told in results:
+            yield told, results.pop(told)
+            told += 1
+    for group in groups.values():
+        _run(group, work, results)
+    while told in results:
+        yield told, results.pop(told)
+        told += 1
+
+
+def _run(group: list[tuple[int, dict[str, torch.Tensor]]], work: Callable[..., list], results: dict[int, Any]) -> None:
+    inputs = {name: torch.cat([read[name] for _, read in group]) for name in group[0][1]}
+    found = work(inputs, len(group))
+    results |= {number: result for (number, _), result in zip(group, found, strict=True)}

@@ -1,0 +1,129 @@
+"""A tiny Whisper that hears French: 1.5 million parameters, at most twenty minutes of one CPU core.
+
+    python -m mm.recipes.tiny_whisper --output runs/tiny-whisper              # trains, measures, saves
+    python -m mm.recipes.tiny_whisper --output runs/tiny-whisper --resume     # resumes after an interruption
+
+It learns from recordings of captions and phrases of espeak-ng (`spoken_captions.py`), first from single ones in short
+windows, then from several in windows of three seconds, with the times at which each begins and ends. The held-out
+recordings, and their captions, are seen for the first time when the word error rate is measured. The weights derive
+from sounds under the GPL.
+"""
+
+import argparse
+import json
+import resource
+import time
+from pathlib import Path
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
+from .spoken_captions import Spoken, cache_file, phrases, recordings, synthesised
+from .spoken_windows import SpokenWindows
+from .tiny_whisper_model import build_model, build_processor, longer
+from .tiny_whisper_scores import measure, write_scores
+
+SEED = 0
+PHRASES = 8000
+SHORT, LONG = 2, 3  # seconds of a window
+
+
+class Clock(TrainerCallback):
+    """CPU minutes of training over interruptions, with those of espeak-ng."""
+
+    def __init__(self, file: Path):
+        self.file, self.before = file, 0.0
+
+    def go_on(self) -> None:
+        if self.file.exists():
+            self.before = json.loads(self.file.read_text().splitlines()[-1])["cpu_minutes"]
+
+    def minutes(self) -> float:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return self.before + (time.process_time() + children.ru_utime + children.ru_stime) / 60
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and "loss" in logs:
+            line = {"window": Path(args.output_dir).name, "step": state.global_step, "loss": logs["loss"]}
+            with self.file.open("a") as file:
+                file.write(json.dumps(line | {"cpu_minutes": round(self.minutes(), 2)}) + "\n")
+
+
+def train(
+    model: MMForSpeechSeq2Seq,
+    windows: SpokenWindows,
+    folder: Path,
+    steps: int,
+    rate: float,
+    resume: bool,
+    clock: Clock,
+) -> None:
+    """One stage with Transformers' Trainer: bf16 autocast, a checkpoint every 200 steps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=windows.batch_size,
+        learning_rate=rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=min(200, steps // 10),
+        weight_decay=0.01,
+        adam_beta2=0.98,
+        max_grad_norm=1.0,
+        bf16=True,
+        use_cpu=True,
+        save_steps=200,
+        save_total_limit=1,
+        logging_steps=50,
+        report_to="none",
+        disable_tqdm=True,
+        seed=SEED,
+        remove_unused_columns=False,
+    )
+    last = get_last_checkpoint(str(folder)) if resume else None
+    trainer = Trainer(
+        model=model, args=arguments, train_dataset=windows, data_collator=windows.batch, callbacks=[clock]
+    )
+    trainer.train(resume_from_checkpoint=last)
+
+
+def sounds_to_learn_from(phrase_count: int) -> tuple[list[Spoken], list[Spoken], dict[str, list[Spoken]]]:
+    """(recordings, phrases of espeak-ng, the held-out recordings by split)."""
+    splits = recordings()
+    told = phrases([one.text for one in splits["train"]], phrase_count)
+    return splits.pop("train"), synthesised(told, SEED, cache_file(f"phrases-{phrase_count}.npz")), splits
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("runs/tiny-whisper"))
+    parser.add_argument("--short-steps", type=int, default=1800, help="with windows of 2 seconds")
+    parser.add_argument("--long-steps", type=int, default=1200, help="with windows of 3 seconds")
+    parser.add_argument("--phrases", type=int, default=PHRASES, help="that espeak-ng says")
+    parser.add_argument("--resume", action="store_true")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    options.output.mkdir(parents=True, exist_ok=True)
+    clock = Clock(options.output / "log.jsonl")
+    if options.resume:
+        clock.go_on()
+    read, said, held_out = sounds_to_learn_from(options.phrases)
+    processor = build_processor([one.text for one in read], LONG)
+    model = build_model(processor, SHORT, SEED)
+    print(
+        f"{model.num_parameters():,} parameters; {len(read)} recordings, {len(said)} phrases of espeak-ng", flush=True
+    )
+    short = SpokenWindows(read, said, processor, SHORT, batch_size=24, seed=SEED)
+    train(model, short, options.output / "short", options.short_steps, 2e-3, options.resume, clock)
+    model = longer(model, LONG)
+    windows = SpokenWindows(read, said, processor, LONG, batch_size=24, seed=SEED + 1)
+    train(model, windows, options.output / "long", options.long_steps, 1e-3, options.resume, clock)
+    model.eval().save_pretrained(options.output / "model")
+    processor.save_pretrained(options.output / "model")
+    write_scores(measure(model, processor, read, held_out), clock.minutes(), options.output / "scores.txt")
+
+
+if __name__ == "__main__":
+    main()

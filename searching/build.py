@@ -1,0 +1,251 @@
+"""mm.embed_files: files to an index that is brought up to date: only new contents are encoded.
+
+    files ── SHA-256 ──┬─ known to the index or the journal ───────────────┐
+                       └─ new ── encode, a batch at a time ── journal ─────┴─► the index, replaced in one step
+
+The journal has a line for each batch as soon as it is encoded: a killed run goes on after its last one.
+"""
+
+import base64
+import fcntl
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ..processing.images.limits import MediaDecodeError
+from ..processing.media_kinds import column_of
+from ..weights.manifest import sha256
+from ..weights.model_hash import hash_of_model
+from .index import NAME, MMIndex, write_index
+
+JOURNAL, LOCK = "journal.jsonl", ".lock"
+CHANGED = "it was changed or deleted while it was read"
+Content = tuple[str, str]  # a file's kind and its SHA-256: of one content, a video and a sound are encoded apart
+
+
+@dataclass
+class EmbedReport:
+    """What `embed_files` did: files in the index, of those encoded now, taken over; deleted ones; faults (path,
+    reason) of files that cannot be read; left_aside, files of kinds that the model does not read."""
+
+    files: int = 0
+    encoded: int = 0
+    kept: int = 0
+    deleted: list[str] = field(default_factory=list)
+    faults: list[tuple[str, str]] = field(default_factory=list)
+    left_aside: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        told = f"{self.files} files: {self.encoded} encoded, {self.kept} as before, {len(self.deleted)} deleted"
+        if self.left_aside:
+            told += f", {len(self.left_aside)} of a kind that the model does not read"
+        return told + (f", {len(self.faults)} cannot be read" if self.faults else "")
+
+
+def embed_files(
+    model: Any, files: Iterable[str | os.PathLike], output: str | os.PathLike, *, processor: Any = None,
+    batch_size: int = 32, show_progress: bool = False, on_fault: Callable[[str, str], Any] | None = None,
+    allow_empty: bool = False,
+) -> EmbedReport:  # fmt: skip
+    """Embeds files into the index in the folder `output`, or brings the one there up to date.
+
+    Afterwards it holds just `files`: what is known by its content is not encoded again, even under another name, and
+    files that are not among them any more are dropped. A file that cannot be read, is gone, or changes while it is
+    read is left out and reported. An index of another model (other weights, another configuration) is encoded anew,
+    and so is a damaged one, with a warning. A killed run continues where it was.
+
+    Args:
+        model: an MMForImageTextRetrieval. processor: None: that in its folder.
+        on_fault: called with the path and the reason of each file that cannot be read.
+        allow_empty: whether an index that holds files may be left without any.
+
+    Raises: TypeError for one path in place of a list; ValueError for `output` in use by another process, and for an
+        index that would lose all of its files.
+    """
+    if isinstance(files, (str, bytes, os.PathLike)):
+        raise TypeError(f"files must be a list of paths; got one, {files!r:.80}: put it in a list")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r} must be a whole number from 1")
+    output = Path(output)
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"output={str(output)!r} is a file; give a folder")
+    if output.is_dir() and any(output.iterdir()) and not any((output / name).exists() for name in (NAME, LOCK)):
+        raise ValueError(f"output={str(output)!r} holds other files; give a new folder, or one that has an index")
+    paths = list(dict.fromkeys(os.path.abspath(path) for path in files))
+    report, maker = EmbedReport(), hash_of_model(model, processor)
+    readable = _readable(paths, model.config.modalities or (), report)
+    is_ours = (output / LOCK).exists()
+    output.mkdir(parents=True, exist_ok=True)
+    with _locked(output):
+        known, before = _known(output, maker, model.config.projection_dim, is_ours)
+        todo: dict[Content, list[str]] = {}  # new contents -> the paths that have them
+        for path, content in readable.items():
+            if content not in known:
+                todo.setdefault(content, []).append(path)
+        faults, encoded = _encode(model, processor, todo, known, output / JOURNAL, maker, batch_size, show_progress)
+        report.faults += [(path, faults[path]) for path in readable if path in faults]
+        for path, reason in report.faults:
+            if on_fault is not None:
+                on_fault(path, reason)
+        rows = {path: content for path, content in readable.items() if path not in faults}
+        if before and not rows and not allow_empty:
+            raise ValueError(
+                f"none of {len(paths)} files can be taken, and the index {str(output)!r} would lose its "
+                f"{len(before)}; it is left as it is. allow_empty=True empties it"
+            )
+        items = [{"path": path, "kind": kind, "sha256": digest} for path, (kind, digest) in rows.items()]
+        vectors = [known[content] for content in rows.values()]
+        width = model.config.projection_dim
+        embeddings = torch.from_numpy(np.stack(vectors)) if vectors else torch.zeros(0, width)
+        write_index(output, items, embeddings, {"model": model.name_or_path, "model_hash": maker})
+        (output / JOURNAL).unlink(missing_ok=True)
+    report.files, report.encoded, report.kept = len(rows), encoded, len(rows) - encoded
+    report.deleted = sorted(before - set(paths))
+    return report
+
+
+def _readable(paths: list[str], modalities: Iterable[str], report: EmbedReport) -> dict[str, Content]:
+    """Kind and SHA-256 of the files that the model reads, by their paths."""
+    found = {}
+    for path in paths:
+        kind = column_of(path)
+        if kind is None or kind not in modalities:
+            report.left_aside.append(path)
+            continue
+        try:
+            found[path] = kind, sha256(Path(path))
+        except OSError as error:
+            report.faults.append((path, str(error)))
+    return found
+
+
+def _known(output: Path, maker: str, width: int, is_ours: bool) -> tuple[dict[Content, np.ndarray], set[str]]:
+    """Vectors by what they are of, from the index and the journal of the same model; and the paths in the index."""
+    known: dict[Content, np.ndarray] = {}
+    paths: set[str] = set()
+    if (output / NAME).is_file():
+        try:
+            index = MMIndex(output)
+            paths = {item["path"] for item in index.items}
+            if index.settings.get("model_hash") == maker:
+                rows = index.embeddings.numpy()
+                known = {(item["kind"], item["sha256"]): rows[number] for number, item in enumerate(index.items)}
+        except (ValueError, KeyError, TypeError) as error:
+            if not is_ours:  # an index.json of another program
+                raise
+            warnings.warn(f"{error}. It is taken for empty, and made again", stacklevel=3)
+    for journalled, contents, rows in _lines(output / JOURNAL):
+        if journalled == maker and rows.shape[1] == width:
+            known |= dict(zip(contents, rows, strict=True))
+    return known, paths
+
+
+def _lines(path: Path) -> Iterator[tuple[str, list[Content], np.ndarray]]:
+    """The lines of a journal up to the first that a kill cut or a disk spoiled; what follows is taken off."""
+    if not path.exists():
+        return
+    text, place = path.read_bytes(), 0
+    while place < len(text):
+        end, found = text.find(b"\n", place) + 1, None
+        try:
+            line = json.loads(text[place : end or None])
+            contents: list[Content] = [(str(kind), str(digest)) for kind, digest in line["contents"]]
+            rows = np.frombuffer(base64.b64decode(line["float32"], validate=True), np.float32)
+            found = str(line["model_hash"]), contents, rows.reshape(len(contents), -1)
+        except (ValueError, KeyError, TypeError):
+            pass
+        if not end or found is None:
+            with path.open("r+b") as file:
+                file.truncate(place)
+            return
+        yield found
+        place = end
+
+
+def _encode(
+    model, processor, todo: dict[Content, list[str]], known: dict[Content, np.ndarray], journal: Path, maker: str,
+    batch_size: int, show_progress: bool,
+) -> tuple[dict[str, str], int]:  # fmt: skip
+    """Encodes what is new into `known` and the journal. Returns {path: reason} of what cannot be read, and how many
+    contents were encoded."""
+    faults: dict[str, str] = {}
+    # of one kind and similar size together: batches pad less
+    queue, encoded = sorted(todo, key=lambda content: (content[0], _size(todo[content][0]))), 0
+    with journal.open("ab") as file, tqdm(total=len(queue), unit=" files", disable=not show_progress) as bar:
+        while queue:
+            batch, queue = queue[:batch_size], queue[batch_size:]
+            done, vectors = _encode_batch(model, processor, batch, todo, faults)
+            same = [place for place, content in enumerate(done) if _is_same(todo[content][0], content)]
+            for content in batch:
+                if content not in {done[place] for place in same} and todo[content][0] not in faults:
+                    faults[todo[content].pop(0)] = CHANGED
+                    queue += [content] if todo[content] else []  # another file of that content
+            done, vectors = [done[place] for place in same], vectors[same]
+            if done:
+                known |= dict(zip(done, vectors, strict=True))
+                line = {
+                    "model_hash": maker,
+                    "contents": done,
+                    "float32": base64.b64encode(vectors.tobytes()).decode("ascii"),
+                }
+                file.write(json.dumps(line).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            encoded += len(done)
+            bar.update(len(batch))
+    return faults, encoded
+
+
+def _encode_batch(
+    model, processor, batch: list[Content], todo: dict[Content, list[str]], faults: dict[str, str]
+) -> tuple[list[Content], np.ndarray]:
+    """Which of a batch can be read, and their vectors; a broken file is found one by one."""
+    read = [Path(todo[content][0]) for content in batch]
+    nothing = [], np.zeros((0, 0), np.float32)
+    try:
+        return batch, model.encode(read, processor=processor, batch_size=len(batch)).numpy()
+    except (MediaDecodeError, OSError) as error:
+        if len(batch) == 1:
+            if _is_same(str(read[0]), batch[0]):
+                reason = str(error).removeprefix("inputs[0]: ").removeprefix("images[0][0]: ")
+                faults |= dict.fromkeys(todo[batch[0]], reason)
+            return nothing
+    parts = [_encode_batch(model, processor, [content], todo, faults) for content in batch]
+    good = [part for part in parts if part[0]]
+    if not good:
+        return nothing
+    return [content for done, _ in good for content in done], np.concatenate([vectors for _, vectors in good])
+
+
+def _is_same(path: str, content: Content) -> bool:
+    """Whether a file still has the content that it was hashed with."""
+    try:
+        return sha256(Path(path)) == content[1]
+    except OSError:
+        return False
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"another process writes the index in {str(folder)!r}") from None
+        yield

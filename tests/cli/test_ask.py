@@ -1,0 +1,125 @@
+"""`mm ask`, `mm classify` and `mm match`: what they print is what the model's own methods give."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import BertTokenizer
+from typer.testing import CliRunner
+
+import mm_console
+from mm import MMForSequenceClassification, MMImageProcessorPil, MMProcessor
+from mm.cli.caption import caption
+
+WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a photo of what is it red blue cat dog".split()
+
+
+@pytest.fixture(scope="module")
+def folder(retriever, tiny_model, tmp_path_factory):
+    """Models that write, answer, compare and classify, and two pictures."""
+    folder = tmp_path_factory.mktemp("asked")
+    tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(WORDS)})
+    processor = MMProcessor(MMImageProcessorPil(size={"height": 16, "width": 16}), tokenizer)
+    text = {"vocab_size": len(WORDS), "bos_token_id": 2, "eos_token_id": 3}
+    encoder = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    own = {"dtype": torch.float32, "text_config": text}
+    models = {
+        "writes": tiny_model(**own),
+        "answers": tiny_model(**own, text_encoder_config={**encoder, **text, "pad_token_id": 0}),
+        "compares": retriever(**own),
+        "classifies": tiny_model(cls=MMForSequenceClassification, id2label={0: "good", 1: "bad", 2: "odd"}, **own),
+    }
+    for name, model in models.items():
+        model.save_pretrained(folder / name)
+        processor.save_pretrained(folder / name)
+    for colour in ("red", "blue"):
+        Image.new("RGB", (16, 16), colour).save(folder / f"{colour}.png")
+    return folder, models, processor
+
+
+def run(*words, **options):
+    return CliRunner().invoke(mm_console.app, [str(word) for word in words], **options)
+
+
+@pytest.mark.parametrize("name", ["writes", "answers"])
+def test_questions_are_answered_in_a_call_from_stdin_and_from_a_list(folder, name):
+    place, models, processor = folder
+    answers = place / "answers.txt"
+    answers.write_text("red\n\nblue cat\ndog\n")
+    given = ("ask", place / "red.png", "--model", place / name)
+    done = run(*given, "what is it", "a", "--max-new-tokens", 5)
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert done.exit_code == 0 and [line[0] for line in lines] == ["what is it", "a"]
+    assert run(*given, "--max-new-tokens", 5, input="what is it\na\n").stdout == done.stdout
+    for question, answer in lines:
+        options = {"model": place / name, "prompt": question, "max_new_tokens": 5}
+        (whole,) = caption([place / "red.png"], **options)
+        assert whole.caption == (f"{question} {answer}".strip() if name == "writes" else answer)
+    done = run(*given, "a", "--answers", answers, "--json", "--top-k", 2)
+    ranked = [json.loads(line) for line in done.stdout.splitlines()]
+    side = "context_text" if name == "answers" else "text"
+    read = processor(images=[place / "red.png"], **{side: ["a"]}, add_eos_token=False, return_tensors="pt")
+    ends = processor.tokenizer(
+        ["red[SEP]", "blue cat[SEP]", "dog[SEP]"], add_special_tokens=False, padding=True, return_tensors="pt"
+    )
+    scores = models[name].rank_answers(ends.input_ids, ends.attention_mask, **read).scores[0]
+    best = scores.sort(descending=True)
+    assert [one["answer"] for one in ranked] == [["red", "blue cat", "dog"][i] for i in best.indices[:2]]
+    assert [one["score"] for one in ranked] == pytest.approx(best.values[:2].tolist(), abs=1e-5)
+
+
+def test_files_are_labelled_by_texts_or_by_a_head(folder, tmp_path):
+    place, models, processor = folder
+    pictures = [place / "blue.png", place / "red.png"]
+    given = ("classify", *pictures, "--model", place / "compares", "--labels", "cat,dog", "--json", "--top-k", 2)
+    lines = [json.loads(line) for line in run(*given).stdout.splitlines()]
+    read = processor(text=["a photo of cat", "a photo of dog"], images=pictures, return_tensors="pt")
+    expected = models["compares"](**read).logits_per_image.softmax(1)
+    for line, shares in zip(lines, expected, strict=True):
+        found = {one["label"]: one["score"] for one in line["labels"]}
+        assert [found["cat"], found["dog"]] == pytest.approx(shares.tolist(), abs=1e-5)
+    output = tmp_path / "labels.jsonl"
+    head = ("--model", place / "classifies", "--text", "what is it", "--output", output)
+    assert run("classify", pictures[0], *head).exit_code == 0
+    assert run("classify", *pictures, *head, "--resume").exit_code == 0
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    read = processor(text=["what is it"] * 2, images=pictures, return_tensors="pt")
+    best = models["classifies"](**read).logits.softmax(1).max(1)
+    names = models["classifies"].config.id2label
+    assert [Path(line["path"]) for line in lines] == pictures
+    assert [line["labels"][0]["label"] for line in lines] == [names[number] for number in best.indices.tolist()]
+    assert [line["labels"][0]["score"] for line in lines] == pytest.approx(best.values.tolist(), abs=1e-5)
+
+
+def test_texts_are_matched_with_a_picture(folder):
+    place, models, processor = folder
+    texts = ["a red cat", "dog", "blue"]
+    done = run("match", place / "red.png", *texts, "--model", place / "compares", "--json")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    read = processor(text=[texts], images=[place / "red.png"], return_tensors="pt")
+    chances = dict(zip(texts, models["compares"].match(**read).softmax(1)[:, 1].tolist(), strict=True))
+    assert [line["text"] for line in lines] == sorted(texts, key=lambda text: -chances[text])
+    assert all(line["match"] == pytest.approx(chances[line["text"]], abs=1e-5) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["ask", "red.png", " ", "--model", "writes"], "empty"),
+        (["ask", "red.png", "a", "--model", "compares"], "needed is a model that writes"),
+        (["ask", "red.png", "a", "--model", "writes", "--device", "abacus"], "accepted: cpu"),
+        (["ask", "red.png", "a", "--model", "writes", "--dtype", "int3"], "accepted: float32"),
+        (["classify", "red.png", "--model", "compares"], "give --labels"),
+        (["classify", "red.png", "--model", "compares", "--labels", "a,a"], "twice"),
+        (["classify", "red.png", "--model", "compares", "--labels", "a", "--template", "photo"], "must have one"),
+        (["classify", "red.png", "--model", "classifies", "--labels", "a,b"], "labels of its own"),
+        (["classify", "red.png", "--model", "writes"], "needed is a model that compares"),
+    ],
+)
+def test_bad_input_is_a_line_of_words(folder, words, told):
+    place, *_ = folder
+    names = {"red.png", "writes", "compares", "classifies"}
+    done = run(*(place / word if word in names else word for word in words))
+    assert done.exit_code == 2 and told in done.stderr and done.stderr.count("\n") == 1

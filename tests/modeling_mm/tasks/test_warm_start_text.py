@@ -1,0 +1,117 @@
+"""from_towers for each kind of text model: states of every layer and logits as in the source; others are refused."""
+
+# Fixtures build models whose types pyright cannot follow.
+
+import pytest
+import torch
+import transformers
+from transformers import (
+    CamembertConfig,
+    ElectraConfig,
+    GemmaConfig,
+    GPTNeoXConfig,
+    MistralConfig,
+    OPTConfig,
+    SmolLM3Config,
+    ViTConfig,
+    ViTModel,
+)
+
+from comparing import close
+from mm import MMForConditionalGeneration, MMForMaskedLM
+from mm.weights.text_plans import NO_TEXTS, text_plan_of
+
+READS = {
+    "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 70,
+    "max_position_embeddings": 40, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+WIDE = {**READS, "intermediate_size": 60}
+GROUPED = {**WIDE, "num_key_value_heads": 2}
+# name -> class, config, dtype on disk
+TEXTS = {
+    "gemma": ("GemmaForCausalLM", GemmaConfig(**GROUPED, head_dim=14), torch.bfloat16),
+    "mistral": ("MistralForCausalLM", MistralConfig(**GROUPED, head_dim=10, sliding_window=None), torch.float32),
+    "smollm3": (
+        "SmolLM3ForCausalLM",
+        SmolLM3Config(**GROUPED, no_rope_layers=[1, 1, 1], attention_bias=True, mlp_bias=True),
+        torch.float32,
+    ),
+    "opt": ("OPTForCausalLM", OPTConfig(**READS, ffn_dim=50, activation_function="gelu"), torch.float16),
+    "opt, untied": (
+        "OPTForCausalLM", OPTConfig(**READS, ffn_dim=50, enable_bias=False, tie_word_embeddings=False), torch.float32
+    ),
+    "gpt_neox": (
+        "GPTNeoXForCausalLM",
+        GPTNeoXConfig(**{**WIDE, "hidden_size": 64}, use_parallel_residual=False),
+        torch.float32,
+    ),
+    "electra": ("ElectraForMaskedLM", ElectraConfig(**WIDE, embedding_size=48, hidden_act="relu"), torch.float32),
+    "electra, discriminator": ("ElectraForPreTraining", ElectraConfig(**WIDE, embedding_size=48), torch.float32),
+    "camembert": ("CamembertForMaskedLM", CamembertConfig(**{**WIDE, "pad_token_id": 3}), torch.float32),
+}  # fmt: skip
+QUICK = ("gemma", "opt", "gpt_neox", "electra")
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vit")
+    sizes = {"hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ViTModel(ViTConfig(**sizes, image_size=16, patch_size=8)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in TEXTS])
+@torch.no_grad()
+def test_states_of_every_layer_and_logits_are_those_of_the_source(vit, tmp_path, name):
+    cls, config, dtype = TEXTS[name]
+    torch.manual_seed(0)
+    theirs = getattr(transformers, cls)(config).to(dtype)
+    for weight in theirs.parameters():
+        weight.normal_(std=0.3 if weight.ndim == 1 else weight[0].numel() ** -0.5)
+    theirs.tie_weights()
+    theirs.save_pretrained(tmp_path)
+    theirs = type(theirs).from_pretrained(tmp_path, dtype=torch.float32).eval()
+    writes = "Causal" in cls
+    model_class = MMForConditionalGeneration if writes else MMForMaskedLM
+    ours = model_class.from_towers(vit, tmp_path, fusion_type="merged")
+    assert ours.dtype == dtype
+    ours = ours.float()
+    ids = torch.randint(4, 70, (2, 9), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    if writes:
+        mask[1, :3] = 0
+    else:
+        mask[1, 6:], ids[1, 6:] = 0, config.pad_token_id
+    base = theirs.model.decoder if name.startswith("opt") else theirs.base_model
+    there = base(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    here = ours.model.language_model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    real = mask.bool()
+    for one, two in zip(here.hidden_states[:-1], there.hidden_states[:-1], strict=True):
+        close(one[real], two[real], 1e-5)
+    close(here.last_hidden_state[real], there.last_hidden_state[real], 1e-5)
+    if "PreTraining" not in cls:
+        logits = ours.lm_head(ours.lm_head_transform(here.last_hidden_state))
+        close(logits[real], theirs(input_ids=ids, attention_mask=mask).logits[real], 1e-5)
+
+
+@pytest.mark.parametrize("kind", NO_TEXTS)
+def test_what_cannot_become_mm_s_text_model_is_refused_by_name_with_the_reason(kind):
+    with pytest.raises(ValueError, match=f"model_type='{kind}' cannot become MM's text model: .*; these are"):
+        text_plan_of(kind)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (MistralConfig(**GROUPED, sliding_window=8), "sliding_window=8 of 40 tokens"),
+        (SmolLM3Config(**{**GROUPED, "num_hidden_layers": 4}), r"the layers \[3\] have no positions"),
+        (OPTConfig(**READS, word_embed_proj_dim=20), "word_embed_proj_dim=20.*OPT-350m"),
+        (OPTConfig(**READS, do_layer_norm_before=False), "do_layer_norm_before=False"),
+        (GPTNeoXConfig(**WIDE), "use_parallel_residual=True: .*side by side"),
+        (ElectraConfig(**WIDE, embedding_size=20), "embedding_size=20.*ELECTRA-small"),
+    ],
+)
+def test_settings_that_mm_lacks_are_refused(config, message):
+    names = ("embed_tokens.weight", "embed_in.weight", "embeddings.word_embeddings.weight")
+    with pytest.raises(ValueError, match=message):
+        text_plan_of(config.model_type)(config, names)

@@ -1,0 +1,429 @@
+"""`mm serve` on loopback, by the clients that people use: OpenAI's, schemathesis, plain HTTP (`make test-apps`)."""
+
+import base64
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertTokenizer, WhisperProcessor
+
+from mm import MMForImageTextRetrieval, MMForSpeechSeq2Seq, MMImageProcessorPil, MMProcessor, convert
+from mm.cli.caption import PACKAGED_MODEL, caption
+from mm.cli.transcribe import transcribe
+from whispers import lively_whisper, whisper_extractor, whisper_tokenizer
+
+pytestmark = pytest.mark.apps
+PICTURES = sorted((Path(__file__).resolve().parents[2] / "examples" / "pictures").glob("*.png"))
+KEY = "a-key-of-the-tests"
+SOUND = (np.random.default_rng(0).standard_normal(40000) / 5).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def models(retriever, tmp_path_factory):
+    """Folders of a retrieval model and a Whisper, and a sound."""
+    import soundfile
+
+    folder = tmp_path_factory.mktemp("served")
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a photo of red blue cat dog".split()
+    processor = MMProcessor(
+        MMImageProcessorPil(size={"height": 16, "width": 16}),
+        BertTokenizer(vocab={word: number for number, word in enumerate(words)}),
+    )
+    text = {"vocab_size": len(words), "bos_token_id": 2, "eos_token_id": 3}
+    retriever(text_config=text, dtype=torch.float32).save_pretrained(folder / "finder")
+    processor.save_pretrained(folder / "finder")
+    lively_whisper().save_pretrained(folder / "whisper")
+    WhisperProcessor(whisper_extractor(), whisper_tokenizer()).save_pretrained(folder / "whisper")
+    convert(folder / "whisper").save_pretrained(folder / "ears")
+    soundfile.write(folder / "sound.wav", SOUND, 16000, subtype="FLOAT")
+    return folder
+
+
+@contextmanager
+def served(*arguments):
+    """(address, process) of a running `mm serve`."""
+    command = [sys.executable, "-W", "ignore", "-m", "mm_console", "serve", "--port", "0", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MM_API_KEY": ""}
+    environment.pop("MM_API_KEY")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            yield re.search(r"http://\S+", line)[0], process
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def server(models):
+    names = (f"mm-tiny={PACKAGED_MODEL}", f"finder={models / 'finder'}", f"ears={models / 'ears'}")
+    with served(*names, "--api-key", KEY) as (address, _):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    openai = import_module("openai")
+    return openai.OpenAI(base_url=f"{server}/v1", api_key=KEY, max_retries=0)
+
+
+@pytest.fixture(scope="module")
+def captions():
+    """What `mm caption` says of each picture."""
+    return {found.path: found.caption for found in caption(PICTURES, batch_size=1)}
+
+
+def data_url(path):
+    return f"data:image/png;base64,{base64.b64encode(Path(path).read_bytes()).decode()}"
+
+
+def message(*paths, text=""):
+    parts = [{"type": "image_url", "image_url": {"url": data_url(path)}} for path in paths]
+    return [{"role": "user", "content": [*parts, *([{"type": "text", "text": text}] if text else [])]}]
+
+
+def ask(address, route, body=None, key=KEY, **headers):
+    """(status, answer)"""
+    data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json", **headers, **({"Authorization": f"Bearer {key}"} if key else {})}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address + route, data, headers), timeout=60) as answer:
+            text = answer.read().decode()
+            return answer.status, json.loads(text) if text.startswith(("{", "[")) else text
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def counter(address, pattern):
+    return sum(float(value) for value in re.findall(pattern + r" ([\d.e+]+)", ask(address, "/metrics")[1]))
+
+
+# ---- OpenAI's client ------------------------------------------------------------------------------------------------
+
+
+def test_a_chat_about_a_picture_is_its_caption_whole_and_in_parts(client, captions):
+    for path in PICTURES[:3]:
+        whole = client.chat.completions.create(model="mm-tiny", messages=message(path))
+        assert whole.choices[0].message.content == captions[path] and whole.choices[0].finish_reason == "stop"
+        assert whole.usage.completion_tokens > 0
+        parts = list(
+            client.chat.completions.create(
+                model="mm-tiny", messages=message(path), stream=True, stream_options={"include_usage": True}
+            )
+        )
+        assert "".join(part.choices[0].delta.content or "" for part in parts if part.choices) == captions[path]
+        assert parts[-1].usage == whole.usage and parts[-2].choices[0].finish_reason == "stop"
+    short = client.chat.completions.create(model="mm-tiny", messages=message(PICTURES[0]), max_tokens=1)
+    assert short.choices[0].finish_reason == "length" and short.usage.completion_tokens == 1
+
+
+def test_drawn_words_are_those_of_their_seed(client):
+    drawn = [
+        client.chat.completions.create(
+            model="mm-tiny", messages=message(PICTURES[0]), temperature=2.0, seed=seed
+        ).choices[0].message.content
+        for seed in (1, 1, 2, 3, 4)
+    ]  # fmt: skip
+    assert drawn[0] == drawn[1] and len(set(drawn)) > 1
+
+
+def test_embeddings_are_those_of_encode(client, models):
+    model = MMForImageTextRetrieval.from_pretrained(models / "finder")
+    found = client.embeddings.create(model="finder", input=["a red cat", "a dog"])
+    plain = client.embeddings.create(model="finder", input=["a red cat", "a dog"], encoding_format="float")
+    expected = model.encode(["a red cat", "a dog"])
+    for answer in (found, plain):
+        torch.testing.assert_close(torch.tensor([one.embedding for one in answer.data]), expected, rtol=0, atol=1e-5)
+    items = [{"image": data_url(PICTURES[0])}, {"image": data_url(PICTURES[0]), "text": "a cat"}]
+    both = client.embeddings.create(model="finder", input=items)
+    expected = model.encode([PICTURES[0], {"image": PICTURES[0], "text": "a cat"}])
+    torch.testing.assert_close(torch.tensor([one.embedding for one in both.data]), expected, rtol=0, atol=1e-5)
+
+
+def test_a_transcription_is_that_of_mm_transcribe(client, models):
+    ears = MMForSpeechSeq2Seq.from_pretrained(models / "ears").eval(), MMProcessor.from_pretrained(models / "ears")
+    expected = " ".join(segment.text for segment in transcribe([SOUND], *ears))
+    with (models / "sound.wav").open("rb") as file:
+        assert client.audio.transcriptions.create(model="ears", file=file).text == expected
+        file.seek(0)
+        subtitles = client.audio.transcriptions.create(model="ears", file=file, response_format="srt")
+    assert "-->" in subtitles and subtitles.startswith("1\n00:00:")
+
+
+def test_faults_are_errors_of_the_client_in_words(client):
+    openai = import_module("openai")
+
+    def refused(kind, words, model="mm-tiny", **request):
+        with pytest.raises(kind, match=words):
+            client.chat.completions.create(model=model, **{"messages": message(PICTURES[0]), **request})
+
+    refused(openai.NotFoundError, "no model 'other'", model="other")
+    refused(openai.BadRequestError, "needs a model that writes", model="finder")
+    link = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/a.png"}}
+    refused(openai.BadRequestError, "does not fetch", messages=[{"role": "user", "content": [link]}])
+    file = {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}
+    refused(openai.BadRequestError, "reads no paths", messages=[{"role": "user", "content": [file]}])
+    refused(openai.BadRequestError, "chat template", messages=[{"role": "system", "content": "be brief"}])
+    refused(openai.BadRequestError, "max_new_tokens", max_tokens=100000)
+    refused(openai.BadRequestError, "tools", tools=[{"type": "function", "function": {"name": "f"}}])
+    refused(openai.BadRequestError, "frequency_penalty", frequency_penalty=1.0, stream=True)
+    stranger = openai.OpenAI(base_url=str(client.base_url), api_key="wrong", max_retries=0)
+    with pytest.raises(openai.AuthenticationError):
+        stranger.models.list()
+    assert [model.id for model in client.models.list()] == ["mm-tiny", "finder", "ears"]
+
+
+# ---- MM's own routes ------------------------------------------------------------------------------------------------
+
+
+def test_a_second_question_about_a_picture_encodes_nothing(server):
+    body = {"image": data_url(PICTURES[5]), "questions": ["a", "the", "two"]}
+    status, first = ask(server, "/answer", body)
+    new = counter(server, r'mm_pictures_total{found="no",model="mm-tiny"}')
+    assert status == 200 and [one["question"] for one in first["answers"]] == body["questions"]
+    assert ask(server, "/answer", {**body, "questions": ["two"]})[1]["answers"] == first["answers"][2:]
+    assert counter(server, r'mm_pictures_total{found="no",model="mm-tiny"}') == new
+
+
+def test_labels_answers_and_words_are_ranked_and_shown(server, captions):
+    status, found = ask(server, "/classify", {"image": data_url(PICTURES[0]), "labels": ["cat", "dog"]})
+    assert status == 200 and found["model"] == "finder"
+    assert sum(one["score"] for one in found["labels"]) == pytest.approx(1, abs=1e-5)
+    right = captions[PICTURES[0]]
+    body = {"image": data_url(PICTURES[0]), "questions": ["a"], "answers": ["zebra crossing sign", right]}
+    status, found = ask(server, "/answer", body)
+    assert status == 200 and found["answers"][0]["answer"] == right
+    status, found = ask(server, "/explain", {"image": data_url(PICTURES[0])})
+    assert status == 200 and " ".join(found["words"]) == right
+
+
+def test_a_form_is_read_as_json_is(server, captions):
+    head = '--XX\r\nContent-Disposition: form-data; name="{}"\r\n\r\n'
+    beams = head.format("num_beams").encode() + b"2"
+    parts = [beams, head.format('image"; filename="a.png').encode() + PICTURES[0].read_bytes()]
+    body = b"\r\n".join(parts) + b"\r\n--XX--\r\n"
+    status, found = ask(server, "/caption", body, **{"Content-Type": "multipart/form-data; boundary=XX"})
+    assert status == 200 and found["caption"] == next(iter(caption([PICTURES[0]], num_beams=2))).caption
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "status", "words"),
+    [
+        ("/caption", b"{", 400, "JSON"),
+        ("/caption", {"image": "data:image/png;base64,AAAA"}, 400, "cannot decode"),
+        ("/caption", {"image": "data:image/png;base64,A*"}, 400, "no base64"),
+        ("/caption", {"image": "../../etc/passwd"}, 400, "reads no paths"),
+        ("/caption", {"image": "data:;base64,AAAA", "num_beams": 99}, 400, "num_beams"),
+        ("/classify", {"text": "a"}, 400, "image and labels"),
+        ("/v1/embeddings", {"input": [{}]}, 400, "holds nothing"),
+        ("/v1/embeddings", {"input": [" ".join(["cat"] * 3000)]}, 400, "position"),
+        ("/explain", {"image": data_url(PICTURES[0]), "text": "a " * 500}, 400, "tokens"),
+        ("/classify", {"image": data_url(PICTURES[0]), "labels": ["cat " * 9999]}, 400, "letters"),
+        (
+            "/classify",
+            {"image": data_url(PICTURES[0]), "labels": ["a"], "template": "a" * 20001 + "{}"},
+            400,
+            "letters",
+        ),
+        ("/answer", {"image": "data:,", "questions": ["a"], "answers": ["a" * 20001]}, 400, "letters"),
+        ("/v1/chat/completions", {"messages": message(PICTURES[0], text="a" * 20001)}, 400, "letters"),
+        ("/v1/chat/completions", {"messages": message(PICTURES[0]), "top_p": 0.5}, 400, "temperature"),
+        ("/v1/chat/completions", {"messages": message(PICTURES[0]), "temperature": 0, "seed": 1}, 400, "temperature"),
+        ("/v1/chat/completions", {"messages": message(PICTURES[0]), "temperature": 1e-320}, 400, "temperature"),
+        ("/nowhere", {}, 404, "Not Found"),
+    ],
+)
+def test_bad_requests_are_told_in_words(server, route, body, status, words):
+    found, answer = ask(server, route, body)
+    assert found == status and words in answer["error"]["message"]
+
+
+def test_keys_and_limits_hold(server):
+    assert ask(server, "/caption", {"image": "x"}, key=None)[0] == 401
+    assert ask(server, "/metrics", key="wrong")[0] == 401
+    assert ask(server, "/health", key=None) == (200, {"status": "ok", "models": ["mm-tiny", "finder", "ears"]})
+    with pytest.raises((urllib.error.URLError, ConnectionError)) as caught:
+        status, _ = ask(server, "/caption", b"x" * (33 << 20))
+        raise ConnectionError(status)
+    assert caught.value.args[0] == 413 or isinstance(caught.value.args[0], OSError)
+
+
+# ---- many at once ---------------------------------------------------------------------------------------------------
+
+
+def test_under_load_every_answer_is_that_of_its_own_picture(server, captions):
+    def one(number):
+        path = PICTURES[number % len(PICTURES)]
+        if number % 3:
+            return path, ask(server, "/caption", {"image": data_url(path)})[1]["caption"]
+        body = {"model": "mm-tiny", "messages": message(path), "stream": True}
+        events = ask(server, "/v1/chat/completions", body)[1].split("\n\n")
+        parts = [json.loads(event[6:])["choices"][0]["delta"] for event in events if event.startswith("data: {")]
+        return path, "".join(part.get("content", "") for part in parts)
+
+    before = [counter(server, rf'mm_batch_size_{name}{{model="mm-tiny"}}') for name in ("count", "sum")]
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(one, range(96)))
+    assert all(text == captions[path] for path, text in found)
+    count, total = (
+        counter(server, rf'mm_batch_size_{name}{{model="mm-tiny"}}') - old
+        for name, old in zip(("count", "sum"), before, strict=True)
+    )
+    assert total == 96 and count < 60
+
+
+def test_what_has_come_is_answered_after_sigterm(captions):
+    with served() as (address, process):
+        found, begun = {}, threading.Barrier(9)
+
+        def one(path):
+            begun.wait()
+            found[path] = ask(address, "/caption", {"image": data_url(path), "num_beams": 4}, key=None)
+
+        threads = [threading.Thread(target=one, args=(path,)) for path in PICTURES[:8]]
+        for thread in threads:
+            thread.start()
+        begun.wait()
+        until = time.monotonic() + 30
+        while counter(address, "mm_requests_in_progress") < 9 and time.monotonic() < until and len(found) < 8:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join()
+        assert process.wait(60) == 0
+        expected = {one.path: one.caption for one in caption(PICTURES[:8], num_beams=4)}
+        assert {path: (status, answer["caption"]) for path, (status, answer) in found.items()} == {
+            path: (200, text) for path, text in expected.items()
+        }
+
+
+def test_a_full_queue_and_a_late_answer_have_their_status():
+    with served("--timeout", "0.001") as (address, _):
+        status, answer = ask(address, "/caption", {"image": data_url(PICTURES[0])}, key=None)
+        assert status == 504 and "seconds" in answer["error"]["message"]
+    with served("--max-queue", "1", "--batch-size", "1") as (address, _):
+        with ThreadPoolExecutor(16) as pool:
+            body = {"image": data_url(PICTURES[0]), "num_beams": 16}
+            found = list(pool.map(lambda _: ask(address, "/caption", body, key=None)[0], range(48)))
+        assert set(found) == {200, 503}
+
+
+@pytest.mark.parametrize("words", [slice(0, 2), slice(1, 3), slice(1, 2)])
+def test_a_stop_ends_the_text_alike_in_whole_and_in_parts(client, captions, words):
+    path = next(path for path, text in captions.items() if len(text.split()) > 3)
+    stop = " ".join(captions[path].split()[words])
+    request = {"model": "mm-tiny", "messages": message(path), "stop": stop}
+    (whole,) = client.chat.completions.create(**request).choices
+    parts = [part.choices[0] for part in client.chat.completions.create(**request, stream=True)]
+    text = captions[path][: captions[path].index(stop)].rstrip()
+    assert whole.message.content == "".join(part.delta.content or "" for part in parts) == text
+    assert whole.finish_reason == parts[-1].finish_reason == "stop"
+
+
+def test_seeds_and_units_hold_beside_other_models():
+    names = (f"one={PACKAGED_MODEL}", f"two={PACKAGED_MODEL}")
+    with served(*names, "--max-queue", "2") as (address, _):
+
+        def drawn(name):
+            body = {"model": name, "messages": message(PICTURES[0]), "temperature": 2.0, "seed": 7}
+            return ask(address, "/v1/chat/completions", body, key=None)[1]["choices"][0]["message"]["content"]
+
+        alone = drawn("one")
+        with ThreadPoolExecutor(2) as pool:
+            assert set(pool.map(drawn, ["one", "two"] * 6)) == {alone}
+        body = {"image": data_url(PICTURES[0]), "questions": [f"a {number}" for number in range(20)]}
+        assert ask(address, "/answer", body, key=None)[0] == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_leaves_before_the_first_word_is_not_computed(stream):
+    with served("--batch-size", "1") as (address, _):
+        long = {"image": data_url(PICTURES[0]), "text": "a red apple", "method": "integrated_gradients"}
+        body = json.dumps({"messages": message(PICTURES[0]), "stream": stream, "num_beams": 2}).encode()
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(body)}"
+        with ThreadPoolExecutor(3) as pool:
+            held = [pool.submit(ask, address, "/explain", long, None) for _ in range(3)]
+            host, port = address.removeprefix("http://").split(":")
+            while counter(address, "mm_requests_in_progress") < 3:
+                time.sleep(0.001)
+            clients = [socket.create_connection((host, int(port))) for _ in range(4)]
+            for client in clients:
+                client.sendall(f"{head}\r\n\r\n".encode() + body)
+            while counter(address, r'mm_queue{model="mm-tiny"}') < 4 and not held[-1].done():
+                time.sleep(0.001)
+            for client in clients:
+                client.close()
+            assert [one.result()[0] for one in held] == [200] * 3
+        assert ask(address, "/caption", {"image": data_url(PICTURES[0])}, key=None)[0] == 200
+        assert counter(address, r'mm_batch_size_count{model="mm-tiny"}') == 4
+
+
+def half_sent(address):
+    host, port = address.removeprefix("http://").split(":")
+    client = socket.create_connection((host, int(port)))
+    head = "POST /caption HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    client.sendall(head.encode())
+    client.settimeout(30)
+    return client
+
+
+def test_a_body_that_is_half_sent_is_given_up():
+    with served("--timeout", "0.5") as (address, _), half_sent(address) as client:
+        assert b" 408 " in client.recv(300)
+
+
+@pytest.mark.parametrize(("drain", "signals"), [(1, 1), (60, 2)])
+def test_what_is_not_done_in_time_is_told_and_the_process_ends(drain, signals):
+    body = {"image": data_url(PICTURES[0]), "text": "a red apple", "method": "integrated_gradients"}
+    with served("--drain", drain) as (address, process), ThreadPoolExecutor(12) as pool, half_sent(address) as client:
+        found = [pool.submit(ask, address, "/explain", body, None) for _ in range(12)]
+        while counter(address, "mm_requests_in_progress") < 10 and not found[0].done():
+            time.sleep(0.001)
+        for _ in range(signals):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+        assert process.wait(30) == 0
+        assert {answer.result()[0] for answer in found} <= {200, 503}
+        assert any("shutting down" in str(answer.result()[1]) for answer in found)
+        assert b" 503 " in client.recv(300)
+
+
+def test_files_of_one_folder_may_be_named_if_allowed(tmp_path, captions):
+    folder = tmp_path / "open"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(PICTURES[0].read_bytes())
+    (tmp_path / "secret.png").write_bytes(PICTURES[1].read_bytes())
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    with served("--allow-paths", folder) as (address, _):
+        assert ask(address, "/caption", {"image": "a.png"}, key=None)[1]["caption"] == captions[PICTURES[0]]
+        for name in ("../secret.png", str(tmp_path / "secret.png"), "link.png", "none.png", "a\0.png"):
+            status, answer = ask(address, "/caption", {"image": name}, key=None)
+            assert status == 400 and "names no file" in answer["error"]["message"], name
+
+
+def test_schemathesis_finds_no_fault(server, tmp_path):
+    command = [
+        Path(sys.executable).with_name("schemathesis"), "run", f"{server}/openapi.json", "--header",
+        f"Authorization: Bearer {KEY}", "--max-examples", "15", "--seed", "1", "--generation-database", "none",
+        "--phases", "examples,coverage,fuzzing", "--suppress-health-check", "all",
+        "--exclude-checks", "positive_data_acceptance",  # no schema says which bytes are a picture
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -1,0 +1,265 @@
+"""Which text models of Transformers become MM's text model, by model_type, and why others cannot.
+
+Each plan takes the source's config and the names of its tensors on disk.
+"""
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from .config_table import Fields, TowerPlan, outer_prefix, prefix_of
+from .key_table import KeyTable, change
+from .reshapes import List, Reshape, skip_rows
+from .text_names import (
+    BART_LAYER,
+    BUFFER,
+    LLAMA,
+    LLAMA_FIELDS,
+    PRE_NORM,
+    TROCR,
+    TROCR_FIELDS,
+    bert_plan,
+    distilbert_plan,
+    gpt2_plan,
+    llama_plan,
+    plain_head,
+    roberta_plan,
+    trocr_plan,
+)
+
+_IDS = {name: name for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+
+# ---- of Llama's kind -----------------------------------------------------------------------------------------------
+
+
+def mistral_plan(config: Any, names: Collection[str]) -> TowerPlan:
+    """Mistral whose layers see the whole text, as from version 0.2 on."""
+    window = config.sliding_window
+    if window is not None and window < config.max_position_embeddings:
+        raise ValueError(
+            f"sliding_window={window} of {config.max_position_embeddings} tokens: its layers see only a window of the "
+            "text; MM's see everything before them"
+        )
+    return llama_plan(config, names)
+
+
+def smollm3_plan(config: Any, names: Collection[str]) -> TowerPlan:
+    """SmolLM3, if all of its layers have positions."""
+    bare = [layer for layer, has_positions in enumerate(config.no_rope_layers) if not has_positions]
+    if bare:
+        raise ValueError(f"no_rope_layers: the layers {bare} have no positions; all of MM's have the same")
+    return llama_plan(config, names)
+
+
+GEMMA_FIELDS = replace(LLAMA_FIELDS, ours={**LLAMA_FIELDS.ours, "norm_type": "rms_norm_from_one"})
+
+
+def gemma_plan(config: Any, names: Collection[str]) -> TowerPlan:
+    """Gemma, the first: embeddings times sqrt(hidden_size), and norms whose weights are distances from 1."""
+    if config.use_bidirectional_attention:
+        raise ValueError("use_bidirectional_attention=True is not known; only causal Gemmas are")
+    before = prefix_of(names, "embed_tokens.weight")
+    settings = GEMMA_FIELDS.convert(config) | {
+        "attention_bias": config.attention_bias, "head_dim": config.head_dim, "mlp_bias": False,
+        "embedding_scale": math.sqrt(config.hidden_size),
+    }  # fmt: skip
+    return TowerPlan(settings, LLAMA.under(before, ""), *plain_head(config, f"{before}embed_tokens.weight", before))
+
+
+# ---- OPT -----------------------------------------------------------------------------------------------------------
+
+_OPT_OFFSET = 2  # its table of positions starts with two rows that nothing reads
+OPT = KeyTable(
+    modules={
+        "embed_tokens": "embed_tokens",
+        "embed_positions": change("embed_positions", by=skip_rows(_OPT_OFFSET)),
+        **{f"layers.{{n}}.{old}": f"layers.{{n}}.{new}" for old, new in BART_LAYER.items() if "encoder" not in old},
+        "final_layer_norm": "norm",
+    },
+)
+OPT_FIELDS = Fields(
+    names={
+        "vocab_size": "vocab_size", "hidden_size": "hidden_size", "ffn_dim": "intermediate_size",
+        "num_hidden_layers": "num_hidden_layers", "num_attention_heads": "num_attention_heads",
+        "activation_function": "hidden_act", "max_position_embeddings": "max_position_embeddings",
+        "dropout": "hidden_dropout", "attention_dropout": "attention_dropout", "enable_bias": "attention_bias", **_IDS,
+    },
+    ours={**PRE_NORM, "layer_norm_eps": 1e-5, "is_causal": True},
+    theirs={
+        "do_layer_norm_before": True, "_remove_final_layer_norm": False, "layer_norm_elementwise_affine": True,
+    },
+)  # fmt: skip
+
+
+def opt_plan(config: Any, names: Collection[str]) -> TowerPlan:
+    """OPT of every size but 350 M, whose norms come after and whose embeddings are narrower."""
+    if config.word_embed_proj_dim != config.hidden_size:
+        raise ValueError(
+            f"word_embed_proj_dim={config.word_embed_proj_dim}, but hidden_size={config.hidden_size}: its embeddings "
+            "are projected, as in OPT-350m; MM's are not"
+        )
+    before = prefix_of(names, "embed_tokens.weight")
+    settings = OPT_FIELDS.convert(config) | {"mlp_bias": config.enable_bias}
+    name = f"{before.removesuffix('decoder.').removesuffix('model.')}lm_head.weight"
+    return TowerPlan(settings, OPT.under(before, ""), *plain_head(config, f"{before}embed_tokens.weight", "", name))
+
+
+# ---- mBART's decoder, inside a VisionEncoderDecoder --------------------------------------------------------------
+
+MBART = TROCR.adding(modules={"layer_norm": "norm"})
+MBART_FIELDS = Fields(
+    names={name: ours for name, ours in TROCR_FIELDS.names.items() if name != "layernorm_embedding"},
+    ours={**TROCR_FIELDS.ours, "norm_position": "pre", "final_norm": "all", "embedding_norm": True},
+    theirs=TROCR_FIELDS.theirs,
+)
+
+
+def mbart_plan(config: Any, names: Collection[str]) -> TowerPlan:
+    """Only mBART's decoder, as Donut and Nougat have it."""
+    before = prefix_of(names, "embed_tokens.weight")
+    outer = before.removesuffix("model.decoder.")
+    settings = MBART_FIELDS.convert(config)
+    settings |= {"embedding_scale": math.sqrt(config.d_model) if config.scale_embedding else 1.0}
+    head = plain_head(config, f"{before}embed_tokens.weight", "", f"{outer}lm_head.weight")
+    return TowerPlan(settings, MBART.under(before, ""), *head)
+
+
+def mbart_settings(text: Any) -> dict[str, Any]:
+    """The config of mBART's decoder of a stack."""
+    return MBART_FIELDS.restore(text) | {"scale_embedding": text.embedding_scale != 1.0}
+
+
+# ---- GPT-NeoX ------------------------------------------------------------------------------------------------------
+
+
+def _per_head(heads: int) -> Reshape:
+    """A fused projection whose rows are q, k and v of the first head, then of the second, and so on."""
+
+    def forward(old: List) -> tuple[List, List]:
+        parts = old[0].unflatten(0, (heads, 3, -1))
+        return [parts[:, place].flatten(0, 1).contiguous() for place in range(3)], []
+
+    def backward(new: List, unread: List) -> List:
+        return [torch.stack([part.unflatten(0, (heads, -1)) for part in new], dim=1).flatten(0, 2)]
+
+    return Reshape(f"split in {heads} heads", forward, backward)
+
+
+_NEOX_FIELDS = Fields(
+    names={
+        **{name: name for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+                                   "num_attention_heads", "hidden_act", "layer_norm_eps", "max_position_embeddings",
+                                   "attention_dropout", "hidden_dropout", "attention_bias")},
+        "rope_parameters": "rope_parameters", **_IDS,
+    },
+    ours={**PRE_NORM, "is_causal": True, "position_embedding_type": "rope"},
+)  # fmt: skip
+
+
+def neox_plan(config: Any, names: Collection[str]) -> TowerPlan:
+    """GPT-NeoX whose attention comes before the MLP. Raises ValueError for those of both side by side (Pythia)."""
+    if config.use_parallel_residual:
+        raise ValueError(
+            "use_parallel_residual=True: attention and MLP read the same states side by side; in MM's layers the MLP "
+            "reads what attention made"
+        )
+    before = prefix_of(names, "embed_in.weight")
+    fused = change(*(f"layers.{{n}}.self_attn.{x}_proj" for x in "qkv"), by=_per_head(config.num_attention_heads))
+    table = KeyTable(
+        modules={
+            "embed_in": "embed_tokens",
+            "layers.{n}.input_layernorm": "layers.{n}.self_attn_norm",
+            "layers.{n}.attention.query_key_value": fused,
+            "layers.{n}.attention.dense": "layers.{n}.self_attn.o_proj",
+            "layers.{n}.post_attention_layernorm": "layers.{n}.mlp_norm",
+            "layers.{n}.mlp.dense_h_to_4h": "layers.{n}.mlp.up_proj",
+            "layers.{n}.mlp.dense_4h_to_h": "layers.{n}.mlp.down_proj",
+            "final_layer_norm": "norm",
+        },
+        dropped={
+            **{f"layers.{{n}}.attention.{name}": BUFFER for name in ("bias", "masked_bias", "rotary_emb.inv_freq")},
+            "rotary_emb.inv_freq": BUFFER,
+        },
+    )
+    head = plain_head(config, f"{before}embed_in.weight", before, "embed_out.weight")
+    return TowerPlan(_NEOX_FIELDS.convert(config), table.under(before, ""), *head)
+
+
+# ---- ELECTRA -------------------------------------------------------------------------------------------------------
+
+
+def electra_plan(config: Any, names: Collection[str]) -> TowerPlan:
+    """ELECTRA, generator or discriminator, whose embeddings are as wide as its layers: BERT without a pooler."""
+    if config.embedding_size != config.hidden_size:
+        raise ValueError(
+            f"embedding_size={config.embedding_size}, but hidden_size={config.hidden_size}: its embeddings are "
+            "projected, as in ELECTRA-small; MM's are not"
+        )
+    plan = bert_plan(config, names)
+    before = prefix_of(names, "embeddings.word_embeddings.weight")
+    outer, tied = outer_prefix(before), bool(config.tie_word_embeddings)
+    matrix = f"{outer}generator_lm_head"
+    head = KeyTable(
+        modules={
+            f"{outer}generator_predictions.dense": "lm_head_transform.dense",
+            f"{outer}generator_predictions.LayerNorm": "lm_head_transform.norm",
+        },
+        tensors={f"{matrix}.bias": "lm_head.bias", **({} if tied else {f"{matrix}.weight": "lm_head.weight"})},
+        tied={f"{matrix}.weight": f"{before}embeddings.word_embeddings.weight"} if tied else {},
+    )
+    settings = {"lm_head_transform": True, "lm_head_act": "gelu", "lm_head_bias": True, "tie_word_embeddings": tied}
+    return TowerPlan(plan.settings, plan.table, head, settings)
+
+
+# ---- all -----------------------------------------------------------------------------------------------------------
+
+TEXT_PLANS: dict[str, Callable[[Any, Collection[str]], TowerPlan]] = {
+    "bert": bert_plan,
+    "roberta": roberta_plan,
+    "xlm-roberta": roberta_plan,
+    "camembert": roberta_plan,
+    "distilbert": distilbert_plan,
+    "electra": electra_plan,
+    "gpt2": gpt2_plan,
+    "opt": opt_plan,
+    "gpt_neox": neox_plan,
+    "trocr": trocr_plan,
+    "llama": llama_plan,
+    "qwen2": llama_plan,
+    "qwen3": llama_plan,
+    "mistral": mistral_plan,
+    "smollm3": smollm3_plan,
+    "gemma": gemma_plan,
+}
+_RELATIVE = "its positions are learned distances between tokens, added to the scores of attention"
+_SANDWICH = "each sublayer has a norm before it and another after it"
+# Text models that cannot become MM's, and why.
+NO_TEXTS = {
+    "gemma2": f"{_SANDWICH}, its scores and logits are capped, and every other layer sees only a window",
+    **dict.fromkeys(("gemma3", "gemma3_text", "gemma3n", "gemma3n_text"),
+                    f"{_SANDWICH}, and most of its layers see only a window"),
+    "phi": "attention and MLP read the same states side by side",
+    "phi3": "its projections are fused, and its layers see a window",
+    "modernbert": "most of its layers see only a window of the text",
+    "modernbert-decoder": "most of its layers see only a window of the text",
+    **dict.fromkeys(("t5", "mt5", "umt5", "longt5"), _RELATIVE),
+    "albert": "its layers share their weights",
+    "deberta": _RELATIVE,
+    "deberta-v2": _RELATIVE,
+    "mpnet": _RELATIVE,
+    "bart": "it is an encoder and a decoder",
+    "mbart": "it is an encoder and a decoder",
+}  # fmt: skip
+
+
+def text_plan_of(kind: str | None) -> Callable[[Any, Collection[str]], TowerPlan]:
+    """The plan of a model_type. Raises ValueError for another, with the reason."""
+    if kind in TEXT_PLANS:
+        return TEXT_PLANS[kind]
+    whole = str(kind).startswith(("clip", "siglip"))
+    more = "; the text tower of a CLIP or SigLIP comes with the whole model, by mm convert" if whole else ""
+    why = f"cannot become MM's text model: {NO_TEXTS[kind]}" if kind in NO_TEXTS else "is not known"
+    raise ValueError(f"text: model_type={kind!r} {why}; these are: {', '.join(TEXT_PLANS)}{more}")
