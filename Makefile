@@ -87,13 +87,18 @@ test-other-cpu: originals  ## the fast tests of models with matrix products that
 	@$(BIN)/pytest -q -n 2 --other-cpu --weights-at 0 --ignore tests/kernels --ignore tests/attacks --ignore tests/fuzz \
 	    --ignore tests/processing --ignore tests/configuration --ignore tests/data --ignore tests/benchmarks
 
-# SLOW_OF=matrices: those that go through every pair of settings; SLOW_OF=rest: the others. Without it all.
+# SLOW_OF=matrices: those that go through every pair of settings; SLOW_OF=training: those that train, export or break
+# files; SLOW_OF=rest: the others. Without it all.
 MATRICES := tests/conformance tests/test_invariance.py tests/test_invariance_matrix.py \
     tests/modeling_mm/test_generation_conformance.py
+TRAINING := tests/training tests/recipes tests/fuzz tests/exporting $(wildcard tests/test_trainer*.py) \
+    $(addprefix tests/test_,$(addsuffix .py,restarts sharded_training streams_in_processes tensor_parallel peft \
+    examples_pretrain_and_caption examples_train_captioner))
 
 test-slow: originals $(TORCHAO)
 	@$(BIN)/pytest -q -n 2 -m slow $(if $(filter matrices,$(SLOW_OF)),$(MATRICES)) \
-	    $(if $(filter rest,$(SLOW_OF)),$(addprefix --ignore ,$(MATRICES)))
+	    $(if $(filter training,$(SLOW_OF)),$(TRAINING)) \
+	    $(if $(filter rest,$(SLOW_OF)),$(addprefix --ignore ,$(MATRICES) $(TRAINING)))
 
 test-kernels: $(DEV)
 	@$(BIN)/pytest -q -n 2 -m kernel_full
