@@ -106,16 +106,16 @@ test-kernels: $(DEV)
 test-full: test test-slow test-kernels kernel-static  ## every test and the kernels' static gate (25 minutes at most)
 
 kernel-static: $(DEV)  ## compile every kernel for sm_80, sm_90 and sm_100 and check its machine code; no GPU needed
-	@$(BIN)/python benchmarks/kernel_static.py --check benchmarks/kernel_static.json
+	@$(BIN)/python tests/kernels/static/kernel_static.py --check tests/kernels/static/kernel_static.json
 
-# The machine code of the anchors in benchmarks/kernel_static.py was counted with this newer Triton.
+# The machine code of the anchors in tests/kernels/static/kernel_static.py was counted with this newer Triton.
 NEWER := build/triton-3.9.0
 
 $(NEWER): | $(DEV)
 	@$(BIN)/python -m pip --disable-pip-version-check install -q --target $@ --no-deps triton==3.9.0
 
 kernel-newer-triton: $(NEWER)  ## the same gate and the kernels' tests with Triton 3.9.0
-	@PYTHONPATH=$(NEWER) $(BIN)/python benchmarks/kernel_static.py --check benchmarks/kernel_static.json
+	@PYTHONPATH=$(NEWER) $(BIN)/python tests/kernels/static/kernel_static.py --check tests/kernels/static/kernel_static.json
 	@PYTHONPATH=$(NEWER) $(BIN)/pytest -q -n 2 -m 'not gpu' tests/kernels tests/modeling_mm/core/test_triton_attention.py
 
 # What the tests in .venv do without: torchvision, timm (which needs it), and the newest of all that setup.py allows
@@ -198,9 +198,6 @@ mutations: N ?= 10000
 mutations: $(DEV)  ## N (10000) broken headers of weights and N broken JSON files of a model, each read (minutes)
 	@for kind in weights json; do \
 	    OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run_checkpoints.py --kind $$kind --cases $(N); done
-
-structure: $(DEV)  ## how far the code is from one page per journey: counts
-	@$(BIN)/python benchmarks/structure.py
 
 lint: $(DEV)  ## ruff and basedpyright, both without a finding
 	@$(BIN)/ruff check .

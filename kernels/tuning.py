@@ -1,8 +1,8 @@
 """Tiles and launch options by kernel, architecture, element size, head width and rows. Data, not search: nothing is
 tuned at import or at a call.
 
-The entries were chosen by the static report (benchmarks/kernel_static.py): registers, spills, instructions per
-tensor-core operation. Who owns a GPU can measure instead: `mm tune` writes a table that MM_KERNEL_TABLE names.
+The entries were chosen by the static report (tests/kernels/static): registers, spills, instructions per tensor-core
+operation. Who owns a GPU can measure instead: `mm tune` writes a table that MM_KERNEL_TABLE names.
 """
 
 import contextlib

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from mm.benchmarks import sass
+from mm.tests.kernels.static import sass
 
 # A loop that copies, a main loop with an exit and a wait out of line, the same work once more behind it, and the trap
 # that ends every kernel. Its encodings, and what else nvdisasm prints, are no instructions.

@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 import triton
 
-from mm.benchmarks import kernel_static, static_gate, static_report
-from mm.benchmarks.kernel_entries import DTYPES, FUNCTIONS, entries
-from mm.benchmarks.static_report import Case, Row
 from mm.kernels import tuning
+from mm.tests.kernels.static import kernel_static, static_gate, static_report
+from mm.tests.kernels.static.kernel_entries import DTYPES, FUNCTIONS, entries
+from mm.tests.kernels.static.static_report import Case, Row
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "kernel_static.py"
+SCRIPT = Path(__file__).resolve().with_name("kernel_static.py")
 
 # -- figures ----------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mm.benchmarks.static_report import Case, Row, from_json, to_json
+from mm.tests.kernels.static.static_report import Case, Row, from_json, to_json
 
 # bf16 with key lengths: (kernel, rows, keys, stages, warps, head width, arch) -> most instructions of the main loop
 CEILINGS = {

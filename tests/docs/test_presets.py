@@ -1,4 +1,4 @@
-"""docs/presets.md says what benchmarks/presets.py counts, and the counts are what one gets by hand."""
+"""docs/presets.md says what docs/presets.py counts, and the counts are what one gets by hand."""
 
 import importlib.util
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "benchmarks" / "presets.py"
+SCRIPT = ROOT / "docs" / "presets.py"
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def benchmark():
 @pytest.fixture(scope="module")
 def documented() -> list[str]:
     page = (ROOT / "docs" / "presets.md").read_text(encoding="utf-8")
-    return page.split("<!-- benchmarks/presets.py -->\n")[1].split("<!-- end -->")[0].splitlines()
+    return page.split("<!-- docs/presets.py -->\n")[1].split("<!-- end -->")[0].splitlines()
 
 
 def test_the_page_has_a_row_for_every_preset(benchmark, documented):

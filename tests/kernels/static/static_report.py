@@ -26,7 +26,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.errors import TritonError
 
-from mm.benchmarks import sass
+from mm.tests.kernels.static import sass
 
 # What one SM holds (CUDA C++ programming guide, "Compute Capabilities"). Each CTA takes another KiB of shared memory.
 SHARED_BYTES = {80: 164 * 1024, 90: 228 * 1024, 100: 228 * 1024}

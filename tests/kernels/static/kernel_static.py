@@ -1,9 +1,10 @@
 """The static performance report of the Triton kernels, and its gate. No GPU is needed.
 
-    python benchmarks/kernel_static.py                                            # the table
-    python benchmarks/kernel_static.py --check benchmarks/kernel_static.json      # exits with 1 if there is a fault
-    python benchmarks/kernel_static.py --json benchmarks/kernel_static.json       # a new baseline
-    python benchmarks/kernel_static.py --arch 90 --only 'decode bf16'             # a part, in seconds
+    S=tests/kernels/static/kernel_static
+    python $S.py                                 # the table
+    python $S.py --check $S.json                 # exits with 1 if there is a fault
+    python $S.py --json $S.json                  # a new baseline
+    python $S.py --arch 90 --only 'decode bf16'  # a part, in seconds
 
 Every tile of mm/kernels/tuning.py, and the kernels that need none, are built ahead of time for sm_80, sm_90 and
 sm_100, disassembled and counted. The gate holds the ceilings and rules of static_gate.py, and compares with the rows
@@ -20,9 +21,9 @@ from pathlib import Path
 
 import triton
 
-from mm.benchmarks import static_gate, static_report
-from mm.benchmarks.kernel_entries import entries
-from mm.benchmarks.static_report import Case, Row
+from mm.tests.kernels.static import static_gate, static_report
+from mm.tests.kernels.static.kernel_entries import entries
+from mm.tests.kernels.static.static_report import Case, Row
 
 
 def architectures(text: str) -> list[int]:

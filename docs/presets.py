@@ -1,6 +1,6 @@
 """Size, work and memory of the named presets, counted on the meta device: nothing is computed, no weight is made.
 
-    python benchmarks/presets.py          # the table of docs/presets.md
+    python docs/presets.py          # the table of docs/presets.md
 
 * parameters: all weights, a tied one once; of the vision tower; of the text decoder.
 * image: operations (a multiplication and an addition are two) of encoding one picture, with the keys and values that

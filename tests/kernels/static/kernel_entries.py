@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mm.benchmarks.static_gate import CEILINGS, GROUPS
-from mm.benchmarks.static_report import Case, Entry
 from mm.kernels import backward, decode, forward, tuning
 from mm.kernels import key_mass as mass
+from mm.tests.kernels.static.static_gate import CEILINGS, GROUPS
+from mm.tests.kernels.static.static_report import Case, Entry
 
 # Name in the tables -> its jit function. A forward of few rows is built with split keys and called "decode".
 FUNCTIONS: dict[str, Any] = {
