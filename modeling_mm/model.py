@@ -213,7 +213,8 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         if not given:
             return None
         items = [self._encode(one, interpolate) for one in check_media(self.config, given, bool_masked_pos)]
-        items = [self._with_grids(one, given.get("image_grids")) for one in items]
+        if self.image_newline is not None or "image_grids" in given:
+            items = [join_tiles(one, given.get("image_grids"), self.image_newline, self.config) for one in items]
         context = join(items) if items else None
         if "context_input_ids" in given:
             context = self.read_context_text(context, *(given.get(name) for name in CONTEXT_TEXT))
@@ -241,18 +242,6 @@ class MMModel(MMFeatures, MMPreTrainedModel):
             number = torch.full((), self.modalities.index(items.kind), device=items.values.device)
             items = items._replace(values=items.values + self.modality_embedding(number))
         return items
-
-    def _with_grids(self, items: MediaItems, grids: torch.Tensor | None) -> MediaItems:
-        if self.image_newline is None and grids is None:
-            return items
-        if self.image_newline is None or grids is None:
-            raise ValueError(
-                f"image_grids {'was not' if grids is None else 'was'} given, and "
-                f"image_newline={self.config.image_newline}: they say how the tiles of pictures stand, as the "
-                "processor gives them"
-            )
-        rows, columns = (side // self.config.pixel_shuffle for side in self.config.vision_config.patch_grid)
-        return join_tiles(items, grids, self.image_newline, (rows, columns))
 
     def read_context_text(
         self, media: MMContextOutput | None, context_input_ids, context_attention_mask, media_index, **states

@@ -12,6 +12,7 @@ import torch
 
 from .media import KEYS
 from .pairing import Samples
+from .placeholders import BY_TOOLS
 from .token_rows import IGNORED_LABEL, pad_id, pad_rows
 
 # The columns of a sample that hold one medium and several, by the name of the processor's argument.
@@ -81,6 +82,31 @@ def texts_under(contexts: list, samples: Sequence[Mapping[str, Any]], name: str)
         list(value) if isinstance(context, (list, tuple)) and isinstance(value, (list, tuple)) else [value]
         for context, value in zip(contexts, values, strict=True)
     ]
+
+
+def nested_texts(
+    processor: Any, samples: Sequence[Mapping[str, Any]], sources: list[dict], train: bool
+) -> dict[str, list]:
+    """text, suffix and context_text of each sample, nested as the processor takes them; those that there are."""
+    to_context = processor.prompt_to == "context" and column(samples, "context_text") is None
+    asked, prompt = ("text", "context_text") if to_context else ("context_text", "text")
+    contexts = column(samples, asked)
+    if contexts is None:
+        prompts, suffixes = texts(samples, "text", may_lack=True), texts(samples, "suffix")
+        if prompts is None and suffixes is not None:
+            prompts = [[""] * len(rows) for rows in suffixes]
+        places = processor._places()
+        if places is not None:
+            given = {name: [held[name] for held in sources] for name in MEDIA_OF if any(one[name] for one in sources)}
+            prompts = places.in_front(prompts, given, BY_TOOLS)
+        found = {"text": prompts, "suffix": suffixes if train else None}
+    else:
+        found = {
+            "context_text": texts(samples, asked),
+            "text": texts_under(contexts, samples, prompt),
+            "suffix": texts_under(contexts, samples, "suffix") if train else None,
+        }
+    return {name: values for name, values in found.items() if values is not None}
 
 
 def label_tensor(labels: list, counts: list[int]) -> torch.Tensor:

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field, fields
 from types import NoneType
 from typing import Any, TypedDict
 
+import numpy as np
+import torch
+
 from .images.limits import ON_ERROR, check_choice
 from .images.options import MMImageProcessorKwargs
 from .videos.sampling import check_frame_settings
@@ -199,3 +202,14 @@ def checked_defaults(given: MMCallDefaults) -> dict[str, Any]:
     if not isinstance(defaults["add_eos_token"], bool):
         raise ValueError(f"add_eos_token={defaults['add_eos_token']!r}; accepted are True or False")
     return defaults
+
+
+def converted(name: str, values: Any, kind: str | None) -> Any:
+    """Lists or a tensor as "pt" tensor, "np" array, or (None) as plain lists for texts and an array for pictures."""
+    if isinstance(values, torch.Tensor):
+        return values if kind == "pt" else values.numpy()
+    if kind is None:
+        return values
+    if isinstance(values[0], list) and len({len(row) for row in values}) > 1:
+        raise ValueError(f"{name} has rows of unequal length, which make no tensor; pass padding=True")
+    return torch.tensor(values) if kind == "pt" else np.array(values)

@@ -41,6 +41,19 @@ def with_places(template: str, tokens: dict[str, str]) -> str:
     return "{%- set places = " + repr(dict(tokens)) + " -%}" + _FLAT + template
 
 
+def question_about(processor: Any, kind: str, text: str) -> dict[str, Any]:
+    """`MMProcessor.about`."""
+    token = (processor.placeholders or {}).get(kind, "")
+    if token in text:
+        return {"text": text}
+    if processor.chat_template is None or processor.media_reading != "in_text":
+        return {"text": token + text}
+    plain = without_tokens(text, processor.tokenizer.all_special_tokens)
+    blocks = [{"type": kind}, *([{"type": "text", "text": plain}] if plain else [])]
+    asked = processor.apply_chat_template([{"role": "user", "content": blocks}], add_generation_prompt=True)
+    return {"text": asked, "sanitize_control_tokens": True}
+
+
 def unlisted_tokens(tokenizer: Any) -> list[str]:
     """Special tokens that Transformers does not look for in messages: not added as special ones (ByT5's pad)."""
     listed = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}

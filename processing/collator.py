@@ -22,11 +22,10 @@ from .batches import (
     column,
     label_tensor,
     media_key,
+    nested_texts,
     row_index,
     sources_of,
     stack_ready,
-    texts,
-    texts_under,
 )  # fmt: skip
 from .call_options import check_choice
 from .chat_labels import chat_batch
@@ -37,7 +36,6 @@ from .images.limits import ON_ERROR, MediaDecodeError
 from .masking import mask_patches, mask_tokens
 from .media import blank_media, media_tensors, read_media
 from .pairing import Samples, pair_samples
-from .placeholders import BY_TOOLS
 from .processor import MMProcessor
 from .row_faults import sample_title, sound_rows
 from .sample_seeds import Draws, sample_names, sample_rng  # noqa: F401  found here by callers of `augment`
@@ -233,7 +231,7 @@ class MMDataCollator:
     ) -> tuple[dict[str, Any], list[str], list[str]]:
         """A batch of raw samples, and the names of its rows and contexts."""
         sources = [sources_of(index, sample) for index, sample in enumerate(samples)]
-        fields, labels = self._texts(samples, sources), column(samples, "label")
+        fields, labels = nested_texts(self.processor, samples, sources, self.mode == "train"), column(samples, "label")
         if labels is not None and column(samples, "suffix") is not None:
             raise ValueError("the samples have both suffix and label, and both make labels: drop one")
         chats = column(samples, "chat")
@@ -287,30 +285,6 @@ class MMDataCollator:
             f"{draws.names[index]}/{row}" for index, count in zip(kept, counts, strict=True) for row in range(count)
         ]
         return batch, rows, contexts
-
-    def _texts(self, samples: Sequence[Mapping[str, Any]], sources: list[dict]) -> dict[str, list]:
-        """text, suffix and context_text of each sample, nested as the processor takes them; those that there are."""
-        to_context = self.processor.prompt_to == "context" and column(samples, "context_text") is None
-        asked, prompt = ("text", "context_text") if to_context else ("context_text", "text")
-        contexts, train = column(samples, asked), self.mode == "train"
-        if contexts is None:
-            prompts, suffixes = texts(samples, "text", may_lack=True), texts(samples, "suffix")
-            if prompts is None and suffixes is not None:
-                prompts = [[""] * len(rows) for rows in suffixes]
-            places = self.processor._places()
-            if places is not None:
-                given = {
-                    name: [held[name] for held in sources] for name in MEDIA_OF if any(one[name] for one in sources)
-                }
-                prompts = places.in_front(prompts, given, BY_TOOLS)
-            found = {"text": prompts, "suffix": suffixes if train else None}
-        else:
-            found = {
-                "context_text": texts(samples, asked),
-                "text": texts_under(contexts, samples, prompt),
-                "suffix": texts_under(contexts, samples, "suffix") if train else None,
-            }
-        return {name: values for name, values in found.items() if values is not None}
 
     def _context_key(self, index: int, sources: dict[str, list]) -> Any:
         """What samples that share a context have in common: the same media, or none at all."""

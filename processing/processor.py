@@ -16,15 +16,21 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Unpack
 
-import numpy as np
-import torch
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from ..configuration.auto_map import SHIM, finish_processor, front_of
 from ..configuration.hub_files import PROCESSOR_FILES, fetch, is_repository
-from .call_options import DEFAULTS, CallOptions, MMCallDefaults, MMProcessorKwargs, call_options, checked_defaults
-from .chat_template import media_of, unlisted_tokens, without_tokens
+from .call_options import (
+    DEFAULTS,
+    CallOptions,
+    MMCallDefaults,
+    MMProcessorKwargs,
+    call_options,
+    checked_defaults,
+    converted,
+)
+from .chat_template import media_of, question_about, unlisted_tokens, without_tokens
 from .images.limits import check_choice
 from .images.options import check_normalisation
 from .images.saving import SavesItsCode
@@ -32,10 +38,10 @@ from .media import check_call, media_tensors, read_samples
 from .media_kinds import encodable
 from .pairing import pair_samples
 from .placeholders import Placeholders
-from .processor_files import PARTS, OwnParts, load_part, names_a_file, unreadable, warn_of_the_model_beside
+from .processor_files import PARTS, OwnParts, faults_that_name_files, load_part, warn_of_the_model_beside
 from .sounds.load import check_extractor
 from .sounds.masks import SoundAugmentation
-from .token_rows import RowOptions, encode_rows
+from .token_rows import RowOptions, encode_rows, token_id
 from .videos.sampling import check_jitter
 
 # Settings that a caller of from_pretrained may change.
@@ -132,7 +138,7 @@ class MMProcessor(SavingProcessor):
         self.frame_jitter, self.prompt_ending, self.tiles = frame_jitter, prompt_ending, tiles
         self.audio_augmentation = audio_augmentation
         self.placeholders, self.tokens_per_item, self.media_reading = placeholders, tokens_per_item, media_reading
-        self._context_bos()
+        token_id(tokenizer, "context_bos_token", context_bos_token)  # raises for what is none
         self._places()
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]: Transformers' takes any keyword, unnamed
@@ -208,7 +214,7 @@ class MMProcessor(SavingProcessor):
         context_options = replace(
             row_options,
             closed=True,
-            bos=self._context_bos(),
+            bos=token_id(self.tokenizer, "context_bos_token", self.context_bos_token),
             padding_side="right",
             fixed_length=None,
             placeholders=None,
@@ -235,7 +241,7 @@ class MMProcessor(SavingProcessor):
             data |= media_tensors(self, name, media, **call.options_of_images(name))
         data |= {} if places is None else places.told
         data |= samples.indices()
-        return BatchFeature({name: _converted(name, values, call.return_tensors) for name, values in data.items()})
+        return BatchFeature({name: converted(name, values, call.return_tensors) for name, values in data.items()})
 
     def _row_options(self, call: CallOptions) -> RowOptions:
         """How the rows of a call are made: the call's options, then the tokenizer's saved ones."""
@@ -274,15 +280,7 @@ class MMProcessor(SavingProcessor):
         Where media stand in the text: as the turn of a user, by the chat template; without a template with the
         placeholder in front. A text that names the placeholder stays as it is.
         """
-        token = (self.placeholders or {}).get(kind, "")
-        if token in text:
-            return {"text": text}
-        if self.chat_template is None or self.media_reading != "in_text":
-            return {"text": token + text}
-        plain = without_tokens(text, self.tokenizer.all_special_tokens)
-        blocks = [{"type": kind}, *([{"type": "text", "text": plain}] if plain else [])]
-        asked = self.apply_chat_template([{"role": "user", "content": blocks}], add_generation_prompt=True)
-        return {"text": asked, "sanitize_control_tokens": True}
+        return question_about(self, kind, text)
 
     def apply_chat_template(  # pyright: ignore[reportIncompatibleMethodOverride]: the rest goes on by name
         self,
@@ -329,15 +327,8 @@ class MMProcessor(SavingProcessor):
         if is_repository(pretrained_model_name_or_path):
             fetch(str(pretrained_model_name_or_path), PROCESSOR_FILES, kwargs)
         changes = kwargs.keys() & (_SETTINGS | DEFAULTS.keys())
-        try:
+        with faults_that_name_files(pretrained_model_name_or_path, bool(changes)):
             made = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        except OSError:
-            raise
-        except Exception as error:  # tokenizers raises that bare; others KeyError, AttributeError, RecursionError
-            is_of_the_caller = changes and isinstance(error, (ValueError, TypeError))
-            if is_of_the_caller or names_a_file(error):
-                raise
-            raise unreadable(pretrained_model_name_or_path, error) from error
         folder = Path(pretrained_model_name_or_path) / (kwargs.get("subfolder") or "")
         warn_of_the_model_beside(getattr(made, "tokenizer", None), folder)
         return made
@@ -382,7 +373,7 @@ class MMProcessor(SavingProcessor):
 
     @property
     def eos_token_id(self) -> int | None:
-        return None if self.tokenizer is None else self.tokenizer.eos_token_id
+        return self.tokenizer and self.tokenizer.eos_token_id
 
     def get_prompt_ids(self, text: str, return_tensors: str = "np") -> Any:
         """Ids of words that a Whisper is to expect, for `generate(prompt_ids=...)`, as `WhisperProcessor` gives them.
@@ -408,24 +399,3 @@ class MMProcessor(SavingProcessor):
         return encode_rows(
             self.tokenizer, list(chain(*prompts)), None if suffixes is None else list(chain(*suffixes)), options
         )
-
-    def _context_bos(self) -> int | None:
-        """The id of context_bos_token."""
-        if self.context_bos_token is None:
-            return None
-        tokenizer = self.tokenizer
-        token = tokenizer and tokenizer.convert_tokens_to_ids(self.context_bos_token)
-        if token is None or (token == tokenizer.unk_token_id and self.context_bos_token != tokenizer.unk_token):
-            raise ValueError(f"context_bos_token={self.context_bos_token!r} is no token of the tokenizer's vocabulary")
-        return token
-
-
-def _converted(name: str, values: Any, kind: str | None) -> Any:
-    """Lists or a tensor as "pt" tensor, "np" array, or (None) as plain lists for texts and an array for pictures."""
-    if isinstance(values, torch.Tensor):
-        return values if kind == "pt" else values.numpy()
-    if kind is None:
-        return values
-    if isinstance(values[0], list) and len({len(row) for row in values}) > 1:
-        raise ValueError(f"{name} has rows of unequal length, which make no tensor; pass padding=True")
-    return torch.tensor(values) if kind == "pt" else np.array(values)

@@ -5,6 +5,8 @@ tokenizer.json, tokenizer_config.json, chat_template.jinja
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +39,21 @@ def unreadable(source: str | Path, error: Exception) -> ValueError:
     return ValueError(f"the processor cannot be read from {named}: {type(error).__name__}: {error}")
 
 
-def names_a_file(error: Exception) -> bool:
-    """Whether an error already says which file it is about."""
-    return any(name in str(error) for name in _FILES)
+@contextmanager
+def faults_that_name_files(source: str | Path, is_changed: bool) -> Iterator[None]:
+    """What loading raises for broken files, of any kind, is a ValueError that names them.
+
+    is_changed: the caller changed settings, so that a ValueError or TypeError may be about those.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # tokenizers raises that bare; others KeyError, AttributeError, RecursionError
+        is_of_the_caller = is_changed and isinstance(error, (ValueError, TypeError))
+        if is_of_the_caller or any(name in str(error) for name in _FILES):  # it says which file it is about
+            raise
+        raise unreadable(source, error) from error
 
 
 def _is_json(file: Path) -> bool:

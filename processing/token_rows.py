@@ -28,6 +28,16 @@ NO_LIMIT = 10**12
 MARKED = re.compile("\U000f0000([^\U000f0001]*)\U000f0001")
 
 
+def token_id(tokenizer: Any, setting: str, token: str | None) -> int | None:
+    """The id of the token that a setting names; ValueError for one that is not in the vocabulary."""
+    if token is None:
+        return None
+    found = tokenizer and tokenizer.convert_tokens_to_ids(token)
+    if found is None or (found == tokenizer.unk_token_id and token != tokenizer.unk_token):
+        raise ValueError(f"{setting}={token!r} is no token of the tokenizer's vocabulary")
+    return found
+
+
 @dataclass(frozen=True)
 class RowOptions:
     """How rows are made; the meaning of each is described in `MMProcessor.__call__`.

@@ -9,19 +9,28 @@ B contexts, N tiles and M pictures of each, S = h*w tokens of a tile, L tokens o
 import torch
 import torch.nn.functional as F
 
+from ...configuration.mm import MMConfig
 from ..core.input_checks import INTEGERS, MediaItems
 
 
-def join_tiles(items: MediaItems, grids: torch.Tensor, newline: torch.Tensor, sides: tuple[int, int]) -> MediaItems:
+def join_tiles(
+    items: MediaItems, grids: torch.Tensor | None, newline: torch.Tensor | None, config: MMConfig
+) -> MediaItems:
     """Tokens (B, N, S, D) of tiles -> (B, M, L, D) of pictures, with a mask.
 
     Args:
         grids: int64 (B, M, 4) of each picture: rows and columns of tiles, after the tile of the whole, and rows and
             columns of tokens that are no padding, in the middle of them; 0 for absent pictures, which come last.
         newline: (D,), after each row of tokens.
-        sides: h and w.
-    Raises: ValueError for grids of other tiles than there are.
+    Raises: ValueError for grids without a newline or a newline without grids, and for grids of other tiles than there
+        are.
     """
+    if newline is None or grids is None:
+        raise ValueError(
+            f"image_grids {'was not' if grids is None else 'was'} given, and image_newline={config.image_newline}: "
+            "they say how the tiles of pictures stand, as the processor gives them"
+        )
+    sides = tuple(side // config.pixel_shuffle for side in config.vision_config.patch_grid)
     values = items.values
     batch, slots, length = values.shape[:3]
     if grids.ndim != 3 or grids.shape[0] != batch or grids.shape[2] != 4 or grids.dtype not in INTEGERS:

@@ -3,6 +3,8 @@
 # Fixtures build models whose types pyright cannot follow.
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,7 +186,8 @@ def test_grids_that_do_not_fit_are_refused(source):
 
 def test_a_line_whose_height_is_all_padding_keeps_its_whole():
     items, line = MediaItems(torch.rand(1, 3, 9, 4)), torch.tensor([[[2, 1, 0, 3]]])
-    joined = join_tiles(items, line, torch.ones(4), (3, 3))
+    config: Any = SimpleNamespace(pixel_shuffle=1, vision_config=SimpleNamespace(patch_grid=(3, 3)))
+    joined = join_tiles(items, line, torch.ones(4), config)
     assert torch.equal(joined.values[0, 0], items.values[0, 0]) and bool(joined.mask.all())
 
 
