@@ -82,7 +82,8 @@ def caption(
     settings = {name: value for name, value in given.items() if value is not None}
     prompts, beside, is_chat = {}, {}, False
     for kind in config.modalities:
-        asked = processor.about(kind, prompt) if config.media_in_text else {"text": prompt}
+        in_chat = config.media_in_text or processor.tiles is not None
+        asked = processor.about(kind, prompt) if in_chat else {"text": prompt}
         is_chat = len(asked) > 1
         if processor.tiles is not None:  # a text has as many places as its picture has tiles
             beside[kind] = asked

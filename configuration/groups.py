@@ -199,6 +199,13 @@ class CrossAttentionSettings:
         "a learned factor that starts at 0, one or one per channel; own layers have one on their MLP too",
         "MMLayer",
     )
+    cross_attention_unread: Literal["row", "attention", "mlp"] = setting(
+        "row",
+        "own layers, where nothing may be read. row: a token goes without their attention, a row without a context "
+        "without the whole layer (Flamingo); attention: both without only the attention (Idefics); mlp: a token reads "
+        "the whole context all the same, without the MLP (Llama 3.2 Vision)",
+        "MMLayer",
+    )
     cross_attention_memory_norm: bool = setting(False, "a norm on the tokens that are read", "MMLayer")
     cross_attention_qk_norm: Literal["none", "rms_norm", "layer_norm"] = setting("none", "as qk_norm", "MMLayer")
     cross_attention_overrides: dict | None = setting(

@@ -133,6 +133,13 @@ class MMConfig(ObjectiveSettings, FusionSettings, MMBaseConfig):
     lm_head_bias: bool = setting(
         True, "the layer over the vocabulary has a bias", "MMForConditionalGeneration, MMForMaskedLM"
     )
+    unwritten_tokens: int = setting(
+        0,
+        "so many last ids of the vocabulary are read and never written: the layer over the vocabulary has no rows for "
+        "them (Llama 3.2 Vision)",
+        "MMForConditionalGeneration, MMForMaskedLM",
+        values=">= 0",
+    )
     tie_word_embeddings: bool = setting(
         True, "the layer over the vocabulary has the weights of the token embeddings", "PreTrainedModel"
     )
@@ -245,9 +252,16 @@ class MMConfig(ObjectiveSettings, FusionSettings, MMBaseConfig):
 
     @property
     def tokens_per_image(self) -> int | None:
-        """How many tokens the text reads of a picture, of a ViT of MM or a resampler; None: other towers', and where
+        """How many tokens a context has of a picture, of a ViT of MM or a resampler; None: other towers', and where
         that follows from the size of the picture (image_newline)."""
-        return None if self.image_newline else self.tokens_per_tile
+        if self.image_newline or self.tokens_per_tile is None:
+            return None
+        return self.tokens_per_tile * max(self.max_tiles, 1)
+
+    @property
+    def max_tiles(self) -> int:
+        """How many tiles of a picture the vision tower reads together; 0: it reads each picture by itself."""
+        return self.vision_config.max_tiles if isinstance(self.vision_config, MMVisionConfig) else 0
 
     @property
     def tokens_per_tile(self) -> int | None:
@@ -260,6 +274,11 @@ class MMConfig(ObjectiveSettings, FusionSettings, MMBaseConfig):
         first = int(self.vision_config.use_cls_token) + self.vision_config.num_register_tokens
         first -= self.vision_feature_select_strategy == "default"
         return rows * columns // self.pixel_shuffle**2 + first
+
+    @property
+    def written_tokens(self) -> int:
+        """How many ids of the vocabulary can be written: the outputs of the layer over it."""
+        return self.text_config.vocab_size - self.unwritten_tokens
 
     @property
     def placeholder_ids(self) -> dict[str, int | None]:

@@ -19,6 +19,7 @@ class MMResamplerConfig(MMStackConfig):
 
     model_type = "mm_resampler"
     cross_attention_gate = "none"
+    cross_attention_unread = "row"
 
     num_latents: int = setting(64, "latents, which are the tokens that come out", "MMResampler", values="> 0")
     num_hidden_layers: int = 6

@@ -246,6 +246,11 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
                 "cross_attention_placement='own' makes every listed layer (cross, mlp), and none is left with "
                 "self-attention; list fewer cross_attention_layers"
             )
+        if self.cross_attention_unread != "row" and self.cross_attention_placement != "own":
+            faults.append(
+                f"cross_attention_unread={self.cross_attention_unread!r} is for layers of their own; set "
+                "cross_attention_placement='own'"
+            )
         return faults + self._override_faults()
 
     def _override_faults(self) -> list[str]:

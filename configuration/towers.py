@@ -96,6 +96,8 @@ def tower_width(config: PreTrainedConfig) -> int:
 
     Raises: ValueError for a config without a width, such as that of a model of several towers.
     """
+    if isinstance(config, MMVisionConfig):
+        return config.token_size
     if config.model_type in MEASURED_WIDTH:
         return _measured_width(config.to_json_string(use_diff=False))
     if getattr(config, "add_adapter", False):  # of Wav2Vec2 and its kind

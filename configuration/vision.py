@@ -44,6 +44,21 @@ class MMVisionConfig(MMStackConfig):
         "how learned positions fit another number of patches; bilinear with antialiasing is SigLIP 2's with NaFlex",
         "MMVisionModel",
     )
+    max_tiles: int = setting(
+        0,
+        "so many tiles of a picture are read together, each with a learned place; image_grids says how they stand "
+        "(Llama 3.2 Vision); 0: each picture by itself",
+        "MMVisionModel",
+        values=">= 0",
+    )
+    num_global_layers: int = setting(
+        0, "with max_tiles: gated layers over all tiles, after the norm of the others", "MMVisionModel", values=">= 0"
+    )
+    feature_layers: list[int] | None = setting(
+        None,
+        "with max_tiles: layers whose states stand beside the last in each token, which is as many times wider",
+        "MMVisionModel",
+    )
 
     def __post_init__(self, **kwargs: Any):
         if isinstance(self.image_size, tuple):
@@ -62,13 +77,42 @@ class MMVisionConfig(MMStackConfig):
         height, width = self.image_sides
         return height // self.patch_size, width // self.patch_size
 
+    @property
+    def tile_arrangements(self) -> list[tuple[int, int]]:
+        """Rows and columns of at most max_tiles tiles, in the order of their numbers."""
+        sides = range(1, self.max_tiles + 1)
+        return [(rows, columns) for rows in sides for columns in sides if rows * columns <= self.max_tiles]
+
+    @property
+    def token_size(self) -> int:
+        """Width of a token that the tower gives."""
+        return self.hidden_size * (1 + len(self.feature_layers or []))
+
     def faults(self) -> list[str]:
-        faults = super().faults() + self._size_faults()
+        faults = super().faults() + self._size_faults() + self._tile_faults()
         if self.pooler in ("cls", "cls_tanh") and not self.use_cls_token:
             faults.append(f"pooler={self.pooler!r} reads the CLS token, but use_cls_token=False; use pooler='mean'")
         if self.pooler in ("eos", "highest_id", "last", "before_last"):
             faults.append(f"pooler={self.pooler!r} is for text; use 'cls', 'cls_tanh', 'mean', 'attention' or 'none'")
         return faults
+
+    def _tile_faults(self) -> list[str]:
+        if self.max_tiles < 1:
+            given = [name for name in ("num_global_layers", "feature_layers") if getattr(self, name)]
+            return [f"{name}={getattr(self, name)} is only for tiles read together; set max_tiles" for name in given]
+        faults, last = [], self.num_hidden_layers - 1
+        if any(not 0 <= layer <= last for layer in self.feature_layers or []):
+            faults.append(f"feature_layers={self.feature_layers} must be layers of 0..{last}")
+        wanted = {
+            "use_cls_token": True, "num_register_tokens": 0, "use_mask_token": False, "pooler": "none",
+            "position_embedding_type": "absolute", "norm_position": "pre", "final_norm": "all",
+            "drop_partial_patches": False,
+        }  # fmt: skip
+        return faults + [
+            f"max_tiles={self.max_tiles} needs {name}={value!r}; {name}={getattr(self, name)!r}"
+            for name, value in wanted.items()
+            if getattr(self, name) != value
+        ]
 
     def _size_faults(self) -> list[str]:
         size, patch = self.image_size, self.patch_size

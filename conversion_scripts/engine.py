@@ -51,6 +51,7 @@ from . import (
     idefics3,
     llava,
     llava_next,
+    mllama,
     moonshine,
     paligemma,
     siglip,
@@ -96,6 +97,7 @@ _MODULES = (
     llava_next,
     blip_2,
     paligemma,
+    mllama,
 )
 FAMILIES = {family.name: family for family in (*(module.FAMILY for module in _MODULES), *idefics3.FAMILIES)}
 LARGE_NUMBERS = 10**8  # from here on there is a progress bar

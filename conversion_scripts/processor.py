@@ -130,8 +130,10 @@ def is_splitting(source: Any) -> bool:
 
 
 def tile_size(source: Any) -> int:
-    """The sides of the tiles of a LLaVA-NeXT's image processor. Raises ValueError where they are cut once more."""
-    sides = {side for size in (source.size, source.crop_size) for side in dict(size).values() if side is not None}
+    """The sides of an image processor's tiles (LLaVA-NeXT, Llama 3.2 Vision). Raises ValueError where they are cut
+    once more."""
+    sizes = [size for size in (source.size, source.crop_size) if size is not None]
+    sides = {side for size in sizes for side in dict(size).values() if side is not None}
     if len(sides) != 1 or not source.do_resize:
         raise ValueError(
             f"{type(source).__name__} with size={source.size}, crop_size={source.crop_size}: known are tiles of one "
@@ -147,7 +149,7 @@ def convert_image_processor(source: Any) -> Any:
     """
     if _of_documents(source) is not None:
         return source
-    if is_splitting(source) or hasattr(source, "image_grid_pinpoints"):
+    if is_splitting(source) or hasattr(source, "image_grid_pinpoints") or hasattr(source, "max_image_tiles"):
         side = source.max_image_size["longest_edge"] if is_splitting(source) else tile_size(source)
         numbers = {name: _plain(getattr(source, name)) for name in IMAGE_OPTIONS if not name.endswith("size")}
         del numbers["do_center_crop"]
@@ -312,6 +314,10 @@ def _image_processor(ours: Any, class_name: str, tiles: dict[str, Any] | None = 
         kept = {name: options[name] for name in options if not name.endswith(("size", "crop"))}
         sizes = {"size": {"shortest_edge": tiles["size"]}, "crop_size": square}
         return image_class(**kept, **sizes, image_grid_pinpoints=[list(pair) for pair in tiles["resolutions"]])
+    if tiles is not None and "max_tiles" in tiles:
+        kept = {name: options[name] for name in options if not name.endswith(("size", "crop"))}
+        square = {"height": tiles["size"], "width": tiles["size"]}
+        return image_class(**kept, size=square, max_image_tiles=tiles["max_tiles"])
     if tiles is not None:
         numbers = {name: value for name, value in options.items() if not name.endswith(("size", "crop"))}
         sizes = {"size": {"longest_edge": tiles["longest_edge"]}, "max_image_size": {"longest_edge": tiles["size"]}}

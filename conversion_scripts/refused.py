@@ -12,6 +12,4 @@ REFUSED = {
     "Transformers has no class to compare with",
     "instructblip": f"{_INSIDE} InstructBLIP's Q-Former reads the question together with its queries, with MLPs of "
     "its own for it: what stands for a picture would be another for each question, and MM computes it once",
-    "mllama": "Llama 3.2 Vision's tower takes tiles with their aspect ratios, and its table of embeddings is 8 rows "
-    "longer than its head",
 }

@@ -42,6 +42,11 @@ def grid_of(config: Any, kind: str, tokens: int, pixels: torch.Size | None) -> G
             "image_newline=True joins tiles to grids of many sizes, whose tokens are not placed on a picture; "
             "method='occlusion' does without tokens"
         )
+    if config.max_tiles:
+        raise ValueError(
+            f"vision_config.max_tiles={config.max_tiles}: tokens are of tiles in many arrangements, not placed on "
+            "a picture; method='occlusion' does without tokens"
+        )
     if kind == "image":
         return _patches(config, tokens, pixels)
     frames = pixels[2]

@@ -57,6 +57,7 @@ from .fusion.media_encoder import (
 )
 from .towers.any_tower import build_tower, run_tower
 from .towers.text import MMTextModel
+from .towers.tiles import as_read, marked
 
 # kind of media -> whose tower, resampler and projector encode it, and the learned vectors of its item numbers
 SIDES = {"image": ("vision", "image_slots"), "video": ("vision", "frame_slots"), "audio": ("audio", "clip_slots")}
@@ -212,9 +213,13 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         given: dict[str, Any] = {name: value for name, value in inputs.items() if value is not None}
         if not given:
             return None
-        items = [self._encode(one, interpolate) for one in check_media(self.config, given, bool_masked_pos)]
-        if self.image_newline is not None or "image_grids" in given:
-            items = [join_tiles(one, given.get("image_grids"), self.image_newline, self.config) for one in items]
+        grids = given.get("image_grids")
+        items = [as_read(self.config, one, grids) for one in check_media(self.config, given, bool_masked_pos)]
+        items = [self._encode(one, interpolate) for one in items]
+        if self.config.max_tiles:
+            items = [marked(one, self.vision_tower.tiles.tokens) for one in items]
+        elif self.image_newline is not None or grids is not None:
+            items = [join_tiles(one, grids, self.image_newline, self.config) for one in items]
         context = join(items) if items else None
         if "context_input_ids" in given:
             context = self.read_context_text(context, *(given.get(name) for name in CONTEXT_TEXT))

@@ -46,7 +46,7 @@ def question_about(processor: Any, kind: str, text: str) -> dict[str, Any]:
     token = (processor.placeholders or {}).get(kind, "")
     if token in text:
         return {"text": text}
-    if processor.chat_template is None or processor.media_reading != "in_text":
+    if processor.chat_template is None or processor.media_reading not in ("in_text", "last_run"):
         return {"text": token + text}
     plain = without_tokens(text, processor.tokenizer.all_special_tokens)
     blocks = [{"type": kind}, *([{"type": "text", "text": plain}] if plain else [])]

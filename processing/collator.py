@@ -33,6 +33,7 @@ from .columns import check_columns, check_nothing_lost, check_spelling, renamed,
 from .epochs import Asked, Passes, warn_of_no_labels, who_asks
 from .feature_store import FeatureStore, check_whole_pictures
 from .images.limits import ON_ERROR, MediaDecodeError
+from .images.tiles import told_columns
 from .masking import mask_patches, mask_tokens
 from .media import blank_media, media_tensors, read_media
 from .pairing import Samples, pair_samples
@@ -276,8 +277,8 @@ class MMDataCollator:
         )
         if grids:
             batch["image_grids"] = torch.tensor([grids[key] for key in held])
-        elif "resolutions" in (self.processor.tiles or {}) and "pixel_values" in batch:  # of blanks
-            batch["image_grids"] = torch.zeros(len(batch["pixel_values"]), 1, 4, dtype=torch.long)
+        elif (columns := told_columns(self.processor.tiles)) and "pixel_values" in batch:  # of blanks
+            batch["image_grids"] = torch.zeros(len(batch["pixel_values"]), 1, columns, dtype=torch.long)
         if paired is not None:
             place = {key: number for number, key in enumerate(held)}
             batch |= row_index(batch, [place[keys[index]] for index in kept], len(held), counts, paired)

@@ -8,7 +8,8 @@ a | p     | b | p     | c   else the picture is read by cross-attention, from it
 -   0       0   1       1   "last": the last picture before a token (Flamingo); none before the first. A text that
                             names no place has them before it
 -   0       0   0 1     0 1 "before": all pictures before it
-                            "last_run": the pictures that stand together before it (Llama 3.2 Vision)
+                            "last_run": the pictures that stand together before it (Llama 3.2 Vision); those at the
+                        beginning of a text stand before what opens it
 all of them                 "all"
 """
 
@@ -18,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from .images.limits import check_choice
-from .images.tiles import GridTiles, Tiles, check_cutting
+from .images.tiles import TOLD, AnyTiles, CanvasTiles, Tiles, check_cutting
 from .pairing import Samples
 from .row_faults import RowError
 
 READINGS = ("in_text", "before_text", "last", "last_run", "before", "all")
-_FRONT = ("before_text", "last")  # where a text that names no place has its media before it
+_FRONT = ("before_text", "last", "last_run")  # where a text that names no place has its media before it
 _INSIDE = ("in_text", "before_text")
+_BESIDE = ("last", "last_run", "before")
 BY_TOOLS = (*_FRONT, "in_text")  # where tools that make a text about a medium do so
 _EMPTY = "on_error='placeholder' leaves the places of broken media empty; use 'skip'"
 KINDS = {"image": "images", "video": "videos", "audio": "audio"}  # kind -> its argument of a call
@@ -41,7 +43,7 @@ class Placeholders:
     ids: dict[str, int]
     counts: dict[str, int]
     reading: str
-    tiles: Tiles | GridTiles | None = None
+    tiles: AnyTiles | None = None
     parts: list[list[list[int]]] | None = None
     told: dict[str, Any] = field(default_factory=dict)
 
@@ -50,11 +52,12 @@ class Placeholders:
         """Of a processor's settings; None without. Raises ValueError for what does not fit together."""
         check_choice("media_reading", reading, READINGS)
         tiles = Tiles.of(tiles)
+        readings = _BESIDE if isinstance(tiles, CanvasTiles) else _INSIDE
         if tiles is not None and (
-            not isinstance(tokens, dict) or tokens.keys() != {"image"} or reading not in _INSIDE
+            not isinstance(tokens, dict) or tokens.keys() != {"image"} or reading not in readings
         ):
             raise ValueError(
-                f'tiles need placeholders={{"image": token}} and media_reading of {", ".join(_INSIDE)}; got '
+                f'these tiles need placeholders={{"image": token}} and media_reading of {", ".join(readings)}; got '
                 f"placeholders={tokens}, media_reading={reading!r}"
             )
         if tokens is None:
@@ -143,7 +146,7 @@ class Placeholders:
             for grid in found:
                 if grid in known:
                     continue
-                if isinstance(tiles, GridTiles):
+                if isinstance(tiles, TOLD):
                     known[grid] = [self.ids["image"]] * tiles.number(grid, count)
                 else:
                     rows, columns = grid
@@ -151,9 +154,10 @@ class Placeholders:
                     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
                     known[grid] = self.expanded(ids, [])[0]
             parts.append([known[grid] for grid in found])
-            grids.append([tiles.grid(grid, count) for grid in found] if isinstance(tiles, GridTiles) else [])
+            grids.append([tiles.grid(grid, count) for grid in found] if isinstance(tiles, TOLD) else [])
         most = max(map(len, grids), default=0)
-        told = {"image_grids": [own + [[0] * 4] * (most - len(own)) for own in grids]} if most else {}
+        none = [[0] * len(one) for own in grids for one in own][:1]
+        told = {"image_grids": [own + none * (most - len(own)) for own in grids]} if most else {}
         return cut, parts, told
 
     def rows(self, rows: list[list[int]], spans: list[list]) -> tuple[list[list[int]], list[list]]:
@@ -178,7 +182,7 @@ class Placeholders:
 
     def opening(self, ids: list[int]) -> int:
         """How many placeholders of an expanded row stand before what opens its text."""
-        if self.reading != "before_text":
+        if self.reading not in ("before_text", "last_run"):
             return 0
         return next((place for place, token in enumerate(ids) if token not in self.repeats), len(ids))
 

@@ -83,8 +83,8 @@ class MMProcessor(SavingProcessor):
             they come before bos, where a text that names none has them (BLIP-2); or what a text
             reads by cross-attention, as context_ranges: "last" picture before it, "last_run", "before" or "all".
         prompt_ending: what each plain prompt ends with, before a suffix: the line feed of PaliGemma.
-        tiles: settings of `mm.processing.images.tiles.Tiles`, or `GridTiles`; each picture becomes its tiles, of
-            tokens_per_item each.
+        tiles: settings of `mm.processing.images.tiles.Tiles`, `GridTiles` or `CanvasTiles`; each picture becomes its
+            tiles, of tokens_per_item each (of CanvasTiles all of a picture's).
     """
 
     valid_processor_kwargs = MMProcessorKwargs

@@ -120,6 +120,8 @@ def config_faults(config: Any) -> list[str]:
         *_tower_faults(config),
         *_shuffle_faults(config),
         *_newline_faults(config),
+        *_together_faults(config),
+        *_unwritten_faults(config),
         *_cross_attention_faults(config),
         *_projector_faults(config),
     ]
@@ -219,6 +221,36 @@ def _newline_faults(config: Any) -> Iterator[str]:
         yield (
             "image_newline=True reads only patches, but vision_config has other tokens before them; set "
             "use_cls_token=False and num_register_tokens=0, or vision_feature_select_strategy='default' for one"
+        )
+
+
+def _together_faults(config: Any) -> Iterator[str]:
+    """Tiles that a tower reads together are the pictures of a text that reads them by cross-attention."""
+    if not config.max_tiles:
+        return
+    wanted = {
+        "fusion_type": "cross_attention", "modalities": ["image"], "max_images": 0, "vision_resampler_config": None,
+        "vision_feature_layer": -1, "vision_feature_select_strategy": "full", "pixel_shuffle": 1,
+        "image_newline": False,
+    }  # fmt: skip
+    for name, value in wanted.items():
+        if getattr(config, name) != value:
+            yield f"vision_config.max_tiles={config.max_tiles} needs {name}={value!r}; it is {getattr(config, name)!r}"
+
+
+def _unwritten_faults(config: Any) -> Iterator[str]:
+    """A layer over the vocabulary that lacks some of its rows."""
+    if not config.unwritten_tokens:
+        return
+    if config.tie_word_embeddings:
+        yield (
+            f"unwritten_tokens={config.unwritten_tokens} leaves the layer over the vocabulary without rows that the "
+            "embeddings have; set tie_word_embeddings=False"
+        )
+    if config.unwritten_tokens >= config.text_config.vocab_size:
+        yield (
+            f"unwritten_tokens={config.unwritten_tokens} must be below text_config.vocab_size="
+            f"{config.text_config.vocab_size}"
         )
 
 

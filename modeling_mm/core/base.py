@@ -104,7 +104,7 @@ class MMPreTrainedModel(PreTrainedModel):
             if number is not None:
                 init.constant_(number, getattr(self.config, f"{name.removeprefix('text_')}_init_value"))
         # A closed gate does not change a pretrained decoder; a gated fusion starts from equal shares.
-        for name in ("cross_attn_gate", "mlp_gate", "gate_weight", "gate_bias"):
+        for name in ("cross_attn_gate", "self_attn_gate", "mlp_gate", "gate", "gate_weight", "gate_bias"):
             gate = module._parameters.get(name)
             if gate is not None:
                 init.zeros_(gate)

@@ -163,7 +163,8 @@ def check_labels(config: MMConfig, labels: torch.Tensor, shape: torch.Size) -> N
     if labels.shape != shape:
         raise ValueError(f"labels must have the shape {tuple(shape)} of the text; got {tuple(labels.shape)}")
     read_values = config.check_inputs and may_read_values()
-    _check_ids("labels", labels, config.text_config.vocab_size, read_values, ignored=-100)
+    limit = "text_config.vocab_size" + (" without unwritten_tokens" if config.unwritten_tokens else "")
+    _check_ids("labels", labels, config.written_tokens, read_values, ignored=-100, limit=limit)
 
 
 def _check_ids(
@@ -234,6 +235,8 @@ class MediaItems(NamedTuple):
     output: the tower's own output.
     hidden_patches: bool (B, N, L), the patches that the tower's mask token replaces.
     is_ready: whether values are a tower's output already.
+    grids: int64 (B, N, 2), rows and columns of tiles of each item, where tiles are read together; lacking: bool
+        (B, N, S), their tokens that are of no tile.
     """
 
     values: torch.Tensor
@@ -244,6 +247,8 @@ class MediaItems(NamedTuple):
     output: Any = None
     hidden_patches: torch.Tensor | None = None
     is_ready: bool = False
+    grids: torch.Tensor | None = None
+    lacking: torch.Tensor | None = None
 
 
 # name -> what an input of media has to look like, as MediaInputs says it

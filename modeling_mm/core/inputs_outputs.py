@@ -55,7 +55,8 @@ class MediaInputs(TypedDict, total=False):
     visual_embeds: float (B[, N], S, Dv), ready tower output instead of pixel_values; a mask may be per token.
     visual_pooler_output: float (B[, N], Dv), with visual_embeds: the tower's own vectors; None: the mean of tokens.
     image_grids: int64 (B, M, 4), of each of M pictures whose tiles are the N items (config.image_newline): rows and
-        columns of tiles after the tile of the whole, and of tokens without padding; 0 for absent ones.
+        columns of tiles after the tile of the whole, and of tokens without padding; 0 for absent ones. Where tiles are
+        read together (vision_config.max_tiles) int64 (B, M, 2), rows and columns of tiles.
     pixel_values_videos: float (B[, N], F, C, H, W); video_attention_mask: bool (B[, N], F), the real frames.
     input_features: float (B, N, ...), N clips and then what the audio tower takes; input_features_mask: bool (B, N),
         or (B, N, frames) where the tower can leave out frames.

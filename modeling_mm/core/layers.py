@@ -94,6 +94,7 @@ class MMLayer(MMCheckpointingLayer):
         sublayers: of ("self", "cross", "mlp"), in this order; for instance ("self", "mlp") or ("cross", "mlp").
         self_idx, cross_idx: numbers of the attention sublayers among those of their kind in the stack.
         context_size: width of what cross-attention reads; None: the config's.
+        gate: of self-attention and the MLP of a layer without cross-attention; that of the others is the config's.
     A layer with cross-attention needs MMTextConfig's settings; one of its own is built by `cross_stack()`.
     """
 
@@ -104,6 +105,7 @@ class MMLayer(MMCheckpointingLayer):
         self_idx: int = 0,
         cross_idx: int = 0,
         context_size: int | None = None,
+        gate: str = "none",
     ):
         super().__init__()
         self.sublayers = sublayers
@@ -111,12 +113,15 @@ class MMLayer(MMCheckpointingLayer):
         self.is_cross_only = not self.has_self
         self.is_pre_norm = config.norm_position != "post"
         self.keeps_query = config.residual
+        gate = config.cross_attention_gate if self.is_cross_only else gate
+        self.keeps_mlp = self.has_self or config.cross_attention_unread == "attention"  # in a row without a context
         self.dropout = nn.Dropout(config.hidden_dropout)
         settings = config.cross_stack() if self.is_cross_only else config
         norm = partial(build_norm, settings.norm_type, settings.hidden_size, settings.layer_norm_eps)
         if self.has_self:
             self.self_attn = MMSelfAttention(config, self_idx)
             self.self_attn_norm = norm()
+            self.self_attn_gate = build_gate(gate, config.hidden_size)
         if self.has_cross:
             self.cross_attn = MMCrossAttention(
                 config,
@@ -131,7 +136,7 @@ class MMLayer(MMCheckpointingLayer):
         if self.has_mlp:
             self.mlp = MMMLP(settings)
             self.mlp_norm = norm()
-            self.mlp_gate = build_gate(config.cross_attention_gate, config.hidden_size) if self.is_cross_only else None
+            self.mlp_gate = build_gate(gate, config.hidden_size)
 
     @recomputed
     def forward(
@@ -146,7 +151,7 @@ class MMLayer(MMCheckpointingLayer):
         keys_only: bool = False,  # only writes keys and values of self-attention into the cache
         **kwargs: Any,  # past_key_values, output_attentions, implementation, and what that takes
     ) -> torch.Tensor:
-        if self.is_cross_only and reading.rows is None:
+        if reading.rows is None and not self.keeps_mlp:
             return hidden_states
         states = hidden_states
         if keys_only:
@@ -162,7 +167,7 @@ class MMLayer(MMCheckpointingLayer):
                 is_causal=is_causal,
                 **kwargs,
             )
-            states = self._added(norm, states, attended)
+            states = self._added(norm, states, attended, self.self_attn_gate)
         if self.has_cross and reading.rows is not None:
             norm = self.cross_attn_norm
             normed = self._normed(norm, states)
@@ -174,8 +179,11 @@ class MMLayer(MMCheckpointingLayer):
             states = reading.where_not_empty(crossed, states)
         if self.has_mlp:
             norm = self.mlp_norm
+            crossed = states
             states = self._added(norm, states, self.mlp(self._normed(norm, states)), self.mlp_gate)
-        return reading.where_not_empty(states, hidden_states) if self.is_cross_only else states
+            if self.is_cross_only and reading.without_mlp is not None:
+                states = torch.where(reading.without_mlp, crossed, states)
+        return states if self.keeps_mlp else reading.where_not_empty(states, hidden_states)
 
     def _normed(self, norm: nn.Module, states: torch.Tensor) -> torch.Tensor:
         """What a sublayer reads."""

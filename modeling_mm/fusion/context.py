@@ -37,7 +37,13 @@ def join(parts: list[MediaItems]) -> MMContextOutput:
         masks = [part.values.new_ones(part.values.shape[:3], dtype=torch.bool) for part in parts]
         masks = [full if part.mask is None else part.mask for part, full in zip(parts, masks, strict=True)]
         mask = torch.cat([of_items.flatten(1) for of_items in masks], dim=1)
-        tokens, sources, mask, offsets = pack(tokens, sources, mask)
+        lacking = None
+        if any(part.lacking is not None for part in parts):
+            own = [
+                torch.zeros_like(of) if p.lacking is None else p.lacking for p, of in zip(parts, masks, strict=True)
+            ]
+            lacking = torch.cat([of_items.flatten(1) for of_items in own], dim=1)
+        tokens, sources, mask, offsets = pack(tokens, sources, mask, lacking)
     pooled = _pooled(parts)
     outputs: dict[str, Any] = {OUTPUTS[part.kind]: part.output for part in parts}
     told = {name: vector for name, vector in pooled.items() if vector is not None}
@@ -118,14 +124,19 @@ def _pooled(parts: list[MediaItems]) -> dict[str, torch.Tensor | None]:
     return vectors
 
 
-def pack(tokens: torch.Tensor, sources: torch.Tensor, mask: torch.Tensor):
+def pack(tokens: torch.Tensor, sources: torch.Tensor, mask: torch.Tensor, lacking: torch.Tensor | None = None):
     """Moves the real tokens of each context to the front, order kept: lengths then say all that a mask says.
 
     Exact, as cross-attention has no positions. tokens (B, S, Dc), sources (B, S, 3), mask bool (B, S); the last
-    result, int64 (B, S + 1), is the number of real tokens before each place.
+    result, int64 (B, S + 1), is the number of real tokens before each place. lacking: bool (B, S), those of the real
+    tokens that come after the others and that no range names.
     """
-    real, rest = mask.long().cumsum(1), (~mask).long().cumsum(1)
-    goes_to = torch.where(mask, real - 1, real[:, -1:] + rest - 1)  # ONNX has no stable sort
+    named = mask if lacking is None else mask & ~lacking
+    real, rest = named.long().cumsum(1), (~mask).long().cumsum(1)
+    goes_to = torch.where(named, real - 1, mask.long().sum(1, keepdim=True) + rest - 1)  # ONNX has no stable sort
+    if lacking is not None:
+        late = (mask & lacking).long().cumsum(1)
+        goes_to = torch.where(mask & lacking, real[:, -1:] + late - 1, goes_to)
     places = torch.arange(mask.shape[1], device=mask.device).expand_as(goes_to)
     order = torch.zeros_like(goes_to).scatter(1, goes_to, places)
     offsets = torch.nn.functional.pad(real, (1, 0))

@@ -36,7 +36,7 @@ def build_vocabulary_head(config: MMConfig) -> tuple[nn.Module, nn.Linear]:
         norm = build_norm(text.norm_type, text.hidden_size, text.layer_norm_eps)
         act = ACT2FN[config.lm_head_act or text.hidden_act]
         transform = nn.Sequential(OrderedDict(dense=dense, act=act, norm=norm))
-    return transform, nn.Linear(text.hidden_size, text.vocab_size, bias=config.lm_head_bias)
+    return transform, nn.Linear(text.hidden_size, config.written_tokens, bias=config.lm_head_bias)
 
 
 def check_task(head: MMPreTrainedModel, faults: list[str]) -> None:
@@ -160,6 +160,16 @@ class MMVocabularyHead(MMHead):
         reads_vector = self.config.has_text_encoder and self.config.fusion_type in REPRESENTATION_FUSIONS
         reader = "language_model" if self.config.share_text_encoder else "text_encoder"
         self.freeze_pooled(keep=(reader,) if reads_vector else ())
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs):
+        """As in Transformers. Raises ValueError where the layer over the vocabulary lacks rows of the embeddings."""
+        if new_num_tokens is not None and self.config.unwritten_tokens:
+            raise ValueError(
+                f"unwritten_tokens={self.config.unwritten_tokens}: the last rows of the embeddings have none in the "
+                "layer over the vocabulary, so that both cannot get one new size"
+            )
+        parent: Any = super()
+        return parent.resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
     def check_targets(self, targets: torch.Tensor, input_ids, inputs_embeds) -> None:
         """Raises ValueError or TypeError unless targets are int64 (R, T), ids of the vocabulary or -100."""

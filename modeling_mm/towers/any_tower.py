@@ -62,6 +62,8 @@ def run_tower(tower: Any, items: MediaItems, layer: int = -1, strategy: str = "f
     flat = flat_items(items)
     if flat.hidden_patches is not None:
         settings["bool_masked_pos"] = flat.hidden_patches.bool()
+    if flat.grids is not None:
+        settings["image_grids"] = flat.grids
     inputs, mask = _inputs(tower, flat, layer, settings)
     if isinstance(tower, MMPreTrainedModel) or not takes_any_length(tower):
         output = tower(**{tower.main_input_name: flat.values.to(tower.dtype)}, **inputs)
@@ -89,6 +91,7 @@ def flat_items(items: MediaItems) -> MediaItems:
     nowhere: so every rank of a distributed run uses the same parameters, with zero gradients.
     """
     values, mask, hidden = items.values, items.mask, items.hidden_patches
+    grids = None if items.grids is None else items.grids.flatten(0, 1)
     values = values.flatten(0, 2 if items.kind == "video" else 1)
     mask = None if mask is None else mask.flatten(0, 1)
     hidden = None if hidden is None else hidden.flatten(0, 1)
@@ -97,7 +100,8 @@ def flat_items(items: MediaItems) -> MediaItems:
         values = present_items(values, present)
         mask = None if mask is None else present_masks(mask, present)
         hidden = None if hidden is None else present_items(hidden, present)
-    return items._replace(values=values, mask=mask, hidden_patches=hidden, present=None)
+        grids = None if grids is None else present_items(grids, present)
+    return items._replace(values=values, mask=mask, hidden_patches=hidden, present=None, grids=grids)
 
 
 def present_items(values: torch.Tensor, present: torch.Tensor) -> torch.Tensor:

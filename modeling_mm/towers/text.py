@@ -300,12 +300,17 @@ class MMTextModel(MMPreTrainedModel):
                 cache.rows, cache.context_lengths, cache.context_ranges = rows, lengths, ranges
         if lengths is None and ranges is None and implementation != MM_TRITON:
             return MMReading(rows)
-        ranges = None if ranges is None else columns_of(ranges, plan.past, length)
+        ranges, without_mlp = None if ranges is None else columns_of(ranges, plan.past, length), None
+        if ranges is not None and self.config.cross_attention_unread == "mlp":
+            without_mlp = ranges[..., :1] >= ranges[..., 1:]
+            ranges = torch.where(without_mlp, ranges.new_tensor([0, size]), ranges)
         has_context = None if lengths is None else rows.per_row(lengths > 0)[:, None, None]
         dropout = float(self.config.attention_dropout) if self.training else 0.0
         if implementation == MM_TRITON and kernels_run(inputs_embeds, self.cross_head_dim, dropout):
-            return MMReading(rows, has_context, keys=as_keys(rows, lengths, ranges, length))
-        return MMReading(rows, has_context, as_mask(plan.call, rows, lengths, ranges, size, inputs_embeds))
+            keys = as_keys(rows, lengths, ranges, length)
+            return MMReading(rows, has_context, keys=keys, without_mlp=without_mlp)
+        mask = as_mask(plan.call, rows, lengths, ranges, size, inputs_embeds)
+        return MMReading(rows, has_context, mask, without_mlp=without_mlp)
 
     def _embed(self, inputs_embeds, position_ids, token_type_ids, has_cache: bool) -> torch.Tensor:
         hidden_states = inputs_embeds

@@ -17,8 +17,9 @@ from ..core.base import MMPreTrainedModel
 from ..core.input_checks import check_mask_values, check_pixels, check_tensors, may_read_values, other_size
 from ..core.inputs_outputs import MMKwargs, reject_unknown
 from ..core.layers import MMLayer, MMPooler
+from .tiles import MMTiles
 
-_FORWARD = ("pixel_values", "interpolate_pos_encoding", "pixel_attention_mask", "bool_masked_pos")
+_FORWARD = ("pixel_values", "interpolate_pos_encoding", "pixel_attention_mask", "bool_masked_pos", "image_grids")
 
 
 def check_patch_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> None:
@@ -79,6 +80,8 @@ class MMVisionModel(MMPreTrainedModel):
         final_norm = "none" if config.final_norm == "none" else config.norm_type
         self.norm = build_norm(final_norm, width, config.layer_norm_eps)
         self.pooler = MMPooler(config)
+        tokens = config.use_cls_token + math.prod(self.patch_grid)
+        self.tiles = MMTiles(config, tokens) if config.max_tiles else None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -94,6 +97,7 @@ class MMVisionModel(MMPreTrainedModel):
         interpolate_pos_encoding: bool = False,
         pixel_attention_mask: torch.Tensor | None = None,
         bool_masked_pos: torch.Tensor | None = None,
+        image_grids: torch.Tensor | None = None,
         **kwargs: Unpack[MMKwargs],
     ) -> BaseModelOutputWithPooling:
         """Encodes pictures.
@@ -106,10 +110,16 @@ class MMVisionModel(MMPreTrainedModel):
                 left: pictures of several sizes on one canvas of any size. Each picture gets the positions of its own
                 rectangle, and pixels outside change nothing; the states of such tokens mean nothing.
             bool_masked_pos: bool (n, height/p * width/p), True for each patch that the mask token replaces.
-        Returns: last_hidden_state (n, S, D) and pooler_output (n, D).
+            image_grids: with max_tiles, whose pixel_values are (n, max_tiles, C, height, width), tiles that a picture
+                lacks as zeros: int64 (n, 2), rows and columns of tiles.
+        Returns: last_hidden_state (n, S, D) and pooler_output (n, D); with max_tiles (n, max_tiles * S, D times 1 and
+            the number of feature_layers) and None.
         Raises: ValueError for another shape or size; TypeError for an unknown argument.
         """
         reject_unknown(kwargs, _FORWARD)
+        if self.tiles is not None:
+            others = (pixel_attention_mask, bool_masked_pos, interpolate_pos_encoding or None)
+            return self._read_together(self.tiles, pixel_values, image_grids, others, **kwargs)
         self._check_size(pixel_values, interpolate_pos_encoding or pixel_attention_mask is not None)
         hidden_states = self._embed(pixel_values, pixel_attention_mask, bool_masked_pos)
         real, mask, places, canvas = None, None, None, hidden_states.shape
@@ -128,6 +138,28 @@ class MMVisionModel(MMPreTrainedModel):
             hidden_states = hidden_states.new_zeros(canvas).scatter(1, places.expand_as(hidden_states), hidden_states)
         return BaseModelOutputWithPooling(hidden_states, pooled)
 
+    def _read_together(
+        self, tiles: MMTiles, pixels: torch.Tensor, grids: torch.Tensor | None, others: tuple, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Pictures (n, max_tiles, C, height, width)."""
+        if grids is None or pixels.ndim != 5 or pixels.shape[1] != tiles.most or any(o is not None for o in others):
+            raise ValueError(
+                f"tiles that are read together (max_tiles={tiles.most}) are pixel_values (n, {tiles.most}, C, height, "
+                f"width) with image_grids (n, 2), without masks of patches or other sizes; got {tuple(pixels.shape)}"
+            )
+        pixels, numbers = pixels.flatten(0, 1), tiles.numbers(grids)
+        self._check_size(pixels, False)
+        states, mask = tiles.filled(self._embed(pixels, None, None, numbers), grids)
+        wanted, kept = self.config.feature_layers or [], {}
+        for number, layer in enumerate(self.layers):
+            states = layer(states, attention_mask=mask, **kwargs)
+            kept |= {number: states} if number in wanted else {}
+        features = [kept[number] for number in wanted]
+        states = tiles.over_all(self.norm(states), numbers, mask, **kwargs)
+        if features:  # channel by channel, as the original has them
+            states = torch.cat([states, torch.stack(features, dim=-1).flatten(-2)], dim=-1)
+        return BaseModelOutputWithPooling(tiles.cut(states), None)
+
     def _is_recorded(self, asked: Mapping[str, Any]) -> bool:
         """Whether states or weights of layers are asked for, which lie on the canvas."""
         names = ("output_hidden_states", "output_attentions")
@@ -139,18 +171,30 @@ class MMVisionModel(MMPreTrainedModel):
         lead = self.config.use_cls_token + self.config.num_register_tokens
         return torch.cat([patches.new_ones(patches.shape[0], lead), patches], dim=1)
 
-    def _embed(self, pixel_values: torch.Tensor, mask: torch.Tensor | None, replaced: torch.Tensor | None):
-        """(n, C, height, width) -> (n, S, D)."""
+    def _embed(
+        self,
+        pixel_values: torch.Tensor,
+        mask: torch.Tensor | None,
+        replaced: torch.Tensor | None,
+        numbers: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """(n, C, height, width) -> (n, S, D). numbers: of the arrangements of tiles that are read together."""
         patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
         grid = tuple(patches.shape[-2:])
         tokens = patches.flatten(2).transpose(1, 2)  # (n, D, rows, columns) -> (n, rows*columns, D)
         if replaced is not None:
             tokens = self._with_mask_token(tokens, replaced)
+        if self.tiles is not None and numbers is not None:
+            tokens = tokens + self.tiles.before(numbers).flatten(0, 1)
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         if mask is not None:
             check_patch_mask(mask, (tokens.shape[0], *grid))
-        if self.embed_positions is not None:
+        if self.tiles is not None and numbers is not None:
+            gate = torch.tanh(self.tiles.positions.gate)
+            tokens = tokens + (1 - gate) * self._positions(grid, tokens.device)
+            tokens = tokens + self.tiles.positions(numbers).flatten(0, 1)
+        elif self.embed_positions is not None:
             tokens = tokens + (self._positions(grid, tokens.device) if mask is None else self._positions_of_each(mask))
         if self.register_tokens is not None:
             lead = self.config.use_cls_token

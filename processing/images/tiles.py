@@ -39,10 +39,13 @@ class Tiles:
     whole: str = "{image}"
 
     @classmethod
-    def of(cls, settings: Any) -> "Tiles | GridTiles | None":
-        """Of a processor's settings; None without. Raises ValueError for others than these, or GridTiles'."""
+    def of(cls, settings: Any) -> "AnyTiles | None":
+        """Of a processor's settings; None without. Raises ValueError for others than these, or those of the other
+        kinds."""
         if settings is None:
             return None
+        if isinstance(settings, dict) and "max_tiles" in settings:
+            return CanvasTiles.of(settings)
         if isinstance(settings, dict) and "resolutions" in settings:
             return GridTiles.of(settings)
         known: dict[str, Any] = {field.name: field.type for field in fields(cls)}
@@ -150,7 +153,72 @@ class GridTiles:
         return count + high * (wide + 1)
 
 
-def check_cutting(tiles: Tiles | GridTiles, images: Any, options: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class CanvasTiles:
+    """Tiles that a model reads together, without a text around them (Llama 3.2 Vision): those of the picture on a
+    canvas, at its top left, black elsewhere.
+
+    size: sides of a tile in pixels. max_tiles: of a canvas.
+    """
+
+    size: int
+    max_tiles: int
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> "CanvasTiles":
+        """Of a processor's settings. Raises ValueError for others than these."""
+        fits = settings.keys() == {"size", "max_tiles"}
+        if not fits or any(type(value) is not int or value < 1 for value in settings.values()):
+            raise ValueError(f"tiles={settings}; accepted with max_tiles is size, both whole numbers from 1")
+        return cls(**settings)
+
+    def cut(self, picture: Image.Image, resample: int) -> tuple[list[Image.Image], int, int]:
+        """The tiles row by row, and the numbers of their rows and columns."""
+        rows, columns = self.best(picture.height, picture.width)
+        high, wide = rows * self.size, columns * self.size
+        canvas = Image.new("RGB", (wide, high))
+        canvas.paste(picture.resize(self._inside(*picture.size, wide, high), resample))
+        corners = [(left, top) for top in range(0, high, self.size) for left in range(0, wide, self.size)]
+        return [canvas.crop((left, top, left + self.size, top + self.size)) for left, top in corners], rows, columns
+
+    def best(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the canvas that enlarges a picture least, or where none holds it, shrinks it least; of
+        those that are alike the smallest."""
+        sides = range(1, self.max_tiles + 1)
+        canvases = [(rows, columns) for rows in sides for columns in sides if rows * columns <= self.max_tiles]
+        scales = [min(rows * self.size / height, columns * self.size / width) for rows, columns in canvases]
+        larger = [scale for scale in scales if scale >= 1]
+        chosen = min(larger) if larger else max(scales)
+        alike = [canvas for canvas, scale in zip(canvases, scales, strict=True) if scale == chosen]
+        return min(alike, key=lambda canvas: canvas[0] * canvas[1])
+
+    def _inside(self, width: int, height: int, wide: int, high: int) -> tuple[int, int]:
+        """Sides in a picture's aspect: inside the canvas, and as large as a tile, but else no larger than it is."""
+        most_wide, most_high = min(max(width, self.size), wide), min(max(height, self.size), high)
+        by_width, by_height = most_wide / width, most_high / height
+        if by_width < by_height:
+            return most_wide, min(math.floor(height * by_width) or 1, most_high)
+        return min(math.floor(width * by_height) or 1, most_wide), most_high
+
+    def grid(self, cut: tuple[int, ...], count: int) -> list[int]:
+        """A picture's row of image_grids: rows and columns of its tiles."""
+        return list(cut)
+
+    def number(self, cut: tuple[int, ...], count: int) -> int:
+        """How many places a picture has in the text, which reads it by cross-attention."""
+        return 1
+
+
+AnyTiles = Tiles | GridTiles | CanvasTiles
+TOLD = (GridTiles, CanvasTiles)  # of which the model is told where they stand
+
+
+def told_columns(settings: dict[str, Any] | None) -> int:
+    """How many numbers of image_grids a picture has by a processor's `tiles`; 0: the model is told none."""
+    return 4 if "resolutions" in (settings or {}) else 2 if "max_tiles" in (settings or {}) else 0
+
+
+def check_cutting(tiles: AnyTiles, images: Any, options: dict[str, Any]) -> None:
     """Raises ValueError for an image processor, and for options of a call, that make pixels of another size of a
     tile."""
     wanted = {"height": tiles.size, "width": tiles.size}
