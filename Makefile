@@ -41,7 +41,7 @@ $(DEV): setup.py constraints.txt | $(BIN)/python
 	@$(call install,'.[dev]')
 	@touch $(BASE) $@
 
-.PHONY: help caption originals test test-nodes test-other-cpu test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest test-apps test-metrics docs fuzz mutations test-resume reference lint types format data train bench benchmark gpu-report faithfulness quantization clean
+.PHONY: help caption originals test test-nodes test-other-cpu test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest test-apps test-metrics docs fuzz mutations test-resume reference lint types format data train bench bench-cpu benchmark gpu-report faithfulness quantization clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -225,10 +225,10 @@ train: data  ## train mm-tiny again and pack it into checkpoints/mm-tiny (half a
 	@$(BIN)/python -m mm.recipes.package runs/mm-tiny/model checkpoints/mm-tiny
 
 benchmark: $(DEV)  ## generate() beside transformers' BLIP, the same weights in both
-	@$(BIN)/python benchmarks/beam_search_vs_blip.py
+	@$(BIN)/python -W ignore benchmarks/inference.py blip
 
 # Each has an exit status of its own: one bar that is missed does not keep the others from being measured.
-BENCHES := inference blip_training linear_products scaling cpu_options everyday
+BENCHES := inference training everyday parts memory scaling floor
 
 bench: $(DEV)  ## everything beside its peers, with logs and docs/benchmarks.md (an hour; QUICK=1: some rows, 2 minutes)
 ifdef QUICK
@@ -238,6 +238,20 @@ else
 	    $(BIN)/python -W ignore benchmarks/$$name.py --log benchmarks/logs/$$name.txt || missed=1; done; \
 	    $(BIN)/python benchmarks/page.py; exit $$missed
 endif
+
+# Transformers imports torchvision wherever it is installed, so these peers are kept out of .venv.
+OPENVINO := build/openvino
+OPEN_CLIP := build/open-clip
+
+$(OPEN_CLIP)/.installed: | $(DEV)
+	@$(BIN)/python -m pip --disable-pip-version-check install -q --no-deps --target $(OPENVINO) \
+	    openvino==2026.4.1 openvino-telemetry==2025.2.0
+	@$(BIN)/python -m pip --disable-pip-version-check install -q --no-deps --target $(OPEN_CLIP) \
+	    open_clip_torch==3.3.0 torchvision==0.28.0 timm==1.0.31 ftfy==6.3.1 wcwidth==0.9.4
+	@touch $@
+
+bench-cpu: $(OPEN_CLIP)/.installed $(TORCHAO)  ## the same captioner by ONNX Runtime, OpenVINO and torch.compile on a CPU; open_clip
+	@PYTHONPATH=$(OPENVINO):$(TORCHAO) $(BIN)/python -W ignore benchmarks/cpu.py --log benchmarks/logs/cpu.txt
 
 gpu-report: $(DEV)  ## on an NVIDIA GPU: is all right, and how fast? build/gpu-report.md and .json (half an hour)
 	@$(BIN)/python -W ignore benchmarks/gpu_report.py

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import harness
-import inference
 import numpy as np
+import peers
 import torch
 import transformers
 import whisper_speed as whisper
@@ -49,14 +49,12 @@ def drained(device: torch.device, way: Any) -> harness.Cost:
 
 
 def blip(device: torch.device, dtype: torch.dtype, tiny: bool) -> Iterator[Pair]:
-    size, sizes = (192, inference.MEDIUM) if tiny else (384, inference.FULL)
-    config = transformers.BlipConfig(vision_config={"image_size": size, **sizes}, text_config=sizes)
-    peer = inference.drawn(transformers.BlipForConditionalGeneration(config))
-    ours, peer = inference.converted(peer).to(device, dtype), peer.to(device, dtype)
+    peer, ours, size = peers.blip(peers.MEDIUM if tiny else peers.FULL)
+    ours, peer = ours.to(device, dtype), peer.to(device, dtype)
     for batch, beams in ((1, 1), (8, 5)):
-        pixels = inference.pictures(batch, size).to(device, dtype)
-        ids = torch.full((batch, 1), config.text_config.bos_token_id, device=device)
-        settings = inference.search(beams)
+        pixels = peers.pictures(batch, size).to(device, dtype)
+        ids = peers.starts(peer, batch).to(device)
+        settings = peers.search(beams)
         yield (
             f"BLIP, {beams} beams, batch {batch}",
             partial(ours.generate, pixel_values=pixels, input_ids=ids, **settings),
@@ -66,7 +64,7 @@ def blip(device: torch.device, dtype: torch.dtype, tiny: bool) -> Iterator[Pair]
 
 def speech(device: torch.device, dtype: torch.dtype, tiny: bool) -> Iterator[Pair]:
     peer = whisper.build(tiny)
-    ours, peer = inference.converted(peer).to(device, dtype), peer.to(device, dtype)
+    ours, peer = peers.converted(peer).to(device, dtype), peer.to(device, dtype)
     for batch, beams in ((1, 1), (4, 5)):
         parts = np.split(whisper.sound(30 * batch), batch)
         features = transformers.WhisperFeatureExtractor()(parts, sampling_rate=16000, return_tensors="pt")
@@ -84,7 +82,7 @@ def models(report: harness.Report, device: torch.device) -> None:
                     report.equal(work, mine, theirs)
                 width = min(mine.shape[1], theirs.shape[1])
                 same = (mine[:, :width] == theirs[:, :width]).double().mean().item()
-                report.race(f"{work}, {name}", ours, peer, 0.0, cost=partial(drained, device))
+                report.race(harness.Row(f"{work}, {name}", ours, peer, cost=partial(drained, device)))
                 report.rows[-1]["equal"] = same
                 if dtype != torch.float32:
                     report.say(f"  {same:.0%} of the tokens are equal")
@@ -109,8 +107,6 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device(asked.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.exit(2, "this report is of an NVIDIA GPU, and torch.cuda.is_available() is False here\n")
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     parts = []
     if device.type == "cuda":
         parts.append(part("tests", [sys.executable, "-m", "pytest", "-q", "-rs", "-m", "gpu", "tests"]))
@@ -119,7 +115,6 @@ def main(arguments: list[str] | None = None) -> int:
         parts.append(part("cross-attention", [*script, *(["--quick"] if asked.quick else [])]))
     report = harness.Report(asked)
     report.machine["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    report.titles()
     try:
         with torch.no_grad():
             models(report, device)

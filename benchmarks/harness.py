@@ -1,16 +1,15 @@
-"""What the benchmarks share: ways that take turns, processes of their own, memory, and one report.
+"""What the benchmarks share: rows of what is compared, ways that take turns, processes, memory, one report.
 
-    parser = harness.options(__doc__)                  # --pairs, --quick, --tiny, --threads, --log
-    asked = parser.parse_args(arguments)
-    report = harness.Report(asked)                     # pins threads, says machine and versions
-    report.equal("scores", ours(), theirs(), atol=1e-5)
-    report.titles()
-    report.race("scores of 16 texts", ours, theirs, wanted=1.5)
-    return report.end()                                # 1 if anything is not as wanted
+    def texts(report):                                 # a group of rows
+        ours, theirs = ...
+        yield harness.Row("scores of 16 texts", ours, theirs, wanted=1.5, atol=1e-5)
+
+    def main(arguments=None):
+        return harness.table(harness.options(__doc__), {"texts": texts}, arguments)  # 1 if anything is not as wanted
 
 Outputs are compared before anything is timed. Ways take turns after every run, and who begins changes from turn to
 turn, as the clock of a shared machine changes from second to second; a ratio is the median over the turns. CPU seconds
-count all threads of the process.
+count all threads of the process. --threads pins; the report says machine and versions.
 
 With --log the text goes to a file, all numbers to a .json beside it, and a line for each row of a race to
 history.jsonl in the same folder. benchmarks/page.py makes docs/benchmarks.md of the .json files and of the history.
@@ -28,7 +27,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -36,7 +35,7 @@ from typing import Any
 
 import torch
 
-Ways = dict[str, Callable[[], Any]]
+Way = Callable[[], Any]
 WIDTH = 46  # of what stands before the numbers of a race
 
 
@@ -112,14 +111,21 @@ class Ratio:
     greatest: float
 
 
-def clocked(way: Callable[[], Any]) -> Cost:
+def clocked(way: Way) -> Cost:
     gc.collect()
     wall, cpu = time.perf_counter(), time.process_time()
     way()
     return Cost(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def in_turn(ways: Ways, turns: int, warm_up: int = 1, cost: Callable[[Any], Cost] = clocked) -> dict[str, list[Cost]]:
+def told(way: Callable[[], Cost]) -> Cost:
+    """What a way says itself that it cost."""
+    return way()
+
+
+def in_turn(
+    ways: dict[str, Any], turns: int, warm_up: int = 1, cost: Callable[[Any], Cost] = clocked
+) -> dict[str, list[Cost]]:
     """The costs of each way, turn by turn."""
     costs: dict[str, list[Cost]] = {name: [] for name in ways}
     for turn in range(-warm_up, turns):
@@ -143,10 +149,35 @@ def ratio(above: Sequence[Cost], below: Sequence[Cost], of: str = "cpu") -> Rati
 # -- one report -------------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Row:
+    """Two ways to one result.
+
+    wanted: how many times the seconds of ours those of the other must be (0: only told), `of` "wall" or "cpu" time.
+    atol: how far results may be apart, relative above 1 (0: equal; None: compared by whoever made the row).
+    quick: pairs with --quick (0: not one of its rows). cost: what a way costs when it runs.
+    """
+
+    work: str
+    ours: Any
+    other: Any
+    wanted: float = 0.0
+    atol: float | None = 0.0
+    against: str = "Transformers"
+    of: str = "wall"
+    quick: int = 0
+    warm_up: int = 1
+    cost: Callable[[Any], Cost] = clocked
+
+
 class Report:
     """Lines as they are printed, rows for the JSON, and what is not as wanted."""
 
     def __init__(self, asked: argparse.Namespace | None = None):
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
         self.asked = asked or options(None).parse_args([])
         self.log: Path | None = self.asked.log
         if self.log is not None and not self.log.parent.is_dir():  # before hours of measuring, not after
@@ -154,6 +185,7 @@ class Report:
         self.lines: list[str] = []
         self.rows: list[dict[str, Any]] = []
         self.faults: list[str] = []
+        self.is_titled = False
         if self.asked.threads:
             pin(self.asked.threads)
         self.machine = machine()
@@ -172,8 +204,8 @@ class Report:
         self.rows.append(numbers)
 
     def want(self, what: str, ratio: float, wanted: float) -> None:
-        """`ratio` must be `wanted` or more."""
-        if not ratio >= wanted:
+        """`ratio` must be `wanted` or more; of small models nothing is wanted."""
+        if not self.asked.tiny and not ratio >= wanted:
             self.faults.append(f"{what}: {ratio:.2f}x, wanted {wanted}x")
 
     def equal(self, what: str, ours: torch.Tensor, theirs: torch.Tensor, atol: float = 0.0) -> float:
@@ -186,35 +218,37 @@ class Report:
         return apart
 
     def titles(self) -> None:
-        pairs = "some" if self.asked.quick else self.asked.pairs
-        self.say(f"medians of {pairs} alternating pairs, seconds; ratio: the other / ours [least, greatest]\n")
-        self.say(f"{'':{WIDTH}}{'ours':>9}{'other':>9}{'wall':>9}{'':17}{'CPU':>8}{'wanted':>9}  beside")
+        """Once, above the first race."""
+        if not self.is_titled:
+            pairs = "some" if self.asked.quick else self.asked.pairs
+            self.say(f"medians of {pairs} alternating pairs, seconds; ratio: the other / ours [least, greatest]\n")
+            self.say(f"{'':{WIDTH}}{'ours':>9}{'other':>9}{'wall':>9}{'':17}{'CPU':>8}{'wanted':>9}  beside")
+        self.is_titled = True
 
-    def race(
-        self, work: str, ours: Callable[[], Any], other: Callable[[], Any], wanted: float,
-        against: str = "Transformers", of: str = "wall", warm_up: int = 1, cost: Callable[[Any], Cost] = clocked,
-        quick: int = 1,
-    ) -> Ratio:  # fmt: skip
-        """Times both in turn: a line, a row, and `wanted` (0: none) of how many times ours the other's seconds are.
+    def measure(self, row: Row) -> Ratio:
+        """Compares the results, then times."""
+        if row.atol is not None:
+            self.equal(row.work, row.ours(), row.other(), row.atol)
+        return self.race(row)
 
-        quick: pairs with --quick.
-        """
+    def race(self, row: Row) -> Ratio:
+        """Times both in turn: a line, a row of the JSON, and whether the ratio is as wanted."""
+        self.titles()
         is_quick = self.asked.quick
-        pairs, warm_up = (quick, 0) if is_quick else (self.asked.pairs, warm_up)
-        costs = in_turn({"ours": ours, "peer": other}, pairs, warm_up, cost)
+        pairs, warm_up = (row.quick or 1, 0) if is_quick else (self.asked.pairs, row.warm_up)
+        costs = in_turn({"ours": row.ours, "peer": row.other}, pairs, warm_up, row.cost)
         ratios = {kind: ratio(costs["peer"], costs["ours"], kind) for kind in ("wall", "cpu")}
-        of = "cpu" if is_quick else of
+        of = "cpu" if is_quick else row.of
         seconds, judged = {side: median(found, of) for side, found in costs.items()}, ratios[of]
         self.say(
-            f"{work:{WIDTH}}{seconds['ours']:9.3f}{seconds['peer']:9.3f}{ratios['wall'].median:8.2f}x"
+            f"{row.work:{WIDTH}}{seconds['ours']:9.3f}{seconds['peer']:9.3f}{ratios['wall'].median:8.2f}x"
             f"  {f'[{judged.least:.2f}, {judged.greatest:.2f}]':15}{ratios['cpu'].median:7.2f}x"
-            + (f"{wanted:8.2f}x" if wanted else f"{'-':>9}")
-            + f"  {against}{', CPU' if of == 'cpu' else ''}"
+            + (f"{row.wanted:8.2f}x" if row.wanted else f"{'-':>9}")
+            + f"  {row.against}{', CPU' if of == 'cpu' else ''}"
         )
         both = {kind: vars(found) for kind, found in ratios.items()}
-        self.row(work=work, wanted=wanted, against=against, of=of, **seconds, **both)
-        if not self.asked.tiny:
-            self.want(work, judged.median, wanted / 2 if is_quick else wanted)
+        self.row(work=row.work, wanted=row.wanted, against=row.against, of=of, **seconds, **both)
+        self.want(row.work, judged.median, row.wanted / 2 if is_quick else row.wanted)
         return judged
 
     def end(self) -> int:
@@ -238,6 +272,27 @@ class Report:
         }
         kept = ("torch", "transformers", "processor", "threads", "load")
         return when | row | {name: self.machine[name] for name in kept}
+
+
+Group = Callable[[Report], Iterable[Row]]
+
+
+def table(
+    parser: argparse.ArgumentParser, groups: dict[str, Group], arguments: Sequence[str] | None = None,
+    quick: Sequence[str] = (),
+) -> int:  # fmt: skip
+    """Measures the rows of the groups named on the command line (none: all, or with --quick those of `quick`)."""
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(groups)} (default: all)")
+    asked = parser.parse_args(arguments)
+    unknown = set(asked.groups) - groups.keys()
+    if unknown:
+        parser.error(f"no group is called {', '.join(sorted(unknown))}; there are {', '.join(groups)}")
+    report = Report(asked)
+    for name in asked.groups or (quick if asked.quick and quick else groups):
+        for row in groups[name](report):
+            if row.quick or not asked.quick:
+                report.measure(row)
+    return report.end()
 
 
 # -- processes of their own -------------------------------------------------------------------------------------------
@@ -334,3 +389,12 @@ class Peak:
     def __exit__(self, *error):
         self._done.set()
         self._sampling.join()
+
+
+def peak_of(way: Way) -> int:
+    """Bytes that a second run holds at most, above what was held before it."""
+    way()
+    settled()
+    with Peak() as peak:
+        way()
+    return peak.held

@@ -14,119 +14,41 @@ thread (threads that wait for each other count as busy).
 """
 
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import harness
 import torch
 import transformers
+from harness import Report, Row
+from peers import blip as blip_pair
+from peers import converted, drawn, named, pictures, search, sizes_of, small, starts, words
 from torch import nn
 
-import mm
 
-BEAM_TOKENS, ANSWER_TOKENS = 20, 6
-Sizes = dict[str, int]  # fields of towers and texts that are not those of the published models
-FULL: Sizes = {}
-FLAT: Sizes = {"num_hidden_layers": 3}  # of --quick
-MEDIUM: Sizes = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 4}
-
-
-@dataclass
-class Row:
-    """One line of the table: two ways to the same tensor."""
-
-    work: str
-    ours: Callable[[], torch.Tensor]
-    peer: Callable[[], torch.Tensor]
-    wanted: float
-    atol: float = 0.0  # 0: tokens
-    quick: int = 0  # pairs with --quick; 0: none of its rows
-
-
-# -- models -----------------------------------------------------------------------------------------------------------
-
-
-def drawn(peer: Any) -> Any:
-    """The peer in eval mode with random weights under which pictures and earlier tokens decide the next one."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, weight in peer.named_parameters():
-            if "norm" in name.lower() or "ln_" in name:
-                weight.copy_(float(name.endswith("weight")) + 0.1 * torch.randn(weight.shape, generator=generator))
-            elif "logit_" not in name:
-                weight.copy_(spread(name, weight) * torch.randn(weight.shape, generator=generator))
-    return peer.eval()
-
-
-def spread(name: str, weight: torch.Tensor) -> float:
-    if weight.ndim == 1:
-        return 0.02
-    if "embed" in name or "wte" in name or "wpe" in name:
-        return 0.05 if weight.ndim < 4 else weight[0].numel() ** -0.5
-    return 0.7 * weight[0].numel() ** -0.5
-
-
-def converted(peer: nn.Module) -> Any:
-    with tempfile.TemporaryDirectory() as folder:
-        peer.save_pretrained(folder)  # type: ignore[operator]
-        return mm.convert(folder).model.eval()
-
-
-def pictures(batch: int, size: int) -> torch.Tensor:
-    """float (B, 3, size, size): random fields of colour."""
-    fields = torch.randn(batch, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-    return nn.functional.interpolate(fields, size=(size, size))
-
-
-def words(rows: int, length: int, least: int = 1000) -> torch.Tensor:
-    return torch.randint(least, least + 900, (rows, length), generator=torch.Generator().manual_seed(1))
-
-
-def search(beams: int, tokens: int = BEAM_TOKENS) -> dict[str, Any]:
-    return {"num_beams": beams, "min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False}
-
-
-def small(sizes: Sizes) -> bool:
-    """Whether pictures are smaller, too."""
-    return "hidden_size" in sizes
-
-
-# -- rows -------------------------------------------------------------------------------------------------------------
-
-
-def blip(sizes: Sizes) -> Iterator[Row]:
-    size = 192 if small(sizes) else 384
-    config = transformers.BlipConfig(vision_config={"image_size": size, **sizes}, text_config=sizes)
-    peer = drawn(transformers.BlipForConditionalGeneration(config))
-    model, text = converted(peer), config.text_config
-    ends = {"eos_token_id": text.sep_token_id, "pad_token_id": text.pad_token_id}
+def blip(report: Report) -> Iterator[Row]:
+    peer, model, size = blip_pair(sizes_of(report))
+    text = peer.config.text_config
+    ends = {"eos_token_id": text.sep_token_id, "pad_token_id": text.pad_token_id, "attention_mask": None}
     for batch, beams, whole, decoding in ((8, 5, 3.6, 6.0), (2, 5, 2.2, 2.6), (4, 1, 1.35, 0), (8, 1, 1.35, 0)):
-        pixels, ids = pictures(batch, size), torch.full((batch, 1), text.bos_token_id)
-        name, settings = f"BLIP, {'greedy' if beams == 1 else f'{beams} beams'}, batch {batch}", search(beams)
-        yield Row(
-            name,
-            partial(model.generate, pixel_values=pixels, input_ids=ids, **settings),
-            partial(peer.generate, pixel_values=pixels, **settings),
-            whole,
-        )
+        pixels, ids, settings = pictures(batch, size), starts(peer, batch), search(beams)
+        name = f"BLIP, {named(beams)}, batch {batch}"
+        ours = partial(model.generate, pixel_values=pixels, input_ids=ids, **settings)
+        yield Row(name, ours, partial(peer.generate, pixel_values=pixels, **settings), whole)
         if decoding:
-            context = model.encode_context(pixel_values=pixels)
             states = peer.vision_model(pixels).last_hidden_state
             mask = torch.ones(states.shape[:2], dtype=torch.long)
-            given = {"encoder_hidden_states": states, "encoder_attention_mask": mask, "attention_mask": None, **ends}
-            yield Row(
-                f"{name}, decoding",
-                partial(model.generate, encoder_outputs=context, input_ids=ids, **settings),
-                partial(peer.text_decoder.generate, input_ids=ids, **given, **settings),
-                decoding,
-                quick=3 * (batch == 2),
+            given = {"encoder_hidden_states": states, "encoder_attention_mask": mask, **ends}
+            ours = partial(
+                model.generate, encoder_outputs=model.encode_context(pixel_values=pixels), input_ids=ids, **settings
             )
+            theirs = partial(peer.text_decoder.generate, input_ids=ids, **given, **settings)
+            yield Row(f"{name}, decoding", ours, theirs, decoding, quick=3 * (batch == 2))
 
 
-def git(sizes: Sizes) -> Iterator[Row]:
+def git(report: Report) -> Iterator[Row]:
+    sizes = sizes_of(report)
     config = transformers.GitConfig(vision_config={**sizes}, **sizes)
     peer = drawn(transformers.GitForCausalLM(config))
     model = converted(peer)
@@ -134,7 +56,7 @@ def git(sizes: Sizes) -> Iterator[Row]:
         pixels, ids = pictures(batch, 224), torch.full((batch, 1), config.bos_token_id)
         settings = search(beams)
         yield Row(
-            f"GIT, {'greedy' if beams == 1 else f'{beams} beams'}, batch {batch}",
+            f"GIT, {named(beams)}, batch {batch}",
             partial(model.generate, pixel_values=pixels, input_ids=ids, **settings),
             partial(peer.generate, pixel_values=pixels, input_ids=ids, **settings),
             wanted,
@@ -142,7 +64,8 @@ def git(sizes: Sizes) -> Iterator[Row]:
         )
 
 
-def vit_gpt2(sizes: Sizes) -> Iterator[Row]:
+def vit_gpt2(report: Report) -> Iterator[Row]:
+    sizes = sizes_of(report)
     names = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
     of_decoder = {ours: sizes[name] for name, ours in names.items() if name in sizes}
     ends = {"bos_token_id": 50256, "eos_token_id": 50256}
@@ -157,15 +80,16 @@ def vit_gpt2(sizes: Sizes) -> Iterator[Row]:
     for beams, wanted in ((4, 2.2), (1, 1.2)):
         settings = search(beams)
         yield Row(
-            f"ViT-GPT2, {'greedy' if beams == 1 else f'{beams} beams'}, batch 4",
+            f"ViT-GPT2, {named(beams)}, batch 4",
             partial(model.generate, pixel_values=pixels, **settings),
             partial(peer.generate, pixel_values=pixels, **settings),
             wanted,
         )
 
 
-def donut(sizes: Sizes) -> Iterator[Row]:
+def donut(report: Report) -> Iterator[Row]:
     """Donut of base size: pages of 1280 x 960 pixels (as CORD's) are 1,200 tokens, read once, by both."""
+    sizes = sizes_of(report)
     swin = {"image_size": [1280, 960], "depths": [2, 2, 14, 2], "window_size": 10, "embed_dim": 128,
             "num_heads": [4, 8, 16, 32]}  # fmt: skip
     text = {"vocab_size": 57580, "d_model": 1024, "decoder_layers": 4, "max_position_embeddings": 768}
@@ -190,12 +114,9 @@ def donut(sizes: Sizes) -> Iterator[Row]:
     )
 
 
-def vqa(sizes: Sizes) -> Iterator[Row]:
-    size = 192 if small(sizes) else 384
-    config = transformers.BlipConfig(vision_config={"image_size": size, **sizes}, text_config=sizes)
-    peer = drawn(transformers.BlipForQuestionAnswering(config))
-    model, pixels, questions = converted(peer), pictures(1, size), words(16, 12)
-    settings = search(1, ANSWER_TOKENS)
+def vqa(report: Report) -> Iterator[Row]:
+    peer, model, size = blip_pair(sizes_of(report), transformers.BlipForQuestionAnswering)
+    pixels, questions, settings = pictures(1, size), words(16, 12), search(1, 6)
     yield Row(
         "BLIP-VQA, 16 questions about one picture",
         partial(model.generate, pixel_values=pixels, context_input_ids=questions, **settings),
@@ -205,8 +126,9 @@ def vqa(sizes: Sizes) -> Iterator[Row]:
     )
 
 
-def llava(sizes: Sizes) -> Iterator[Row]:
+def llava(report: Report) -> Iterator[Row]:
     """A SigLIP-base tower of 576 tokens and a text of 0.3 B: beams, and 16 questions about one picture."""
+    sizes = sizes_of(report)
     size, image = (96 if small(sizes) else 384), 31_999
     text = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 16, "num_attention_heads": 16}
     config = transformers.LlavaConfig(
@@ -250,7 +172,8 @@ def pooled(output: Any) -> torch.Tensor:
     return output if isinstance(output, torch.Tensor) else output.pooler_output
 
 
-def clip(sizes: Sizes) -> Iterator[Row]:
+def clip(report: Report) -> Iterator[Row]:
+    sizes = sizes_of(report)
     config = transformers.CLIPConfig(vision_config=sizes, text_config={**sizes, "eos_token_id": 49407})
     peer = drawn(transformers.CLIPModel(config))
     model = converted(peer)
@@ -271,7 +194,8 @@ def clip(sizes: Sizes) -> Iterator[Row]:
     )
 
 
-def siglip(sizes: Sizes) -> Iterator[Row]:
+def siglip(report: Report) -> Iterator[Row]:
+    sizes = sizes_of(report)
     peer = drawn(transformers.SiglipModel(transformers.SiglipConfig(vision_config=sizes, text_config=sizes)))
     yield from compared("SigLIP", converted(peer), peer, pictures(32, 224), {"input_ids": words(32, 64)})
 
@@ -284,38 +208,16 @@ def compared(name: str, model: Any, peer: Any, pixels: torch.Tensor, texts: dict
     yield Row(f"{name}, 32 pictures and texts", lambda: vectors(model), lambda: vectors(peer), 1.0, 1e-5)
 
 
-MODELS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
+MODELS: dict[str, harness.Group] = {
     "blip": blip, "git": git, "vit-gpt2": vit_gpt2, "donut": donut, "vqa": vqa, "llava": llava, "clip": clip,
     "siglip": siglip,
 }  # fmt: skip
 QUICK = ("blip", "git", "vqa", "clip")  # models that have rows of --quick
 
 
-# -- the table --------------------------------------------------------------------------------------------------------
-
-
-def measured(row: Row, report: harness.Report) -> None:
-    report.equal(row.work, row.ours(), row.peer(), row.atol)
-    report.race(row.work, row.ours, row.peer, row.wanted, quick=row.quick)
-
-
 def main(arguments: list[str] | None = None) -> int:
-    parser = harness.options(__doc__)
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)} (default: all)")
-    asked = parser.parse_args(arguments)
-    unknown = set(asked.models) - MODELS.keys()
-    if unknown:
-        parser.error(f"no model is called {', '.join(sorted(unknown))}; there are {', '.join(MODELS)}")
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    report = harness.Report(asked)
-    report.titles()
     with torch.no_grad():
-        for name in asked.models or (QUICK if asked.quick else MODELS):
-            for row in MODELS[name](MEDIUM if asked.tiny else FLAT if asked.quick else FULL):
-                if row.quick or not asked.quick:
-                    measured(row, report)
-    return report.end()
+        return harness.table(harness.options(__doc__), MODELS, arguments, QUICK)
 
 
 if __name__ == "__main__":

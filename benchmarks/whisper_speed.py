@@ -15,11 +15,9 @@ other libraries, whose search differs, it is said how many are equal. Each text 
 "decoding" is generate() from an encoded window. Peers in FOLDER run in processes of their own, with as many threads.
 """
 
-import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +25,8 @@ from typing import Any
 import harness
 import numpy as np
 import torch
-import transformers
-from inference import drawn
+from harness import Row
+from peers import drawn
 from transformers import (
     GenerationConfig,
     GenerationMixin,
@@ -51,17 +49,6 @@ TINY = {
 }  # fmt: skip
 WORKS = ("beams", "greedy", "long", "openai", "float32", "int8")  # the last three with --peers
 EOT, SOT, ENGLISH, TRANSCRIBE, NO_TIMES = 50257, 50258, 50259, 50359, 50363
-
-
-@dataclass
-class Row:
-    """One line of the table. elsewhere: the peer runs in its own process, and gives its cost."""
-
-    work: str
-    ours: Callable[[], Any]
-    peer: Callable[[], Any]
-    wanted: float
-    elsewhere: bool = False
 
 
 def build(tiny: bool) -> WhisperForConditionalGeneration:
@@ -177,7 +164,11 @@ def others(theirs: Any, ours: Any, folder: Path, asked: Any, report: harness.Rep
                 same, most = sum(one == two for one, two in pairs), sum(map(len, rows))
                 title = f"{name}: {'batch 4' if work == 'windows' else f'{seconds} s, word times'}, 5 beams"
                 report.say(f"  {title}: {sum(map(len, found))} tokens beside {most}, {same} of them equal in place")
-                yield Row(title, way, partial(peer.cost, work), bar, elsewhere=True)
+                theirs_cost = partial(peer.cost, work)
+                yield Row(
+                    title, way, theirs_cost, bar, None, name, warm_up=0,
+                    cost=lambda one, theirs=theirs_cost: one() if one is theirs else harness.clocked(one),
+                )  # fmt: skip
 
 
 def heard(ours: Any, samples: np.ndarray, settings: dict[str, Any]) -> torch.Tensor:
@@ -192,46 +183,25 @@ def heard(ours: Any, samples: np.ndarray, settings: dict[str, Any]) -> torch.Ten
 # -- the table --------------------------------------------------------------------------------------------------------
 
 
-def measured(row: Row, report: harness.Report, asked: argparse.Namespace) -> None:
-    if not row.elsewhere:
-        report.equal(row.work, row.ours(), row.peer())
-    ways: dict[str, Callable[[], Any]] = {"ours": row.ours, "peer": row.peer}
-    cost = (lambda way: way() if way is row.peer else harness.clocked(way)) if row.elsewhere else harness.clocked
-    costs = harness.in_turn(ways, asked.pairs, warm_up=0, cost=cost)  # both sides ran for the comparison
-    wall, cpu = (harness.ratio(costs["peer"], costs["ours"], of) for of in ("wall", "cpu"))
-    seconds = {side: harness.median(found, "wall") for side, found in costs.items()}
-    report.say(
-        f"{row.work:42}{seconds['ours']:8.2f}{seconds['peer']:8.2f}{wall.median:8.2f}x"
-        f"  {f'[{wall.least:.2f}, {wall.greatest:.2f}]':14}{cpu.median:6.2f}x{row.wanted:8.2f}x"
-    )
-    report.row(work=row.work, wanted=row.wanted, **seconds, wall=vars(wall), cpu=vars(cpu))
-    if not asked.tiny:
-        report.want(row.work, wall.median, row.wanted)
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = harness.options(__doc__, pairs=3)
     parser.add_argument("--peers", type=Path, help="folder of the other libraries")
     parser.add_argument("--only", nargs="+", choices=WORKS, default=WORKS, help="some of the rows")
     asked = parser.parse_args(arguments)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     report = harness.Report(asked)
-    report.say(f"medians of {asked.pairs} alternating pairs, seconds; ratio: peer / ours\n")
-    report.say(f"{'':42}{'ours':>8}{'peer':>8}{'wall':>9}{'':16}{'CPU':>7}{'wanted':>9}")
     with torch.no_grad(), tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         theirs = build(asked.tiny)
         theirs.save_pretrained(folder / "hf")
         ours = mm.convert(folder / "hf").model.eval()
         for row in short(theirs, ours, asked.tiny, asked.only, report):
-            measured(row, report, asked)
+            report.measure(row)
         for row in long(theirs, ours, asked.tiny) if "long" in asked.only else ():
-            measured(row, report, asked)
+            report.measure(row)
         if asked.peers:
             write_vocabulary(asked.peers, folder / "hf")
             for row in others(theirs, ours, folder, asked, report):
-                measured(row, report, asked)
+                report.measure(row)
     return report.end()
 
 

@@ -20,7 +20,7 @@ STATES = {
     "adamw": 2.0, "paged_adamw": 2.0, "lion": 1.0, "paged_lion": 1.0, "rmsprop": 1.0, "adagrad": 1.0,
     "adafactor": 0.1, "sgd": 0.0,
 }  # fmt: skip
-# What a process on a CPU holds beside tensors, as benchmarks/plan_memory.py found it: a part of them for the holes in
+# What a process on a CPU holds beside tensors, as benchmarks/memory.py found it: a part of them for the holes in
 # the heap (3 % where malloc gives large blocks back at once), and the buffers of PyTorch's libraries.
 HOLES, LIBRARIES = 0.08, 32 << 20
 

@@ -1,7 +1,7 @@
 """Linear layers: on CPUs by oneDNN where torch's own product is slow, and without keeping what they were made of.
 
 torch multiplies fp32 matrices with MKL, which leaves AVX-512 unused on processors of AMD. oneDNN, which torch brings
-along, uses it: the same product takes 0.3 to 0.6 of the time there (benchmarks/linear_products.py).
+along, uses it: the same product takes 0.3 to 0.6 of the time there (benchmarks/parts.py).
 """
 
 import functools

@@ -7,7 +7,7 @@ import sys
 import harness
 import pytest
 import torch
-from harness import Cost
+from harness import Cost, Row
 
 
 def asked(*arguments: str):
@@ -55,7 +55,7 @@ def test_a_race_is_a_line_a_row_and_one_more_line_of_the_history(tmp_path):
     costs = {"ours": Cost(1, 1), "other": Cost(3, 2)}
     for _ in range(2):
         report = harness.Report(asked("--log", str(tmp_path / "log.txt"), "--pairs", "3"))
-        found = report.race("a task", "ours", "other", 2.5, cost=costs.__getitem__)
+        found = report.race(Row("a task", "ours", "other", 2.5, cost=costs.__getitem__))
         assert found == harness.Ratio(3, 3, 3) and report.end() == 0
     lines = (tmp_path / "history.jsonl").read_text(encoding="utf-8").splitlines()
     told = [json.loads(line) for line in lines]
@@ -67,7 +67,7 @@ def test_a_race_is_a_line_a_row_and_one_more_line_of_the_history(tmp_path):
 def test_a_quick_race_wants_half_of_a_ratio_in_cpu_time_and_is_no_history(tmp_path, wanted, code):
     costs = {"ours": Cost(9, 1), "other": Cost(1, 2)}
     report = harness.Report(asked("--log", str(tmp_path / "log.txt"), "--quick"))
-    report.race("a task", "ours", "other", wanted, cost=costs.__getitem__)
+    report.race(Row("a task", "ours", "other", wanted, cost=costs.__getitem__))
     assert report.end() == code and not (tmp_path / "history.jsonl").exists()
 
 

@@ -5,7 +5,7 @@ import json
 import harness
 import page
 import pytest
-from harness import Cost
+from harness import Cost, Row
 
 
 def write_log(folder, wanted):
@@ -13,7 +13,8 @@ def write_log(folder, wanted):
     asked = harness.options(None).parse_args(["--log", str(folder / "races.txt"), "--pairs", "2"])
     report = harness.Report(asked)
     costs = {"ours": Cost(1, 1), "other": Cost(3, 2)}
-    report.race("a | task", "ours", "other", wanted, against="another program", cost=costs.__getitem__)
+    row = Row("a | task", "ours", "other", wanted, against="another program", cost=costs.__getitem__)
+    report.race(row)
     report.end()
     rows = [{"work": "beams", "sizes": [1, 2, 4], "seconds": [1.0, 1.1, 1.4], "exponent": 0.24}]
     told = {"machine": report.machine, "rows": rows, "faults": []}
