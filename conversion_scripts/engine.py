@@ -48,6 +48,7 @@ from . import (
     coca,
     flamingo,
     git,
+    idefics,
     idefics3,
     llava,
     llava_next,
@@ -98,6 +99,7 @@ _MODULES = (
     blip_2,
     paligemma,
     mllama,
+    idefics,
 )
 FAMILIES = {family.name: family for family in (*(module.FAMILY for module in _MODULES), *idefics3.FAMILIES)}
 LARGE_NUMBERS = 10**8  # from here on there is a progress bar

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import transformers
 from PIL import Image
 from transformers import (
@@ -210,6 +211,8 @@ def check_same_pixels(ours: Any, theirs: Any) -> None:
 def _pixels(images: Any, picture: Image.Image) -> np.ndarray:
     """pixel_values of one picture; rows of patches (SigLIP 2's, with NaFlex) as the picture that they are of."""
     made = images(picture)
+    if isinstance(made, list | torch.Tensor):  # Idefics' are bare
+        return np.asarray(made)
     pixels = np.asarray(made["pixel_values"])
     if "spatial_shapes" not in made:
         return pixels

@@ -4,10 +4,9 @@
     pixel_values_videos ─────────┼─► media (B, S, Dc) ─► text_encoder ⋈ ─► context ─► language_model ⋈ ─► (R, T, Dt)
     input_features ──────────────┘
 
-⋈ is one of `_JOINED`: a text stack and what it reads, joined as fusion_type says. The text encoder is optional:
-without one the media are the context.
-B contexts, N items per context, R rows, T text tokens, S context tokens; Dv, Dc, Dt: widths of the tower, the context
-and the text.
+⋈ is one of `_JOINED`: a text stack and what it reads, joined as fusion_type says. Without a text encoder the media are
+the context. B contexts, N items per context, R rows, T text tokens, S context tokens; Dv, Dc, Dt: widths of the tower,
+the context and the text.
 """
 
 import copy
@@ -25,7 +24,7 @@ from .core.attention import weights_of
 from .core.base import MMPreTrainedModel
 from .core.cache import MMCache, held_text, weights_mark
 from .core.context_rows import MMRows
-from .core.input_checks import MediaItems, check_media, check_text, without_padding
+from .core.input_checks import MediaItems, check_text, without_padding
 from .core.inputs_outputs import (
     CONTEXT_TEXT,
     CacheInputs,
@@ -57,7 +56,7 @@ from .fusion.media_encoder import (
 )
 from .towers.any_tower import build_tower, run_tower
 from .towers.text import MMTextModel
-from .towers.tiles import as_read, marked
+from .towers.tiles import marked, media_as_read
 
 # kind of media -> whose tower, resampler and projector encode it, and the learned vectors of its item numbers
 SIDES = {"image": ("vision", "image_slots"), "video": ("vision", "frame_slots"), "audio": ("audio", "clip_slots")}
@@ -213,12 +212,10 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         given: dict[str, Any] = {name: value for name, value in inputs.items() if value is not None}
         if not given:
             return None
-        grids = given.get("image_grids")
-        items = [as_read(self.config, one, grids) for one in check_media(self.config, given, bool_masked_pos)]
-        items = [self._encode(one, interpolate) for one in items]
-        if self.config.max_tiles:
-            items = [marked(one, self.vision_tower.tiles.tokens) for one in items]
-        elif self.image_newline is not None or grids is not None:
+        grids, most = given.get("image_grids"), self.config.max_tiles
+        found = media_as_read(self.config, given, bool_masked_pos)
+        items = [marked(self._encode(one, interpolate), most) for one in found]
+        if not most and (self.image_newline is not None or grids is not None):
             items = [join_tiles(one, grids, self.image_newline, self.config) for one in items]
         context = join(items) if items else None
         if "context_input_ids" in given:

@@ -37,7 +37,8 @@ class Placeholders:
     """tokens: {kind: token of the vocabulary}; ids: {kind: its id}; counts: {kind: tokens of one item, as the model
     reads it, or of one tile}; reading: of READINGS. tiles: into which pictures are cut; None: into none. parts: of
     the rows of a call with tiles, ids that stand for each of its pictures; None: not known yet.
-    told: what the model is told of the tiles of a call."""
+    told: what the model is told of the tiles of a call. separator: the id that stands before, between and after
+    placeholders that stand together; None: none."""
 
     tokens: dict[str, str]
     ids: dict[str, int]
@@ -46,6 +47,20 @@ class Placeholders:
     tiles: AnyTiles | None = None
     parts: list[list[list[int]]] | None = None
     told: dict[str, Any] = field(default_factory=dict)
+    separator: int | None = None
+
+    @classmethod
+    def of_processor(cls, processor: Any) -> "Placeholders | None":
+        """As `of`, of the settings of an MMProcessor, which may have a separator, or know what stands for pictures."""
+        settings = (processor.placeholders, processor.tokens_per_item, processor.media_reading, processor.tiles)
+        found, token = cls.of(processor.tokenizer, *settings), processor.placeholder_separator
+        if found is not None and processor._parts is not None:
+            found = replace(found, parts=processor._parts)
+        if token is None:
+            return found
+        if found is None or found.tiles is not None:
+            raise ValueError(f"placeholder_separator={token!r} stands beside placeholders, which have no tiles")
+        return replace(found, separator=_id_of(processor.tokenizer, token))
 
     @classmethod
     def of(cls, tokenizer: Any, tokens: Any, counts: Any, reading: str, tiles: Any = None) -> "Placeholders | None":
@@ -189,9 +204,25 @@ class Placeholders:
     def expanded(self, ids: list[int], spans: list) -> tuple[list[int], list]:
         """A row with each placeholder as often as its item has tokens, and the positions of its tokens in the text."""
         repeats = self.repeats
+        if self.separator is not None:
+            ids, spans = self._separated(ids, spans)
         many = [repeats.get(token, 1) for token in ids]
         spans = [span for span, times in zip(spans, many, strict=True) for _ in range(times)] if spans else spans
         return [token for token, times in zip(ids, many, strict=True) for _ in range(times)], spans
+
+    def _separated(self, ids: list[int], spans: list) -> tuple[list[int], list]:
+        """A row with separators around its placeholders, where it has none yet, each with the position of its own."""
+        row, places, ends = [], [], self.separator
+        for token, span in zip(ids, spans or [None] * len(ids), strict=True):
+            is_place = token in self.repeats
+            after = bool(row) and row[-1] in self.repeats and token != ends
+            before = is_place and not (row and row[-1] == ends) and not after
+            added = [ends] * (after or before)
+            row += [*added, token]
+            places += [span] * (1 + len(added))
+        if row and row[-1] in self.repeats:
+            row, places = [*row, ends], [*places, places[-1]]
+        return row, places if spans else spans
 
     def number(self, ids: list[int]) -> int:
         """How many placeholders a row has."""

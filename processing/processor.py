@@ -47,7 +47,7 @@ from .videos.sampling import check_jitter
 # Settings that a caller of from_pretrained may change.
 _SETTINGS = {
     *PARTS, "chat_template", "context_bos_token", "fixed_length", "prompt_to", "frame_jitter", "audio_augmentation",
-    "placeholders", "tokens_per_item", "media_reading", "prompt_ending", "tiles",
+    "placeholders", "tokens_per_item", "media_reading", "placeholder_separator", "prompt_ending", "tiles",
 }  # fmt: skip
 
 
@@ -82,6 +82,7 @@ class MMProcessor(SavingProcessor):
             media_reading: "in_text", each placeholder becomes that many (`fusion_order="in_text"`); "before_text", and
             they come before bos, where a text that names none has them (BLIP-2); or what a text
             reads by cross-attention, as context_ranges: "last" picture before it, "last_run", "before" or "all".
+            placeholder_separator: a token before, between and after those that stand together (Idefics).
         prompt_ending: what each plain prompt ends with, before a suffix: the line feed of PaliGemma.
         tiles: settings of `mm.processing.images.tiles.Tiles`, `GridTiles` or `CanvasTiles`; each picture becomes its
             tiles, of tokens_per_item each (of CanvasTiles all of a picture's).
@@ -113,6 +114,7 @@ class MMProcessor(SavingProcessor):
         placeholders: dict[str, str] | None = None,
         tokens_per_item: dict[str, int] | None = None,
         media_reading: str = "in_text",
+        placeholder_separator: str | None = None,
         prompt_ending: str = "",
         tiles: dict[str, Any] | None = None,
         **defaults: Unpack[MMCallDefaults],
@@ -136,7 +138,7 @@ class MMProcessor(SavingProcessor):
         RowOptions(fixed_length=fixed_length, ending=prompt_ending)  # raises for what is no length, or no string
         self.context_bos_token, self.fixed_length, self.prompt_to = context_bos_token, fixed_length, prompt_to
         self.frame_jitter, self.prompt_ending, self.tiles = frame_jitter, prompt_ending, tiles
-        self.audio_augmentation = audio_augmentation
+        self.audio_augmentation, self.placeholder_separator = audio_augmentation, placeholder_separator
         self.placeholders, self.tokens_per_item, self.media_reading = placeholders, tokens_per_item, media_reading
         token_id(tokenizer, "context_bos_token", context_bos_token)  # raises for what is none
         self._places()
@@ -263,10 +265,7 @@ class MMProcessor(SavingProcessor):
         )
 
     def _places(self) -> Placeholders | None:
-        found = Placeholders.of(
-            self.tokenizer, self.placeholders, self.tokens_per_item, self.media_reading, self.tiles
-        )
-        return found if found is None or self._parts is None else replace(found, parts=self._parts)
+        return Placeholders.of_processor(self)
 
     def with_parts(self, parts: list[list[list[int]]]) -> "MMProcessor":
         """A copy for texts whose pictures came apart and were cut: what stands for each picture of each text."""

@@ -7,7 +7,7 @@ from typing import Any
 from .config_table import Fields, VisionFields
 from .key_table import KeyTable, change
 from .reshapes import lead
-from .text_names import LLAMA, LLAMA_FIELDS
+from .text_names import LLAMA_FIELDS, llama_layers
 
 _LAYER = KeyTable(
     modules={
@@ -80,19 +80,9 @@ UNWRITTEN = 8  # rows of the embeddings that the head lacks: <|image|> and seven
 
 def text_table(layers: int, crossing: Collection[int]) -> KeyTable:
     """Of `layers` layers, of which `crossing` only read pictures."""
-    rest = {
-        part: {old: new for old, new in getattr(LLAMA, part).items() if "{n}" not in old}
-        for part in ("modules", "dropped")
-    }
-    own = {old: str(new) for old, new in LLAMA.modules.items() if "{n}" in old and "_norm" not in old}
-    table = KeyTable(**rest)
-    for number in range(layers):
-        here = f"layers.{number}."
-        if number in crossing:
-            table += _CROSS.under(here, here)
-        else:
-            names = ((old.replace("{n}", str(number)), new.replace("{n}", str(number))) for old, new in own.items())
-            table += KeyTable(modules=dict(names))
+    table = llama_layers({number: number for number in range(layers) if number not in crossing})
+    for number in crossing:
+        table += _CROSS.under(f"layers.{number}.", f"layers.{number}.")
     return table
 
 

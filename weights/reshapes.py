@@ -97,6 +97,15 @@ def skip_rows(count: int) -> Reshape:
     return Reshape(f"without {count} rows", forward, backward, is_view=True)
 
 
+def joined(rows: int) -> Reshape:
+    """Two tables as one: the first has `rows` rows."""
+
+    def backward(new: List, unread: List) -> List:
+        return [own_storage(new[0][:rows]), own_storage(new[0][rows:])]
+
+    return Reshape("joined: two tables", lambda old: ([torch.cat(old)], []), backward)
+
+
 def patch_kernel(patch_size: int, channels: int) -> Reshape:
     """A linear layer over the pixels of a patch, (D, rows * columns * channels), as a convolution's kernel."""
 

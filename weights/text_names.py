@@ -4,7 +4,7 @@ Each `*_plan(config, names)` takes the source's config and the names of its tens
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..configuration.text import SINUSOID_OFFSET
@@ -303,6 +303,22 @@ LLAMA = KeyTable(
     },
     dropped={"layers.{n}.self_attn.rotary_emb.inv_freq": BUFFER, "rotary_emb.inv_freq": BUFFER},
 )
+
+
+def llama_layers(places: Mapping[int, int]) -> KeyTable:
+    """Llama's table with its layers, {number there: number here}, under other numbers."""
+    table = KeyTable(
+        modules={old: new for old, new in LLAMA.modules.items() if "{n}" not in old}, dropped=dict(LLAMA.dropped)
+    )
+    layer = {
+        old: str(new) for old, new in LLAMA.modules.items() if "{n}" in old and not old.endswith(("q_norm", "k_norm"))
+    }
+    for there, here in places.items():
+        names = {old.replace("{n}", str(there)): new.replace("{n}", str(here)) for old, new in layer.items()}
+        table = table.adding(modules=names)
+    return table
+
+
 LLAMA_FIELDS = Fields(
     names={
         **_SIZES, **_IDS, "num_key_value_heads": "num_key_value_heads", "max_position_embeddings":

@@ -7,6 +7,7 @@ p pictures, N tiles of each (max_tiles; those that a picture lacks are zeros), S
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import nn
 
 from ...configuration.mm import MMConfig
 from ...configuration.vision import MMVisionConfig
-from ..core.input_checks import INTEGERS, MediaItems, check_tensors, may_read_values
+from ..core.input_checks import INTEGERS, MediaItems, check_media, check_tensors, may_read_values
 from ..core.layers import MMLayer
 
 _MULTIPLE = 8  # a tile's tokens are filled up to such a number with zeros, which the others read too
@@ -89,26 +90,28 @@ class MMTiles(nn.Module):
 # ---- tiles in slots -------------------------------------------------------------------------------------------------
 
 
-def as_read(config: MMConfig, items: MediaItems, grids: torch.Tensor | None) -> MediaItems:
-    """Tiles as the pictures that the tower reads them as; items as they are where it reads each by itself.
+def media_as_read(
+    config: MMConfig, given: Mapping[str, torch.Tensor], hidden_patches: torch.Tensor | None
+) -> list[MediaItems]:
+    """`check_media`, and tiles that the tower reads together as pictures.
 
-    Raises: ValueError for image_grids that are absent or do not fit.
+    Raises: ValueError as there, and for image_grids that are absent or do not fit.
     """
-    most = config.max_tiles
-    if not most:
-        return items
+    found, most, grids = check_media(config, given, hidden_patches), config.max_tiles, given.get("image_grids")
+    if not most or not found:
+        return found
     if grids is None:
         raise ValueError(
             f"image_grids was not given, and vision_config.max_tiles={most}: they say how the tiles of pictures "
             "stand, as the processor gives them"
         )
-    if items.is_ready or items.mask is not None:
+    if found[0].is_ready or found[0].mask is not None:
         raise ValueError(
             f"tiles are read together (vision_config.max_tiles={most}): give pixel_values of whole tiles, not "
             "visual_embeds or a mask of patches"
         )
-    check_grids(grids, len(items.values), most)
-    return together(items, grids, most)
+    check_grids(grids, len(found[0].values), most)
+    return [together(one, grids, most) for one in found]
 
 
 def check_grids(grids: torch.Tensor, batch: int, most: int) -> None:
@@ -155,8 +158,10 @@ def together(items: MediaItems, grids: torch.Tensor, most: int) -> MediaItems:
     return items._replace(values=taken, present=present, grids=grids)
 
 
-def marked(items: MediaItems, tokens: int) -> MediaItems:
+def marked(items: MediaItems, most: int) -> MediaItems:
     """Which tokens (B, M, N * S) are of tiles that a picture lacks: they come after all others in a context."""
-    assert items.grids is not None
-    tile = torch.arange(items.values.shape[2], device=items.values.device) // tokens
+    if items.grids is None:
+        return items
+    length = items.values.shape[2]
+    tile = torch.arange(length, device=items.values.device) // (length // most)
     return items._replace(lacking=tile >= items.grids.prod(-1)[..., None])
