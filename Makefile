@@ -149,7 +149,7 @@ $(APPS)/.installed: setup.py constraints.txt | $(DEV)
 	@seen="$$($(BIN)/python -c '$(PLACE)')"; \
 	    echo "import site; site.addsitedir('$$seen')" > "$$($(APPS)/bin/python -c '$(PLACE)')/seen.pth"
 	@$(APPS)/bin/python -m pip --disable-pip-version-check install -q --constraint constraints.txt \
-	    usearch openai schemathesis sentence-transformers gradio selenium
+	    usearch openai schemathesis sentence-transformers gradio selenium 'ray[data]'
 	@touch $@
 
 # The pages of docs/ as a site, in an environment of its own: neither the package nor torch is installed there.
@@ -180,11 +180,11 @@ test-metrics: $(METRIC_PEERS)/.installed  ## the metrics beside scikit-learn, py
 	    tests/evaluation/test_bert_score.py
 
 # The page of mm demo is tried in Chromium; Debian's is installed where this is root and there is none.
-test-apps: $(APPS)/.installed  ## mm serve, mm demo, search and sentence-transformers, as people use them (minutes)
+test-apps: $(APPS)/.installed  ## mm serve, mm demo, search, Ray and sentence-transformers, as people use them (minutes)
 	@command -v chromium > /dev/null \
 	    || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium chromium-driver; } > /dev/null 2>&1 \
 	    || echo "no Chromium (apt-get install chromium chromium-driver): mm demo is not tried in a browser" >&2
-	@OMP_NUM_THREADS=1 $(APPS)/bin/python -m pytest -q -rs -m apps tests/serving tests/searching tests/demo
+	@OMP_NUM_THREADS=1 $(APPS)/bin/python -m pytest -q -rs -m apps tests/serving tests/searching tests/demo tests/cli
 
 fuzz: $(DEV)  ## a million broken pictures, sounds and films each, in processes of their own (hours)
 	@for kind in image audio video; do \

@@ -50,6 +50,7 @@ VIDEO = ["av>=15"]
 AUDIO = ["soundfile>=0.13", "soxr>=0.5"]
 INDEX = ["usearch>=2.20"]
 SENTENCE = ["sentence-transformers>=6.2"]
+RAY = ["ray[data]>=2.60"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"]
 DEMO = ["gradio>=6.30", "fastapi>=0.160", "uvicorn>=0.50"]
 SERVE = ["fastapi>=0.160", "uvicorn>=0.50", "python-multipart>=0.0.30", "prometheus-client>=0.24"]
@@ -126,6 +127,7 @@ setup(
         "sentence": SENTENCE,
         "serve": SERVE,
         "demo": DEMO,
+        "ray": RAY,
         "docs": DOCS,
         "triton": TRITON,
         "onnx": ONNX,

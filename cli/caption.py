@@ -19,6 +19,7 @@ from ..processing.media_kinds import ARGUMENT_OF
 from .long_work import Results, open_results, tell_faults
 from .media_lists import list_media
 from .models import PACKAGED_MODEL, load_model  # noqa: F401  the packaged one is found here too
+from .on_ray import check_engine, shards_of
 from .printing import json_line, printable
 from .reading import in_batches
 
@@ -71,42 +72,85 @@ def caption(
             needs a prompt gets none.
         MediaDecodeError (a ValueError): a file that cannot be read.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} is not a number of pictures; use 1 or more")
     files = list_pictures(paths)
-    loaded, processor = load_model(model, parts=("tokenizer",), device=device, dtype=dtype)
-    config = loaded.config
-    if not config.decoder_sees_media and not prompt:
-        raise ValueError("the model needs a question or prompt for its text encoder: give one, --prompt 'what is it?'")
-    given = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
-    settings = {name: value for name, value in given.items() if value is not None}
-    prompts, beside, is_chat = {}, {}, False
-    for kind in config.modalities:
-        in_chat = config.media_in_text or processor.tiles is not None
-        asked = processor.about(kind, prompt) if in_chat else {"text": prompt}
-        is_chat = len(asked) > 1
-        if processor.tiles is not None:  # a text has as many places as its picture has tiles
-            beside[kind] = asked
-        else:
-            prompts[KEYS[ARGUMENT_OF[kind]]] = _prompt_row(loaded, processor, asked)
-
-    def work(media: dict[str, torch.Tensor], count: int) -> list[tuple[str, float | None]]:
-        asked = next((row for key, row in prompts.items() if key in media), {})
-        inputs = {
-            name: value.to(loaded.device, loaded.dtype if value.is_floating_point() else None)
-            for name, value in media.items()
-        }
-        inputs |= {name: row.expand(count, -1) for name, row in asked.items()}
-        start = inputs["input_ids"].shape[1] if is_chat else 0  # a caption is what the assistant says
-        return _written(loaded, processor, inputs, settings, with_scores, start)
-
-    for number, found in in_batches(files, processor, config.modalities, work, batch_size, workers, beside):
+    captioner = Captioner(
+        model, num_beams=num_beams, max_new_tokens=max_new_tokens, prompt=prompt, batch_size=batch_size,
+        with_scores=with_scores, workers=workers, device=device, dtype=dtype,
+    )  # fmt: skip
+    for found in captioner(files):
         if not isinstance(found, MediaDecodeError):
-            yield Caption(files[number], *found)
+            yield found
         elif on_bad_picture is None:
             raise found
         else:
             on_bad_picture(found)
+
+
+class Captioner:
+    """A model that captions files, list after list. Args: as `caption`."""
+
+    def __init__(
+        self, model: str | Path | None = None, *, num_beams: int | None = None, max_new_tokens: int | None = None,
+        prompt: str = "", batch_size: int = 8, with_scores: bool = False, workers: int | None = None,
+        device: str | None = None, dtype: str | None = None,
+    ):  # fmt: skip
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} is not a number of pictures; use 1 or more")
+        self.model, self.processor = load_model(model, parts=("tokenizer",), device=device, dtype=dtype)
+        config = self.model.config
+        if not config.decoder_sees_media and not prompt:
+            raise ValueError(
+                "the model needs a question or prompt for its text encoder: give one, --prompt 'what is it?'"
+            )
+        given = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
+        self.settings = {name: value for name, value in given.items() if value is not None}
+        self.batch_size, self.with_scores, self.workers = batch_size, with_scores, workers
+        self.prompts: dict[str, dict[str, torch.Tensor]] = {}  # by the name of a kind's tensors: one for all files
+        self.texts: dict[str, dict] = {}  # by kind: read with each file, as a text has as many places as it has tiles
+        self.is_chat = False
+        for kind in config.modalities:
+            in_chat = config.media_in_text or self.processor.tiles is not None
+            asked = self.processor.about(kind, prompt) if in_chat else {"text": prompt}
+            self.is_chat = len(asked) > 1
+            if self.processor.tiles is not None:
+                self.texts[kind] = asked
+            else:
+                self.prompts[KEYS[ARGUMENT_OF[kind]]] = _prompt_row(self.model, self.processor, asked)
+
+    def __call__(self, files: Sequence[Path]) -> Iterator[Caption | MediaDecodeError]:
+        """Of each file in order its caption, or why it cannot be read."""
+        kinds = self.model.config.modalities
+        for number, found in in_batches(
+            files, self.processor, kinds, self._work, self.batch_size, self.workers, self.texts
+        ):
+            yield found if isinstance(found, MediaDecodeError) else Caption(files[number], *found)
+
+    def _work(self, media: dict[str, torch.Tensor], count: int) -> list[tuple[str, float | None]]:
+        model = self.model
+        asked = next((row for key, row in self.prompts.items() if key in media), {})
+        inputs = {
+            name: value.to(model.device, model.dtype if value.is_floating_point() else None)
+            for name, value in media.items()
+        }
+        inputs |= {name: row.expand(count, -1) for name, row in asked.items()}
+        start = inputs["input_ids"].shape[1] if self.is_chat else 0  # a caption is what the assistant says
+        return _written(model, self.processor, inputs, self.settings, self.with_scores, start)
+
+
+def caption_rows(**options) -> Callable[[list[str]], list[dict]]:
+    """What makes rows of files for `run_on_ray`; options: of `Captioner`."""
+    captioner = Captioner(**options)
+
+    def rows(names: list[str]) -> list[dict]:
+        found = zip(names, captioner([Path(name) for name in names]), strict=True)
+        return [
+            {"path": name, "error": str(one)}
+            if isinstance(one, MediaDecodeError)
+            else {"path": name, "caption": one.caption, "score": one.score}
+            for name, one in found
+        ]
+
+    return rows
 
 
 def _prompt_row(model, processor, asked: dict) -> dict[str, torch.Tensor]:
@@ -143,7 +187,7 @@ def mean_log_probabilities(model, output) -> list[float]:
 
 def print_captions(
     paths: Sequence[str | Path], *, json_lines: bool = False, recursive: bool = False, output: Path | None = None,
-    resume: bool = False, **options,
+    resume: bool = False, engine: str = "local", actors: int | None = None, **options,
 ) -> bool:  # fmt: skip
     """Print a line per file, "file name<TAB>caption" or JSON with path, caption and score, as the captions come.
 
@@ -153,11 +197,15 @@ def print_captions(
     Args:
         recursive: folders with all folders below.
         output: write JSON lines to this file instead; with `resume` only what it lacks (see `Results`).
+        engine, actors: "ray" writes Parquet into the folder `output` (see `shards_of`).
         options: of `caption`.
 
     Returns: whether every file could be read.
     """
     files = list_media(paths, KINDS if recursive or output is not None else ("image",), recursive)
+    if check_engine(engine, actors=actors):
+        options |= {"with_scores": json_lines}
+        return shards_of(files, "caption", caption_rows, options, output, resume, actors)
     results, files = open_results(output, {"command": "caption", **options, "scores": json_lines}, resume, files)
     bad: list[str] = []
 

@@ -8,41 +8,61 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..processing.media_kinds import column_of, encodable
-from ..searching.build import embed_files
+from ..searching.build import EmbedReport, checked_paths, embed_files, locked, write_files
 from ..searching.graph import build_graph
-from ..searching.index import MMIndex
+from ..searching.index import NAME, MMIndex
 from ..searching.rerank import rerank
+from ..searching.shares import embed_share, embedding_rows, made_of_rows
 from ..searching.sheet import draw_sheet
+from ..weights.model_hash import hash_of_model
 from .caption import without_other_bars
+from .long_work import processes
 from .media_lists import list_media
 from .models import load_head
+from .on_ray import check_engine, run_on_ray
 from .printing import json_line, printable
+from .shards import Shards, read_shards
 
 _FINDS = ("MMForImageTextRetrieval",)
 AS = ("auto", "text", "file")
+SHARDS = "shards"
 
 
 def embed(
     paths: Sequence[str | Path], output: Path, model: str, say: Callable[[object], Any], *, recursive: bool = True,
-    batch_size: int = 32, approximate: bool = False, device: str | None = None, dtype: str | None = None,
-    as_json: bool = False,
+    batch_size: int = 32, approximate: bool = False, engine: str = "local", actors: int | None = None,
+    device: str | None = None, dtype: str | None = None, as_json: bool = False,
 ) -> bool:  # fmt: skip
-    """Brings the index in `output` up to date with the files in `paths`, and tells what was done.
+    """Brings the index in `output` up to date with the files in `paths`, and tells what was done. Of several processes
+    (RANK and WORLD_SIZE) the one that writes the index tells it, and all return True.
+
+    Args:
+        engine, actors: "ray": actors encode the files into shards of Parquet in the folder `SHARDS` of the index.
 
     Returns: whether every file could be read.
     """
+    on_ray, (rank, size) = check_engine(engine, actors=actors), processes()
+    if on_ray and size > 1:
+        raise ValueError("--engine ray starts its own processes; start it without torchrun")
     with without_other_bars():
         loaded, processor = load_head(model, _FINDS, device=device, dtype=dtype)
     kinds = [kind for kind in ("image", "video", "audio") if kind in loaded.config.modalities]
     files = list_media(paths, kinds, recursive)
 
     def told(path: str, reason: str) -> None:
-        tqdm.write(f"mm: {printable(path, sys.stderr)}: {printable(reason, sys.stderr)}", file=sys.stderr)
+        words = reason if path in reason else f"{path}: {reason}"
+        tqdm.write(f"mm: {printable(words, sys.stderr)}", file=sys.stderr)
 
-    report = embed_files(
-        loaded, files, output, processor=processor, batch_size=batch_size, show_progress=sys.stderr.isatty(),
-        on_fault=told,
-    )  # fmt: skip
+    options = {"batch_size": batch_size, "show_progress": sys.stderr.isatty(), "on_fault": told}
+    if on_ray:
+        actor = {"model": model, "batch_size": batch_size, "device": device, "dtype": dtype}
+        report = _embed_on_ray(loaded, processor, files, output, actor, actors, options)
+    elif size > 1:
+        report = embed_share(loaded, files, output, rank, size, processor=processor, **options)
+    else:
+        report = embed_files(loaded, files, output, processor=processor, **options)
+    if report is None:  # another process writes the index
+        return True
     for path in report.left_aside:
         kind = column_of(path)
         why = "is no picture, video or sound" if kind is None else f"is {kind}, which the model does not read"
@@ -58,7 +78,37 @@ def embed(
         say(str(report))
         if recall is not None:
             say(f"approximate search finds {recall:.1%} of the ten that exact search finds")
-    return not report.faults and not report.left_aside
+    return size > 1 or (not report.faults and not report.left_aside)  # see `tell_faults`
+
+
+def _embed_on_ray(
+    model: Any, processor: Any, files: Sequence[Path], output: Path, actor: dict[str, Any], actors: int | None,
+    options: dict[str, Any],
+) -> EmbedReport:  # fmt: skip
+    paths = checked_paths(files, output, options["batch_size"])
+    output.mkdir(parents=True, exist_ok=True)
+    with locked(output):
+        known = len(MMIndex(output)) if (output / NAME).is_file() else 0
+        settings = {"command": "embed", "model_hash": hash_of_model(model, processor), "index": known}
+        shards, complete = Shards(output / SHARDS, settings, anew=True), False
+        try:
+            names = [path for path in paths if column_of(path) in (model.config.modalities or ())]
+            made_by = {**actor, "index": output.absolute()}
+            run_on_ray(shards, "embed", names, rows_of_actor, made_by, actors, actor["device"])
+            made = made_of_rows(read_shards(shards.folder))
+            report = write_files(model, processor, paths, output, made, **options)
+            complete = True
+        finally:
+            shards.close(complete)
+    return report
+
+
+def rows_of_actor(
+    model: str, index: Path, batch_size: int, device: str | None, dtype: str | None
+) -> Callable[[list[str]], list[dict]]:
+    """What makes rows of files for `run_on_ray`."""
+    loaded, processor = load_head(model, _FINDS, device=device, dtype=dtype)
+    return embedding_rows(loaded, processor, index, batch_size)
 
 
 def search(

@@ -39,23 +39,11 @@ class Results:
         if self.path.exists():
             if not resume:
                 raise ValueError(f"--output {self.path} is there already; --resume goes on with it")
-            self._check(held)
+            check_settings(self.note, held, str(self.path))
             self._read()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.note.write_text(json.dumps(held) + "\n", encoding="utf-8")
         self._file = self.path.open("a", encoding="utf-8")
-
-    def _check(self, settings: dict[str, Any]) -> None:
-        if not self.note.exists():
-            return  # it is complete: files that are new since are added
-        try:
-            before = json.loads(self.note.read_text(encoding="utf-8"))
-        except ValueError:  # the kill came while it was written, before any line
-            return
-        other = [name for name in sorted({*before, *settings}) if before.get(name) != settings.get(name)]
-        if other:
-            told = ", ".join(f"{name} was {before.get(name)!r} and is {settings.get(name)!r}" for name in other)
-            raise ValueError(f"--resume: {self.path} was begun with other settings: {told}")
 
     def _read(self) -> None:
         text = self.path.read_bytes()
@@ -87,6 +75,20 @@ class Results:
         self._file.close()
         if complete:
             self.note.unlink(missing_ok=True)
+
+
+def check_settings(note: Path, settings: Mapping[str, Any], output: str) -> None:
+    """Raises ValueError where the settings that an unfinished run left in the file `note` are others than these."""
+    try:
+        before = json.loads(note.read_text(encoding="utf-8"))
+    except FileNotFoundError:  # it is complete: files that are new since are added
+        return
+    except ValueError:  # the kill came while it was written, before any result
+        return
+    other = [name for name in sorted({*before, *settings}) if before.get(name) != settings.get(name)]
+    if other:
+        told = ", ".join(f"{name} was {before.get(name)!r} and is {settings.get(name)!r}" for name in other)
+        raise ValueError(f"--resume: {output} was begun with other settings: {told}")
 
 
 class SharedResults(Results):

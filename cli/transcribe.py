@@ -1,34 +1,18 @@
-"""`mm transcribe`: sounds in, text with times out as it comes, of files of any length in constant memory.
+"""Sounds to text with times, as it comes, of sounds of any length in constant memory, one or several at a time.
 
-file ── stretches ── a window at its place ── generate() ── segments ──► txt, srt, vtt or json
-                          ▲                                    │
-                          └── the end of its last segment ◄────┘
+stretches of samples ── a window at its place ── generate() ── segments
+                                 ▲                                 │
+                                 └──── the end of the last one ◄───┘
 """
 
-import os
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from transformers import AutoModelForSpeechSeq2Seq
 
 from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
 from ..processing.images.limits import MediaDecodeError
-from ..processing.sounds.stream import stream_sound
-from .caption import without_other_bars
-from .long_work import Results, processes
-from .media_lists import list_media
-from .models import load_model
-from .printing import json_line, printable
 
-FORMATS = ("txt", "srt", "vtt", "json")
-HEAD = "WEBVTT\n\n"
-JOURNAL = ".transcribe.jsonl"
 # What openai/whisper does where a window comes out as loops, as unlikely text, or as silence.
 FALLBACK = {
     "temperature": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
@@ -51,9 +35,6 @@ class Segment(NamedTuple):
     words: list[tuple[str, float, float]] | None = None
 
 
-# ---- one sound -----------------------------------------------------------------------------------------------------
-
-
 def transcribe(
     samples: Iterable[np.ndarray], model: MMForSpeechSeq2Seq, processor: Any, *, language: str | None = None,
     words: bool = False, **settings: Any,
@@ -70,52 +51,130 @@ def transcribe(
 
     Raises: what `samples` raises, after the segments of all that came before.
     """
-    if not model.has_rules:
-        yield from _by_windows(samples, model, processor, words, language, settings)
-        return
-    extractor = processor.feature_extractor
-    rate, window, place = extractor.sampling_rate, extractor.n_samples, 0
-    moment = window / rate / model.config.max_source_positions
-    for piece, take in _windows(samples, window):
-        features = extractor(piece, sampling_rate=rate, return_tensors="pt", return_attention_mask=True)
-        heard = {name: features[name].to(model.device) for name in ("input_features", "attention_mask")}
-        heard["input_features"] = heard["input_features"].to(model.dtype)
-        if language is None and getattr(model.generation_config, "lang_to_id", None):
-            language = model.detect_language(heard["input_features"])[0]
-        told = {"language": language} if language is not None else {}
-        written = model.generate(
-            **heard, **told, **settings, return_timestamps=True, return_segments=True, return_token_timestamps=words,
-            force_unique_generate_call=True,
-        )  # fmt: skip
-        found = written["segments"][0]
-        seconds = _seconds_read(found, model.generation_config, len(piece) / rate)
-        for segment in found:
-            made = _segment(segment, processor.tokenizer, place / rate, len(piece) / rate, words, moment)
-            if made.text:
-                yield made
-        taken = min(round(seconds * rate), len(piece)) or len(piece)
-        take(taken)
-        place += taken
+    for _, found in transcribe_all([samples], model, processor, language=language, words=words, **settings):
+        if isinstance(found, Segment):
+            yield found
+        elif found is not None:
+            raise found
 
 
-def _by_windows(
-    samples: Iterable[np.ndarray], model: MMForSpeechSeq2Seq, processor: Any, words: bool, language: str | None,
-    settings: dict[str, Any],
-) -> Iterator[Segment]:  # fmt: skip
-    """A segment of each window, of a model that writes no times."""
-    if words:
+def transcribe_all(
+    sounds: Iterable[Iterable[np.ndarray]], model: MMForSpeechSeq2Seq, processor: Any, *, batch_size: int = 1,
+    language: str | None = None, words: bool = False, **settings: Any,
+) -> Iterator[tuple[int, Segment | MediaDecodeError | None]]:  # fmt: skip
+    """(number of the sound, Segment) of several sounds, each as `transcribe` tells it; after the last segment of a
+    sound (its number, None), or in place of None the fault of its file.
+
+    Args:
+        sounds: each as `samples` of `transcribe`; one is taken from there when another has ended.
+        batch_size: windows heard at a time, each of another sound: segments of several sounds come mixed. It changes
+            no text, but not together with temperatures, which draw at random.
+    """
+    if batch_size > 1 and "temperature" in settings:
+        raise ValueError("a fallback draws at random, sound by sound: leave the batch size at 1")
+    if words and not model.has_rules:
         raise ValueError("times of words are a Whisper's; this model writes none")
-    rate, place = processor.feature_extractor.sampling_rate, 0
-    for piece, take in _windows(samples, WINDOW_SECONDS * rate):
-        taken = _quiet_place(piece, rate) if len(piece) == WINDOW_SECONDS * rate else len(piece)
-        heard = processor(audio=[[piece[:taken]]], sampling_rate=rate, return_tensors="pt").to(model.device)
-        heard["input_features"] = heard["input_features"].to(model.dtype)
-        written = model.generate(**heard, language=language, **settings)
-        text = " ".join(processor.batch_decode(written, skip_special_tokens=True)[0].split())
-        if text:
-            yield Segment(place / rate, (place + taken) / rate, text)
-        take(taken)
-        place += taken
+    hear = _hear_by_rules if model.has_rules else _hear_whole
+    window = processor.feature_extractor.n_samples if model.has_rules else WINDOW_SECONDS * _rate(processor)
+    waiting = enumerate(sounds)
+    live: list[_Sound] = []
+    while True:
+        while len(live) < batch_size and (new := next(waiting, None)) is not None:
+            live.append(_Sound(new[0], _windows(new[1], window), language))
+        ended = [sound for sound in live if not (sound.waits or sound.listen())]
+        yield from ((sound.number, sound.fault) for sound in ended)
+        live = [sound for sound in live if sound not in ended]
+        if ended:
+            continue
+        if not live:
+            return
+        for sound, segments in zip(live, hear(live, model, processor, words, settings), strict=True):
+            yield from ((sound.number, one) for one in segments if one.text)
+
+
+class _Sound:
+    """A sound that is heard window by window.
+
+    Attributes:
+        piece: the samples of its window. waits: whether that is still to be heard. place: of the window, in samples
+            from the start. fault: of its file.
+    """
+
+    def __init__(self, number: int, windows: Iterator, language: str | None):
+        self.number, self.windows, self.language = number, windows, language
+        self.place, self.fault, self.waits = 0, None, False
+        self.piece, self.take = np.zeros(0, np.float32), lambda taken: None
+
+    def listen(self) -> bool:
+        """Whether there is another window."""
+        try:
+            self.piece, self.take = next(self.windows)
+        except StopIteration:
+            return False
+        except MediaDecodeError as error:
+            self.fault = error
+            return False
+        self.waits = True
+        return True
+
+    def go_on(self, taken: int) -> None:
+        self.take(taken)
+        self.place += taken
+        self.waits = False
+
+
+def _rate(processor: Any) -> int:
+    return processor.feature_extractor.sampling_rate
+
+
+def _hear_by_rules(
+    sounds: list[_Sound], model: MMForSpeechSeq2Seq, processor: Any, words: bool, settings: dict[str, Any]
+) -> Iterator[list[Segment]]:
+    """Segments of a window of each sound, of a Whisper."""
+    rate, extractor = _rate(processor), processor.feature_extractor
+    moment = extractor.n_samples / rate / model.config.max_source_positions
+    pieces = [sound.piece for sound in sounds]
+    features = extractor(pieces, sampling_rate=rate, return_tensors="pt", return_attention_mask=True)
+    heard = {name: features[name].to(model.device) for name in ("input_features", "attention_mask")}
+    heard["input_features"] = heard["input_features"].to(model.dtype)
+    told = {}
+    if getattr(model.generation_config, "lang_to_id", None):
+        if any(sound.language is None for sound in sounds):
+            for sound, name in zip(sounds, model.detect_language(heard["input_features"]), strict=True):
+                sound.language = sound.language or name
+    if sounds[0].language is not None:
+        told["language"] = [sound.language for sound in sounds] if len(sounds) > 1 else sounds[0].language
+    written = model.generate(
+        **heard, **told, **settings, return_timestamps=True, return_segments=True, return_token_timestamps=words,
+        force_unique_generate_call=True,
+    )  # fmt: skip
+    for sound, found in zip(sounds, written["segments"], strict=True):
+        length = len(sound.piece)
+        seconds = _seconds_read(found, model.generation_config, length / rate)
+        yield [
+            _segment(segment, processor.tokenizer, sound.place / rate, length / rate, words, moment)
+            for segment in found
+        ]
+        sound.go_on(min(round(seconds * rate), length) or length)
+
+
+def _hear_whole(
+    sounds: list[_Sound], model: MMForSpeechSeq2Seq, processor: Any, words: bool, settings: dict[str, Any]
+) -> Iterator[list[Segment]]:
+    """A segment of a window of each sound, of a model that writes no times."""
+    rate = _rate(processor)
+    lengths = [
+        _quiet_place(sound.piece, rate) if len(sound.piece) == WINDOW_SECONDS * rate else len(sound.piece)
+        for sound in sounds
+    ]
+    pieces = [[sound.piece[:length]] for sound, length in zip(sounds, lengths, strict=True)]
+    heard = processor(audio=pieces, sampling_rate=rate, return_tensors="pt").to(model.device)
+    heard["input_features"] = heard["input_features"].to(model.dtype)
+    written = model.generate(**heard, language=sounds[0].language, **settings)
+    texts = processor.batch_decode(written, skip_special_tokens=True)
+    for sound, length, text in zip(sounds, lengths, texts, strict=True):
+        yield [Segment(sound.place / rate, (sound.place + length) / rate, " ".join(text.split()))]
+        sound.go_on(length)
 
 
 def _quiet_place(piece: np.ndarray, rate: int) -> int:
@@ -183,158 +242,3 @@ def _segment(found: dict, tokenizer: Any, offset: float, longest: float, words: 
             if word["text"].strip()
         ]
     return Segment(offset + start, offset + max(end, start + moment), text, spoken)  # a cue has some length
-
-
-# ---- what is printed -----------------------------------------------------------------------------------------------
-
-
-def print_transcripts(
-    paths: Sequence[str | Path], model: str | None, *, form: str = "txt", output: Path | None = None,
-    words: bool = False, fallback: bool = False, prompt: str = "", resume: bool = False, recursive: bool = False,
-    device: str | None = None, dtype: str | None = None, **settings: Any,
-) -> bool:  # fmt: skip
-    """Writes what is said in files, a line or cue at a time: to stdout, or into a file of each under `output`.
-
-    Args:
-        paths, recursive: as `list_media`.
-        resume: leave out what has a file under `output` already. A run that was ended keeps its settings in `JOURNAL`
-            there, and goes on only with the same.
-
-    Returns: whether every file was a sound; a fault of one is told on stderr, and the others are transcribed.
-    Raises: ValueError for options that do not go together, and a model that does not transcribe; FileNotFoundError.
-    """
-    if form not in FORMATS:
-        raise ValueError(f"--format {form} is not known; accepted: {', '.join(FORMATS)}")
-    if words and form != "json":
-        raise ValueError("--words are written by --format json only")
-    if resume and output is None:
-        raise ValueError("--resume goes on with the folder of --output; give one")
-    files = list(dict.fromkeys(list_media(paths, ("audio",), recursive)))
-    if output is None and len(files) > 1 and form in ("srt", "vtt"):
-        raise ValueError(f"{len(files)} files make {len(files)} files of --format {form}; give --output DIR")
-    doubled = [stem for stem, count in Counter(path.stem for path in files).items() if count > 1]
-    if output is not None and doubled:
-        raise ValueError(f"several files would be written as {doubled[0]}.{form}; transcribe them apart")
-    rank, size = processes()
-    if output is None and size > 1:
-        raise ValueError(f"{size} processes write into --output; give one")
-    files = files[rank::size]
-    with without_other_bars():
-        loaded, processor = load_model(
-            model, AutoModelForSpeechSeq2Seq, ("feature_extractor", "tokenizer"), device=device, dtype=dtype
-        )
-    options = {name: value for name, value in settings.items() if value is not None} | (FALLBACK if fallback else {})
-    if prompt:
-        options["prompt_ids"] = _prompt_ids(prompt, loaded, processor)
-    asked = {"model": model, "form": form, "words": words, "prompt": prompt, "fallback": fallback, "dtype": dtype}
-    journal = None if output is None else _journal(output, {**asked, **settings}, resume, form, files)
-    rate, faults, complete = processor.feature_extractor.sampling_rate, [], False
-    try:
-        for path in files if journal is None else [path for path in files if str(path) not in journal.done]:
-            fault = _transcript(path, output, form, loaded, processor, words, rate, options)
-            faults += [path] if fault else []
-            if journal is not None:
-                journal.write(str(path), **({"error": fault} if fault else {}))
-        complete = True
-    finally:
-        if journal is not None:
-            journal.close(complete)
-            if complete:
-                journal.path.unlink()
-    for path, reason in () if journal is None else journal.faults:  # of the run that this one went on with
-        sys.stderr.write(f"mm: {printable(path, sys.stderr)}: {printable(reason, sys.stderr)}\n")
-    return size > 1 or (not faults and not (journal is not None and journal.faults))  # see `tell_faults`
-
-
-def _transcript(
-    path: Path, output: Path | None, form: str, model: MMForSpeechSeq2Seq, processor: Any, words: bool, rate: int,
-    options: dict[str, Any],
-) -> str | None:  # fmt: skip
-    """One file. Returns its fault, which is told on stderr."""
-    torch.manual_seed(0)  # of the temperatures of FALLBACK: a file has one transcript
-    segments = transcribe(stream_sound(path, rate), model, processor, words=words, **options)
-    try:
-        with _opened(None if output is None else output / f"{path.stem}.{form}") as stream:
-            _write(segments, path, form, stream)
-    except MediaDecodeError as error:
-        sys.stderr.write(f"mm: {printable(error, sys.stderr)}\n")
-        return str(error)
-    return None
-
-
-def _journal(output: Path, settings: dict[str, Any], resume: bool, form: str, files: Sequence[Path]) -> Results:
-    """What a run has done, in a hidden file that goes when all of it is done."""
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"--output {output} is a file; give a folder")
-    rank, size = processes()
-    path = output / (JOURNAL if size == 1 else f"{JOURNAL}.{rank}-of-{size}")
-    was_ended = path.exists()
-    if was_ended and not resume:
-        path.unlink()
-        was_ended = False
-    journal = Results(path, {"command": "transcribe", **settings}, resume)
-    if resume and not was_ended:  # files that are new since are heard
-        journal.done |= {str(one) for one in files if (output / f"{one.stem}.{form}").exists()}
-    return journal
-
-
-def _prompt_ids(prompt: str, model: MMForSpeechSeq2Seq, processor: Any) -> torch.Tensor:
-    ids, tokenizer = processor.get_prompt_ids(prompt, return_tensors="pt"), processor.tokenizer
-    if special := sorted({*ids.tolist()[1:]} & {*tokenizer.all_special_ids}):
-        raise ValueError(f"--prompt holds {tokenizer.decode(special)}, which is no word; give plain text")
-    most = model.config.text_config.max_position_embeddings // 2 - 1
-    if len(ids) > most:
-        raise ValueError(f"--prompt is {len(ids)} tokens long; at most {most} fit before the text")
-    return ids.to(model.device)
-
-
-@contextmanager
-def _opened(path: Path | None) -> Iterator[TextIO]:
-    """stdout, or a file that stands in its place when all of it is written, or all before a fault of the sound. An
-    earlier file stays where nothing comes of it."""
-    if path is None:
-        yield sys.stdout
-        return
-    if path.parent.exists() and not path.parent.is_dir():
-        raise ValueError(f"--output {path.parent} is a file; give a folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.writing")
-    try:
-        with aside.open("w", encoding="utf-8") as stream:
-            try:
-                yield stream
-            except MediaDecodeError:
-                stream.flush()
-                if aside.stat().st_size > len(HEAD):
-                    os.replace(aside, path)
-                raise
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _write(segments: Iterator[Segment], path: Path, form: str, stream: TextIO) -> None:
-    if form == "vtt":
-        stream.write(HEAD)
-    for number, one in enumerate(segments, 1):
-        text = printable(one.text, stream)
-        if form == "json":
-            told = {"path": str(path), "start": round(one.start, 3), "end": round(one.end, 3), "text": one.text}
-            if one.words is not None:
-                told["words"] = [
-                    {"word": word, "start": round(start, 3), "end": round(end, 3)} for word, start, end in one.words
-                ]
-            text = json_line(told, stream)
-        elif form in ("srt", "vtt"):
-            mark = "," if form == "srt" else "."
-            cue = f"{clock(one.start, mark)} --> {clock(one.end, mark)}\n{text.replace('-->', '->')}\n"
-            text = f"{number}\n{cue}" if form == "srt" else cue
-        stream.write(text + "\n")
-        stream.flush()
-
-
-def clock(seconds: float, mark: str) -> str:
-    """ "00:01:02,345": hours may have more digits."""
-    thousandths = round(seconds * 1000)
-    minutes, thousandths = divmod(thousandths, 60_000)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{thousandths // 1000:02}{mark}{thousandths % 1000:03}"

@@ -6,16 +6,14 @@
 The journal has a line for each batch as soon as it is encoded: a killed run goes on after its last one.
 """
 
-import base64
 import fcntl
-import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,10 +24,10 @@ from ..processing.media_kinds import column_of
 from ..weights.manifest import sha256
 from ..weights.model_hash import hash_of_model
 from .index import NAME, MMIndex, write_index
+from .journal import JOURNAL, Content, append_line, lines_of, parts_of
 
-JOURNAL, LOCK = "journal.jsonl", ".lock"
+LOCK = ".lock"
 CHANGED = "it was changed or deleted while it was read"
-Content = tuple[str, str]  # a file's kind and its SHA-256: of one content, a video and a sound are encoded apart
 
 
 @dataclass
@@ -71,6 +69,37 @@ def embed_files(
     Raises: TypeError for one path in place of a list; ValueError for `output` in use by another process, and for an
         index that would lose all of its files.
     """
+    paths = checked_paths(files, output, batch_size)
+    is_ours = (Path(output) / LOCK).exists()
+    Path(output).mkdir(parents=True, exist_ok=True)
+    with locked(Path(output)):
+        return write_files(
+            model, processor, paths, Path(output), Made(), batch_size=batch_size, show_progress=show_progress,
+            on_fault=on_fault, allow_empty=allow_empty, is_ours=is_ours,
+        )  # fmt: skip
+
+
+class Seen(NamedTuple):
+    """What a file was when it was read: bytes, time of its last change in ns, SHA-256, and what was wrong with it."""
+
+    size: int
+    modified: int
+    sha256: str
+    fault: str | None = None
+
+
+@dataclass
+class Made:
+    """What was made of files before their index is written, by processes or actors: vectors float32 (P,) by content,
+    each file as it was seen, and how many contents were encoded."""
+
+    vectors: dict[Content, np.ndarray] = field(default_factory=dict)
+    seen: dict[str, Seen] = field(default_factory=dict)
+    encoded: int = 0
+
+
+def checked_paths(files: Iterable[str | os.PathLike], output: str | os.PathLike, batch_size: int) -> list[str]:
+    """Absolute paths of files, each once. Raises as `embed_files`."""
     if isinstance(files, (str, bytes, os.PathLike)):
         raise TypeError(f"files must be a list of paths; got one, {files!r:.80}: put it in a list")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
@@ -80,41 +109,60 @@ def embed_files(
         raise ValueError(f"output={str(output)!r} is a file; give a folder")
     if output.is_dir() and any(output.iterdir()) and not any((output / name).exists() for name in (NAME, LOCK)):
         raise ValueError(f"output={str(output)!r} holds other files; give a new folder, or one that has an index")
-    paths = list(dict.fromkeys(os.path.abspath(path) for path in files))
+    return list(dict.fromkeys(os.path.abspath(path) for path in files))
+
+
+def write_files(
+    model: Any, processor: Any, paths: list[str], output: Path, made: Made, *, batch_size: int = 32,
+    show_progress: bool = False, on_fault: Callable[[str, str], Any] | None = None, allow_empty: bool = False,
+    is_ours: bool = True,
+) -> EmbedReport:  # fmt: skip
+    """`embed_files` in a locked folder. is_ours: whether an index there that cannot be read may be replaced."""
     report, maker = EmbedReport(), hash_of_model(model, processor)
-    readable = _readable(paths, model.config.modalities or (), report)
-    is_ours = (output / LOCK).exists()
-    output.mkdir(parents=True, exist_ok=True)
-    with _locked(output):
-        known, before = _known(output, maker, model.config.projection_dim, is_ours)
-        todo: dict[Content, list[str]] = {}  # new contents -> the paths that have them
-        for path, content in readable.items():
-            if content not in known:
-                todo.setdefault(content, []).append(path)
-        faults, encoded = _encode(model, processor, todo, known, output / JOURNAL, maker, batch_size, show_progress)
-        report.faults += [(path, faults[path]) for path in readable if path in faults]
-        for path, reason in report.faults:
-            if on_fault is not None:
-                on_fault(path, reason)
-        rows = {path: content for path, content in readable.items() if path not in faults}
-        if before and not rows and not allow_empty:
-            raise ValueError(
-                f"none of {len(paths)} files can be taken, and the index {str(output)!r} would lose its "
-                f"{len(before)}; it is left as it is. allow_empty=True empties it"
-            )
-        items = [{"path": path, "kind": kind, "sha256": digest} for path, (kind, digest) in rows.items()]
-        vectors = [known[content] for content in rows.values()]
-        width = model.config.projection_dim
-        embeddings = torch.from_numpy(np.stack(vectors)) if vectors else torch.zeros(0, width)
-        write_index(output, items, embeddings, {"model": model.name_or_path, "model_hash": maker})
-        (output / JOURNAL).unlink(missing_ok=True)
+    width = model.config.projection_dim
+    looked = look_at(paths, model.config.modalities or (), report, made.seen)
+    known, before = known_vectors(output, maker, width, is_ours)
+    known |= made.vectors
+    readable = {path: (kind, one.sha256) for path, (kind, one) in looked.items()}
+    faults, encoded = _encode(
+        model, processor, new_contents(readable, known), known, output / JOURNAL, maker, batch_size, show_progress
+    )
+    report.faults += [(path, faults[path]) for path in readable if path in faults]
+    for path, reason in report.faults:
+        if on_fault is not None:
+            on_fault(path, reason)
+    rows = {path: content for path, content in readable.items() if path not in faults}
+    if before and not rows and not allow_empty:
+        raise ValueError(
+            f"none of {len(paths)} files can be taken, and the index {str(output)!r} would lose its "
+            f"{len(before)}; it is left as it is. allow_empty=True empties it"
+        )
+    items = [{"path": path, "kind": kind, "sha256": digest} for path, (kind, digest) in rows.items()]
+    vectors = [known[content] for content in rows.values()]
+    embeddings = torch.from_numpy(np.stack(vectors)) if vectors else torch.zeros(0, width)
+    write_index(output, items, embeddings, {"model": model.name_or_path, "model_hash": maker})
+    for path in (output / JOURNAL, *parts_of(output)):
+        path.unlink(missing_ok=True)
+    encoded += made.encoded
     report.files, report.encoded, report.kept = len(rows), encoded, len(rows) - encoded
     report.deleted = sorted(before - set(paths))
     return report
 
 
-def _readable(paths: list[str], modalities: Iterable[str], report: EmbedReport) -> dict[str, Content]:
-    """Kind and SHA-256 of the files that the model reads, by their paths."""
+def new_contents(readable: dict[str, Content], known: Mapping[Content, Any]) -> dict[Content, list[str]]:
+    """Contents without a vector, and the paths that have each."""
+    todo: dict[Content, list[str]] = {}
+    for path, content in readable.items():
+        if content not in known:
+            todo.setdefault(content, []).append(path)
+    return todo
+
+
+def look_at(
+    paths: list[str], modalities: Iterable[str], report: EmbedReport, seen: Mapping[str, Seen]
+) -> dict[str, tuple[str, Seen]]:
+    """Kind and content of the files that the model reads, by their paths; of those that are as they were `seen` by
+    another process without reading them again. Faults and files of other kinds go to the report."""
     found = {}
     for path in paths:
         kind = column_of(path)
@@ -122,14 +170,27 @@ def _readable(paths: list[str], modalities: Iterable[str], report: EmbedReport) 
             report.left_aside.append(path)
             continue
         try:
-            found[path] = kind, sha256(Path(path))
+            stat = os.stat(path)
+            one = seen.get(path)
+            if one is None or (one.size, one.modified) != (stat.st_size, stat.st_mtime_ns):
+                one = Seen(stat.st_size, stat.st_mtime_ns, sha256(Path(path)))
         except OSError as error:
             report.faults.append((path, str(error)))
+            continue
+        if one.fault is not None:
+            report.faults.append((path, one.fault))
+        else:
+            found[path] = kind, one
     return found
 
 
-def _known(output: Path, maker: str, width: int, is_ours: bool) -> tuple[dict[Content, np.ndarray], set[str]]:
-    """Vectors by what they are of, from the index and the journal of the same model; and the paths in the index."""
+def known_vectors(
+    output: Path, maker: str, width: int, is_ours: bool, repaired: Path | None = None
+) -> tuple[dict[Content, np.ndarray], set[str]]:
+    """Vectors by what they are of, from the index and the journals of the same model; and the paths in the index.
+
+    repaired: the journal whose spoiled end is taken off; None: that of one process.
+    """
     known: dict[Content, np.ndarray] = {}
     paths: set[str] = set()
     if (output / NAME).is_file():
@@ -143,44 +204,27 @@ def _known(output: Path, maker: str, width: int, is_ours: bool) -> tuple[dict[Co
             if not is_ours:  # an index.json of another program
                 raise
             warnings.warn(f"{error}. It is taken for empty, and made again", stacklevel=3)
-    for journalled, contents, rows in _lines(output / JOURNAL):
-        if journalled == maker and rows.shape[1] == width:
-            known |= dict(zip(contents, rows, strict=True))
+    repaired = repaired or output / JOURNAL
+    for path in {output / JOURNAL, repaired, *parts_of(output)}:
+        for journalled, contents, rows in lines_of(path, path == repaired):
+            if journalled == maker and rows.shape[1] == width:
+                known |= dict(zip(contents, rows, strict=True))
     return known, paths
 
 
-def _lines(path: Path) -> Iterator[tuple[str, list[Content], np.ndarray]]:
-    """The lines of a journal up to the first that a kill cut or a disk spoiled; what follows is taken off."""
-    if not path.exists():
-        return
-    text, place = path.read_bytes(), 0
-    while place < len(text):
-        end, found = text.find(b"\n", place) + 1, None
-        try:
-            line = json.loads(text[place : end or None])
-            contents: list[Content] = [(str(kind), str(digest)) for kind, digest in line["contents"]]
-            rows = np.frombuffer(base64.b64decode(line["float32"], validate=True), np.float32)
-            found = str(line["model_hash"]), contents, rows.reshape(len(contents), -1)
-        except (ValueError, KeyError, TypeError):
-            pass
-        if not end or found is None:
-            with path.open("r+b") as file:
-                file.truncate(place)
-            return
-        yield found
-        place = end
-
-
 def _encode(
-    model, processor, todo: dict[Content, list[str]], known: dict[Content, np.ndarray], journal: Path, maker: str,
-    batch_size: int, show_progress: bool,
+    model, processor, todo: dict[Content, list[str]], known: dict[Content, np.ndarray], journal: Path | None,
+    maker: str, batch_size: int, show_progress: bool,
 ) -> tuple[dict[str, str], int]:  # fmt: skip
-    """Encodes what is new into `known` and the journal. Returns {path: reason} of what cannot be read, and how many
-    contents were encoded."""
+    """Encodes what is new into `known` and the journal, if any. Returns {path: reason} of what cannot be read, and
+    how many contents were encoded."""
     faults: dict[str, str] = {}
     # of one kind and similar size together: batches pad less
     queue, encoded = sorted(todo, key=lambda content: (content[0], _size(todo[content][0]))), 0
-    with journal.open("ab") as file, tqdm(total=len(queue), unit=" files", disable=not show_progress) as bar:
+    with (
+        open(journal or os.devnull, "ab") as file,
+        tqdm(total=len(queue), unit=" files", disable=not show_progress) as bar,
+    ):
         while queue:
             batch, queue = queue[:batch_size], queue[batch_size:]
             done, vectors = _encode_batch(model, processor, batch, todo, faults)
@@ -192,14 +236,8 @@ def _encode(
             done, vectors = [done[place] for place in same], vectors[same]
             if done:
                 known |= dict(zip(done, vectors, strict=True))
-                line = {
-                    "model_hash": maker,
-                    "contents": done,
-                    "float32": base64.b64encode(vectors.tobytes()).decode("ascii"),
-                }
-                file.write(json.dumps(line).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+                if journal is not None:
+                    append_line(file, maker, done, vectors)
             encoded += len(done)
             bar.update(len(batch))
     return faults, encoded
@@ -241,11 +279,16 @@ def _size(path: str) -> int:
         return 0
 
 
+class InUse(ValueError):
+    """Another process writes."""
+
+
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """The folder of an index for this process alone. Raises InUse."""
     with (folder / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ValueError(f"another process writes the index in {str(folder)!r}") from None
+            raise InUse(f"another process writes the index in {str(folder)!r}") from None
         yield

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..cli.transcribe import HEAD, clock
+from ..cli.transcripts import HEAD, clock
 
 
 def transcript(segments: Sequence[Any], form: str) -> str | dict[str, Any]:

@@ -24,6 +24,13 @@ def embed(
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Make a graph for mm search --approximate ('.[index]').")
     ] = False,
+    engine: Annotated[
+        str, typer.Option(metavar="NAME", help="local, or ray: shares the files out ('.[ray]').")
+    ] = "local",
+    actors: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of --engine ray: models at work. Default: as many as it has GPUs or CPUs."),
+    ] = None,
     device: _Device = None,
     dtype: _Dtype = None,
     as_json: _Json = False,
@@ -38,7 +45,7 @@ def embed(
 
     all_read = work(
         paths, index, model, typer.echo, recursive=recursive, batch_size=batch_size, approximate=approximate,
-        device=device, dtype=dtype, as_json=as_json,
+        engine=engine, actors=actors, device=device, dtype=dtype, as_json=as_json,
     )  # fmt: skip
     if not all_read:
         raise typer.Exit(BAD_INPUT)

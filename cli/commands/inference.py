@@ -9,6 +9,12 @@ app = typer.Typer()
 
 _Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, ... Default: a GPU, if any.")]
 _Dtype = Annotated[str | None, typer.Option(metavar="NAME", help="float32, bfloat16 or float16.")]
+_Engine = Annotated[
+    str, typer.Option(metavar="NAME", help="local, or ray: Parquet in the folder --output ('.[ray]').")
+]
+_Actors = Annotated[
+    int | None, typer.Option(min=1, help="Of --engine ray: models at work. Default: as many as it has GPUs or CPUs.")
+]
 
 
 @app.command()
@@ -41,6 +47,8 @@ def caption(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that read ahead. Default: two for many files.")
     ] = None,
+    engine: _Engine = "local",
+    actors: _Actors = None,
     device: _Device = None,
     dtype: _Dtype = None,
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line, with the score.")] = False,
@@ -55,7 +63,7 @@ def caption(
     all_read = print_captions(
         paths, model=model, num_beams=num_beams, max_new_tokens=max_new_tokens, prompt=prompt, batch_size=batch_size,
         recursive=recursive, output=output, resume=resume, workers=workers, device=device, dtype=dtype,
-        json_lines=json_lines,
+        json_lines=json_lines, engine=engine, actors=actors,
     )  # fmt: skip
     if not all_read:
         raise typer.Exit(BAD_INPUT)
@@ -89,20 +97,25 @@ def transcribe(
     num_beams: Annotated[
         int | None, typer.Option(min=1, help="Beams of the search. Default: the model's own.")
     ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Files heard at a time, a window of each; changes no text.")
+    ] = 1,
+    engine: _Engine = "local",
+    actors: _Actors = None,
     device: _Device = None,
     dtype: _Dtype = None,
     as_json: Annotated[bool, typer.Option("--json", help="--format json.")] = False,
 ) -> None:
     """Write what is said in sounds of any length, as it is heard: text, subtitles or JSON."""
     from ..printing import BAD_INPUT
-    from ..transcribe import print_transcripts
+    from ..transcripts import print_transcripts
 
     if as_json and form not in ("txt", "json"):
         raise ValueError(f"--json is --format json, and --format {form} is given too; leave one out")
     all_read = print_transcripts(
         paths, model, form="json" if as_json else form, output=output, resume=resume, recursive=recursive,
         device=device, dtype=dtype, language=language, task=task, words=words, prompt=prompt,
-        fallback=fallback, num_beams=num_beams,
+        fallback=fallback, num_beams=num_beams, batch_size=batch_size, engine=engine, actors=actors,
     )  # fmt: skip
     if not all_read:
         raise typer.Exit(BAD_INPUT)

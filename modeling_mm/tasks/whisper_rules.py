@@ -40,11 +40,12 @@ _NOT_DONE = {
 
 @contextmanager
 def _without_own_warning() -> Iterator[None]:
-    """The rules give generate() a configuration and lists of suppressed tokens at once. Transformers warns of that,
-    although it is not the user's doing."""
+    """The rules give generate() a configuration and lists of suppressed tokens at once, and prompts of equal length
+    without a mask. Transformers warns of both, although they are not the user's doing."""
+    told = ("Passing `generation_config` together", "The attention mask is not set with a batched input")
 
     def others(record: logging.LogRecord) -> bool:
-        return "Passing `generation_config` together" not in record.getMessage()
+        return not any(words in record.getMessage() for words in told)
 
     logger = logging.getLogger("transformers.generation.utils")
     logger.addFilter(others)

@@ -11,8 +11,10 @@ from transformers import BertTokenizer
 from typer.testing import CliRunner
 
 import mm_console
-from mm import MMImageProcessorPil, MMProcessor
+from mm import MMImageProcessorPil, MMIndex, MMProcessor
 from mm.cli.media_lists import list_media
+from mm.searching import build
+from mm.searching.journal import parts_of
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,53 @@ def test_a_folder_is_embedded_and_searched(folder, tmp_path):
     done = run("search", index, "a red cat", "--rerank", "--json", "--sheet", tmp_path / "sheet.png")
     odds = [json.loads(line)["match"] for line in done.stdout.splitlines()]
     assert odds == sorted(odds, reverse=True) and len(odds) == 3 and (tmp_path / "sheet.png").is_file()
+
+
+def test_three_processes_make_the_index_of_one_also_after_one_was_killed(folder, tmp_path, monkeypatch):
+    """A killed process leaves its journal; the last one to end writes the index, with each fault told once."""
+    pictures, one = tmp_path / "pictures", tmp_path / "one"
+    pictures.mkdir()
+    for number in range(14):
+        Image.new("RGB", (16, 16), (number * 17, 99, 10)).save(pictures / f"{number:02}.png")
+    (pictures / "05.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    words = ("embed", pictures, "--model", folder / "model", "--batch-size", "2", "--json", "--index")
+    run(*words, one)
+    output, real, batches = tmp_path / "index", build._encode_batch, []
+
+    def process(rank):
+        monkeypatch.setenv("RANK", str(rank))
+        return run(*words, output)
+
+    def killed(*args):
+        batches.append(args[2])
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert (process(0).stdout, process(2).stdout) == ("", "")
+    monkeypatch.setattr(build, "_encode_batch", killed)
+    process(1)
+    assert not (output / "index.json").exists() and len(parts_of(output)) == 3
+    batches.append(None)
+    assert (process(2).stdout, process(0).stdout) == ("", "")
+    assert len(batches) == 4 and len(batches[-1]) == 1  # of their shares only the file that cannot be read
+    done = process(1)
+    told = json.loads(done.stdout)
+    assert done.exit_code == 0 and (told["files"], told["deleted"]) == (13, [])
+    assert [Path(fault["path"]).name for fault in told["failed"]] == ["05.png"]
+    assert done.stderr.count("05.png") == 1 and parts_of(output) == []
+    for size in (1, 3):
+        assert MMIndex(output).items == MMIndex(one).items
+        torch.testing.assert_close(MMIndex(output).embeddings, MMIndex(one).embeddings, rtol=0, atol=1e-5)
+        (pictures / "13.png").unlink(missing_ok=True)
+        monkeypatch.setenv("WORLD_SIZE", str(size))
+        for rank in range(size):  # what is deleted leaves
+            process(rank)
+            assert (len(MMIndex(output)) == 12) == (rank == size - 1 or size == 1)
+        Image.new("RGB", (16, 16), (13 * 17, 99, 10)).save(pictures / "13.png")
+        for rank in range(size):
+            process(rank)
 
 
 @pytest.mark.parametrize(

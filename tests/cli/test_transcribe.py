@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 import mm_console
 from mm import MediaDecodeError, MMForSpeechSeq2Seq, MMProcessor, convert
-from mm.cli.transcribe import clock, transcribe
+from mm.cli.transcribe import transcribe, transcribe_all
+from mm.cli.transcripts import clock
 from mm.processing.sounds.stream import stream_sound
 from speakers import saved_moonshine
 from whispers import lively_whisper, whisper_extractor, whisper_tokenizer
@@ -72,6 +73,34 @@ def test_what_came_before_a_fault_is_transcribed_first(loaded):
         for one in transcribe(broken(), *loaded):
             found.append(one)
     assert found and found[-1].end > 1
+
+
+def test_sounds_that_are_heard_together_are_told_as_each_alone(loaded):
+    """Also where one ends sooner, one breaks off, and languages are found out."""
+
+    def broken():
+        yield SOUND[RATE : 3 * RATE]
+        raise MediaDecodeError("cut off")
+
+    sounds = [SOUND, SOUND[: RATE // 2], broken(), SOUND[::-1].copy(), np.zeros(0, np.float32)]
+    alone = [list(transcribe([sound], *loaded)) for sound in (sounds[0], sounds[1], SOUND[RATE : 3 * RATE], sounds[3])]
+    told = list(
+        transcribe_all([one if number == 2 else [one] for number, one in enumerate(sounds)], *loaded, batch_size=3)
+    )
+    for number, expected in enumerate([*alone, []]):
+        *found, last = [one for place, one in told if place == number]
+        assert found == expected and (str(last) == "cut off" if number == 2 else last is None)
+    assert len({place for place, _ in told[:8]}) == 3
+    with pytest.raises(ValueError, match="draws at random"):
+        list(transcribe_all([[SOUND]], *loaded, batch_size=2, temperature=(0.0, 0.2)))
+
+
+def test_files_that_are_heard_together_come_in_their_order(folder):
+    words = ["long.wav", "short.flac", "--format", "json"]
+    one = run(folder, *words)
+    assert run(folder, *words, "--batch-size", "2").stdout == one.stdout and one.stdout.count("short.flac") > 1
+    refused = run(folder, *words, "--batch-size", "2", "--fallback")
+    assert refused.exit_code == 2 and "would mix them" in " ".join(refused.output.split())
 
 
 @pytest.mark.slow
@@ -183,6 +212,10 @@ def test_a_model_without_times_tells_windows_that_are_cut_where_it_is_quiet(tmp_
     assert [(one["start"], one["end"]) for one in told] == [(0, told[1]["start"]), (told[0]["end"], 28)]
     assert abs(told[0]["end"] - 17) < 0.1 and all(len(one["text"].split()) >= 5 for one in told)
     model, processor = MMForSpeechSeq2Seq.from_pretrained(folder).eval(), MMProcessor.from_pretrained(folder)
+    pair = [sound, sound[: 3 * RATE]]
+    for number, one in transcribe_all([[samples] for samples in pair], model, processor, batch_size=2):
+        if number == 1 and one is not None:
+            assert [one] == list(transcribe([pair[1]], model, processor))
     rest = list(transcribe([sound[round(told[0]["end"] * RATE) :]], model, processor))
     assert [one.text for one in rest] == [told[1]["text"]]
     for options, words in (
@@ -215,13 +248,13 @@ def test_a_run_that_was_ended_goes_on_with_the_same_settings_and_gives_what_an_u
             raise KeyboardInterrupt
         return stream_sound(path, rate)
 
-    monkeypatch.setattr("mm.cli.transcribe.stream_sound", ended)
+    monkeypatch.setattr("mm.cli.transcripts.stream_sound", ended)
     run(folder, *given, "--output", str(out))
     assert heard == ["a.wav", "b.wav", "bad.wav", "c.wav"] and not (out / "c.json").exists()
     other = run(folder, *given[:-2], "--output", str(out), "--resume", "--num-beams", "2")
     assert other.exit_code == 2 and "begun with other settings" in other.output
     monkeypatch.setattr(
-        "mm.cli.transcribe.stream_sound", lambda path, rate: heard.append(path.name) or stream_sound(path, rate)
+        "mm.cli.transcripts.stream_sound", lambda path, rate: heard.append(path.name) or stream_sound(path, rate)
     )
     done = run(folder, *given, "--output", str(out), "--resume")
     assert done.exit_code == 2 and "bad.wav" in done.output and heard[4:] == ["c.wav"]
