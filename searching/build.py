@@ -91,7 +91,7 @@ class Seen(NamedTuple):
 @dataclass
 class Made:
     """What was made of files before their index is written, by processes or actors: vectors float32 (P,) by content,
-    each file as it was seen, and how many contents were encoded."""
+    each file as it was seen, and how many contents were encoded whose vectors are in a journal."""
 
     vectors: dict[Content, np.ndarray] = field(default_factory=dict)
     seen: dict[str, Seen] = field(default_factory=dict)
@@ -122,6 +122,7 @@ def write_files(
     width = model.config.projection_dim
     looked = look_at(paths, model.config.modalities or (), report, made.seen)
     known, before = known_vectors(output, maker, width, is_ours)
+    elsewhere = made.encoded + len(made.vectors.keys() - known.keys())
     known |= made.vectors
     readable = {path: (kind, one.sha256) for path, (kind, one) in looked.items()}
     faults, encoded = _encode(
@@ -143,7 +144,7 @@ def write_files(
     write_index(output, items, embeddings, {"model": model.name_or_path, "model_hash": maker})
     for path in (output / JOURNAL, *parts_of(output)):
         path.unlink(missing_ok=True)
-    encoded += made.encoded
+    encoded += elsewhere
     report.files, report.encoded, report.kept = len(rows), encoded, len(rows) - encoded
     report.deleted = sorted(before - set(paths))
     return report
