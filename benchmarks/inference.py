@@ -168,6 +168,54 @@ def llava(report: Report) -> Iterator[Row]:
     )
 
 
+class Seen(nn.Module):
+    """In place of a Llama 3.2 Vision's tower: what it made of the pictures, once for each row of pixels."""
+
+    def __init__(self, tower: Any, **given: torch.Tensor):
+        super().__init__()
+        self.num_patches, self.seen = tower.num_patches, tower(**given).last_hidden_state
+
+    def forward(self, pixel_values: torch.Tensor, **_: Any) -> Any:
+        rows = len(pixel_values) // len(self.seen)
+        return transformers.modeling_outputs.BaseModelOutput(self.seen.repeat_interleave(rows, 0))
+
+
+def mllama(report: Report) -> Iterator[Row]:
+    """Llama 3.2 Vision's shape in small: four tiles of 1025 tokens each, a text of 16 layers and 4 that read them.
+    Both decode from outputs of the tower, which the peer runs once for each beam."""
+    sizes, tiles = sizes_of(report), 4
+    size = 112 if small(sizes) else 448
+    vision = {"hidden_size": 384, "intermediate_size": 1536, "attention_heads": 6, "num_hidden_layers": 6,
+              "num_global_layers": 2, "intermediate_layers_indices": [1, 2], "vision_output_dim": 3 * 384}  # fmt: skip
+    text = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 20, "num_attention_heads": 16,
+            "num_key_value_heads": 4, "cross_attention_layers": [1] if sizes else [3, 8, 13, 18],
+            "vocab_size": 31_992, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, **sizes}  # fmt: skip
+    config = transformers.MllamaConfig(
+        vision_config={**vision, "image_size": size, "patch_size": 14}, text_config=text, image_token_index=31_992
+    )
+    peer = drawn(transformers.MllamaForConditionalGeneration(config))
+    model, grids = converted(peer), torch.tensor([2, 2]).expand(2, 1, 2)
+    pixels = pictures(2 * tiles, size).unflatten(0, (2, tiles))
+    ids = torch.cat([torch.tensor([[31_992, 1]]).expand(2, -1), words(2, 12)], dim=1)
+    given, settings = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, search(5, 24)
+    context = model.encode_context(pixel_values=pixels, image_grids=grids)
+    ranges = torch.tensor([0, model.config.tokens_per_image]).expand(2, ids.shape[1], 2)
+    about = {
+        "pixel_values": pixels[:, None],
+        "aspect_ratio_ids": model.model.vision_tower.tiles.numbers(grids),
+        "aspect_ratio_mask": torch.ones(2, 1, tiles, dtype=torch.long),
+    }
+    peer.model.vision_model = Seen(peer.model.vision_model, **about)
+    sees = torch.ones(2, ids.shape[1], 1, tiles, dtype=torch.long)
+    yield Row(
+        "Llama 3.2 Vision, 5 beams, batch 2, decoding",
+        partial(model.generate, **given, encoder_outputs=context, context_ranges=ranges, **settings),
+        partial(peer.generate, **given, **about, cross_attention_mask=sees, **settings),
+        2.0,
+        quick=1,
+    )
+
+
 def pooled(output: Any) -> torch.Tensor:
     return output if isinstance(output, torch.Tensor) else output.pooler_output
 
@@ -209,8 +257,8 @@ def compared(name: str, model: Any, peer: Any, pixels: torch.Tensor, texts: dict
 
 
 MODELS: dict[str, harness.Group] = {
-    "blip": blip, "git": git, "vit-gpt2": vit_gpt2, "donut": donut, "vqa": vqa, "llava": llava, "clip": clip,
-    "siglip": siglip,
+    "blip": blip, "git": git, "vit-gpt2": vit_gpt2, "donut": donut, "vqa": vqa, "llava": llava,
+    "mllama": mllama, "clip": clip, "siglip": siglip,
 }  # fmt: skip
 QUICK = ("blip", "git", "vqa", "clip")  # models that have rows of --quick
 

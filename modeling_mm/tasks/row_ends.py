@@ -35,10 +35,9 @@ def first_ids(ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
 
 def warn_of_beginnings(model: Any, ids: torch.Tensor, mask: torch.Tensor | None) -> None:
     """Warns if no row begins with bos, maybe after media, which generate() begins with where it has no prompt."""
-    bos, media = (
-        _settings(model, "bos_token_id"),
-        [one for one in model.config.placeholder_ids.values() if one is not None],
-    )
+    bos, config = _settings(model, "bos_token_id"), model.config
+    media = [one for one in config.placeholder_ids.values() if one is not None]
+    media += range(config.written_tokens, config.text_config.vocab_size)  # a placeholder of pictures is among these
     if media:
         text = ~torch.isin(ids, torch.tensor(media, device=ids.device))
         mask = text if mask is None or mask.shape != ids.shape else mask.bool() & text

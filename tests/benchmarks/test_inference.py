@@ -7,7 +7,7 @@ import pytest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["blip", "git", "vit-gpt2", "vqa", "clip", "siglip"])
+@pytest.mark.parametrize("name", ["blip", "git", "vit-gpt2", "vqa", "llava", "mllama", "clip", "siglip"])
 def test_small_models_are_equal_to_their_peers(name, capsys, tmp_path):
     assert inference.main([name, "--tiny", "--pairs", "1", "--log", str(tmp_path / "log.txt")]) == 0
     assert "all as wanted" in capsys.readouterr().out

@@ -139,9 +139,12 @@ def test_rows_in_a_batch_have_the_pixels_ids_logits_and_tokens_of_theirs_alone(s
 
 
 @torch.no_grad()
-def test_rows_do_not_depend_on_the_batch_and_beams_not_on_the_cache(source):
+def test_rows_do_not_depend_on_the_batch_and_beams_not_on_the_cache(source, caplog):
     done = convert(source[1])
     found, model = done.processor(images=PICTURES, text=PROMPTS, return_tensors="pt"), done.model.eval()
+    first = done.processor(images=[PICTURES[2]], text=[PROMPTS[2]], return_tensors="pt")
+    model.generate(**first, max_new_tokens=1)
+    assert "begins with bos_token_id" not in caplog.text  # pictures stand before it
     logits = model(**found).logits
     for row in range(len(PROMPTS)):
         alone = done.processor(images=[PICTURES[row]], text=[PROMPTS[row]], return_tensors="pt")
