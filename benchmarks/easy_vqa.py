@@ -10,22 +10,16 @@ scored by `rank_answers` over the thirteen answers. A run (a system and a seed) 
 again, so an interrupted benchmark goes on where it stopped. Intervals are 95 % bootstraps over questions.
 """
 
-# num_labels is Transformers' own.
-
-import argparse
-import json
-import platform
-import time
+import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+import experiments
 import numpy as np
 import torch
-import transformers
+from experiments import mean_hits, score
 
 from mm import MMConfig, MMForConditionalGeneration, MMForSequenceClassification
-from mm.evaluation.captions import bootstrap_interval
 from mm.recipes.easy_vqa import BOS, EOS, PAD, SIZE, Questions, Words, load_questions, question_only
 
 SYSTEMS = ("classifier", "rank_answers")
@@ -87,22 +81,12 @@ def loss_of(system: str, model: Any, batch: dict[str, torch.Tensor], words: Word
 
 
 def train(system: str, data: Data, seed: int) -> Any:
-    model = build(system, data.words, seed).train()
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.05)
-    steps = EPOCHS * -(-len(data.train.pixels) // PICTURES)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.2)
-    for epoch in range(EPOCHS):
-        order = torch.randperm(len(data.train.pixels), generator=torch.Generator().manual_seed(100 * seed + epoch))
-        for pictures in order.split(PICTURES):
-            loss = loss_of(system, model, data.batch(data.train, pictures), data.words)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-        print(f"{system}, seed {seed}, epoch {epoch + 1} of {EPOCHS}: loss {loss.item():.3f}", flush=True)
-    return model.eval()
+    model = build(system, data.words, seed)
+
+    def loss(_: int, pictures: torch.Tensor) -> torch.Tensor:
+        return loss_of(system, model, data.batch(data.train, pictures), data.words)
+
+    return experiments.fit(model, loss, len(data.train.pixels), EPOCHS, PICTURES, RATE, seed, warm=0.2)
 
 
 @torch.no_grad()
@@ -117,34 +101,7 @@ def right(system: str, model: Any, data: Data) -> str:
         else:
             found = model.rank_answers(data.words.candidates(), **batch, batch_size=2048).indices[:, 0]
         hits.append(found == classes)
-    return "".join(str(int(hit)) for hit in torch.cat(hits))
-
-
-def run(data: Data, log: Path) -> None:
-    """Every system and seed that the log lacks."""
-    done = {(line["system"], line["seed"]) for line in read(log)}
-    for seed in SEEDS:
-        for system in SYSTEMS:
-            if (system, seed) in done:
-                continue
-            start = time.process_time()
-            model = train(system, data, seed)
-            line = {
-                "system": system, "seed": seed, "cpu_minutes": round((time.process_time() - start) / 60, 2),
-                "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
-                "right": right(system, model, data),
-            }  # fmt: skip
-            with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-
-
-def read(log: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
-
-
-def score(hits: np.ndarray) -> str:
-    low, high = bootstrap_interval(hits)
-    return f"{hits.mean():.3f} [{low:.3f}, {high:.3f}]"
+    return experiments.marks(torch.cat(hits))
 
 
 def table(lines: list[dict[str, Any]], train_set: Questions, test: Questions) -> Iterator[str]:
@@ -152,8 +109,7 @@ def table(lines: list[dict[str, Any]], train_set: Questions, test: Questions) ->
     closed = np.array([answer in ("yes", "no") for answer in test.answers])
     yield f"{'':<22}{'all':<23}{'yes or no':<23}{'other':<23}{'parameters':>11}{'CPU min':>9}"
     hits = {"question alone": question_only(train_set, test)}
-    for name in SYSTEMS:
-        hits[name] = np.mean([[int(mark) for mark in line["right"]] for line in lines if line["system"] == name], 0)
+    hits |= {name: mean_hits(lines, name) for name in SYSTEMS}
     for name, of_all in hits.items():
         own = [line for line in lines if line["system"] == name]
         cost = f"{own[0]['trained']:>11,}{np.mean([line['cpu_minutes'] for line in own]):>9.1f}" if own else ""
@@ -162,22 +118,19 @@ def table(lines: list[dict[str, Any]], train_set: Questions, test: Questions) ->
     yield f"\n{'both reach' if reached else 'NOT AS WANTED: both should reach'} {WANTED:.2f}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--log", type=Path, default=Path("benchmarks/logs/easy_vqa.jsonl"))
-    parser.add_argument("--table", action="store_true", help="train nothing")
-    options = parser.parse_args()
+def main(arguments: list[str] | None = None) -> int:
+    asked = experiments.options(__doc__, "easy_vqa.jsonl").parse_args(arguments)
     torch.set_num_threads(1)
     data = Data()
-    if not options.table:
-        run(data, options.log)
-    print(
-        f"easy-VQA, {len(data.test.texts)} test questions; {len(SEEDS)} seed of {EPOCHS} epochs\n"
-        f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, "
-        "one thread\n"
-    )
-    print(*table(read(options.log), data.train, data.test), sep="\n")
+    if not asked.table:
+        experiments.run(
+            asked.log, SYSTEMS, SEEDS, lambda system, seed: train(system, data, seed),
+            lambda system, model: {"right": right(system, model, data)},
+        )  # fmt: skip
+    told = f"easy-VQA, {len(data.test.texts)} test questions; {len(SEEDS)} seed of {EPOCHS} epochs"
+    experiments.say(told, table(experiments.read(asked.log), data.train, data.test))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -21,19 +21,16 @@ it: four views of each training drawing, three or four minutes more the first ti
 Noto's drawings, held out of a training on the other styles.
 """
 
-# Which parts a config has depends on its values, which pyright cannot follow.
-
-import argparse
 import json
-import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import experiments
 import numpy as np
 import torch
-import transformers
+from experiments import score
 
 from mm import MMConfig, MMForImageTextRetrieval
 from mm.configuration.presets import EFFICIENTNET_LITE0
@@ -181,12 +178,6 @@ def ranks(model: MMForImageTextRetrieval, data: Data, split: str) -> dict[str, d
     return found
 
 
-def score(values: np.ndarray, signed: bool = False) -> str:
-    low, high = bootstrap_interval(values)
-    form = "+.3f" if signed else ".3f"
-    return f"{values.mean():{form}} [{low:{form}}, {high:{form}}]"
-
-
 def table(line: dict[str, Any]) -> Iterator[str]:
     """R@1 and R@5 by embeddings and after each rerank, the paired differences, and the baseline."""
     heads = "".join(f"{way.upper():<9}{way.upper() + ' - ITC, paired':<38}" for way in WAYS[1:])
@@ -213,33 +204,24 @@ def table(line: dict[str, Any]) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--features", type=Path, default=Path("runs/emoji_features"), help="where the features are kept"
-    )
+    parser = experiments.options(__doc__, "emoji_retrieval.json", "runs/emoji_features")
     parser.add_argument("--folder", type=Path, default=Path("runs/emoji_retrieval"), help="where training is saved")
-    parser.add_argument("--log", type=Path, default=Path("benchmarks/logs/emoji_retrieval.json"))
-    parser.add_argument("--table", action="store_true", help="train nothing")
-    options = parser.parse_args()
+    asked = parser.parse_args()
     torch.set_num_threads(1)
-    if not options.table:
-        options.folder.mkdir(parents=True, exist_ok=True)
-        data = Data(options.features)
-        model, minutes = train(data, options.folder)
+    if not asked.table:
+        asked.folder.mkdir(parents=True, exist_ok=True)
+        data = Data(asked.features)
+        model, minutes = train(data, asked.folder)
         splits = {"seen names": "seen", "new names": "unseen_dev"}
         line = {
             "cpu_minutes": round(minutes, 2), "trained": trained_parameters(data),
             "ranks": {name: ranks(model, data, split) for name, split in splits.items()},
         }  # fmt: skip
-        options.log.write_text(json.dumps(line) + "\n", encoding="utf-8")
-    line = json.loads(options.log.read_text(encoding="utf-8"))
+        asked.log.write_text(json.dumps(line) + "\n", encoding="utf-8")
+    line = json.loads(asked.log.read_text(encoding="utf-8"))
     epochs = " + ".join(str(epochs) for _, epochs, _, _ in PHASES)
-    print(
-        f"{line['trained']:,} parameters trained, {epochs} epochs, {line['cpu_minutes']:.1f} CPU minutes, one seed\n"
-        f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, "
-        "one thread\n"
-    )
-    print(*table(line), sep="\n")
+    told = f"{line['trained']:,} parameters trained, {epochs} epochs, {line['cpu_minutes']:.1f} CPU minutes, one seed"
+    experiments.say(told, table(line))
 
 
 if __name__ == "__main__":

@@ -69,9 +69,17 @@ class Phase:
     less: Callable[[], Any] | None = None
 
 
-def operations(way: Callable[[], Any]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        way()
+def operations(model: Any, way: Callable[[], Any]) -> int:
+    """Multiplications with additions, counted where every product is one of torch's own."""
+    attention = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    mm.use_onednn(False)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            way()
+    finally:
+        mm.use_onednn(None)
+        model.set_attn_implementation(attention)
     return counter.get_total_flops() // 2
 
 
@@ -125,19 +133,21 @@ def phases(model: Any, pixels: torch.Tensor, beams: int) -> list[Phase]:
         states = hidden if len(head_parts) == 1 else model.lm_head_transform(hidden)
         return linear(model.lm_head, states)
 
+    crossed = [one.cross_attn for one in text.layers if getattr(one, "cross_attn", None) is not None]
+    of_context = weights(*(part for one in crossed for part in (one.k_proj, one.v_proj)))
+    states = 4 * context.last_hidden_state.numel()
     return [
         Phase("encode", partial(model.encode_context, pixel_values=pixels), weights(base) - weights(text)),
-        Phase("context", first, 4 * context.last_hidden_state.numel() + size, one_step),
-        Phase("decode step", one_step, weights(text.layers) + size, head),
+        Phase("context", first, (of_context or weights(text.layers)) + states + size, one_step),
+        Phase("decode step", one_step, weights(text.layers) - of_context + size, head),
         Phase("head", head, weights(*head_parts)),
     ]
 
 
 def tabled(report: Report, name: str, model: Any, limits: tuple[float, float], found: list[Phase]) -> None:
-    attention = model.config._attn_implementation
     for phase in found:
-        seconds, macs = ([measure(way) for way in (phase.run, phase.less) if way] for measure in (best, operations))
-        model.set_attn_implementation(attention)
+        ways = [way for way in (phase.run, phase.less) if way]
+        seconds, macs = [best(way) for way in ways], [operations(model, way) for way in ways]
         taken, counted = (own[0] - sum(own[1:]) for own in (seconds, macs))
         by_bytes, by_work = phase.bytes / limits[0], counted / limits[1]
         floor, bound = max(by_bytes, by_work), "memory" if by_bytes > by_work else "products"

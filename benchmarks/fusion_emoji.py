@@ -11,26 +11,22 @@ computed once, and have the same text stack and settings. A run (a system and a 
 again, so an interrupted benchmark goes on where it stopped. Intervals are 95 % bootstraps over drawings.
 """
 
-# Which parts a model has depends on its config, which pyright cannot follow; num_labels is Transformers' own.
-
-import argparse
 import json
-import platform
 import random
+import sys
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import experiments
 import numpy as np
 import torch
-import transformers
+from experiments import mean_hits, score
 
 from mm import MMConfig, MMForSequenceClassification
 from mm.configuration.presets import EFFICIENTNET_LITE0
 from mm.conversion_scripts.efficientnet_lite import load_efficientnet_lite0
-from mm.evaluation.captions import bootstrap_interval
 from mm.recipes.drawings import SIZE, Drawings, Features, normalised
 from mm.recipes.emoji import DEV_VENDOR, TRAIN_VENDORS, EmojiItem, concept_key, load_items, pictures, split_of
 from mm.recipes.sources import efficientnet_lite0_file, fetch, find_source
@@ -136,25 +132,15 @@ def inputs(system: str, features: torch.Tensor, text: dict[str, torch.Tensor]) -
 
 
 def train(system: str, data: Data, seed: int) -> MMForSequenceClassification:
-    model = build(SYSTEMS[system][0], max(data.words.ids.values()) + 1, len(data.names), seed).train()
-    model.model.vision_tower.eval()
-    groups = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(groups, lr=RATE, weight_decay=0.05)
-    steps = EPOCHS * -(-len(data.train) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.1)
+    model = build(SYSTEMS[system][0], max(data.words.ids.values()) + 1, len(data.names), seed)
     labels = data.labels(data.train)
-    for epoch in range(EPOCHS):
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(100 * seed + epoch))
-        for chosen in order.split(BATCH):
-            text = data.words.batch([data.train[i] for i in chosen.tolist()], seed, epoch)
-            features = data.train_features[epoch % VIEWS, chosen]
-            loss = model(**inputs(system, features, text), labels=labels[chosen]).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(groups, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-    return model.eval()
+
+    def loss(epoch: int, chosen: torch.Tensor) -> torch.Tensor:
+        text = data.words.batch([data.train[i] for i in chosen.tolist()], seed, epoch)
+        features = data.train_features[epoch % VIEWS, chosen]
+        return model(**inputs(system, features, text), labels=labels[chosen]).loss
+
+    return experiments.fit(model, loss, len(labels), EPOCHS, BATCH, RATE, seed)
 
 
 @torch.no_grad()
@@ -165,45 +151,20 @@ def right(system: str, model: MMForSequenceClassification, data: Data) -> str:
         items = data.dev[start : start + BATCH]
         batch = inputs(system, data.dev_features[start : start + BATCH], data.words.batch(items, -1))
         found.append(model(**batch).logits.argmax(-1))
-    return "".join(str(int(hit)) for hit in torch.cat(found) == data.labels(data.dev))
+    return experiments.marks(torch.cat(found) == data.labels(data.dev))
 
 
-def run(data: Data, log: Path) -> None:
-    """Every system and seed that the log lacks."""
-    done = {(line["system"], line["seed"]) for line in read(log)}
-    for seed in SEEDS:
-        for system in SYSTEMS:
-            if (system, seed) in done:
-                continue
-            start = time.process_time()
-            model = train(system, data, seed)
-            line = {
-                "system": system, "seed": seed, "cpu_minutes": round((time.process_time() - start) / 60, 2),
-                "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
-                "right": right(system, model, data),
-            }  # fmt: skip
-            if SYSTEMS[system][0] == "decision":
-                line["weights"] = [round(float(w), 3) for w in model.model.fusion.weights(torch.zeros(1)).detach()]
-            with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-            print({**line, "right": round(line["right"].count("1") / len(line["right"]), 4)}, flush=True)
-
-
-def read(log: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
-
-
-def score(value: np.ndarray, signed: bool = False) -> str:
-    low, high = bootstrap_interval(value)
-    form = "+.3f" if signed else ".3f"
-    return f"{value.mean():{form}} [{low:{form}}, {high:{form}}]"
+def scores(system: str, model: MMForSequenceClassification, data: Data) -> dict[str, Any]:
+    found: dict[str, Any] = {"right": right(system, model, data)}
+    if SYSTEMS[system][0] == "decision":
+        found["weights"] = [round(float(weight), 3) for weight in model.model.fusion.weights(torch.zeros(1)).detach()]
+    return found
 
 
 def table(lines: list[dict[str, Any]]) -> Iterator[str]:
     """Accuracy, the mean over the seeds of each drawing; the difference to the better of only text and only
     picture."""
-    hits = {name: np.mean([[int(mark) for mark in line["right"]] for line in lines if line["system"] == name], axis=0)
-            for name in SYSTEMS}  # fmt: skip
+    hits = {name: mean_hits(lines, name) for name in SYSTEMS}
     minutes = {name: np.mean([line["cpu_minutes"] for line in lines if line["system"] == name]) for name in SYSTEMS}
     end = 0
     for split, (_, number) in SPLITS.items():
@@ -220,23 +181,20 @@ def table(lines: list[dict[str, Any]]) -> Iterator[str]:
             yield f"  {best} minus {other}: {score(scores[best] - scores[other], signed=True)}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("runs/fusion_emoji"), help="where the features are kept")
-    parser.add_argument("--log", type=Path, default=Path("benchmarks/logs/fusion_emoji.jsonl"))
-    parser.add_argument("--table", action="store_true", help="train nothing")
-    options = parser.parse_args()
+def main(arguments: list[str] | None = None) -> int:
+    asked = experiments.options(__doc__, "fusion_emoji.jsonl", "runs/fusion_emoji").parse_args(arguments)
     torch.set_num_threads(1)
-    if not options.table:
-        options.folder.mkdir(parents=True, exist_ok=True)
-        run(Data(options.folder), options.log)
-    print(
-        f"9 groups; tags kept {KEPT}, exchanged {EXCHANGED}; {len(SEEDS)} seeds of {EPOCHS} epochs\n"
-        f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, "
-        "one thread\n"
-    )
-    print(*table(read(options.log)), sep="\n")
+    if not asked.table:
+        asked.features.mkdir(parents=True, exist_ok=True)
+        data = Data(asked.features)
+        experiments.run(
+            asked.log, SYSTEMS, SEEDS, lambda system, seed: train(system, data, seed),
+            lambda system, model: scores(system, model, data),
+        )  # fmt: skip
+    told = f"9 groups; tags kept {KEPT}, exchanged {EXCHANGED}; {len(SEEDS)} seeds of {EPOCHS} epochs"
+    experiments.say(told, table(experiments.read(asked.log)))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

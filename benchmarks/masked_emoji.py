@@ -11,20 +11,16 @@ come out right, under masks that are a function of the name. A run that is in th
 are 95 % bootstraps over drawings.
 """
 
-# Which parts a config has depends on its values, which pyright cannot follow.
-
-import argparse
-import json
-import platform
 import random
-import time
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import experiments
 import numpy as np
 import torch
-import transformers
+from experiments import score
 
 from mm import MMConfig, MMForMaskedLM
 from mm.configuration.presets import EFFICIENTNET_LITE0
@@ -83,27 +79,16 @@ def build(data: Data, seed: int) -> MMForMaskedLM:
 
 
 def train(system: str, data: Data, seed: int) -> MMForMaskedLM:
-    model = build(data, seed).train()
-    model.model.vision_tower.eval()
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.05)
-    steps = EPOCHS * -(-len(data.train_ids) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.1)
-    for epoch in range(EPOCHS):
-        order = torch.randperm(len(data.train_ids), generator=torch.Generator().manual_seed(100 * seed + epoch))
-        for chosen in order.split(BATCH):
-            items = [data.features.train[i] for i in chosen.tolist()]
-            batch = data.batch(data.train_ids[chosen], items, seed, epoch, int(chosen[0]))
-            if SYSTEMS[system]:
-                batch["visual_embeds"] = data.features.train_table[epoch % VIEWS, chosen].float()
-            loss = model(**batch).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-        print(f"{system}, seed {seed}, epoch {epoch + 1} of {EPOCHS}: loss {loss.item():.3f}", flush=True)
-    return model.eval()
+    model = build(data, seed)
+
+    def loss(epoch: int, chosen: torch.Tensor) -> torch.Tensor:
+        items = [data.features.train[i] for i in chosen.tolist()]
+        batch = data.batch(data.train_ids[chosen], items, seed, epoch, int(chosen[0]))
+        if SYSTEMS[system]:
+            batch["visual_embeds"] = data.features.train_table[epoch % VIEWS, chosen].float()
+        return model(**batch).loss
+
+    return experiments.fit(model, loss, len(data.train_ids), EPOCHS, BATCH, RATE, seed)
 
 
 @torch.no_grad()
@@ -121,34 +106,6 @@ def shares(system: str, model: MMForMaskedLM, data: Data, split: str) -> list[fl
     return found
 
 
-def run(data: Data, log: Path) -> None:
-    """Every system and seed that the log lacks."""
-    done = {(line["system"], line["seed"]) for line in read(log)}
-    for seed in SEEDS:
-        for system in SYSTEMS:
-            if (system, seed) in done:
-                continue
-            start = time.process_time()
-            model = train(system, data, seed)
-            line = {
-                "system": system, "seed": seed, "cpu_minutes": round((time.process_time() - start) / 60, 2),
-                "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
-                "shares": {name: shares(system, model, data, split) for name, split in SPLITS.items()},
-            }  # fmt: skip
-            with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-
-
-def read(log: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
-
-
-def score(values: np.ndarray, signed: bool = False) -> str:
-    low, high = bootstrap_interval(values)
-    form = "+.3f" if signed else ".3f"
-    return f"{values.mean():{form}} [{low:{form}}, {high:{form}}]"
-
-
 def table(lines: list[dict[str, Any]]) -> Iterator[str]:
     """The share of masked pieces that come out right, and the paired difference that the picture makes."""
     minutes = ", ".join(f"{line['system']} {line['cpu_minutes']:.1f}" for line in lines)
@@ -164,22 +121,21 @@ def table(lines: list[dict[str, Any]]) -> Iterator[str]:
         yield f"{split:<14}{len(gain):>6}  {score(alone):<24}{score(seen):<24}{score(gain, signed=True)}{clear}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features", type=Path, default=Path("runs/fusion_emoji"), help="where the features are kept")
-    parser.add_argument("--log", type=Path, default=Path("benchmarks/logs/masked_emoji.jsonl"))
-    parser.add_argument("--table", action="store_true", help="train nothing")
-    options = parser.parse_args()
+def main(arguments: list[str] | None = None) -> int:
+    asked = experiments.options(__doc__, "masked_emoji.jsonl", "runs/fusion_emoji").parse_args(arguments)
     torch.set_num_threads(1)
-    if not options.table:
-        run(Data(options.features), options.log)
-    print(
-        f"pieces masked with probability {MASKED}; {len(SEEDS)} seed of {EPOCHS} epochs\n"
-        f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, "
-        "one thread"
-    )
-    print(*table(read(options.log)), sep="\n")
+    if not asked.table:
+        data = Data(asked.features)
+        experiments.run(
+            asked.log, SYSTEMS, SEEDS, lambda system, seed: train(system, data, seed),
+            lambda system, model: {
+                "shares": {name: shares(system, model, data, split) for name, split in SPLITS.items()}
+            },
+        )  # fmt: skip
+    told = f"pieces masked with probability {MASKED}; {len(SEEDS)} seed of {EPOCHS} epochs"
+    experiments.say(told, table(experiments.read(asked.log)))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

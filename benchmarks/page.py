@@ -4,7 +4,8 @@
     python benchmarks/page.py --output DIR   # the page and pictures somewhere else
 
 A row of a race (harness.Report.race) is a bar beside the ratio that is wanted; what scaling.py found is a plot of
-seconds over sizes; the history is a line for each piece of work that was measured more than once.
+seconds over sizes, and what floor.py found a bar of how many times the floor a phase takes; the history is a line for
+each piece of work that was measured more than once.
 """
 
 import argparse
@@ -26,12 +27,13 @@ is timed. What is done for speed, and what was tried, stands in [performance](pe
 
 
 def runs(logs: Path = LOGS) -> dict[str, dict[str, Any]]:
-    """Script -> its last run, of those with a race or a curve."""
+    """Script -> its last run, of those with a race, a curve or phases."""
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(logs.glob("*.json"))}
     return {
         name: run
         for name, run in found.items()
-        if isinstance(run, dict) and any(is_race(row) or "exponent" in row for row in run.get("rows", []))
+        if isinstance(run, dict)
+        and any(is_race(row) or {"exponent", "phase"} & row.keys() for row in run.get("rows", []))
     }
 
 
@@ -70,6 +72,18 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
+def phases(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """What floor.py found, in Markdown."""
+    yield "| phase | ms | MB | 10⁹ multiplications | floor, ms | set by | times the floor | most time in |"
+    yield "|---|---:|---:|---:|---:|---|---:|---|"
+    for row in rows:
+        numbers = (
+            f"{row['seconds'] * 1e3:.2f}", f"{row['bytes'] / 1e6:.1f}", f"{row['operations'] / 1e9:.2f}",
+            f"{row['floor'] * 1e3:.2f}", row["bound"], f"{row['times']:.1f}", row["most"],
+        )  # fmt: skip
+        yield f"| {row['model']}, {row['phase']} | {' | '.join(numbers)} |"
+
+
 def surroundings(machine: dict[str, Any]) -> str:
     return (
         f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, load {machine['load']} at "
@@ -95,6 +109,8 @@ def page(found: dict[str, dict[str, Any]], past: list[dict[str, Any]]) -> str:
             parts.append(
                 "\n".join(["| what grows | from, to | exponent of the seconds |", "|---|---|---:|", *lines]) + "\n"
             )
+        if found_phases := [row for row in run["rows"] if "phase" in row]:
+            parts.append("\n".join(phases(found_phases)) + "\n")
     if repeated(past):
         parts.append(
             "## History\n\nRatios of work that was measured more than once, run by run "
@@ -159,6 +175,17 @@ def curves(rows: list[dict[str, Any]]) -> Any:
     return drawn
 
 
+def floors(rows: list[dict[str, Any]]) -> Any:
+    """How many times the floor each phase takes."""
+    drawn, axes = figure(9, 0.7 + 0.28 * len(rows))
+    axes.barh(range(len(rows)), [row["times"] for row in rows], color=GOOD, height=0.62)
+    axes.set_yticks(range(len(rows)), [f"{row['model']}, {row['phase']}" for row in rows])
+    axes.invert_yaxis()
+    axes.axvline(1, color=AXIS, linewidth=0.8)
+    axes.set_xlabel("times the floor of this machine")
+    return drawn
+
+
 def lines(ratios: dict[str, list[float]]) -> Any:
     drawn, axes = figure(9, 1.2 + 0.22 * len(ratios))
     for work, own in ratios.items():
@@ -173,7 +200,8 @@ def pictures(found: dict[str, dict[str, Any]], past: list[dict[str, Any]]) -> di
     made = {}
     for name, run in found.items():
         races = [row for row in run["rows"] if is_race(row)]
-        made[name] = bars(races) if races else curves([row for row in run["rows"] if "exponent" in row])
+        grown, found_phases = ([row for row in run["rows"] if kind in row] for kind in ("exponent", "phase"))
+        made[name] = bars(races) if races else curves(grown) if grown else floors(found_phases)
     if ratios := repeated(past):
         made["history"] = lines(ratios)
     return made

@@ -17,8 +17,11 @@ def write_log(folder, wanted):
     report.race(row)
     report.end()
     rows = [{"work": "beams", "sizes": [1, 2, 4], "seconds": [1.0, 1.1, 1.4], "exponent": 0.24}]
-    told = {"machine": report.machine, "rows": rows, "faults": []}
-    (folder / "growth.json").write_text(json.dumps(told), encoding="utf-8")
+    phase = {"model": "A model", "phase": "head", "seconds": 0.004, "bytes": 2e6, "operations": 3e9, "floor": 0.002}
+    phase |= {"bound": "memory", "times": 2.0, "most": "addmm 90%"}
+    for name, found in (("growth", rows), ("floor", [phase])):
+        told = {"machine": report.machine, "rows": found, "faults": []}
+        (folder / f"{name}.json").write_text(json.dumps(told), encoding="utf-8")
 
 
 def test_the_page_has_a_row_a_picture_and_the_machine_for_each_log(tmp_path):
@@ -30,8 +33,9 @@ def test_the_page_has_a_row_a_picture_and_the_machine_for_each_log(tmp_path):
     assert (
         "| beams | 1 to 4 | 0.24 |" in text and text.count("transformers ") >= 2 and "other" not in page.runs(tmp_path)
     )
+    assert "| A model, head | 4.00 | 2.0 | 3.00 | 2.00 | memory | 2.0 | addmm 90% |" in text
     assert "History" not in text
-    for name in ("races", "growth"):
+    for name in ("races", "growth", "floor"):
         drawn = (tmp_path / "pictures" / f"benchmarks-{name}.svg").read_text(encoding="utf-8")
         assert f"pictures/benchmarks-{name}.svg" in text and "</svg>" in drawn
     write_log(tmp_path, wanted=4)
