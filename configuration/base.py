@@ -258,6 +258,12 @@ class MMStackConfig(MMBaseConfig):
     norm_position: Literal["pre", "post"] = setting(
         "pre", "norm before each sublayer, or after its residual sum", "MMLayer"
     )
+    parallel_residual: bool = setting(
+        False,
+        "attention and MLP read the same states side by side, as in GPT-NeoX and Phi; False: the MLP reads what "
+        "attention made",
+        "MMLayer",
+    )
     layer_norm_eps: float = setting(1e-12, "added to the variance in every norm", "MMLayer", values="> 0")
     embedding_norm: bool = setting(False, "a norm after the embeddings", "MMTextModel, MMVisionModel")
     final_norm: Literal["all", "pooled", "none"] = setting(
@@ -298,6 +304,11 @@ class MMStackConfig(MMBaseConfig):
             )
         if heads > 0 and kv_heads > 0 and heads % kv_heads:
             faults.append(f"num_attention_heads={heads} is not a multiple of num_key_value_heads={kv_heads}")
+        if self.parallel_residual and self.norm_position != "pre":
+            faults.append(
+                f"parallel_residual=True needs norm_position='pre'; norm_position={self.norm_position!r} norms what "
+                "each sublayer made"
+            )
         if self.hidden_act not in ACT2FN:
             faults.append(f"hidden_act={self.hidden_act!r} is not an activation{nearest(self.hidden_act, ACT2FN)}")
         if isinstance(self.attention_bias, str) and not set(self.attention_bias) <= set("qkvo"):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers.core_model_loading import revert_weight_conversion
+from transformers.initialization import no_init_weights
 
 from ..configuration.mm import MMConfig
 from ..weights.checkpoint import Checkpoint
@@ -97,7 +98,7 @@ def texts_of(config: MMConfig) -> Texts:
     """RoBERTa and TrOCR's fixed positions find padding by the id, everywhere in a text. For other models only the tail
     of a text is padding."""
     text = config.text_config
-    if text.source_model_type is not None:
+    if text.source_model_type not in (None, "bart"):
         return Texts(padded=("right", "left") if config.decoder_crosses else ("right",), skips_pads=True)
     return Texts(pads_inside=text.position_embedding_type != "sinusoidal")
 
@@ -135,7 +136,7 @@ def check_architecture(checkpoint: Checkpoint, wanted: str) -> None:
 
 def skeleton(model_class: type, config: MMConfig) -> Any:
     """The model without its numbers."""
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         return model_class(config)
 
 

@@ -3,6 +3,7 @@
 import torch
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.core_model_loading import revert_weight_conversion
+from transformers.initialization import no_init_weights
 
 from ..configuration.towers import tower_model
 from ..weights.key_table import KeyTable
@@ -15,7 +16,7 @@ _COMPUTED = "relative_position_index"
 
 def kept_tower(config: PreTrainedConfig) -> KeyTable:
     """The table of a tower with this config. Its names are those of files, which may be older than the class's."""
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         model = tower_model(config)
     tower = model.get_encoder() if config.is_encoder_decoder else model
     names = revert_weight_conversion(tower, tower.state_dict())

@@ -1,4 +1,4 @@
-"""The decoder of a VisionEncoderDecoder or SpeechEncoderDecoder: GPT-2, BERT, RoBERTa, TrOCR or mBART.
+"""The decoder of a VisionEncoderDecoder or SpeechEncoderDecoder: GPT-2, BERT, RoBERTa, TrOCR, BART or mBART.
 
 It starts from `decoder_start_token_id`, which is MM's bos. It reads every token of the encoder, through
 `enc_to_dec_proj` where the widths differ and its cross-attention has no width of its own.
@@ -15,10 +15,9 @@ from ..weights.checkpoint import Checkpoint, read_json
 from ..weights.config_table import TowerPlan
 from ..weights.key_table import KeyTable
 from ..weights.text_names import GPT2_FIELDS, bert_settings, trocr_settings
-from ..weights.text_plans import NO_TEXTS, TEXT_PLANS, mbart_plan, mbart_settings
+from ..weights.text_plans import NO_TEXTS, TEXT_PLANS, bart_settings
 
-_DECODERS = ("gpt2", "bert", "roberta", "xlm-roberta", "camembert", "trocr", "mbart")
-_PLANS = {**TEXT_PLANS, "mbart": mbart_plan}
+_DECODERS = ("gpt2", "bert", "roberta", "xlm-roberta", "camembert", "trocr", "bart", "mbart")
 
 
 def check_decoder(config: Any, architecture: str) -> None:
@@ -34,7 +33,7 @@ def check_decoder(config: Any, architecture: str) -> None:
 def decoder_plan(config: Any, checkpoint: Checkpoint) -> TowerPlan:
     """The decoder of a pair, with its ids, under its names in the whole file and the whole model."""
     decoder = config.decoder
-    text = _PLANS[decoder.model_type](decoder, [name for name in checkpoint if name.startswith("decoder.")])
+    text = TEXT_PLANS[decoder.model_type](decoder, [name for name in checkpoint if name.startswith("decoder.")])
     memory = getattr(decoder, "cross_attention_hidden_size", None)
     settings = {**text.settings, **_ids(config, checkpoint), "cross_attention_hidden_size": memory, "is_causal": True}
     return replace(text, settings=settings, table=text.table.under("", "model.language_model.") + text.head)
@@ -101,8 +100,10 @@ def _decoder(config: MMConfig) -> tuple[str, dict[str, Any], list[str]]:
         base = "bert" if kind == "bert" else "roberta"
         return kind, settings | tied, [f"decoder.{base}.embeddings.word_embeddings.weight"]
     if text.norm_position == "pre" and text.embedding_norm:
-        return "mbart", mbart_settings(text) | tied, ["decoder.model.decoder.embed_tokens.weight"]
+        return "mbart", bart_settings(text) | tied, ["decoder.model.decoder.embed_tokens.weight"]
     if text.norm_position == "pre":
         inner = {"n_inner": text.intermediate_size, "embd_pdrop": text.hidden_dropout}
         return "gpt2", GPT2_FIELDS.restore(text) | inner | tied, ["decoder.transformer.wte.weight"]
+    if text.source_model_type == "bart":
+        return "bart", bart_settings(text) | tied, ["decoder.model.decoder.embed_tokens.weight"]
     return "trocr", trocr_settings(text) | tied, ["decoder.model.decoder.embed_tokens.weight"]

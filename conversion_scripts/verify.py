@@ -188,8 +188,8 @@ def _in_fp32(source: Checkpoint, model: Any, family: Family) -> Any:
     if model.dtype == torch.float64:
         return copy.deepcopy(model).float()
     plan: Plan = family.plan(source)
-    wanted = own_shapes(skeleton(plan.model_class, plan.config))
-    wide = loaded(plan, plan.table.convert(_Wide(source), wanted), torch.float32)
+    empty = skeleton(plan.model_class, plan.config)
+    wide = loaded(plan, plan.table.convert(_Wide(source), own_shapes(empty)), torch.float32, empty)
     there, new = wide.state_dict(), [name for name in plan.table.new]
     faults = [
         f"{name} is not the source's, rounded to {tensor.dtype}"

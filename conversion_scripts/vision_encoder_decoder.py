@@ -1,4 +1,4 @@
-"""VisionEncoderDecoderModel: any encoder of pictures with a decoder of GPT-2, BERT, RoBERTa, TrOCR or mBART.
+"""VisionEncoderDecoderModel: any encoder of pictures with a decoder of GPT-2, BERT, RoBERTa, TrOCR, BART or mBART.
 
 The decoder starts from `decoder_start_token_id`, which is MM's bos. The memory is every token of the encoder, through
 `enc_to_dec_proj` where the widths differ and the decoder's cross-attention has no width of its own. A ViT and a DeiT

@@ -45,6 +45,12 @@ class Task:
         lacking = [name for name in self.needs if sample.get(name) is None]
         if lacking:
             held = [name for name, value in sample.items() if value is not None]
+            if "chat" in held:
+                raise ValueError(
+                    f"the task {self.name} needs {' and '.join(lacking)}; the sample {sample.get('id')!r} is a "
+                    "conversation, which only the task chat reads, and which is trained and not evaluated. To compare "
+                    "answers, write each question as text and its answer as suffix, and take the task vqa"
+                )
             others = [name for name in held if name not in (*SAMPLE_COLUMNS, "id", "row_ids", "answers")]
             if lacking == ["suffix"] and "text" in held:  # a folder's metadata.jsonl has its captions under text
                 others = ["text"]

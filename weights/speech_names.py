@@ -114,6 +114,13 @@ def moonshine_plan(config: Any, names: Collection[str]) -> TowerPlan:
             f"hidden_size={config.hidden_size}, {heads} heads and head_dim={getattr(config, 'head_dim', None)}: only "
             "heads that share the width equally are known"
         )
+    turned = config.rope_parameters.get("rope_type", "default")
+    if turned in ("dynamic", "longrope"):
+        raise ValueError(
+            f"rope_parameters: rope_type={turned!r}: Transformers' encoder then turns positions by the longest sound "
+            "that it has heard, so a sound would depend on those beside and before it; known are default, linear, "
+            "llama3 and yarn"
+        )
     before = prefix_of(names, "decoder.embed_tokens.weight")
     width = config.hidden_size // heads
     rotated = int(width * config.rope_parameters.get("partial_rotary_factor", 1.0))

@@ -4,6 +4,7 @@ Each plan takes the source's config and the names of its tensors on disk.
 """
 
 import math
+import re
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
@@ -107,29 +108,51 @@ def opt_plan(config: Any, names: Collection[str]) -> TowerPlan:
     return TowerPlan(settings, OPT.under(before, ""), *plain_head(config, f"{before}embed_tokens.weight", "", name))
 
 
-# ---- mBART's decoder, inside a VisionEncoderDecoder --------------------------------------------------------------
+# ---- the decoders of BART and mBART, by themselves or inside a VisionEncoderDecoder -------------------------------
 
+_LEARNED = {name: ours for name, ours in TROCR_FIELDS.names.items() if name != "layernorm_embedding"}
+BART_FIELDS = Fields(
+    names=_LEARNED,
+    ours={**TROCR_FIELDS.ours, "embedding_norm": True, "source_model_type": "bart"},
+    theirs=TROCR_FIELDS.theirs,
+)
 MBART = TROCR.adding(modules={"layer_norm": "norm"})
 MBART_FIELDS = Fields(
-    names={name: ours for name, ours in TROCR_FIELDS.names.items() if name != "layernorm_embedding"},
+    names=_LEARNED,
     ours={**TROCR_FIELDS.ours, "norm_position": "pre", "final_norm": "all", "embedding_norm": True},
     theirs=TROCR_FIELDS.theirs,
 )
 
 
-def mbart_plan(config: Any, names: Collection[str]) -> TowerPlan:
-    """Only mBART's decoder, as Donut and Nougat have it."""
+def _bart_decoder(fields: Fields, table: KeyTable, config: Any, names: Collection[str]) -> TowerPlan:
+    if any(re.search(r"(^|\.)encoder\.layers\.", name) for name in names):
+        kind = {"bart": "Bart", "mbart": "MBart"}[config.model_type]
+        raise ValueError(
+            f"model_type={config.model_type!r}: it is an encoder and a decoder, and MM's text model is one of them. "
+            f"Save its decoder: {kind}ForCausalLM.from_pretrained(SOURCE).save_pretrained(FOLDER)"
+        )
     before = prefix_of(names, "embed_tokens.weight")
     outer = before.removesuffix("model.decoder.")
-    settings = MBART_FIELDS.convert(config)
+    settings = fields.convert(config)
     settings |= {"embedding_scale": math.sqrt(config.d_model) if config.scale_embedding else 1.0}
     head = plain_head(config, f"{before}embed_tokens.weight", "", f"{outer}lm_head.weight")
-    return TowerPlan(settings, MBART.under(before, ""), *head)
+    return TowerPlan(settings, table.under(before, ""), *head)
 
 
-def mbart_settings(text: Any) -> dict[str, Any]:
-    """The config of mBART's decoder of a stack."""
-    return MBART_FIELDS.restore(text) | {"scale_embedding": text.embedding_scale != 1.0}
+def bart_plan(config: Any, names: Collection[str]) -> TowerPlan:
+    """Only BART's decoder: layers as TrOCR's, their norms after sublayers. Raises ValueError for a whole BART."""
+    return _bart_decoder(BART_FIELDS, TROCR, config, names)
+
+
+def mbart_plan(config: Any, names: Collection[str]) -> TowerPlan:
+    """Only mBART's decoder, as Donut and Nougat have it. Raises ValueError for a whole mBART."""
+    return _bart_decoder(MBART_FIELDS, MBART, config, names)
+
+
+def bart_settings(text: Any) -> dict[str, Any]:
+    """The config of a BART's or mBART's decoder of a stack."""
+    fields = BART_FIELDS if text.source_model_type == "bart" else MBART_FIELDS
+    return fields.restore(text) | {"scale_embedding": text.embedding_scale != 1.0}
 
 
 # ---- GPT-NeoX ------------------------------------------------------------------------------------------------------
@@ -152,20 +175,15 @@ _NEOX_FIELDS = Fields(
     names={
         **{name: name for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
                                    "num_attention_heads", "hidden_act", "layer_norm_eps", "max_position_embeddings",
-                                   "attention_dropout", "hidden_dropout", "attention_bias")},
-        "rope_parameters": "rope_parameters", **_IDS,
+                                   "attention_dropout", "hidden_dropout", "attention_bias", "rope_parameters")},
+        "use_parallel_residual": "parallel_residual", **_IDS,
     },
     ours={**PRE_NORM, "is_causal": True, "position_embedding_type": "rope"},
 )  # fmt: skip
 
 
 def neox_plan(config: Any, names: Collection[str]) -> TowerPlan:
-    """GPT-NeoX whose attention comes before the MLP. Raises ValueError for those of both side by side (Pythia)."""
-    if config.use_parallel_residual:
-        raise ValueError(
-            "use_parallel_residual=True: attention and MLP read the same states side by side; in MM's layers the MLP "
-            "reads what attention made"
-        )
+    """GPT-NeoX, its MLP after attention or beside it (Pythia)."""
     before = prefix_of(names, "embed_in.weight")
     fused = change(*(f"layers.{{n}}.self_attn.{x}_proj" for x in "qkv"), by=_per_head(config.num_attention_heads))
     table = KeyTable(
@@ -186,6 +204,59 @@ def neox_plan(config: Any, names: Collection[str]) -> TowerPlan:
     )
     head = plain_head(config, f"{before}embed_in.weight", before, "embed_out.weight")
     return TowerPlan(_NEOX_FIELDS.convert(config), table.under(before, ""), *head)
+
+
+# ---- Phi -----------------------------------------------------------------------------------------------------------
+
+
+def _same_twice(new: List, unread: List) -> List:
+    if not torch.equal(new[0], new[1]):
+        raise ValueError("the norms before attention and MLP differ; a Phi has one for both")
+    return [new[0]]
+
+
+# One norm before attention and MLP, which have one each here.
+_TWICE = Reshape("copied", lambda old: ([old[0], old[0].clone()], []), _same_twice)
+_PHI_LAYER = "layers.{n}."
+PHI = KeyTable(
+    modules={
+        "embed_tokens": "embed_tokens",
+        f"{_PHI_LAYER}input_layernorm": change(f"{_PHI_LAYER}self_attn_norm", f"{_PHI_LAYER}mlp_norm", by=_TWICE),
+        **{f"{_PHI_LAYER}self_attn.{x}_proj": f"{_PHI_LAYER}self_attn.{x}_proj" for x in "qkv"},
+        **{f"{_PHI_LAYER}self_attn.{x}_layernorm": f"{_PHI_LAYER}self_attn.{x}_norm" for x in "qk"},
+        f"{_PHI_LAYER}self_attn.dense": f"{_PHI_LAYER}self_attn.o_proj",
+        f"{_PHI_LAYER}mlp.fc1": f"{_PHI_LAYER}mlp.up_proj",
+        f"{_PHI_LAYER}mlp.fc2": f"{_PHI_LAYER}mlp.down_proj",
+        "final_layernorm": "norm",
+    },
+    dropped={f"{_PHI_LAYER}self_attn.rotary_emb.inv_freq": BUFFER, "rotary_emb.inv_freq": BUFFER},
+)
+PHI_FIELDS = Fields(
+    names={
+        **{name: name for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+                                   "num_attention_heads", "num_key_value_heads", "hidden_act", "layer_norm_eps",
+                                   "max_position_embeddings", "attention_dropout", "rope_parameters")},
+        "resid_pdrop": "hidden_dropout", **_IDS,
+    },
+    ours={
+        **PRE_NORM, "is_causal": True, "position_embedding_type": "rope", "parallel_residual": True,
+        "attention_bias": True, "mlp_bias": True,
+    },
+)  # fmt: skip
+
+
+def phi_plan(config: Any, names: Collection[str]) -> TowerPlan:
+    """Phi-1 to Phi-2: attention and MLP side by side after one norm, a part of each head rotated, a head with a
+    bias."""
+    before = prefix_of(names, "embed_tokens.weight")
+    settings = PHI_FIELDS.convert(config) | {"qk_norm": "layer_norm" if config.qk_layernorm else "none"}
+    settings |= {"head_dim": getattr(config, "head_dim", None)}  # no field of its class, which reads one all the same
+    head, head_settings = plain_head(config, f"{before}embed_tokens.weight", before)
+    head = head.adding(tensors={f"{outer_prefix(before)}lm_head.bias": "lm_head.bias"})
+    notes = ()
+    if config.embd_pdrop != config.resid_pdrop:
+        notes = (f"embd_pdrop={config.embd_pdrop} becomes hidden_dropout={config.resid_pdrop}, as resid_pdrop is",)
+    return TowerPlan(settings, PHI.under(before, ""), head, head_settings | {"lm_head_bias": True}, notes)
 
 
 # ---- ELECTRA -------------------------------------------------------------------------------------------------------
@@ -226,7 +297,10 @@ TEXT_PLANS: dict[str, Callable[[Any, Collection[str]], TowerPlan]] = {
     "gpt2": gpt2_plan,
     "opt": opt_plan,
     "gpt_neox": neox_plan,
+    "phi": phi_plan,
     "trocr": trocr_plan,
+    "bart": bart_plan,
+    "mbart": mbart_plan,
     "llama": llama_plan,
     "qwen2": llama_plan,
     "qwen3": llama_plan,
@@ -241,7 +315,6 @@ NO_TEXTS = {
     "gemma2": f"{_SANDWICH}, its scores and logits are capped, and every other layer sees only a window",
     **dict.fromkeys(("gemma3", "gemma3_text", "gemma3n", "gemma3n_text"),
                     f"{_SANDWICH}, and most of its layers see only a window"),
-    "phi": "attention and MLP read the same states side by side",
     "phi3": "its projections are fused, and its layers see a window",
     "modernbert": "most of its layers see only a window of the text",
     "modernbert-decoder": "most of its layers see only a window of the text",
@@ -250,8 +323,6 @@ NO_TEXTS = {
     "deberta": _RELATIVE,
     "deberta-v2": _RELATIVE,
     "mpnet": _RELATIVE,
-    "bart": "it is an encoder and a decoder",
-    "mbart": "it is an encoder and a decoder",
 }  # fmt: skip
 
 

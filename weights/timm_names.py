@@ -14,6 +14,7 @@ from .vision_names import DISTILLATION
 
 Shapes = Mapping[str, tuple[int, ...]]
 _HEAD_DIM = 64
+_NARROWEST = 192  # of a published ViT; timm's test_vit, 64 wide, has two heads
 # so400m, huge, giant, giantopt, gigantic: of another width
 _HEADS = {1152: 16, 1280: 16, 1408: 16, 1536: 16, 1664: 16}
 # SigLIP 2, by its name, or by (width, patch) of a file that has another one.
@@ -128,7 +129,7 @@ def _activation(name: str, width: int, patch: int) -> str:
 
 
 def _heads(width: int, given: Mapping[str, Any], name: str) -> int:
-    usual = _HEADS.get(width) or (width // _HEAD_DIM if width % _HEAD_DIM == 0 else 0)
+    usual = _HEADS.get(width) or (width // _HEAD_DIM if width % _HEAD_DIM == 0 and width >= _NARROWEST else 0)
     if name.startswith("vit_base_patch16_gap"):
         usual = 16
     heads = given.get("num_attention_heads") or usual
@@ -178,6 +179,7 @@ _FLAT = Reshape(
 )
 # timm's atto, femto, pico and nano, of these first widths, have convolutions of 1 x 1 where others have linear layers.
 _SMALL_WIDTHS = (40, 48, 64, 80)
+_WIDTHS = (*_SMALL_WIDTHS, 96, 128, 192, 256)  # and tiny and small, base, large, xlarge
 _LINEAR = Reshape(
     "a linear layer",
     lambda old: ([old[0].flatten(1)], []),
@@ -186,9 +188,29 @@ _LINEAR = Reshape(
 )
 
 
-def convnext_settings(shapes: Shapes, layout: str, name: str) -> dict[str, Any]:
-    """Of ConvNextConfig; `name` of the file or its architecture. Raises ValueError for a ConvNeXt V2, and for xxlarge,
-    whose norms have an epsilon that Transformers' class does not take."""
+def _check_convnext(shapes: Shapes, layout: str, widths: list[int], is_told: bool) -> None:
+    """Raises ValueError for parts that Transformers' class lacks, and for a file of timm of a size that was never
+    published, whose activation and epsilon no tensor tells."""
+    kernels = [shape[-1] for name, shape in shapes.items() if name.endswith(("conv_dw.weight", ".block.0.weight"))]
+    found = [f"convolutions of {k} x {k}, not 7 x 7" for k in sorted({*kernels} - {7})]
+    found += ["a norm before its pooling (norm_pre)"] if "norm_pre.weight" in shapes else []
+    found += ["norms without biases"] if layout == "timm" and "stem.1.bias" not in shapes else []
+    if found:
+        raise ValueError(f"this ConvNeXt has {' and '.join(found)}, which is not known here; {USE_TIMM}")
+    if layout == "timm" and widths[0] not in _WIDTHS and not is_told:
+        raise ValueError(
+            f"no published ConvNeXt begins with {widths[0]} channels, and the file does not say its activation and "
+            "epsilon (those of timm's test_convnext are the tanh form of GELU and 1e-5): if they are GELU and 1e-6, "
+            f"pass vision_config={{'hidden_act': 'gelu'}} to from_towers; for another, {USE_TIMM}"
+        )
+
+
+def convnext_settings(shapes: Shapes, layout: str, name: str, is_told: bool = False) -> dict[str, Any]:
+    """Of ConvNextConfig; `name` of the file or its architecture, `is_told`: its activation was given.
+
+    Raises: ValueError for a ConvNeXt V2, one of an unknown size, and for xxlarge, whose norms have an epsilon that
+        Transformers' class does not take.
+    """
     if any(name.endswith("grn.weight") for name in shapes):
         raise ValueError(
             "a ConvNeXt V2 is not known here; use timm's tower, or Transformers' (model_type='convnextv2')"
@@ -208,6 +230,7 @@ def convnext_settings(shapes: Shapes, layout: str, name: str) -> dict[str, Any]:
         widths.append(shapes[f"{before}0.{last}"][0])
     if widths[0] == 384 or "convnext_xxlarge" in name:
         raise ValueError(f"ConvNeXt xxlarge has norms of epsilon 1e-5, Transformers' ConvNext of 1e-6; {USE_TIMM}")
+    _check_convnext(shapes, layout, widths, is_told)
     return {
         "model_type": "convnext", "num_channels": stem[1], "patch_size": stem[2], "num_stages": 4,
         "hidden_sizes": widths, "depths": depths, "hidden_act": "gelu", "layer_norm_eps": 1e-6, "image_size": 224,

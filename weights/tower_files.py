@@ -96,7 +96,8 @@ def file_plan(checkpoint: Checkpoint, given: Mapping[str, Any] | None = None) ->
         _check_architecture(checkpoint, kind.name)
         return TowerPlan(settings, vit_table(MMVisionConfig(**settings), kind.layout, shapes))
     if kind.name == "convnext":
-        settings = {**convnext_settings(shapes, kind.layout, file_name(checkpoint)), **known}
+        is_told = "hidden_act" in known
+        settings = {**convnext_settings(shapes, kind.layout, file_name(checkpoint), is_told), **known}
         _check_architecture(checkpoint, kind.name)
         return TowerPlan(settings, convnext_table(kind.layout, has_convolutions(shapes)))
     if kind.name == "inverted":

@@ -115,11 +115,12 @@ class MMPreTrainedModel(PreTrainedModel):
             requested_attention = default_implementation()
         return super().get_correct_attn_implementation(requested_attention, is_init_check)
 
-    def freeze_again(self) -> None:
-        """Freezes the parameters that the class freezes when it is built."""
-        with torch.device("meta"):
-            fresh = type(self)(self.config)
-        frozen = {name for name, parameter in fresh.named_parameters() if not parameter.requires_grad}
+    def freeze_again(self, built: nn.Module | None = None) -> None:
+        """Freezes the parameters that the class freezes when it is built; `built` is such a model, if there is one."""
+        if built is None:
+            with torch.device("meta"):
+                built = type(self)(self.config)
+        frozen = {name for name, parameter in built.named_parameters() if not parameter.requires_grad}
         for name, parameter in self.named_parameters():
             if name in frozen:
                 parameter.requires_grad_(False)

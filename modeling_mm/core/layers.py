@@ -90,6 +90,8 @@ class MMCheckpointingLayer(GradientCheckpointingLayer):
 class MMLayer(MMCheckpointingLayer):
     """Residual sublayers in order; pre-norm x + f(norm x), post-norm norm(x + f(x)), f times tanh(gate) where gated.
 
+    With parallel_residual the MLP reads what self-attention read: x + attention(norm x) + mlp(norm' x).
+
     Args:
         sublayers: of ("self", "cross", "mlp"), in this order; for instance ("self", "mlp") or ("cross", "mlp").
         self_idx, cross_idx: numbers of the attention sublayers among those of their kind in the stack.
@@ -115,6 +117,7 @@ class MMLayer(MMCheckpointingLayer):
         self.keeps_query = config.residual
         gate = config.cross_attention_gate if self.is_cross_only else gate
         self.keeps_mlp = self.has_self or config.cross_attention_unread == "attention"  # in a row without a context
+        self.is_parallel = self.has_self and config.parallel_residual
         self.dropout = nn.Dropout(config.hidden_dropout)
         settings = config.cross_stack() if self.is_cross_only else config
         norm = partial(build_norm, settings.norm_type, settings.hidden_size, settings.layer_norm_eps)
@@ -179,8 +182,8 @@ class MMLayer(MMCheckpointingLayer):
             states = reading.where_not_empty(crossed, states)
         if self.has_mlp:
             norm = self.mlp_norm
-            crossed = states
-            states = self._added(norm, states, self.mlp(self._normed(norm, states)), self.mlp_gate)
+            crossed, read = states, hidden_states if self.is_parallel else states
+            states = self._added(norm, states, self.mlp(self._normed(norm, read)), self.mlp_gate)
             if self.is_cross_only and reading.without_mlp is not None:
                 states = torch.where(reading.without_mlp, crossed, states)
         return states if self.keeps_mlp else reading.where_not_empty(states, hidden_states)

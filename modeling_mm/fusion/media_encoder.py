@@ -212,7 +212,7 @@ class MMResampler(MMPreTrainedModel):
         self.norm = build_norm(final_norm, config.hidden_size, config.layer_norm_eps)
         self.post_init()
 
-    def freeze_again(self) -> None:
+    def freeze_again(self, built: nn.Module | None = None) -> None:
         """A resampler freezes nothing."""
 
     def forward(

@@ -125,7 +125,19 @@ class WhisperRules(  # pyright: ignore[reportIncompatibleMethodOverride]: the mi
         sounds, mask = self._checked(sounds), kwargs.pop("input_features_mask", None)
         if mask is not None and not bool(mask.all()):
             raise ValueError("input_features_mask hides a sound or a part of one; give whole sounds without it")
-        return self.generate(sounds, generation_config, *args, **kwargs)
+        goes_on = kwargs.get("condition_on_prev_tokens")
+        if goes_on is None:
+            told = self.generation_config if generation_config is None else generation_config
+            goes_on = getattr(told, "condition_on_prev_tokens", False)
+        if not goes_on or len(sounds) == 1 or sounds.shape[-1] <= self.frames:
+            return self.generate(sounds, generation_config, *args, **kwargs)
+        # In a batch the room for new tokens would be that after the longest text before any of the windows.
+        lengths = _lengths(sounds, kwargs.pop("attention_mask", None))
+        rows = [
+            self.generate(sounds[row : row + 1, :, :length], generation_config, *args, **_of_row(kwargs, row, lengths))
+            for row, length in enumerate(lengths)
+        ]
+        return _joined(rows, self.generation_config.pad_token_id)
 
     def languages(self, sounds: Any) -> torch.Tensor:
         """(B,) ids of the languages of sounds."""
@@ -146,3 +158,35 @@ class WhisperRules(  # pyright: ignore[reportIncompatibleMethodOverride]: the mi
             found = tuple(sounds.shape) if torch.is_tensor(sounds) else type(sounds).__name__
             raise ValueError(f"input_features must be float (B, {bands}, frames), some of each; got {found}")
         return sounds
+
+
+def _lengths(sounds: torch.Tensor, mask: torch.Tensor | None) -> list[int]:
+    """Frames of each sound. Raises ValueError without the mask that tells them, as Transformers does."""
+    if mask is None:
+        raise ValueError("several long sounds need attention_mask (B, frames), 1 where a sound is real")
+    return mask.sum(-1).tolist()
+
+
+def _of_row(given: dict[str, Any], row: int, lengths: list[int]) -> dict[str, Any]:
+    """The arguments of a call for several sounds, for one of them: its own prompt and language."""
+    own: dict[str, Any] = {}
+    if torch.is_tensor(given.get("decoder_input_ids")):
+        own["decoder_input_ids"] = given["decoder_input_ids"][row : row + 1]
+    languages = given.get("language")
+    if isinstance(languages, list) and len(languages) == len(lengths):
+        own["language"] = languages[row]
+    return {**given, **own}
+
+
+def _joined(rows: list[Any], padding: int) -> Any:
+    """What calls for one sound each returned, as one call for all returns it: ids are padded on the right."""
+    if torch.is_tensor(rows[0]):
+        return nn.utils.rnn.pad_sequence([ids for row in rows for ids in row], batch_first=True, padding_value=padding)
+    fills = {"sequences": padding, "token_timestamps": 0.0}
+    joined: dict[str, Any] = {}
+    for name in rows[0]:
+        values = [value for row in rows for value in row[name]]
+        if name in fills:
+            values = nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fills[name])
+        joined[name] = values
+    return joined

@@ -299,7 +299,8 @@ def _freeze_unread(tower: Any, config: PreTrainedConfig, layer: int) -> None:
 
     Raises: ValueError for a tower that cannot run, or whose tokens have another width than its config says.
     """
-    unread = _unread(type(config), config.to_json_string(use_diff=False), layer)
+    settings = {**config.to_dict(), "dtype": None}  # it is None until the model is built
+    unread = _unread(type(config), json.dumps(settings, sort_keys=True), layer)
     if unread is None:
         for name in _POOLING:
             if hasattr(tower, name):

@@ -2,6 +2,8 @@
 
 # Fixtures build models whose types pyright cannot follow.
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoProcessor,
+    BartConfig,
     BertConfig,
     CamembertConfig,
     CLIPVisionConfig,
@@ -46,12 +49,16 @@ VIT = {
 }  # fmt: skip
 
 
-def mbart(**more) -> MBartConfig:
+def mbart(kind: Any = MBartConfig, **more) -> Any:
     sizes = {
         "d_model": 24, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 30, "encoder_layers": 2,
         "encoder_attention_heads": 4, "encoder_ffn_dim": 8, "max_position_embeddings": 30, "scale_embedding": True,
     }  # fmt: skip
-    return MBartConfig(**{**sizes, **WORDS, **more})
+    return kind(**{**sizes, **WORDS, **more})
+
+
+def bart(**more) -> BartConfig:
+    return mbart(BartConfig, **more)
 
 
 # name -> encoder, decoder
@@ -69,6 +76,12 @@ PAIRS = {
     "dinov3, bert": (DINOv3ViTConfig(**VIT), BERT),
     "clip, bert": (CLIPVisionConfig(**VIT), BERT),
     "siglip, mbart": (SiglipVisionConfig(**VIT), mbart()),
+    "clip, bart": (CLIPVisionConfig(**VIT), bart()),
+    "swinv2, bart, odd": (
+        Swinv2Config(**SWIN),
+        bart(d_model=20, decoder_layers=1, activation_function="relu", scale_embedding=False,
+             tie_word_embeddings=False, max_position_embeddings=21),
+    ),
 }  # fmt: skip
 
 

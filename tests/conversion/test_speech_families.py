@@ -373,6 +373,10 @@ def test_what_cannot_go_is_refused_in_words(cases, tmp_path, peer, saved):
     grouped = MoonshineConfig(**MOONSHINE, encoder_num_key_value_heads=2, decoder_num_key_value_heads=2)
     with pytest.raises(ValueError, match="only as many heads of keys and values"):
         convert(saved(peer(MoonshineForConditionalGeneration, grouped), name="grouped"))
+    turned = {"rope_type": "dynamic", "rope_theta": 100.0, "partial_rotary_factor": 0.9, "factor": 2.0}
+    dynamic = MoonshineConfig(**{**MOONSHINE, "rope_parameters": turned})
+    with pytest.raises(ValueError, match="rope_type='dynamic': .*by the longest sound that it has heard"):
+        convert(saved(peer(MoonshineForConditionalGeneration, dynamic), name="dynamic"))
     padded = Speech2TextConfig(**SPEECH_TO_TEXT, pad_token_id=0, bos_token_id=1)
     with pytest.raises(ValueError, match="pad_token_id=0.*only 1 is known"):
         convert(saved(peer(Speech2TextForConditionalGeneration, padded), name="padded"))

@@ -28,7 +28,7 @@ INVERTED = [
 ]  # fmt: skip
 LITTLE = {"stem": {"channels": 4, "stride": 2}, "head_channels": 20}
 SEES = {
-    "hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 1, "image_size": 32,
+    "hidden_size": 192, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32,
     "patch_size": 8, "layer_norm_eps": 1e-6, "final_norm": "all", "norm_position": "pre",
 }  # fmt: skip
 # name -> layout, model class, config: each as the file says it
@@ -62,7 +62,7 @@ TOWERS = {
     "convnext of timm, with convolutions": ("timm", ConvNextModel, ConvNextConfig(
         hidden_sizes=[40, 8, 8, 8], depths=[1, 1, 1, 1], layer_norm_eps=1e-6, image_size=224)),
     "convnext of timm": ("timm", ConvNextModel, ConvNextConfig(
-        hidden_sizes=[4, 6, 8, 10], depths=[1, 1, 2, 1], layer_norm_eps=1e-6, image_size=224)),
+        hidden_sizes=[96, 6, 8, 10], depths=[1, 1, 2, 1], layer_norm_eps=1e-6, image_size=224)),
 }  # fmt: skip
 
 
@@ -163,6 +163,13 @@ def test_a_frozen_vgg_and_a_text_classify_and_the_vgg_goes_back(tmp_path):
     assert back.keys() == tensors.keys() and all(torch.equal(back[key], value) for key, value in tensors.items())
 
 
+# What tells the settings of timm's test_convnext.
+CONVNEXT = {
+    "stem.0.weight": (24, 3, 4, 4), "stem.1.weight": (24,), "stem.1.bias": (24,),
+    **{f"stages.{s}.blocks.0.conv_dw.weight": (c, 1, 7, 7) for s, c in enumerate((24, 32, 48, 64))},
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -172,6 +179,12 @@ def test_a_frozen_vgg_and_a_text_classify_and_the_vgg_goes_back(tmp_path):
           "pos_embed": (1, 17, 64), "cls_token": (1, 1, 64)}, "LayerScale"),
         ({"patch_embed.proj.weight": (50, 3, 8, 8), "blocks.0.mlp.fc1.weight": (8, 50), "pos_embed": (1, 17, 50),
           "cls_token": (1, 1, 50)}, "how many heads it has; pass vision_config"),
+        ({"patch_embed.proj.weight": (64, 3, 16, 16), "blocks.0.mlp.fc1.weight": (192, 64),  # test_vit has 2, not 1
+          "pos_embed": (1, 101, 64), "cls_token": (1, 1, 64)}, "no published ViT is 64 wide.*pass vision_config"),
+        (CONVNEXT, "begins with 24 channels.*test_convnext are the tanh form.*'hidden_act': 'gelu'.*timm_wrapper"),
+        (CONVNEXT | {"stages.2.blocks.0.conv_dw.weight": (48, 1, 5, 5)}, "convolutions of 5 x 5, not 7.*timm_wrapper"),
+        (CONVNEXT | {"norm_pre.weight": (64,)}, r"a norm before its pooling \(norm_pre\).*timm_wrapper"),
+        ({name: shape for name, shape in CONVNEXT.items() if name != "stem.1.bias"}, "norms without biases"),
         ({"conv_stem.weight": (4, 3, 3, 3), "blocks.0.0.conv_dw.weight": (4, 1, 3, 3)}, "1 stages of inverted"),
         ({"stem.0.weight": (4, 3, 4, 4), "stages.0.blocks.0.mlp.grn.weight": (4,)}, "ConvNeXt V2 is not known"),
         ({"features.0.weight": (4, 3, 3, 3), "features.0.bias": (4,), "more": (2,)}, "no place for more"),
@@ -253,7 +266,7 @@ def test_timm_s_older_small_vit_is_refused():
 def test_the_report_says_what_was_assumed(tmp_path):
     done = convert(folder_of(tmp_path, "siglip", "vit_small_patch16_siglip_224", mean=[0.1] * 3, std=[0.2] * 3))
     lines = [line for line in done.report if line.startswith("assumed")]
-    assert len(lines) == 1 and "num_attention_heads': 1" in lines[0] and "hidden_act" in lines[0]
+    assert len(lines) == 1 and "num_attention_heads': 3" in lines[0] and "hidden_act" in lines[0]
     (tmp_path / "config.json").unlink()
     with pytest.raises(ValueError, match="has 16 heads.*rename the file"):
         convert(tmp_path / "model.safetensors")

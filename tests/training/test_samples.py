@@ -12,6 +12,7 @@ import mm
 from mm.data.dataset import fingerprint
 from mm.training.arguments import DataArguments
 from mm.training.samples import read_samples
+from mm.training.tasks import KINDS
 from published import CAPTIONS, WRITERS
 
 
@@ -128,3 +129,10 @@ def test_rows_that_read_another_context_text_stay_apart(pictures, tmp_path):
     (tmp_path / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = read(tmp_path / "two.jsonl", media=str(pictures), eval_share=0)
     assert sorted(sample["context_text"] for sample in found.train.samples) == ["what?", "where?"]
+
+
+@pytest.mark.parametrize("task", ["caption", "vqa", "retrieval", "classify"])
+def test_a_conversation_in_another_task_says_that_only_chat_reads_it(task):
+    sample = {"id": "1", "image": "a.png", "chat": [{"role": "user", "content": [{"type": "text", "text": "What?"}]}]}
+    with pytest.raises(ValueError, match=rf"(?s)the task {task} needs .*is a conversation, which only the task chat"):
+        KINDS[task].sample(sample)

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSpeechSeq2Seq, WhisperForConditionalGeneration
 
 from mm import MMConfig, MMForSpeechSeq2Seq, convert
-from whispers import IDS, lively_whisper, sounds_of, whisper_config, whisper_extractor
+from whispers import BANDS, IDS, lively_whisper, sounds_of, whisper_config, whisper_extractor
 
 PROMPT = torch.tensor([IDS["<|startofprev|>"], 5, 60, 7])
 FORCED = [[1, IDS["<|fr|>"]], [2, IDS["<|translate|>"]], [3, IDS["<|notimestamps|>"]]]
@@ -180,6 +180,27 @@ def test_sounds_of_a_batch_are_transcribed_as_alone(pair, beams):
         alone = ours.generate(sounds[row : row + 1, :, :length], **settings)
         assert told(alone["segments"])[0] == told(together["segments"])[row]
     assert_same(together, theirs.generate(sounds * mask[:, None], attention_mask=mask.long(), **settings))
+
+
+@pytest.mark.slow
+def test_previous_text_in_a_batch_leaves_a_sound_the_room_that_it_has_alone(pair):
+    """In Transformers' batch every window has the room after the longest text before any of them."""
+    theirs, ours = pair
+    lengths, languages = [430, 380], ["de", "en"]
+    sounds = torch.randn(2, BANDS, 430, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    mask = torch.arange(430) < torch.tensor(lengths)[:, None]
+    asked = {"return_timestamps": True, "condition_on_prev_tokens": True, "return_segments": True}
+    batch = {"attention_mask": mask.long(), "language": languages, **asked}
+    together = ours.generate(sounds * mask[:, None], **batch)
+    stock = theirs.generate(sounds * mask[:, None], **batch)
+    assert told(stock["segments"]) != told(together["segments"])
+    for row, (length, language) in enumerate(zip(lengths, languages, strict=True)):
+        alone = ours.generate(sounds[row : row + 1, :, :length], **asked, language=language)
+        assert told(alone["segments"])[0] == told(together["segments"])[row]
+        ids, own = together["sequences"][row], alone["sequences"][0]
+        assert torch.equal(ids[: len(own)], own) and (ids[len(own) :] == ours.generation_config.pad_token_id).all()
+    with pytest.raises(ValueError, match="need attention_mask"):
+        ours.generate(sounds, **asked)
 
 
 def test_a_model_of_english_alone_takes_no_language(tmp_path):

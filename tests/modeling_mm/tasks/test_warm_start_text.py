@@ -6,12 +6,15 @@ import pytest
 import torch
 import transformers
 from transformers import (
+    BartConfig,
     CamembertConfig,
     ElectraConfig,
     GemmaConfig,
     GPTNeoXConfig,
+    MBartConfig,
     MistralConfig,
     OPTConfig,
+    PhiConfig,
     SmolLM3Config,
     ViTConfig,
     ViTModel,
@@ -45,11 +48,32 @@ TEXTS = {
         GPTNeoXConfig(**{**WIDE, "hidden_size": 64}, use_parallel_residual=False),
         torch.float32,
     ),
+    "gpt_neox, side by side": (
+        "GPTNeoXForCausalLM",
+        GPTNeoXConfig(**{**WIDE, "hidden_size": 72}, attention_bias=False, tie_word_embeddings=True),
+        torch.float16,
+    ),
+    "phi": ("PhiForCausalLM", PhiConfig(**{**GROUPED, "hidden_size": 64}, qk_layernorm=True), torch.float32),
+    "phi, odd": (
+        "PhiForCausalLM",
+        PhiConfig(**{**WIDE, "hidden_size": 72}, head_dim=10, partial_rotary_factor=0.4, tie_word_embeddings=True),
+        torch.bfloat16,
+    ),
     "electra": ("ElectraForMaskedLM", ElectraConfig(**WIDE, embedding_size=48, hidden_act="relu"), torch.float32),
     "electra, discriminator": ("ElectraForPreTraining", ElectraConfig(**WIDE, embedding_size=48), torch.float32),
     "camembert": ("CamembertForMaskedLM", CamembertConfig(**{**WIDE, "pad_token_id": 3}), torch.float32),
 }  # fmt: skip
-QUICK = ("gemma", "opt", "gpt_neox", "electra")
+STACK = {
+    "d_model": 48, "decoder_layers": 3, "decoder_attention_heads": 4, "decoder_ffn_dim": 50, "vocab_size": 70,
+    "max_position_embeddings": 40, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "decoder_layerdrop": 0.0,
+    "encoder_layers": 3, "encoder_ffn_dim": 8,
+}  # fmt: skip
+TEXTS |= {
+    "bart": ("BartForCausalLM", BartConfig(**STACK, scale_embedding=True, tie_word_embeddings=False), torch.float32),
+    "mbart": ("MBartForCausalLM", MBartConfig(**STACK, activation_function="relu"), torch.bfloat16),
+}
+WITH_MEDIA = ("bart", "mbart")  # their decoders read media by the cross-attention that they come with
+QUICK = ("gemma", "opt", "gpt_neox", "phi", "electra")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +97,8 @@ def test_states_of_every_layer_and_logits_are_those_of_the_source(vit, tmp_path,
     theirs = type(theirs).from_pretrained(tmp_path, dtype=torch.float32).eval()
     writes = "Causal" in cls
     model_class = MMForConditionalGeneration if writes else MMForMaskedLM
-    ours = model_class.from_towers(vit, tmp_path, fusion_type="merged")
+    fusion = "cross_attention" if name in WITH_MEDIA else "merged"
+    ours = model_class.from_towers(vit, tmp_path, fusion_type=fusion)
     assert ours.dtype == dtype
     ours = ours.float()
     ids = torch.randint(4, 70, (2, 9), generator=torch.Generator().manual_seed(1))
@@ -82,22 +107,32 @@ def test_states_of_every_layer_and_logits_are_those_of_the_source(vit, tmp_path,
         mask[1, :3] = 0
     else:
         mask[1, 6:], ids[1, 6:] = 0, config.pad_token_id
-    base = theirs.model.decoder if name.startswith("opt") else theirs.base_model
-    there = base(input_ids=ids, attention_mask=mask, output_hidden_states=True)
-    here = ours.model.language_model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    memory = {}
+    if name in WITH_MEDIA:
+        mask[1], ids[1, :3] = 1, 5  # theirs counts padding at the left as positions
+        memory = {"encoder_hidden_states": torch.randn(2, 5, 48, generator=torch.Generator().manual_seed(2))}
+    base = theirs.model.decoder if name.startswith(("opt", *WITH_MEDIA)) else theirs.base_model
+    there = base(input_ids=ids, attention_mask=mask, output_hidden_states=True, **memory)
+    here = ours.model.language_model(input_ids=ids, attention_mask=mask, output_hidden_states=True, **memory)
     real = mask.bool()
     for one, two in zip(here.hidden_states[:-1], there.hidden_states[:-1], strict=True):
         close(one[real], two[real], 1e-5)
     close(here.last_hidden_state[real], there.last_hidden_state[real], 1e-5)
     if "PreTraining" not in cls:
         logits = ours.lm_head(ours.lm_head_transform(here.last_hidden_state))
-        close(logits[real], theirs(input_ids=ids, attention_mask=mask).logits[real], 1e-5)
+        close(logits[real], theirs(input_ids=ids, attention_mask=mask, **memory).logits[real], 1e-5)
 
 
 @pytest.mark.parametrize("kind", NO_TEXTS)
 def test_what_cannot_become_mm_s_text_model_is_refused_by_name_with_the_reason(kind):
     with pytest.raises(ValueError, match=f"model_type='{kind}' cannot become MM's text model: .*; these are"):
         text_plan_of(kind)
+
+
+@pytest.mark.parametrize(("kind", "config"), [("Bart", BartConfig(**STACK)), ("MBart", MBartConfig(**STACK))])
+def test_a_whole_bart_says_how_to_save_its_decoder(kind, config):
+    with pytest.raises(ValueError, match=rf"an encoder and a decoder.* {kind}ForCausalLM\.from_pretrained"):
+        text_plan_of(config.model_type)(config, ["model.encoder.layers.0.fc1.weight", "model.shared.weight"])
 
 
 @pytest.mark.parametrize(
@@ -107,7 +142,6 @@ def test_what_cannot_become_mm_s_text_model_is_refused_by_name_with_the_reason(k
         (SmolLM3Config(**{**GROUPED, "num_hidden_layers": 4}), r"the layers \[3\] have no positions"),
         (OPTConfig(**READS, word_embed_proj_dim=20), "word_embed_proj_dim=20.*OPT-350m"),
         (OPTConfig(**READS, do_layer_norm_before=False), "do_layer_norm_before=False"),
-        (GPTNeoXConfig(**WIDE), "use_parallel_residual=True: .*side by side"),
         (ElectraConfig(**WIDE, embedding_size=20), "embedding_size=20.*ELECTRA-small"),
     ],
 )
