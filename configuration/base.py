@@ -228,7 +228,7 @@ class MMStackConfig(MMBaseConfig):
         12,
         "layers in all, those with only cross-attention among them",
         "MMTextModel, MMVisionModel, MMResampler",
-        values="> 0",
+        values="1..1000",
     )
     num_attention_heads: int = setting(12, "heads of the queries", "MMAttention", values="> 0")
     num_key_value_heads: int | None = setting(

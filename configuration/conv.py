@@ -183,6 +183,8 @@ def _part_faults(name: str, part: dict, keys: tuple[str, ...], optional: tuple[s
         value, least = part[key], 0 if key == "pool" else 1
         if type(value) is not int or value < least:
             faults.append(f"{name}: {key}={value!r} must be a whole number, at least {least}")
+        elif key == "depth" and value > 1000:
+            faults.append(f"{name}: depth={value} must be at most 1000")
         elif key == "kernel_size" and value % 2 == 0:
             faults.append(f"{name}: kernel_size={value} must be odd")
         elif key == "pool" and value == 1:

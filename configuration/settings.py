@@ -22,6 +22,7 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     ">= 0": ("must not be negative", lambda value: math.isfinite(value) and value >= 0),
     "in [0, 1)": ("must be in [0, 1)", lambda value: 0 <= value < 1),
     "in [0, 1]": ("must be in [0, 1]", lambda value: 0 <= value <= 1),
+    "1..1000": ("must be in 1..1000", lambda value: 1 <= value <= 1000),  # parts that are built one by one
     "(finite)": ("must be finite", math.isfinite),
 }
 

@@ -39,6 +39,10 @@ HEADS: dict[str, Mapping[str, tuple[str, ...]]] = {}
 COPIES = {"slow", "mim_tower"}
 
 
+# What torch says of tensors that it cannot make.
+_TOO_LARGE = ("Overflow when unpacking", "can't allocate memory", "Storage size calculation overflowed")
+
+
 @contextmanager
 def naming_sizes(source: Any) -> Iterator[None]:
     """Weights too large for torch or the memory of the CPU become a CheckpointError that names the config.json, whose
@@ -46,7 +50,7 @@ def naming_sizes(source: Any) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, TypeError, OverflowError) as error:
-        if not any(words in str(error) for words in ("Overflow when unpacking", "can't allocate memory")):
+        if not any(words in str(error) for words in _TOO_LARGE):
             raise
         why = f"is too large: {str(error).splitlines()[0]}"
         raise CheckpointError(

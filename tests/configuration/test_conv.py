@@ -58,6 +58,7 @@ def test_strides_and_poolings_multiply():
         ({"stages": [PLAIN, {**PLAIN, "strid": 2}]}, "stages[1] has an unknown key 'strid' (did you mean 'stride'?)"),
         ({"stages": [{"block": "plain"}]}, "stages[0]: channels is missing"),
         ({"stages": [{**PLAIN, "depth": 0}]}, "stages[0]: depth=0 must be a whole number, at least 1"),
+        ({"stages": [{**PLAIN, "depth": 10**12}]}, "stages[0]: depth=1000000000000 must be at most 1000"),
         ({"stages": [{**PLAIN, "stride": 1.5}]}, "stride=1.5 must be a whole number"),
         ({"stages": [{**PLAIN, "pool": True}]}, "pool=True must be a whole number"),
         ({"stages": [{**PLAIN, "pool": 1}]}, "pool=1 "),

@@ -99,11 +99,11 @@ def test_help_and_the_page_say_what_the_code_says():
 
 
 def test_a_range_is_checked_and_a_default_is_inside_of_it():
-    below = {"> 0": 0, ">= 0": -1, "in [0, 1)": 1, "in [0, 1]": 2, "(finite)": float("inf")}
-    assert below.keys() == RANGES.keys()
+    outside = {"> 0": 0, ">= 0": -1, "in [0, 1)": 1, "in [0, 1]": 2, "1..1000": 1001, "(finite)": float("inf")}
+    assert outside.keys() == RANGES.keys()
     for cls, one in FIELDS:
         if one.values in RANGES:
-            value = float(below[one.values]) if "float" in str(one.type) else below[one.values]
+            value = float(outside[one.values]) if "float" in str(one.type) else outside[one.values]
             with pytest.raises(ValueError, match=f"{one.name}="):
                 cls(**{one.name: value})
 

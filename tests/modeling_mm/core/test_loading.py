@@ -354,6 +354,8 @@ def test_bitsandbytes_is_asked_for_where_it_is_not_installed(tiny_model, tmp_pat
         ("config.json", {"dtype": -1}, "dtype"),
         ("config.json", {"dtype": True}, "dtype"),
         ("config.json", {"intermediate_size": 10**30}, "too large"),
+        ("config.json", {"hidden_size": 10**12}, "too large"),
+        ("config.json", {"num_hidden_layers": 10**12}, "num_hidden_layers"),
         ("generation_config.json", {"dtype": True, "_from_model_config": False}, "generation_config.json"),
     ],
     ids=str,
@@ -361,7 +363,8 @@ def test_bitsandbytes_is_asked_for_where_it_is_not_installed(tiny_model, tmp_pat
 def test_values_that_only_loading_reads_are_named_with_their_file(tiny_model, tmp_path, file, change, words):
     tiny_model(cls=MMForConditionalGeneration).save_pretrained(tmp_path)
     held = json.loads((tmp_path / file).read_text())
-    (held["text_config"] if "intermediate_size" in change else held).update(change)
+    sizes = {"intermediate_size", "hidden_size", "num_hidden_layers"}
+    (held["text_config"] if change.keys() <= sizes else held).update(change)
     (tmp_path / file).write_text(json.dumps(held))
     with pytest.raises(ValueError, match=words) as error:
         MMForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32)
