@@ -18,6 +18,7 @@ MM's fp32 should be no slower than 0.8 of the best of the others; where it is, t
 """
 
 import importlib
+import logging
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -173,12 +174,13 @@ def optimum(report: Report) -> Iterator[Row]:
 
 def compiled(report: Report) -> Iterator[Row]:
     work = Captions(report)
-    peer = endless(drawn(type(work.peer)(work.peer.config)))
+    peer = drawn(type(work.peer)(work.peer.config))
+    peer.config.text_config.sep_token_id = endless(peer.text_decoder).generation_config.eos_token_id  # no end: None
     for part in (peer.vision_model, peer.text_decoder):
         part.forward = torch.compile(part.forward, dynamic=True)
 
     def write(pixel_values, input_ids, **given: Any) -> torch.Tensor:
-        return peer.generate(pixel_values=pixel_values, **given, eos_token_id=None)
+        return peer.generate(pixel_values=pixel_values, **given)
 
     yield from work.beside("Transformers, torch.compile", write)
 
@@ -195,11 +197,13 @@ def open_clip(report: Report) -> Iterator[Row]:
     for name in ("nms", "qnms"):
         operations.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library: Any = importlib.import_module("open_clip")
+    logging.disable(logging.WARNING)  # of random weights
     count = 2 if report.asked.tiny else 32
     ids = words(count, 77)
     ids[:, -1] = 49407
     clip = transformers.CLIPModel(transformers.CLIPConfig(text_config={"eos_token_id": 49407}))
-    siglip = transformers.SiglipModel(transformers.SiglipConfig())
+    exact = {"hidden_act": "gelu"}  # open_clip's SigLIP; Transformers' has the approximation by tanh
+    siglip = transformers.SiglipModel(transformers.SiglipConfig(text_config=exact, vision_config=exact))
     for name, peer, kind, texts in (
         ("CLIP-B/32", clip, "ViT-B-32-quickgelu", ids), ("SigLIP-B/16", siglip, "ViT-B-16-SigLIP", words(count, 64)),
     ):  # fmt: skip
