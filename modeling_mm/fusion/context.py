@@ -308,6 +308,7 @@ def slice_contexts(context: MMContextOutput, first: int, end: int) -> MMContextO
         last_hidden_state=context.last_hidden_state[first:end],
         attention_mask=None if mask is None else mask[first:end],
         token_sources=None if sources is None else sources[first:end],
+        packed_offsets=None if context.packed_offsets is None else context.packed_offsets[first:end],
     )
 
 

@@ -25,10 +25,11 @@ from ...configuration.vision import MMVisionConfig
 from ..core.attention import build_norm
 from ..core.base import MMPreTrainedModel
 from ..core.context_rows import MMReading, MMRows
-from ..core.input_checks import MediaItems, check_media, check_memory, may_read_values
+from ..core.input_checks import MediaItems, check_memory, may_read_values
 from ..core.inputs_outputs import reject_unknown
 from ..core.layers import MMLayer, masked_mean
 from ..towers.any_tower import STATES, placed_items, present_items, present_masks, run_tower
+from ..towers.tiles import media_as_read
 
 
 def build_projector(config: MMConfig, side: str) -> nn.Module | None:
@@ -283,10 +284,15 @@ class MMFeatures:
         pixel_values: torch.Tensor,
         pixel_attention_mask: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
+        image_grids: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
-        """Tokens (B, N*S, Dv) and one vector (B, Dv), with a contrastive head (B, P); absent pictures are 0."""
+        """Tokens (B, N*S, Dv) and one vector (B, Dv), with a contrastive head (B, P); absent pictures are 0.
+
+        image_grids: as in `forward`, of a model that joins tiles or reads them together.
+        """
         given = {"pixel_values": pixel_values, "pixel_attention_mask": pixel_attention_mask}
+        given |= {} if image_grids is None else {"image_grids": image_grids}
         return self._media_features("vision", given, kwargs, interpolate_pos_encoding=interpolate_pos_encoding)
 
     @can_return_tuple
@@ -333,7 +339,7 @@ class MMFeatures:
         base = model.base_model
         states = {name: kwargs[name] for name in STATES if name in kwargs}
         present = {name: value for name, value in given.items() if value is not None}
-        (items,) = check_media(base.config, present)
+        (items,) = media_as_read(base.config, present)
         tower = base.vision_tower if side == "vision" else base.audio_tower
         seen = run_tower(tower, items, **states, **settings, **base.tower_reads(side))
         output = {name: seen.output.get(name) for name in ("hidden_states", "attentions")}

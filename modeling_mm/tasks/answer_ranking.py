@@ -107,6 +107,7 @@ class MMRanking:
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         context_index: torch.Tensor | None = None,
+        context_ranges: torch.Tensor | None = None,
         encoder_outputs=None,
         normalize: str = "mean",
         top_k: int | None = None,
@@ -122,6 +123,7 @@ class MMRanking:
             input_ids, attention_mask: (R, T), the prompts, padding on either side; None: only bos, for each entry of
                 context_index or for each context.
             context_index: int64 (R,), row -> context; None: R = k*B, contiguous.
+            context_ranges: of the prompts, as in `forward`; answers read what the last column of their prompt reads.
             encoder_outputs, media: the contexts, ready or to be encoded, as in `forward`.
             normalize: "sum": the log-likelihood of the whole answer; "mean": per token, so that long answers are not
                 worse for their length.
@@ -133,6 +135,7 @@ class MMRanking:
         Returns: see `MMRankOutput`. Raises: ValueError or TypeError for bad input.
         """
         _reject("rank_answers", media, _CONTEXT)
+        check_tensors(context_ranges=context_ranges)
         check_candidates(self.config, candidate_ids, candidate_attention_mask)
         _check_settings(normalize, top_k, batch_size, prefix_trie, len(candidate_ids))
         real = _real("candidate_attention_mask", candidate_ids, candidate_attention_mask)
@@ -148,8 +151,9 @@ class MMRanking:
         answers, real = candidate_ids.gather(1, places), real.gather(1, places)
         sizes = batch_size, prefix_trie
         blocks = [
-            (rows, *self._answer(input_ids[rows], seen[rows], part, index, (answers, real), top_k, sizes))
+            (rows, *self._answer(input_ids[rows], seen[rows], part, index, ranges, (answers, real), top_k, sizes))
             for rows, part, index in self._blocks(len(input_ids), context, context_index, batch_size)
+            for ranges in [None if context_ranges is None else context_ranges[rows]]
         ]
         order, tokens, scored = (torch.cat(parts) for parts in zip(*blocks, strict=True))
         order = torch.argsort(order)
@@ -258,14 +262,15 @@ class MMRanking:
         seen: torch.Tensor,
         context: MMContextOutput | None,
         index: torch.Tensor | None,
+        ranges: torch.Tensor | None,
         candidates: tuple[torch.Tensor, torch.Tensor],
         top_k: int | None,
         sizes: tuple[int, bool],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-likelihoods (r, C, Ta) of the candidates after r prompts, 0 on padding; bool (r, C), which are whole.
 
-        prompts, seen: (r, T) ids and real tokens; index: (r,) into the contexts; candidates: (C, Ta) ids and real
-        tokens, those first; sizes: batch_size, prefix_trie.
+        prompts, seen: (r, T) ids and real tokens; index: (r,) into the contexts; ranges: (r, n, 2) of them;
+        candidates: (C, Ta) ids and real tokens, those first; sizes: batch_size, prefix_trie.
         """
         (answers, real), (batch_size, prefix_trie) = candidates, sizes
         cache = MMCache(DynamicCache(config=self.config.text_config), DynamicCache())
@@ -274,6 +279,7 @@ class MMRanking:
             attention_mask=_mask_of(seen),
             encoder_outputs=context,
             context_index=index,
+            context_ranges=ranges,
             past_key_values=cache,
             use_cache=True,
             return_dict=True,

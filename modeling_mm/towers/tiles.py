@@ -91,7 +91,7 @@ class MMTiles(nn.Module):
 
 
 def media_as_read(
-    config: MMConfig, given: Mapping[str, torch.Tensor], hidden_patches: torch.Tensor | None
+    config: MMConfig, given: Mapping[str, torch.Tensor], hidden_patches: torch.Tensor | None = None
 ) -> list[MediaItems]:
     """`check_media`, and tiles that the tower reads together as pictures.
 

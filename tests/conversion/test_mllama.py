@@ -153,6 +153,25 @@ def test_rows_do_not_depend_on_the_batch_and_beams_not_on_the_cache(source, capl
     assert torch.equal(model.generate(**found, **search), model.generate(**found, **search, use_cache=False))
 
 
+@torch.no_grad()
+def test_answers_are_ranked_by_what_their_prompt_reads_and_pictures_have_features(source):
+    done = convert(source[1])
+    model, answers = done.model.double().eval(), torch.tensor([[8, 9, 2], [11, 2, 2]])
+    found = done.processor(images=PICTURES, text=PROMPTS, return_tensors="pt")
+    found["pixel_values"] = found["pixel_values"].double()
+    ranked = model.rank_answers(answers, **found, normalize="sum", batch_size=2)
+    for place, answer in enumerate(answers):
+        more = answer.expand(len(PROMPTS), -1)
+        ids = torch.cat([found["input_ids"], more], dim=1)
+        labels = torch.cat([torch.full_like(found["input_ids"], -100), more], dim=1)
+        mask = torch.cat([found["attention_mask"], torch.ones_like(more)], dim=1)
+        rest = {name: value for name, value in found.items() if name not in ("input_ids", "attention_mask")}
+        close(ranked.scores[:, place], model.score(ids, mask, labels, **rest).scores, 1e-6)
+    media = {name: found[name] for name in ("pixel_values", "pixel_attention_mask", "image_grids")}
+    features = model.get_image_features(**media)
+    assert torch.equal(features.pooler_output, model.encode_context(**media).last_hidden_state)
+
+
 def test_sizes_are_theirs_for_any_picture():
     from transformers.models.mllama import image_processing_pil_mllama as theirs
 
