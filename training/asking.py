@@ -23,7 +23,7 @@ from .journal import Journal
 from .metrics import answer, with_classes_of
 from .predictions import Question, Reader
 from .samples import digest_of, in_one_order, lines_of, whole
-from .tasks import KINDS, task_samples
+from .tasks import KINDS, class_of, task_samples
 
 CARD, JOURNAL = "README.md", "answers.{}.jsonl"
 TASKS = ("caption", "vqa", "retrieval", "classify")
@@ -131,8 +131,7 @@ def _loaded(model: Any, processor: Any, task: str | None) -> tuple[Any, Any, str
 
     config = AutoConfig.from_pretrained(source)
     task = task or _task_of(config.architectures or [], source)
-    is_speech = task == "caption" and is_speech_model(config.architectures)
-    model_class = MMForSpeechSeq2Seq if is_speech else KINDS[task].model_class
+    model_class = class_of(task, (config.architectures or [None])[0])
     loaded, info = model_class.from_pretrained(source, output_loading_info=True)
     missing = sorted(info["missing_keys"])
     if missing:

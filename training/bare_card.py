@@ -11,6 +11,7 @@ USES = {
     "MMForImageTextRetrieval": ("AutoModelForZeroShotImageClassification", "zero-shot-image-classification"),
     "MMForMaskedLM": ("AutoModelForMaskedLM", None),
     "MMForPreTraining": ("AutoModelForPreTraining", None),
+    "MMForSpeechSeq2Seq": ("AutoModelForSpeechSeq2Seq", "automatic-speech-recognition"),
 }
 
 

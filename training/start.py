@@ -26,7 +26,7 @@ from .chatting import IN_CHATS, placeholder_ids, with_chats
 from .class_fields import class_fields
 from .plan import parts_of
 from .samples import RunData
-from .tasks import KINDS
+from .tasks import KINDS, class_of
 
 PACKAGED = Path(__file__).resolve().parents[1] / "checkpoints" / "mm-tiny"
 TEXT_ATTENTION = r".*language_model\.layers\.\d+\.(self|cross)_attn\.[qkvo]_proj"
@@ -115,8 +115,9 @@ def _of_model(arguments: RunArguments, fields: dict[str, Any]) -> Start:
             f"{source!r} is no model of MM (its model_type is {config.model_type!r}); make one of it first: "
             f"mm convert {source} NEW_FOLDER"
         )
-    model_class = KINDS[arguments.task].model_class
-    written_by = (config.architectures or [model_class.__name__])[0]
+    named = (config.architectures or [None])[0]
+    model_class = class_of(arguments.task, named)
+    written_by = named or model_class.__name__
     labels = fields.get("num_labels")
     other = labels is not None and written_by == model_class.__name__ and labels != config.num_labels
     if other:

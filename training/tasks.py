@@ -1,7 +1,7 @@
 """The tasks of `mm train`: the class that each trains, and what its samples must hold.
 
 task       class                        a sample
-caption    MMForConditionalGeneration   image, suffix
+caption    MMForConditionalGeneration   image, suffix; a MMForSpeechSeq2Seq stays one: audio, suffix
 vqa        MMForConditionalGeneration   image, text (the question), suffix (the answer)
 retrieval  MMForImageTextRetrieval      image, suffix
 classify   MMForSequenceClassification  image and/or text, label
@@ -22,6 +22,7 @@ from ..modeling_mm.tasks.classification import MMForSequenceClassification
 from ..modeling_mm.tasks.generation import MMForConditionalGeneration
 from ..modeling_mm.tasks.pretraining import MMForPreTraining
 from ..modeling_mm.tasks.retrieval import MMForImageTextRetrieval
+from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
 from ..processing.collator import SAMPLE_COLUMNS
 from .tower_features import base_model
 
@@ -89,6 +90,16 @@ KINDS = {
         Task("distill", GENERATION, ("suffix",), writes=True),
     )
 }
+
+
+def class_of(task: str, written_by: str | None) -> Any:
+    """The class that a task trains and evaluates; a model that transcribes goes on to do so.
+
+    Args:
+        written_by: the class that the weights are of; None: they are new.
+    """
+    hears = task == "caption" and written_by == MMForSpeechSeq2Seq.__name__
+    return MMForSpeechSeq2Seq if hears else KINDS[task].model_class
 
 
 def check_media(data: Any, model: Any, processor: Any) -> None:

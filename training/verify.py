@@ -25,6 +25,7 @@ from ..modeling_mm.tasks.generation import MMForConditionalGeneration
 from ..modeling_mm.tasks.masked_lm import MMForMaskedLM
 from ..modeling_mm.tasks.pretraining import MMForPreTraining
 from ..modeling_mm.tasks.retrieval import MMForImageTextRetrieval
+from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
 from ..modeling_mm.towers.conv import MMConvModel
 from ..modeling_mm.towers.text import MMTextModel
 from ..modeling_mm.towers.vit import MMVisionModel
@@ -37,7 +38,7 @@ KINDS: dict[str, type[MMPreTrainedModel]] = {
     for kind in (
         *(MMModel, MMVisionModel, MMConvModel, MMTextModel),
         *(MMForConditionalGeneration, MMForSequenceClassification, MMForImageTextRetrieval),
-        *(MMForMaskedLM, MMForPreTraining),
+        *(MMForMaskedLM, MMForPreTraining, MMForSpeechSeq2Seq),
     )
 }
 FLOATS = {"F64", "F32", "F16", "BF16"}

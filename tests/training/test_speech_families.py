@@ -1,0 +1,79 @@
+"""Speech models of each family are trained on spoken pairs, and stay models that transcribe: judged by their errors."""
+
+import json
+import wave
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    MoonshineConfig,
+    MoonshineForConditionalGeneration,
+    Speech2TextConfig,
+    Speech2TextFeatureExtractor,
+    Speech2TextForConditionalGeneration,
+    Wav2Vec2FeatureExtractor,
+)
+
+from mm import MMForSpeechSeq2Seq, convert, evaluate
+from mm.training.recipe import make_arguments
+from mm.training.run import train
+from mm.training.verify import verify
+from speakers import MOONSHINE, letters
+
+TONES = {300: "a", 700: "b", 1500: "c"}  # Hz -> what it says
+SPEECH_TO_TEXT = {
+    "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 40,
+    "decoder_attention_heads": 2, "decoder_ffn_dim": 40, "vocab_size": 40, "conv_channels": 32,
+    "max_source_positions": 600, "max_target_positions": 20, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+}  # fmt: skip
+FAMILIES = {
+    "moonshine": (
+        MoonshineForConditionalGeneration, MoonshineConfig(**MOONSHINE),
+        Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True),
+    ),
+    "speech to text": (
+        Speech2TextForConditionalGeneration, Speech2TextConfig(**SPEECH_TO_TEXT), Speech2TextFeatureExtractor(),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def spoken(tmp_path):
+    """A table of 18 tones of unequal length, and what each says."""
+    folder = tmp_path / "spoken"
+    folder.mkdir()
+    rows = []
+    for number in range(18):
+        tone = [*TONES][number % 3]
+        times = np.arange(6000 + 250 * number) / 16000
+        with wave.open(str(folder / f"{number}.wav"), "wb") as file:
+            file.setparams((1, 2, 16000, 0, "NONE", ""))
+            file.writeframes((9000 * np.sin(2 * np.pi * (tone + 4 * number) * times)).astype("<i2").tobytes())
+        rows.append({"audio": f"{number}.wav", "suffix": TONES[tone]})
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder / "rows.jsonl"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_speech_model_learns_spoken_pairs_and_is_judged_by_its_errors(spoken, tmp_path, name):
+    kind, config, hears = FAMILIES[name]
+    torch.manual_seed(0)
+    kind(config).save_pretrained(tmp_path / "source")
+    for part in (hears, letters()):
+        part.save_pretrained(tmp_path / "source")
+    convert(tmp_path / "source").save_pretrained(tmp_path / "mm")
+    given = {
+        "task": "caption", "data": str(spoken), "model": str(tmp_path / "mm"), "output_dir": str(tmp_path / "out"),
+        "num_train_epochs": 30, "per_device_train_batch_size": 6, "learning_rate": 5e-3, "use_cpu": True,
+        "disable_tqdm": True, "eval_strategy": "no", "eval_share": 0.0,
+    }  # fmt: skip
+    train(make_arguments(given))
+    assert [check for check in verify(tmp_path / "out") if check.is_fault] == []
+    before, after = (
+        evaluate(tmp_path / folder, spoken, max_new_tokens=4, progress=False).metrics for folder in ("mm", "out")
+    )
+    assert after["wer"] < 0.4 < before["wer"] and after["cer_high"] < before["cer"]
+    assert type(MMForSpeechSeq2Seq.from_pretrained(tmp_path / "out")) is MMForSpeechSeq2Seq
