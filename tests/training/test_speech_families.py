@@ -1,4 +1,4 @@
-"""Speech models of each family are trained on spoken pairs, and stay models that transcribe: judged by their errors."""
+"""Speech models of each family learn spoken pairs and stay models that transcribe, judged by their errors."""
 
 import json
 import wave
