@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import inference
+import peers
 import pytest
 
 
@@ -16,7 +17,7 @@ def test_small_models_are_equal_to_their_peers(name, capsys, tmp_path):
 
 @pytest.mark.slow
 def test_other_weights_and_a_ratio_that_is_missed_are_noticed(monkeypatch, capsys):
-    monkeypatch.setattr(inference, "sizes_of", lambda report: inference.MEDIUM)
+    monkeypatch.setattr(inference, "sizes_of", lambda report: peers.MEDIUM)
     rows = []
     group = inference.clip
     monkeypatch.setitem(inference.MODELS, "clip", lambda report: rows.append(list(group(report))[1]) or rows)
