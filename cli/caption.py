@@ -204,7 +204,7 @@ def print_captions(
     """
     files = list_media(paths, KINDS if recursive or output is not None else ("image",), recursive)
     if check_engine(engine, actors=actors):
-        options |= {"with_scores": json_lines}
+        options |= {"with_scores": json_lines, "workers": options.get("workers") or 0}  # actors read side by side
         return shards_of(files, "caption", caption_rows, options, output, resume, actors)
     results, files = open_results(output, {"command": "caption", **options, "scores": json_lines}, resume, files)
     bad: list[str] = []

@@ -4,7 +4,9 @@ paths ── workers: file ── tensors (1, ...) ── window ─┬─ batch
                                                       └─ faults ───────────────────────────────┴─ in their order
 """
 
+import ctypes
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -55,6 +57,14 @@ def default_workers(files: int) -> int:
     return min(2, os.cpu_count() or 1)
 
 
+def _end_with_parent(worker: int) -> None:
+    """Has a worker end at once where its parent is killed: nobody takes what it was about to hand over, of which it
+    would tell in a traceback."""
+    if sys.platform.startswith("linux"):
+        pr_set_pdeathsig = 1  # of linux/prctl.h
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
 def in_batches(
     paths: Sequence[Path], processor: Any, kinds: Sequence[str], work: Callable[[dict[str, torch.Tensor], int], list],
     batch_size: int, workers: int | None = None, texts: Mapping[str, dict[str, Any]] | None = None,
@@ -68,7 +78,9 @@ def in_batches(
         texts: by kind, one that is read with each file, as `MMProcessor.about` makes it.
     """
     workers = default_workers(len(paths)) if workers is None else workers
-    ahead: Any = {"num_workers": workers, "prefetch_factor": 2 * batch_size} if workers else {"num_workers": 0}
+    ahead: Any = {"num_workers": 0}
+    if workers:
+        ahead = {"num_workers": workers, "prefetch_factor": 2 * batch_size, "worker_init_fn": _end_with_parent}
     loader = DataLoader(
         _Files(paths, processor, kinds, texts or {}), batch_size=None, generator=torch.Generator(), **ahead
     )

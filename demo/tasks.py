@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..cli.ask import Asker
 from ..cli.caption import mean_log_probabilities
+from ..cli.explain import explained_inputs
 from ..cli.transcribe import transcribe
 from ..explaining.explanation import Explanation
 from ..modeling_mm.tasks.classification import class_scores
@@ -26,13 +27,18 @@ GLOW = np.array([255.0, 176.0, 0.0])
 
 def captions(model: Any, processor: Any, picture: Path, beams: int) -> tuple[list[tuple[str, float]], Explanation]:
     """Each beam's caption with the mean log-probability of its tokens, the best first, and the first one explained."""
-    inputs = processor(images=[picture], add_eos_token=False, return_tensors="pt").to(model.device)
+    inputs, _ = explained_inputs(model, processor, picture)
     written = model.generate(
         **inputs, num_beams=beams, num_return_sequences=beams, return_dict_in_generate=True, output_scores=True
     )
-    texts = processor.batch_decode(written.sequences, skip_special_tokens=True)
+    start = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0  # after what the picture was asked with
+    texts = processor.batch_decode(written.sequences[:, start:], skip_special_tokens=True)
     scores = mean_log_probabilities(model, written)
-    (found, *_) = model.explain(inputs, written, processor=processor, pictures=[picture])  # one for each beam
+    if model.config.media_in_text:  # its layers have no weights over the picture alone: parts of it are covered
+        tokens, method = written.sequences[:1], "occlusion"
+    else:
+        tokens, method = written, "attention"
+    found = model.explain(inputs, tokens, method=method, processor=processor, pictures=[picture])[0]  # of the best
     return [(" ".join(text.split()), score) for text, score in zip(texts, scores, strict=True)], found
 
 

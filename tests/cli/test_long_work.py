@@ -89,13 +89,14 @@ def test_captions_that_were_killed_go_on_without_doing_or_losing_any_twice(tmp_p
     command = [sys.executable, "-W", "ignore", "-m", "mm_console", "caption", folder, "--batch-size", "2", "--output"]
     whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     assert subprocess.run([*command, whole], capture_output=True).returncode == 2
-    with subprocess.Popen([*command, output], stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen([*command, output], stderr=subprocess.PIPE, text=True) as process:
         until = time.monotonic() + 60
         while time.monotonic() < until and process.poll() is None:
             if output.exists() and output.read_bytes().count(b"\n") >= 10:
                 break
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
+        assert "Traceback" not in process.stderr.read()  # of the two that read ahead
     before = output.read_bytes()
     held = before[: before.rfind(b"\n") + 1]
     assert 10 <= held.count(b"\n") < 60

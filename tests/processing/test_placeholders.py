@@ -10,6 +10,7 @@ from transformers import CLIPImageProcessor, GenerationConfig, LlavaProcessor, P
 from mm import MMConfig, MMForConditionalGeneration, MMImageProcessorPil, MMProcessor
 from mm.cli.caption import caption
 from mm.cli.explain import explain_picture
+from mm.demo.tasks import captions
 
 WORDS = "<pad> <s> </s> <unk> USER : what is it ? and this ASSISTANT a cat \ufffd".split()
 CHAT = (
@@ -230,6 +231,8 @@ def test_tasks_put_the_picture_before_a_text_that_names_no_place(build, model, t
     assert " ".join(found.words) == words and found.contributions["image"].any()
     written = [next(caption([path], tmp_path, prompt=prompt)).caption for prompt in ("", "what is")]
     assert written == [" ".join(text.split()) for text in (bare, words)]
+    shown, own = captions(MMForConditionalGeneration.from_pretrained(tmp_path).eval(), processor, path, 1)
+    assert [text for text, _ in shown] == [" ".join(bare.split())] and own.words
 
 
 def test_what_prompts_end_with_is_a_string(build):
