@@ -17,6 +17,7 @@ from transformers.models.mllama.image_processing_pil_mllama import get_all_suppo
 from comparing import close
 from mm import MMDataCollator, MMForConditionalGeneration, MMProcessor
 from mm.cli.ask import ask
+from mm.cli.caption import caption
 from mm.conversion_scripts.engine import FAMILIES, convert, convert_back
 from mm.conversion_scripts.verify import verify
 from mm.processing.images.tiles import CanvasTiles
@@ -203,6 +204,12 @@ def test_it_is_learned_from_asked_and_read_by_a_pipeline(source, tmp_path):
     write = transformers.pipeline("mm-vqa", model=str(tmp_path))
     answer = write(image=str(path), question="what?", max_new_tokens=3)[0]["answer"]
     assert told == [f"what?\t{' '.join(answer.split())}"]
+    (tmp_path / "answers.txt").write_text("yes\nno\n", encoding="utf-8")
+    ranked: list[str] = []
+    ask(path, ["what?"], ranked.append, model=str(tmp_path), answers=tmp_path / "answers.txt")
+    assert any("yes" in line for line in ranked) and any("no" in line for line in ranked)
+    (found,) = caption([path], model=str(tmp_path), max_new_tokens=3)
+    assert isinstance(found.caption, str)
 
 
 def test_what_does_not_fit_is_refused(source, tmp_path):
