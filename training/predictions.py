@@ -252,7 +252,9 @@ def generated(model: Any, processor: Any, dataset: Iterable, reader: Reader, **g
     def run(samples: list[Sample]) -> list[Question]:
         asked = [(question, sample) for sample in samples for question in sample.questions()]
         batch = _on(model, reader.collate_prompts([_prompt(*pair) for pair in asked]))
-        start = batch["input_ids"].shape[1] if "input_ids" in batch else 1  # without a prompt: bos
+        # Without a prompt a text opens with bos; Whisper's rules give it without what they put before it.
+        opens = 0 if getattr(model, "has_rules", False) else 1
+        start = batch["input_ids"].shape[1] if "input_ids" in batch else opens
         sure = [float("nan")] * len(asked)
         if reader.keeps_confidence:
             output = model.generate(**batch, **generation, return_dict_in_generate=True, output_scores=True)
