@@ -71,7 +71,8 @@ def _errors_in_words() -> Iterator[None]:
             error = OSError(f"the Hub cannot be reached: {error}")
         from mm.cli.printing import BAD_INPUT, printable
 
-        lines = re.sub(r"\n(?!  (- |\.\.\. ))", " ", str(error)).split("\n")  # faults that are listed keep their lines
+        words = re.sub(r"^(images|videos|audio)\[0\]\[0\]: ", "", str(error))  # a single file needs no place
+        lines = re.sub(r"\n(?!  (- |\.\.\. ))", " ", words).split("\n")  # faults that are listed keep their lines
         typer.echo("mm: " + "\n".join(printable(line, sys.stderr) for line in lines), err=True)
         raise typer.Exit(BAD_INPUT) from None
 

@@ -123,3 +123,9 @@ def test_bad_input_is_a_line_of_words(folder, words, told):
     names = {"red.png", "writes", "compares", "classifies"}
     done = run(*(place / word if word in names else word for word in words))
     assert done.exit_code == 2 and told in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_broken_file_is_told_by_its_name(folder, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"junk")
+    done = run("ask", tmp_path / "bad.png", "what is it", "--model", folder[0] / "writes")
+    assert done.exit_code == 2 and done.stderr.startswith("mm: cannot decode")
