@@ -41,7 +41,7 @@ $(DEV): setup.py constraints.txt | $(BIN)/python
 	@$(call install,'.[dev]')
 	@touch $(BASE) $@
 
-.PHONY: help caption originals test test-nodes test-other-cpu test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest test-apps test-metrics docs fuzz mutations test-resume reference lint types format data train bench bench-cpu benchmark gpu-report faithfulness quantization clean
+.PHONY: help caption originals test test-nodes test-other-cpu test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest test-apps test-metrics docs fuzz mutations test-resume structure reference lint types format data train bench bench-cpu benchmark gpu-report faithfulness quantization clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -198,6 +198,9 @@ mutations: N ?= 10000
 mutations: $(DEV)  ## N (10000) broken headers of weights and N broken JSON files of a model, each read (minutes)
 	@for kind in weights json; do \
 	    OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run_checkpoints.py --kind $$kind --cases $(N); done
+
+structure: $(DEV)  ## how far the code is from one page per journey: counts
+	@$(BIN)/python benchmarks/structure.py
 
 lint: $(DEV)  ## ruff and basedpyright, both without a finding
 	@$(BIN)/ruff check .
