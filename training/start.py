@@ -62,6 +62,7 @@ def start(arguments: RunArguments, data: RunData) -> Start:
     _check_parts(made.model.config, given)
     _fit_processor(made, arguments)
     _tell_unknown(made, data)
+    _tell_no_language(made)
     if unread := [name for name, _, trained in parts_of(made.model) if not trained]:
         made.told.append(f"frozen, because nothing that this task trains reads it: {', '.join(unread)}")
     if settings.freeze:
@@ -273,6 +274,18 @@ def _tell_unknown(made: Start, data: RunData) -> None:
         made.told.append(
             f"UNKNOWN WORDS: {told}, such as {unknown[0][:60]!r}; the model reads {tokenizer.unk_token} for "
             "them. Another model or processor may know them"
+        )
+
+
+def _tell_no_language(made: Start) -> None:
+    """Tells of a Whisper of several languages whose rows open with none of them, unlike what is asked of it later."""
+    languages = getattr(getattr(made.model, "generation_config", None), "lang_to_id", None) or {}
+    opening = getattr(made.processor.tokenizer, "prefix_tokens", None)
+    if isinstance(opening, list) and languages and set(languages.values()).isdisjoint(opening):
+        made.told.append(
+            f"NO LANGUAGE: transcription asks for a language and a task, and rows that open with "
+            f"{made.processor.tokenizer.decode(opening)} do not teach them. Save the processor after "
+            "processor.tokenizer.set_prefix_tokens(language='en', task='transcribe'), and train from it"
         )
 
 

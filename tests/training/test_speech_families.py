@@ -14,6 +14,7 @@ from transformers import (
     Speech2TextFeatureExtractor,
     Speech2TextForConditionalGeneration,
     Wav2Vec2FeatureExtractor,
+    WhisperForConditionalGeneration,
 )
 
 from mm import MMForSpeechSeq2Seq, convert, evaluate
@@ -21,7 +22,7 @@ from mm.training.recipe import make_arguments
 from mm.training.run import train
 from mm.training.verify import verify
 from speakers import MOONSHINE, letters
-from whispers import lively_whisper, whisper_extractor, whisper_tokenizer
+from whispers import lively_whisper, whisper_config, whisper_decoding, whisper_extractor, whisper_tokenizer
 
 TONES = {300: "a", 700: "b", 1500: "c"}  # Hz -> what it says
 SPEECH_TO_TEXT = {
@@ -67,18 +68,55 @@ def test_a_speech_model_learns_spoken_pairs_and_is_judged_by_its_errors(spoken, 
     for part in (hears, letters()):
         part.save_pretrained(tmp_path / "source")
     convert(tmp_path / "source").save_pretrained(tmp_path / "mm")
-    given = {
-        "task": "caption", "data": str(spoken), "model": str(tmp_path / "mm"), "output_dir": str(tmp_path / "out"),
-        "num_train_epochs": 30, "per_device_train_batch_size": 6, "learning_rate": 5e-3, "use_cpu": True,
-        "disable_tqdm": True, "eval_strategy": "no", "eval_share": 0.0,
-    }  # fmt: skip
-    train(make_arguments(given))
+    settings = {"num_train_epochs": 30, "per_device_train_batch_size": 6, "learning_rate": 5e-3}
+    train(arguments_of(tmp_path / "mm", spoken, tmp_path / "out", **settings))
     assert [check for check in verify(tmp_path / "out") if check.is_fault] == []
     before, after = (
         evaluate(tmp_path / folder, spoken, max_new_tokens=4, progress=False).metrics for folder in ("mm", "out")
     )
     assert after["wer"] < 0.4 < before["wer"] and after["cer_high"] < before["cer"]
     assert type(MMForSpeechSeq2Seq.from_pretrained(tmp_path / "out")) is MMForSpeechSeq2Seq
+
+
+def whisper(folder, **language):
+    """A folder with a Whisper of MM, whose tokenizer opens rows with that language and task."""
+    torch.manual_seed(0)
+    parts = WhisperForConditionalGeneration(whisper_config()), whisper_extractor(), whisper_tokenizer()
+    if language:
+        parts[2].set_prefix_tokens(**language)
+    parts[0].generation_config = whisper_decoding()
+    for part in parts:
+        part.save_pretrained(folder / "source")
+    convert(folder / "source").save_pretrained(folder / "mm")
+    return folder / "mm"
+
+
+def arguments_of(model, data, output, **settings):
+    return make_arguments(
+        {
+            "task": "caption", "data": str(data), "model": str(model), "output_dir": str(output), "use_cpu": True,
+            "disable_tqdm": True, "eval_strategy": "no", "eval_share": 0.0, **settings,
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_whisper_learns_spoken_pairs_in_the_language_of_its_tokenizer(spoken, tmp_path):
+    model = whisper(tmp_path, language="en", task="transcribe")
+    settings = {"num_train_epochs": 40, "per_device_train_batch_size": 6, "learning_rate": 3e-3}
+    said = []
+    train(arguments_of(model, spoken, tmp_path / "out", **settings), said.append)
+    assert not any("NO LANGUAGE" in line for line in said)
+    before, after = (
+        evaluate(folder, spoken, max_new_tokens=4, progress=False).metrics for folder in (model, tmp_path / "out")
+    )
+    assert after["wer"] < 0.4 < before["wer"]
+
+
+def test_a_whisper_whose_rows_have_no_language_is_told_of(spoken, tmp_path):
+    said = []
+    train(arguments_of(whisper(tmp_path), spoken, tmp_path / "out", max_steps=1), said.append)
+    assert any("NO LANGUAGE" in line and "<|startoftranscript|>" in line for line in said)
 
 
 @pytest.mark.slow
