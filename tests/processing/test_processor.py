@@ -1,6 +1,7 @@
 """MMProcessor: what pairs with what, what each call gives, how it fails, saving, chats and pipelines."""
 
 import base64
+import inspect
 import io
 
 import numpy as np
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 import mm
+from mm.processing.call_options import MMCallDefaults
 from mm.processing.images.load import MediaDecodeError
 from mm.processing.images.processor import MMImageProcessorPil
 from mm.processing.processor import MMProcessor
@@ -235,16 +237,8 @@ def test_save_and_load_keep_settings_parts_and_template(tmp_path):
     processor = make_processor(chat_template=TEMPLATE, add_eos_token=True, fixed_length=7)
     processor.save_pretrained(tmp_path)
     assert {"processor_config.json", "tokenizer.json", "chat_template.jinja"} <= {p.name for p in tmp_path.iterdir()}
-    settings = {"add_eos_token", "context_bos_token", "fixed_length", "num_frames", "frame_sampling", "prompt_to"}
-    settings |= {
-        "frame_jitter",
-        "audio_augmentation",
-        "placeholders",
-        "tokens_per_item",
-        "media_reading",
-        "prompt_ending",
-        "tiles",
-    }
+    parts = {"image_processor", "tokenizer", "feature_extractor", "chat_template", "defaults"}
+    settings = inspect.signature(MMProcessor).parameters.keys() - parts | MMCallDefaults.__annotations__.keys()
     assert set(processor.to_dict()) == {"image_processor", "processor_class"} | settings
     assert mm.MMProcessor is MMProcessor  # importing mm registers it
     for loaded in (MMProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):
