@@ -77,6 +77,24 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
     memory_length: int = setting(
         0, "tokens before its own that a segment sees, without gradient (Transformer-XL)", "MMTextModel", values=">= 0"
     )
+    local_attention_layers: list[int] | None = setting(
+        None,
+        "layers that see only the tokens near their own, in a bidirectional text without a cache (ModernBERT); None: "
+        "none",
+        "MMTextModel",
+    )
+    local_attention_window: int | None = setting(
+        None, "how many tokens on either side of its own such a layer sees", "MMTextModel", values="> 0"
+    )
+    local_rope_theta: float | int | None = setting(
+        None,
+        "rope_theta of such layers, whose angles are then of rope_type 'default'; None: as the other layers",
+        "MMTextModel",
+        values="> 0",
+    )
+    first_attention_norm: bool = setting(
+        True, "False: the attention of the first layer has no norm before it (ModernBERT)", "MMTextModel"
+    )
     unimodal_layers: int | None = setting(
         None, "CoCa: so many first layers read the text without media, with a learned token after it", "MMTextModel"
     )
@@ -119,6 +137,13 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
             object.__setattr__(settings, name, value)
         return settings
 
+    def local_stack(self) -> "MMTextConfig":
+        """The settings of local_attention_layers: these with the angles of local_rope_theta."""
+        settings = copy.copy(self)
+        parameters = {"rope_type": "default", "rope_theta": self.local_rope_theta}
+        object.__setattr__(settings, "rope_parameters", parameters)
+        return settings
+
     @property
     def memory_size(self) -> int:
         """Width of the tokens that cross-attention reads."""
@@ -142,7 +167,49 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
             ]
         if self.memory_length > 0 and self.segment_length is None:
             faults.append(f"memory_length={self.memory_length} is for texts in segments; set segment_length")
-        return faults + self._position_faults() + self._cross_faults() + self._unimodal_faults()
+        faults += self._position_faults() + self._local_faults() + self._norm_faults()
+        return faults + self._cross_faults() + self._unimodal_faults()
+
+    def _norm_faults(self) -> list[str]:
+        """What the first layer needs to go without its norm."""
+        if self.first_attention_norm:
+            return []
+        faults = []
+        if self.norm_position != "pre":
+            faults.append("first_attention_norm=False leaves out a norm before attention; set norm_position='pre'")
+        if "self" not in self.sublayers(0):
+            faults.append("first_attention_norm=False, but the first layer has no self-attention")
+        return faults
+
+    def _local_faults(self) -> list[str]:
+        """What local_attention_layers need of other settings, and these of them."""
+        layers = self.local_attention_layers
+        if not layers:
+            given = [
+                name for name in ("local_attention_window", "local_rope_theta") if getattr(self, name) is not None
+            ]
+            return [f"{name} is for local_attention_layers; name layers there, or leave it out" for name in given]
+        faults = []
+        wrong = [i for i in layers if not 0 <= i < self.num_hidden_layers or "self" not in self.sublayers(i)]
+        if wrong:
+            faults.append(
+                f"local_attention_layers names {wrong}, which are no layers with self-attention; there are "
+                f"{self.num_hidden_layers} layers, counted from 0"
+            )
+        if len(set(layers)) != len(layers):
+            faults.append(f"local_attention_layers={layers} names a layer twice")
+        if self.local_attention_window is None:
+            faults.append("local_attention_layers see a window of the text; set local_attention_window")
+        if self.local_rope_theta is not None and self.position_embedding_type != "rope":
+            faults.append("local_rope_theta is of rotary positions; set position_embedding_type='rope'")
+        if self.is_causal:
+            faults.append(
+                "local_attention_layers see tokens on both sides, which a decoder has not written yet; set "
+                "is_causal=False, as in a text encoder, or in a model that classifies or compares texts"
+            )
+        if self.segment_length is not None:
+            faults.append(f"local_attention_layers do not go with segment_length={self.segment_length}; set one")
+        return faults
 
     def _unimodal_faults(self) -> list[str]:
         """What unimodal_layers needs of other settings."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .config_table import Fields, TowerPlan, outer_prefix, prefix_of
+from .encoder_names import modernbert_plan
 from .key_table import KeyTable, change
 from .reshapes import List, Reshape, skip_rows
 from .text_names import (
@@ -294,6 +295,7 @@ TEXT_PLANS: dict[str, Callable[[Any, Collection[str]], TowerPlan]] = {
     "camembert": roberta_plan,
     "distilbert": distilbert_plan,
     "electra": electra_plan,
+    "modernbert": modernbert_plan,
     "gpt2": gpt2_plan,
     "opt": opt_plan,
     "gpt_neox": neox_plan,
@@ -316,7 +318,6 @@ NO_TEXTS = {
     **dict.fromkeys(("gemma3", "gemma3_text", "gemma3n", "gemma3n_text"),
                     f"{_SANDWICH}, and most of its layers see only a window"),
     "phi3": "its projections are fused, and its layers see a window",
-    "modernbert": "most of its layers see only a window of the text",
     "modernbert-decoder": "most of its layers see only a window of the text",
     **dict.fromkeys(("t5", "mt5", "umt5", "longt5"), _RELATIVE),
     "albert": "its layers share their weights",

@@ -227,7 +227,7 @@ def _heads(words: tuple[Mapping[str, torch.Tensor], TowerPlan], config: MMConfig
 def _unread_heads(checkpoint: Mapping[str, torch.Tensor], table: KeyTable) -> dict[str, str]:
     """Tensors of the source that are not its tower: heads of other tasks."""
     heads = re.compile(
-        r"(cls|lm_head|vocab_\w+|qa_outputs|classifier|score|pre_classifier|decoder|output_projection|embed_out"
+        r"(cls|head|lm_head|vocab_\w+|qa_outputs|classifier|score|pre_classifier|decoder|output_projection|embed_out"
         r"|discriminator_predictions|generator_predictions|generator_lm_head|logits_proj|sequence_summary)\b"
     )
     return {name: "a head" for name in checkpoint if heads.match(name) and not table.knows(name)}

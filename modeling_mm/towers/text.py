@@ -20,6 +20,7 @@ from ..core.context_rows import NOTHING, MMReading, MMRows, as_keys, as_mask, co
 from ..core.input_checks import check_memory, check_positions, check_text
 from ..core.inputs_outputs import MMKwargs, MMModelOutput, capture_when_asked, reject_unknown
 from ..core.layers import MMLayer, MMPooler, build_embedding
+from ..core.local_attention import MMLocalAttention
 from ..core.placed import MMPlaced
 from ..core.positions import MMRotaryEmbedding, MMSegments, build_positions, check_growth, stretched
 from ..core.prefix import MMPrefix, MMUnimodal, merge, merged_mask, split
@@ -50,7 +51,7 @@ class MMTextPlan(NamedTuple):
 
     call: the implementation, and whether a token sees only those before it. position_ids: (R or 1, T); rotary: their
     cosines and sines. cache: what is held of `past` earlier tokens; returned: the same, where the caller gets it back.
-    mask: of the implementation's kind. segments: those of a long text.
+    mask: of the implementation's kind. segments: those of a long text. local: mask and rotary of local layers.
     """
 
     call: Any  # a CallConfig, which Transformers' mask functions take for a config
@@ -61,6 +62,7 @@ class MMTextPlan(NamedTuple):
     past: int
     mask: Any
     segments: MMSegments | None
+    local: Any = None
 
 
 class MMTextModel(MMPreTrainedModel):
@@ -90,6 +92,9 @@ class MMTextModel(MMPreTrainedModel):
         self.embed_norm = build_norm(config.norm_type if config.embedding_norm else "none", width, eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(self._build_layers())
+        local = config.local_attention_layers or []
+        self.local = MMLocalAttention(config) if local else None
+        self.is_local = [number in local for number in range(config.num_hidden_layers)]
         self.cross_head_dim = config.cross_stack().head_dim
         self.context_size = config.memory_size
         self.norms_pooled_only = config.final_norm == "pooled"
@@ -104,6 +109,8 @@ class MMTextModel(MMPreTrainedModel):
         for i in range(self.config.num_hidden_layers):
             sublayers = self.config.sublayers(i)
             layers.append(MMLayer(self.config, sublayers, self_idx, cross_idx))
+            if i == 0 and not self.config.first_attention_norm:
+                layers[0].self_attn_norm = nn.Identity()
             self_idx += "self" in sublayers
             cross_idx += "cross" in sublayers
         return layers
@@ -204,14 +211,15 @@ class MMTextModel(MMPreTrainedModel):
         hidden_states = self._embed(embeds, plan.position_ids, token_type_ids, plan.cache is not None)
         if prefix is not None:
             hidden_states, plan = self._with_prefix(plan, prefix, hidden_states, attention_mask)
-        for layer in self.layers:
+        for layer, is_local in zip(self.layers, self.is_local, strict=True):
+            mask, rotary = plan.local if is_local else (plan.mask, plan.rotary)
             hidden_states = layer(
                 hidden_states,
                 encoder_hidden_states,
                 reading,
-                attention_mask=plan.mask,
+                attention_mask=mask,
                 is_causal=plan.call.is_causal,
-                rotary=plan.rotary,
+                rotary=rotary,
                 segments=plan.segments,
                 past_key_values=plan.cache,
                 implementation=plan.call._attn_implementation,
@@ -226,7 +234,7 @@ class MMTextModel(MMPreTrainedModel):
         segment_length = self.config.segment_length
         if use_cache is None:
             use_cache = self.config.use_cache and not (self.training and self.is_activation_checkpointing)
-        use_cache = bool(use_cache) and segment_length is None and prefix is None
+        use_cache = bool(use_cache) and segment_length is None and self.local is None and prefix is None
         if past_key_values is None:
             return MMCache(DynamicCache(config=self.config), DynamicCache()) if use_cache else None, 0, use_cache
         if segment_length is not None:
@@ -234,6 +242,8 @@ class MMTextModel(MMPreTrainedModel):
                 f"segment_length={segment_length} carries states from segment to segment and uses no "
                 "cache; leave past_key_values out, or set segment_length=None for a decoder"
             )
+        if self.local is not None:
+            raise ValueError("local_attention_layers read a whole text and use no cache; leave past_key_values out")
         cache = MMCache.wrap(past_key_values)
         cache.check_rows(inputs_embeds.shape[0])
         return cache, cache.get_seq_length(), use_cache
@@ -267,7 +277,11 @@ class MMTextModel(MMPreTrainedModel):
             mask = create_causal_mask(config=kind, inputs_embeds=inputs_embeds, **own)
         if cache is not None and after_prefix:
             mask = cache.prefix_mask(mask, length)
-        return MMTextPlan(call, position_ids, rotary, cache, cache if is_returned else None, past, mask, segments)
+        local = None
+        if self.local is not None:
+            local = self.local(call, inputs_embeds, attention_mask, position_ids, rotary)
+        returned = cache if is_returned else None
+        return MMTextPlan(call, position_ids, rotary, cache, returned, past, mask, segments, local)
 
     @staticmethod
     def _prompt(embeds: torch.Tensor, token_type_ids: torch.Tensor | None, past: Any) -> torch.Tensor | None:
@@ -338,6 +352,8 @@ class MMTextModel(MMPreTrainedModel):
             raise ValueError(
                 "past_key_values was given with a prefix, but it must already hold the states of the prefix"
             )
+        if plan.local is not None:
+            raise ValueError("local_attention_layers see a window of the text, which media tokens cannot join")
         if plan.segments is not None:
             raise ValueError(
                 f"a text longer than segment_length={self.config.segment_length} attends in segments, which media "

@@ -13,6 +13,7 @@ from transformers import (
     GPTNeoXConfig,
     MBartConfig,
     MistralConfig,
+    ModernBertConfig,
     OPTConfig,
     PhiConfig,
     SmolLM3Config,
@@ -61,6 +62,16 @@ TEXTS = {
     ),
     "electra": ("ElectraForMaskedLM", ElectraConfig(**WIDE, embedding_size=48, hidden_act="relu"), torch.float32),
     "electra, discriminator": ("ElectraForPreTraining", ElectraConfig(**WIDE, embedding_size=48), torch.float32),
+    "modernbert": ("ModernBertForMaskedLM", ModernBertConfig(**WIDE, local_attention=4), torch.bfloat16),
+    "modernbert, odd": (
+        "ModernBertForMaskedLM",
+        ModernBertConfig(
+            **WIDE, local_attention=6, norm_bias=True, attention_bias=True, mlp_bias=True, classifier_bias=True,
+            classifier_activation="relu", decoder_bias=False, tie_word_embeddings=False, norm_eps=1e-3,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        ),
+        torch.float32,
+    ),
     "camembert": ("CamembertForMaskedLM", CamembertConfig(**{**WIDE, "pad_token_id": 3}), torch.float32),
 }  # fmt: skip
 STACK = {
@@ -72,8 +83,9 @@ TEXTS |= {
     "bart": ("BartForCausalLM", BartConfig(**STACK, scale_embedding=True, tie_word_embeddings=False), torch.float32),
     "mbart": ("MBartForCausalLM", MBartConfig(**STACK, activation_function="relu"), torch.bfloat16),
 }
+CROSSED = ("bart", "mbart", "modernbert", "modernbert, odd")  # those that no media can be merged with
 WITH_MEDIA = ("bart", "mbart")  # their decoders read media by the cross-attention that they come with
-QUICK = ("gemma", "opt", "gpt_neox", "phi", "electra")
+QUICK = ("gemma", "opt", "gpt_neox", "phi", "electra", "modernbert")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +109,7 @@ def test_states_of_every_layer_and_logits_are_those_of_the_source(vit, tmp_path,
     theirs = type(theirs).from_pretrained(tmp_path, dtype=torch.float32).eval()
     writes = "Causal" in cls
     model_class = MMForConditionalGeneration if writes else MMForMaskedLM
-    fusion = "cross_attention" if name in WITH_MEDIA else "merged"
+    fusion = "cross_attention" if name in CROSSED else "merged"
     ours = model_class.from_towers(vit, tmp_path, fusion_type=fusion)
     assert ours.dtype == dtype
     ours = ours.float()
