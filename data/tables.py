@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..processing.columns import check_columns, likely
+from ..processing.columns import check_columns, either_way, likely
 from .captions import folder_of, refuse_split
 from .dataset import MMDataset, Row, build
 from .errors import DataError
@@ -120,9 +120,9 @@ def check_table_columns(line: Mapping[str, Any], columns: Mapping[str, str | Non
         )
     if not held & set(KNOWN) - {"id"}:
         guess = likely(line)
-        hint = f"; say which is which: columns={guess}" if guess else ""
+        hint = f"; say which is which: {either_way(guess)}" if guess else ""
         raise DataError(f"{source}: none of the columns {list(line)} is one of {KNOWN}{hint}")
     if not held & {"text", "suffix", "label"}:
         guess = {theirs: ours for theirs, ours in likely(set(line) - set(KNOWN)).items() if ours not in MEDIA}
-        hint = f"; say columns={guess}" if guess else ""
+        hint = f"; say {either_way(guess)}" if guess else ""
         raise DataError(f"{source}: the columns {list(line)} hold no text, suffix or label{hint}")

@@ -47,6 +47,7 @@ class OnnxGenerator:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or 0
+        options.log_severity_level = 3  # errors: its warnings are about constants that it does not fold
         directory = Path(directory)
         self.context, self.decoder = (
             onnxruntime.InferenceSession(str(directory / f"{name}.onnx"), options, providers=["CPUExecutionProvider"])

@@ -13,7 +13,7 @@ LIKELY = {
     "suffix": "caption captions answer answers target targets sentence sentences description txt output response",
     "label": "labels class cls category target_class",
     "text": "question prompt instruction query",
-    "image": "img picture photo jpg jpeg png webp file_name filename path filepath",
+    "image": "img picture photo jpg jpeg png webp file file_name filename path filepath",
     "video": "mp4 webm clip",
     "audio": "wav flac mp3 ogg sound speech",
 }
@@ -69,6 +69,12 @@ def likely(names: Iterable[str]) -> dict[str, str]:
 def in_words(found: Mapping[str, str]) -> str:
     """The argument of MMDataCollator that reads `found`."""
     return f"columns={json.dumps(found, ensure_ascii=False)}"
+
+
+def either_way(found: Mapping[str, str]) -> str:
+    """The argument of a reader that reads `found`, in Python and in the shell."""
+    pairs = ",".join(f"{theirs}={ours}" for theirs, ours in found.items())
+    return f"columns={dict(found)}, in the shell --columns {pairs}"
 
 
 def unknown_columns(held: set[str], known: Sequence[str]) -> ValueError:

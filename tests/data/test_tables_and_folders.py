@@ -37,7 +37,7 @@ def test_a_late_key_of_a_table_is_kept(folder):
 
 def test_columns_say_what_is_what_and_unknown_ones_get_a_hint(folder):
     path = lines(folder / "a.jsonl", {"file": "kite.png", "caption": "a kite", "width": 8})
-    with pytest.raises(mm.DataError, match="suffix"):
+    with pytest.raises(mm.DataError, match="--columns caption=suffix,file=image"):
         mm.load_data(path)
     (sample,) = mm.load_data(path, columns={"file": "image", "caption": "suffix", "width": None})
     assert sample["suffix"] == "a kite" and "width" not in sample
