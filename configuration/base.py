@@ -269,8 +269,10 @@ class MMStackConfig(MMBaseConfig):
     final_norm: Literal["all", "pooled", "none"] = setting(
         "all", "a norm after the last layer; pooled: only on what the pooler reads", "MMTextModel, MMVisionModel"
     )
-    position_embedding_type: Literal["absolute", "rope", "sinusoidal", "none"] = setting(
-        "absolute", "learned positions, rotary ones, fixed sines, or none", "MMTextModel, MMVisionModel"
+    position_embedding_type: Literal["absolute", "rope", "relative", "sinusoidal", "none"] = setting(
+        "absolute",
+        "learned positions, rotary ones, learned distances in self-attention (T5), fixed sines, or none",
+        "MMTextModel, MMVisionModel",
     )
     attention_scale: float | None = setting(
         None, "factor of the scores; None: head_dim ** -0.5", "MMAttention", values="> 0"

@@ -55,6 +55,12 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
     rope_parameters: dict | None = setting(
         None, 'Transformers\' {"rope_type": ..., "rope_theta": ...}; None: theta 10000', "MMTextModel"
     )
+    relative_attention_num_buckets: int = setting(
+        32, "relative positions: for how many ranges of distances a number is learned", "MMTextModel", values="> 0"
+    )
+    relative_attention_max_distance: int = setting(
+        128, "relative positions: in tokens; all that are farther are in one range", "MMTextModel", values="> 0"
+    )
     type_vocab_size: int = setting(
         0, "number of token types; 0: token_type_ids other than 0 raise an error", "MMTextModel", values=">= 0"
     )
@@ -145,6 +151,13 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
         return settings
 
     @property
+    def needs_whole_text(self) -> str | None:
+        """The setting with which a text is read at once: both ways and without a cache; None: there is none."""
+        if self.local_attention_layers:
+            return "local_attention_layers"
+        return "position_embedding_type='relative'" if self.position_embedding_type == "relative" else None
+
+    @property
     def memory_size(self) -> int:
         """Width of the tokens that cross-attention reads."""
         return self.cross_attention_hidden_size or self.hidden_size
@@ -167,7 +180,7 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
             ]
         if self.memory_length > 0 and self.segment_length is None:
             faults.append(f"memory_length={self.memory_length} is for texts in segments; set segment_length")
-        faults += self._position_faults() + self._local_faults() + self._norm_faults()
+        faults += self._position_faults() + self._whole_text_faults() + self._local_faults() + self._norm_faults()
         return faults + self._cross_faults() + self._unimodal_faults()
 
     def _norm_faults(self) -> list[str]:
@@ -179,6 +192,20 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
             faults.append("first_attention_norm=False leaves out a norm before attention; set norm_position='pre'")
         if "self" not in self.sublayers(0):
             faults.append("first_attention_norm=False, but the first layer has no self-attention")
+        return faults
+
+    def _whole_text_faults(self) -> list[str]:
+        """What a text that is read at once does not go with."""
+        setting, faults = self.needs_whole_text, []
+        if setting is None:
+            return faults
+        if self.is_causal:
+            faults.append(
+                f"{setting} needs the tokens on both sides, which a decoder has not written yet; set is_causal=False, "
+                "as in a text encoder, or in a model that classifies or compares texts"
+            )
+        if self.segment_length is not None:
+            faults.append(f"{setting} does not go with segment_length={self.segment_length}; leave one out")
         return faults
 
     def _local_faults(self) -> list[str]:
@@ -202,13 +229,8 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
             faults.append("local_attention_layers see a window of the text; set local_attention_window")
         if self.local_rope_theta is not None and self.position_embedding_type != "rope":
             faults.append("local_rope_theta is of rotary positions; set position_embedding_type='rope'")
-        if self.is_causal:
-            faults.append(
-                "local_attention_layers see tokens on both sides, which a decoder has not written yet; set "
-                "is_causal=False, as in a text encoder, or in a model that classifies or compares texts"
-            )
-        if self.segment_length is not None:
-            faults.append(f"local_attention_layers do not go with segment_length={self.segment_length}; set one")
+        if self.position_embedding_type == "relative":
+            faults.append("local_attention_layers do not go with position_embedding_type='relative'; leave one out")
         return faults
 
     def _unimodal_faults(self) -> list[str]:
@@ -257,6 +279,15 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
             faults.append(
                 f"sinusoidal positions need an even hidden_size of at least 4; hidden_size={self.hidden_size}"
             )
+        if kind == "relative":
+            buckets, farthest = self.relative_attention_num_buckets, self.relative_attention_max_distance
+            if buckets < 4:
+                faults.append(f"relative_attention_num_buckets={buckets} must be at least 4")
+            elif farthest <= buckets // 4:
+                faults.append(
+                    f"relative_attention_max_distance={farthest} must be above {buckets // 4}, a fourth of "
+                    f"relative_attention_num_buckets={buckets}"
+                )
         if kind == "rope":
             return faults + self._rope_faults()
         if self.rope_parameters is not None:

@@ -142,10 +142,8 @@ def check_exportable(model: Any) -> None:
             raise ValueError(
                 "segment_length: a text that attends in segments is cut by its length, which a graph fixes"
             )
-        if stack is not None and stack.local_attention_layers:
-            raise ValueError(
-                "local_attention_layers: their mask depends on the length of the text, which a graph fixes"
-            )
+        if stack is not None and stack.needs_whole_text is not None:
+            raise ValueError(f"{stack.needs_whole_text}: a text encoder with it is not exported")
     if config.audio_config is not None:
         _example(model.model.audio_tower, config.audio_config)
 

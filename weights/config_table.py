@@ -67,6 +67,7 @@ class TowerPlan:
 
     settings: of its MM config. table: names of the source's part -> names in the stack. head: names of the source's
     part -> names in a whole model, for a language-modelling head, and head_settings of MMConfig that go with it.
+    opens: a text begins with a token of its own.
     """
 
     settings: dict[str, Any]
@@ -74,6 +75,7 @@ class TowerPlan:
     head: KeyTable = field(default_factory=KeyTable)
     head_settings: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    opens: bool = True
 
 
 def partial_patches(size: Any, patch: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Text encoders of Transformers whose layers differ from BERT's, as MM's: ModernBERT.
+"""Text encoders of Transformers whose layers differ from BERT's, as MM's: ModernBERT and T5.
 
 Each `*_plan(config, names)` takes the source's config and the names of its tensors on disk.
 """
@@ -118,3 +118,44 @@ def _modernbert_head(config: Any, names: Collection[str], before: str) -> tuple[
         "lm_head_bias": config.decoder_bias,
         "tie_word_embeddings": tied,
     }
+
+
+# ---- T5's encoder --------------------------------------------------------------------------------------------------
+
+_BLOCK = "encoder.block.{n}.layer."
+T5 = KeyTable(
+    modules={
+        "shared": "embed_tokens",
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias": "relative_attention_bias",
+        f"{_BLOCK}0.layer_norm": f"{_LAYER}self_attn_norm",
+        **{f"{_BLOCK}0.SelfAttention.{x}": f"{_LAYER}self_attn.{x}_proj" for x in "qkvo"},
+        f"{_BLOCK}1.layer_norm": f"{_LAYER}mlp_norm",
+        f"{_BLOCK}1.DenseReluDense.wi": f"{_LAYER}mlp.up_proj",
+        f"{_BLOCK}1.DenseReluDense.wi_0": f"{_LAYER}mlp.gate_proj",
+        f"{_BLOCK}1.DenseReluDense.wi_1": f"{_LAYER}mlp.up_proj",
+        f"{_BLOCK}1.DenseReluDense.wo": f"{_LAYER}mlp.down_proj",
+        "encoder.final_layer_norm": "norm",
+    },
+    tied={"encoder.embed_tokens.weight": "shared.weight"},
+    dropped={"decoder.{rest}": "the decoder"},
+)
+T5_FIELDS = Fields(
+    names={
+        "vocab_size": "vocab_size", "d_model": "hidden_size", "d_ff": "intermediate_size", "d_kv": "head_dim",
+        "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads", "dense_act_fn": "hidden_act",
+        "is_gated_act": "gated_mlp", "layer_norm_epsilon": "layer_norm_eps", "dropout_rate": "hidden_dropout",
+        **{name: name for name in ("relative_attention_num_buckets", "relative_attention_max_distance",
+                                   "eos_token_id", "pad_token_id")},
+    },
+    ours={
+        **PRE_NORM, "norm_type": "rms_norm", "attention_bias": False, "mlp_bias": False, "attention_scale": 1.0,
+        "position_embedding_type": "relative", "is_causal": False, "pooler": "mean", "bos_token_id": None,
+    },
+)  # fmt: skip
+
+
+def t5_plan(config: Any, names: Collection[str]) -> TowerPlan:
+    """Only the encoder of T5, of version 1.1 (gated) and of mT5: its texts end with a token, and open with none."""
+    before = prefix_of(names, "encoder.final_layer_norm.weight")
+    settings = T5_FIELDS.convert(config) | {"attention_dropout": config.dropout_rate}
+    return TowerPlan(settings, T5.under(before, ""), opens=False)

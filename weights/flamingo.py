@@ -104,8 +104,8 @@ _OF_WORDS = ("lm_head.weight", "lm_head.bias")  # of a head, what has a row for 
 
 def inserted(plan: TowerPlan, every: int, weights: "FlamingoWeights | None" = None) -> TowerPlan:
     """A decoder's plan with gated layers between its own; `weights` say how many heads and how many words."""
-    if plan.settings.get("local_attention_layers"):
-        raise ValueError("cross_attention_every inserts layers into a decoder; this text has local_attention_layers")
+    if not plan.settings["is_causal"]:
+        raise ValueError("cross_attention_every inserts layers into a decoder, but this text is an encoder")
     insertion = Insertion(plan.settings["num_hidden_layers"], every)
     table, width = insertion.table(plan.table), plan.settings["hidden_size"]
     if weights is None:

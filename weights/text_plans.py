@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .config_table import Fields, TowerPlan, outer_prefix, prefix_of
-from .encoder_names import modernbert_plan
+from .encoder_names import modernbert_plan, t5_plan
 from .key_table import KeyTable, change
 from .reshapes import List, Reshape, skip_rows
 from .text_names import (
@@ -296,6 +296,8 @@ TEXT_PLANS: dict[str, Callable[[Any, Collection[str]], TowerPlan]] = {
     "distilbert": distilbert_plan,
     "electra": electra_plan,
     "modernbert": modernbert_plan,
+    "t5": t5_plan,
+    "mt5": t5_plan,
     "gpt2": gpt2_plan,
     "opt": opt_plan,
     "gpt_neox": neox_plan,
@@ -319,7 +321,7 @@ NO_TEXTS = {
                     f"{_SANDWICH}, and most of its layers see only a window"),
     "phi3": "its projections are fused, and its layers see a window",
     "modernbert-decoder": "most of its layers see only a window of the text",
-    **dict.fromkeys(("t5", "mt5", "umt5", "longt5"), _RELATIVE),
+    **dict.fromkeys(("umt5", "longt5"), _RELATIVE),
     "albert": "its layers share their weights",
     "deberta": _RELATIVE,
     "deberta-v2": _RELATIVE,

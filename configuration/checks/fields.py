@@ -371,10 +371,10 @@ def _reader_faults(config: Any) -> Iterator[str]:
             f"{fusion} puts media and text into one sequence, and {setting}.segment_length={reader.segment_length} "
             "would cut it; set it to None"
         )
-    if config.fusion_type == "merged" and reader.local_attention_layers:
+    if config.fusion_type == "merged" and reader.needs_whole_text is not None:
         yield (
-            f"{fusion} puts media and text into one sequence, of which {setting}.local_attention_layers would see "
-            "only a part; set fusion_type='cross_attention' or another"
+            f"{fusion} puts media and text into one sequence, but {setting}.{reader.needs_whole_text} is only for "
+            "texts; set fusion_type='cross_attention' or another"
         )
     if config.fusion_type in (*REPRESENTATION_FUSIONS, *UNJOINED) and reader.pooler == "none":
         yield f"{fusion} reads one vector of the text, but {setting}.pooler='none'; use 'cls', 'last' or 'mean'"

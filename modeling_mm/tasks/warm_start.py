@@ -204,7 +204,7 @@ def _config(
         merged = isinstance(value, Mapping) and isinstance(settings.get(name), dict)
         settings[name] = {**settings[name], **value} if merged else value
     text = settings["text_config"]
-    ends = {"bos_token_id": ("cls", 101), "eos_token_id": ("sep", 102)}
+    ends = {"eos_token_id": ("sep", 102), **({"bos_token_id": ("cls", 101)} if words.opens else {})}
     missing = [
         f"text_config.{name} (BERT's {token} is {i})" for name, (token, i) in ends.items() if text[name] is None
     ]
@@ -227,7 +227,7 @@ def _heads(words: tuple[Mapping[str, torch.Tensor], TowerPlan], config: MMConfig
 def _unread_heads(checkpoint: Mapping[str, torch.Tensor], table: KeyTable) -> dict[str, str]:
     """Tensors of the source that are not its tower: heads of other tasks."""
     heads = re.compile(
-        r"(cls|head|lm_head|vocab_\w+|qa_outputs|classifier|score|pre_classifier|decoder|output_projection|embed_out"
+        r"(cls|head|lm_head|vocab_\w+|qa_outputs|classifier|classification_head|score|pre_classifier|decoder|output_projection|embed_out"
         r"|discriminator_predictions|generator_predictions|generator_lm_head|logits_proj|sequence_summary)\b"
     )
     return {name: "a head" for name in checkpoint if heads.match(name) and not table.knows(name)}

@@ -24,6 +24,7 @@ from ..core.local_attention import MMLocalAttention
 from ..core.placed import MMPlaced
 from ..core.positions import MMRotaryEmbedding, MMSegments, build_positions, check_growth, stretched
 from ..core.prefix import MMPrefix, MMUnimodal, merge, merged_mask, split
+from ..core.relative_positions import MMRelativeBias
 
 _FORWARD = (
     "input_ids", "attention_mask", "position_ids", "inputs_embeds", "token_type_ids", "past_key_values", "use_cache",
@@ -86,6 +87,9 @@ class MMTextModel(MMPreTrainedModel):
         self.embed_tokens = build_embedding(config.vocab_size, width, _untrained_row(config), config.embedding_scale)
         self.embed_positions = build_positions(config)
         self.rotary = MMRotaryEmbedding(config) if config.position_embedding_type == "rope" else None
+        is_relative = config.position_embedding_type == "relative"
+        self.relative_attention_bias = MMRelativeBias(config) if is_relative else None
+        self.needs_whole_text = config.needs_whole_text
         self.is_dynamic = self.rotary is not None and self.rotary.rope_type == "dynamic"
         types = config.type_vocab_size
         self.embed_token_types = nn.Embedding(types, width) if types else None
@@ -116,10 +120,13 @@ class MMTextModel(MMPreTrainedModel):
         return layers
 
     def init_parallel_plans(self) -> None:
-        """Of the config's plan what this stack has: cross-attention, gates and biases are settings."""
+        """Of the config's plan what this stack has: cross-attention, gates and biases are settings. Heads that read
+        relative positions are not divided."""
         super().init_parallel_plans()
         there = {re.sub(r"\.\d+\.", ".*.", name) for name, _ in self.named_modules()}
         self._tp_plan = {pattern: kind for pattern, kind in self._tp_plan.items() if pattern in there}
+        if self.relative_attention_bias is not None:
+            self._tp_plan = {name: kind for name, kind in self._tp_plan.items() if ".self_attn." not in name}
 
     def pooled_only(self) -> list[nn.Module]:
         pooled: list[nn.Module] = [self.pooler, self.norm] if self.norms_pooled_only else [self.pooler]
@@ -217,7 +224,7 @@ class MMTextModel(MMPreTrainedModel):
                 hidden_states,
                 encoder_hidden_states,
                 reading,
-                attention_mask=mask,
+                mask,
                 is_causal=plan.call.is_causal,
                 rotary=rotary,
                 segments=plan.segments,
@@ -234,7 +241,8 @@ class MMTextModel(MMPreTrainedModel):
         segment_length = self.config.segment_length
         if use_cache is None:
             use_cache = self.config.use_cache and not (self.training and self.is_activation_checkpointing)
-        use_cache = bool(use_cache) and segment_length is None and self.local is None and prefix is None
+        is_whole = self.needs_whole_text is not None or segment_length is not None or prefix is not None
+        use_cache = bool(use_cache) and not is_whole
         if past_key_values is None:
             return MMCache(DynamicCache(config=self.config), DynamicCache()) if use_cache else None, 0, use_cache
         if segment_length is not None:
@@ -242,8 +250,8 @@ class MMTextModel(MMPreTrainedModel):
                 f"segment_length={segment_length} carries states from segment to segment and uses no "
                 "cache; leave past_key_values out, or set segment_length=None for a decoder"
             )
-        if self.local is not None:
-            raise ValueError("local_attention_layers read a whole text and use no cache; leave past_key_values out")
+        if self.needs_whole_text is not None:
+            raise ValueError(f"{self.needs_whole_text} reads a whole text, without a cache; leave past_key_values out")
         cache = MMCache.wrap(past_key_values)
         cache.check_rows(inputs_embeds.shape[0])
         return cache, cache.get_seq_length(), use_cache
@@ -271,12 +279,14 @@ class MMTextModel(MMPreTrainedModel):
             segments = MMSegments((num_rows, length), segment_length, self.config.memory_length, attention_mask)
             mask = segments.self_mask(call, inputs_embeds)
         elif prefix is None and not sees_all:  # a single token sees itself and all before it
-            kind: Any = call.with_prefix() if after_prefix else call
+            kind: Any = call.with_prefix() if after_prefix or self.relative_attention_bias is not None else call
             prompt = self._prompt(inputs_embeds, token_type_ids, past) if self.config.bidirectional_prompt else None
             own = {"attention_mask": mask, "past_key_values": cache, "block_sequence_ids": prompt}
             mask = create_causal_mask(config=kind, inputs_embeds=inputs_embeds, **own)
         if cache is not None and after_prefix:
             mask = cache.prefix_mask(mask, length)
+        if self.relative_attention_bias is not None:
+            mask = self.relative_attention_bias(call, mask, position_ids)
         local = None
         if self.local is not None:
             local = self.local(call, inputs_embeds, attention_mask, position_ids, rotary)
@@ -352,8 +362,8 @@ class MMTextModel(MMPreTrainedModel):
             raise ValueError(
                 "past_key_values was given with a prefix, but it must already hold the states of the prefix"
             )
-        if plan.local is not None:
-            raise ValueError("local_attention_layers see a window of the text, which media tokens cannot join")
+        if self.needs_whole_text is not None:
+            raise ValueError(f"media tokens cannot join a text with {self.needs_whole_text}")
         if plan.segments is not None:
             raise ValueError(
                 f"a text longer than segment_length={self.config.segment_length} attends in segments, which media "

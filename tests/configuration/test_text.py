@@ -142,7 +142,7 @@ def test_all_faults_come_in_one_error():
 TYPES = [
     {"hidden_size": "768"}, {"hidden_size": 768.0}, {"hidden_size": True}, {"hidden_size": None},
     {"hidden_act": None}, {"gated_mlp": "no"}, {"norm_position": "middle"}, {"norm_type": "batch_norm"},
-    {"qk_norm": True}, {"pooler": "first"}, {"position_embedding_type": "relative"},
+    {"qk_norm": True}, {"pooler": "first"}, {"position_embedding_type": "alibi"},
     {"cross_attention_gate": "sigmoid"},
     {"cross_attention_placement": "outside"}, {"cross_attention_layers": 3}, {"cross_attention_layers": ["0"]},
     {"eos_token_id": "</s>"}, {"attention_bias": 1}, {"layer_norm_eps": "1e-5"},

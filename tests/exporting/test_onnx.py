@@ -239,11 +239,13 @@ def test_the_packaged_model_goes_through_mm_export(tmp_path):
 
 def test_what_has_other_parts_is_refused_before_anything_is_written(tiny_model, tmp_path):
     rope = {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 50.0}}
+    relative = {"position_embedding_type": "relative"}
     segments = {"segment_length": 4, "is_causal": False}
     refused = [
         (tiny_model(cls=MMForImageTextRetrieval), TypeError, "only MMForConditionalGeneration"),
         (tiny_model("vit", "llama", text_config=rope), ValueError, "rope_type='dynamic'"),
         (tiny_model(text_encoder_config={**TINY_ENCODER, **segments}), ValueError, "attends in segments"),
+        (tiny_model(text_encoder_config={**TINY_ENCODER, **relative}), ValueError, "with it is not exported"),
         (tiny_model().train(), ValueError, "training mode"),
         (tiny_model(attention="flex_attention"), ValueError, "set_attn_implementation"),
         (tiny_model(attention="sdpa").to(torch.bfloat16), ValueError, r"torch.bfloat16; call model.float\(\) first"),

@@ -1,20 +1,29 @@
-"""ModernBERT as a text encoder and as the text that is compared: as in the source, for any padding and length."""
+"""ModernBERT and T5's encoder, encoding a question or compared: as in the source, for any padding and length."""
 
 # Fixtures build models whose types pyright cannot follow.
 
 import pytest
 import torch
 import transformers
-from transformers import BertConfig, BertLMHeadModel, ModernBertConfig, ViTConfig, ViTModel
+from transformers import BertConfig, BertLMHeadModel, ModernBertConfig, MT5Config, T5Config, ViTConfig, ViTModel
+from transformers.models.t5.modeling_t5 import T5Attention
 
 import mm
 from comparing import close
+from mm.modeling_mm.core.relative_positions import MMRelativeBias
 
 WIDE = {
     "hidden_size": 48, "intermediate_size": 60, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 70,
     "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
 }  # fmt: skip
+T5 = {
+    "d_model": 40, "d_kv": 6, "d_ff": 50, "num_layers": 3, "num_heads": 4, "vocab_size": 70,
+    "relative_attention_num_buckets": 10, "relative_attention_max_distance": 17,
+}  # fmt: skip
 SOURCES = {
+    "t5": ("T5Model", T5Config(**T5)),
+    "t5, gated": ("T5EncoderModel", T5Config(**T5, feed_forward_proj="gated-gelu")),
+    "mt5": ("MT5ForConditionalGeneration", MT5Config(**T5, tie_word_embeddings=False)),
     "modernbert": ("ModernBertModel", ModernBertConfig(**WIDE, local_attention=8, classifier_pooling="mean")),
 }
 
@@ -45,7 +54,7 @@ def source(request, tmp_path_factory):
             weight.normal_(std=0.3 if weight.ndim == 1 else weight[0].numel() ** -0.5)
     folder = tmp_path_factory.mktemp("source")
     theirs.save_pretrained(folder)
-    return folder, theirs
+    return folder, theirs.get_encoder() if theirs.config.is_encoder_decoder else theirs
 
 
 def padded_both_ways():
@@ -127,7 +136,8 @@ LOCAL = {"local_attention_layers": [1], "local_attention_window": 3, "is_causal"
         ({"local_attention_window": None}, "set local_attention_window"),
         ({"local_attention_window": 0}, "local_attention_window=0 must be positive"),
         ({"local_rope_theta": 100.0}, "set position_embedding_type='rope'"),
-        ({"segment_length": 4}, "do not go with segment_length=4"),
+        ({"segment_length": 4}, "does not go with segment_length=4"),
+        ({"position_embedding_type": "relative"}, "do not go with position_embedding_type='relative'"),
         ({"first_attention_norm": False}, "set norm_position='pre'"),
     ],
 )
@@ -136,18 +146,91 @@ def test_settings_that_do_not_go_with_a_window_are_refused(settings, message):
         mm.MMTextConfig(num_hidden_layers=2, **{**LOCAL, **settings})
 
 
+RELATIVE = {"position_embedding_type": "relative", "is_causal": False}
+SMALL = {
+    "hidden_size": 16, "intermediate_size": 20, "num_attention_heads": 2, "num_hidden_layers": 3, "vocab_size": 70,
+    "bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0, **RELATIVE,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"is_causal": True}, "which a decoder has not written yet; set is_causal=False"),
+        ({"segment_length": 4}, "does not go with segment_length=4"),
+        ({"relative_attention_num_buckets": 3}, "num_buckets=3 must be at least 4"),
+        ({"relative_attention_max_distance": 8}, "max_distance=8 must be above 8"),
+    ],
+)
+def test_settings_that_do_not_go_with_relative_positions_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        mm.MMTextConfig(**{**RELATIVE, **settings})
+
+
+@pytest.mark.parametrize(("buckets", "farthest"), [(32, 128), (10, 17), (6, 500)])
+def test_every_distance_is_in_the_bucket_that_t5_has_for_it(buckets, farthest):
+    sizes = {"relative_attention_num_buckets": buckets, "relative_attention_max_distance": farthest}
+    bias = MMRelativeBias(mm.MMTextConfig(**RELATIVE, **sizes))
+    distances = torch.arange(-3000, 3001)
+    theirs = T5Attention._relative_position_bucket(distances, True, buckets, farthest)
+    assert torch.equal(bias.buckets(distances), theirs)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_changes_no_gradient_of_the_relative_positions(reentrant):
+    sizes = {"hidden_size": 16, "intermediate_size": 20, "num_attention_heads": 2, "num_hidden_layers": 3}
+    torch.manual_seed(0)
+    model = mm.MMTextModel(
+        mm.MMTextConfig(**sizes, vocab_size=70, pad_token_id=0, eos_token_id=2, bos_token_id=None, **RELATIVE)
+    )
+    ids, mask = padded_both_ways()
+    gradients = []
+    for checkpointed in (False, True):
+        if checkpointed:
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        model.train().zero_grad()
+        model(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()].pow(3).sum().backward()
+        gradients.append({name: weight.grad for name, weight in model.named_parameters()})
+    assert gradients[0]["relative_attention_bias.weight"].abs().max() > 1e-3
+    for name, gradient in gradients[0].items():
+        close(gradients[1][name], gradient, 1e-5)
+
+
+@torch.no_grad()
+def test_relative_positions_are_added_in_half_precision_and_to_a_ready_mask():
+    sizes = {"hidden_size": 16, "intermediate_size": 20, "num_attention_heads": 2, "num_hidden_layers": 2}
+    torch.manual_seed(0)
+    model = mm.MMTextModel(
+        mm.MMTextConfig(**sizes, vocab_size=70, pad_token_id=0, eos_token_id=2, bos_token_id=None, **RELATIVE)
+    )
+    torch.nn.init.normal_(model.eval().relative_attention_bias.weight)
+    ids, mask = padded_both_ways()
+    real, there = mask.bool(), model(input_ids=ids, attention_mask=mask).last_hidden_state
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    ready = model(input_ids=ids, attention_mask=real[:, None, None].expand(-1, 1, 30, -1), position_ids=places)
+    close(ready.last_hidden_state[real], there[real], 1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        close(model(input_ids=ids, attention_mask=mask).last_hidden_state.float()[real], there[real], 2e-2)
+    half = model.bfloat16()(input_ids=ids, attention_mask=mask).last_hidden_state
+    close(half.float()[real], there[real], 2e-2)
+
+
 def test_uses_that_a_window_does_not_have_are_refused(vit, source, bert):
     with pytest.raises(ValueError, match="puts media and text into one sequence"):
         mm.MMConfig(fusion_type="merged", text_config={"num_hidden_layers": 2, **LOCAL})
     with pytest.raises(ValueError, match="which a decoder has not written yet"):
         mm.MMForConditionalGeneration.from_towers(vit, source[0], fusion_type="cross_attention")
-    with pytest.raises(ValueError, match="inserts layers into a decoder"):
+    with pytest.raises(ValueError, match="this text is an encoder"):
         mm.MMForSequenceClassification.from_towers(vit, source[0], cross_attention_every=2)
+    with pytest.raises(ValueError, match="position_embedding_type='relative' is only for texts"):
+        mm.MMConfig(fusion_type="merged", text_config=SMALL)
+    with pytest.raises(ValueError, match="relative' is of both sides"):
+        mm.MMTextModel(mm.MMTextConfig(**SMALL))(input_ids=torch.ones(1, 5, dtype=torch.long), is_causal=True)
     text = mm.MMTextModel(mm.MMTextConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=2, **LOCAL))
     ids = torch.ones(1, 5, dtype=torch.long)
     with pytest.raises(ValueError, match="pass the mask as"):
         text(input_ids=ids, attention_mask=torch.ones(1, 1, 5, 5, dtype=torch.bool))
-    with pytest.raises(ValueError, match="use no cache"):
+    with pytest.raises(ValueError, match="without a cache"):
         text(input_ids=ids, past_key_values=transformers.DynamicCache())
     with pytest.raises(ValueError, match="see tokens on both sides"):
         text(input_ids=ids, is_causal=True)
