@@ -4,6 +4,7 @@ How long they take is measured by .ci/speed.py.
 """
 
 import json
+import re
 import subprocess
 import sys
 import sysconfig
@@ -11,6 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import typer
+
+import mm_console
 
 MM = str(Path(sysconfig.get_path("scripts")) / "mm")
 
@@ -114,3 +118,11 @@ def test_a_connection_that_fails_is_one_line_and_another_error_keeps_its_traceba
     assert capsys.readouterr().err == "mm: the Hub cannot be reached: no such host\n"
     with pytest.raises(ZeroDivisionError), mm_console._errors_in_words():
         raise ZeroDivisionError
+
+
+def test_no_bracket_of_a_help_text_is_taken_for_markup():
+    """Rich leaves out what it takes for a style: '.[ray]' was shown as '.'."""
+    commands = typer.main.get_command(mm_console.app).commands  # pyright: ignore[reportAttributeAccessIssue]
+    texts = [(name, text) for name, one in commands.items() for text in (one.help, *(p.help for p in one.params))]
+    assert len(texts) > 100
+    assert [told for told in texts if re.search(r"(?<!\\)\[[a-z]", told[1] or "")] == []

@@ -22,10 +22,10 @@ def embed(
     recursive: Annotated[bool, typer.Option(help="Folders with all folders below.")] = True,
     batch_size: Annotated[int, typer.Option(min=1, help="Files encoded at a time.")] = 32,
     approximate: Annotated[
-        bool, typer.Option("--approximate", help="Make a graph for mm search --approximate ('.[index]').")
+        bool, typer.Option("--approximate", help="Make a graph for mm search --approximate ('.\\[index]').")
     ] = False,
     engine: Annotated[
-        str, typer.Option(metavar="NAME", help="local, or ray: shares the files out ('.[ray]').")
+        str, typer.Option(metavar="NAME", help="local, or ray: shares the files out ('.\\[ray]').")
     ] = "local",
     actors: Annotated[
         int | None,

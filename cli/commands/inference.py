@@ -10,7 +10,7 @@ app = typer.Typer()
 _Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, ... Default: a GPU, if any.")]
 _Dtype = Annotated[str | None, typer.Option(metavar="NAME", help="float32, bfloat16 or float16.")]
 _Engine = Annotated[
-    str, typer.Option(metavar="NAME", help="local, or ray: Parquet in the folder --output ('.[ray]').")
+    str, typer.Option(metavar="NAME", help="local, or ray: Parquet in the folder --output ('.\\[ray]').")
 ]
 _Actors = Annotated[
     int | None, typer.Option(min=1, help="Of --engine ray: models at work. Default: as many as it has GPUs or CPUs.")
