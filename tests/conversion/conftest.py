@@ -7,7 +7,7 @@ import importlib
 import sys
 import types
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -345,3 +345,20 @@ def open_clip() -> types.ModuleType:
     stubs["ftfy"].fix_text = lambda text: unicodedata.normalize("NFC", text)
     with stand_ins(originals.folder(originals.OPEN_CLIP), stubs):
         return importlib.import_module("open_clip.coca_model")
+
+
+@pytest.fixture(scope="session")
+def character_tokenizer() -> Callable[..., PreTrainedTokenizerFast]:
+    """`character_tokenizer(words, special)`: the words numbered in their order, of which texts find single characters,
+    then the special tokens. Padded at the left, as processors of models with media in their text are."""
+
+    def build(words: Sequence[str], special: Sequence[str]) -> PreTrainedTokenizerFast:
+        numbered = {word: number for number, word in enumerate(words)}
+        inner = Tokenizer(models.WordLevel(numbered, unk_token="<unk>"))
+        inner.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+        ends = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+        made = PreTrainedTokenizerFast(tokenizer_object=inner, padding_side="left", **ends)
+        made.add_special_tokens({"additional_special_tokens": list(special)})
+        return made
+
+    return build

@@ -11,7 +11,6 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from comparing import close
 from mm import MMDataCollator, MMForConditionalGeneration, MMProcessor
@@ -60,15 +59,11 @@ ROWS = [["what", ONE, "and", TWO, "?"], ["no picture"], [THREE, "what?"], [ONE, 
 
 
 @pytest.fixture(params=PARTS)
-def source(request, peer, saved):
+def source(request, peer, saved, character_tokenizer):
     """A source with its processor: (its model, its folder, its processor)."""
     theirs = peer(transformers.IdeficsForVisionText2Text, transformers.IdeficsConfig(**PARTS[request.param]))
     folder = saved(theirs)
-    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    ends = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, padding_side="left", **ends)
-    tokenizer.add_special_tokens({"additional_special_tokens": [AROUND, IMAGE]})
+    tokenizer = character_tokenizer(WORDS, [AROUND, IMAGE])
     images = transformers.IdeficsImageProcessorPil(image_size=16)
     processor = transformers.IdeficsProcessor(images, tokenizer)
     processor.save_pretrained(folder)

@@ -11,7 +11,6 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from comparing import close
 from mm import MMDataCollator, MMProcessor
@@ -91,15 +90,10 @@ SPECIAL += [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in ran
 
 
 @pytest.fixture(scope="module")
-def words():
+def words(character_tokenizer):
     """A tokenizer of single characters, with the tokens that stand around tiles."""
     plain = ["<pad>", "<s>", "</s>", "<unk>", "\n", *" abcdefghijklmnopqrstuvwxyz?:"]
-    made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(plain)}, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    ends = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-    made = transformers.PreTrainedTokenizerFast(tokenizer_object=made, padding_side="left", **ends)
-    made.add_special_tokens({"additional_special_tokens": SPECIAL})
-    return made
+    return character_tokenizer(plain, SPECIAL)
 
 
 def picture(width: int, height: int) -> Image.Image:

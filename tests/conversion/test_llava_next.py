@@ -12,7 +12,6 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from comparing import close
 from mm import MMDataCollator, MMProcessor
@@ -53,7 +52,7 @@ PROMPTS = ["what is <image> and <image>?", "<image>what?", "<image><image>or<ima
 
 
 @pytest.fixture(params=PARTS)
-def source(request, peer, saved):
+def source(request, peer, saved, character_tokenizer):
     """A source with its processor: (its model, its folder, its processor)."""
     vision, text, strategy, layer = PARTS[request.param]
     config = transformers.LlavaNextConfig(
@@ -62,11 +61,7 @@ def source(request, peer, saved):
     )  # fmt: skip
     theirs = peer(transformers.LlavaNextForConditionalGeneration, config)
     folder = saved(theirs)
-    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    ends = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, padding_side="left", **ends)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer = character_tokenizer(WORDS, ["<image>"])
     images = transformers.LlavaNextImageProcessorPil(
         size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}, image_grid_pinpoints=RESOLUTIONS
     )

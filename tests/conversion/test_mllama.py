@@ -11,7 +11,6 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers.models.mllama.image_processing_pil_mllama import get_all_supported_aspect_ratios
 
 from comparing import close
@@ -68,17 +67,13 @@ PROMPTS = [
 
 
 @pytest.fixture(params=PARTS)
-def source(request, peer, saved):
+def source(request, peer, saved, character_tokenizer):
     """A source with its processor: (its model, its folder, its processor)."""
     vision, text = PARTS[request.param]
     config = transformers.MllamaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE)
     theirs = peer(transformers.MllamaForConditionalGeneration, config)
     folder = saved(theirs)
-    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    ends = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, padding_side="left", **ends)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|image|>"]})
+    tokenizer = character_tokenizer(WORDS, ["<|image|>"])
     size = {"height": vision["image_size"], "width": vision["image_size"]}
     images = transformers.MllamaImageProcessorPil(size=size, max_image_tiles=vision["max_num_tiles"])
     processor = transformers.MllamaProcessor(images, tokenizer, chat_template=TEMPLATE)
