@@ -27,6 +27,7 @@ from transformers import (
 
 from . import losses
 from .configuration.conv import MMConvConfig
+from .configuration.image_tokenizer import MMImageTokenizerConfig
 from .configuration.mm import MMConfig
 from .configuration.resampler import MMResamplerConfig
 from .configuration.text import MMTextConfig
@@ -47,6 +48,7 @@ from .modeling_mm.tasks.retrieval import MMForImageTextRetrieval, MMRetrievalOut
 from .modeling_mm.tasks.similarity_search import MMSearchOutput
 from .modeling_mm.tasks.speech import MMForSpeechSeq2Seq
 from .modeling_mm.towers.conv import MMConvModel
+from .modeling_mm.towers.image_tokenizer import MMImageTokenizer, MMImageTokenizerOutput
 from .modeling_mm.towers.text import MMTextModel
 from .modeling_mm.towers.vit import MMVisionModel
 from .processing.collator import MMDataCollator
@@ -95,6 +97,7 @@ for _config, _model in (
     (MMVisionConfig, MMVisionModel),
     (MMConvConfig, MMConvModel),
     (MMTextConfig, MMTextModel),
+    (MMImageTokenizerConfig, MMImageTokenizer),
 ):
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModel.register(_config, _model, exist_ok=True)
@@ -142,6 +145,9 @@ __all__ = [
     "MMForSpeechSeq2Seq",
     "MMImageProcessor",
     "MMImageProcessorPil",
+    "MMImageTokenizer",
+    "MMImageTokenizerConfig",
+    "MMImageTokenizerOutput",
     "MMIndex",
     "MMModel",
     "MMModelOutput",

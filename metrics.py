@@ -9,6 +9,7 @@ from .evaluation.classes import auc, class_scores, label_scores, macro_auc_score
 from .evaluation.groups import Gap, Group, GroupScores, group_scores
 from .evaluation.meteor import MeteorSettings, meteor
 from .evaluation.perplexity import perplexity
+from .evaluation.pictures import frechet_distance, psnr, ssim
 from .evaluation.retrieval import retrieval_scores, similarity_scores
 from .evaluation.rouge import rouge_l
 from .evaluation.scores import Score, mean_score, median_score
@@ -35,6 +36,7 @@ __all__ = [
     "compare",
     "comparison_table",
     "exact_match",
+    "frechet_distance",
     "group_scores",
     "label_scores",
     "macro_auc_score",
@@ -44,9 +46,11 @@ __all__ = [
     "ordinal_scores",
     "perplexity",
     "probability_scores",
+    "psnr",
     "retrieval_scores",
     "rouge_l",
     "similarity_scores",
+    "ssim",
     "tokenize",
     "undecided_warnings",
     "vqa_accuracy",

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from mm import MMConfig, MMConvConfig, MMResamplerConfig, MMTextConfig, MMVisionConfig
+from mm import MMConfig, MMConvConfig, MMImageTokenizerConfig, MMResamplerConfig, MMTextConfig, MMVisionConfig
 from mm.configuration.reference import markdown
 
-CONFIGS = (MMConfig, MMTextConfig, MMVisionConfig, MMConvConfig, MMResamplerConfig)
+CONFIGS = (MMConfig, MMTextConfig, MMVisionConfig, MMConvConfig, MMResamplerConfig, MMImageTokenizerConfig)
 FILE = Path(__file__).with_suffix(".md")
 INTRODUCTION = """\
 # Configuration

@@ -23,13 +23,13 @@ def test_the_examples_run_as_written_and_end_in_finite_losses(monkeypatch, tmp_p
         exec(block, names)
         assert torch.isfinite(names["loss"]) and names["loss"] > 0
         assert names["loss"].requires_grad
-    assert len(blocks) == 5 and len(names["captions"]) == 4 and names["likeness"].shape == (4, 2)
+    assert len(blocks) == 6 and len(names["captions"]) == 4 and names["likeness"].shape == (4, 2)
     assert names["context_index"].tolist() == [0, 1, 1, 2, 3]
 
 
 def test_every_file_of_the_table_is_there():
     files = re.findall(r"^\| `(\w+\.py)`", PAGE, flags=re.M)
-    assert len(files) == 8 and all((ROOT / "modeling_mm" / "losses" / name).is_file() for name in files)
+    assert len(files) == 9 and all((ROOT / "modeling_mm" / "losses" / name).is_file() for name in files)
 
 
 @pytest.mark.parametrize(("log", "table"), TABLES)
