@@ -2,8 +2,8 @@
 
 Shapes: B pictures, C channels, H x W pixels, h x w positions, d numbers of a code.
 
-    pixels (B, C, H, W) -- encoder --> (B, d, h, w) -- quantizer --> ids (B, h w), codes (B, d, h, w)
-                                                       codes -- decoder --> pixels (B, C, H, W)
+    pixels (B, C, H, W) -- encoder, norm --> (B, h, w, d) -- quantizer --> ids (B, h w), codes (B, h, w, d)
+                                                            codes -- decoder --> pixels (B, C, H, W)
 """
 
 import math
@@ -18,7 +18,7 @@ from transformers.utils.generic import ModelOutput
 from ...configuration.image_tokenizer import MMImageTokenizerConfig
 from ..core.base import MMPreTrainedModel
 from ..core.input_checks import check_pixels
-from .quantizers import QUANTIZERS
+from .quantizers import QUANTIZERS, CodebookVectors, FiniteScalars, MovingNorm
 
 
 @dataclass
@@ -112,6 +112,7 @@ class MMImageTokenizer(MMPreTrainedModel):
     def __init__(self, config: MMImageTokenizerConfig):
         super().__init__(config)
         self.encoder, self.decoder = MMImageEncoder(config), MMImageDecoder(config)
+        self.norm = MovingNorm(config.code_width)
         self.quantizer = QUANTIZERS[config.quantizer](config)
         self.post_init()
 
@@ -122,8 +123,8 @@ class MMImageTokenizer(MMPreTrainedModel):
             init.normal_(module.weight, std=math.sqrt(2 / module.weight[0].numel()))
         if isinstance(module, MMImageBlock):
             init.zeros_(module.conv2.weight)
-        if isinstance(module, tuple(QUANTIZERS.values())):
-            module.restore()  # pyright: ignore[reportCallIssue]: one of QUANTIZERS
+        if isinstance(module, MovingNorm | FiniteScalars | CodebookVectors):
+            module.restore()
 
     @property
     def codebook_size(self) -> int:
@@ -152,12 +153,15 @@ class MMImageTokenizer(MMPreTrainedModel):
         Raises: TypeError or ValueError for another type, shape, channel count or size, or values outside of 0..1.
         """
         self._check(pixel_values)
-        was_training = self.quantizer.training
-        self.quantizer.eval()  # so that no codebook moves
+        moving = self.norm, self.quantizer
+        were_training = [part.training for part in moving]
         try:
+            for part in moving:
+                part.eval()
             return self._quantized(pixel_values)[1].flatten(1)
         finally:
-            self.quantizer.train(was_training)
+            for part, was_training in zip(moving, were_training, strict=True):
+                part.train(was_training)
 
     @torch.no_grad()
     def decode(self, ids: torch.Tensor) -> torch.Tensor:
@@ -182,7 +186,7 @@ class MMImageTokenizer(MMPreTrainedModel):
         return self._decoded(codes).clamp(0, 1)
 
     def forward(self, pixel_values: torch.Tensor, return_loss: bool = True) -> MMImageTokenizerOutput:
-        """Encodes, quantizes and decodes; in training, VQ's codebook moves.
+        """Encodes, quantizes and decodes; in training, the norm of codes and VQ's codebook move.
 
         loss = l1_weight mean|x - y| + l2_weight mean (x - y)^2 + commitment_weight commitment_loss, with pictures x
         and their reconstruction y. `mm.losses` has the perceptual and the adversarial loss, which need other networks.
@@ -208,7 +212,7 @@ class MMImageTokenizer(MMPreTrainedModel):
         x = pixel_values.to(self.dtype, memory_format=torch.channels_last)
         encoded = self.encoder(x).permute(0, 2, 3, 1)
         # Rounding is done in fp32 at least: in 16 bits many positions would lie on a border between two codes.
-        return self.quantizer(encoded.to(torch.promote_types(encoded.dtype, torch.float32)))
+        return self.quantizer(self.norm(encoded.to(torch.promote_types(encoded.dtype, torch.float32))))
 
     def _decoded(self, codes: torch.Tensor) -> torch.Tensor:
         """(B, h, w, d) -> (B, C, H, W)."""

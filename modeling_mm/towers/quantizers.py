@@ -13,6 +13,37 @@ from transformers import initialization as init
 from ...configuration.image_tokenizer import MMImageTokenizerConfig
 
 
+class MovingNorm(nn.Module):
+    """Each number of a code minus its mean, by its deviation: those of the batch in training, moving averages later.
+
+    Without it the numbers drift to where tanh is flat, and FSQ uses few of its codes.
+    """
+
+    mean: torch.Tensor
+    var: torch.Tensor
+
+    def __init__(self, size: int, momentum: float = 0.05, eps: float = 1e-5):
+        super().__init__()
+        self.momentum, self.eps = momentum, eps
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("var", torch.ones(size))
+
+    def restore(self) -> None:
+        """The identity, except for eps; what a checkpoint filled stays."""
+        init.zeros_(self.mean)
+        init.ones_(self.var)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., d) -> the same, about -2..2."""
+        mean, var = self.mean, self.var
+        if self.training:
+            flat = x.flatten(0, -2)
+            mean, var = flat.mean(0), flat.var(0, correction=0)
+            self.mean.lerp_(mean.detach().to(self.mean.dtype), self.momentum)
+            self.var.lerp_(var.detach().to(self.var.dtype), self.momentum)
+        return (x - mean) * torch.rsqrt(var.to(x.dtype) + self.eps)
+
+
 class FiniteScalars(nn.Module):
     """FSQ: each number of a code is bounded, then rounded to a level; an id has the levels' numbers as digits.
 

@@ -9,7 +9,7 @@ import torch
 
 from comparing import close
 from mm import MMImageTokenizerConfig
-from mm.modeling_mm.towers.quantizers import CodebookVectors, FiniteScalars, nearest_vectors
+from mm.modeling_mm.towers.quantizers import CodebookVectors, FiniteScalars, MovingNorm, nearest_vectors
 
 LEVELS = [[3], [4], [5, 3], [8, 5, 5], [7, 4, 6, 3], [8, 8, 4]]
 
@@ -134,3 +134,17 @@ def test_the_codebook_moves_in_training_only():
     assert torch.equal(quantizer.vectors, before)
     quantizer.train()(torch.randn(9, 3))
     assert not torch.equal(quantizer.vectors, before)
+
+
+def test_the_norm_is_of_the_batch_in_training_and_of_moving_averages_later():
+    norm: Any = MovingNorm(2, momentum=0.25)
+    x = torch.randn(3, 4, 2, dtype=torch.float64) * 5 + 2
+    flat = x.flatten(0, 1)
+    mean, var = flat.mean(0), (flat - flat.mean(0)).square().mean(0)
+    close(norm(x), (x - mean) / (var + 1e-5).sqrt(), bound=1e-9)
+    close(norm.mean, (0.25 * mean).float())
+    close(norm.var, (0.75 + 0.25 * var).float())
+    norm.eval()
+    expected = (x - norm.mean) / (norm.var + 1e-5).sqrt()
+    close(norm(x), expected, bound=1e-6)
+    close(norm(x[:1])[0], norm(x)[0])  # no row changes another
