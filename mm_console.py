@@ -80,7 +80,9 @@ def _errors_in_words() -> Iterator[None]:
 def _in_words(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**options: Any) -> None:
-        with _errors_in_words():
+        from tqdm.contrib.logging import logging_redirect_tqdm
+
+        with _errors_in_words(), logging_redirect_tqdm():  # a warning stands on a line of its own, above a bar
             command(**options)
 
     return run

@@ -1,11 +1,12 @@
 """`mm serve` under load on loopback: requests per second with batching and without, and whether every answer is right.
 
-    python benchmarks/serve_load.py                     # 16 clients, 2000 requests each way
-    python benchmarks/serve_load.py --requests 20000    # and whether memory stays as it is
+    python benchmarks/serve_load.py --log benchmarks/logs/serve_load.txt
+    python benchmarks/serve_load.py --only batching      # minutes
+    python benchmarks/serve_load.py --only endurance     # 20,000 requests: does memory stay as it is?
 
-Each client asks for captions of its own pictures, one request after the other, over a connection that it keeps; every
-answer is compared with what `mm caption` says of that picture. Pictures differ by a pixel or two, so that the cache of
-encoded pictures does not answer for the tower: --same sends the same few pictures again.
+Clients ask for captions, one request after the other, over a connection that each keeps; every answer is compared with
+what `mm caption` says of that picture. Pictures differ in a pixel, and encoded pictures are not kept (--cache 0), so
+that each request runs the image tower: --same sends the few sample pictures again and again, with the cache.
 """
 
 import argparse
@@ -17,8 +18,10 @@ import os
 import random
 import re
 import signal
+import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -26,10 +29,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import harness
+from harness import Cost, Report, Row
 from PIL import Image
 
 from mm.cli.caption import caption
 
+CASES = ("batching", "endurance")
+WANTED, MOST_GROWTH = 2.0, 1.05
 PICTURES = sorted((Path(__file__).resolve().parents[1] / "examples" / "pictures").glob("*.png"))
 
 
@@ -91,6 +98,7 @@ def batches(address: str) -> float:
 
 
 def load(address: str, bodies: list[bytes], expected: list[str], clients: int, requests: int, process: int) -> dict:
+    """Of so many requests: seconds, CPU seconds of the server, requests in a batch, and what became of the answers."""
     place = urlsplit(address)
     seconds: list[float] = []
     faults: list[str] = []
@@ -102,7 +110,7 @@ def load(address: str, bodies: list[bytes], expected: list[str], clients: int, r
         while True:
             with lock:
                 number = next(numbers, None)
-                if number is not None and number % max(1, requests // 10) == 0:
+                if number is not None and number and number % max(1, requests // 10) == 0:
                     memory.append(resident(process))
             if number is None:
                 return
@@ -122,58 +130,80 @@ def load(address: str, bodies: list[bytes], expected: list[str], clients: int, r
         thread.start()
     for thread in threads:
         thread.join()
-    spent = time.perf_counter() - start
+    wall, cpu = time.perf_counter() - start, cpu_seconds(process) - used
     memory.append(resident(process))
+    if faults or len(seconds) != requests:
+        raise RuntimeError(f"{len(seconds)} of {requests} requests were answered, {len(faults)} wrongly: {faults[:3]}")
     ordered = sorted(seconds)
     return {
-        "requests per second": requests / spent,
-        "batch": requests / (batches(address) - before),
-        "CPU": (cpu_seconds(process) - used) / requests,
-        "p50": ordered[len(ordered) // 2],
-        "p99": ordered[int(0.99 * (len(ordered) - 1))],
-        "answered": len(seconds),
-        "wrong": len(faults),
-        "faults": faults[:3],
-        "memory": memory,
-    }
+        "wall": wall, "cpu": cpu, "batch": requests / (batches(address) - before), "memory": memory,
+        "p50": ordered[len(ordered) // 2], "p99": ordered[int(0.99 * (len(ordered) - 1))],
+    }  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--requests", type=int, default=2000)
-    parser.add_argument("--pictures", type=int, default=400)
-    parser.add_argument("--same", action="store_true", help="the sample pictures again and again")
-    parser.add_argument("--wait", type=float, default=2, help="of mm serve")
-    parser.add_argument("--only", choices=("batched", "alone"))
-    parser.add_argument("--work", type=Path, default=Path("build/serve_load"))
-    given = parser.parse_args()
-    given.work.mkdir(parents=True, exist_ok=True)
-    paths = PICTURES if given.same else variants(given.pictures, given.work)
-    expected = [found.caption for found in caption(paths, batch_size=1)]
-    bodies, rates = bodies_of(paths), {}
-    cache = [] if given.same else ["--cache", 0]
-    for name, size in (("alone", 1), ("batched", 16)):
-        if given.only not in (None, name):
-            continue
-        with served("--batch-size", size, "--wait", given.wait, *cache) as (address, process):
-            load(address, bodies, expected, given.clients, 100, process.pid)
-            found = load(address, bodies, expected, given.clients, given.requests, process.pid)
-        rates[name] = found["requests per second"]
-        print(
-            f"{name:8} {found['requests per second']:7.1f} requests/s   {1000 * found['CPU']:5.1f} CPU-ms each   "
-            f"{found['batch']:.1f} in a batch   p50 {1000 * found['p50']:6.1f} ms   "
-            f"p99 {1000 * found['p99']:6.1f} ms   "
-            f"{found['answered']} answered, {found['wrong']} wrong   "
-            f"MiB {' '.join(f'{one:.0f}' for one in found['memory'])}",
-            flush=True,
+def compared(report: Report, given: argparse.Namespace, bodies: list[bytes], expected: list[str], cache: list) -> None:
+    """Batching beside none, by two servers that take turns."""
+    requests = 48 if given.tiny else given.requests
+    found: dict[str, list[dict]] = {"batched": [], "alone": []}
+    with served("--batch-size", 16, *cache) as batched, served("--batch-size", 1, *cache) as alone:
+
+        def turn(name: str) -> Cost:
+            address, process = {"batched": batched, "alone": alone}[name]
+            found[name].append(load(address, bodies, expected, given.clients, requests, process.pid))
+            return Cost(found[name][-1]["wall"], found[name][-1]["cpu"])
+
+        row = Row(
+            f"{requests} captions by mm serve, {given.clients} clients", lambda: turn("batched"),
+            lambda: turn("alone"), wanted=WANTED, atol=None, against="--batch-size 1", cost=harness.told,
+        )  # fmt: skip
+        report.race(row)
+    measured = report.rows[-1]
+    measured["servers"] = found
+    for name, seconds in (("batched", measured["ours"]), ("alone", measured["peer"])):
+        turns = found[name][row.warm_up :]
+        shown = {key: statistics.median(one[key] for one in turns) for key in ("batch", "p50", "p99")}
+        report.say(
+            f"{name:8} {requests / seconds:6.1f} requests/s, {shown['batch']:4.1f} in a batch, "
+            f"p50 {1000 * shown['p50']:.0f} ms, p99 {1000 * shown['p99']:.0f} ms"
         )
-        for fault in found["faults"]:
-            print("   ", fault)
-    if len(rates) == 2:
-        times = rates["batched"] / rates["alone"]
-        print(f"batching: {times:.2f} times the requests per second ({os.cpu_count()} cores)")
+    report.say(f"{sum(map(len, found.values())) * requests} requests, each answered once and as `mm caption` does")
+
+
+def endured(report: Report, given: argparse.Namespace, bodies: list[bytes], expected: list[str], cache: list) -> None:
+    """Many requests to one server, whose memory must stay as it is."""
+    requests = 100 if given.tiny else given.endurance
+    with served("--batch-size", 16, *cache) as (address, process):
+        found = load(address, bodies, expected, given.clients, requests, process.pid)
+    growth = max(found["memory"][1:]) / found["memory"][0]
+    report.say(
+        f"\n{requests} requests: {requests / found['wall']:.1f}/s, p50 {1000 * found['p50']:.0f} ms, "
+        f"p99 {1000 * found['p99']:.0f} ms, each answered once and as `mm caption` does"
+    )
+    held = " ".join(f"{one:.0f}" for one in found["memory"])
+    report.say(f"MiB of the server after each tenth: {held} (largest / first: {growth:.3f})")
+    report.row(case="endurance", requests=requests, growth=growth, **found)
+    report.want("memory after the first tenth / the most later", 1 / growth, 1 / MOST_GROWTH)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = harness.options(__doc__, pairs=3)
+    parser.add_argument("--clients", type=harness.number, default=16)
+    parser.add_argument("--requests", type=harness.number, default=800, help="of each turn")
+    parser.add_argument("--endurance", type=harness.number, default=20_000, help="requests to one server")
+    parser.add_argument("--pictures", type=harness.number, default=400)
+    parser.add_argument("--same", action="store_true", help="the sample pictures again and again")
+    parser.add_argument("--only", nargs="+", choices=CASES, default=CASES)
+    given = parser.parse_args(arguments)
+    report = Report(given)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = PICTURES if given.same else variants(24 if given.tiny else given.pictures, Path(folder))
+        expected = [found.caption for found in caption(paths, batch_size=1)]
+        bodies = bodies_of(paths)
+    cache = [] if given.same else ["--cache", 0]
+    for name in given.only:
+        (compared if name == "batching" else endured)(report, given, bodies, expected, cache)
+    return report.end()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,7 +10,7 @@ import torch
 from ..modeling_mm.tasks.pipelines import composed
 from ..processing.media_kinds import ARGUMENT_OF
 from .caption import without_other_bars
-from .media_lists import kind_of
+from .media_lists import kind_of, other_kind
 from .models import load_head
 from .printing import json_line, printable
 
@@ -57,7 +57,7 @@ class Asker:
     def __init__(self, model: Any, processor: Any, medium: Path):
         kind = kind_of(medium)
         if kind not in model.config.modalities:
-            raise ValueError(f"{medium} is {kind}, and the model reads {' and '.join(model.config.modalities)}")
+            raise ValueError(f"{medium}: {other_kind(kind, model.config.modalities)}")
         self.model, self.processor = model, processor
         self.kind, self.source = kind, {ARGUMENT_OF[kind]: [[medium]]}
         read = processor(**self.source, return_tensors="pt").to(model.device)
@@ -105,7 +105,7 @@ def match(
         loaded, processor = load_head(model, ("MMForImageTextRetrieval",), device=device, dtype=dtype)
     kind = kind_of(medium)
     if kind not in loaded.config.modalities:
-        raise ValueError(f"{medium} is {kind}, and the model reads {' and '.join(loaded.config.modalities)}")
+        raise ValueError(f"{medium}: {other_kind(kind, loaded.config.modalities)}")
     item = {kind: medium}
     similar = loaded.similarity([item], [{"text": text} for text in texts], processor=processor)[0].tolist()
     odds: list[float | None] = [None] * len(texts)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tqdm.auto import tqdm
@@ -16,14 +16,12 @@ from transformers.utils import logging
 from ..processing.images.limits import MediaDecodeError
 from ..processing.media import KEYS
 from ..processing.media_kinds import ARGUMENT_OF
-from .long_work import Results, open_results, tell_faults
-from .media_lists import list_media
-from .models import PACKAGED_MODEL, load_model  # noqa: F401  the packaged one is found here too
+from .long_work import Faults, Results, open_results
+from .media_lists import list_media, told_media
+from .models import PACKAGED_MODEL, kinds_of, load_model  # noqa: F401  the packaged one is found here too
 from .on_ray import check_engine, shards_of
 from .printing import json_line, printable
 from .reading import in_batches
-
-KINDS = ("image", "video", "audio")
 
 
 class Caption(NamedTuple):
@@ -49,7 +47,6 @@ def caption(
     prompt: str = "",
     batch_size: int = 8,
     with_scores: bool = False,
-    on_bad_picture: Callable[[MediaDecodeError], None] | None = None,
     workers: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -63,7 +60,6 @@ def caption(
         prompt: words that every caption starts with; they are part of the caption returned. A model with a text
             encoder is asked them instead, and so is one that chats about pictures in its texts.
         with_scores: fill in `Caption.score`.
-        on_bad_picture: called with the error for each file that cannot be read, which is then left out. None raises.
         workers: processes that read ahead; None: two for many files.
         device, dtype: as `load_model`.
 
@@ -78,12 +74,9 @@ def caption(
         with_scores=with_scores, workers=workers, device=device, dtype=dtype,
     )  # fmt: skip
     for found in captioner(files):
-        if not isinstance(found, MediaDecodeError):
-            yield found
-        elif on_bad_picture is None:
+        if isinstance(found, MediaDecodeError):
             raise found
-        else:
-            on_bad_picture(found)
+        yield found
 
 
 class Captioner:
@@ -191,62 +184,44 @@ def print_captions(
 ) -> bool:  # fmt: skip
     """Print a line per file, "file name<TAB>caption" or JSON with path, caption and score, as the captions come.
 
-    What a terminal would obey in a name or a caption (escapes, line ends, changes of direction) is escaped. A file
-    that cannot be read is reported on stderr, and the others are captioned all the same.
+    What a terminal would obey in a name or a caption (escapes, line ends, changes of direction) is escaped. Files that
+    cannot be read are listed on stderr at the end, and the others are captioned all the same.
 
     Args:
-        recursive: folders with all folders below.
+        paths: files, and folders of what the model reads; recursive: with all folders below.
         output: write JSON lines to this file instead; with `resume` only what it lacks (see `Results`).
         engine, actors: "ray" writes Parquet into the folder `output` (see `shards_of`).
         options: of `caption`.
 
     Returns: whether every file could be read.
     """
-    files = list_media(paths, KINDS if recursive or output is not None else ("image",), recursive)
+    files = told_media(paths, kinds_of(options.get("model")), recursive)
     if check_engine(engine, actors=actors):
         options |= {"with_scores": json_lines, "workers": options.get("workers") or 0}  # actors read side by side
         return shards_of(files, "caption", caption_rows, options, output, resume, actors)
     results, files = open_results(output, {"command": "caption", **options, "scores": json_lines}, resume, files)
-    bad: list[str] = []
-
-    def report(error: MediaDecodeError) -> None:
-        bad.append(str(error))
-        tqdm.write(f"mm: {printable(error, sys.stderr)}", file=sys.stderr)
-
     complete = False
     try:
         with without_other_bars():
             if files:
-                _print_each(files, json_lines, results, report, options)
+                _print_each(files, json_lines, results, options)
         complete = True
     finally:
-        if results is not None:
-            results.close(complete)
-    return not bad if results is None else tell_faults(results)
+        results.close(complete)
+    return results.all_read
 
 
-def _print_each(
-    files: list[Path], json_lines: bool, results: Results | None, report: Callable[[MediaDecodeError], None], options
-) -> None:
-    rest = iter(files)
-
-    def failed(error: MediaDecodeError) -> None:
-        """Of the next file: they come in their order."""
-        path = next(rest)
-        if results is None:
-            report(error)
-        else:
-            results.fail(str(path), str(error))
-
-    captions = caption(files, with_scores=json_lines, on_bad_picture=failed, **options)
-    for found in tqdm(captions, total=len(files), unit=" files", disable=None):  # None: only on a terminal
-        next(rest)
-        plain = f"{printable(found.path.name)}\t{printable(found.caption)}"
-        if results is None:
-            tqdm.write(json_line(_fields(found)) if json_lines else plain, file=sys.stdout)
-        else:
+def _print_each(files: list[Path], json_lines: bool, results: Faults, options: dict[str, Any]) -> None:
+    captions = Captioner(with_scores=json_lines, **options)(files)
+    for path, found in tqdm(zip(files, captions, strict=True), total=len(files), unit=" files", disable=None):
+        if isinstance(found, MediaDecodeError):
+            results.fail(str(path), str(found))
+        elif isinstance(results, Results):
             score = {} if found.score is None else {"score": found.score}
-            results.write(str(found.path), caption=found.caption, **score)
+            results.write(str(path), caption=found.caption, **score)
+        else:
+            plain = f"{printable(path.name)}\t{printable(found.caption)}"
+            tqdm.write(json_line(_fields(found)) if json_lines else plain, file=sys.stdout)
 
 
 @contextmanager

@@ -13,16 +13,16 @@ from ..modeling_mm.tasks.contrastive_head import normalised
 from ..modeling_mm.tasks.pipelines import read_for_head
 from ..processing.images.limits import MediaDecodeError
 from .ask import listed_in
-from .caption import KINDS, without_other_bars
-from .long_work import open_results, tell_faults
-from .media_lists import list_media
+from .caption import without_other_bars
+from .long_work import Results, open_results
+from .media_lists import told_media
 from .models import load_head
 from .printing import json_line, printable
 from .reading import in_batches
 
 
 def classify(
-    paths: Sequence[str], say: Callable[[str], Any], *, model: str, labels: str | None = None,
+    paths: Sequence[str], *, model: str, labels: str | None = None,
     template: str = "a photo of {}", text: str | None = None, top_k: int = 1, batch_size: int = 16,
     recursive: bool = False, output: Path | None = None, resume: bool = False, workers: int | None = None,
     device: str | None = None, dtype: str | None = None, as_json: bool = False,
@@ -40,10 +40,10 @@ def classify(
     with without_other_bars():
         loaded, processor = load_head(model, heads, device=device, dtype=dtype)
     names, score = _scorer(loaded, processor, labels, template, text)
-    files = list_media(paths, [kind for kind in KINDS if kind in loaded.config.modalities], recursive)
+    files = told_media(paths, loaded.config.modalities, recursive)
     settings = {"command": "classify", "model": str(model), "labels": names, "template": template, "text": text}
     results, files = open_results(output, {**settings, "top_k": top_k, "dtype": dtype}, resume, files)
-    faults, complete = [], False
+    complete = False
 
     def work(media: dict[str, torch.Tensor], count: int) -> list[list[float]]:
         inputs = {
@@ -58,25 +58,21 @@ def classify(
         for number, scores in tqdm(found, total=len(files), unit=" files", disable=None):
             path = files[number]
             if isinstance(scores, MediaDecodeError):
-                faults.append((str(path), str(scores)))
-                if results is not None:
-                    results.fail(str(path), str(scores))
-                else:
-                    tqdm.write(f"mm: {printable(scores, sys.stderr)}", file=sys.stderr)
+                results.fail(str(path), str(scores))
                 continue
             best = sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1])[:top_k]
             held = {"labels": [{"label": label, "score": value} for label, value in best]}
-            if results is not None:
+            if isinstance(results, Results):
                 results.write(str(path), **held)
             elif as_json:
-                say(json_line({"path": str(path), **held}))
+                tqdm.write(json_line({"path": str(path), **held}), file=sys.stdout)
             else:
-                say("\t".join([printable(path.name), *(f"{printable(name)}\t{value:.4f}" for name, value in best)]))
+                told = [printable(path.name), *(f"{printable(name)}\t{value:.4f}" for name, value in best)]
+                tqdm.write("\t".join(told), file=sys.stdout)
         complete = True
     finally:
-        if results is not None:
-            results.close(complete)
-    return not faults if results is None else tell_faults(results)
+        results.close(complete)
+    return results.all_read
 
 
 def _scorer(

@@ -1,11 +1,9 @@
 """`mm embed` and `mm search`: files to an index, and the best of it for a text or a picture."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
-
-from tqdm.auto import tqdm
 
 from ..processing.media_kinds import column_of, encodable
 from ..searching.build import EmbedReport, checked_paths, embed_files, locked, write_files
@@ -16,8 +14,8 @@ from ..searching.shares import embed_share, embedding_rows, made_of_rows
 from ..searching.sheet import draw_sheet
 from ..weights.model_hash import hash_of_model
 from .caption import without_other_bars
-from .long_work import processes
-from .media_lists import list_media
+from .long_work import processes, tell_faults
+from .media_lists import other_kind, told_media
 from .models import load_head
 from .on_ray import check_engine, run_on_ray
 from .printing import json_line, printable
@@ -46,14 +44,9 @@ def embed(
         raise ValueError("--engine ray starts its own processes; start it without torchrun")
     with without_other_bars():
         loaded, processor = load_head(model, _FINDS, device=device, dtype=dtype)
-    kinds = [kind for kind in ("image", "video", "audio") if kind in loaded.config.modalities]
-    files = list_media(paths, kinds, recursive)
+    files = told_media(paths, loaded.config.modalities, recursive)
 
-    def told(path: str, reason: str) -> None:
-        words = reason if path in reason else f"{path}: {reason}"
-        tqdm.write(f"mm: {printable(words, sys.stderr)}", file=sys.stderr)
-
-    options = {"batch_size": batch_size, "show_progress": sys.stderr.isatty(), "on_fault": told}
+    options = {"batch_size": batch_size, "show_progress": sys.stderr.isatty()}
     if on_ray:
         actor = {"model": model, "batch_size": batch_size, "device": device, "dtype": dtype}
         report = _embed_on_ray(loaded, processor, files, output, actor, actors, options)
@@ -63,10 +56,9 @@ def embed(
         report = embed_files(loaded, files, output, processor=processor, **options)
     if report is None:  # another process writes the index
         return True
-    for path in report.left_aside:
-        kind = column_of(path)
-        why = "is no picture, video or sound" if kind is None else f"is {kind}, which the model does not read"
-        sys.stderr.write(f"mm: {printable(path, sys.stderr)} {why}\n")
+    others = [(path, _why(path, loaded.config.modalities)) for path in report.left_aside]
+    failed = [*report.faults, *others]
+    tell_faults(failed, len(failed), len({*files}))
     recall = build_graph(MMIndex(output)) if approximate and report.files else None
     if as_json:
         say(json_line({
@@ -78,7 +70,12 @@ def embed(
         say(str(report))
         if recall is not None:
             say(f"approximate search finds {recall:.1%} of the ten that exact search finds")
-    return size > 1 or (not report.faults and not report.left_aside)  # see `tell_faults`
+    return size > 1 or not failed  # see `Faults.all_read`
+
+
+def _why(path: str, kinds: Collection[str]) -> str:
+    kind = column_of(path)
+    return "it is no picture, video or sound" if kind is None else other_kind(kind, kinds)
 
 
 def _embed_on_ray(

@@ -8,6 +8,7 @@ import torch
 from ..explaining.explanation import Explanation
 from ..explaining.plot import plot_explanation
 from .caption import without_other_bars
+from .media_lists import in_words
 from .models import load_model
 from .printing import printable
 
@@ -36,7 +37,7 @@ def explain_picture(
     with without_other_bars():
         loaded, processor = load_model(model, device=device, dtype=dtype)
     if "image" not in loaded.config.modalities:
-        raise ValueError(f"the model reads {' and '.join(loaded.config.modalities)}; mm explain gives it a picture")
+        raise ValueError(f"the model reads {in_words(loaded.config.modalities)}; mm explain gives it a picture")
     inputs, tokens = explained_inputs(loaded, processor, picture, text, prompt)
     if tokens is None:
         settings = {} if num_beams is None else {"num_beams": num_beams}

@@ -1,22 +1,58 @@
 """A file of results that grows line by line: a killed command goes on after its last whole line.
 
-captions.jsonl            a JSON object a line: {"path": ..., ...}, or {"path": ..., "error": ...}
-captions.jsonl.run.json   what the lines were made with, until all of them are there
-captions.jsonl.part0      the lines of the first of several processes, until each file has one; then they are joined
+captions.jsonl             a JSON object a line: {"path": ..., ...}, or {"path": ..., "error": ...}
+.captions.jsonl.run.json   what the lines were made with
+captions.jsonl.part0       the lines of the first of several processes, until each file has one; then they are joined
 """
 
 import fcntl
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .printing import printable
 
+_FREE = ("batch_size", "workers", "device")  # how the work is done: nothing that is found depends on them
 
-class Results:
+
+def note_of(path: Path) -> Path:
+    """The file that says what the lines of a file were made with."""
+    return path.with_name(f".{path.name.lstrip('.')}.run.json")
+
+
+def settings_kept(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON holds them, without those that results do not depend on."""
+    kept = {name: value for name, value in settings.items() if name not in _FREE}
+    return json.loads(json.dumps(kept, default=str))
+
+
+class Faults:
+    """The files of a piece of work that fail, listed on stderr at its end.
+
+    Attributes: files: how many there are. faults: (path, reason) of those that failed.
+    """
+
+    def __init__(self, files: int):
+        self.files = files
+        self.faults: list[tuple[str, str]] = []
+
+    def fail(self, path: str, reason: str) -> None:
+        self.faults.append((path, reason))
+
+    def close(self, complete: bool) -> None:
+        tell_faults(self.faults, len(self.faults), self.files)
+
+    @property
+    def all_read(self) -> bool:
+        """Whether none failed; True in one of several processes, as torchrun ends the others, or starts all again,
+        where one ends with a code."""
+        return not self.faults or processes()[1] > 1
+
+
+class Results(Faults):
     """Lines of results in a file.
 
     Args:
@@ -24,16 +60,16 @@ class Results:
         resume: go on after the lines of an earlier run; False: the file must be new.
 
     Attributes:
-        done: the paths that have a line already. faults: (path, reason) of those that failed.
+        done: the paths that have a line already.
 
     Raises: ValueError for a file that is there, one of other settings, or one that holds something else.
     """
 
     def __init__(self, path: str | os.PathLike, settings: Mapping[str, Any], resume: bool = False):
-        self.path, self.note = Path(path), Path(f"{os.fspath(path)}.run.json")
+        super().__init__(0)
+        self.path, self.note = Path(path), note_of(Path(path))
         self.done: set[str] = set()
-        self.faults: list[tuple[str, str]] = []
-        held = json.loads(json.dumps(dict(settings), default=str))
+        held = settings_kept(settings)
         if self.path.is_dir():
             raise ValueError(f"--output {self.path} is a folder; give a file")
         if self.path.exists():
@@ -67,28 +103,26 @@ class Results:
         self.done.add(path)
 
     def fail(self, path: str, reason: str) -> None:
-        self.faults.append((path, reason))
+        super().fail(path, reason)
         self.write(path, error=reason)
 
     def close(self, complete: bool) -> None:
         os.fsync(self._file.fileno())
         self._file.close()
         if complete:
-            self.note.unlink(missing_ok=True)
+            tell_faults(self.faults, len(self.faults), len(self.done))
 
 
 def check_settings(note: Path, settings: Mapping[str, Any], output: str) -> None:
-    """Raises ValueError where the settings that an unfinished run left in the file `note` are others than these."""
+    """Raises ValueError where the settings that an earlier run left in the file `note` are others than these."""
     try:
         before = json.loads(note.read_text(encoding="utf-8"))
-    except FileNotFoundError:  # it is complete: files that are new since are added
-        return
-    except ValueError:  # the kill came while it was written, before any result
+    except (FileNotFoundError, ValueError):  # none, or the kill came while it was written, before any result
         return
     other = [name for name in sorted({*before, *settings}) if before.get(name) != settings.get(name)]
     if other:
         told = ", ".join(f"{name} was {before.get(name)!r} and is {settings.get(name)!r}" for name in other)
-        raise ValueError(f"--resume: {output} was begun with other settings: {told}")
+        raise ValueError(f"--resume: {output} was made with other settings: {told}; give another --output")
 
 
 class SharedResults(Results):
@@ -109,18 +143,22 @@ class SharedResults(Results):
         if self.output.exists() and not resume:
             raise ValueError(f"--output {path} is there already; --resume goes on with it")
         joined = _lines_of(self.output)  # stays as it is until this process, too, is done
+        self.settings = settings_kept(settings)
+        if joined:
+            check_settings(note_of(self.output), self.settings, str(path))
         super().__init__(f"{os.fspath(path)}.part{rank}", {**settings, "processes": size}, resume)
         parts = {name for part in _parts(self.output) for name in _lines_of(part)}
         self.names = [name for name in self.all_names if name not in joined][rank::size]
         self.names = [name for name in self.names if name not in parts]
 
     def close(self, complete: bool) -> None:
-        super().close(False)  # the settings stay until the parts are joined
+        super().close(False)
         self.faults = []
         if complete:
             with Path(f"{self.output}.lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 self._join()
+            tell_faults(self.faults, len(self.faults), len(self.done))
 
     def _join(self) -> None:
         parts = _parts(self.output)
@@ -137,9 +175,10 @@ class SharedResults(Results):
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, self.output)
+        note_of(self.output).write_text(json.dumps(self.settings) + "\n", encoding="utf-8")
         for part in parts:
             part.unlink()
-            Path(f"{part}.run.json").unlink(missing_ok=True)
+            note_of(part).unlink(missing_ok=True)
         Path(f"{self.output}.lock").unlink(missing_ok=True)
         held = [json.loads(found[name]) for name in self.all_names]
         self.faults = [(line["path"], line["error"]) for line in held if "error" in line]
@@ -153,14 +192,15 @@ def processes() -> tuple[int, int]:
 
 def open_results(
     output: Path | None, settings: Mapping[str, Any], resume: bool, files: list[Path]
-) -> tuple[Results | None, list[Path]]:
-    """Where the results of `files` go, and which of them this process is to do. None: to stdout."""
+) -> tuple[Faults, list[Path]]:
+    """Where the results of `files` go, and which of them this process is to do. Without an output only their faults
+    are kept."""
     rank, size = processes()
     if output is None:
         if resume or size > 1:
             why = "--resume goes on with the file of --output" if resume else f"{size} processes write into --output"
             raise ValueError(f"{why}; give one")
-        return None, files
+        return Faults(len(files)), files
     if size > 1:
         shared = SharedResults(output, settings, resume, [str(path) for path in files], rank, size)
         return shared, [Path(name) for name in shared.names]
@@ -170,14 +210,13 @@ def open_results(
     return results, [path for path in dict.fromkeys(files) if str(path) not in results.done]
 
 
-def tell_faults(results: Results) -> bool:
-    """Lists the files that failed, and returns whether none did; True in one of several processes, as torchrun ends
-    the others, or starts all again, where one ends with a code."""
-    if results.faults:
-        sys.stderr.write(f"mm: {len(results.faults)} of {len(results.done)} files cannot be read:\n")
-        for name, reason in results.faults:
-            sys.stderr.write(f"  {printable(name, sys.stderr)}: {printable(reason, sys.stderr)}\n")
-    return not results.faults or isinstance(results, SharedResults)
+def tell_faults(faults: Iterable[tuple[str, str]], number: int, files: int) -> None:
+    """Lists the `number` of files that failed, (path, reason) each, on stderr; of a single file only the reason."""
+    if number and files > 1:
+        sys.stderr.write(f"mm: {number} of {files} files cannot be read:\n")
+    for path, reason in faults:
+        told = reason if Path(path).name in reason else f"{path}: {reason}"
+        sys.stderr.write(f"{'  ' if files > 1 else 'mm: '}{printable(told, sys.stderr)}\n")
 
 
 def _parts(output: Path) -> list[Path]:

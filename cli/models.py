@@ -2,14 +2,12 @@
 run."""
 
 import json
-import os
 import re
 from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import nn
@@ -21,6 +19,8 @@ from transformers import (
     AutoProcessor,
 )
 
+from ..configuration.mm import MMConfig
+from ..modeling_mm.core.places import device_of, dtype_settings
 from ..modeling_mm.tasks.row_ends import warn_of_other_ids
 
 PACKAGED_MODEL = Path(__file__).resolve().parents[1] / "checkpoints" / "mm-tiny"
@@ -39,7 +39,22 @@ _HEADS = {
     "MMForSequenceClassification": (AutoModelForSequenceClassification, (), "gives classes"),
     "MMForSpeechSeq2Seq": (AutoModelForSpeechSeq2Seq, ("feature_extractor", "tokenizer"), "transcribes"),
 }
-DTYPES = ("float32", "bfloat16", "float16")
+
+
+def kinds_of(source: str | Path | None) -> list[str]:
+    """What a model reads, of "image", "video" and "audio"; without its weights. Raises as `load_model`."""
+    _, held = _held(source)
+    return [str(kind) for kind in MMConfig.from_dict(held[_MODEL]).modalities or ()]
+
+
+def _held(source: str | Path | None) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The folder or Hub id of a model, or of that which an adapter goes over, and its settings."""
+    named = str(PACKAGED_MODEL if source is None else source)
+    held = _settings(named)
+    if _ADAPTER in held:
+        named, held = _base_of(named, held[_ADAPTER])
+    _check_model(named, held)
+    return named, held
 
 
 def load_head(
@@ -52,10 +67,7 @@ def load_head(
         device: such as "cuda" or "cpu"; None: the GPU if there is one.
         dtype: one of DTYPES; None: that of the weights.
     """
-    named = str(PACKAGED_MODEL if source is None else source)
-    found = _settings(named)
-    _, held = _base_of(named, found[_ADAPTER]) if _ADAPTER in found else (named, found)
-    _check_model(named, held)
+    named, held = str(PACKAGED_MODEL if source is None else source), _held(source)[1]
     (name, *_) = [*(held[_MODEL].get("architectures") or ()), "MMForConditionalGeneration"]
     if name not in heads:
         does = _HEADS[name][2] if name in _HEADS else "is for training"
@@ -95,29 +107,11 @@ def load_model(
     _check_model(holder, held)
     if not any_head:
         _check_writes(holder, held)
-    if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"--dtype {dtype} is not known; accepted: {', '.join(DTYPES)}")
-    place = _device(device)
+    given, place = dtype_settings(dtype), device_of(device)
     processor = _processor(source if _PROCESSOR in found else holder, parts)
-    given = {} if dtype is None else {"dtype": getattr(torch, dtype)}
     model = cast(nn.Module, auto_class.from_pretrained(source, **given))
     warn_of_other_ids(model, processor)
     return model.to(place).eval(), processor
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        number = int(os.environ.get("LOCAL_RANK", 0))  # torchrun: a process for each GPU
-        return torch.device("cuda", number % torch.cuda.device_count())
-    try:
-        place = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"--device {name} is not known; accepted: cpu, cuda, cuda:1, mps") from None
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs")
-    return place
 
 
 def _settings(source: str) -> dict[str, dict[str, Any]]:

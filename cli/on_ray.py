@@ -110,7 +110,7 @@ class Replica:
     """One actor: a model, loaded for its first share.
 
     Called by Ray with {"share": JSON of [place, paths]} of one share; returns its line of the manifest, or
-    {"fault": words} where the model or an option is none.
+    {"fault": words} where the model or an option is none, or the shard cannot be written.
     """
 
     def __init__(self, folder: str, command: str, make: Callable[..., Rows], options: Mapping[str, Any]):
@@ -124,10 +124,9 @@ class Replica:
         start, names = json.loads(share)
         try:
             self.rows = self.rows or self.make(**self.options)
-            rows = self.rows(names)
-        except (ValueError, TypeError, OSError) as error:
+            return write_shard(self.folder, self.command, start, self.rows(names))
+        except (ValueError, TypeError, OSError) as error:  # a full disk, too
             return {"fault": str(error)}
-        return write_shard(self.folder, self.command, start, rows)
 
 
 def _ray() -> Any:

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..processing.images.limits import MediaDecodeError
 from ..processing.media_kinds import ARGUMENT_OF
-from .media_lists import kind_of
+from .media_lists import kind_of, other_kind
 
 WINDOW = 8  # batches that wait for others of their shape
 MANY = 24  # files for which workers are worth their start
@@ -38,14 +39,14 @@ class _Files(Dataset):
         path = self.paths[index]
         kind = kind_of(path)
         if kind not in self.kinds:
-            return f"cannot read {path.name}: it is {kind}, and the model reads {' and '.join(self.kinds)}"
+            return f"cannot read {path.name}: {other_kind(kind, self.kinds)}"
         try:
             text: dict[str, Any] = {}
             if kind in self.texts:
                 text = {**self.texts[kind], "text": [self.texts[kind]["text"]], "add_eos_token": False}
             return dict(self.processor(**{ARGUMENT_OF[kind]: [[path]]}, **text, return_tensors="pt"))
         except MediaDecodeError as error:
-            return str(error.__cause__ or error)  # without its place among the media of a call
+            return error.reason
         except OSError as error:
             return f"cannot read {path.name}: {error.strerror or error}"
 
@@ -58,11 +59,16 @@ def default_workers(files: int) -> int:
 
 
 def _end_with_parent(worker: int) -> None:
-    """Has a worker end at once where its parent is killed: nobody takes what it was about to hand over, of which it
-    would tell in a traceback."""
+    """Has a worker end at once where its parent is killed, and tell nothing of what it cannot hand over any more."""
+    sys.excepthook = _of_no_connection
     if sys.platform.startswith("linux"):
         pr_set_pdeathsig = 1  # of linux/prctl.h
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _of_no_connection(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not isinstance(error, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def in_batches(

@@ -2,14 +2,13 @@
 
 part-000000000-1f3a9c0e.parquet  rows of a share, in the order of its files: path, ..., error (null where none)
 _manifest.jsonl                  a line for each share that is done; what it does not name is no result
-_run.json                        what the rows are made with, until all of them are there
+_run.json                        what the rows are made with
 """
 
 import fcntl
 import hashlib
 import json
 import os
-import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
@@ -17,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..weights.manifest import sync
-from .long_work import check_settings
-from .printing import printable
+from .long_work import check_settings, settings_kept, tell_faults
 
 # Readers of Parquet leave out names that begin with _ or a dot.
 MANIFEST, RUN, LOCK = "_manifest.jsonl", "_run.json", ".lock"
@@ -54,7 +52,7 @@ class Shards:
     Args:
         folder: of the shards. settings: what the rows depend on; a run goes on only with the same.
         resume: go on after an earlier run; False: the folder must have no results.
-        anew: results that are complete, or of other settings, are taken away instead.
+        anew: results of another run, which is complete or had other settings, are taken away instead.
 
     Attributes:
         lines: of the manifest: {"shard", "start", "files", "faults", "bytes"}.
@@ -69,7 +67,7 @@ class Shards:
         self.folder = Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"--output {folder} is a file; give a folder")
-        held = json.loads(json.dumps(dict(settings), default=str))
+        self.settings, self.anew = settings_kept(settings), anew
         is_ours = (self.folder / MANIFEST).exists() or (self.folder / RUN).exists()
         if self.folder.is_dir() and not is_ours and {path.name for path in self.folder.iterdir()} - {LOCK}:
             raise ValueError(f"--output {folder} holds other files; give a new folder")
@@ -81,15 +79,18 @@ class Shards:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ValueError(f"another process writes into {folder}") from None
-        if anew and settings_of(self.folder) != held:
+        if anew and settings_of(self.folder) != self.settings:
             (self.folder / MANIFEST).unlink(missing_ok=True)
             (self.folder / RUN).unlink(missing_ok=True)
-        check_settings(self.folder / RUN, held, str(folder))
+        check_settings(self.folder / RUN, self.settings, str(folder))
         self.lines = [line for line in manifest_of(self.folder) if _is_whole(self.folder, line)]
         self._rewrite()
         self._sweep()
-        (self.folder / RUN).write_text(json.dumps(held) + "\n", encoding="utf-8")
+        self._note(self.settings)
         sync(self.folder)
+
+    def _note(self, settings: Mapping[str, Any]) -> None:
+        (self.folder / RUN).write_text(json.dumps(dict(settings)) + "\n", encoding="utf-8")
 
     def _rewrite(self) -> None:
         """Without a line that a kill cut, and those of shards that are not there as they were written."""
@@ -126,7 +127,8 @@ class Shards:
     def close(self, complete: bool) -> None:
         if complete:
             self._sweep()
-            (self.folder / RUN).unlink(missing_ok=True)
+        if complete and self.anew:
+            self._note({**self.settings, "complete": True})
         self._lock.close()
 
 
@@ -181,7 +183,7 @@ def manifest_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def settings_of(folder: Path) -> dict[str, Any] | None:
-    """What the rows of an unfinished run are made with; None where there is none."""
+    """What the rows are made with; None where nothing says it."""
     try:
         return json.loads((folder / RUN).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -198,10 +200,7 @@ def _is_whole(folder: Path, line: Mapping[str, Any]) -> bool:
 def tell_shards(shards: Shards) -> bool:
     """Lists the files that failed, and returns whether none did."""
     files, faults = (sum(line[name] for line in shards.lines) for name in ("files", "faults"))
-    if faults:
-        sys.stderr.write(f"mm: {faults} of {files} files cannot be read:\n")
-        for path, reason in _faults(shards):
-            sys.stderr.write(f"  {printable(path, sys.stderr)}: {printable(reason, sys.stderr)}\n")
+    tell_faults(_faults(shards), faults, files)
     return not faults
 
 

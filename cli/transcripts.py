@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 from transformers import AutoModelForSpeechSeq2Seq
 
 from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
 from ..processing.images.limits import MediaDecodeError
 from ..processing.sounds.stream import stream_sound
 from .caption import without_other_bars
-from .long_work import Results, processes
-from .media_lists import list_media
+from .long_work import Faults, Results, check_settings, note_of, processes, settings_kept
+from .media_lists import told_media
 from .models import load_model
 from .on_ray import check_engine, shards_of
 from .printing import json_line, printable
@@ -70,18 +71,18 @@ def print_transcripts(
     """Writes what is said in files, a line or cue at a time: to stdout, or into a file of each under `output`.
 
     Args:
-        paths, recursive: as `list_media`.
+        paths, recursive: as `told_media`.
         resume: leave out what has a file under `output` already. A run that was ended keeps its settings in `JOURNAL`
             there, and goes on only with the same.
         engine, actors: "ray" writes Parquet into `output` (see `shards_of`).
         options: of `Transcriber`.
 
-    Returns: whether every file was a sound; a fault of one is told on stderr, and the others are transcribed.
+    Returns: whether every file was a sound; those that were none are listed on stderr at the end.
     Raises: ValueError for options that do not go together, and a model that does not transcribe; FileNotFoundError.
     """
     if form not in FORMATS:
         raise ValueError(f"--format {form} is not known; accepted: {', '.join(FORMATS)}")
-    files = list(dict.fromkeys(list_media(paths, ("audio",), recursive)))
+    files = list(dict.fromkeys(told_media(paths, ("audio",), recursive)))
     if check_engine(engine, actors=actors):
         if form in ("srt", "vtt"):
             raise ValueError(f"--engine ray writes Parquet, not {form}; leave --format out")
@@ -100,24 +101,22 @@ def print_transcripts(
         raise ValueError(f"{size} processes write into --output; give one")
     files = files[rank::size]
     transcriber = Transcriber(model, **options)
-    told = {name: value for name, value in options.items() if name not in ("device", "batch_size")}
-    journal = None if output is None else _journal(output, {"model": model, "form": form, **told}, resume, form, files)
-    faults, complete = [], False
+    settings = {"command": "transcribe", "model": model, "form": form, **options}
+    results = Faults(len(files)) if output is None else _journal(output, settings, resume, form, files)
+    todo = [path for path in files if not isinstance(results, Results) or str(path) not in results.done]
+    written, complete = _write_all(todo, transcriber(todo), form, output), False
     try:
-        todo = files if journal is None else [path for path in files if str(path) not in journal.done]
-        for path, fault in _write_all(todo, transcriber(todo), form, output):
-            faults += [path] if fault else []
-            if journal is not None:
-                journal.write(str(path), **({"error": fault} if fault else {}))
+        for path, fault in tqdm(written, total=len(todo), unit=" files", disable=None if output else True):
+            if fault is not None:
+                results.fail(str(path), fault)
+            elif isinstance(results, Results):
+                results.write(str(path))
         complete = True
     finally:
-        if journal is not None:
-            journal.close(complete)
-            if complete:
-                journal.path.unlink()
-    for path, reason in () if journal is None else journal.faults:  # of the run that this one went on with
-        sys.stderr.write(f"mm: {printable(path, sys.stderr)}: {printable(reason, sys.stderr)}\n")
-    return size > 1 or (not faults and not (journal is not None and journal.faults))  # see `tell_faults`
+        results.close(complete)
+        if complete and isinstance(results, Results):
+            results.path.unlink()
+    return results.all_read
 
 
 def transcript_rows(**options: Any) -> Callable[[list[str]], list[dict[str, Any]]]:
@@ -139,7 +138,7 @@ def transcript_rows(**options: Any) -> Callable[[list[str]], list[dict[str, Any]
 def _write_all(
     files: Sequence[Path], found: Iterator[Found], form: str, output: Path | None
 ) -> Iterator[tuple[Path, str | None]]:
-    """Writes the transcripts of all files, and tells each that is done with its fault, which is told on stderr too."""
+    """Writes the transcripts of all files, and tells each that is done with its fault."""
     open_: dict[int, _Transcript] = {}
     try:
         for number, one in _in_order(found) if output is None else found:
@@ -150,8 +149,6 @@ def _write_all(
                 open_[number].write(one)
                 continue
             open_.pop(number).end(one)
-            if one is not None:
-                sys.stderr.write(f"mm: {printable(one, sys.stderr)}\n")
             yield path, None if one is None else str(one)
     finally:
         for one in open_.values():
@@ -170,7 +167,7 @@ def _in_order(found: Iterator[Found]) -> Iterator[Found]:
 
 
 def _journal(output: Path, settings: dict[str, Any], resume: bool, form: str, files: Sequence[Path]) -> Results:
-    """What a run has done, in a hidden file that goes when all of it is done."""
+    """What a run has done, in a hidden file that goes when all of it is done; what it was done with stays there."""
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; give a folder")
     rank, size = processes()
@@ -179,7 +176,9 @@ def _journal(output: Path, settings: dict[str, Any], resume: bool, form: str, fi
     if was_ended and not resume:
         path.unlink()
         was_ended = False
-    journal = Results(path, {"command": "transcribe", **settings}, resume)
+    if resume and not was_ended:
+        check_settings(note_of(path), settings_kept(settings), str(output))
+    journal = Results(path, settings, resume)
     if resume and not was_ended:  # files that are new since are heard
         journal.done |= {str(one) for one in files if (output / f"{one.stem}.{form}").exists()}
     return journal

@@ -255,7 +255,7 @@ def _encode_batch(
     except (MediaDecodeError, OSError) as error:
         if len(batch) == 1:
             if _is_same(str(read[0]), batch[0]):
-                reason = str(error).removeprefix("inputs[0]: ").removeprefix("images[0][0]: ")
+                reason = error.reason if isinstance(error, MediaDecodeError) else str(error)
                 faults |= dict.fromkeys(todo[batch[0]], reason)
             return nothing
     parts = [_encode_batch(model, processor, [content], todo, faults) for content in batch]

@@ -20,6 +20,8 @@ from .server import ApiError, Server, all_of, as_api_error
 from .transcripts import transcript
 from .writing import Written
 
+TRANSCRIBED = {"file", "model", "language", "prompt", "response_format", "temperature"}  # fields of a transcription
+
 
 def openai_routes(server: Server) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["openai"])
@@ -95,6 +97,8 @@ def openai_routes(server: Server) -> APIRouter:
         temperature: Annotated[float, Form(ge=0, le=1)] = 0.0,
     ) -> Any:  # fmt: skip
         """What is said in a sound."""
+        if unknown := sorted({*(await request.form())} - TRANSCRIBED):
+            raise ApiError(400, f"{', '.join(unknown)}: not known; accepted are {', '.join(sorted(TRANSCRIBED))}")
         engine = server.engine(model, "transcribe")
         if temperature:
             raise ApiError(400, "temperature: this server writes the likeliest text; leave it out or give 0")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cli.address import bound, url_of
+from ..cli.caption import without_other_bars
 from ..cli.models import load_head
 from .settings import ServeSettings
 
@@ -60,7 +61,8 @@ def load_server(models: Sequence[str], settings: ServeSettings, device: str | No
     telemetry, engines = Telemetry(), []
     for given in models or ("",):
         name, source = _named(given)
-        model, processor = load_head(source or None, device=device, dtype=dtype)
+        with without_other_bars():
+            model, processor = load_head(source or None, device=device, dtype=dtype)
         engines.append(Engine(name, model, processor, settings, telemetry))
     return Server(engines, settings, telemetry)
 

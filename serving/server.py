@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from fastapi import HTTPException, Request
 
+from ..processing.images.limits import MediaDecodeError
 from .batching import FullError
 from .engine import Engine
 from .settings import ServeSettings
@@ -162,6 +163,8 @@ def as_api_error(error: Exception) -> ApiError | None:
         return ApiError(503, str(error), "overloaded", {"Retry-After": "1"})
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+    if isinstance(error, MediaDecodeError):
+        return ApiError(400, error.reason)  # each medium is read by itself
     if isinstance(error, ValueError):
         return ApiError(400, str(error))
     return None

@@ -16,10 +16,19 @@ from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from transformers import BertTokenizer  # noqa: E402
 
-from mm import MMConfig, MMForConditionalGeneration, MMForImageTextRetrieval  # noqa: E402
+from mm import (  # noqa: E402
+    MMConfig,
+    MMForConditionalGeneration,
+    MMForImageTextRetrieval,
+    MMImageProcessorPil,
+    MMProcessor,
+)
 
 torch.set_num_threads(1)
+
+FINDER_WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a photo of red blue cat dog find :".split()
 
 
 def beside_the_tests(name: str) -> ModuleType:
@@ -210,6 +219,20 @@ def retriever(tiny_model) -> Callable[..., MMForImageTextRetrieval]:
         return tiny_model(cls=MMForImageTextRetrieval, **settings)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def saved_retriever(retriever) -> Callable[[Path], Path]:
+    """`saved_retriever(folder)` saves a retrieval model of FINDER_WORDS, in fp32, and its processor there."""
+
+    def save(folder: Path) -> Path:
+        tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(FINDER_WORDS)})
+        text = {"vocab_size": len(FINDER_WORDS), "bos_token_id": 2, "eos_token_id": 3}
+        retriever(text_config=text, dtype=torch.float32).save_pretrained(folder)
+        MMProcessor(MMImageProcessorPil(size={"height": 16, "width": 16}), tokenizer).save_pretrained(folder)
+        return folder
+
+    return save
 
 
 @pytest.fixture(params=[0, 8], ids=["aligned", "not aligned"])

@@ -86,6 +86,7 @@ def test_env_names_the_versions_and_the_hardware():
     shown = dict(line.split("\t") for line in done.stdout.splitlines())
     assert {"mm", "python", "torch", "transformers", "pillow", "triton", "cpu", "gpu", "attention"} <= set(shown)
     assert shown["attention"] in {"sdpa", "mm_triton"}
+    assert json.loads(run(MM, "env", "--json").stdout) == shown
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Small Whispers as they are published: the installed classes with random weights, sounds of one second."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,8 +10,11 @@ from transformers import (
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
+    WhisperProcessor,
     WhisperTokenizer,
 )
+
+from mm import convert
 
 BYTES = sorted(ByteLevel.alphabet())
 SPECIAL = [
@@ -90,3 +94,11 @@ def lively_whisper(**changes: Any) -> WhisperForConditionalGeneration:
     model.tie_weights()
     model.generation_config = whisper_decoding()
     return model.eval()
+
+
+def saved_whisper(folder: Path) -> Path:
+    """A lively one with its processor in `folder`, and MM's model of it in the folder mm below, which is returned."""
+    lively_whisper().save_pretrained(folder)
+    WhisperProcessor(whisper_extractor(), whisper_tokenizer()).save_pretrained(folder)
+    convert(folder).save_pretrained(folder / "mm")
+    return folder / "mm"

@@ -16,6 +16,7 @@ from transformers import AutoProcessor
 from ..configuration.settings import nearest
 from ..data.load import format_of, load_data
 from ..data.sources import media_names
+from ..modeling_mm.core.places import device_of, dtype_settings
 from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
 from ..processing.collator import MMDataCollator
 from .class_metrics import Interval
@@ -70,6 +71,8 @@ def ask(
     progress: bool,
     *,
     generation: Mapping[str, Any],
+    device: str | None = None,
+    dtype: str | None = None,
     apart: str | None = None,
     check: Callable[[Any, str], None] | None = None,
 ) -> Asked:
@@ -79,7 +82,7 @@ def ask(
     it stay samples of their own, and how sure the model was of a text is kept.
     check: raises an error for samples and a task that do not do, before anything is answered.
     """
-    loaded, processor, task = _loaded(model, processor, task)
+    loaded, processor, task = _loaded(model, processor, task, device, dtype)
     rank, processes = _processes()
     options = {key: value for key, value in reading.items() if value is not None}
     samples, report = _samples(data, task, loaded, format, options, apart)
@@ -94,7 +97,7 @@ def ask(
         "model": name_of(model),
         "data": str(data) if isinstance(data, (str, os.PathLike)) else report,
     }
-    told |= {"split": reading.get("split"), "column": apart, **generation}
+    told |= {"split": reading.get("split"), "column": apart, "dtype": dtype, **generation}
     told = {key: value for key, value in told.items() if value is not None}
     if output is not None:
         header = {**told, "processes": processes, "samples": _digest(samples), "weights": _mark(model, loaded)}
@@ -118,13 +121,17 @@ def check_card(folder: str) -> None:
         raise ValueError(f"update_card: {folder} is no folder with a {CARD}; mm train writes one")
 
 
-def _loaded(model: Any, processor: Any, task: str | None) -> tuple[Any, Any, str]:
+def _loaded(
+    model: Any, processor: Any, task: str | None, device: str | None, dtype: str | None
+) -> tuple[Any, Any, str]:
     """The model of the class that the task needs, its processor, and the task."""
     if task is not None and task not in TASKS:
         raise ValueError(f"task={task!r}{nearest(task, TASKS)}; accepted are {', '.join(TASKS)}")
     if not isinstance(model, (str, os.PathLike)):
         if processor is None:
             raise ValueError("a model that is loaded already needs its processor: give processor")
+        if device or dtype:
+            raise ValueError("device and dtype are for a model that is loaded here; move this one before")
         return model, processor, task or _task_of([type(model).__name__], type(model).__name__)
     source = str(model)
     from transformers import AutoConfig
@@ -132,15 +139,15 @@ def _loaded(model: Any, processor: Any, task: str | None) -> tuple[Any, Any, str
     config = AutoConfig.from_pretrained(source)
     task = task or _task_of(config.architectures or [], source)
     model_class = class_of(task, (config.architectures or [None])[0])
-    loaded, info = model_class.from_pretrained(source, output_loading_info=True)
+    place = device_of(device)
+    loaded, info = model_class.from_pretrained(source, output_loading_info=True, **dtype_settings(dtype))
     missing = sorted(info["missing_keys"])
     if missing:
         raise ValueError(
             f"{source!r} is of {config.architectures}; task={task!r} evaluates {model_class.__name__}, of which it "
             f"holds no weights for {len(missing)} tensors ({missing[0]}, ...): train that task first"
         )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return loaded.to(device).eval(), processor or AutoProcessor.from_pretrained(source), task
+    return loaded.to(place).eval(), processor or AutoProcessor.from_pretrained(source), task
 
 
 def is_speech_model(architectures: list[str] | None) -> bool:

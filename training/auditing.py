@@ -95,6 +95,8 @@ def audit(
     update_card: bool = False,
     resume: bool = True,
     progress: bool = True,
+    device: str | None = None,
+    dtype: str | None = None,
     **generation: Any,
 ) -> Audit:
     """The metric of a model in each group of the data, and whether the worst group is worse than chance makes it.
@@ -117,7 +119,8 @@ def audit(
     reading = {"media": media, "split": split, "annotations": annotations, "columns": columns}
     asked = ask(
         model, data, task, processor, output, format, reading, batch_size, resume, progress,
-        generation=generation, apart=groups, check=lambda samples, task: _check_column(samples, task, groups),
+        generation=generation, device=device, dtype=dtype, apart=groups,
+        check=lambda samples, task: _check_column(samples, task, groups),
     )  # fmt: skip
     names = _names(asked, groups)
     found = group_scores(_score_of(asked), names, [question.group for question in asked.questions])

@@ -92,6 +92,8 @@ def evaluate(
     update_card: bool = False,
     resume: bool = True,
     progress: bool = True,
+    device: str | None = None,
+    dtype: str | None = None,
     **generation: Any,
 ) -> Evaluation:
     """The metrics of a model on data, each with its 95 % interval over pictures.
@@ -109,6 +111,8 @@ def evaluate(
         against: the output folder of another evaluation of the same questions: which model is better, is that sure?
         update_card: put the metrics into the README.md of the model's folder, too.
         resume: False begins anew.
+        device, dtype: such as "cuda:1" and "bfloat16", of a model that is loaded here; None: a GPU if there is one,
+            and the type of the weights.
         generation: of generate(), such as num_beams=3, max_new_tokens=30.
 
     Raises: ValueError, TypeError or FileNotFoundError in words: no such model or data, another task, samples that lack
@@ -120,8 +124,9 @@ def evaluate(
         check_card(name)
     reading = {"media": media, "split": split, "annotations": annotations, "columns": columns}
     asked = ask(
-        model, data, task, processor, output, format, reading, batch_size, resume, progress, generation=generation
-    )
+        model, data, task, processor, output, format, reading, batch_size, resume, progress, generation=generation,
+        device=device, dtype=dtype,
+    )  # fmt: skip
     questions, task, notes = asked.questions, asked.task, []
     if task == "caption":
         more, notes = (_speech_metrics if asked.is_speech else _caption_metrics)(questions)

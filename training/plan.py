@@ -132,7 +132,7 @@ def _look(plan: Plan, model: Any, processor: Any, training: Any, samples: list, 
         plan.seen = seen_in(collate(samples[:SHOWN]), processor, collate.patch_size)
         plan.memory = estimate(model, batch, training.per_device_train_batch_size, MEASURED, training)
     except MediaDecodeError as fault:
-        plan.notes.append(f"the first samples cannot be read, so nothing is shown or measured of them: {fault}")
+        plan.notes.append(f"the first samples cannot be read, so nothing is shown or measured of them: {fault.reason}")
 
 
 def first_samples(data: Any, most: int) -> list[dict]:

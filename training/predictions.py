@@ -171,9 +171,9 @@ class Reader:
             try:
                 yield [sample], run([sample])
             except MediaDecodeError as fault:
-                self.skipped.append((sample.file() or sample.name(), str(fault)))
+                self.skipped.append((sample.file() or sample.name(), fault.reason))
                 if self.journal is not None:
-                    self.journal.skip(sample, str(fault))
+                    self.journal.skip(sample, fault.reason)
 
     def _of_all(self, found: list[tuple[int, list]]) -> list[tuple[int, list]]:
         """The answers of every process, and what each left out."""
@@ -238,12 +238,14 @@ def answering(model: Any) -> Iterator[None]:
 
 
 def _on(model: Any, batch: Mapping[str, Any], without: tuple[str, ...] = ()) -> dict[str, Any]:
-    there = next(model.parameters()).device
-    return {
-        name: value.to(there) if torch.is_tensor(value) else value
-        for name, value in batch.items()
-        if name not in without
-    }
+    weight = next(one for one in model.parameters() if one.is_floating_point())
+
+    def moved(value: Any) -> Any:
+        if not torch.is_tensor(value):
+            return value
+        return value.to(weight.device, weight.dtype if value.is_floating_point() else None)
+
+    return {name: moved(value) for name, value in batch.items() if name not in without}
 
 
 def generated(model: Any, processor: Any, dataset: Iterable, reader: Reader, **generation: Any) -> list[Question]:

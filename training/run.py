@@ -180,7 +180,9 @@ def _readable(data: RunData, begun: Start, arguments: RunArguments, say: Say) ->
             if given:
                 collate([given])
             kept.append(sample)
-        except (MediaDecodeError, RowError) as fault:
+        except MediaDecodeError as fault:
+            bad.append(f"not evaluated: {fault.reason}")
+        except RowError as fault:
             bad.append(f"not evaluated: {fault}")
     for line in bad:
         say(line)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTrainedConfig
+from transformers.utils import logging
 
 from ..configuration.base import unknown_fields
 from ..configuration.mm import MMConfig
@@ -126,7 +127,8 @@ def _of_model(arguments: RunArguments, fields: dict[str, Any]) -> Start:
             f"{source!r} is a classifier of {config.num_labels} classes, and the data have {labels}; start from a "
             "model of another task, or give data of the same classes"
         )
-    model, info = model_class.from_pretrained(source, output_loading_info=True, **fields)
+    with _without_their_table():
+        model, info = model_class.from_pretrained(source, output_loading_info=True, **fields)
     new, lost = _checked(model_class, source, fields, info)
     made = Start(model, AutoProcessor.from_pretrained(arguments.model.processor or source), new=new)
     made.told.append(f"starts from {source}, written by {written_by}")
@@ -134,6 +136,17 @@ def _of_model(arguments: RunArguments, fields: dict[str, Any]) -> Start:
     if lost:
         made.told.append(f"not used by {model_class.__name__}: {_parts_of(lost)}")
     return made
+
+
+@contextmanager
+def _without_their_table() -> Iterator[None]:
+    """Within, Transformers does not log which weights are new or unused: `Start.told` says it."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _checked(model_class: Any, source: str, fields: dict[str, Any], info: Any) -> tuple[list[str], list[str]]:
@@ -266,9 +279,8 @@ def _tell_unknown(made: Start, data: RunData) -> None:
     ]
     if not texts:
         return
-    unknown = [
-        text for text, ids in zip(texts, tokenizer(texts).input_ids, strict=True) if tokenizer.unk_token_id in ids
-    ]
+    read = tokenizer(texts, verbose=False).input_ids  # their lengths are told elsewhere
+    unknown = [text for text, ids in zip(texts, read, strict=True) if tokenizer.unk_token_id in ids]
     if unknown:
         told = f"{len(unknown)} of {len(texts)} texts have words that the tokenizer does not know"
         made.told.append(

@@ -85,7 +85,7 @@ def classify(
     from ..printing import BAD_INPUT
 
     all_read = work(
-        paths, typer.echo, model=model, labels=labels, template=template, text=text, top_k=top_k,
+        paths, model=model, labels=labels, template=template, text=text, top_k=top_k,
         batch_size=batch_size, recursive=recursive, output=output, resume=resume, workers=workers, device=device,
         dtype=dtype, as_json=as_json,
     )  # fmt: skip

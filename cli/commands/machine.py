@@ -9,13 +9,14 @@ app = typer.Typer()
 
 
 @app.command()
-def env() -> None:
+def env(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
     """Show the versions and the hardware that MM runs on (for a report of a fault)."""
     from ..env import environment
-    from ..printing import printable
+    from ..printing import json_line, printable
 
-    for name, value in environment().items():
-        typer.echo(f"{name}\t{printable(value)}")
+    found = environment()
+    for line in [json_line(found)] if as_json else [f"{name}\t{printable(value)}" for name, value in found.items()]:
+        typer.echo(line)
 
 
 @app.command()

@@ -27,7 +27,9 @@ _Columns = Annotated[
 _BatchSize = Annotated[int, typer.Option(min=1, help="Texts in a batch.")]
 _Beams = Annotated[int | None, typer.Option(min=1, help="Beams of the search. Default: the model's own.")]
 _Longest = Annotated[int | None, typer.Option(min=1, help="Longest text that is written. Default: the model's own.")]
-_Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew where a killed run left answers.")]
+_Resume = Annotated[bool, typer.Option("--resume/--fresh", help="Go on where a killed run left answers, or anew.")]
+_Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, ... Default: a GPU, if any.")]
+_Dtype = Annotated[str | None, typer.Option(metavar="NAME", help="float32, bfloat16 or float16.")]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")]
 
 
@@ -54,7 +56,9 @@ def evaluate(
     update_card: Annotated[
         bool, typer.Option("--update-card", help="Put the metrics into the model's README.md, too.")
     ] = False,
-    fresh: _Fresh = False,
+    resume: _Resume = True,
+    device: _Device = None,
+    dtype: _Dtype = None,
     as_json: _Json = False,
 ) -> None:
     """Measure a model on data: metrics with 95 % intervals, a page with the best and the worst.
@@ -70,7 +74,7 @@ def evaluate(
     print_evaluation(
         say, as_json, model, data, task, output=output, media=media, format=data_format, split=split,
         annotations=annotations, columns=as_dict("columns", columns), batch_size=batch_size, against=against,
-        update_card=update_card, resume=not fresh,
+        update_card=update_card, resume=resume, device=device, dtype=dtype,
         **{name: value for name, value in generation.items() if value is not None},
     )  # fmt: skip
 
@@ -98,7 +102,9 @@ def audit(
     update_card: Annotated[
         bool, typer.Option("--update-card", help="Put the table into the model's README.md, too.")
     ] = False,
-    fresh: _Fresh = False,
+    resume: _Resume = True,
+    device: _Device = None,
+    dtype: _Dtype = None,
     as_json: _Json = False,
 ) -> None:
     """For whom does a model fail? Its metric in each group, the gap of the worst, and confident errors.
@@ -113,6 +119,6 @@ def audit(
     print_audit(
         say, as_json, model, data, groups, task, output=output, media=media, format=data_format, split=split,
         annotations=annotations, columns=as_dict("columns", columns), batch_size=batch_size,
-        update_card=update_card, resume=not fresh,
+        update_card=update_card, resume=resume, device=device, dtype=dtype,
         **{name: value for name, value in generation.items() if value is not None},
     )  # fmt: skip

@@ -55,12 +55,13 @@ def verify(
     revision: Annotated[
         str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of a Hub id. Default: main.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Check a saved model: manifest, weights, configuration, processor, and one forward. Exit code 2 for a fault."""
     from ..printing import BAD_INPUT, say
     from ..verify import print_report
 
-    is_whole = print_report(source, say, revision)
+    is_whole = print_report(source, say, revision, as_json)
     if not is_whole:
         raise typer.Exit(BAD_INPUT)
 

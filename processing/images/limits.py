@@ -59,6 +59,7 @@ class MediaDecodeError(ValueError):
         format: the file's format as Pillow names it; None if it was not recognised or there is no file. cause: the
         problem, with the type of the original error if there is one.
         index: the source's place among those of a call, such as 3 or "images[1][0]"; None for a single source.
+        reason: the message without that place, for those who know the file.
     """
 
     def __init__(
@@ -75,11 +76,14 @@ class MediaDecodeError(ValueError):
         self.format = format
         self.cause = message if cause is None else cause
         self.index = index
+        self.reason = message
 
     def at(self, index: int | str) -> "MediaDecodeError":
         """The same error, its message saying where it was: `index` is a number or text."""
         place = f"images[{index}]" if isinstance(index, int) else index
-        return type(self)(f"{place}: {self}", name=self.name, format=self.format, cause=self.cause, index=index)
+        placed = type(self)(f"{place}: {self}", name=self.name, format=self.format, cause=self.cause, index=index)
+        placed.reason = self.reason
+        return placed
 
 
 class MediaNotFoundError(MediaDecodeError, FileNotFoundError):

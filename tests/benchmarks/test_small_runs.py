@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from pathlib import Path
 
 import harness
 import pytest
@@ -17,6 +18,8 @@ RUNS = {
     "floor": ["blip", "git"],
     "cpu": ["onnx", "optimum"],
     "everyday": ["load"],
+    "caption_folder": ["--against", str(Path(__file__).resolve().parents[2])],
+    "serve_load": [],
 }
 
 

@@ -168,7 +168,9 @@ def test_the_command_leaves_out_a_broken_picture_and_says_so(pictures, broken, m
     assert not print_captions(paths, model=model_folder, max_new_tokens=3)
     said = capsys.readouterr()
     assert [line.split("\t")[0] for line in said.out.splitlines()] == ["a.png", "b.webp"]
-    assert said.err.startswith("mm: cannot decode") and "broken.png" in said.err
+    assert said.err.startswith(f"mm: 1 of 3 files cannot be read:\n  cannot decode '{broken}'")
+    assert not print_captions([broken], model=model_folder)
+    assert capsys.readouterr().err.startswith("mm: cannot decode")
 
 
 @pytest.mark.parametrize("shown", [True, False])
@@ -217,7 +219,7 @@ def test_names_are_printed_and_never_obeyed(hostile, model_folder, capsys):
     names = [line.split("\t")[0] for line in lines[:3]]
     assert names[0] == r"a\x1b[31mRED\x1b]0;title\x07\tTAB\nLINE\u2028\u202etxt\x9b2J\x7f.png"
     assert names[1:] == [r"b\udcff.png", "c \u732b\u00e9 \U0001f469\u200d\U0001f680.png"]
-    assert said.err.count("\n") == 1 and r"\x1b]0;title\x07\n" in said.err
+    assert said.err.count("\n") == 2 and r"\x1b]0;title\x07\n" in said.err
 
 
 def test_json_lines_read_back_equal_and_hold_nothing_that_is_obeyed(hostile, model_folder, capsys):

@@ -2,33 +2,30 @@
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from transformers import BertTokenizer
 from typer.testing import CliRunner
 
 import mm_console
-from mm import MMImageProcessorPil, MMIndex, MMProcessor
-from mm.cli.media_lists import list_media
+from mm import MMIndex
+from mm.cli.media_lists import list_media, told_media
 from mm.searching import build
 from mm.searching.journal import parts_of
 
 
 @pytest.fixture(scope="module")
-def folder(retriever, tmp_path_factory):
+def folder(saved_retriever, tmp_path_factory):
     """A model, and pictures in a folder and a folder below."""
     folder = tmp_path_factory.mktemp("found")
-    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a red blue cat dog".split()
-    processor = MMProcessor(
-        MMImageProcessorPil(size={"height": 16, "width": 16}),
-        BertTokenizer(vocab={word: number for number, word in enumerate(words)}),
-    )
-    text = {"vocab_size": len(words), "bos_token_id": 2, "eos_token_id": 3}
-    retriever(text_config=text, dtype=torch.float32).save_pretrained(folder / "model")
-    processor.save_pretrained(folder / "model")
+    saved_retriever(folder / "model")
     (folder / "pictures" / "below").mkdir(parents=True)
     for name in ("red.png", "blue.jpg", "below/green.webp"):
         picture = Image.new("RGB", (16, 16), Path(name).stem)
@@ -106,6 +103,52 @@ def test_three_processes_make_the_index_of_one_also_after_one_was_killed(folder,
             process(rank)
 
 
+def lines_in(output):
+    return [part.read_bytes().count(b"\n") for part in parts_of(output)]
+
+
+def until(true, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not true():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.002)
+
+
+@pytest.mark.slow
+@pytest.mark.linux
+def test_processes_of_torchrun_that_are_killed_go_on_and_make_the_index_of_one(folder, tmp_path):
+    """First one of two is, which torchrun starts again; then torchrun and both of them are."""
+    pictures, one, output = tmp_path / "pictures", tmp_path / "one", tmp_path / "index"
+    pictures.mkdir()
+    for number in range(240):
+        Image.new("RGB", (400, 400), (number, 99, 10)).save(pictures / f"{number:03}.png")
+    (pictures / "005.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    words = ["embed", pictures, "--model", folder / "model", "--batch-size", "1", "--index"]
+    assert run(*words, one).exit_code == 2
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+    start += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "mm_console"]
+    command = [str(word) for word in (*start, *words, output)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        until(lambda: len(lines_in(output)) == 2 and min(lines_in(output)) >= 3, process)
+        killed, before = children_of(process.pid), lines_in(output)
+        assert len(killed) == 2
+        os.kill(killed[0], signal.SIGKILL)
+        enough = sum(before) + 20
+        until(lambda: sum(lines_in(output)) >= enough and not {*killed} & {*children_of(process.pid)}, process)
+        last = children_of(process.pid)
+        for one_of_them in (process.pid, *last):
+            os.kill(one_of_them, signal.SIGKILL)
+    assert not (output / "index.json").exists() and sum(lines_in(output)) < 239
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "239 files: " in done.stdout and done.stderr.count("005.png") == 1
+    assert MMIndex(output).items == MMIndex(one).items and parts_of(output) == []
+    torch.testing.assert_close(MMIndex(output).embeddings, MMIndex(one).embeddings, rtol=0, atol=1e-5)
+
+
+def children_of(process):
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -136,3 +179,34 @@ def test_lists_take_files_folders_patterns_and_stdin(folder, monkeypatch):
         list_media([pictures], ["audio"])
     with pytest.raises(FileNotFoundError, match="no file or folder"):
         list_media([pictures / "gone.png"])
+    monkeypatch.setattr(os, "scandir", _no_entry(pictures / "below"))
+    assert list_media([pictures]) == inside
+    with pytest.raises(OSError, match="below cannot be read: Permission denied"):  # os.walk goes past it
+        list_media([pictures], recursive=True)
+
+
+def _no_entry(folder):
+    real = os.scandir
+
+    def scandir(path):
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    return scandir
+
+
+def test_media_that_the_model_does_not_read_are_counted_and_hidden_files_are_no_media(folder, tmp_path, capsys):
+    for name in ("a.mp4", "b.MOV", "c.wav", "d.txt", "._e.png", ".f.mp4"):
+        (tmp_path / name).touch()
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
+    assert told_media([tmp_path], ["image"]) == [tmp_path / "red.png"]
+    assert capsys.readouterr().err == "mm: 2 videos and 1 sound left out: the model reads pictures\n"
+    assert told_media([tmp_path], ["image", "video", "audio"], True)[:2] == [tmp_path / "a.mp4", tmp_path / "b.MOV"]
+    assert capsys.readouterr().err == ""
+    done = run("embed", tmp_path, "--index", tmp_path / "index", "--model", folder / "model")
+    assert (done.exit_code, done.stdout) == (0, "1 files: 1 encoded, 0 as before, 0 deleted\n")
+    assert "2 videos and 1 sound left out" in done.stderr
+    (tmp_path / "red.png").unlink()
+    with pytest.raises(ValueError, match="no pictures in the folder .*, but 2 videos and 1 sound: looked for"):
+        told_media([tmp_path], ["image"])

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import mm_console
 from mm import MediaDecodeError
-from mm.cli.long_work import Results, SharedResults, open_results
+from mm.cli.long_work import Results, SharedResults, note_of, open_results
 from mm.cli.reading import in_batches
 
 PICTURES = sorted((Path(__file__).resolve().parents[2] / "examples" / "pictures").glob("*.png"))
@@ -27,7 +27,7 @@ class Sizes:
     def __call__(self, images, return_tensors):
         ((path,),) = images
         if "bad" in path.name:
-            raise MediaDecodeError("broken") from MediaDecodeError(f"cannot decode {path.name}")
+            raise MediaDecodeError(f"cannot decode {path.name}").at("images[0][0]")
         side = int(path.stem.split("-")[1])
         return {"pixel_values": torch.full((1, side), float(path.stem.split("-")[0]))}
 
@@ -46,7 +46,8 @@ def test_results_come_in_order_from_batches_of_one_shape(workers):
     found = list(in_batches(paths, Sizes(), ["image"], work, 4, workers))
     assert [number for number, _ in found] == list(range(42))
     results = [result for _, result in found]
-    assert str(results[5]) == "cannot decode bad.png" and "the model reads image" in str(results[41])
+    assert str(results[5]) == "cannot decode bad.png"
+    assert str(results[41]) == "cannot read a.mp4: it is a video, and the model reads pictures"
     assert [*results[:5], *results[6:41]] == [float(number) for number in range(40)]
     assert len(batches) <= 12 and {width for _, width in batches} == {1, 2, 3}
 
@@ -68,7 +69,11 @@ def test_a_file_of_results_goes_on_after_its_last_whole_line(tmp_path):
     results.write("3.png", caption="three")
     results.close(complete=True)
     assert [json.loads(line)["path"] for line in path.read_text().splitlines()] == ["1.png", "2.png", "3.png"]
-    assert os.listdir(tmp_path) == ["out.jsonl"]
+    with pytest.raises(ValueError, match="model was 'a' and is 'b'"):  # also of a run that is complete
+        Results(path, {"model": "b"}, resume=True)
+    Results(path, {"model": "a", "batch_size": 3, "device": "cpu"}, resume=True).close(True)
+    assert sorted(os.listdir(tmp_path)) == [".out.jsonl.run.json", "out.jsonl"]
+    note_of(path).unlink()
     path.write_text("no result\n")
     with pytest.raises(ValueError, match="line 1 of"):
         Results(path, {}, resume=True)
@@ -79,14 +84,19 @@ def lines_of(path):
 
 
 @pytest.mark.slow
-def test_captions_that_were_killed_go_on_without_doing_or_losing_any_twice(tmp_path):
+@pytest.mark.parametrize("name", ["caption", "classify"])
+def test_a_command_that_was_killed_goes_on_without_doing_or_losing_any_twice(name, saved_retriever, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number in range(60):
         with Image.open(PICTURES[number % len(PICTURES)]) as picture:
             picture.convert("RGBA").resize((300 + number, 300)).save(folder / f"{number:02}.png")
     (folder / "07.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    command = [sys.executable, "-W", "ignore", "-m", "mm_console", "caption", folder, "--batch-size", "2", "--output"]
+    given = []
+    if name == "classify":
+        given = ["--model", saved_retriever(tmp_path / "model"), "--labels", "red cat,blue dog", "--top-k", "2"]
+    command = [sys.executable, "-W", "ignore", "-m", "mm_console", name, folder, *given, "--batch-size", "2"]
+    command.append("--output")
     whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     assert subprocess.run([*command, whole], capture_output=True).returncode == 2
     with subprocess.Popen([*command, output], stderr=subprocess.PIPE, text=True) as process:
@@ -155,7 +165,12 @@ def test_several_processes_join_their_lines_once_and_go_on_after_one_is_killed(t
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["path"] for line in lines] == names and lines[-1] == {"path": "bad.png", "error": "broken"}
     assert sorted(log.read_text().split()) == sorted(names)  # none was done twice
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out.jsonl", "out.jsonl.log"]
+    assert sorted(entry.name for entry in tmp_path.glob("[!.]*")) == ["out.jsonl", "out.jsonl.log"]
+    assert [entry.name for entry in tmp_path.glob(".*")] == [".out.jsonl.run.json"]
+    with pytest.raises(ValueError, match="model was 'a' and is None"):
+        note_of(path).write_text('{"model": "a"}')
+        SharedResults(path, {}, True, names, 0, 2)
+    note_of(path).write_text("{}")
     before = path.read_bytes()
     for rank in (1, 0):  # new files since: the lines that are there stay
         share(path, rank, [*names, "new.png", "newer.png", "newest.png"], lambda name: True)
@@ -180,4 +195,6 @@ def test_two_processes_caption_as_one_does(tmp_path):
     assert one.returncode == 2 and [process.returncode for process in both] == [0, 0]
     assert sum("1 of 13 files cannot be read" in text for text in told) == 1
     assert (tmp_path / "two.jsonl").read_text() == (tmp_path / "one.jsonl").read_text()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.png", "one.jsonl", "two.jsonl"]
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["bad.png", "one.jsonl", "two.jsonl"]
+    notes = [(tmp_path / f".{name}.jsonl.run.json").read_text() for name in ("one", "two")]
+    assert notes[0] == notes[1]

@@ -7,20 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import BertTokenizer, WhisperProcessor
 from typer.testing import CliRunner
 
 import mm_console
-from mm import MMImageProcessorPil, MMIndex, MMProcessor, convert
-from mm.cli.on_ray import shares_of
-from mm.cli.shards import MANIFEST, RUN, Shards, manifest_of, read_shards, write_shard
-from whispers import lively_whisper, whisper_extractor, whisper_tokenizer
+from mm import MMIndex
+from mm.cli import shards as shards_file
+from mm.cli.on_ray import Replica, shares_of
+from mm.cli.shards import MANIFEST, RUN, Shards, manifest_of, parquet, read_shards, write_shard
+from whispers import saved_whisper
 
 PICTURES = sorted((Path(__file__).resolve().parents[2] / "examples" / "pictures").glob("*.png"))
 
@@ -55,13 +56,74 @@ def test_a_shard_that_the_manifest_does_not_name_is_no_result_and_one_done_twice
     assert again.done() == set("abcd") and len(list(folder.glob("part-*"))) == 2
     assert shares_of(list("abcdefg"), again.done()) == [(4, ["e"]), (5, ["f"]), (6, ["g"])]
     again.close(True)
-    assert not (folder / RUN).exists() and len(manifest_of(folder)) == 2
+    assert (folder / RUN).exists() and len(manifest_of(folder)) == 2
+    with pytest.raises(ValueError, match="model was 'a' and is 'b'"):  # also of a run that is complete
+        Shards(folder, {"model": "b"}, resume=True)
     (folder / late["shard"]).write_bytes(b"cut")
     with pytest.raises(ValueError, match="missing or damaged"):
         held(folder)
-    spoiled = Shards(folder, {"model": "b"}, resume=True)
+    spoiled = Shards(folder, {"model": "a", "batch_size": 1}, resume=True)
     assert spoiled.done() == {"a", "b"}
     spoiled.close(True)
+
+
+def test_shards_that_are_made_anew_go_on_only_where_they_were_not_complete(tmp_path):
+    def shards(*names, complete, **settings):
+        held = Shards(tmp_path, settings, anew=True)
+        before = held.done()
+        for name in names:
+            held.add(write_shard(tmp_path, "embed", 0, [{"path": name, "error": None}]))
+        held.close(complete)
+        return before
+
+    assert shards("a", complete=False, model="x") == set()
+    assert shards("b", complete=True, model="x") == {"a"}  # it was killed, and goes on
+    with pytest.raises(ValueError, match="command was None and is 'caption'"):
+        Shards(tmp_path, {"model": "x", "command": "caption"}, resume=True)
+    assert shards("c", complete=False, model="x") == set()
+    assert shards(complete=True, model="y") == set()
+
+
+def test_the_readers_that_people_have_make_one_table_of_a_folder_of_shards(tmp_path):
+    """In the order in which the files were given, whatever the order in which they were done."""
+    from datasets import load_dataset
+
+    folder = tmp_path / "captions"
+    shards = Shards(folder, {"model": "a"})
+    for start in (1024, 0, 512):
+        shards.add(write_shard(folder, "caption", start, [row(f"{start + number}", score=0.5) for number in range(9)]))
+    shards.add(write_shard(folder, "caption", 9999, [row("z", caption=None, error="broken")]))
+    shards.close(True)
+    expected = list(read_shards(folder))
+    assert [one["path"] for one in expected][:10] == [*map(str, range(9)), "512"]
+    shown = {"data_files": str(folder / "*.parquet"), "split": "train", "cache_dir": str(tmp_path / "cache")}
+    found = load_dataset("parquet", **shown)
+    assert found.to_list() == expected
+    assert parquet().read_table(folder).to_pylist() == expected
+    frame = import_module("pandas").read_parquet(folder)
+    assert frame.path.tolist() == [one["path"] for one in expected] and frame.error.tolist()[-1] == "broken"
+
+
+def test_what_an_actor_cannot_do_is_told_in_words(tmp_path, monkeypatch):
+    def make():
+        return lambda names: [row(name) for name in names]
+
+    share = json.dumps([0, ["a", "b"]])
+    line = Replica(str(tmp_path), "caption", make, {})._line(share)
+    assert line["files"] == 2 and (tmp_path / line["shard"]).stat().st_size == line["bytes"]
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shards_file.os, "replace", full)
+    assert "No space left" in Replica(str(tmp_path), "caption", make, {})._line(share)["fault"]
+    assert "unexpected keyword" in Replica(str(tmp_path), "caption", make, {"model": "x"})._line(share)["fault"]
+    monkeypatch.undo()
+    shards = Shards(tmp_path / "new", {})
+    (tmp_path / "new" / ".part-1.parquet.abc.writing").touch()  # of a worker that was killed as it wrote
+    shards.close(False)
+    Shards(tmp_path / "new", {}, resume=True).close(True)
+    assert not list((tmp_path / "new").glob("*part*"))
 
 
 def test_options_of_ray_are_told_in_words(tmp_path):
@@ -115,7 +177,8 @@ def lines_of(folder):
 @pytest.mark.apps
 @pytest.mark.linux
 def test_captions_are_the_same_where_an_actor_and_then_the_whole_run_are_killed(tmp_path):
-    """One of three actors is killed: its shares go to others. Then the run is, and --resume goes on with it."""
+    """One of three actors is killed before it has done anything and one in the middle: their shares go to others. Then
+    the run is, and --resume goes on with it, in batches of another size."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number in range(96):
@@ -130,6 +193,7 @@ def test_captions_are_the_same_where_an_actor_and_then_the_whole_run_are_killed(
     out = tmp_path / "out"
     command = [sys.executable, "-W", "ignore", "-m", "mm_console", *map(str, words), str(out)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment) as process:
+        os.kill(until(lambda: actors_of(process.pid), process)[-1], signal.SIGKILL)
         until(lambda: lines_of(out) >= 2, process)
         actors = until(lambda: len(found := actors_of(process.pid)) == 3 and found, process)
         os.kill(actors[0], signal.SIGKILL)
@@ -139,7 +203,9 @@ def test_captions_are_the_same_where_an_actor_and_then_the_whole_run_are_killed(
         os.kill(process.pid, signal.SIGKILL)
     named = (out / MANIFEST).read_text().splitlines()
     assert before + 3 <= len(named) < 16 and (out / RUN).exists()
-    done = run(*words, out, "--resume", env=environment)
+    other = run(*words, out, "--resume", "--num-beams", "2", env=environment)
+    assert other.returncode == 2 and "num_beams was None and is 2" in other.stderr
+    done = run(*words, out, "--resume", "--batch-size", "5", env=environment)
     assert done.returncode == 2 and "1 of 96 files cannot be read" in done.stderr and "007.png" in done.stderr
     assert "96 files in 16 shards" in done.stdout
     assert (out / MANIFEST).read_text().splitlines()[: len(named)] == named  # what was done was not done again
@@ -153,14 +219,9 @@ def test_captions_are_the_same_where_an_actor_and_then_the_whole_run_are_killed(
 
 @pytest.mark.apps
 @pytest.mark.linux
-def test_an_index_and_transcripts_of_actors_are_those_of_one_process(retriever, tmp_path):
+def test_an_index_and_transcripts_of_actors_are_those_of_one_process(saved_retriever, tmp_path):
     soundfile = pytest.importorskip("soundfile")
-    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a red".split()
-    model, sounds, pictures = tmp_path / "model", tmp_path / "sounds", tmp_path / "pictures"
-    text = {"vocab_size": len(words), "bos_token_id": 2, "eos_token_id": 3}
-    retriever(text_config=text, dtype=torch.float32).save_pretrained(model)
-    tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
-    MMProcessor(MMImageProcessorPil(size={"height": 16, "width": 16}), tokenizer).save_pretrained(model)
+    model, sounds, pictures = saved_retriever(tmp_path / "model"), tmp_path / "sounds", tmp_path / "pictures"
     pictures.mkdir()
     for number in range(20):
         Image.new("RGB", (16, 16), (number * 12, 99, 10)).save(pictures / f"{number:02}.png")
@@ -176,15 +237,13 @@ def test_an_index_and_transcripts_of_actors_are_those_of_one_process(retriever, 
     rows = [one for one in read_shards(tmp_path / "ray" / "shards") if one["error"] is None]
     torch.testing.assert_close(torch.tensor([one["embedding"] for one in rows]), indexes[1].embeddings)
 
-    lively_whisper().save_pretrained(tmp_path / "whisper")
-    WhisperProcessor(whisper_extractor(), whisper_tokenizer()).save_pretrained(tmp_path / "whisper")
-    convert(tmp_path / "whisper").save_pretrained(tmp_path / "ears")
+    ears = saved_whisper(tmp_path / "whisper")
     sounds.mkdir()
     noise = (np.random.default_rng(0).standard_normal(48000) / 5).astype(np.float32)
     for number in range(3):
         soundfile.write(sounds / f"{number}.wav", noise[: 16000 + 9000 * number], 16000, subtype="FLOAT")
     (sounds / "bad.wav").write_bytes(b"junk")
-    given = ["transcribe", sounds, "--model", tmp_path / "ears", "--language", "en"]
+    given = ["transcribe", sounds, "--model", ears, "--language", "en"]
     one = run(*given, "--json")
     assert run(*given, "--engine", "ray", "--actors", "2", "--output", tmp_path / "heard").returncode == 2
     told = [

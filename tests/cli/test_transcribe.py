@@ -6,16 +6,16 @@ import re
 import numpy as np
 import pytest
 import soundfile
-from transformers import WhisperForConditionalGeneration, WhisperProcessor, pipeline
+from transformers import WhisperForConditionalGeneration, pipeline
 from typer.testing import CliRunner
 
 import mm_console
-from mm import MediaDecodeError, MMForSpeechSeq2Seq, MMProcessor, convert
+from mm import MediaDecodeError, MMForSpeechSeq2Seq, MMProcessor
 from mm.cli.transcribe import transcribe, transcribe_all
 from mm.cli.transcripts import clock
 from mm.processing.sounds.stream import stream_sound
 from speakers import saved_moonshine
-from whispers import lively_whisper, whisper_extractor, whisper_tokenizer
+from whispers import saved_whisper
 
 RATE = 16000
 SOUND = (np.random.default_rng(0).standard_normal(9 * RATE // 2) / 5).astype(np.float32)
@@ -24,9 +24,7 @@ SOUND = (np.random.default_rng(0).standard_normal(9 * RATE // 2) / 5).astype(np.
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     source = tmp_path_factory.mktemp("whisper")
-    lively_whisper().save_pretrained(source)
-    WhisperProcessor(whisper_extractor(), whisper_tokenizer()).save_pretrained(source)
-    convert(source).save_pretrained(source / "mm")
+    saved_whisper(source)
     soundfile.write(source / "long.wav", SOUND, RATE, subtype="FLOAT")
     soundfile.write(source / "short.flac", np.repeat(SOUND[:9000], 3), 3 * RATE)
     return source
@@ -156,7 +154,7 @@ def test_a_transcript_stays_where_nothing_comes_of_a_run(folder, tmp_path):
     assert run(folder, "long.wav", "--format", "srt", "--output", str(tmp_path), "--language", "xx").exit_code == 2
     (folder / "junk2.wav").write_bytes(b"junk")
     assert run(folder, "junk2.wav", "--format", "srt", "--output", str(tmp_path)).exit_code == 2
-    assert kept.read_text() == "KEEP" and [path.name for path in tmp_path.iterdir()] == ["long.srt"]
+    assert kept.read_text() == "KEEP" and list(tmp_path.glob("[!.]*")) == [kept]
     done = run(folder, "long.wav", "--output", str(kept))
     assert done.exit_code == 2 and "folder" in done.output
 
@@ -238,7 +236,7 @@ def test_a_run_that_was_ended_goes_on_with_the_same_settings_and_gives_what_an_u
     given = (str(sounds), "--recursive", "--json", "--language", "en", "--device", "cpu", "--dtype", "float32")
     assert run(folder, *given, "--output", str(whole)).exit_code == 2
     names = sorted(path.name for path in whole.iterdir())
-    assert names == ["a.json", "b.json", "c.json"]
+    assert names == [".transcribe.jsonl.run.json", "a.json", "b.json", "c.json"]
 
     heard = []
 
@@ -252,7 +250,7 @@ def test_a_run_that_was_ended_goes_on_with_the_same_settings_and_gives_what_an_u
     run(folder, *given, "--output", str(out))
     assert heard == ["a.wav", "b.wav", "bad.wav", "c.wav"] and not (out / "c.json").exists()
     other = run(folder, *given[:-2], "--output", str(out), "--resume", "--num-beams", "2")
-    assert other.exit_code == 2 and "begun with other settings" in other.output
+    assert other.exit_code == 2 and "made with other settings" in other.output
     monkeypatch.setattr(
         "mm.cli.transcripts.stream_sound", lambda path, rate: heard.append(path.name) or stream_sound(path, rate)
     )
@@ -262,6 +260,8 @@ def test_a_run_that_was_ended_goes_on_with_the_same_settings_and_gives_what_an_u
         name: (whole / name).read_bytes() for name in names
     }
     assert run(folder, *given, "--output", str(out), "--resume").exit_code == 2 and heard[5:] == ["bad.wav"]
+    other = run(folder, *given[:-4], "--output", str(out), "--resume", "--words")
+    assert other.exit_code == 2 and "words was False and is True" in other.output and len(heard) == 6
     for words, told in ((("--resume",), "give one"), (("--json", "--format", "srt"), "leave one out")):
         refused = run(folder, *given, *words)
         assert refused.exit_code == 2 and told in refused.output

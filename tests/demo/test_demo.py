@@ -17,12 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from transformers import BertTokenizer, WhisperProcessor
 
-from mm import MMForImageTextRetrieval, MMImageProcessorPil, MMProcessor, convert
+from mm import MMForImageTextRetrieval
 from mm.cli.caption import PACKAGED_MODEL, caption
-from whispers import lively_whisper, whisper_extractor, whisper_tokenizer
+from whispers import saved_whisper
 
 pytestmark = pytest.mark.apps
 PICTURES = sorted((Path(__file__).resolve().parents[2] / "examples" / "pictures").glob("*.png"))
@@ -33,22 +31,13 @@ SHOTS = os.environ.get("MM_SHOTS")  # a folder for screenshots
 
 
 @pytest.fixture(scope="module")
-def models(retriever, tmp_path_factory):
+def models(saved_retriever, tmp_path_factory):
     """Folders of a retrieval model and a Whisper, and a sound."""
     import soundfile
 
     folder = tmp_path_factory.mktemp("shown")
-    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a photo of red blue cat dog".split()
-    processor = MMProcessor(
-        MMImageProcessorPil(size={"height": 16, "width": 16}),
-        BertTokenizer(vocab={word: number for number, word in enumerate(words)}),
-    )
-    text = {"vocab_size": len(words), "bos_token_id": 2, "eos_token_id": 3}
-    retriever(text_config=text, dtype=torch.float32).save_pretrained(folder / "finder")
-    processor.save_pretrained(folder / "finder")
-    lively_whisper().save_pretrained(folder / "whisper")
-    WhisperProcessor(whisper_extractor(), whisper_tokenizer()).save_pretrained(folder / "whisper")
-    convert(folder / "whisper").save_pretrained(folder / "ears")
+    saved_retriever(folder / "finder")
+    saved_whisper(folder / "whisper").rename(folder / "ears")
     noise = np.random.default_rng(0).standard_normal(16000).astype(np.float32) / 5
     soundfile.write(folder / "sound.wav", noise, 16000, subtype="FLOAT")
     (folder / "broken.png").write_bytes(PICTURES[0].read_bytes()[:300])

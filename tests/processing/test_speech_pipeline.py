@@ -15,7 +15,7 @@ from transformers import WhisperProcessor, pipeline
 
 import mm
 from mm import MediaDecodeError, MMDataCollator, MMForSpeechSeq2Seq, convert
-from whispers import lively_whisper, whisper_extractor, whisper_tokenizer
+from whispers import lively_whisper, saved_whisper, whisper_extractor, whisper_tokenizer
 
 RATE = 16000
 SOUND = (np.random.default_rng(0).standard_normal(4 * RATE) / 5).astype(np.float32)
@@ -32,9 +32,7 @@ FAST = ("text", "words of a long one")
 @pytest.fixture(scope="module")
 def pipelines(tmp_path_factory):
     source = tmp_path_factory.mktemp("whisper")
-    lively_whisper().save_pretrained(source)
-    WhisperProcessor(whisper_extractor(), whisper_tokenizer()).save_pretrained(source)
-    convert(source).save_pretrained(source / "mm")
+    saved_whisper(source)
     task = "automatic-speech-recognition"
     return [pipeline(task, model=str(folder), ignore_warning=True) for folder in (source, source / "mm")]
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from transformers import BertTokenizer
 
-from mm import MMForImageTextRetrieval, MMImageProcessorPil, MMIndex, MMProcessor, embed_files
+from mm import MMForImageTextRetrieval, MMIndex, embed_files
 from mm.searching import build
 from mm.searching import index as index_file
 from mm.searching.exact import best_in_blocks
@@ -23,17 +22,8 @@ COLOURS = ("red", "blue", "green", "white", "black", "orange")
 
 
 @pytest.fixture(scope="module")
-def finding(retriever, tmp_path_factory):
-    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a red blue cat dog".split()
-    processor = MMProcessor(
-        MMImageProcessorPil(size={"height": 16, "width": 16}),
-        BertTokenizer(vocab={word: number for number, word in enumerate(words)}),
-    )
-    text = {"vocab_size": len(words), "bos_token_id": 2, "eos_token_id": 3}
-    folder = tmp_path_factory.mktemp("retriever")
-    retriever(text_config=text, dtype=torch.float32).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return MMForImageTextRetrieval.from_pretrained(folder)
+def finding(saved_retriever, tmp_path_factory):
+    return MMForImageTextRetrieval.from_pretrained(saved_retriever(tmp_path_factory.mktemp("retriever")))
 
 
 @pytest.fixture

@@ -6,25 +6,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import BertTokenizer
 
 from comparing import close
-from mm import MMForImageTextRetrieval, MMImageProcessorPil, MMProcessor
+from mm import MMForImageTextRetrieval
 
 pytestmark = pytest.mark.apps
 TEXTS = ["a red cat", "a dog", "blue", "a red dog blue cat"]
 
 
 @pytest.fixture(scope="module")
-def folder(retriever, tmp_path_factory):
-    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a red blue cat dog find :".split()
-    tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
-    processor = MMProcessor(MMImageProcessorPil(size={"height": 16, "width": 16}), tokenizer)
-    text = {"vocab_size": len(words), "bos_token_id": 2, "eos_token_id": 3}
-    folder = tmp_path_factory.mktemp("finder")
-    retriever(text_config=text, dtype=torch.float32).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+def folder(saved_retriever, tmp_path_factory):
+    return saved_retriever(tmp_path_factory.mktemp("finder"))
 
 
 @pytest.fixture

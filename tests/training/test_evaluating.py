@@ -50,7 +50,8 @@ def test_metrics_have_intervals_and_bad_files_are_listed(whole):
         assert whole.metrics[f"{name}_low"] <= whole.metrics[name] <= whole.metrics[f"{name}_high"]
     assert whole.metrics["exact_match"] >= 0.6  # it knows these drawings
     ((name, reason),) = whole.skipped
-    assert "broken.png" in reason and whole.metrics["skipped"] == 1 and "left out" in str(whole)
+    assert reason.startswith("cannot decode") and "broken.png" in reason and whole.metrics["skipped"] == 1
+    assert f"left out: {name}: cannot decode" in str(whole) and Path(name).name == "broken.png"
 
 
 def test_files_say_what_was_found(whole):
@@ -72,6 +73,14 @@ def test_the_batch_changes_nothing(data, whole, batch_size):
     found = mm.evaluate(str(MODEL), data, batch_size=batch_size, progress=False, num_beams=1)
     assert found.metrics == whole.metrics
     assert [one.prediction for one in found.questions] == [one.prediction for one in whole.questions]
+
+
+def test_the_device_and_the_type_of_the_weights_are_chosen_by_name(data, whole):
+    found = mm.evaluate(str(MODEL), data, device="cpu", dtype="bfloat16", progress=False, num_beams=1)
+    assert found.settings["dtype"] == "bfloat16" and found.metrics["exact_match"] >= 0.6
+    for options, told in (({"device": "abacus"}, "accepted: cpu"), ({"dtype": "int3"}, "accepted: float32")):
+        with pytest.raises(ValueError, match=told):
+            mm.evaluate(str(MODEL), data, progress=False, **options)
 
 
 def test_a_killed_evaluation_goes_on_without_answering_twice(data, whole, tmp_path, monkeypatch):

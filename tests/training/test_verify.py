@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mm
+from mm.cli.verify import print_report
 from mm.training.verify import verify, write_manifest
 
 
@@ -50,6 +51,11 @@ def test_a_saved_folder_has_no_fault_and_every_check_ran(saved):
     assert not any(check.is_fault for check in found)
     assert {check.name for check in found} == {"manifest", "weights", "model", "processor", "forward"}
     assert faults(without_manifest(saved)) == []
+    lines: list[str] = []
+    assert print_report(str(saved), lines.append, as_json=True)
+    assert [json.loads(line) for line in lines] == [
+        {"check": check.name, "told": check.told, "fault": False} for check in verify(saved)
+    ]
 
 
 def test_any_flipped_bit_is_found(saved):

@@ -214,6 +214,7 @@ def test_errors_say_where_what_and_why():
         MMImageProcessorPil().preprocess([PHOTO, truncated])
     fault = caught.value
     assert fault.index == 1 and fault.name == f"the {len(truncated)} bytes given" and fault.cause
+    assert str(fault) == f"images[1]: {fault.reason}" and fault.reason.startswith("cannot decode")
     with pytest.raises(FileNotFoundError) as missing:
         MMImageProcessorPil().preprocess(["no/such.png"])
     assert isinstance(missing.value, MediaDecodeError) and missing.value.index == 0

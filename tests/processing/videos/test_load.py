@@ -326,7 +326,7 @@ def test_grey_frames_may_come_as_one_array_beside_one_text(processor):
 def test_the_place_is_named_in_the_processor(processor):
     with pytest.raises(MediaDecodeError, match=r"videos\[1\]\[0\]: cannot decode") as caught:
         call(processor, videos=[frames_of(1), b"broken"], text=["a", "cat"])
-    assert caught.value.index == "videos[1][0]"
+    assert caught.value.index == "videos[1][0]" and caught.value.reason.startswith("cannot decode")
     with pytest.raises(ValueError, match="2 videos with 1 text"):
         call(processor, videos=[frames_of(1), frames_of(1)], text=["a"])
     with pytest.raises(ValueError, match="1 image and 2 videos: the modalities of a call"):
