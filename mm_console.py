@@ -20,6 +20,7 @@ import typer
 GROUPS = (
     "inference",
     "asking",
+    "drawing",
     "finding",
     "serving",
     "training",

@@ -13,6 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import nn
 from transformers import (
     AutoModelForImageTextToText,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForSpeechSeq2Seq,
     AutoModelForZeroShotImageClassification,
@@ -32,13 +33,15 @@ _OTHER_HEADS = {
     "MMForSequenceClassification": "gives classes, not words: AutoModelForSequenceClassification loads it",
     "MMForMaskedLM": "fills in hidden words: AutoModelForMaskedLM loads it",
 }
-# Heads that commands and the server run: who loads each, what its processor must have, what it is in words.
+# Heads that commands run: who loads each, what its processor must have, what it is in words.
 _HEADS = {
     "MMForConditionalGeneration": (AutoModelForImageTextToText, ("tokenizer",), "writes"),
     "MMForImageTextRetrieval": (AutoModelForZeroShotImageClassification, ("tokenizer",), "compares"),
     "MMForSequenceClassification": (AutoModelForSequenceClassification, (), "gives classes"),
     "MMForSpeechSeq2Seq": (AutoModelForSpeechSeq2Seq, ("feature_extractor", "tokenizer"), "transcribes"),
+    "MMForMaskedLM": (AutoModelForMaskedLM, ("tokenizer",), "fills in what is hidden"),
 }
+_SERVED = tuple(name for name in _HEADS if name != "MMForMaskedLM")  # what a page or a server has a use for
 
 
 def kinds_of(source: str | Path | None) -> list[str]:
@@ -58,7 +61,7 @@ def _held(source: str | Path | None) -> tuple[str, dict[str, dict[str, Any]]]:
 
 
 def load_head(
-    source: str | Path | None = None, heads: Collection[str] = tuple(_HEADS), *, device: str | None = None,
+    source: str | Path | None = None, heads: Collection[str] = _SERVED, *, device: str | None = None,
     dtype: str | None = None,
 ) -> tuple:  # fmt: skip
     """(model, processor) of one of the classes in `heads`, whichever the checkpoint is of; as `load_model`.

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
 
+from .groups import drawing_needs
 from .resampler import MMResamplerConfig
 from .text import MMTextConfig
 from .towers import tower_width
@@ -34,7 +35,8 @@ def _resampler(tower: Any, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(config: Any, key: str, given: dict[str, Any]) -> dict[str, Any]:
-    """A text that is read as a whole has no causal mask, and cross-attention has the width of what it reads."""
+    """A text that is read as a whole has no causal mask, and cross-attention has the width of what it reads. The text
+    of a model that draws has room for codes and rows."""
     given, filled = MMTextConfig.flat(given), {}
     if key == "text_encoder_config" or (config.fusion_type in WHOLE_TEXT and not config.has_text_encoder):
         filled["is_causal"] = False
@@ -42,6 +44,8 @@ def _text(config: Any, key: str, given: dict[str, Any]) -> dict[str, Any]:
     width = _context_width(config, own) if key == "text_config" and config.has_text_encoder else _media_width(config)
     if width not in (None, own):
         filled["cross_attention_hidden_size"] = width
+    if key == "text_config":
+        filled |= {name: n for name, n in drawing_needs(vars(config)).items() if n > getattr(MMTextConfig, name)}
     return {**filled, **given}
 
 

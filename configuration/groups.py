@@ -3,8 +3,9 @@
 MMConfig(fusion={"type": "merged"}, objectives={"projection_dim": 512}, text_config={"cross_attention": {...}})
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from .settings import SettingsGroup, setting
 
@@ -169,6 +170,52 @@ class ObjectiveSettings:
         "MMForPreTraining",
         values="in [0, 1]",
     )
+
+
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
+class DrawingSettings:
+    """Where a vocabulary holds the codes of pictures beside words: id = drawing_first_id + code. A row that draws is
+    (bos, prompt, begin, a code for each place of the grid, end). All None: the model only writes words."""
+
+    drawing = SettingsGroup()
+
+    drawing_first_id: int | None = setting(
+        None, "the id of code 0; None: no codes, and none of the other settings", "PictureGrammar", values=">= 0"
+    )
+    drawing_codebook_size: int | None = setting(
+        None, "how many codes there are, as of the MMImageTokenizer", "PictureGrammar", values="> 0"
+    )
+    drawing_grid: list[int] | None = setting(
+        None, "[rows, columns] of the codes of a picture, which stand in raster order", "PictureGrammar"
+    )
+    drawing_begin_id: int | None = setting(
+        None, "the id before the codes of a picture", "PictureGrammar", values=">= 0"
+    )
+    drawing_end_id: int | None = setting(
+        None, "the id after them, which ends the row", "PictureGrammar", values=">= 0"
+    )
+    drawing_mask_id: int | None = setting(
+        None,
+        "the id in the place of codes that are not known yet; only MMForMaskedLM, which draws in parallel, needs it",
+        "PictureGrammar, MMDrawsInParallel",
+        values=">= 0",
+    )
+
+
+def drawing_needs(fields: Mapping[str, Any]) -> dict[str, int]:
+    """The least vocab_size and max_position_embeddings of a text whose rows draw, by fields of DrawingSettings; {} for
+    those without, and for broken ones."""
+    first, size, grid = (fields.get(f"drawing_{name}") for name in ("first_id", "codebook_size", "grid"))
+    others = [fields.get(f"drawing_{name}_id") for name in ("begin", "end", "mask")]
+    if (
+        not isinstance(first, int)
+        or not isinstance(size, int)
+        or not isinstance(grid, (list, tuple))
+        or len(grid) != 2
+    ):
+        return {}
+    last = max([first + size - 1, *(one for one in others if isinstance(one, int))])
+    return {"vocab_size": last + 1, "max_position_embeddings": grid[0] * grid[1] + 3}
 
 
 def default_losses(fusion_type: str) -> dict[str, float]:

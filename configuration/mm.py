@@ -1,5 +1,6 @@
 """MMConfig: the towers, the texts, the fusion and the head of one model."""
 
+import math
 from typing import Any, Literal
 
 from transformers.configuration_utils import SubConfigSpec
@@ -14,7 +15,7 @@ from .checks.tasks import (
     retrieval_faults,
 )
 from .completion import completed
-from .groups import FusionSettings, ObjectiveSettings, default_losses
+from .groups import DrawingSettings, FusionSettings, ObjectiveSettings, default_losses
 from .presets import PRESETS, preset_fields
 from .resampler import MMResamplerConfig
 from .settings import setting, settings_of
@@ -24,7 +25,7 @@ from .vision import MMVisionConfig
 
 
 @checked
-class MMConfig(ObjectiveSettings, FusionSettings, MMBaseConfig):
+class MMConfig(DrawingSettings, ObjectiveSettings, FusionSettings, MMBaseConfig):
     """A multimodal model: media towers, projectors, a fusion, a text decoder with its head, and maybe a text encoder.
 
     The defaults are mm-base (224.3 M parameters): ViT-B/16 at 224 pixels, a linear projector, and 12 post-norm layers
@@ -53,7 +54,10 @@ class MMConfig(ObjectiveSettings, FusionSettings, MMBaseConfig):
 
     # What there is to look at.
     modalities: list[str] | None = setting(
-        None, 'any of "image", "video", "audio"; media of other kinds raise an error; None: ["image"]', "MMModel"
+        None,
+        'any of "image", "video", "audio"; media of other kinds raise an error; []: a model of texts, with a text '
+        'encoder; None: ["image"]',
+        "MMModel",
     )
     vision_config: Any = setting(
         None,
@@ -179,7 +183,7 @@ class MMConfig(ObjectiveSettings, FusionSettings, MMBaseConfig):
         super().__post_init__(**kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """As in Transformers (and so in config.json); of `fusion` and `objectives` only what is not the default.
+        """As in Transformers (and so in config.json); of the groups of settings only what is not the default.
 
         Each is saved under its own name (`fusion_mask`), as in files of earlier versions.
         """
@@ -284,6 +288,16 @@ class MMConfig(ObjectiveSettings, FusionSettings, MMBaseConfig):
     def placeholder_ids(self) -> dict[str, int | None]:
         """{kind: the id that stands in a text for each token of it}."""
         return {"image": self.image_token_id, "video": self.video_token_id, "audio": self.audio_token_id}
+
+    @property
+    def draws(self) -> bool:
+        """Whether the vocabulary holds codes of pictures."""
+        return self.drawing_first_id is not None
+
+    @property
+    def codes_per_picture(self) -> int:
+        """How many codes a drawn picture has; 0 where none are drawn."""
+        return math.prod(self.drawing_grid) if self.drawing_grid is not None else 0
 
     @property
     def decoder_crosses(self) -> bool:

@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 from .base import overridden
+from .groups import drawing_needs
 from .special_ids import text_ids
 
 # EfficientNet-Lite0 (Tan & Le 2019, arXiv:1905.11946, without squeeze-and-excitation): 3.4 M weights, 1280 wide.
@@ -88,10 +89,14 @@ def preset_fields(name: str, tokenizer: Any, overrides: dict[str, Any]) -> dict[
     if isinstance(text, dict) and tokenizer is not None:
         own = {"vocab_size": len(tokenizer), **text_ids(tokenizer)}
         fields["text_config"] = text = {**text, **own, **(given or {})}
-    if not {"image", "video"} & set(fields.get("modalities") or ["image"]) and "vision_config" not in overrides:
+    modalities = ["image"] if fields.get("modalities") is None else fields["modalities"]
+    if not {"image", "video"} & set(modalities) and "vision_config" not in overrides:
         fields.pop("vision_config", None)
     encoder = fields.get("text_encoder_config")
     if isinstance(text, dict) and isinstance(encoder, dict):
         shared = {key: value for key, value in text.items() if not key.startswith(("is_causal", "cross_attention"))}
         fields["text_encoder_config"] = {**shared, **encoder}
+    if isinstance(text, dict):  # a model that draws has room for codes and rows, where no override says how much
+        needed = {name: n for name, n in drawing_needs(fields).items() if name not in (given or {})}
+        fields["text_config"] = {**text, **{name: max(n, text.get(name, 0)) for name, n in needed.items()}}
     return fields

@@ -30,18 +30,19 @@ from .batches import (
 from .call_options import check_choice
 from .chat_labels import chat_batch
 from .columns import check_columns, check_nothing_lost, check_spelling, renamed, unknown_columns
+from .drawn_pictures import with_targets, without_words
 from .epochs import Asked, Passes, warn_of_no_labels, who_asks
 from .feature_store import FeatureStore, check_whole_pictures
 from .images.limits import ON_ERROR, MediaDecodeError
 from .images.tiles import told_columns
-from .masking import mask_patches, mask_tokens
+from .masking import hide
 from .media import blank_media, media_tensors, read_media
 from .pairing import Samples, pair_samples
 from .processor import MMProcessor
 from .row_faults import sample_title, sound_rows
 from .sample_seeds import Draws, sample_names, sample_rng  # noqa: F401  found here by callers of `augment`
 
-TEXT_COLUMNS = ("text", "suffix", "context_text", "label", "chat")
+TEXT_COLUMNS = ("text", "suffix", "context_text", "label", "chat", "target_image")
 SAMPLE_COLUMNS = (*(name for own in MEDIA_OF.values() for name in own), *TEXT_COLUMNS)
 
 
@@ -59,6 +60,8 @@ class MMDataCollator:
             several rows;
         chat: a conversation, {"role", "content"} messages with the place of each medium as a block such as
             {"type": "image"}; the loss is on what the assistant says (`mm.chat_inputs`);
+        target_image: the picture to learn to draw, or its ids as `MMProcessor.encode_images` gives them, in place of a
+            suffix;
         label: for classification, a number per sample or a vector;
         id: names the sample in draws, a whole number or a string;
     other columns are ignored, unless `columns` gives them one of these names. A sample can also be the processor's
@@ -93,6 +96,8 @@ class MMDataCollator:
             return them as input_ids and labels, for MMForMaskedLM.
         mim_ratio: mask this share of the patches of each picture: bool_masked_pos (B[, N], L). patch_size: of the
             tower.
+        masked_targets: hide some codes of each target_image and learn these, for MMForMaskedLM (`mask_codes`).
+        guidance_dropout: this share of the texts of target images is empty, which guidance is to compare with.
         mode: "train", or "generate": only prompts, left-padded, without labels, ready for generate().
         features: of `mm.store_features`; batches of training hold visual_embeds out of it in place of pixel_values.
         columns: names of other columns, {"caption": "suffix"} or webdataset's {"jpg": "image", "txt": "suffix"}. None
@@ -118,6 +123,8 @@ class MMDataCollator:
     masked_lm: bool = False
     mim_ratio: float = 0.0
     patch_size: int | None = None
+    masked_targets: bool = False
+    guidance_dropout: float = 0.0
     mode: str = "train"
     columns: Mapping[str, str | None] | None = None
     features: FeatureStore | None = None
@@ -126,7 +133,7 @@ class MMDataCollator:
         check_choice("padding_side", self.padding_side, ("left", "right"))
         check_choice("on_error", self.on_error, ON_ERROR)
         check_choice("mode", self.mode, ("train", "generate"))
-        for name in ("mlm_probability", "mim_ratio"):
+        for name in ("mlm_probability", "mim_ratio", "guidance_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)!r}; accepted are shares from 0 to 1")
         if self.on_error == "placeholder" and self.processor.placeholders is not None:
@@ -187,7 +194,7 @@ class MMDataCollator:
         else:
             raise unknown_columns(columns, SAMPLE_COLUMNS)
         if self.mode == "train":
-            batch = self._hidden(batch, rows, contexts, draws)
+            batch = hide(self, batch, rows, contexts, draws)
         elif caller.task == "evaluate":
             warn_of_no_labels()
         pairs = "input_ids" in batch and not set(MEDIA_VALUES).isdisjoint(batch)
@@ -204,33 +211,19 @@ class MMDataCollator:
         made, epoch = self._passes.current(asked)
         augments = self.mode == "train" and self._passes.caller(asked).task not in ("evaluate", "predict")
         names = [str(index) for index in range(len(samples))]
-        if self.augment is not None or self.mlm_probability or self.mim_ratio:
+        draws = (self.mlm_probability, self.mim_ratio, self.masked_targets, self.guidance_dropout)
+        if self.augment is not None or any(draws):
             columns = (*SAMPLE_COLUMNS, *READY_COLUMNS)
             names = sample_names(samples, columns, asked.places, made, asked.is_stream)
         return Draws(self.seed, epoch, names, augments)
-
-    def _hidden(self, batch: dict[str, Any], rows: list[str], contexts: list[str], draws: Draws) -> dict[str, Any]:
-        """The batch with what the masked losses need; rows and contexts by names that their random numbers go by."""
-        if self.mlm_probability and "input_ids" in batch:
-            rngs = draws.rngs(rows, "tokens")
-            ids, mask = batch["input_ids"], batch["attention_mask"]
-            masked, targets = mask_tokens(ids, mask, self.processor.tokenizer, self.mlm_probability, rngs)
-            if self.masked_lm and "labels" in batch:
-                raise ValueError("masked_lm=True makes labels, and so do suffix and label: drop one")
-            names = ("input_ids", "labels") if self.masked_lm else ("masked_input_ids", "mlm_targets")
-            batch |= dict(zip(names, (masked, targets), strict=True))
-        if self.mim_ratio and "pixel_values" in batch:
-            held = contexts[: len(batch["pixel_values"])]  # a blank stands for all
-            rngs = draws.rngs(held, "patches")
-            hidden = mask_patches(batch["pixel_values"], self.patch_size or 1, self.mim_ratio, rngs)
-            present = batch.get("pixel_attention_mask")
-            batch["bool_masked_pos"] = hidden if present is None else hidden & present[..., None]
-        return batch
 
     def _process(
         self, samples: Sequence[Mapping[str, Any]], draws: Draws
     ) -> tuple[dict[str, Any], list[str], list[str]]:
         """A batch of raw samples, and the names of its rows and contexts."""
+        samples, unread = with_targets(self.processor, samples, self.on_error, self.on_fault)
+        if self.guidance_dropout and draws.augments:
+            samples = without_words(samples, draws, self.guidance_dropout)
         sources = [sources_of(index, sample) for index, sample in enumerate(samples)]
         fields, labels = nested_texts(self.processor, samples, sources, self.mode == "train"), column(samples, "label")
         if labels is not None and column(samples, "suffix") is not None:
@@ -244,7 +237,8 @@ class MMDataCollator:
         kept = [
             index
             for index, key in enumerate(keys)
-            if self.on_error != "skip" or all(medium is not None for read in media.values() for medium in read[key])
+            if index not in unread
+            and (self.on_error != "skip" or all(medium is not None for read in media.values() for medium in read[key]))
         ]
         if not kept:
             raise MediaDecodeError("none of the samples has media that can be read; the log names each")

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .drawn_pictures import PictureIds
 from .images.load import is_frames
 
 Nested = list[list]
@@ -118,7 +119,7 @@ def nest_texts(name: str, texts: Any, may_lack: bool = False) -> Nested | None:
     """
     if texts is None:
         return None
-    if isinstance(texts, str):
+    if isinstance(texts, (str, PictureIds)):
         return [[texts]]
     if not isinstance(texts, (list, tuple)):
         _check_string(name, texts)
@@ -236,6 +237,6 @@ def _check_counts(prompts: Nested, suffixes: Nested) -> None:
 def _check_string(name: str, row: Any) -> None:
     if row is None:
         raise ValueError(f"{name} is None; give '' for an empty text")
-    if not isinstance(row, str):
+    if not isinstance(row, (str, PictureIds)):
         swapped = isinstance(row, (Image.Image, np.ndarray, torch.Tensor))
         raise TypeError(f"{name} is no string, got {type(row).__name__}" + "; are images and text swapped?" * swapped)

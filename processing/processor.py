@@ -13,16 +13,14 @@ B samples, Bc context texts, R texts (rows), N pictures per sample, T and Tc tok
 import copy
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import Any, Unpack
 
+import torch
+from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.processing_utils import ProcessorMixin
 
-from ..configuration.auto_map import SHIM, finish_processor, front_of
-from ..configuration.hub_files import PROCESSOR_FILES, fetch, is_repository
+from ..configuration.auto_map import SHIM
 from .call_options import (
-    DEFAULTS,
     CallOptions,
     MMCallDefaults,
     MMProcessorKwargs,
@@ -31,28 +29,19 @@ from .call_options import (
     converted,
 )
 from .chat_template import media_of, question_about, unlisted_tokens, without_tokens
+from .drawn_pictures import check_image_tokenizer, decoded_pictures, encoded_pictures, joined_targets, layout
 from .images.limits import check_choice
 from .images.options import check_normalisation
-from .images.saving import SavesItsCode
 from .media import check_call, media_tensors, read_samples
 from .media_kinds import encodable
 from .pairing import pair_samples
 from .placeholders import Placeholders
-from .processor_files import PARTS, OwnParts, faults_that_name_files, load_part, warn_of_the_model_beside
+from .processor_files import PARTS, OwnParts
+from .saved_processor import SavingProcessor
 from .sounds.load import check_extractor
 from .sounds.masks import SoundAugmentation
 from .token_rows import RowOptions, encode_rows, token_id
 from .videos.sampling import check_jitter
-
-# Settings that a caller of from_pretrained may change.
-_SETTINGS = {
-    *PARTS, "chat_template", "context_bos_token", "fixed_length", "prompt_to", "frame_jitter", "audio_augmentation",
-    "placeholders", "tokens_per_item", "media_reading", "placeholder_separator", "prompt_ending", "tiles",
-}  # fmt: skip
-
-
-class SavingProcessor(SavesItsCode, ProcessorMixin):
-    """One base for MMProcessor: Transformers looks up in the first base what a processor overrides."""
 
 
 class MMProcessor(SavingProcessor):
@@ -86,6 +75,9 @@ class MMProcessor(SavingProcessor):
         prompt_ending: what each plain prompt ends with, before a suffix: the line feed of PaliGemma.
         tiles: settings of `mm.processing.images.tiles.Tiles`, `GridTiles` or `CanvasTiles`; each picture becomes its
             tiles, of tokens_per_item each (of CanvasTiles all of a picture's).
+        image_tokenizer: an MMImageTokenizer, for pictures that a model draws; it is evaluated, and saved with the
+            processor in a folder of its own. drawing: where its codes stand among the ids, as the group `drawing` of
+            MMConfig has it; None: after the tokenizer's.
     """
 
     valid_processor_kwargs = MMProcessorKwargs
@@ -117,6 +109,8 @@ class MMProcessor(SavingProcessor):
         placeholder_separator: str | None = None,
         prompt_ending: str = "",
         tiles: dict[str, Any] | None = None,
+        image_tokenizer: Any = None,
+        drawing: dict[str, Any] | None = None,
         **defaults: Unpack[MMCallDefaults],
     ):
         self.image_processor, self.tokenizer, self.feature_extractor = image_processor, tokenizer, feature_extractor
@@ -141,6 +135,8 @@ class MMProcessor(SavingProcessor):
         self.audio_augmentation, self.placeholder_separator = audio_augmentation, placeholder_separator
         self.placeholders, self.tokens_per_item, self.media_reading = placeholders, tokens_per_item, media_reading
         token_id(tokenizer, "context_bos_token", context_bos_token)  # raises for what is none
+        self.image_tokenizer = check_image_tokenizer(image_tokenizer)
+        self.drawing = layout(tokenizer, self.image_tokenizer, drawing)
         self._places()
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]: Transformers' takes any keyword, unnamed
@@ -152,6 +148,7 @@ class MMProcessor(SavingProcessor):
         *,
         suffix: str | list[str] | list[list[str]] | None = None,
         context_text: str | list[str] | list[list[str]] | None = None,
+        target_images: Any = None,
         **options: Any,
     ) -> BatchFeature:
         """Model inputs for B samples.
@@ -167,6 +164,9 @@ class MMProcessor(SavingProcessor):
             context_text: the text for the text encoder, nested like text; it then sets the number of samples. Each
                 is a context of its own, over the media of its sample. text and suffix are nested like it (a list in
                 the place of one text makes several rows of that context); without them each has one row, of bos.
+            target_images: the pictures to learn to draw, nested like text, or in place of suffix; None for texts whose
+                suffix is learned. Each is a picture, or its ids int64 (N,) as `encode_images` gives them. The row is
+                then bos, prompt, begin, ids, end, and max_length counts only what is before begin.
             videos, audio: nested as images are; a list of PIL images or arrays is one video, not several. What they
                 may be: `mm.processing.videos.load.load_video`, `mm.processing.sounds.load.load_sound`.
             options (MMProcessorKwargs): by themselves, or nested by kind as text_kwargs, images_kwargs, videos_kwargs,
@@ -222,6 +222,7 @@ class MMProcessor(SavingProcessor):
             placeholders=None,
             ending="",
         )
+        suffix = joined_targets(self, suffix, target_images)
         if self.prompt_to == "context" and context_text is None and text is not None:
             context_text, text = text, None
         else:
@@ -312,54 +313,16 @@ class MMProcessor(SavingProcessor):
             raise ValueError("load_audio_from_video=True: give the sound of a video as a block of its own")
         return *media_of(conversations), {}
 
-    @staticmethod
-    def validate_init_kwargs(processor_config, valid_kwargs):
-        """Transformers', which does not see the names of `defaults`."""
-        return ProcessorMixin.validate_init_kwargs(processor_config, (*valid_kwargs, *DEFAULTS))
+    def encode_images(self, images: Any) -> torch.Tensor:
+        """A picture or a list of R pictures -> int64 (R, N), their ids in the vocabulary, in raster order."""
+        return encoded_pictures(self, images)
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As in Transformers; what its parts raise for broken files, of any kind, is a ValueError that names them.
+    def decode_images(self, ids: Any) -> list[Image.Image]:
+        """R rows that `draw` or `generate` wrote, (R, N) or with what stands before and after the codes -> R pictures.
 
-        Files of the Hub are fetched before, so that none is taken for absent which the server did not give.
+        Raises: ValueError for a row that is no whole picture.
         """
-        if is_repository(pretrained_model_name_or_path):
-            fetch(str(pretrained_model_name_or_path), PROCESSOR_FILES, kwargs)
-        changes = kwargs.keys() & (_SETTINGS | DEFAULTS.keys())
-        with faults_that_name_files(pretrained_model_name_or_path, bool(changes)):
-            made = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        folder = Path(pretrained_model_name_or_path) / (kwargs.get("subfolder") or "")
-        warn_of_the_model_beside(getattr(made, "tokenizer", None), folder)
-        return made
-
-    @classmethod
-    def from_args_and_dict(cls, args, processor_dict: dict[str, Any], **kwargs):
-        made: Any = super().from_args_and_dict(args, processor_dict, **kwargs)
-        (made[0] if isinstance(made, tuple) else made).read_from = front_of(processor_dict.get("auto_map"))
-        return made
-
-    def _finish(self, folder: Path) -> None:
-        finish_processor(folder, self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The saved values: the settings, the image processor and the feature extractor; null for an image processor
-        or a tokenizer that is absent; the defaults of a call."""
-        absent = {name: None for name in ("image_processor", "tokenizer") if getattr(self, name) is None}
-        saved = {name: value for name, value in super().to_dict().items() if name not in PARTS or value is not None}
-        saved.pop("read_from", None)
-        return saved | absent | {name: getattr(self, name) for name in DEFAULTS}
-
-    @classmethod
-    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
-        saved = processor_dict or {}
-        wanted = {"image_processor": True, "tokenizer": True, "feature_extractor": None} | saved
-        given = {name: kwargs.pop(name) for name in PARTS if name in kwargs}
-        return [
-            given.get(name)
-            if name in given or wanted[name] is None
-            else load_part(auto_class, pretrained_model_name_or_path, kwargs)
-            for name, auto_class in PARTS.items()
-        ]
+        return decoded_pictures(self, ids)
 
     @property
     def unused_input_names(self) -> list[str]:

@@ -3,7 +3,8 @@
     row    =  bos  prompt …  [suffix …  eos]        prompt and suffix are tokenised apart
     labels = -100   -100 …    suffix …  eos         shifted inside the model
 
-bos may be several tokens: Whisper's tokenizer opens a text with its language and task, as generate() does.
+bos may be several tokens: Whisper's tokenizer opens a text with its language and task, as generate() does. A suffix
+may be a picture, by its ids (drawn_pictures.py).
 
 User text never becomes a special token: "[SEP]" in a question is five characters, not an end of text.
 """
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..configuration.special_ids import row_ends
+from .drawn_pictures import PictureIds
 from .placeholders import Placeholders
 from .row_faults import RowError
 
@@ -81,13 +83,14 @@ class RowOptions:
 
 
 def encode_rows(
-    tokenizer: Any, prompts: Sequence[str | None], suffixes: list[str] | None, options: RowOptions
+    tokenizer: Any, prompts: Sequence[str | None], suffixes: list[str | PictureIds] | None, options: RowOptions
 ) -> dict[str, list[list[int]]]:
     """Rows of ids for R prompts, and for as many suffixes where there are some. A prompt of None, without a suffix, is
     an absent text: bos that is masked like its padding.
 
     A row that is too long loses the end of its prompt first (its start where the tokenizer truncates at the left),
-    then the end of its suffix: bos stays, and a suffix that was cut has no eos, since the text does not end there.
+    then the end of its suffix: bos stays, and a suffix that was cut has no eos, since the text does not end there. The
+    ids of a picture are not counted and not cut.
 
     Returns:
         input_ids, attention_mask and, with suffixes, labels: R lists each, of one length T unless padding is off. With
@@ -106,7 +109,9 @@ def encode_rows(
     absent = {index for index, prompt in enumerate(prompts) if prompt is None and suffixes is None}
     ending = "" if options.is_chat else options.ending
     texts = ["" if prompt is None else prompt + ending for prompt in prompts]
-    prompt_ids, suffix_ids = _token_ids(tokenizer, texts, suffixes, options)
+    drawn = {index: [*one.ids] for index, one in enumerate(suffixes or []) if isinstance(one, PictureIds)}
+    words = None if suffixes is None else ["" if isinstance(one, PictureIds) else one for one in suffixes]
+    prompt_ids, suffix_ids = _token_ids(tokenizer, texts, words, options)
     spans = _spans(tokenizer, texts) if options.offsets else [[] for _ in texts]
     places = options.placeholders
     if places is not None:
@@ -122,7 +127,8 @@ def encode_rows(
         # a chat template may close the text itself
         closing = closes and prompt[-1:] != [eos] and index not in absent
         tail = [*suffix_ids[index], eos] if suffixes is not None else [eos] * closing
-        if not head + prompt + tail:
+        tail = [] if index in drawn else tail
+        if not head + prompt + tail and index not in drawn:
             raise ValueError(f"text {index} is empty, and the tokenizer has no bos or cls token to start a row with")
         lengths.append(len(head) + len(prompt) + len(tail))
         room = limit - len(head) - len(tail)
@@ -130,8 +136,10 @@ def encode_rows(
         if places is not None and places.number(prompt) != places.number(whole):
             raise RowError(f"text {index} has {lengths[-1]} tokens; at {limit} a place of media would be cut off")
         tail = tail[: max(0, limit - len(head) - len(prompt))]
-        rows.append(head + prompt + tail)
-        labels.append([IGNORED_LABEL] * (len(head) + len(prompt)) + tail)
+        begin, learned = drawn.get(index, [])[:1], drawn.get(index, [])[1:] or tail
+        rows.append(head + prompt + begin + learned)
+        labels.append([IGNORED_LABEL] * (len(head) + len(prompt) + len(begin)) + learned)
+        tail = begin + learned
         own = _shortened(own[first:], room, tokenizer.truncation_side)
         offsets.append([NOWHERE] * len(head) + own + [NOWHERE] * len(tail))
     if max(lengths) > limit:
@@ -267,7 +275,7 @@ def _padded(
         if options.padding == "max_length" or options.fixed_length is not None:
             if limit == NO_LIMIT:
                 raise ValueError("padding='max_length' needs max_length: the tokenizer has no limit of its own")
-            length = limit
+            length = max(limit, length)
         if options.pad_to_multiple_of is not None:
             length += -length % options.pad_to_multiple_of
         side = options.padding_side or ("right" if "labels" in more or options.closed else "left")

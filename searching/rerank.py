@@ -1,4 +1,4 @@
-"""Hits of a search in the order of matching: the text and each file are read together."""
+"""Hits of a search, or drawn pictures, in the order of how well they fit a text."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,3 +35,30 @@ def rerank(
             odds |= dict(zip(batch, (logits[:, 1] - logits[:, 0]).tolist(), strict=True))
     found = [{**hit, "match": odds[number]} for number, hit in enumerate(hits)]
     return sorted(found, key=lambda hit: -hit["match"])
+
+
+@torch.no_grad()
+def rank_pictures(
+    model: Any, processor: Any, text: str, pictures: Sequence[Any], batch_size: int = 64
+) -> list[tuple[int, float]]:
+    """(number, score) of each picture, the one that fits the text best first.
+
+    The score is the log-odds of the matching head, or without one the cosine of the embeddings.
+
+    Args:
+        model: an MMForImageTextRetrieval. processor: its own.
+    """
+    if model.itm_head is None:
+        of_text = model.encode([{"text": text}], processor=processor)
+        of_pictures = model.encode([{"image": one} for one in pictures], processor=processor, batch_size=batch_size)
+        scores = (of_pictures @ of_text[0]).tolist()
+    else:
+        scores = []
+        for start in range(0, len(pictures), batch_size):
+            batch = [[one] for one in pictures[start : start + batch_size]]
+            read = processor(text=[text] * len(batch), images=batch, return_tensors="pt").to(model.device)
+            read = {k: v.to(model.dtype) if torch.is_floating_point(v) else v for k, v in read.items()}
+            with evaluating(model):
+                logits = model.match(**read).float()
+            scores += (logits[:, 1] - logits[:, 0]).tolist()
+    return sorted(enumerate(scores), key=lambda pair: -pair[1])

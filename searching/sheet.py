@@ -1,4 +1,4 @@
-"""A sheet of the pictures that a search found, with rank, score and name."""
+"""Sheets of pictures: those that a search found, with rank, score and name, and those that were drawn of texts."""
 
 import os
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from ..processing.images.load import load_image
 from ..processing.videos.load import load_video
 
 SIDE, LINE, ACROSS = 192, 14, 5
+DRAWN_SIDE = 128
 
 
 def draw_sheet(hits: Sequence[dict[str, Any]], output: str | os.PathLike, title: str = "") -> None:
@@ -19,9 +20,7 @@ def draw_sheet(hits: Sequence[dict[str, Any]], output: str | os.PathLike, title:
 
     Raises: ValueError for another ending, or no hits.
     """
-    path = Path(output)
-    if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise ValueError(f"the sheet {str(path)!r} must end in .png, .jpg or .webp")
+    path = check_sheet(output)
     if not hits:
         raise ValueError("nothing was found, so there is nothing to draw")
     rows = -(-len(hits) // ACROSS)
@@ -35,6 +34,35 @@ def draw_sheet(hits: Sequence[dict[str, Any]], output: str | os.PathLike, title:
         score = f"{number + 1}.  {hit['score']:.3f}" + (f"  match {hit['match']:+.2f}" if "match" in hit else "")
         draw.text((left, top + SIDE + 2), score, fill="black")
         draw.text((left, top + SIDE + LINE), _fitting(draw, Path(hit["path"]).name, SIDE), fill="#555555")
+    sheet.save(path)
+
+
+def check_sheet(output: str | os.PathLike) -> Path:
+    """The path of a sheet. Raises ValueError for an ending that is none of a sheet's."""
+    path = Path(output)
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise ValueError(f"the sheet {str(path)!r} must end in .png, .jpg or .webp")
+    return path
+
+
+def draw_rows(rows: Sequence[tuple[str, Sequence[Image.Image]]], output: str | os.PathLike) -> None:
+    """Writes a picture with a row for each text, its pictures side by side, small ones at whole multiples of their
+    size.
+
+    Raises: ValueError as `draw_sheet`.
+    """
+    path = check_sheet(output)
+    side = DRAWN_SIDE
+    across, height = max(len(pictures) for _, pictures in rows), side + LINE + 8
+    sheet = Image.new("RGB", (across * (side + 8) + 8, len(rows) * height + 8), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (text, pictures) in enumerate(rows):
+        top = 8 + number * height
+        draw.text((8, top), _fitting(draw, text, sheet.width - 16), fill="black")
+        for place, picture in enumerate(pictures):
+            times = max(1, side // max(picture.size))
+            large = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+            sheet.paste(ImageOps.contain(large, (side, side)), (8 + place * (side + 8), top + LINE))
     sheet.save(path)
 
 

@@ -50,6 +50,7 @@ for _name in (
     "originals",
     "other_cpu",
     "published",
+    "small_drawer",
     "small_trainer",
     "speakers",
     "whispers",

@@ -15,6 +15,7 @@ from ..settings import range_faults, settings_of
 from ..text import MMTextConfig
 from ..towers import VISION_CONFIGS, tower_faults, tower_width
 from ..vision import MMVisionConfig
+from .drawing import drawing_faults
 from .objectives import objective_faults
 
 MODALITIES = ("image", "video", "audio")
@@ -72,8 +73,12 @@ def own_faults(config: Any) -> list[str]:
 
 def _modality_faults(config: Any) -> list[str]:
     faults, modalities = [], config.modalities or []
-    if not modalities or not set(modalities) <= set(MODALITIES):
-        faults.append(f"modalities={modalities} must name one or more of {list(MODALITIES)}")
+    only_texts = config.has_text_encoder and config.fusion_type == "cross_attention"
+    if not set(modalities) <= set(MODALITIES) or not (modalities or only_texts):
+        faults.append(
+            f"modalities={modalities} must name one or more of {list(MODALITIES)}; none is for texts alone, with a "
+            "text encoder and fusion_type='cross_attention'"
+        )
     if len(set(modalities)) != len(modalities):
         faults.append(f"modalities={modalities} names one twice")
     if "audio" in modalities and config.audio_config is None:
@@ -122,6 +127,7 @@ def config_faults(config: Any) -> list[str]:
         *_newline_faults(config),
         *_together_faults(config),
         *_unwritten_faults(config),
+        *drawing_faults(config),
         *_cross_attention_faults(config),
         *_projector_faults(config),
     ]

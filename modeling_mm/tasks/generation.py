@@ -30,7 +30,9 @@ from ..core.positions import check_growth
 from ..fusion.context import as_context, trim_context
 from ..losses.token_losses import next_labels
 from .answer_ranking import MMRanking
+from .drawing import MMDrawsInOrder
 from .generation_mixin import MMGenerationMixin
+from .guidance import check_guided, is_guided, negative_prompt, with_empty
 from .head import MMVocabularyHead, check_task
 from .row_ends import bos_where_absent, check_once, check_prompt_ends, warn_of_beginnings, warn_of_endings
 from .trainers import (
@@ -49,9 +51,9 @@ def as_mixin(parent: Any) -> Any:
     return parent
 
 
-class MMForConditionalGeneration(MMRanking, MMExplaining, MMVocabularyHead, MMGenerationMixin):  # pyright: ignore[reportIncompatibleMethodOverride]: Transformers' two
+class MMForConditionalGeneration(MMRanking, MMExplaining, MMDrawsInOrder, MMVocabularyHead, MMGenerationMixin):  # pyright: ignore[reportIncompatibleMethodOverride]: Transformers' two
     """The base model with a language-modelling head: generate(), rank_answers() and score() of given texts, and
-    explain() of what was written.
+    explain() of what was written; draw() where the vocabulary holds codes of pictures.
 
     `from_towers(vision, text)` starts from published towers; the text, any of BERT to Qwen3, then reads causally.
     """
@@ -146,13 +148,21 @@ class MMForConditionalGeneration(MMRanking, MMExplaining, MMVocabularyHead, MMGe
         """As in Transformers, with all its arguments. Labels raise an error, since a row of training holds its answer;
         a RuntimeWarning says where the logits are NaN or infinite.
 
+        guidance_scale: rows that read a context are compared with the same rows that read the empty text, or, without
+        a text encoder, no context; negative_prompt_ids (1 or B, Tc) are context texts in place of the empty one. Where
+        the vocabulary holds codes of pictures, a row whose prompt has begin writes one whole picture, any other words.
+
         Seq2SeqTrainer(predict_with_generate=True) passes whole batches all the same: only their prompts are read, and
         the result is the answers without the prompts, to be compared with the labels. Limits of length
         then count the answer.
         """
         if calling_trainer("prediction_step") is None:
             check_no_labels(kwargs)
-            return super().generate(inputs, generation_config, *args, **kwargs)
+            negative = (None, None)
+            if self.config.has_text_encoder:
+                negative = [kwargs.pop(f"negative_prompt_{name}", None) for name in ("ids", "attention_mask")]
+            with negative_prompt(*negative):
+                return super().generate(inputs, generation_config, *args, **kwargs)
         check_smoothing_of_tokens()
         saved = generation_config or self.generation_config
         pad = saved.pad_token_id if saved.pad_token_id is not None else self.config.pad_token_id
@@ -222,7 +232,9 @@ class MMForConditionalGeneration(MMRanking, MMExplaining, MMVocabularyHead, MMGe
         media = {name: model_kwargs.pop(name) for name in MediaInputs.__annotations__ if name in model_kwargs}
         ready = model_kwargs.pop("encoder_outputs", None)
         lonely_mask = model_kwargs.pop("encoder_attention_mask", None)
-        cache = model_kwargs.get("past_key_values")
+        cache, guided = model_kwargs.get("past_key_values"), is_guided(generation_config.guidance_scale)
+        if guided and cache is not None:
+            check_guided(generation_config, model_kwargs, self.config)
         if isinstance(cache, MMCache) and cache.holds_context:
             seen = fingerprint(media, ready)
             if seen is not None and seen != cache.fingerprint:
@@ -243,6 +255,12 @@ class MMForConditionalGeneration(MMRanking, MMExplaining, MMVocabularyHead, MMGe
         if context is not None:
             context = trim_context(context, keep_length=generation_config.cache_implementation == "static")
             context.fingerprint = fingerprint(media, ready)
+            if guided:
+                check_guided(generation_config, model_kwargs, self.config)
+                index = model_kwargs.get("context_index")
+                context, model_kwargs["context_index"] = with_empty(self.model, context, index, len(inputs_tensor))
+                context.fingerprint = None  # nobody gives such a context again
+                model_kwargs["guidance_scale"] = generation_config.guidance_scale
             model_kwargs["encoder_outputs"] = context
         return model_kwargs
 

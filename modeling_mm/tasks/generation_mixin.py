@@ -11,11 +11,17 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache
 from transformers.generation.candidate_generator import AssistedCandidateGenerator
-from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
+from transformers.generation.logits_process import (
+    ClassifierFreeGuidanceLogitsProcessor,
+    LogitsProcessor,
+    LogitsProcessorList,
+)
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput, GenerationMixin
 
 from ..core.cache import MMCache, held_text, weights_mark
 from ..core.inputs_outputs import RowInputs
+from .guidance import doubled
+from .picture_grammar import PictureGrammar, SeededChoice
 from .shared_prompts import check_placeholders, hold_shared_prompts, is_usual
 
 BROKEN = (
@@ -84,7 +90,7 @@ class LogitsProcessors(LogitsProcessorList):
     """Transformers' own list, which asks for the signature of each processor at each step; ours have none."""
 
     def __call__(self, input_ids: Any, scores: torch.Tensor, **kwargs) -> torch.Tensor:
-        if all(isinstance(one, (LogitsCheck, NoPlaceholders)) for one in self):
+        if all(isinstance(one, (LogitsCheck, NoPlaceholders, PictureGrammar)) for one in self):
             for one in self:
                 scores = one(input_ids, scores)
             return scores
@@ -140,16 +146,30 @@ class MMGenerationMixin(GenerationMixin):
         parent: Any = super()
         return parent._prepare_special_tokens(generation_config, *args, **kwargs)
 
-    def _get_logits_processor(self, *args, **kwargs) -> LogitsProcessorList:
+    def _get_logits_processor(self, generation_config, *args, model_kwargs=None, **kwargs) -> LogitsProcessorList:
+        """Transformers' own; what rules ids out is before what chooses among the rest (top_k and the like)."""
         parent: Any = super()
-        processors = LogitsProcessors(parent._get_logits_processor(*args, **kwargs))
+        scale = (model_kwargs or {}).get("guidance_scale")
+        if scale is not None:  # the rows are there twice; Transformers' way would read them again without a context
+            generation_config.guidance_scale = None
+        found = parent._get_logits_processor(generation_config, *args, model_kwargs=model_kwargs, **kwargs)
+        seeded = [one for one in found if isinstance(one, SeededChoice)]  # last, after temperature and the like
+        processors = LogitsProcessors([*(one for one in found if one not in seeded), *seeded])
         ids = [one for one in self.config.placeholder_ids.values() if one is not None]
-        if self.config.media_in_text and ids:  # before top_k and the like choose among the rest
+        if self.config.media_in_text and ids:
             processors.insert(0, NoPlaceholders(ids))
+        if self.config.draws:
+            ends = generation_config.eos_token_id
+            ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+            processors.insert(0, PictureGrammar(self.config, ends))
+        if scale is not None:
+            processors.insert(0, ClassifierFreeGuidanceLogitsProcessor(scale))
         return processors
 
     def _get_candidate_generator(self, *args, assistant_model=None, model_kwargs: Any = None, **kwargs):
         """An assistant reads the media tokens of this model, and the prompt with its own mask."""
+        if "guidance_scale" in (model_kwargs or {}):
+            raise ValueError("guidance_scale runs each row twice, which assisted generation cannot; leave one out")
         context = model_kwargs.get("encoder_outputs")
         width = getattr(getattr(assistant_model, "config", None), "context_width", None)
         if context is not None and width not in (None, context.last_hidden_state.shape[-1]):
@@ -194,7 +214,7 @@ class MMGenerationMixin(GenerationMixin):
         self, input_ids, inputs_embeds=None, **kwargs
     ):
         """Removes arguments that are not the model's, and those not needed with a cache that holds the context."""
-        cache = kwargs.get("past_key_values")
+        cache, is_guided = kwargs.get("past_key_values"), kwargs.pop("guidance_scale", None) is not None
         held = cache if isinstance(cache, MMCache) and (cache.holds_context or self.config.media_in_text) else None
         holds_context = held is not None and not kwargs.get("is_first_iteration")
         needless = (*_OF_GENERATE, *RowInputs.__annotations__) if holds_context else _OF_GENERATE
@@ -202,13 +222,13 @@ class MMGenerationMixin(GenerationMixin):
         if held is not None and holds_context and kwargs.get("next_sequence_length") == 1 and not held.is_compileable:
             lean = self._one_more_token(input_ids, **kwargs)
             if lean is not None:
-                return lean
+                return doubled(lean) if is_guided else lean
         parent: Any = super()
         made = parent.prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
         if cache is not None and cache.is_compileable:
             words = made["input_ids"] if made.get("inputs_embeds") is None else made["inputs_embeds"]
             held_text(cache).add(words, kwargs.get("attention_mask"), int(cache.get_seq_length()))
-        return made
+        return doubled(made) if is_guided else made
 
     def _prefill(self, input_ids, generation_config, model_kwargs, is_first_iteration=True):
         cache = model_kwargs.get("past_key_values")

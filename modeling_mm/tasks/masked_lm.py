@@ -10,11 +10,13 @@ from transformers.utils.generic import can_return_tuple
 
 from ...configuration.mm import MMConfig
 from ..core.inputs_outputs import MediaInputs, MMCausalLMOutput, ModelInputs, RowInputs, reject_unknown, takes
+from .drawing import MMDrawsInParallel
 from .head import MMVocabularyHead, check_task
 
 
-class MMForMaskedLM(MMVocabularyHead):
-    """The base model with BERT's head over a text that sees both ways.
+class MMForMaskedLM(MMDrawsInParallel, MMVocabularyHead):  # pyright: ignore[reportIncompatibleVariableOverride]: device
+    """The base model with BERT's head over a text that sees both ways; draw() where the vocabulary holds codes of
+    pictures.
 
     `from_towers(vision, text)` starts from published towers, and takes the head of a BERT over with its text.
     """

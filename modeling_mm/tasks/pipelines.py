@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForImageTextToText,
+    AutoModelForMaskedLM,
     AutoModelForVisualQuestionAnswering,
     AutoModelForZeroShotImageClassification,
 )
@@ -196,6 +197,61 @@ class MMVQAPipeline(MMCaptioningPipeline):
         return [{"answer": answers[i], "score": scores[i]} for i in model_outputs["indices"][0].tolist()]
 
 
+def drawing_texts(model: Any, texts: list[str]) -> dict[str, Any]:
+    """What the processor takes of texts to draw: context texts, or without a text encoder prompts."""
+    side = "context_text" if model.config.has_text_encoder else "text"
+    return {side: [composed(text) for text in texts], "add_eos_token": False}
+
+
+def check_draws(model: Any, processor: Any) -> None:
+    """Raises ValueError for a model without codes of pictures, or a processor that cannot decode its codes."""
+    if not (model.config.draws and hasattr(model, "draw")):
+        raise ValueError(
+            f"{type(model).__name__} of {model.name_or_path!r} does not draw: docs/drawing.md says how one learns"
+        )
+    own = {name: value for name, value in (processor.drawing or {}).items() if name != "mask_id"}
+    told = {name: model.config.drawing[name] for name in own}
+    if processor.image_tokenizer is None or own != told:
+        lacks = "has no image_tokenizer" if processor.image_tokenizer is None else f"has its codes at {own}"
+        raise ValueError(f"the model draws with codes at {dict(model.config.drawing)}, but its processor {lacks}")
+
+
+class MMTextToImagePipeline(MMPipeline):
+    """`pipeline("mm-text-to-image")(text, **drawing)` -> [{"image": a picture of PIL}, ...] of each text.
+
+    text: a string, or a list of them. drawing: arguments of draw(), such as num_return_sequences (the number of
+    pictures), guidance_scale and seed; a text's pictures then depend on neither the list nor batch_size.
+    """
+
+    _pipeline_calls_generate = False
+
+    def __init__(self, model, *args, **kwargs):
+        super().__init__(model, *args, **kwargs)
+        check_draws(self.model, self.processor)
+
+    def _sanitize_parameters(self, **drawing):
+        return {}, drawing, {}
+
+    def preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]: own options
+        self, text
+    ):
+        if not isinstance(text, str):
+            raise TypeError(f"mm-text-to-image takes a string or a list of strings; got {text!r:.80}")
+        return {"text": text}
+
+    def _forward(  # pyright: ignore[reportIncompatibleMethodOverride]: own options
+        self, model_inputs, **drawing
+    ):
+        texts = [model_inputs["text"]] if isinstance(model_inputs["text"], str) else model_inputs["text"]
+        ids = self.model.draw(**self.inputs(**drawing_texts(self.model, texts)), **drawing)
+        return {"ids": ids.unflatten(0, (len(texts), -1))}
+
+    def postprocess(  # pyright: ignore[reportIncompatibleMethodOverride]: own options
+        self, model_outputs
+    ):
+        return [{"image": picture} for picture in self.processor.decode_images(model_outputs["ids"][0])]
+
+
 class MMRetrievalPipeline(MMPipeline):
     """`pipeline("mm-retrieval")(text=..., images=[...], top_k=5)`, or `(image=..., texts=[...])`.
 
@@ -247,10 +303,11 @@ _PACKAGED = Path(__file__).resolve().parents[2] / "checkpoints" / "mm-tiny"
 for _task, _pipeline, _model in (
     ("mm-captioning", MMCaptioningPipeline, AutoModelForImageTextToText),
     ("mm-vqa", MMVQAPipeline, (AutoModelForVisualQuestionAnswering, AutoModelForImageTextToText)),
+    ("mm-text-to-image", MMTextToImagePipeline, (AutoModelForImageTextToText, AutoModelForMaskedLM)),
     ("mm-retrieval", MMRetrievalPipeline, AutoModelForZeroShotImageClassification),
 ):
     _loaders: Any = _model  # one class, or several that are tried
-    _writes = _pipeline is not MMRetrievalPipeline
+    _writes = issubclass(_pipeline, MMCaptioningPipeline)
     _default: Any = {"model": (str(_PACKAGED), "main")} if _writes and _PACKAGED.is_dir() else None
     if _task not in PIPELINE_REGISTRY.supported_tasks:
         PIPELINE_REGISTRY.register_pipeline(_task, _pipeline, pt_model=_loaders, default=_default, type="multimodal")

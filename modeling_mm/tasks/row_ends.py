@@ -51,6 +51,7 @@ def warn_of_endings(model: Any, labels: torch.Tensor) -> None:
     places = torch.arange(1, labels.shape[1] + 1, device=labels.device) * (labels != -100)
     last = labels.gather(1, places.argmax(1, keepdim=True))[:, 0]
     found, eos = set(last.tolist()) - {-100}, _settings(model, "eos_token_id")
+    eos |= as_ids(model.config.drawing_end_id) if eos else set()
     if found and not eos & found:
         _warn("eos_token_id", f"ends with eos_token_id={_shown(eos)}, but with {_shown(found)}")
 

@@ -11,7 +11,7 @@ import torch
 from harness import Row
 
 RUNS = {
-    "parts": ["linear", "loss", "explain", "ranking", "recall"],
+    "parts": ["linear", "loss", "explain", "ranking", "drawing", "recall"],
     "training": ["blip"],
     "versions": ["first", "--old", sys.executable],
     "memory": ["loss", "convert"],

@@ -51,7 +51,8 @@ def test_every_setting_of_a_group_is_read_and_set_in_both_ways():
             view = getattr(config, group)
             assert dict(view) == {short: getattr(config, name) for short, name in names.items()}
             assert set(names) <= set(dir(view)) and len(view) == len(names)
-    assert set(groups_of(MMConfig)) == {"fusion", "objectives"} and set(groups_of(MMTextConfig)) == {"cross_attention"}
+    assert set(groups_of(MMConfig)) == {"fusion", "objectives", "drawing"}
+    assert set(groups_of(MMTextConfig)) == {"cross_attention"}
 
 
 def test_a_setting_is_checked_whichever_way_it_is_set():

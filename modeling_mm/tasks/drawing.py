@@ -1,0 +1,271 @@
+"""draw(): pictures as rows of ids, from a text or any other context.
+
+    MMDrawsInOrder     MMForConditionalGeneration: one id after another, by generate()       N steps, cached
+    MMDrawsInParallel  MMForMaskedLM: all at once, the least certain ones again (MaskGIT)    a few steps
+
+B contexts, R rows, n pictures of each, N codes of a picture, K codes of the codebook, T tokens of a prompt.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.generation.logits_process import ClassifierFreeGuidanceLogitsProcessor, LogitsProcessorList
+
+from ..core.input_checks import MEDIA_INPUTS
+from ..core.inputs_outputs import MediaInputs, pop_inputs, reject_unknown
+from ..core.linear import linear
+from ..core.modes import evaluating
+from .guidance import is_guided, negative_prompt, with_empty
+from .parallel_drawing import Choice, draw_in_parallel
+from .picture_grammar import FREE, KnownIds, RowNoise, SeededChoice
+from .row_ends import check_prompt_ends
+
+# Settings of generate() by which a saved generation_config would change pictures that are not captions.
+_NEUTRAL = {
+    "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_new_tokens": None, "max_length": None,
+    "return_dict_in_generate": False,
+}  # fmt: skip
+
+
+def row_seeds(seed: int | list[int] | None, rows: int, several: int) -> list[int] | None:
+    """A seed for each of `several` pictures of R rows, by the row's own seed and the number of the picture alone."""
+    if seed is None:
+        return None
+    seeds = [seed] * rows if isinstance(seed, int) else list(seed)
+    if len(seeds) != rows or any(isinstance(one, bool) or not isinstance(one, int) or one < 0 for one in seeds):
+        raise ValueError(f"seed={seed!r:.80} is a whole number from 0, or a list of one for each of {rows} rows")
+    return [
+        int(np.random.SeedSequence([one, number]).generate_state(1)[0]) for one in seeds for number in range(several)
+    ]
+
+
+class MMDraws:
+    """What both ways share: the prompts that end with begin, known ids, and what is asked."""
+
+    config: Any
+    model: Any
+    device: Any
+
+    def _prompts(self, input_ids, attention_mask, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Rows (R, T) that end with begin, and their mask; without input_ids a row of bos for each context.
+
+        Raises: ValueError for a model without codes of pictures, or without anything to draw.
+        """
+        config = self.config
+        if not config.draws:
+            raise ValueError(
+                "this model's vocabulary holds no codes of pictures: MMConfig(drawing=processor.drawing) makes one "
+                "that draws (docs/drawing.md)"
+            )
+        if input_ids is None:
+            input_ids = self._bos_rows(inputs)
+        begins = input_ids[:, -1] == config.drawing_begin_id
+        if bool(begins.all()):
+            return input_ids, attention_mask
+        if bool(begins.any()):
+            raise ValueError("some rows end with begin and others do not; leave it out, draw() adds it")
+        check_prompt_ends(attention_mask)
+        column = torch.full_like(input_ids[:, :1], config.drawing_begin_id)
+        if attention_mask is not None:
+            attention_mask = torch.cat([attention_mask, torch.ones_like(attention_mask[:, :1])], 1)
+        return torch.cat([input_ids, column], 1), attention_mask
+
+    def _bos_rows(self, inputs: dict[str, Any]) -> torch.Tensor:
+        bos = self.config.text_config.bos_token_id
+        ready = inputs.get("encoder_outputs")
+        given = [inputs.get(name) for name in ("context_index", "context_input_ids", *MEDIA_INPUTS)]
+        given.append(ready if ready is None or torch.is_tensor(ready) else ready[0])
+        rows = next((len(value) for value in given if value is not None), None)
+        if rows is None or bos is None:
+            what = "nothing to draw: give context_input_ids or input_ids" if rows is None else "no bos_token_id"
+            raise ValueError(f"{what}; processor(text=...) makes what draw() takes")
+        return torch.full((rows, 1), bos, device=self.device)
+
+    def _known(self, known_ids: torch.Tensor | None, rows: int, several: int) -> torch.Tensor | None:
+        """int64 (R * n, N). Raises: ValueError or TypeError for other shapes, dtypes and ids."""
+        if known_ids is None:
+            return None
+        first, size, count = self.config.drawing_first_id, self.config.drawing_codebook_size, self._count
+        if not torch.is_tensor(known_ids) or known_ids.is_floating_point() or known_ids.dtype == torch.bool:
+            raise TypeError(f"known_ids is an int64 tensor (R, {count}), {FREE} where ids are drawn")
+        if known_ids.ndim != 2 or known_ids.shape[1] != count or known_ids.shape[0] not in (1, rows):
+            raise ValueError(
+                f"known_ids is ({rows}, {count}), or (1, {count}) for all rows, {FREE} where ids are drawn; got "
+                f"{tuple(known_ids.shape)}"
+            )
+        is_code = (known_ids >= first) & (known_ids < first + size)
+        if bool((~is_code & (known_ids != FREE)).any()):
+            raise ValueError(
+                f"known_ids are ids of codes, {first}..{first + size - 1} as processor.encode_images gives them, or "
+                f"{FREE} where ids are drawn"
+            )
+        return known_ids.long().to(self.device).expand(rows, -1).repeat_interleave(several, 0)
+
+    @property
+    def _count(self) -> int:
+        return self.config.codes_per_picture
+
+
+class MMDrawsInOrder(MMDraws):
+    """Pictures by generate(): id after id in raster order."""
+
+    generate: Any
+
+    @torch.no_grad()
+    def draw(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        num_return_sequences: int = 1,
+        guidance_scale: float | None = None,
+        seed: int | list[int] | None = None,
+        known_ids: torch.Tensor | None = None,
+        do_sample: bool = True,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        **inputs: Any,
+    ) -> torch.Tensor:
+        """Draws pictures: `processor.decode_images(model.draw(**processor(text=..., return_tensors="pt")))`.
+
+        Args:
+            input_ids, attention_mask: (R, T) prompts, for models without a text encoder; None: bos. begin is added.
+            num_return_sequences: n, pictures of each row.
+            guidance_scale: above 1 it keeps nearer to the text, at twice the work; None or 1: none. It needs training
+                with empty texts now and then (`MMDataCollator(guidance_dropout=0.1)`).
+            seed: a whole number, or one for each row: a row's n pictures then depend on its seed and its text alone,
+                not on the rows beside it (within rounding). None: torch's own random numbers.
+            known_ids: int64 (R, N) or (1, N), ids of `processor.encode_images`, -100 where they are drawn: inpainting.
+                In raster order a code sees only those before it.
+            do_sample, temperature, top_k, top_p: as in generate(); do_sample=False takes the likeliest id each time.
+            inputs: context_input_ids and other media, context_index, or encoder_outputs; more arguments of generate().
+
+        Returns: int64 (R * n, N), ids of the vocabulary in raster order, the n of a row one after another.
+        """
+        prompts, mask = self._prompts(input_ids, attention_mask, inputs)
+        rows, length = prompts.shape
+        choosers = LogitsProcessorList(inputs.pop("logits_processor", None) or [])
+        known = self._known(known_ids, rows, num_return_sequences)
+        if known is not None:
+            choosers.append(KnownIds(known, length))
+        if seed is not None:
+            if not do_sample:
+                raise ValueError(f"seed={seed!r:.80} with do_sample=False: nothing is drawn at random; leave it out")
+            choosers.append(SeededChoice(RowNoise(row_seeds(seed, rows, num_return_sequences)), self.config))
+        shape = {"temperature": temperature, "top_k": top_k, "top_p": top_p} if do_sample else {}
+        if is_guided(guidance_scale) and not self._has_context(inputs):  # the empty text is a prompt
+            empty = [[self.config.text_config.bos_token_id, self.config.drawing_begin_id]]
+            empty = torch.tensor(empty, device=self.device).repeat(rows * num_return_sequences, 1)
+            inputs |= {"negative_prompt_ids": empty, "negative_prompt_attention_mask": torch.ones_like(empty)}
+        module: Any = self
+        with evaluating(module):
+            written = self.generate(
+                input_ids=prompts,
+                attention_mask=torch.ones_like(prompts) if mask is None else mask,
+                logits_processor=choosers,
+                eos_token_id=self.config.drawing_end_id,
+                max_new_tokens=self._count + 1,
+                **{**_NEUTRAL, **shape, "do_sample": do_sample, "guidance_scale": guidance_scale},
+                num_return_sequences=num_return_sequences,
+                **inputs,
+            )
+        return written[:, length : length + self._count]
+
+    def _has_context(self, inputs: dict[str, Any]) -> bool:
+        return any(inputs.get(name) is not None for name in ("encoder_outputs", "context_input_ids", *MEDIA_INPUTS))
+
+
+class MMDrawsInParallel(MMDraws):
+    """Pictures by masked prediction: all codes in every step, of which the surest stay."""
+
+    lm_head: Any
+    lm_head_transform: Any
+
+    @torch.no_grad()
+    def draw(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        num_return_sequences: int = 1,
+        guidance_scale: float | None = None,
+        seed: int | list[int] | None = None,
+        known_ids: torch.Tensor | None = None,
+        steps: int = 8,
+        do_sample: bool = True,
+        temperature: float = 1.0,
+        choice_temperature: float = 4.5,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        negative_prompt_ids: torch.Tensor | None = None,
+        negative_prompt_attention_mask: torch.Tensor | None = None,
+        **inputs: Any,
+    ) -> torch.Tensor:
+        """Draws pictures in a few steps (MaskGIT, Chang et al. 2022: arXiv:2202.04200); trained by
+        `MMDataCollator(masked_targets=True)`. As `MMForConditionalGeneration.draw`, and:
+
+        Args:
+            steps: how often all codes are predicted, 1..N. After step t of them cos(pi/2 * t / steps) of the codes are
+                hidden again, the least certain ones.
+            choice_temperature: of the Gumbel noise on that certainty, which falls to 0 in the last step.
+            known_ids: what is known is seen from everywhere.
+        Raises: ValueError for a model without a mask id, and for guidance without a context.
+        """
+        reject_unknown(inputs, (*MediaInputs.__annotations__, "context_index", "encoder_outputs"), "draw")
+        prompts, mask = self._prompts(input_ids, attention_mask, inputs)
+        if self.config.drawing_mask_id is None:
+            raise ValueError("drawing in parallel hides codes behind drawing_mask_id, which the configuration lacks")
+        if not 1 <= steps <= self._count:
+            raise ValueError(f"steps={steps} must be in 1..{self._count}, the codes of a picture")
+        index, ready = inputs.pop("context_index", None), inputs.pop("encoder_outputs", None)
+        several, rows = num_return_sequences, len(prompts)
+        known = self._known(known_ids, rows, several)
+        choice = Choice(temperature, top_k, top_p, choice_temperature, do_sample)
+        module: Any = self
+        with evaluating(module), negative_prompt(negative_prompt_ids, negative_prompt_attention_mask):
+            context = self.model.context_of(ready, None, **pop_inputs(inputs, MediaInputs))
+            if is_guided(guidance_scale):
+                if context is None:
+                    raise ValueError("guidance_scale compares with the empty context, but there is none to read")
+                context, index = with_empty(self.model, context, index, rows)
+            index = None if index is None else index.repeat_interleave(several)
+            prompts = prompts.repeat_interleave(several, 0)
+            mask = None if mask is None else mask.repeat_interleave(several, 0)
+            seeds = row_seeds(seed, rows, several)
+            predict = self._predictor(prompts, mask, context, index, guidance_scale)
+            shape = (rows * several, self._count)
+            first = self.config.drawing_first_id
+            codes = None if known is None else torch.where(known == FREE, known, known - first)
+            return first + draw_in_parallel(predict, shape, self.device, steps, choice, RowNoise(seeds), codes)
+
+    def _predictor(self, prompts, mask, context, index, guidance_scale):
+        """Of codes (R, N), FREE where hidden, the logits (R, N, K)."""
+        config, count = self.config, self._count
+        first, size = config.drawing_first_id, config.drawing_codebook_size
+        end = torch.full_like(prompts[:, :1], config.drawing_end_id)
+        guide: Any = ClassifierFreeGuidanceLogitsProcessor(guidance_scale) if is_guided(guidance_scale) else None
+
+        def predict(codes: torch.Tensor) -> torch.Tensor:
+            inside = torch.where(codes == FREE, config.drawing_mask_id, codes + first)
+            ids = torch.cat([prompts, inside, end], 1)
+            real = None if mask is None else torch.cat([mask, torch.ones_like(ids[:, mask.shape[1] :])], 1)
+            if guide is not None:
+                ids, real = torch.cat([ids, ids]), None if real is None else torch.cat([real, real])
+            output = self.model(
+                ids,
+                real,
+                encoder_outputs=context,
+                context_index=index,
+                use_cache=False,
+                pooled=False,
+                return_dict=True,
+            )
+            states = output.last_hidden_state[:, -count - 1 : -1]
+            logits = linear(self.lm_head, self.lm_head_transform(states))[..., first : first + size].float()
+            if guide is not None:
+                logits = guide(prompts, logits)
+            return logits
+
+        return predict
