@@ -14,7 +14,7 @@ from .drawing import MMDrawsInParallel
 from .head import MMVocabularyHead, check_task
 
 
-class MMForMaskedLM(MMDrawsInParallel, MMVocabularyHead):  # pyright: ignore[reportIncompatibleVariableOverride]: device
+class MMForMaskedLM(MMDrawsInParallel, MMVocabularyHead):  # pyright: ignore[reportIncompatibleMethodOverride]: device
     """The base model with BERT's head over a text that sees both ways; draw() where the vocabulary holds codes of
     pictures.
 
