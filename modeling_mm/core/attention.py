@@ -108,6 +108,29 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
+def attend_by_groups(
+    query: torch.Tensor,  # (B, H, M, D)
+    key: torch.Tensor,  # (B, Hkv, S, D)
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,  # bool or float (B or 1, 1 or H, M or 1, S)
+    dropout: float,
+    scaling: float,
+) -> torch.Tensor:
+    """SDPA where H / Hkv heads share keys: they are so many more queries of them, (B, M, H, D). Transformers' way
+    copies keys and values for each head wherever there is a mask: 34 MB a layer and step for 4 tiles of a picture.
+    """
+    shared, length = key.shape[1], query.shape[2]
+    query = query.unflatten(1, (shared, -1)).flatten(2, 3)  # (B, Hkv, g*M, D)
+    if attention_mask is not None and attention_mask.shape[1] > 1:
+        attention_mask = attention_mask.unflatten(1, (shared, -1)).expand(-1, -1, -1, length, -1).flatten(2, 3)
+    elif attention_mask is not None and attention_mask.shape[2] > 1:
+        attention_mask = attention_mask.repeat(1, 1, query.shape[2] // length, 1)
+    output = nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
+    )
+    return output.unflatten(2, (-1, length)).flatten(1, 2).transpose(1, 2).contiguous()
+
+
 class MMAttention(nn.Module):
     """Projections, heads and the call of the attention implementation; its kinds are MMSelfAttention and
     MMCrossAttention.
@@ -153,9 +176,17 @@ class MMAttention(nn.Module):
         implementation = implementation or (EAGER if output_attentions else self.config._attn_implementation)
         if implementation == "flex_attention" and torch.is_tensor(attention_mask):
             implementation = "sdpa"  # a range per query is a plain mask, which flex attention does not take
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.dropout if self.training else 0.0
+        if implementation == "sdpa" and self._groups_may_be_queries(query, kwargs.get("is_causal")):
+            return attend_by_groups(query, key, value, attention_mask, dropout, self.scaling), None
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         return attend(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
+
+    def _groups_may_be_queries(self, query: torch.Tensor, is_causal: bool | None) -> bool:
+        """Whether `attend_by_groups` costs less than copying keys: for few queries (of one, Transformers copies none)."""
+        if self.num_key_value_groups == 1 or is_causal is not False or torch.compiler.is_compiling():
+            return False
+        return 1 < query.shape[2] <= self.head_dim
 
 
 class MMSelfAttention(MMAttention):

@@ -16,7 +16,7 @@ from mm import (
     MMVisionModel,
 )
 from mm.configuration.resampler import MMResamplerConfig
-from mm.modeling_mm.core.attention import MMAttention, MMCrossAttention, MMSelfAttention
+from mm.modeling_mm.core.attention import MMAttention, MMCrossAttention, MMSelfAttention, attend_by_groups
 from mm.modeling_mm.core.context_rows import MMRows
 from mm.modeling_mm.fusion.media_encoder import MMResampler
 
@@ -334,3 +334,43 @@ def test_every_stack_gives_what_it_gives_under_eager_attention(name, visible, no
             results.append([output[0][real], *([] if output[1] is None else [output[1]])])
         for found, expected in zip(*results, strict=True):
             assert ((found - expected).abs() <= 1e-5 * expected.abs().clamp(min=1)).all()
+
+
+@pytest.mark.parametrize("mask", [None, (1, 1, 1, 9), (2, 1, 1, 9), (2, 1, 5, 9), (2, 8, 5, 9), (2, 8, 1, 9)])
+@pytest.mark.parametrize("kind", [torch.bool, torch.float64])
+def test_heads_that_share_keys_are_more_queries_of_them(mask, kind):
+    numbers = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(2, heads, length, 16, generator=numbers, dtype=torch.float64)
+        for heads, length in ((8, 5), (2, 9), (2, 9))
+    )
+    if mask is not None:
+        is_open = torch.rand(mask, generator=numbers) < 0.7
+        is_open[..., 0] = True
+        mask = is_open if kind == torch.bool else torch.zeros(mask).double().masked_fill(~is_open, -torch.inf)
+    found = attend_by_groups(query, key, value, mask, 0.0, 0.3)
+    copied = [states.repeat_interleave(4, dim=1) for states in (key, value)]
+    wanted = torch.nn.functional.scaled_dot_product_attention(query, *copied, attn_mask=mask, scale=0.3)
+    assert torch.allclose(found, wanted.transpose(1, 2), rtol=0, atol=1e-12)
+
+
+def test_cross_attention_of_few_queries_copies_no_keys(tiny_config, visible, monkeypatch):
+    """For each head that shares them; of long texts copying is the cheaper way."""
+    config = tiny_config("vit", "llama").text_config
+    config._attn_implementation = "sdpa"
+    attention = visible(MMCrossAttention(config, 0, config.memory_size)).eval()
+    assert attention.num_key_value_groups > 1
+    sizes, product = [], torch.nn.functional.scaled_dot_product_attention
+
+    def seen(query, key, value, **kwargs):
+        sizes.append(key.numel())
+        return product(query, key, value, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", seen)
+    context, rows = torch.randn(2, 11, config.memory_size), MMRows(2, 2)
+    mask = torch.ones(2, 1, 3, 11, dtype=torch.bool)
+    mask[..., 6:] = False
+    with torch.no_grad():
+        found, _ = attention(torch.randn(2, 3, config.hidden_size), context, rows, attention_mask=mask)
+    assert found.shape == (2, 3, config.hidden_size)
+    assert sizes == [2 * config.num_key_value_heads * 11 * attention.head_dim]
