@@ -183,7 +183,7 @@ class MMAttention(nn.Module):
         return attend(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
 
     def _groups_may_be_queries(self, query: torch.Tensor, is_causal: bool | None) -> bool:
-        """Whether `attend_by_groups` costs less than copying keys: for few queries (of one Transformers copies none)."""
+        """Whether `attend_by_groups` costs less than copying keys: for few queries (of one, others copy none too)."""
         if self.num_key_value_groups == 1 or is_causal is not False or torch.compiler.is_compiling():
             return False
         return 1 < query.shape[2] <= self.head_dim
