@@ -180,5 +180,13 @@ def read_again(
         if value is not None:
             text[name] = value[:, :-1]
     output = model(**text, output_attentions=True, return_dict=True)
-    log_probs = output.logits.float().log_softmax(-1).gather(-1, written.ids[:, 1:, None])[..., 0]
+    log_probs = log_probs_of(written.ids[:, 1:], output.logits)
     return Reading(log_probs, stack_of(output, sources, written.ids.shape[1] - 1), encoder, index)
+
+
+def log_probs_of(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """(R, T), of ids (R, T) under logits (R, T, V); 0 where a prompt holds an id that is never written
+    (`unwritten_tokens`), which has no logit."""
+    shares, has_logit = logits.float().log_softmax(-1), ids < logits.shape[-1]
+    found = shares.gather(-1, ids.where(has_logit, 0)[..., None])[..., 0]
+    return found.masked_fill(~has_logit, 0.0)

@@ -289,3 +289,13 @@ def test_a_model_in_training_stays_in_training_and_its_frozen_parts_as_they_were
     model.explain(pictures(1), torch.tensor([[1, 5, 6]]))
     assert [module.training for module in model.modules()] == before
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_prompt_may_hold_an_id_that_is_never_written():
+    """As <|image|> of Llama 3.2 Vision, which has no row in the layer over the vocabulary."""
+    model = captioner(unwritten_tokens=1, tie_word_embeddings=False)
+    inputs = {**pictures(), "input_ids": torch.tensor([[1, 39, 5], [1, 4, 39]])}
+    output = written(model, inputs)
+    for method in ("attention", "grad", "occlusion"):
+        for row in model.explain(inputs, output.sequences, method=method):
+            assert row.items[0].weights.shape[0] == 6 and np.isfinite(row.items[0].weights).all()
