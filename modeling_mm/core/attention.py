@@ -116,9 +116,8 @@ def attend_by_groups(
     dropout: float,
     scaling: float,
 ) -> torch.Tensor:
-    """SDPA where H / Hkv heads share keys: they are so many more queries of them, (B, M, H, D). Transformers' way
-    copies keys and values for each head wherever there is a mask: 34 MB a layer and step for 4 tiles of a picture.
-    """
+    """SDPA, (B, M, H, D): the H / Hkv heads that share keys are more queries of them. With a mask, Transformers' way
+    copies keys and values for each head."""
     shared, length = key.shape[1], query.shape[2]
     query = query.unflatten(1, (shared, -1)).flatten(2, 3)  # (B, Hkv, g*M, D)
     if attention_mask is not None and attention_mask.shape[1] > 1:
