@@ -1,0 +1,69 @@
+"""What the drawing model and its tokenizer learn from: names and styles of emoji, with pairs that nobody trains on.
+
+Styles are five vendors whose licences combine (Apache-2.0, MIT, CC-BY-4.0). A pair is a name in a style. A hash of the
+name chooses for four names in ten one style in which the name is held out: every name and every style is trained on,
+the pair is not. Names are the "seen" ones of emoji.py, which mm-tiny knows.
+
+    tokenizer    STYLES without DEV_VENDOR, and without the held-out pairs; unseen styles are DEV_VENDOR, TEST_VENDOR
+    drawing      STYLES without the held-out pairs
+"""
+
+import hashlib
+
+import numpy as np
+import torch
+
+from .emoji import DEV_VENDOR, EmojiItem, load_items, pictures, split_of
+
+SIZE = 64  # pixels
+# The word of a style in a prompt -> the vendor.
+STYLES = {
+    "noto": "noto",
+    "twemoji": DEV_VENDOR,
+    "emojione": "emojione",
+    "fluent": "fluent-emoji-flat",
+}
+TOKENIZER_VENDORS = ("noto", "noto-v1", "emojione", "fluent-emoji-flat", "fluent-emoji")
+HELD_NAMES = 4  # names in ten that one style lacks
+
+
+def held_style(concept: str) -> str | None:
+    """The style in which a name is held out; None: it is trained on in every style."""
+    number = int(hashlib.sha1(f"pair {concept}".encode()).hexdigest()[:8], 16)
+    return list(STYLES)[number // 10 % len(STYLES)] if number % 10 < HELD_NAMES else None
+
+
+def is_held(item: EmojiItem) -> bool:
+    """Whether a drawing is of a held-out pair."""
+    style = held_style(item.concept)
+    return style is not None and STYLES[style] == item.vendor
+
+
+def style_of(item: EmojiItem) -> str:
+    """The style word of a drawing."""
+    return next(word for word, vendor in STYLES.items() if vendor == item.vendor)
+
+
+def drawing_items(held: bool) -> list[EmojiItem]:
+    """The drawings of seen names in STYLES: those of held-out pairs, or the others."""
+    items = load_items(STYLES.values())
+    drawn: dict[str, int] = {}
+    for item in items:
+        drawn[item.concept] = drawn.get(item.concept, 0) + 1
+    return [
+        item
+        for item in items
+        # a name that only one style has is trained on
+        if split_of(item.concept) == "seen" and (is_held(item) and drawn[item.concept] > 1) == held
+    ]
+
+
+def tokenizer_items() -> list[EmojiItem]:
+    """What the tokenizer is trained on: every name but those for tests, no held-out pair."""
+    items = load_items(TOKENIZER_VENDORS)
+    return [item for item in items if split_of(item.concept) != "unseen_test" and not is_held(item)]
+
+
+def pixels(items: list[EmojiItem]) -> torch.Tensor:
+    """uint8 (n, 3, SIZE, SIZE), on white."""
+    return torch.from_numpy(np.ascontiguousarray(pictures(items, SIZE).transpose(0, 3, 1, 2)))
