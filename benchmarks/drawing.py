@@ -28,7 +28,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mm.cli.caption import PACKAGED_MODEL
 from mm.evaluation.intervals import mean_interval
-from mm.recipes.draw_data import STYLES, drawing_items, pixels, prompt, style_of
+from mm.recipes.draw_data import STYLES, drawing_items, pixels, style_of
+from mm.recipes.draw_model import prompt
 from mm.recipes.draw_tokenizer import reconstructed
 from mm.recipes.emoji import load_items, split_of
 
