@@ -56,21 +56,23 @@ def build_model(processor: MMProcessor) -> MMForConditionalGeneration:
     """The model at the start of training: MiniLM's token embeddings, the rest new."""
     torch.manual_seed(SEED)
     words: Any = processor.tokenizer
+    drawing: Any = processor.drawing
     text = {
         **SIZES, "norm_position": "pre", "final_norm": "all", "embedding_norm": False, "layer_norm_eps": 1e-5,
         "bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id,
-        "vocab_size": processor.drawing["first_id"] + processor.drawing["codebook_size"],
-        "max_position_embeddings": 80, "hidden_dropout": 0.1,
+        "vocab_size": drawing["first_id"] + drawing["codebook_size"],
+        "max_position_embeddings": processor.image_tokenizer.tokens_per_image + 16, "hidden_dropout": 0.1,
     }  # fmt: skip
-    config = MMConfig(
-        modalities=[], text_config=text, share_text_encoder=True, lm_head_transform=False, lm_head_bias=False,
-        drawing=processor.drawing,
-    )  # fmt: skip
+    settings: Any = {
+        "modalities": [], "share_text_encoder": True, "lm_head_transform": False, "lm_head_bias": False,
+        "drawing": drawing,
+    }  # fmt: skip
+    config = MMConfig(text_config=text, **settings)
     model = MMForConditionalGeneration(config)
     embeddings = model.model.language_model.embed_tokens.weight.data
     std, width = config.text_config.initializer_range, SIZES["hidden_size"]
     embeddings[: len(words)] = embeddings_from(minilm_directory(), words, width, std)
-    embeddings[processor.drawing["first_id"] :] = code_embeddings(processor.image_tokenizer, width, std)
+    embeddings[drawing["first_id"] :] = code_embeddings(processor.image_tokenizer, width, std)
     return model
 
 
@@ -86,7 +88,8 @@ class Rows:
         tokenizer: Any = processor.tokenizer
         self.prompts = [tokenizer(prompt(item)).input_ids for item in items]
         self.empty = tokenizer("").input_ids
-        self.codes, self.drawing, self.bos, self.hidden = codes, processor.drawing, tokenizer.bos_token_id, hidden
+        self.codes, self.bos, self.hidden = codes, tokenizer.bos_token_id, hidden
+        self.drawing: Any = processor.drawing
         self.epoch, self.order = -1, torch.empty(0)
 
     def context(self, prompts: list[list[int]]) -> dict[str, torch.Tensor]:

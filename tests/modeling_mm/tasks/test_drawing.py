@@ -207,6 +207,18 @@ def test_one_checkpoint_captions_and_draws(tiny_model, pictures, tmp_path):
 # ---- in parallel ----------------------------------------------------------------------------------------------------
 
 
+def test_either_way_of_drawing_begins_from_the_weights_of_the_other(in_order, in_parallel, tmp_path):
+    for number, (model, cls) in enumerate(
+        ((in_order, mm.MMForMaskedLM), (in_parallel, mm.MMForConditionalGeneration))
+    ):
+        model.save_pretrained(tmp_path / str(number))
+        is_causal = cls is mm.MMForConditionalGeneration
+        other = cls.from_pretrained(tmp_path / str(number), text_config={"is_causal": is_causal}).eval()
+        assert other.config.text_config.is_causal == is_causal
+        assert all(torch.equal(value, model.state_dict()[name]) for name, value in other.state_dict().items())
+        assert other.draw(**asked("red apple"), seed=0).shape == (1, 16)
+
+
 @pytest.mark.parametrize("steps", [1, 4, 16])
 def test_as_many_steps_as_asked_each_with_fewer_hidden_codes(in_parallel, steps):
     hidden, forward = [], in_parallel.model.forward
