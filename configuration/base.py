@@ -221,6 +221,8 @@ class MMStackConfig(MMBaseConfig):
     # Every layer reads these; only MMResamplerConfig has them as fields.
     residual = True
     append_latents = False
+    # And this, a field of MMTextConfig.
+    attn_logit_softcapping = None
 
     hidden_size: int = setting(768, "width of the states", "MMLayer", values="> 0")
     intermediate_size: int = setting(3072, "inner width of the MLP", "MMMLP", values="> 0")
@@ -249,14 +251,17 @@ class MMStackConfig(MMBaseConfig):
         'biases of the projections q, k, v and o; a string names those that have one, "qvo" as in Whisper',
         "MMAttention",
     )
-    qk_norm: Literal["none", "rms_norm", "layer_norm"] = setting(
+    qk_norm: Literal["none", "rms_norm", "rms_norm_from_one", "layer_norm"] = setting(
         "none", "norm of queries and keys, per head, before the keys are cached", "MMAttention"
     )
     norm_type: Literal["layer_norm", "layer_norm_no_bias", "rms_norm", "rms_norm_from_one"] = setting(
         "layer_norm", "kind of every norm; from one: its weights are distances from 1, as in Gemma", "MMLayer"
     )
-    norm_position: Literal["pre", "post"] = setting(
-        "pre", "norm before each sublayer, or after its residual sum", "MMLayer"
+    norm_position: Literal["pre", "post", "both"] = setting(
+        "pre",
+        "norm before each sublayer, or after its residual sum; both: before each sublayer, and of what it made before "
+        "that is added (Gemma 2)",
+        "MMLayer",
     )
     parallel_residual: bool = setting(
         False,

@@ -137,6 +137,12 @@ class MMConfig(DrawingSettings, ObjectiveSettings, FusionSettings, MMBaseConfig)
     lm_head_bias: bool = setting(
         True, "the layer over the vocabulary has a bias", "MMForConditionalGeneration, MMForMaskedLM"
     )
+    final_logit_softcapping: float | int | None = setting(
+        None,
+        "logits z become cap * tanh(z / cap) (Gemma 2); None: they stay",
+        "MMForConditionalGeneration, MMForMaskedLM",
+        values="> 0",
+    )
     unwritten_tokens: int = setting(
         0,
         "so many last ids of the vocabulary are read and never written: the layer over the vocabulary has no rows for "

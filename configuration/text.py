@@ -5,11 +5,9 @@ from typing import Any, Literal
 
 from .base import MMStackConfig, checked, nearest
 from .groups import CrossAttentionSettings
+from .positions import position_faults
 from .settings import setting
 
-# Transformers' kinds of RoPE, without the one whose angles depend on the longest row of a batch.
-ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "proportional")
-_BATCH_ROPE_TYPES = ("longrope",)
 _ATTENTION_OVERRIDES = ("num_attention_heads", "num_key_value_heads", "head_dim", "attention_bias")
 _OWN_OVERRIDES = ("norm_type", "layer_norm_eps", "hidden_act", "gated_mlp", "intermediate_size", "mlp_bias")
 
@@ -36,7 +34,7 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
         "layers.*.mlp.down_proj": "rowwise",
     }
 
-    norm_position: Literal["pre", "post"] = "post"
+    norm_position: Literal["pre", "post", "both"] = "post"
     embedding_norm: bool = True
     final_norm: Literal["all", "pooled", "none"] = "none"
     pooler: Literal["none", "cls", "cls_tanh", "eos", "highest_id", "last", "before_last", "mean", "attention"] = (
@@ -85,17 +83,26 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
     )
     local_attention_layers: list[int] | None = setting(
         None,
-        "layers that see only the tokens near their own, in a bidirectional text without a cache (ModernBERT); None: "
-        "none",
+        "layers that see only the tokens near their own: on both sides in a text that is read whole, without a cache "
+        "(ModernBERT), before it in a causal one (Gemma 2 and 3), where all see the media before the text; None: none",
         "MMTextModel",
     )
     local_attention_window: int | None = setting(
-        None, "how many tokens on either side of its own such a layer sees", "MMTextModel", values="> 0"
+        None,
+        "how many tokens on either side of its own such a layer sees; in a causal text so many before it",
+        "MMTextModel",
+        values="> 0",
     )
     local_rope_theta: float | int | None = setting(
         None,
         "rope_theta of such layers, whose angles are then of rope_type 'default'; None: as the other layers",
         "MMTextModel",
+        values="> 0",
+    )
+    attn_logit_softcapping: float | int | None = setting(
+        None,
+        "scores s of self-attention become cap * tanh(s / cap) (Gemma 2), in eager attention; None: they stay",
+        "MMSelfAttention",
         values="> 0",
     )
     first_attention_norm: bool = setting(
@@ -153,7 +160,7 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
     @property
     def needs_whole_text(self) -> str | None:
         """The setting with which a text is read at once: both ways and without a cache; None: there is none."""
-        if self.local_attention_layers:
+        if self.local_attention_layers and not self.is_causal:
             return "local_attention_layers"
         return "position_embedding_type='relative'" if self.position_embedding_type == "relative" else None
 
@@ -164,6 +171,10 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
 
     def validate_rope(self) -> None:
         """Nothing: Transformers' check stops at its first problem, so `faults` calls it."""
+
+    def check_rope(self) -> None:
+        """Transformers' own check of rope_parameters."""
+        super().validate_rope()
 
     def faults(self) -> list[str]:
         faults = super().faults()
@@ -180,7 +191,7 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
             ]
         if self.memory_length > 0 and self.segment_length is None:
             faults.append(f"memory_length={self.memory_length} is for texts in segments; set segment_length")
-        faults += self._position_faults() + self._whole_text_faults() + self._local_faults() + self._norm_faults()
+        faults += position_faults(self) + self._whole_text_faults() + self._local_faults() + self._norm_faults()
         return faults + self._cross_faults() + self._unimodal_faults()
 
     def _norm_faults(self) -> list[str]:
@@ -231,6 +242,8 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
             faults.append("local_rope_theta is of rotary positions; set position_embedding_type='rope'")
         if self.position_embedding_type == "relative":
             faults.append("local_attention_layers do not go with position_embedding_type='relative'; leave one out")
+        if self.segment_length is not None and self.is_causal:
+            faults.append(f"local_attention_layers do not go with segment_length={self.segment_length}; leave one out")
         return faults
 
     def _unimodal_faults(self) -> list[str]:
@@ -249,7 +262,10 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
             faults.append(
                 f"cross_attention_layers names {early}, but the first unimodal_layers={count} layers read no media"
             )
-        wanted = {"is_causal": True, "position_embedding_type": "absolute", "segment_length": None}
+        wanted = {
+            "is_causal": True, "position_embedding_type": "absolute", "segment_length": None,
+            "local_attention_layers": None,
+        }  # fmt: skip
         if self.unimodal_cls == "shifted" and self.pad_token_id is None:
             faults.append("unimodal_cls='shifted' reads a padding token; set pad_token_id")
         return faults + [
@@ -267,66 +283,6 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
             for name, token in ids
             if token is not None and not 0 <= token < self.vocab_size
         ]
-
-    def _position_faults(self) -> list[str]:
-        kind, faults = self.position_embedding_type, []
-        if self.interpolate_positions and kind != "absolute":
-            faults.append(
-                f"interpolate_positions=True is for learned positions, but position_embedding_type={kind!r} has "
-                "none; set position_embedding_type='absolute', or rope_parameters={'rope_type': 'linear', ...}"
-            )
-        if kind == "sinusoidal" and (self.hidden_size % 2 or self.hidden_size < 4):
-            faults.append(
-                f"sinusoidal positions need an even hidden_size of at least 4; hidden_size={self.hidden_size}"
-            )
-        if kind == "relative":
-            buckets, farthest = self.relative_attention_num_buckets, self.relative_attention_max_distance
-            if buckets < 4:
-                faults.append(f"relative_attention_num_buckets={buckets} must be at least 4")
-            elif farthest <= buckets // 4:
-                faults.append(
-                    f"relative_attention_max_distance={farthest} must be above {buckets // 4}, a fourth of "
-                    f"relative_attention_num_buckets={buckets}"
-                )
-        if kind == "rope":
-            return faults + self._rope_faults()
-        if self.rope_parameters is not None:
-            faults.append(
-                f"rope_parameters are only for position_embedding_type='rope', but it is {kind!r}; set "
-                "position_embedding_type='rope' or leave rope_parameters out"
-            )
-        return faults
-
-    def _rope_faults(self) -> list[str]:
-        parameters: dict[str, Any] = self.rope_parameters or {}
-        kind = parameters.get("rope_type", "default")
-        if kind in _BATCH_ROPE_TYPES:
-            return [
-                f"rope_parameters: rope_type={kind!r} has angles that depend on the longest row of a batch, so a "
-                f"row would depend on others; accepted: {', '.join(ROPE_TYPES)}"
-            ]
-        if kind not in ROPE_TYPES:
-            accepted = f"{', '.join(ROPE_TYPES)}{nearest(str(kind), ROPE_TYPES)}"
-            return [f"rope_parameters: rope_type={kind!r} is not a kind of RoPE; accepted: {accepted}"]
-        faults = []
-        for name in ("rope_theta", "factor", "partial_rotary_factor", "original_max_position_embeddings"):
-            value = parameters.get(name, 1)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-                faults.append(f"rope_parameters: {name}={value!r} must be a positive number")
-        if faults:
-            return faults
-        rotated = int((self.head_dim or 0) * parameters.get("partial_rotary_factor", 1.0))
-        if self.head_dim and (rotated % 2 or not 0 < rotated <= self.head_dim):
-            faults.append(
-                f"RoPE rotates pairs of dimensions, but {rotated} of head_dim={self.head_dim} are rotated; change "
-                "head_dim, or partial_rotary_factor in rope_parameters"
-            )
-            return faults
-        try:
-            super().validate_rope()
-        except (KeyError, ValueError, TypeError) as error:
-            faults.append(f"rope_parameters: {error.args[0] if error.args else error}")
-        return faults
 
     def _cross_faults(self) -> list[str]:
         faults = []
@@ -387,6 +343,3 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
 @checked
 class _MMCrossConfig(MMStackConfig):
     """A stack with the overrides, to check them by the rules of every stack."""
-
-
-SINUSOID_OFFSET = 2  # fairseq numbers the tokens of a text from here: the id of its padding, 1, plus 1

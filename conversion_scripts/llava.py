@@ -15,7 +15,7 @@ from ..configuration.mm import MMConfig
 from ..configuration.vision import MMVisionConfig
 from ..modeling_mm.tasks.generation import MMForConditionalGeneration
 from ..weights.checkpoint import Checkpoint, read_json
-from ..weights.config_table import source_config
+from ..weights.config_table import LAYER_KINDS, source_config
 from ..weights.key_table import KeyTable, raise_faults
 from ..weights.text_names import LLAMA_FIELDS
 from ..weights.text_plans import TEXT_PLANS
@@ -166,12 +166,27 @@ def made_layout(model: Any, source_class: Any, architecture: str, classes: list[
 
 
 def text_settings(text: Any) -> dict[str, Any]:
-    """By what tells these texts apart: norms of q and k, and biases."""
+    """By what tells these texts apart: norms of q and k, biases, and layers with a window.
+
+    Raises: ValueError for a window in some layers of a Llama, or one together with a Llama's biases.
+    """
     kind = "qwen3" if text.qk_norm == "rms_norm" else "qwen2" if text.attention_bias == "qkv" else "llama"
     settings = LLAMA_FIELDS.restore(text) | {"model_type": kind, "head_dim": text.head_dim}
     if kind == "llama":
         settings |= {"attention_bias": bool(text.attention_bias), "mlp_bias": text.mlp_bias}
-    return settings
+    layers, number = text.local_attention_layers, text.num_hidden_layers
+    if not layers:
+        return settings
+    settings |= {"sliding_window": text.local_attention_window + 1}
+    if kind != "llama":
+        kinds = [LAYER_KINDS[layer in layers] for layer in range(number)]
+        return settings | {"use_sliding_window": True, "layer_types": kinds}
+    if len(layers) < number or settings.pop("attention_bias") or settings.pop("mlp_bias"):
+        raise ValueError(
+            f"local_attention_layers={layers} of a text as Llama's: known is a Mistral, all of whose {number} layers "
+            "see a window, without biases"
+        )
+    return settings | {"model_type": "mistral"}
 
 
 def compare(theirs: Any, ours: Any, given: Any) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""PaliGemma (Beyer et al. 2024, arXiv:2407.07726): a SigLIP, a linear projector and a Gemma.
+"""PaliGemma (Beyer et al. 2024, arXiv:2407.07726) and PaliGemma 2 (Steiner et al. 2024, arXiv:2412.03555): a SigLIP, a
+linear projector and a Gemma, or a Gemma 2.
 
 Pictures stand before the text and its bos. A prompt and its pictures see each other both ways, an answer what comes
 before it: MM's `bidirectional_prompt`. Theirs counts positions from 1, which rotary positions do not tell from 0.
@@ -17,14 +18,15 @@ from ..configuration.vision import MMVisionConfig
 from ..modeling_mm.tasks.generation import MMForConditionalGeneration
 from ..weights.checkpoint import Checkpoint
 from ..weights.config_table import source_config
+from ..weights.gemma_names import GEMMA_FIELDS, gemma_2_plan, gemma_2_settings, gemma_plan
 from ..weights.key_table import KeyTable, raise_faults
-from ..weights.text_plans import GEMMA_FIELDS, NO_TEXTS, gemma_plan
 from ..weights.vision_names import SIGLIP_FIELDS, siglip_vision_plan
 from .family import Family, Layout, Plan, check_architecture
 
 _ARCHITECTURE = "PaliGemmaForConditionalGeneration"
 _TOKEN = "<image>"
-_VISION, _TEXT = "siglip_vision_model", "gemma"
+_VISION = "siglip_vision_model"
+_TEXTS = {"gemma": gemma_plan, "gemma2": gemma_2_plan}
 
 
 def recognises(config: Mapping[str, Any], names: Iterable[str]) -> bool:
@@ -32,18 +34,18 @@ def recognises(config: Mapping[str, Any], names: Iterable[str]) -> bool:
 
 
 def plan(checkpoint: Checkpoint) -> Plan:
-    """Raises ValueError for another tower or text (PaliGemma 2 has a Gemma 2), and for settings that MM lacks."""
+    """Raises ValueError for another tower or text, and for settings that MM lacks."""
     check_architecture(checkpoint, _ARCHITECTURE)
     config: Any = source_config(checkpoint.config)
-    faults, kinds = [], (config.vision_config.model_type, config.text_config.model_type)
-    for part, kind, known in zip(("vision_config", "text_config"), kinds, (_VISION, _TEXT), strict=True):
-        if kind != known:
-            why = f" ({NO_TEXTS[kind]})" if kind in NO_TEXTS else ""
-            faults.append(f"{part}.model_type={kind!r}{why}; known is {known!r}")
+    known = {"vision_config": (_VISION,), "text_config": tuple(_TEXTS)}
+    found = {part: getattr(config, part).model_type for part in known}
+    wrong = [part for part in known if found[part] not in known[part]]
+    faults = [f"{part}.model_type={found[part]!r}; known: {', '.join(known[part])}" for part in wrong]
     raise_faults("this PaliGemma has what MM lacks", faults)
     names, gemma = list(checkpoint), copy.copy(config.text_config)
     gemma.use_bidirectional_attention = False  # theirs says so of the prompt, whose mask it makes itself
-    text = gemma_plan(gemma, [name for name in names if "language_model" in name or name.startswith("lm_head")])
+    of_text = [name for name in names if "language_model" in name or name.startswith("lm_head")]
+    text = _TEXTS[gemma.model_type](gemma, of_text)
     vision = siglip_vision_plan(config.vision_config, [name for name in names if "vision_tower." in name])
     projector = next(name for name in names if name.endswith("multi_modal_projector.linear.weight"))
     made = MMConfig(
@@ -79,10 +81,14 @@ def layout(model: Any) -> Layout:
     wrong += [] if math.isclose(text.embedding_scale, text.hidden_size**0.5) else ["embedding_scale is not a Gemma's"]
     raise_faults("PaliGemma wants a ViT, a linear projector and a Gemma", wrong)
     tied, has_head = {"tie_word_embeddings": config.tie_word_embeddings}, tower.pooler == "attention"
-    words = GEMMA_FIELDS.restore(text) | tied
+    if text.norm_position == "both":
+        words = gemma_2_settings(config)
+    else:
+        words = GEMMA_FIELDS.restore(text) | {"model_type": "gemma", "head_dim": text.head_dim}
+        words |= {"attention_bias": text.attention_bias}
     source = PaliGemmaConfig(
         vision_config={**SIGLIP_FIELDS.restore(tower), "model_type": _VISION, "vision_use_head": has_head},
-        text_config=words | {"model_type": _TEXT, "head_dim": text.head_dim, "attention_bias": text.attention_bias},
+        text_config=words | tied,
         image_token_index=config.image_token_id,
         projection_dim=text.hidden_size,
         hidden_size=text.hidden_size,

@@ -137,6 +137,8 @@ def check_exportable(model: Any) -> None:
         raise ValueError(
             "rope_type='dynamic' rotates a long text again with each token, but cached keys do not change"
         )
+    if text.local_attention_layers:
+        raise ValueError("local_attention_layers: a decoder whose layers see a window of the text is not exported")
     for stack in (text, config.text_encoder_config):
         if stack is not None and stack.segment_length is not None:
             raise ValueError(

@@ -109,8 +109,8 @@ _TEXT = {
     "max_position_embeddings": 32, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "initializer_range": 0.15,
 }  # fmt: skip
 # The decoder's shapes: BERT's (post-norm, cross inside), Flamingo's (gated [cross, mlp] layers of their own, the first
-# layer too) and a Llama-like one (pre-norm RMSNorm, RoPE, gated MLP, grouped queries, query and key norms, other heads
-# in cross-attention).
+# layer too), a Llama-like one (pre-norm RMSNorm, RoPE, gated MLP, grouped queries, query and key norms, other heads in
+# cross-attention), and one like Gemma's (norms on both sides, capped scores, a layer with a window and own angles).
 TEXTS = {
     "inside": {**_TEXT, "type_vocab_size": 2},
     "own": {
@@ -124,6 +124,13 @@ TEXTS = {
         "cross_attention_memory_norm": True, "cross_attention_gate": "tanh_vector", "cross_attention_hidden_size": 28,
         "cross_attention_layers": [1], "position_embedding_type": "rope",
         "cross_attention_overrides": {"num_attention_heads": 2, "num_key_value_heads": 1, "attention_bias": "qo"},
+    },
+    "windows": {
+        **_TEXT, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "norm_type": "rms_norm_from_one",
+        "norm_position": "both", "final_norm": "all", "embedding_norm": False, "gated_mlp": True, "mlp_bias": False,
+        "attention_bias": False, "qk_norm": "rms_norm_from_one", "position_embedding_type": "rope",
+        "attn_logit_softcapping": 1.5, "local_attention_layers": [0], "local_attention_window": 2,
+        "local_rope_theta": 20.0,
     },
 }  # fmt: skip
 

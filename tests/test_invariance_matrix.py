@@ -36,6 +36,10 @@ HEADS = {
     "generation": (MMForConditionalGeneration, "inside", {}, ["logits"], [], []),
     "generation, own layers": (MMForConditionalGeneration, "own", {}, ["logits"], [], []),
     "generation, merged": (MMForConditionalGeneration, "inside", {"fusion_type": "merged"}, ["logits"], [], []),
+    "generation, windows": (
+        MMForConditionalGeneration, "windows", {"fusion_type": "merged", "final_logit_softcapping": 2.0},
+        ["logits"], [], [],
+    ),
     **{
         f"generation, {how} encoder": (MMForConditionalGeneration, "inside", fields, ["logits"], [], [])
         for how, fields in (("own", {"text_encoder_config": "tiny"}), ("shared", {"share_text_encoder": True}))

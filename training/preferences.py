@@ -31,6 +31,11 @@ class MMPreferenceCollator:
                 "from the decoder's states and lm_head only, which would be those of another model. Models with "
                 "lm_head_transform=False are accepted"
             )
+        if bare.config.final_logit_softcapping is not None:
+            raise ValueError(
+                f"final_logit_softcapping={bare.config.final_logit_softcapping} caps this model's logits, which TRL "
+                "computes from the decoder's states and lm_head without it. Models without it are accepted"
+            )
         asks = "context_text" if bare.config.has_text_encoder else "text"
         self.collate, self._prompt = MMDataCollator(processor, **settings), asks
 

@@ -8,6 +8,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .key_table import KeyTable, raise_faults
 
+LAYER_KINDS = ("full_attention", "sliding_attention")  # in layer_types
+
 
 @dataclass(frozen=True)
 class Fields:
@@ -84,6 +86,25 @@ def partial_patches(size: Any, patch: Any) -> dict[str, Any]:
         raise ValueError(f"patch_size={patch} has unequal sides; MM's patches are squares")
     sides = size if isinstance(size, list) else [size]
     return {"drop_partial_patches": True} if any(side % patch for side in sides) else {}
+
+
+def windows(kinds: list[str] | None, window: int | None) -> dict[str, Any]:
+    """The settings of layers that see a window: `window` tokens, their own among them.
+
+    Args:
+        kinds: of each layer, "full_attention" or "sliding_attention"; None: all are full.
+    Raises: ValueError for other kinds, and for a window that says nothing.
+    """
+    kinds = kinds or []
+    other = sorted(set(kinds) - set(LAYER_KINDS))
+    if other:
+        raise ValueError(f"layer_types name {', '.join(other)}; known are {', '.join(LAYER_KINDS)}")
+    layers = [number for number, kind in enumerate(kinds) if kind == LAYER_KINDS[1]]
+    if not layers:
+        return {}
+    if window is None or window < 2:
+        raise ValueError(f"sliding_window={window}, but layer_types name layers with a window; it must be at least 2")
+    return {"local_attention_layers": layers, "local_attention_window": window - 1}
 
 
 def source_config(settings: Mapping[str, Any]) -> Any:

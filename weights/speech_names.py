@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..configuration.text import SINUSOID_OFFSET
+from ..configuration.positions import SINUSOID_OFFSET
 from .config_table import Fields, TowerPlan, prefix_of
 from .key_table import KeyTable, change
 from .reshapes import List, Reshape, split

@@ -7,8 +7,8 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ..configuration.text import SINUSOID_OFFSET
-from .config_table import Fields, TowerPlan, outer_prefix, prefix_of
+from ..configuration.positions import SINUSOID_OFFSET
+from .config_table import Fields, TowerPlan, outer_prefix, prefix_of, windows
 from .key_table import KeyTable, change
 from .reshapes import TRANSPOSE, skip_rows, split
 
@@ -334,12 +334,11 @@ LLAMA_FIELDS = Fields(
 def llama_plan(config: Any, names: Collection[str]) -> TowerPlan:
     """Llama, Qwen2 (biases at q, k and v), Qwen3 (norms of q and k), and what has the same layers."""
     before = prefix_of(names, "embed_tokens.weight")
-    if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or []):
-        raise ValueError("layer_types name layers that see only a sliding window; MM's see everything before them")
     bias = {"qwen2": "qkv"}.get(config.model_type) or getattr(config, "attention_bias", False)  # Mistral has none
     settings = LLAMA_FIELDS.convert(config) | {"attention_bias": bias, "head_dim": getattr(config, "head_dim", None)}
     settings |= {"mlp_bias": getattr(config, "mlp_bias", False), "rope_parameters": _rope(config)}
     settings |= {"qk_norm": "rms_norm" if config.model_type == "qwen3" else "none"}
+    settings |= windows(getattr(config, "layer_types", None), getattr(config, "sliding_window", None))
     return TowerPlan(settings, LLAMA.under(before, ""), *plain_head(config, f"{before}embed_tokens.weight", before))
 
 

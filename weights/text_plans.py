@@ -11,15 +11,14 @@ from typing import Any
 
 import torch
 
-from .config_table import Fields, TowerPlan, outer_prefix, prefix_of
+from .config_table import LAYER_KINDS, Fields, TowerPlan, outer_prefix, prefix_of, windows
 from .encoder_names import modernbert_plan, t5_plan
+from .gemma_names import gemma_2_plan, gemma_3_plan, gemma_plan
 from .key_table import KeyTable, change
 from .reshapes import List, Reshape, skip_rows
 from .text_names import (
     BART_LAYER,
     BUFFER,
-    LLAMA,
-    LLAMA_FIELDS,
     PRE_NORM,
     TROCR,
     TROCR_FIELDS,
@@ -38,14 +37,12 @@ _IDS = {name: name for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
 
 def mistral_plan(config: Any, names: Collection[str]) -> TowerPlan:
-    """Mistral whose layers see the whole text, as from version 0.2 on."""
-    window = config.sliding_window
-    if window is not None and window < config.max_position_embeddings:
-        raise ValueError(
-            f"sliding_window={window} of {config.max_position_embeddings} tokens: its layers see only a window of the "
-            "text; MM's see everything before them"
-        )
-    return llama_plan(config, names)
+    """Mistral: all layers see a window of the text (0.1), or the whole of it."""
+    plan, window = llama_plan(config, names), config.sliding_window
+    if window is None or window >= config.max_position_embeddings:
+        return plan
+    kinds = [LAYER_KINDS[1]] * config.num_hidden_layers
+    return replace(plan, settings=plan.settings | windows(kinds, window))
 
 
 def smollm3_plan(config: Any, names: Collection[str]) -> TowerPlan:
@@ -54,21 +51,6 @@ def smollm3_plan(config: Any, names: Collection[str]) -> TowerPlan:
     if bare:
         raise ValueError(f"no_rope_layers: the layers {bare} have no positions; all of MM's have the same")
     return llama_plan(config, names)
-
-
-GEMMA_FIELDS = replace(LLAMA_FIELDS, ours={**LLAMA_FIELDS.ours, "norm_type": "rms_norm_from_one"})
-
-
-def gemma_plan(config: Any, names: Collection[str]) -> TowerPlan:
-    """Gemma, the first: embeddings times sqrt(hidden_size), and norms whose weights are distances from 1."""
-    if config.use_bidirectional_attention:
-        raise ValueError("use_bidirectional_attention=True is not known; only causal Gemmas are")
-    before = prefix_of(names, "embed_tokens.weight")
-    settings = GEMMA_FIELDS.convert(config) | {
-        "attention_bias": config.attention_bias, "head_dim": config.head_dim, "mlp_bias": False,
-        "embedding_scale": math.sqrt(config.hidden_size),
-    }  # fmt: skip
-    return TowerPlan(settings, LLAMA.under(before, ""), *plain_head(config, f"{before}embed_tokens.weight", before))
 
 
 # ---- OPT -----------------------------------------------------------------------------------------------------------
@@ -311,21 +293,23 @@ TEXT_PLANS: dict[str, Callable[[Any, Collection[str]], TowerPlan]] = {
     "mistral": mistral_plan,
     "smollm3": smollm3_plan,
     "gemma": gemma_plan,
+    "gemma2": gemma_2_plan,
+    "gemma3_text": gemma_3_plan,
 }
-_RELATIVE = "its positions are learned distances between tokens, added to the scores of attention"
-_SANDWICH = "each sublayer has a norm before it and another after it"
 # Text models that cannot become MM's, and why.
 NO_TEXTS = {
-    "gemma2": f"{_SANDWICH}, its scores and logits are capped, and every other layer sees only a window",
-    **dict.fromkeys(("gemma3", "gemma3_text", "gemma3n", "gemma3n_text"),
-                    f"{_SANDWICH}, and most of its layers see only a window"),
-    "phi3": "its projections are fused, and its layers see a window",
-    "modernbert-decoder": "most of its layers see only a window of the text",
-    **dict.fromkeys(("umt5", "longt5"), _RELATIVE),
+    "gemma3": "it is a text and a vision tower together; save its text, for instance from "
+    "AutoModelForImageTextToText.from_pretrained(SOURCE).model.language_model.save_pretrained(FOLDER)",
+    **dict.fromkeys(("gemma3n", "gemma3n_text"),
+                    "each layer reads embeddings of its own and several streams of states, and some share their keys"),
+    "phi3": "its projections of q, k and v are one tensor, and so are two of its MLP",
+    "modernbert-decoder": "its tensors have other names than ModernBERT's, which are not known here",
+    "umt5": "each layer has a table of distances of its own; MM's layers share one, as T5's",
+    "longt5": "its layers see blocks of the text, and some of them a summary of each block",
     "albert": "its layers share their weights",
-    "deberta": _RELATIVE,
-    "deberta-v2": _RELATIVE,
-    "mpnet": _RELATIVE,
+    **dict.fromkeys(("deberta", "deberta-v2"),
+                    "its scores are made of tokens and of distances, each with projections of its own"),
+    "mpnet": "it has learned positions and learned distances at once; MM's texts have one of them",
 }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from .cache import MMCache
 from .context_rows import MMRows
 from .linear import linear
 from .positions import MMSegments, rotate
-from .shared_prefix import MMPrefixMask, attend_by_lse, attend_with_prefix
+from .shared_prefix import MMPrefixMask, attend_by_lse, attend_with_prefix, capped
 
 logger = logging.get_logger(__name__)
 
@@ -67,7 +67,8 @@ class CallConfig:
     """
 
     def __init__(self, config: Any, output_attentions: bool | None = False, is_causal: bool | None = False):
-        self._attn_implementation = EAGER if output_attentions else config._attn_implementation
+        is_eager = bool(output_attentions) or config.attn_logit_softcapping is not None
+        self._attn_implementation = EAGER if is_eager else config._attn_implementation
         self.is_causal = config.is_causal if is_causal is None else is_causal
 
     def with_prefix(self) -> "CallConfig":
@@ -87,14 +88,15 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """softmax(Q K^T * scaling + mask) V, in the open. Returns (B, Q, H, D) and the weights (B, H, Q, S).
+    """softmax(Q K^T * scaling + mask) V, in the open, the scores capped where the module has a softcap. Returns
+    (B, Q, H, D) and the weights (B, H, Q, S).
 
     A query without a key gives exactly zero, as in SDPA and flex attention; a softmax over a row of equal minima would
     give the mean of all values instead.
     """
     key = key.repeat_interleave(module.num_key_value_groups, dim=1)
     value = value.repeat_interleave(module.num_key_value_groups, dim=1)
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    scores = capped(torch.matmul(query, key.transpose(2, 3)) * scaling, module.softcap)
     if attention_mask is not None and attention_mask.dtype == torch.bool:  # made for SDPA, as generate() does
         closed = torch.finfo(scores.dtype).min
         attention_mask = torch.zeros_like(attention_mask, dtype=scores.dtype).masked_fill(~attention_mask, closed)
@@ -142,6 +144,7 @@ class MMAttention(nn.Module):
     """
 
     is_cross_attention = False
+    softcap: float | None = None  # of the scores
     is_causal = False  # causality is always passed, never taken from the module
 
     def __init__(self, config: Any, layer_idx: int, source_size: int, settings: Any = None):
@@ -173,6 +176,8 @@ class MMAttention(nn.Module):
     def _attend(self, query, key, value, attention_mask, output_attentions=None, implementation=None, **kwargs):
         """softmax(Q K^T * scaling + mask) V by the implementation of this call: (B, Q, H, D), the weights or None."""
         implementation = implementation or (EAGER if output_attentions else self.config._attn_implementation)
+        if self.softcap is not None:
+            implementation = EAGER
         if implementation == "flex_attention" and torch.is_tensor(attention_mask):
             implementation = "sdpa"  # a range per query is a plain mask, which flex attention does not take
         dropout = self.dropout if self.training else 0.0
@@ -193,6 +198,7 @@ class MMSelfAttention(MMAttention):
 
     def __init__(self, config: Any, layer_idx: int):
         super().__init__(config, layer_idx, config.hidden_size)
+        self.softcap = config.attn_logit_softcapping
 
     def forward(
         self,
@@ -230,9 +236,12 @@ class MMSelfAttention(MMAttention):
         implementation = implementation or self.config._attn_implementation
         dropout = self.dropout if self.training else 0.0
         takes_lengths = implementation == MM_TRITON and not output_attentions and mask.before is None
+        takes_lengths = takes_lengths and self.softcap is None
         if takes_lengths and why_not(query, self.head_dim, dropout) is None:
             return attend_by_lse(query, prefix, key, value, mask, self.scaling, is_causal), None
-        output, weights = attend_with_prefix(query, prefix, key, value, mask, self.scaling, dropout, is_causal)
+        output, weights = attend_with_prefix(
+            query, prefix, key, value, mask, self.scaling, dropout, is_causal, self.softcap
+        )
         return output, weights if output_attentions or implementation == EAGER else None
 
     def _attend_in_segments(self, segments, hidden_states, query, own, attention_mask, rotary, **kwargs):

@@ -88,7 +88,8 @@ class MMCheckpointingLayer(GradientCheckpointingLayer):
 
 
 class MMLayer(MMCheckpointingLayer):
-    """Residual sublayers in order; pre-norm x + f(norm x), post-norm norm(x + f(x)), f times tanh(gate) where gated.
+    """Residual sublayers in order; pre-norm x + f(norm x), post-norm norm(x + f(x)), both x + norm' f(norm x); f (or
+    norm' f) times tanh(gate) where gated.
 
     With parallel_residual the MLP reads what self-attention read: x + attention(norm x) + mlp(norm' x).
 
@@ -121,9 +122,10 @@ class MMLayer(MMCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout)
         settings = config.cross_stack() if self.is_cross_only else config
         norm = partial(build_norm, settings.norm_type, settings.hidden_size, settings.layer_norm_eps)
+        made = norm if config.norm_position == "both" else type(None)  # of what a sublayer made
         if self.has_self:
             self.self_attn = MMSelfAttention(config, self_idx)
-            self.self_attn_norm = norm()
+            self.self_attn_norm, self.self_attn_made_norm = norm(), made()
             self.self_attn_gate = build_gate(gate, config.hidden_size)
         if self.has_cross:
             self.cross_attn = MMCrossAttention(
@@ -134,11 +136,11 @@ class MMLayer(MMCheckpointingLayer):
                 config.cross_attention_memory_norm,
                 config.append_latents,
             )
-            self.cross_attn_norm = norm()
+            self.cross_attn_norm, self.cross_attn_made_norm = norm(), made()
             self.cross_attn_gate = build_gate(config.cross_attention_gate, config.hidden_size)
         if self.has_mlp:
             self.mlp = MMMLP(settings)
-            self.mlp_norm = norm()
+            self.mlp_norm, self.mlp_made_norm = norm(), made()
             self.mlp_gate = build_gate(gate, config.hidden_size)
 
     @recomputed
@@ -170,7 +172,7 @@ class MMLayer(MMCheckpointingLayer):
                 is_causal=is_causal,
                 **kwargs,
             )
-            states = self._added(norm, states, attended, self.self_attn_gate)
+            states = self._added(norm, states, attended, self.self_attn_gate, self.self_attn_made_norm)
         if self.has_cross and reading.rows is not None:
             norm = self.cross_attn_norm
             normed = self._normed(norm, states)
@@ -178,12 +180,12 @@ class MMLayer(MMCheckpointingLayer):
                 normed, context, reading.rows, reading.mask, **(reading.keys or {}), **kwargs
             )
             kept = states if self.keeps_query else torch.zeros_like(states)
-            crossed = self._added(norm, kept, attended, self.cross_attn_gate)
+            crossed = self._added(norm, kept, attended, self.cross_attn_gate, self.cross_attn_made_norm)
             states = reading.where_not_empty(crossed, states)
         if self.has_mlp:
             norm = self.mlp_norm
             crossed, read = states, hidden_states if self.is_parallel else states
-            states = self._added(norm, states, self.mlp(self._normed(norm, read)), self.mlp_gate)
+            states = self._added(norm, states, self.mlp(self._normed(norm, read)), self.mlp_gate, self.mlp_made_norm)
             if self.is_cross_only and reading.without_mlp is not None:
                 states = torch.where(reading.without_mlp, crossed, states)
         return states if self.keeps_mlp else reading.where_not_empty(states, hidden_states)
@@ -193,9 +195,15 @@ class MMLayer(MMCheckpointingLayer):
         return norm(states) if self.is_pre_norm else states
 
     def _added(
-        self, norm: nn.Module, states: torch.Tensor, change: torch.Tensor, gate: torch.Tensor | None = None
+        self,
+        norm: nn.Module,
+        states: torch.Tensor,
+        change: torch.Tensor,
+        gate: torch.Tensor | None = None,
+        made_norm: nn.Module | None = None,
     ) -> torch.Tensor:
-        """The result of a sublayer."""
+        """The result of a sublayer, which made `change` of `states`."""
+        change = change if made_norm is None else made_norm(change)
         change = self.dropout(change) if self.training else change
         states = states + (change if gate is None else torch.tanh(gate) * change)
         return states if self.is_pre_norm else norm(states)

@@ -13,7 +13,8 @@ from torch.nn import functional
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from ...configuration.text import ROPE_TYPES, SINUSOID_OFFSET, MMTextConfig
+from ...configuration.positions import ROPE_TYPES, SINUSOID_OFFSET
+from ...configuration.text import MMTextConfig
 from .input_checks import may_read_values
 
 

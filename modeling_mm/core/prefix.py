@@ -42,6 +42,11 @@ class MMPrefix:
     def length(self) -> int:
         return self.states.shape[1]
 
+    @property
+    def around(self) -> tuple[int, int]:
+        """How many media tokens come before the text, and after it."""
+        return (self.length, 0) if self.order == "media_first" else (0, self.length)
+
     def real(self) -> torch.Tensor:
         """bool (R, S)."""
         return self.states.new_ones(self.states.shape[:2], dtype=torch.bool) if self.mask is None else self.mask.bool()
@@ -60,6 +65,7 @@ def merged_mask(
     states: torch.Tensor,  # (R, S + T, D), the queries
     prefix: MMPrefix,
     text_mask: torch.Tensor | None,  # (R, T), 1 = real; None: all
+    is_plain: bool = False,
 ):
     """Who sees whom in the merged sequence, of the attention implementation's kind.
 
@@ -67,21 +73,25 @@ def merged_mask(
     prefix          all media          all media, earlier text     (GIT; media first)
     causal          earlier media      all media, earlier text     (media first)
     bidirectional   everything         everything                  (VisualBERT; in either order)
+
+    is_plain: a tensor in any case (R or 1, 1, S + T, S + T), for what is to be left out of it.
     """
+    config = config.with_prefix() if is_plain else config
     real = None
     if prefix.mask is not None or text_mask is not None:
         if text_mask is None:
             text_mask = states.new_ones(states.shape[0], states.shape[1] - prefix.length)
         real = merge(prefix.real(), text_mask.bool(), prefix.order)
     if prefix.mask_kind == "bidirectional":
-        return create_bidirectional_mask(config=config, inputs_embeds=states, attention_mask=real)
+        return create_bidirectional_mask(
+            config=config, inputs_embeds=states, attention_mask=real, allow_is_bidirectional_skip=not is_plain
+        )
     block = None
     if prefix.mask_kind == "prefix":  # the media are one block that sees itself both ways
         columns = torch.arange(states.shape[1], device=states.device)
         block = torch.where(columns < prefix.length, 0, -1).expand(states.shape[0], -1)
-    return create_causal_mask(
-        config=config, inputs_embeds=states, attention_mask=real, past_key_values=None, block_sequence_ids=block
-    )
+    given = {"attention_mask": real, "past_key_values": None, "block_sequence_ids": block}
+    return create_causal_mask(config=config, inputs_embeds=states, allow_is_causal_skip=not is_plain, **given)
 
 
 def hold_prefix(stack: Any, prefix: MMPrefix, rows: MMRows, cache: MMCache) -> None:
@@ -95,19 +105,23 @@ def hold_prefix(stack: Any, prefix: MMPrefix, rows: MMRows, cache: MMCache) -> N
     if cache.get_seq_length():
         raise ValueError("past_key_values holds text already; media cannot be put before it")
     states = stack.dropout(stack.embed_norm(prefix.states)) if prefix.embedding_norm else prefix.states
-    mask = merged_mask(CallConfig(stack.config, is_causal=True), states, prefix, None)
+    call, is_plain = CallConfig(stack.config, is_causal=True), stack.local is not None
+    mask = merged_mask(call, states, prefix, None, is_plain)
     places = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
     if prefix.is_text:
         places = torch.arange(prefix.length, device=states.device)[None]
         states = stack._embed(prefix.states, places, None, has_cache=True)
     rotary = None if stack.rotary is None else stack.rotary(places, states.dtype)
     kept = MMCache(cache.cross_attention_cache, DynamicCache())
+    near: Any = mask, rotary
+    if stack.local is not None:
+        narrowed = stack.local.narrowed(mask, None, states) if prefix.is_text else mask
+        near = narrowed, stack.local.turns(places, rotary, states.dtype)
     last = len(stack.layers) - 1
     for number, layer in enumerate(stack.layers):  # what the last one makes of the media is read by nobody
-        keys_only = number == last
-        states = layer(
-            states, attention_mask=mask, past_key_values=kept, is_causal=True, rotary=rotary, keys_only=keys_only
-        )
+        seen, turns = near if stack.is_local[number] else (mask, rotary)
+        own = {"attention_mask": seen, "rotary": turns, "keys_only": number == last}
+        states = layer(states, past_key_values=kept, is_causal=True, **own)
     cache.hold_prefix(prefix.length, None if prefix.mask is None else prefix.mask.sum(-1), rows)
 
 

@@ -54,6 +54,7 @@ def attend_with_prefix(
     scaling: float,
     dropout: float = 0.0,  # the probability, 0 outside of training
     is_causal: bool = True,
+    softcap: float | None = None,  # of the scores
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(R, T, H, D), and the weights (R, H, T, S + P), those of the prefix first."""
     own = _own_mask(mask.own, query, key, is_causal)
@@ -61,7 +62,7 @@ def attend_with_prefix(
     outputs, weights = [], []
     for first, end in pieces:
         part = mask._replace(own=_columns(own, first, end), before=_columns(mask.before, first, end))
-        states, shares = _in_the_open(query[:, :, first:end], prefix, key, value, part, scaling, dropout)
+        states, shares = _in_the_open(query[:, :, first:end], prefix, key, value, part, scaling, dropout, softcap)
         outputs.append(states)
         weights.append(shares)
     if len(pieces) == 1:
@@ -102,12 +103,12 @@ def merge_by_lse(
     return (first * shares[0] + second * shares[1]).to(first.dtype)
 
 
-def _in_the_open(query, prefix, key, value, mask: MMPrefixMask, scaling: float, dropout: float):
+def _in_the_open(query, prefix, key, value, mask: MMPrefixMask, scaling: float, dropout: float, softcap: float | None):
     """(R, H, T, D) and weights (R, H, T, S + P) by one softmax over the scores of both parts."""
     rows, length, size = prefix.rows, query.shape[2], prefix.key.shape[2]
-    before = _grouped(rows.fold(query), prefix.key.transpose(2, 3)) * scaling  # (B, H, k*T, S)
+    before = capped(_grouped(rows.fold(query), prefix.key.transpose(2, 3)) * scaling, softcap)  # (B, H, k*T, S)
     before = rows.unfold(_masked(before, mask.real).transpose(1, 2), length).transpose(1, 2)
-    own = _grouped(query, key.transpose(2, 3)) * scaling  # (R, H, T, P)
+    own = capped(_grouped(query, key.transpose(2, 3)) * scaling, softcap)  # (R, H, T, P)
     scores = torch.cat([_masked(before, mask.before), _masked(own, mask.own)], dim=-1)
     weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
     if mask.own is not None:  # a query without a key gives exactly zero
@@ -116,6 +117,11 @@ def _in_the_open(query, prefix, key, value, mask: MMPrefixMask, scaling: float, 
     read = _grouped(rows.fold(weights[..., :size]), prefix.value)  # (B, H, k*T, D)
     read = rows.unfold(read.transpose(1, 2), length).transpose(1, 2)
     return read + _grouped(weights[..., size:], value), weights
+
+
+def capped(scores: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    """softcap * tanh(scores / softcap), which lies within +-softcap; None: the scores."""
+    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
 
 
 def _grouped(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

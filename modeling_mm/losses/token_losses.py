@@ -8,6 +8,8 @@ For a row h, its target y and the smoothed target q = (1 - e) onehot(y) + e / V:
     z = W h + b,  p = softmax(z),  loss = -sum_v q_v log p_v,  dloss/dz = p - q
     dh = W^T (p - q),  dW = sum over rows of (p - q) h^T,  db = sum over rows of (p - q)
 
+With a softcap c the logits are y = c tanh(z / c), p = softmax(y), and dloss/dz = (p - q) (1 - (y / c)^2).
+
 Only z and p of one chunk exist at a time. The loss is a number, so its gradients are known up to a factor in forward.
 """
 
@@ -16,6 +18,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, pad
 
 from ..core.linear import product
+from ..core.shared_prefix import capped
 
 IGNORED = -100
 CHUNK_ROWS = 256  # enough for the matrix products to run at full speed
@@ -80,6 +83,7 @@ def chunked_cross_entropy(
     num_items_in_batch: torch.Tensor | int | None = None,
     label_smoothing: float = 0.0,
     chunk_rows: int = CHUNK_ROWS,
+    softcap: float | None = None,
 ) -> torch.Tensor:
     """`token_loss(linear(hidden, weight, bias), targets, ...)`, its numbers and gradients, without (N, V) logits.
 
@@ -93,7 +97,8 @@ def chunked_cross_entropy(
         bias: (V,).
         num_items_in_batch: to divide by, instead of the number of targets.
         label_smoothing: share of the target spread evenly over the vocabulary.
-        chunk_rows: n; the memory is little more than (n, V) in fp32.
+        chunk_rows: n; the memory is little more than (n, V) in fp32, with a softcap twice that.
+        softcap: the logits z are softcap * tanh(z / softcap), positive; None: they are z.
 
     Raises: ValueError for shapes or dtypes that do not fit.
     """
@@ -102,7 +107,7 @@ def chunked_cross_entropy(
     kept = (targets != IGNORED).flatten()
     rows, of_rows = hidden.flatten(0, -2)[kept], targets.flatten()[kept]
     grad = torch.is_grad_enabled()
-    total = _ChunkedCrossEntropy.apply(rows, weight, bias, of_rows, label_smoothing, chunk_rows, grad)
+    total = _ChunkedCrossEntropy.apply(rows, weight, bias, of_rows, label_smoothing, chunk_rows, softcap, grad)
     return mean_over_items(total, targets, num_items_in_batch)
 
 
@@ -112,6 +117,7 @@ def loss_without_logits(
     targets: torch.Tensor,
     num_items_in_batch: torch.Tensor | int | None = None,
     label_smoothing: float = 0.0,
+    softcap: float | None = None,
 ) -> torch.Tensor:
     """`token_loss(head(hidden), targets, ...)` of a plain linear head (D -> V); hidden (..., D), targets int64 (...).
 
@@ -123,7 +129,8 @@ def loss_without_logits(
         raise ValueError(
             f"a loss without logits needs a plain nn.Linear as head; got {kind}. Leave return_logits True"
         )
-    return chunked_cross_entropy(hidden, head.weight, targets, head.bias, num_items_in_batch, label_smoothing)
+    weights, sums = (head.weight, targets, head.bias), (num_items_in_batch, label_smoothing)
+    return chunked_cross_entropy(hidden, *weights, *sums, softcap=softcap)
 
 
 def is_plain_head(head: nn.Module) -> bool:
@@ -157,12 +164,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, rows, weight, bias, targets, smoothing, chunk_rows, grad_enabled):
+    def forward(ctx, rows, weight, bias, targets, smoothing, chunk_rows, softcap, grad_enabled):
         device = rows.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
         wanted = [grad_enabled and needed for needed in ctx.needs_input_grad[:3]]
         ctx.save_for_backward(rows, weight, bias, targets)
-        ctx.options = smoothing, chunk_rows, low, wanted
+        ctx.options = smoothing, chunk_rows, softcap, low, wanted
         total, ctx.grads = _loss_and_gradients(rows, weight, bias, targets, *ctx.options)
         return total
 
@@ -174,7 +181,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None if grad is None else grad.mul_(upstream[0]).to(of.dtype)
             for grad, of in zip(grads, inputs[:3], strict=True)
         ]
-        return *given, None, None, None, None
+        return *given, None, None, None, None, None
 
 
 def _loss_and_gradients(
@@ -184,6 +191,7 @@ def _loss_and_gradients(
     targets: torch.Tensor,
     smoothing: float,
     chunk_rows: int,
+    softcap: float | None,
     low: torch.dtype,
     wanted: list[bool],
 ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
@@ -198,27 +206,33 @@ def _loss_and_gradients(
         for first in range(0, len(rows), chunk_rows):
             chunk = slice(first, first + chunk_rows)
             states, of_chunk = rows[chunk].to(low), targets[chunk]
-            logs = _log_probabilities(states, matrix, bias, sums)
+            logs, cap_slopes = _log_probabilities(states, matrix, bias, sums, softcap)
             total += _sum_of_losses(logs, of_chunk, smoothing)
             slopes = _slopes_in_place(logs, of_chunk, smoothing) if any(wanted) else logs
+            slopes = slopes if cap_slopes is None else slopes.mul_(cap_slopes)
             if of_bias is not None:
                 of_bias += slopes.sum(0)
             if wanted[1]:
                 of_weight = _plus_product(of_weight, slopes, states)
             if of_rows is not None:
                 of_rows[chunk] = product(slopes.to(low), matrix.T)
-            del logs, slopes  # before the next chunk's are made
+            del logs, slopes, cap_slopes  # before the next chunk's are made
     if wanted[1] and of_weight is None:
         of_weight = torch.zeros_like(weight, dtype=sums)
     return total, [of_rows, of_weight, of_bias]
 
 
-def _log_probabilities(states, matrix, bias, dtype: torch.dtype) -> torch.Tensor:
-    """(n, V), of `dtype`; in the memory of the logits, except some rows at a time."""
+def _log_probabilities(states, matrix, bias, dtype: torch.dtype, softcap: float | None):
+    """(n, V), of `dtype`, in the memory of the logits, except some rows at a time; and of each logit the share of a
+    change that the cap lets through, (n, V); None: all."""
     logs = product(states, matrix, None if bias is None else bias.to(matrix.dtype)).to(dtype)
+    cap_slopes = None
+    if softcap is not None:
+        logs = capped(logs, softcap)
+        cap_slopes = 1 - (logs / softcap) ** 2
     for part in logs.split(SLICE_ROWS):
         part.copy_(part.log_softmax(1))
-    return logs
+    return logs, cap_slopes
 
 
 def _sum_of_losses(logs: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:

@@ -23,6 +23,7 @@ from ..core.input_checks import check_candidates, check_labels, check_tensors, c
 from ..core.inputs_outputs import READY, MediaInputs, MMContextOutput, MMOutput
 from ..core.linear import linear
 from ..core.placed import answer_types
+from ..core.shared_prefix import capped
 from ..fusion.context import slice_contexts, trim_context
 from ..losses.token_losses import IGNORED
 from ..model import MMModel
@@ -219,6 +220,7 @@ class MMRanking:
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         """States (..., D) -> (..., V), fp32 at least."""
         logits = linear(self.lm_head, self.lm_head_transform(states))
+        logits = capped(logits, self.config.final_logit_softcapping)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _context(self, encoder_outputs, media: dict[str, Any]) -> MMContextOutput | None:

@@ -287,7 +287,10 @@ class MMForConditionalGeneration(MMRanking, MMExplaining, MMDrawsInOrder, MMVoca
         model_kwargs["past_key_values"] = wrapped
 
     def create_masks_for_generate(self, *, attention_mask=None, past_key_values: Any = None, **kwargs):
-        """Masks made ahead for a static cache; of a text after media of its own sequence forward makes the first."""
+        """Masks made ahead for a static cache; of a text after media of its own sequence forward makes the first, and
+        all of a text with local layers, which have masks of their own."""
+        if self.config.text_config.local_attention_layers:
+            return attention_mask
         if self.config.fusion_type == "merged" and not self.config.has_text_encoder:
             if attention_mask is None or not past_key_values.holds_context:
                 return attention_mask

@@ -20,6 +20,7 @@ from ..core.base import MMPreTrainedModel
 from ..core.input_checks import check_labels, check_tensors
 from ..core.inputs_outputs import MMCausalLMOutput, MMContextOutput
 from ..core.linear import linear
+from ..core.shared_prefix import capped
 from ..fusion.media_encoder import MMFeatures
 from ..losses.token_losses import is_plain_head, loss_without_logits, token_loss
 from ..model import MMModel
@@ -52,10 +53,12 @@ def predicted(
     num_items_in_batch: torch.Tensor | int | None = None,
     label_smoothing: float = 0.0,
     return_logits: bool | None = True,
+    softcap: float | None = None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """The loss (None without targets) and the logits (..., V) of a head; only the loss without `return_logits`.
 
     None: in training with targets, where gradients are made, only the loss, if the head is a plain linear layer.
+    softcap: the logits z are softcap * tanh(z / softcap).
 
     Raises: ValueError if nothing is asked for.
     """
@@ -65,8 +68,8 @@ def predicted(
     if not return_logits:
         if targets is None:
             raise ValueError("return_logits=False gives only the loss, and the loss needs labels")
-        return loss_without_logits(head, hidden, targets, num_items_in_batch, label_smoothing), None
-    logits = linear(head, hidden)
+        return loss_without_logits(head, hidden, targets, num_items_in_batch, label_smoothing, softcap), None
+    logits = capped(linear(head, hidden), softcap)
     loss = None if targets is None else token_loss(logits, targets, num_items_in_batch, label_smoothing)
     return loss, logits
 
@@ -187,8 +190,8 @@ class MMVocabularyHead(MMHead):
         """The loss (with targets) and the logits of the base model's output, in addition to the fields of that
         output."""
         states = self.lm_head_transform(slice_logits_to_keep(output.last_hidden_state, logits_to_keep))
-        smoothing = self.config.label_smoothing
-        loss, logits = predicted(self.lm_head, states, targets, num_items_in_batch, smoothing, return_logits)
+        smoothing, softcap = self.config.label_smoothing, self.config.final_logit_softcapping
+        loss, logits = predicted(self.lm_head, states, targets, num_items_in_batch, smoothing, return_logits, softcap)
         return MMCausalLMOutput(
             loss=loss,
             logits=logits,

@@ -246,7 +246,8 @@ class MMForPreTraining(MMMatchingModel):
     def _predicted(self, states: Any, targets: torch.Tensor | None, return_logits: bool | None) -> tuple:
         """The mean loss (None without targets) of what each token predicts, and the logits (R, T, V)."""
         states = self.lm_head_transform(states)
-        total, logits = predicted(self.lm_head, states, targets, 1, self.config.label_smoothing, return_logits)
+        smoothing, softcap = self.config.label_smoothing, self.config.final_logit_softcapping
+        total, logits = predicted(self.lm_head, states, targets, 1, smoothing, return_logits, softcap)
         if total is None or targets is None:
             return None, logits
         return shared_mean(total, (targets != IGNORED).sum(), torch.is_grad_enabled()), logits

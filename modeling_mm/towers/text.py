@@ -4,7 +4,7 @@ R rows, B contexts, k rows per context, T text tokens, S context tokens, D hidde
 """
 
 import re
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -25,6 +25,7 @@ from ..core.placed import MMPlaced
 from ..core.positions import MMRotaryEmbedding, MMSegments, build_positions, check_growth, stretched
 from ..core.prefix import MMPrefix, MMUnimodal, merge, merged_mask, split
 from ..core.relative_positions import MMRelativeBias
+from ..core.text_plan import MMTextPlan, default_positions, prompt_blocks
 
 _FORWARD = (
     "input_ids", "attention_mask", "position_ids", "inputs_embeds", "token_type_ids", "past_key_values", "use_cache",
@@ -38,32 +39,6 @@ def _untrained_row(config: MMTextConfig) -> int | None:
     eos = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     is_read = config.unimodal_cls == "shifted" or config.pad_token_id in (config.bos_token_id, *eos)
     return None if is_read else config.pad_token_id
-
-
-def default_positions(attention_mask, past, length: int, device: torch.device) -> torch.Tensor:
-    """(R or 1, T): a token's number among the real tokens of its row, so padding on either side moves nothing."""
-    if attention_mask is None or attention_mask.ndim != 2:
-        return torch.arange(length, device=device)[None] + past
-    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
-
-
-class MMTextPlan(NamedTuple):
-    """What self-attention of one call needs.
-
-    call: the implementation, and whether a token sees only those before it. position_ids: (R or 1, T); rotary: their
-    cosines and sines. cache: what is held of `past` earlier tokens; returned: the same, where the caller gets it back.
-    mask: of the implementation's kind. segments: those of a long text. local: mask and rotary of local layers.
-    """
-
-    call: Any  # a CallConfig, which Transformers' mask functions take for a config
-    position_ids: torch.Tensor
-    rotary: tuple[torch.Tensor, torch.Tensor] | None
-    cache: MMCache | None
-    returned: MMCache | None
-    past: int
-    mask: Any
-    segments: MMSegments | None
-    local: Any = None
 
 
 class MMTextModel(MMPreTrainedModel):
@@ -99,6 +74,7 @@ class MMTextModel(MMPreTrainedModel):
         local = config.local_attention_layers or []
         self.local = MMLocalAttention(config) if local else None
         self.is_local = [number in local for number in range(config.num_hidden_layers)]
+        self.is_narrowed = bool(local) and config.is_causal  # local layers take the others' mask, less what is far
         self.cross_head_dim = config.cross_stack().head_dim
         self.context_size = config.memory_size
         self.norms_pooled_only = config.final_norm == "pooled"
@@ -263,7 +239,7 @@ class MMTextModel(MMPreTrainedModel):
         tokens it holds."""
         num_rows, length = inputs_embeds.shape[:2]
         segment_length = self.config.segment_length
-        (cache, past, is_returned), segments, mask = held, None, attention_mask
+        (cache, past, is_returned), segments, mask, prompt = held, None, attention_mask, None
         if cache is not None and not cache.is_compileable and not torch.compiler.is_compiling():
             held_text(cache).add(inputs_embeds if input_ids is None else input_ids, attention_mask, past)
         if position_ids is None:
@@ -279,29 +255,26 @@ class MMTextModel(MMPreTrainedModel):
             segments = MMSegments((num_rows, length), segment_length, self.config.memory_length, attention_mask)
             mask = segments.self_mask(call, inputs_embeds)
         elif prefix is None and not sees_all:  # a single token sees itself and all before it
-            kind: Any = call.with_prefix() if after_prefix or self.relative_attention_bias is not None else call
-            prompt = self._prompt(inputs_embeds, token_type_ids, past) if self.config.bidirectional_prompt else None
+            is_plain = after_prefix or self.is_narrowed or self.relative_attention_bias is not None
+            kind: Any = call.with_prefix() if is_plain else call
+            if self.config.bidirectional_prompt:
+                prompt = prompt_blocks(inputs_embeds, token_type_ids, past)
             own = {"attention_mask": mask, "past_key_values": cache, "block_sequence_ids": prompt}
+            own |= {"allow_is_causal_skip": not self.is_narrowed}
             mask = create_causal_mask(config=kind, inputs_embeds=inputs_embeds, **own)
         if cache is not None and after_prefix:
             mask = cache.prefix_mask(mask, length)
         if self.relative_attention_bias is not None:
             mask = self.relative_attention_bias(call, mask, position_ids)
         local = None
-        if self.local is not None:
-            local = self.local(call, inputs_embeds, attention_mask, position_ids, rotary)
+        if self.local is not None and prefix is None:
+            if self.is_narrowed:
+                near = self.local.narrowed(mask, attention_mask, inputs_embeds, cache, prompt)
+            else:
+                near = self.local.of_whole_text(call, inputs_embeds, attention_mask)
+            local = near, self.local.turns(position_ids, rotary, inputs_embeds.dtype)
         returned = cache if is_returned else None
         return MMTextPlan(call, position_ids, rotary, cache, returned, past, mask, segments, local)
-
-    @staticmethod
-    def _prompt(embeds: torch.Tensor, token_type_ids: torch.Tensor | None, past: Any) -> torch.Tensor | None:
-        """int64 (R, T): 0 in the prompt, whose tokens see each other both ways, -1 after it; None: all come after it.
-        Without token_type_ids a call without earlier tokens is all prompt."""
-        if past:
-            return None
-        if token_type_ids is None:
-            return torch.zeros(embeds.shape[:2], dtype=torch.long, device=embeds.device)
-        return torch.where(token_type_ids == 0, 0, -1)
 
     def _reading(self, plan: MMTextPlan, inputs_embeds, rows: Any, context: Any, context_mask, ranges) -> MMReading:
         """What each row may read of its context: of the cache's, once it holds one, or of that which is given."""
@@ -374,9 +347,12 @@ class MMTextModel(MMPreTrainedModel):
         at_zero = plan.position_ids.new_zeros(plan.position_ids.shape[0], prefix.length)
         positions, mask = merge(at_zero, plan.position_ids, prefix.order), attention_mask
         if mask is None or mask.ndim == 2:  # else it is ready made, for the whole sequence
-            mask = merged_mask(plan.call, merged, prefix, attention_mask)
-        rotary = None if self.rotary is None else self.rotary(positions, merged.dtype)
-        return merged, plan._replace(rotary=rotary, mask=mask)
+            mask = merged_mask(plan.call, merged, prefix, attention_mask, is_plain=self.is_narrowed)
+        rotary, local = None if self.rotary is None else self.rotary(positions, merged.dtype), None
+        if self.local is not None:
+            near = self.local.of_merged(mask, attention_mask, hidden_states, prefix.around)
+            local = near, self.local.turns(positions, rotary, merged.dtype)
+        return merged, plan._replace(rotary=rotary, mask=mask, local=local)
 
     def _output(
         self, plan: MMTextPlan, prefix: MMPrefix | None, states: torch.Tensor, attention_mask, input_ids, pooled: bool

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoProcessor,
     Gemma2Config,
+    Gemma3TextConfig,
     GemmaConfig,
     PaliGemmaConfig,
     PaliGemmaForConditionalGeneration,
@@ -43,17 +44,43 @@ CASES = {
         {"vision_use_head": True, "image_size": 20, "patch_size": 6, "layer_norm_eps": 1e-4},
         {"num_key_value_heads": 2, "attention_bias": True, "tie_word_embeddings": False, "hidden_act": "silu"},
     ),
+    "the second": (
+        {"vision_use_head": False},
+        {
+            "sliding_window": 5,
+            "query_pre_attn_scalar": 11,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+        },
+    ),
+    "the second, odd": (
+        {"vision_use_head": True, "image_size": 20, "patch_size": 6},
+        {
+            "num_key_value_heads": 2,
+            "attention_bias": True,
+            "tie_word_embeddings": False,
+            "hidden_activation": "silu",
+            "layer_types": ["full_attention", "sliding_attention"],
+            "sliding_window": 3,
+            "attn_logit_softcapping": None,
+            "num_attention_heads": 6,
+            "hidden_size": 36,
+            "final_logit_softcapping": 1.5,
+        },
+    ),
 }
 
 
 def settings(case: str = "usual", **changes) -> PaliGemmaConfig:
     vision, text = CASES[case]
+    text_class = Gemma2Config if "second" in case else GemmaConfig
     parts = {
         "vision_config": SiglipVisionConfig(**{**VISION, **vision}),
-        "text_config": GemmaConfig(**{**TEXT, **text}),
+        "text_config": text_class(**{**TEXT, **text}),
         "tie_word_embeddings": text.get("tie_word_embeddings", True),
     }
-    sizes = {"image_token_index": IMAGE, "projection_dim": 32, "hidden_size": 32}
+    width = text.get("hidden_size", 32)
+    sizes = {"image_token_index": IMAGE, "projection_dim": width, "hidden_size": width}
     return PaliGemmaConfig(**{**parts, **sizes, **changes})
 
 
@@ -68,7 +95,13 @@ def processor():
     return PaliGemmaProcessor(images, tokenizer)
 
 
-@pytest.fixture(params=["usual", pytest.param("odd", marks=pytest.mark.slow)])
+@pytest.fixture(
+    params=[
+        "usual",
+        "the second",
+        *(pytest.param(f"{odd}odd", marks=pytest.mark.slow) for odd in ("", "the second, ")),
+    ]
+)
 def pair(request, peer, saved):
     theirs = peer(PaliGemmaForConditionalGeneration, settings(request.param))
     source = saved(theirs)
@@ -184,7 +217,7 @@ def test_training_and_scores_read_the_answer_as_an_answer(done, assert_close):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"text_config": Gemma2Config(**{**TEXT, "num_key_value_heads": 2})}, "'gemma2' .*norm before it"),
+        ({"text_config": Gemma3TextConfig(**TEXT)}, "'gemma3_text'; known: gemma, gemma2"),
         ({"image_token_index": TEXT["vocab_size"] + 1}, "image_token_id in 0.."),
     ],
     ids=["PaliGemma 2", "outside"],

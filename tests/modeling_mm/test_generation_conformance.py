@@ -33,6 +33,8 @@ KINDS = {
     "llama": ("vit", "llama", {}),
     "convolutions": ("conv", "inside", {}),
     "merged": ("vit", "inside", {"fusion_type": "merged"}),
+    "windows": ("vit", "windows", {"final_logit_softcapping": 2.0}),
+    "windows, merged": ("vit", "windows", {"fusion_type": "merged"}),
     "text encoder": ("vit", "inside", {"text_encoder_config": "tiny"}),
 }
 

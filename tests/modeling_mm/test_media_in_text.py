@@ -17,14 +17,21 @@ ABOUT = {"context_index": torch.zeros(2, dtype=torch.long)}  # two rows about on
 ABOUT_ONE = [[1, 5] + [IMAGE] * 4 + end for end in ([7, 8, 9], [7, 3], [4], [7, 8, 9])]
 
 
-@pytest.fixture(scope="module")
-def model():
+WINDOWS = {
+    "norm_position": "both", "norm_type": "rms_norm_from_one", "attn_logit_softcapping": 1.5,
+    "local_attention_layers": [1], "local_attention_window": 3, "local_rope_theta": 20.0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=[{}, WINDOWS], ids=["sees all", "windows"])
+def model(request):
     torch.manual_seed(0)
     vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = {
         "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 50,
         "num_key_value_heads": 2, "norm_position": "pre", "embedding_norm": False, "final_norm": "all",
         "position_embedding_type": "rope", "bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0,
+        **request.param,
     }  # fmt: skip
     config = MMConfig(
         vision_config={**vision, "image_size": 8, "patch_size": 4}, text_config=text,

@@ -38,13 +38,14 @@ def case(index: list[int], heads: int, groups: int, length: int, lengths: list[i
     return drawn(number, heads, length, D), prefix, key, value, MMPrefixMask(own, counts, real)
 
 
-def in_one_tensor(query, prefix, key, value, mask):
+def in_one_tensor(query, prefix, key, value, mask, softcap=None):
     """The keys of each row's context copied before its own."""
     rows = prefix.rows
     before = rows.per_row(torch.ones(rows.num_contexts, 1, 1, S).bool() if mask.real is None else mask.real)
     whole = torch.cat([before.expand(-1, -1, query.shape[2], -1), mask.own], dim=-1)
     keys, values = (torch.cat([rows.per_row(a), b], dim=2) for a, b in ((prefix.key, key), (prefix.value, value)))
-    module: object = SimpleNamespace(num_key_value_groups=query.shape[1] // key.shape[1], training=False)
+    groups = query.shape[1] // key.shape[1]
+    module: object = SimpleNamespace(num_key_value_groups=groups, training=False, softcap=softcap)
     return eager_attention_forward(module, query, keys, values, whole, SCALE)
 
 
@@ -61,6 +62,15 @@ def test_it_is_attention_over_both_in_one_tensor(monkeypatch, index, heads, grou
     close(attend_by_lse(*given, SCALE), expected)
     monkeypatch.setattr(shared_prefix, "MOST_SCORES", 1)  # one column at a time
     close(attend_with_prefix(*given, SCALE)[0], expected)
+
+
+def test_capped_scores_are_those_of_one_tensor():
+    given = case(INDICES["ragged"], 4, 2, 4, [7, 3, 0])
+    expected, weights = in_one_tensor(*given, softcap=0.8)
+    output, shares = attend_with_prefix(*given, SCALE, softcap=0.8)
+    close(output, expected)
+    close(shares, weights)
+    assert (expected - in_one_tensor(*given)[0]).abs().max() > 0.01
 
 
 def test_a_query_without_any_key_gives_zeros():

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import linear
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mm.modeling_mm.core.shared_prefix import capped
 from mm.modeling_mm.losses.token_losses import chunked_cross_entropy, token_loss
 
 ROWS, WIDTH, VOCABULARY = 12, 5, 17
@@ -20,15 +21,17 @@ def tensors(dtype=torch.float64, bias=True):
     return [tensor.requires_grad_() for tensor in made] + [None] * (not bias)
 
 
-def both(given, targets=TARGETS, chunk_rows=4, **options):
+def both(given, targets=TARGETS, chunk_rows=4, softcap=None, **options):
     """[loss, gradients ...] with logits, and without."""
     results = []
     for chunked in (False, True):
         hidden, weight, bias = given
         if chunked:
-            loss = chunked_cross_entropy(hidden, weight, targets, bias, chunk_rows=chunk_rows, **options)
+            loss = chunked_cross_entropy(
+                hidden, weight, targets, bias, chunk_rows=chunk_rows, softcap=softcap, **options
+            )
         else:
-            loss = token_loss(linear(hidden, weight, bias), targets, **options)
+            loss = token_loss(capped(linear(hidden, weight, bias), softcap), targets, **options)
         leaves = [tensor for tensor in given if tensor is not None and tensor.requires_grad]
         results.append([loss, *torch.autograd.grad(loss * 3, leaves)])
     return results
@@ -36,9 +39,10 @@ def both(given, targets=TARGETS, chunk_rows=4, **options):
 
 @pytest.mark.parametrize("chunk_rows", [1, 4, 9, 100])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("softcap", [None, 0.9])
 @pytest.mark.parametrize("count", [None, 7, torch.tensor(7)])
-def test_losses_and_gradients_are_those_of_full_logits(chunk_rows, smoothing, count):
-    options = {"label_smoothing": smoothing, "num_items_in_batch": count}
+def test_losses_and_gradients_are_those_of_full_logits(chunk_rows, smoothing, count, softcap):
+    options = {"label_smoothing": smoothing, "num_items_in_batch": count, "softcap": softcap}
     for expected, got in zip(*both(tensors(), chunk_rows=chunk_rows, **options), strict=True):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
 

@@ -129,7 +129,7 @@ LOCAL = {"local_attention_layers": [1], "local_attention_window": 3, "is_causal"
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"is_causal": True}, "which a decoder has not written yet; set is_causal=False"),
+        ({"is_causal": True, "segment_length": 4}, "do not go with segment_length=4"),
         ({"local_attention_layers": None}, "local_attention_window is for local_attention_layers"),
         ({"local_attention_layers": [2]}, r"names \[2\], which are no layers with self-attention"),
         ({"local_attention_layers": [1, 1]}, "names a layer twice"),
@@ -215,11 +215,25 @@ def test_relative_positions_are_added_in_half_precision_and_to_a_ready_mask():
     close(half.float()[real], there[real], 2e-2)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("fusion", ["cross_attention", "merged"])
+def test_a_modernbert_that_writes_sees_its_window_before_each_token(vit, source, fusion):
+    if source[1].config.model_type != "modernbert":
+        return
+    ours = mm.MMForConditionalGeneration.from_towers(vit, source[0], fusion_type=fusion).eval()
+    ids, mask = padded_both_ways()
+    ids, mask = ids[:2], mask[:2]
+    given = {"input_ids": ids, "attention_mask": mask, "pixel_values": torch.randn(2, 1, 3, 16, 16)}
+    search = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "num_beams": 2}
+    assert torch.equal(ours.generate(**given, **search), ours.generate(**given, **search, use_cache=False))
+
+
 def test_uses_that_a_window_does_not_have_are_refused(vit, source, bert):
     with pytest.raises(ValueError, match="puts media and text into one sequence"):
         mm.MMConfig(fusion_type="merged", text_config={"num_hidden_layers": 2, **LOCAL})
-    with pytest.raises(ValueError, match="which a decoder has not written yet"):
-        mm.MMForConditionalGeneration.from_towers(vit, source[0], fusion_type="cross_attention")
+    if source[1].config.model_type != "modernbert":  # whose windows a decoder has too
+        with pytest.raises(ValueError, match="which a decoder has not written yet"):
+            mm.MMForConditionalGeneration.from_towers(vit, source[0], fusion_type="cross_attention")
     with pytest.raises(ValueError, match="this text is an encoder"):
         mm.MMForSequenceClassification.from_towers(vit, source[0], cross_attention_every=2)
     with pytest.raises(ValueError, match="position_embedding_type='relative' is only for texts"):

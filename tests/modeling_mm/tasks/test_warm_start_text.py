@@ -9,6 +9,8 @@ from transformers import (
     BartConfig,
     CamembertConfig,
     ElectraConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
     GemmaConfig,
     GPTNeoXConfig,
     MBartConfig,
@@ -16,6 +18,7 @@ from transformers import (
     ModernBertConfig,
     OPTConfig,
     PhiConfig,
+    Qwen3Config,
     SmolLM3Config,
     ViTConfig,
     ViTModel,
@@ -23,6 +26,7 @@ from transformers import (
 
 from comparing import close
 from mm import MMForConditionalGeneration, MMForMaskedLM
+from mm.modeling_mm.core.shared_prefix import capped
 from mm.weights.text_plans import NO_TEXTS, text_plan_of
 
 READS = {
@@ -34,6 +38,44 @@ GROUPED = {**WIDE, "num_key_value_heads": 2}
 # name -> class, config, dtype on disk
 TEXTS = {
     "gemma": ("GemmaForCausalLM", GemmaConfig(**GROUPED, head_dim=14), torch.bfloat16),
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        Gemma2Config(
+            **GROUPED, head_dim=14, sliding_window=4, query_pre_attn_scalar=9, attn_logit_softcapping=0.5,
+            final_logit_softcapping=0.7, attention_bias=True,
+        ),
+        torch.float32,
+    ),
+    "gemma2, without caps and windows": (
+        "Gemma2ForCausalLM",
+        Gemma2Config(
+            **WIDE, head_dim=10, layer_types=["full_attention"] * 3, attn_logit_softcapping=None,
+            final_logit_softcapping=None, tie_word_embeddings=False,
+        ),
+        torch.bfloat16,
+    ),
+    "gemma3_text": (
+        "Gemma3ForCausalLM",
+        Gemma3TextConfig(
+            **GROUPED, head_dim=14, sliding_window=4, sliding_window_pattern=2, query_pre_attn_scalar=20,
+            rope_parameters={
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e4},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+            },
+        ),
+        torch.float32,
+    ),
+    "gemma3_text, capped": (
+        "Gemma3ForCausalLM",
+        Gemma3TextConfig(**WIDE, head_dim=16, sliding_window=2, final_logit_softcapping=0.4),
+        torch.float16,
+    ),
+    "mistral, windows": ("MistralForCausalLM", MistralConfig(**GROUPED, head_dim=10, sliding_window=3), torch.float32),
+    "qwen3, windows": (
+        "Qwen3ForCausalLM",
+        Qwen3Config(**GROUPED, head_dim=12, use_sliding_window=True, sliding_window=4, max_window_layers=1),
+        torch.float32,
+    ),
     "mistral": ("MistralForCausalLM", MistralConfig(**GROUPED, head_dim=10, sliding_window=None), torch.float32),
     "smollm3": (
         "SmolLM3ForCausalLM",
@@ -85,7 +127,7 @@ TEXTS |= {
 }
 CROSSED = ("bart", "mbart", "modernbert", "modernbert, odd")  # those that no media can be merged with
 WITH_MEDIA = ("bart", "mbart")  # their decoders read media by the cross-attention that they come with
-QUICK = ("gemma", "opt", "gpt_neox", "phi", "electra", "modernbert")
+QUICK = ("gemma", "gemma2", "gemma3_text", "opt", "gpt_neox", "phi", "electra", "modernbert")
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +173,36 @@ def test_states_of_every_layer_and_logits_are_those_of_the_source(vit, tmp_path,
         close(one[real], two[real], 1e-5)
     close(here.last_hidden_state[real], there.last_hidden_state[real], 1e-5)
     if "PreTraining" not in cls:
-        logits = ours.lm_head(ours.lm_head_transform(here.last_hidden_state))
+        logits = capped(
+            ours.lm_head(ours.lm_head_transform(here.last_hidden_state)), ours.config.final_logit_softcapping
+        )
         close(logits[real], theirs(input_ids=ids, attention_mask=mask, **memory).logits[real], 1e-5)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3_text", pytest.param("mistral, windows", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fusion", ["cross_attention", "merged"])
+@torch.no_grad()
+def test_texts_with_windows_write_as_the_source_and_read_pictures_as_without_a_cache(vit, tmp_path, name, fusion):
+    cls, config, _ = TEXTS[name]
+    torch.manual_seed(0)
+    theirs = getattr(transformers, cls)(config).eval()  # in fp64 Gemma 2's softmax in fp32 turns its mask to NaN
+    for weight in theirs.parameters():
+        weight.normal_(std=0.3 if weight.ndim == 1 else 2 * weight[0].numel() ** -0.5)
+    theirs.tie_weights()
+    theirs.save_pretrained(tmp_path)
+    ours = MMForConditionalGeneration.from_towers(vit, tmp_path, fusion_type=fusion).eval()
+    ids = torch.randint(4, 70, (2, 9), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[1, :3], ids[1, :3] = 0, 0
+    search = {"max_new_tokens": 12, "do_sample": False, "suppress_tokens": [0, 2], "no_repeat_ngram_size": 2}
+    text = {"input_ids": ids, "attention_mask": mask}
+    pictures = {"pixel_values": torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))}
+    for beams in (1, 3):
+        there = theirs.generate(**text, **search, num_beams=beams)
+        assert torch.equal(ours.generate(**text, **search, num_beams=beams), there)
+        plain = ours.generate(**text, **pictures, **search, num_beams=beams, use_cache=False)
+        for cache in ({}, {"cache_implementation": "static"}):
+            assert torch.equal(ours.generate(**text, **pictures, **search, num_beams=beams, **cache), plain)
 
 
 @pytest.mark.parametrize("kind", NO_TEXTS)
@@ -150,7 +220,18 @@ def test_a_whole_bart_says_how_to_save_its_decoder(kind, config):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (MistralConfig(**GROUPED, sliding_window=8), "sliding_window=8 of 40 tokens"),
+        (MistralConfig(**GROUPED, sliding_window=1), "sliding_window=1.* at least 2"),
+        (Gemma2Config(**GROUPED, sliding_window=None), "sliding_window=None.* at least 2"),
+        (
+            Gemma2Config(**GROUPED, layer_types=["full_attention", "chunked_attention", "conv"]),
+            "name chunked_attention, conv",
+        ),
+        (Gemma2Config(**GROUPED, use_bidirectional_attention=True), "use_bidirectional_attention=True"),
+        (Gemma3TextConfig(**GROUPED, use_bidirectional_attention=True), "use_bidirectional_attention=True"),
+        (
+            Gemma3TextConfig(**GROUPED, rope_parameters={"sliding_attention": {"rope_type": "linear", "factor": 2.0}}),
+            "sliding_attention has rope_type='linear'",
+        ),
         (SmolLM3Config(**{**GROUPED, "num_hidden_layers": 4}), r"the layers \[3\] have no positions"),
         (OPTConfig(**READS, word_embed_proj_dim=20), "word_embed_proj_dim=20.*OPT-350m"),
         (OPTConfig(**READS, do_layer_norm_before=False), "do_layer_norm_before=False"),
