@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import (
     AutoModelForSpeechSeq2Seq,
     AutoProcessor,
+    BartConfig,
     BertConfig,
     Data2VecAudioConfig,
     GPT2Config,
@@ -93,6 +94,7 @@ CASES = {
         Wav2Vec2Config(**WAVES, add_adapter=True, num_adapter_layers=2),
         MBartConfig(**BART, **WORDS, scale_embedding=True, forced_eos_token_id=2),
     ),
+    "wav2vec2, bart": paired(Wav2Vec2Config(**WAVES), BartConfig(**BART, **WORDS, activation_function="relu")),
     "sew, trocr": paired(SEWConfig(**WAVES), TrOCRConfig(**BART, **WORDS, cross_attention_hidden_size=32)),
     "data2vec, roberta": paired(Data2VecAudioConfig(**WAVES), RobertaConfig(**STACK, **WORDS)),
     "wavlm, bert": paired(WavLMConfig(**WAVES), BertConfig(**STACK, **WORDS)),
