@@ -37,11 +37,14 @@ TYPES = (
     (r"num_\w+|mask_b", "i32"),
     (r"[a-z]+_([bhmn]|step)", "i32:16"),  # strides, and how far a block of keys is
 )
-VISIBLE = {  # keys_given_by -> the arguments it needs, the others are None; ranges come with ragged rows
+# keys_given_by -> the arguments it needs, the others are None; ranges come with ragged rows. "prefix" is of ragged
+# rows that share a prefix, whose result and log-sum-exp are merged with those of the rows' own keys.
+VISIBLE = {
     "no keys": {},
     "lengths": {"Lengths": "*i32"},
     "mask": {"Mask": "*i32"},
     "ranges": {"Lengths": "*i32", "Ranges": "*i32", "CuRows": "*i32"},
+    "prefix": {"Lengths": "*i32", "CuRows": "*i32"},
 }
 
 
@@ -97,6 +100,8 @@ def cases_of(kernel: str, itemsize: int, width: int, tile: tuning.Tile, arch: in
             yield replace(case, keys_given_by="ranges", group=max(GROUPS))
         if dtype == "bf16":
             yield replace(case, group=max(GROUPS))
+            if split:
+                yield replace(case, group=max(GROUPS), keys_given_by="prefix")
             yield from (replace(case, head_dim=d) for d in PADDED_HEADS if tuning.padded_head(d) == width)
 
 

@@ -6,6 +6,7 @@ Every fault is a sentence. A baseline is JSON with the rows of each Triton versi
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mm.tests.kernels.static.static_report import Case, Row, from_json, to_json
@@ -24,6 +25,9 @@ CEILINGS = {
 GROUPS = (1, 4)  # query heads per key head; ceilings hold for both
 SLACK = {"3.9.0": 1.0, "3.7.1": 1.05}  # Triton version -> what its loops may have, in ceilings
 LONGER = 1.05  # of the baseline's loop is a step back
+# Of the loop of the same tile with lengths is what one over a shared prefix may have; more where it was measured so.
+PREFIX_LONGER = 1.1
+PREFIX_LONGER_OF = {(16, 80): 1.7, (32, 80): 1.15, (256, 80): 1.2}  # (head width, arch)
 # The same anchors, in instructions other than MMA per 16x8x16 MMA: (kernel, head width, arch) -> with 3.9.0. Other
 # tiles of a width are held to them: with more rows a tile may not cost more than the anchor of fewer rows.
 PER_MMA = {
@@ -67,7 +71,7 @@ def is_clean(case: Case) -> bool:
     if is_without_keys(case):
         return True
     fast = case.kernel in {"forward", "decode"} and case.dtype in {"bf16", "fp16"}
-    return fast and case.keys_given_by == "lengths" and case.head_dim <= 128
+    return fast and case.keys_given_by in ("lengths", "prefix") and case.head_dim <= 128
 
 
 def anchor(case: Case) -> float | None:
@@ -116,6 +120,19 @@ def anchor_faults(rows: Sequence[Row], limits: dict[Case, int], slack: float) ->
             yield f"{row.case}: {row.per_mma:.2f} other instructions per MMA, at most {allowed:.2f} are allowed"
 
 
+def prefix_faults(rows: Sequence[Row]) -> Iterator[str]:
+    """Tiles over a prefix that ragged rows share with a longer loop than the same tile has with lengths."""
+    built = {row.case: row for row in rows if row.error is None}
+    for case, row in built.items():
+        if case.keys_given_by != "prefix":
+            continue
+        same = built.get(replace(case, keys_given_by="lengths"))
+        if same is None:
+            yield f"{case}: there is no such tile with lengths to compare it with"
+        elif row.loop > PREFIX_LONGER_OF.get((case.head_dim, case.arch), PREFIX_LONGER) * same.loop:
+            yield f"{case}: the main loop has {row.loop} instructions, with lengths {same.loop}"
+
+
 def row_faults(row: Row) -> Iterator[str]:
     """What is wrong with one row by itself."""
     case = row.case
@@ -145,6 +162,8 @@ def regressions(rows: Sequence[Row], base: Sequence[Row]) -> Iterator[str]:
     for case in before.keys() - now.keys():
         yield f"{case}: is in the baseline, but is not an entry now"
     for case in now.keys() - before.keys():
+        if case.keys_given_by == "prefix":  # held to the tile with lengths
+            continue
         yield f"{case}: is not in the baseline; measure it again with --json"
     for case in now.keys() & before.keys():
         new, old = now[case], before[case]
@@ -176,6 +195,7 @@ def faults(rows: Sequence[Row], base: Sequence[Row], limits: dict[Case, int], sl
     """Every fault of the rows, sorted, against their baseline, their ceilings, and slack times their anchors."""
     found = [fault for row in rows for fault in row_faults(row)]
     compared = [*ceiling_faults(rows, limits), *anchor_faults(rows, limits, slack), *regressions(rows, base)]
+    compared += prefix_faults(rows)
     return sorted(found + compared)
 
 

@@ -122,6 +122,24 @@ def test_no_local_instruction_is_allowed_to_any_main_loop():
         assert "1 local-memory instructions in the main loop, none are allowed" in fault
 
 
+def test_a_tile_over_a_shared_prefix_is_held_to_the_same_tile_with_lengths():
+    """By the loop, and without a spill; not by a baseline."""
+    prefix = replace(DECODE, case=replace(DECODE.case, keys_given_by="prefix"), loop=328)
+    assert static_gate.faults([DECODE, prefix], [DECODE], LIMITS) == []
+    for change, fault in (
+        ({"loop": 329}, "the main loop has 329 instructions, with lengths 299"),
+        ({"spill_loads": 4}, "4 bytes of spills, none are allowed"),
+    ):
+        (found,) = static_gate.faults([DECODE, replace(prefix, **change)], [DECODE], LIMITS)
+        assert found.startswith(f"{prefix.case}: ") and fault in found
+    (found,) = static_gate.prefix_faults([prefix])
+    assert "there is no such tile with lengths" in found
+    cases = {entry.case for entry in entries(tuning.ARCHS)}
+    built = {case for case in cases if case.keys_given_by == "prefix"}
+    assert {case.arch for case in built} == set(tuning.ARCHS)
+    assert {replace(case, keys_given_by="lengths") for case in built} <= cases
+
+
 def test_a_kernel_over_rows_alone_has_no_mma_and_no_spills():
     combine = replace(DECODE, case=replace(DECODE.case, kernel="combine", keys_given_by="no keys"), mma={}, loop=0)
     assert list(static_gate.row_faults(combine)) == []
