@@ -187,7 +187,7 @@ def test_texts_with_windows_write_as_the_source_and_read_pictures_as_without_a_c
     torch.manual_seed(0)
     theirs = getattr(transformers, cls)(config).eval()  # in fp64 Gemma 2's softmax in fp32 turns its mask to NaN
     for weight in theirs.parameters():
-        weight.normal_(std=0.3 if weight.ndim == 1 else 2 * weight[0].numel() ** -0.5)
+        weight.normal_(std=0.3 if weight.ndim == 1 else weight[0].numel() ** -0.5)
     theirs.tie_weights()
     theirs.save_pretrained(tmp_path)
     ours = MMForConditionalGeneration.from_towers(vit, tmp_path, fusion_type=fusion).eval()
