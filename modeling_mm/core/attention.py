@@ -26,8 +26,9 @@ from ...kernels.interpreter import HAS_TRITON, IS_INTERPRETED
 from .cache import MMCache
 from .context_rows import MMRows
 from .linear import linear
+from .plain_attention import attend_by_groups, eager_attention_forward
 from .positions import MMSegments, rotate
-from .shared_prefix import MMPrefixMask, attend_by_lse, attend_with_prefix, capped
+from .shared_prefix import MMPrefixMask, attend_by_lse, attend_with_prefix
 
 logger = logging.get_logger(__name__)
 
@@ -76,60 +77,6 @@ class CallConfig:
         call = copy.copy(self)
         call._attn_implementation = EAGER if self._attn_implementation == EAGER else "sdpa"
         return call
-
-
-def eager_attention_forward(
-    module: "MMAttention",
-    query: torch.Tensor,  # (B, H, Q, D)
-    key: torch.Tensor,  # (B, Hkv, S, D)
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,  # float, added to the scores, masked entries the dtype's minimum; or bool
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """softmax(Q K^T * scaling + mask) V, in the open, the scores capped where the module has a softcap. Returns
-    (B, Q, H, D) and the weights (B, H, Q, S).
-
-    A query without a key gives exactly zero, as in SDPA and flex attention; a softmax over a row of equal minima would
-    give the mean of all values instead.
-    """
-    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
-    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
-    scores = capped(torch.matmul(query, key.transpose(2, 3)) * scaling, module.softcap)
-    if attention_mask is not None and attention_mask.dtype == torch.bool:  # made for SDPA, as generate() does
-        closed = torch.finfo(scores.dtype).min
-        attention_mask = torch.zeros_like(attention_mask, dtype=scores.dtype).masked_fill(~attention_mask, closed)
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
-    if attention_mask is not None:
-        has_key = attention_mask.amax(dim=-1, keepdim=True) > torch.finfo(attention_mask.dtype).min / 2
-        weights = weights * has_key
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
-
-
-def attend_by_groups(
-    query: torch.Tensor,  # (B, H, M, D)
-    key: torch.Tensor,  # (B, Hkv, S, D)
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,  # bool or float (B or 1, 1 or H, M or 1, S)
-    dropout: float,
-    scaling: float,
-) -> torch.Tensor:
-    """SDPA, (B, M, H, D): the H / Hkv heads that share keys are more queries of them. With a mask, Transformers' way
-    copies keys and values for each head."""
-    shared, length = key.shape[1], query.shape[2]
-    query = query.unflatten(1, (shared, -1)).flatten(2, 3)  # (B, Hkv, g*M, D)
-    if attention_mask is not None and attention_mask.shape[1] > 1:
-        attention_mask = attention_mask.unflatten(1, (shared, -1)).expand(-1, -1, -1, length, -1).flatten(2, 3)
-    elif attention_mask is not None and attention_mask.shape[2] > 1:
-        attention_mask = attention_mask.repeat(1, 1, query.shape[2] // length, 1)
-    output = nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
-    )
-    return output.unflatten(2, (-1, length)).flatten(1, 2).transpose(1, 2).contiguous()
 
 
 class MMAttention(nn.Module):

@@ -16,8 +16,9 @@ from mm import (
     MMVisionModel,
 )
 from mm.configuration.resampler import MMResamplerConfig
-from mm.modeling_mm.core.attention import MMAttention, MMCrossAttention, MMSelfAttention, attend_by_groups
+from mm.modeling_mm.core.attention import MMAttention, MMCrossAttention, MMSelfAttention
 from mm.modeling_mm.core.context_rows import MMRows
+from mm.modeling_mm.core.plain_attention import attend_by_groups
 from mm.modeling_mm.fusion.media_encoder import MMResampler
 
 TEXTS = ["inside", "own", "llama"]

@@ -9,8 +9,8 @@ from transformers.cache_utils import DynamicCache
 from comparing import close
 from mm import MMCache
 from mm.modeling_mm.core import shared_prefix
-from mm.modeling_mm.core.attention import eager_attention_forward
 from mm.modeling_mm.core.context_rows import MMRows
+from mm.modeling_mm.core.plain_attention import eager_attention_forward
 from mm.modeling_mm.core.shared_prefix import MMPrefixKeys, MMPrefixMask, attend_by_lse, attend_with_prefix
 
 S, P, D, SCALE = 7, 4, 8, 0.3

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from comparing import close
 from mm import MMContextOutput, MMTextConfig
-from mm.modeling_mm.core.attention import eager_attention_forward
+from mm.modeling_mm.core.plain_attention import eager_attention_forward
 from mm.modeling_mm.core.prefix import MMPrefix, merge, merged_mask, split
 from mm.modeling_mm.fusion.fusions import (
     MMCoAttentionFusion,
@@ -58,7 +58,7 @@ def test_cross_modal_fusion_is_concat_times_w():
 def test_scaled_dot_product_attention_by_hand():
     """softmax(Q K^T / sqrt(d)) V: one query (2, 0), two keys (ln 3, 0) and (0, 5), d = 4 of which two are zero."""
     module = torch.nn.Module()
-    module.num_key_value_groups, module.training = 1, False
+    module.num_key_value_groups, module.softcap, module.training = 1, None, False
     query = double([2, 0, 0, 0]).view(1, 1, 1, 4)
     key = double([[math.log(3), 0, 0, 0], [0, 5, 0, 0]]).view(1, 1, 2, 4)
     value = double([[4, 0], [0, 8]]).view(1, 1, 2, 2)
