@@ -17,6 +17,7 @@ from typing import Any  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from transformers import BertTokenizer  # noqa: E402
+from transformers.utils import logging  # noqa: E402
 
 from mm import (  # noqa: E402
     MMConfig,
@@ -69,6 +70,14 @@ if sys.platform != "linux" and importlib.util.find_spec("triton") is None:
         "test_kernel_static.py",
         "modeling_mm/core/test_triton_attention.py",
     ]
+
+
+@pytest.fixture(autouse=True)
+def verbosity() -> Iterator[None]:
+    """What Transformers logs stays as it is for the next test: benchmarks, which some tests run, silence it."""
+    before = logging.get_verbosity()
+    yield
+    logging.set_verbosity(before)
 
 
 def pytest_collection_modifyitems(items):
