@@ -121,7 +121,7 @@ kernel-newer-triton: $(NEWER)  ## the same gate and the kernels' tests with Trit
 # What the tests in .venv do without: torchvision, timm (which needs it), and the newest of all that setup.py allows
 # (torch, Triton, Pillow, the patches of Transformers). The fast tests of what depends on those, and all that are marked `newest`.
 NEWEST := build/newest
-NEWEST_TESTS := tests/conversion/test_tower_files.py tests/conformance tests/kernels tests/processing tests/exporting \
+NEWEST_TESTS := $(addprefix tests/conversion/test_,$(addsuffix .py,tower_files idefics3)) tests/conformance tests/kernels tests/processing tests/exporting \
     $(addprefix tests/test_,$(addsuffix .py,pipelines hub invariance)) \
     $(addprefix tests/modeling_mm/test_,$(addsuffix .py,generation_conformance generation_contexts)) \
     $(addprefix tests/modeling_mm/,$(addsuffix .py,tasks/test_generation fusion/test_media_encoder towers/test_text \
@@ -132,7 +132,8 @@ $(NEWEST)/.installed: setup.py
 	@$(PYTHON) -m venv $(NEWEST)
 	@$(NEWEST)/bin/python -m pip --disable-pip-version-check install -q --upgrade --editable '.[video,audio]' \
 	    torch==2.14.1 torchvision==0.29.1 \
-	    accelerate librosa peft pytest pytest-xdist hypothesis parameterized sentencepiece setuptools timm==1.0.31
+	    accelerate librosa peft pytest pytest-xdist hypothesis num2words parameterized sentencepiece \
+	    setuptools timm==1.0.31
 	@touch $@
 
 test-newest: $(NEWEST)/.installed  ## torch 2.14.1, torchvision 0.29.1 and the newest of the rest, in build/newest (6 GB)

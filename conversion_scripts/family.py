@@ -53,6 +53,8 @@ class Layout:
 
     names: of tensors that decide the layout (a prefix, a pooler), as `Plan` reads them from a file.
     processor_settings: of the source's processor, beside its parts. picture_settings: of its image processor.
+    films: a processor of videos that the source's has too, which MM reads none of: its class and settings. Such a
+    processor is written as its file, as its class needs packages that MM does not.
     files: of the config, and of the weights without its ending. beside: processor -> settings of that config.
     """
 
@@ -65,6 +67,7 @@ class Layout:
     beside: Callable[[Any], Mapping[str, Any]] | None = None
     processor_settings: Mapping[str, Any] = field(default_factory=dict)
     picture_settings: Mapping[str, Any] = field(default_factory=dict)
+    films: Mapping[str, Any] | None = None
 
     def settings(self) -> dict[str, Any]:
         """The config; Transformers' names the class too."""

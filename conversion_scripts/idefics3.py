@@ -115,14 +115,16 @@ def _layout(kind: str):
             tie_word_embeddings=tied,
         )
         names = ("model.vision_model.embeddings.patch_embedding.weight", "model.text_model.embed_tokens.weight")
-        whole = "Idefics3Processor" if kind == "idefics3" else None  # SmolVLM's wants a processor of videos too
+        size = {"longest_edge": tower.image_size}  # each frame is one tile
+        films = {"video_processor_type": "SmolVLMVideoProcessor", "size": size, "max_image_size": size}
         return Layout(
             source,
             _ARCHITECTURES[kind],
             names,
             f"{_CLASS[kind]}ImageProcessor",
-            whole,
-            processor_settings={"image_seq_len": config.tokens_per_image} if whole else {},
+            f"{_CLASS[kind]}Processor",
+            processor_settings={"image_seq_len": config.tokens_per_image},
+            films=films if kind == "smolvlm" else None,
         )
 
     return layout

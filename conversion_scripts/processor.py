@@ -1,5 +1,6 @@
 """The image processor (or feature extractor) and tokenizer of a source as MM's: the same pixels, the same ids."""
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "voc
 IMAGE_OPTIONS = (
     "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
     "image_mean", "image_std",
+)  # fmt: skip
+
+_OF_FRAMES = (
+    "do_resize", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "do_convert_rgb",
 )  # fmt: skip
 
 _TRIED = (30, 41), (97, 33)  # height and width of pictures on which two image processors are compared
@@ -297,12 +302,37 @@ def restore_processor(processor: MMProcessor | None, layout: Layout, out: Path) 
     if processor is not None and processor.tokenizer is not None:
         parts["tokenizer"] = processor.tokenizer
     name = _of_documents(parts.get("image_processor")) or layout.processor
+    template = getattr(processor, "chat_template", None)
     if len(parts) == 2 and name is not None:
-        getattr(transformers, name)(**parts, **layout.processor_settings).save_pretrained(out)
+        if layout.films is not None:
+            _write_with_films(name, parts, layout, template, out)
+            return [name]
+        whole = getattr(transformers, name)(**parts, **layout.processor_settings)
+        whole.chat_template = template or whole.chat_template
+        whole.save_pretrained(out)
         return [name]
     for part in parts.values():
         part.save_pretrained(out)
     return [type(part).__name__ for part in parts.values()]
+
+
+def _write_with_films(name: str, parts: Mapping[str, Any], layout: Layout, template: str | None, out: Path) -> None:
+    """A processor of pictures and videos, in the files that its class writes; frames are made ready as pictures."""
+    pictures, tokenizer = parts["image_processor"].to_dict(), parts["tokenizer"]
+    pictures["image_processor_type"] = layout.image_processor
+    shared = {option: pictures[option] for option in (*_OF_FRAMES, "resample") if option in pictures}
+    held = {
+        "image_processor": pictures,
+        "video_processor": {**shared, **(layout.films or {})},
+        "processor_class": name,
+        **layout.processor_settings,
+    }
+    tokenizer._set_processor_class(name)
+    tokenizer.save_pretrained(out)
+    if template:
+        (out / "chat_template.jinja").write_text(template, encoding="utf-8")
+    text = json.dumps(held, indent=2, sort_keys=True, default=list)
+    (out / "processor_config.json").write_text(f"{text}\n", encoding="utf-8")
 
 
 def _image_processor(ours: Any, class_name: str, tiles: dict[str, Any] | None = None) -> Any:

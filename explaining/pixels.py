@@ -4,14 +4,15 @@ N pictures per context, W numbers of a row.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 
-from .changed_pictures import CELLS, integrated_gradients, lost_by_occlusion
-from .explanation import ItemWeights
+from .changed_pictures import CELLS, Numbers, integrated_gradients, lost_by_occlusion
+from .explanation import ItemWeights, Place
 from .grids import PIXELS, Grid
-from .placing import patches_shape, pixels_shape, place_of
+from .placing import patches_shape, pixels_shape, place_of, tiles_of
 from .reading import media_row, one_context
 from .shares import kinds_in
 
@@ -40,6 +41,11 @@ def items_by_pixels(
         mask = inputs.get("pixel_attention_mask" if kind == "image" else "video_attention_mask")
         patches = patches_shape(config, inputs, kind) or (CELLS, CELLS)
         whole = inputs[name][row].reshape(shape[1:])
+        own = views[row] if views and kind == "image" else []
+        if any(tiles_of(view) for _, view in own):
+            numbers_of = partial(_numbers_of, numbers, one_context(inputs, context), name, whole)
+            items += _of_tiles(numbers_of, whole, mask, own, row, method, patches)
+            continue
         for number in range(shape[1]):
             there = None if mask is None else mask[row].reshape(shape[1], -1)[number].bool()
             if there is not None and not bool(there.any()):
@@ -62,10 +68,41 @@ def items_by_pixels(
     return items
 
 
+def _of_tiles(
+    numbers_of: Callable[[Any], Numbers], whole: torch.Tensor, mask: Any, own: list, row: int, method: str, patches
+) -> list[ItemWeights]:
+    """The weights of each picture of a context, put together from its tiles among those of the context, `whole`
+    (N, C, H, V): a place is changed in all tiles that show it.
+
+    Raises: ValueError for pictures that are cut into other numbers of tiles than there are.
+    """
+    cut = [len(boxes) for _, boxes in own]
+    there = len(whole) if mask is None else int(mask[row].sum())
+    if sum(cut) != there:
+        raise ValueError(
+            f"the pictures of context {row} are cut into {cut} tiles, but inputs holds {there}: give the pictures "
+            "that the processor read"
+        )
+    items, first = [], 0
+    for number, (picture, boxes) in enumerate(own):
+        (width, height), places = picture.size, slice(first, first + len(boxes))
+        tiles = [((box.top / height, box.height / height), (box.left / width, box.width / width)) for box in boxes]
+        first += len(boxes)
+        if method == "occlusion":
+            weights = lost_by_occlusion(numbers_of((places,)), whole[places], tiles=tiles)
+        else:  # as many parts as the smallest tile has patches
+            shape = tuple(round(count / min(spans[side][1] for spans in tiles)) for side, count in enumerate(patches))
+            weights = integrated_gradients(numbers_of((places,)), whole[places], shape, tiles=tiles)
+        rows, columns = weights.shape[1:]
+        place = Place(0.0, 0.0, width / columns, height / rows, width, height)
+        items.append(ItemWeights("image", number, weights.clamp(min=0).float().numpy(force=True), place))
+    return items
+
+
 def _numbers_of(
-    numbers: NumbersOfMedia, media: dict[str, Any], name: str, whole: torch.Tensor, place: tuple[int, ...]
+    numbers: NumbersOfMedia, media: dict[str, Any], name: str, whole: torch.Tensor, place: tuple[Any, ...]
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Of n pictures (n, C, H, V) in one place of the media of a context, (N, ..., C, H, V)."""
+    """Of n pictures (n, C, H, V), or n times the tiles of one, in a place of those of a context, (N, ..., C, H, V)."""
 
     def of_changed(changed: torch.Tensor) -> torch.Tensor:
         own = whole.expand(len(changed), *whole.shape).clone()

@@ -33,7 +33,8 @@ def patches_shape(config: Any, inputs: Mapping[str, Any], kind: str) -> tuple[in
 
 
 def views_of(processor: Any, pictures: Sequence[Any] | None, inputs: Mapping[str, Any]) -> list[list[tuple[Any, Any]]]:
-    """Of each context its pictures as upright RGB, each with where the model's pixels lie in it."""
+    """Of each context its pictures as upright RGB, each with where the model's pixels lie in it; of a picture that was
+    cut into tiles what each of them shows."""
     if pictures is None:
         return []
     reader = getattr(processor, "image_processor", processor)
@@ -44,12 +45,17 @@ def views_of(processor: Any, pictures: Sequence[Any] | None, inputs: Mapping[str
     contexts = len(inputs["pixel_values"]) if inputs.get("pixel_values") is not None else len(pictures)
     if len(pictures) != contexts:
         raise ValueError(f"{len(pictures)} pictures were given for {contexts} contexts; give one, or a list, for each")
-    found = []
+    found, tiles = [], processor.places().tiles if getattr(processor, "tiles", None) else None
     for of_context in pictures:
         several = of_context if isinstance(of_context, (list, tuple)) else [of_context]
         loaded = [reader.load(one) for one in several]
-        found.append([(one, reader.view(one)) for one in loaded])
+        found.append([(one, reader.view(one) if tiles is None else tiles.boxes(*one.size)) for one in loaded])
     return found
+
+
+def tiles_of(view: Any) -> list[Any] | None:
+    """What each tile shows of its picture; None for a picture that is no tiles."""
+    return view if isinstance(view, list) else None
 
 
 def place_of(grid: Grid, inputs, kind: str, views, context: int, number: int) -> Place | None:
@@ -60,7 +66,7 @@ def place_of(grid: Grid, inputs, kind: str, views, context: int, number: int) ->
     assert pixels is not None
     height, width = grid.cell
     own = views[media_row(inputs, context)] if views else []
-    if kind != "image" or number >= len(own):
+    if kind != "image" or number >= len(own) or tiles_of(own[number][1]):
         return Place(0.0, 0.0, width, height, pixels[-1], pixels[-2])
     picture, view = own[number]
     return Place(view.left, view.top, width * view.across, height * view.down, *picture.size)

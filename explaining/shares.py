@@ -40,6 +40,8 @@ def without(config: Any, inputs: Mapping[str, Any], kinds: Collection[str]) -> d
             frames = value.shape[-4:-3] if what.kind == "video" else ()
             mask = value.new_zeros(len(value), slots, *frames, dtype=torch.bool)
         found[what.mask] = torch.zeros_like(mask)
+        if what.kind == "image" and inputs.get("image_grids") is not None:  # no picture has tiles
+            found["image_grids"] = torch.zeros_like(inputs["image_grids"])
     return found
 
 

@@ -95,7 +95,7 @@ def nested_texts(
         prompts, suffixes = texts(samples, "text", may_lack=True), texts(samples, "suffix")
         if prompts is None and suffixes is not None:
             prompts = [[""] * len(rows) for rows in suffixes]
-        places = processor._places()
+        places = processor.places()
         if places is not None:
             given = {name: [held[name] for held in sources] for name in MEDIA_OF if any(one[name] for one in sources)}
             prompts = places.in_front(prompts, given, BY_TOOLS)

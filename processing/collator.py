@@ -323,7 +323,7 @@ class MMDataCollator:
     def _cut(self, media: dict[str, dict], wanted: set) -> tuple[dict[Any, list] | None, dict[Any, Any]]:
         """Puts tiles in the place of the pictures of the `wanted` contexts, and gives what stands for each picture,
         and the image_grids of each context, where the model is told some."""
-        places, held = self.processor._places(), media["images"]
+        places, held = self.processor.places(), media["images"]
         if places is None or places.tiles is None:
             return None, {}
         keys = [key for key in held if key in wanted]
@@ -353,7 +353,7 @@ class MMDataCollator:
                 return_tensors="pt",
             )
         )
-        places = processor._places()
+        places = processor.places()
         if places is not None and places.is_inside and "input_ids" in made:
             given = {name: [held[name] for held in sources] for name in MEDIA_OF if any(one[name] for one in sources)}
             places.check(made["input_ids"].tolist(), given, owners)

@@ -137,7 +137,7 @@ class MMProcessor(SavingProcessor):
         token_id(tokenizer, "context_bos_token", context_bos_token)  # raises for what is none
         self.image_tokenizer = check_image_tokenizer(image_tokenizer)
         self.drawing = layout(tokenizer, self.image_tokenizer, drawing)
-        self._places()
+        self.places()
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]: Transformers' takes any keyword, unnamed
         self,
@@ -261,11 +261,11 @@ class MMProcessor(SavingProcessor):
             add_special_tokens=call.add_special_tokens,
             is_chat=call.sanitize_control_tokens,
             offsets=call.return_offsets_mapping,
-            placeholders=self._places(),
+            placeholders=self.places(),
             ending=self.prompt_ending,
         )
 
-    def _places(self) -> Placeholders | None:
+    def places(self) -> Placeholders | None:
         return Placeholders.of_processor(self)
 
     def with_parts(self, parts: list[list[list[int]]]) -> "MMProcessor":

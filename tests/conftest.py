@@ -51,6 +51,7 @@ for _name in (
     "originals",
     "other_cpu",
     "published",
+    "published_chats",
     "small_drawer",
     "small_trainer",
     "speakers",

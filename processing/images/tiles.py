@@ -11,13 +11,28 @@ The sizes are those of Idefics3 (Laurençon et al. 2024, arXiv:2408.12637 §3.2)
 import math
 from dataclasses import dataclass, fields
 from string import Formatter
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 # Options that say how a picture gets its size.
 _OF_WHOLE_PICTURES = ("size", "do_resize", "resize_mode", "do_center_crop", "crop_size", "do_crop_content")
 _LARGEST = 4096  # the longest side of a picture that is cut
+
+
+class Box(NamedTuple):
+    """What a tile shows of a picture, in its pixels; of a tile with a black border more than there is."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+    @classmethod
+    def all_of(cls, rows: int, columns: int, width: float, height: float, left: float = 0, top: float = 0):
+        """Those of tiles that are (width, height) each, row by row, the first at (left, top)."""
+        places = [(row, column) for row in range(rows) for column in range(columns)]
+        return [cls(left + column * width, top + row * height, width, height) for row, column in places]
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,13 @@ class Tiles:
         cut = [picture.crop((left, top, left + self.size, top + self.size)) for left, top in corners]
         return [*cut, picture.resize((self.size, self.size), resample)], rows, columns
 
+    def boxes(self, width: int, height: int) -> list[Box]:
+        """What each tile of a picture shows, in the order of `cut`."""
+        sides = _whole_tiles(*_scaled(width, height, self.longest_edge), self.size) if self.do_split else (0, 0)
+        columns, rows = (side // self.size for side in sides)
+        whole = Box(0, 0, width, height)
+        return [whole] if rows * columns <= 1 else [*Box.all_of(rows, columns, width / columns, height / rows), whole]
+
     def text(self, rows: int, columns: int, image: str) -> str:
         """What stands for a picture in the text, `image` for the tokens of each tile."""
         lines = [
@@ -123,6 +145,16 @@ class GridTiles:
         cut = [canvas.crop((left, top, left + self.size, top + self.size)) for left, top in corners]
         whole = picture.resize((self.size, self.size), resample)
         return [whole, *cut], high // self.size, wide // self.size, picture.height, picture.width
+
+    def boxes(self, width: int, height: int) -> list[Box]:
+        """What each tile of a picture shows, in the order of `cut`."""
+        high, wide = self.best(height, width)
+        inside_wide, inside_high = _inside(width, height, wide, high)
+        across, down = width / inside_wide, height / inside_high  # pixels of the picture in one of the canvas
+        border = -((wide - inside_wide) // 2) * across, -((high - inside_high) // 2) * down
+        rows, columns = high // self.size, wide // self.size
+        cut = Box.all_of(rows, columns, self.size * across, self.size * down, *border)
+        return [Box(0, 0, width, height), *cut]
 
     def best(self, height: int, width: int) -> tuple[int, int]:
         """The resolution in which most of a picture's pixels stay, and of those the one with the least black."""
@@ -180,6 +212,12 @@ class CanvasTiles:
         canvas.paste(picture.resize(self._inside(*picture.size, wide, high), resample))
         corners = [(left, top) for top in range(0, high, self.size) for left in range(0, wide, self.size)]
         return [canvas.crop((left, top, left + self.size, top + self.size)) for left, top in corners], rows, columns
+
+    def boxes(self, width: int, height: int) -> list[Box]:
+        """What each tile of a picture shows, in the order of `cut`."""
+        rows, columns = self.best(height, width)
+        wide, high = self._inside(width, height, columns * self.size, rows * self.size)
+        return Box.all_of(rows, columns, self.size * width / wide, self.size * height / high)
 
     def best(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the canvas that enlarges a picture least, or where none holds it, shrinks it least; of

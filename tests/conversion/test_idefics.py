@@ -17,6 +17,7 @@ from mm import MMDataCollator, MMForConditionalGeneration, MMProcessor
 from mm.conversion_scripts.engine import FAMILIES, convert, convert_back
 from mm.conversion_scripts.verify import verify
 from mm.weights.checkpoint import Checkpoint
+from published_chats import used
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "\n", *" abcdefghijklmnopqrstuvwxyz?:"]
 AROUND, IMAGE = "<fake_token_around_image>", "<image>"
@@ -143,3 +144,14 @@ def test_what_does_not_fit_is_refused(source, tmp_path):
         convert(folder)
     with pytest.raises(ValueError, match="not one before every"):
         FAMILIES["idefics"].layout(MMForConditionalGeneration(transformers.AutoConfig.for_model("mm")))
+
+
+TEMPLATE = (
+    "{% for m in messages %}{% for b in m['content'] %}{% if b['type'] == 'image' %}<image>{% else %}{{ b['text'] }}"
+    "{% endif %}{% endfor %}{% endfor %}"
+)
+
+
+@pytest.mark.slow
+def test_trainer_a_pipeline_and_the_hub_take_it(source, hub, tmp_path):
+    used(convert(source[1]), hub, tmp_path, ONE, TEMPLATE)

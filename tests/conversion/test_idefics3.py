@@ -21,6 +21,7 @@ from mm.conversion_scripts.verify import verify
 from mm.training.recipe import make_arguments, read_recipe
 from mm.training.run import train
 from mm.weights.checkpoint import Checkpoint
+from published_chats import used
 
 IMAGE = 49
 VISION = {
@@ -293,3 +294,78 @@ def test_commands_and_pipelines_read_a_picture_with_its_text(folder, tmp_path):
     assert len(write(image=str(paths[0]), question="what?", answers=["a", "b"])) == 2
     told = transformers.pipeline("mm-captioning", model=str(tmp_path / "mm"))(str(paths[0]), max_new_tokens=3)
     assert told[0].keys() == {"caption"}
+
+
+@pytest.mark.parametrize("method", ["occlusion", "integrated_gradients"])
+def test_words_have_one_map_over_each_whole_picture(folder, method):
+    done = convert(folder[1])
+    model, processor, given = done.model.eval(), done.processor, {"images": [PICTURES[0]], "text": [PROMPTS[0]]}
+    inputs = processor(**given, return_tensors="pt")
+    told = processor.tokenizer.batch_decode([[number] for number in range(model.config.written_tokens)])
+    no_words = [number for number, word in enumerate(told) if not word.strip().isalpha()]
+    written = model.generate(**inputs, max_new_tokens=2, suppress_tokens=no_words, do_sample=False)
+    (found,) = model.explain(inputs, written, processor=processor, pictures=[PICTURES[0]], method=method)
+    assert [item.number for item in found.items] == [0, 1] and len(found.words) >= 1
+    for item, one in zip(found.items, PICTURES[0], strict=True):
+        maps = item.over_picture()
+        assert maps.shape == (len(found.words), one.height, one.width)
+        close(torch.tensor(maps).sum((1, 2)), torch.ones(len(maps)), 1e-4)
+    assert any(item.weights.std() > 0 for item in found.items)
+    with pytest.raises(ValueError, match="cut into .* tiles, but inputs holds"):
+        model.explain(inputs, written, processor=processor, pictures=[PICTURES[0][:1]], method=method)
+
+
+@pytest.mark.slow
+def test_trainer_a_pipeline_and_the_hub_take_it(folder, hub, tmp_path):
+    used(convert(folder[1]), hub, tmp_path, PICTURES[0][0], TEMPLATE)
+
+
+def of_smolvlm(peer, saved, words):
+    """A SmolVLM with the files that its processor writes, but for those of films."""
+    text = {**TEXT, "vocab_size": len(words), "max_position_embeddings": 400}
+    token = words.convert_tokens_to_ids("<image>")
+    source = saved(of_transformers(peer, "smolvlm", text_config=text, image_token_id=token, scale_factor=2))
+    sizes = {"size": {"longest_edge": 96}, "max_image_size": {"longest_edge": 32}}
+    transformers.SmolVLMImageProcessorPil(**sizes, image_mean=[0.4, 0.5, 0.6]).save_pretrained(source)
+    words.save_pretrained(source)
+    return source
+
+
+def test_a_smolvlm_gets_its_processor_back(peer, saved, words, tmp_path):
+    """As files: its class needs torchvision and num2words (`make test-newest` loads it)."""
+    done = convert(of_smolvlm(peer, saved, words))
+    done.processor.chat_template = TEMPLATE
+    done.save_pretrained(tmp_path / "mm")
+    report = convert_back(tmp_path / "mm", "smolvlm", tmp_path / "back")
+    assert "SmolVLMProcessor" in str(report)
+    held = json.loads((tmp_path / "back" / "processor_config.json").read_text(encoding="utf-8"))
+    assert (held["processor_class"], held["image_seq_len"]) == ("SmolVLMProcessor", 4)
+    assert held["image_processor"]["image_processor_type"] == "SmolVLMImageProcessor"
+    assert held["video_processor"]["video_processor_type"] == "SmolVLMVideoProcessor"
+    assert held["video_processor"]["max_image_size"] == {"longest_edge": 32}
+    for part in ("image_processor", "video_processor"):
+        assert held[part]["image_mean"] == [0.4, 0.5, 0.6]
+    again = convert(tmp_path / "back").processor
+    assert again.tiles == done.processor.tiles and again.chat_template == TEMPLATE
+    wanted, same = (one(images=PICTURES, text=PROMPTS, return_tensors="pt") for one in (done.processor, again))
+    assert all(torch.equal(same[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.newest
+def test_the_class_of_a_smolvlm_s_processor_reads_those_files(peer, saved, words, tmp_path):
+    done = convert(of_smolvlm(peer, saved, words))
+    done.processor.chat_template = TEMPLATE
+    done.save_pretrained(tmp_path / "mm")
+    convert_back(tmp_path / "mm", "smolvlm", tmp_path / "back")
+    theirs = transformers.AutoProcessor.from_pretrained(tmp_path / "back", use_fast=False)
+    assert type(theirs).__name__ == "SmolVLMProcessor" and theirs.chat_template == TEMPLATE
+    wanted = theirs(images=PICTURES, text=PROMPTS, padding=True, return_tensors="pt")
+    found = done.processor(images=PICTURES, text=PROMPTS, return_tensors="pt")
+    assert torch.equal(found["input_ids"][found["input_ids"] > 1], wanted["input_ids"][wanted["input_ids"] > 1])
+    close(
+        found["pixel_values"], wanted["pixel_values"], 1.5 / 255 / 0.26
+    )  # a grey level, of another library's resizing
+    film = np.zeros((2, 40, 60, 3), np.uint8)
+    made = theirs(videos=[film], text=["<video>what?"], return_tensors="pt")
+    assert int((made["input_ids"] == theirs.image_token_id).sum()) == 2 * 4
+    assert made["pixel_values"].shape[-2:] == (32, 32)

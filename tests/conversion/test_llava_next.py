@@ -22,6 +22,7 @@ from mm.modeling_mm.core.input_checks import MediaItems
 from mm.modeling_mm.fusion.grids import join_tiles
 from mm.processing.images.tiles import GridTiles
 from mm.weights.checkpoint import Checkpoint
+from published_chats import used
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "\n", *" abcdefghijklmnopqrstuvwxyz?:"]
 IMAGE = len(WORDS)
@@ -197,3 +198,25 @@ def test_resolutions_and_kept_tokens_are_theirs_for_any_size():
             scales = best[0] // 24, best[1] // 24
             kept, ends = theirs._get_unpadded_features(None, height, width, 3, 3, *scales)
             assert tiles.number((*scales, height, width), 9) == 9 + kept + ends
+
+
+@pytest.mark.parametrize("method", ["occlusion", "integrated_gradients"])
+def test_words_have_one_map_over_each_whole_picture(source, method):
+    done = convert(source[1])
+    model, processor, given = done.model.eval(), done.processor, {"images": [PICTURES[0]], "text": [PROMPTS[0]]}
+    inputs = processor(**given, return_tensors="pt")
+    written = model.generate(**inputs, max_new_tokens=2, min_new_tokens=2, do_sample=False)
+    (found,) = model.explain(inputs, written, processor=processor, pictures=[PICTURES[0]], method=method)
+    assert [item.number for item in found.items] == [0, 1] and len(found.words) >= 1
+    for item, one in zip(found.items, PICTURES[0], strict=True):
+        maps = item.over_picture()
+        assert maps.shape == (len(found.words), one.height, one.width)
+        close(torch.tensor(maps).sum((1, 2)), torch.ones(len(maps)), 1e-4)
+    assert any(item.weights.std() > 0 for item in found.items)
+    with pytest.raises(ValueError, match="cut into .* tiles, but inputs holds"):
+        model.explain(inputs, written, processor=processor, pictures=[PICTURES[0][:1]], method=method)
+
+
+@pytest.mark.slow
+def test_trainer_a_pipeline_and_the_hub_take_it(source, hub, tmp_path):
+    used(convert(source[1]), hub, tmp_path, PICTURES[0][0], TEMPLATE)

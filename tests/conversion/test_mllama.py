@@ -21,6 +21,7 @@ from mm.conversion_scripts.engine import FAMILIES, convert, convert_back
 from mm.conversion_scripts.verify import verify
 from mm.processing.images.tiles import CanvasTiles
 from mm.weights.checkpoint import Checkpoint
+from published_chats import used
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "<|python_tag|>", "\n", *" abcdefghijklmnopqrstuvwxyz?:"]
 IMAGE = len(WORDS)
@@ -232,3 +233,27 @@ def test_what_does_not_fit_is_refused(source, tmp_path):
         convert(folder)
     with pytest.raises(ValueError, match="reads no tiles together"):
         FAMILIES["mllama"].layout(MMForConditionalGeneration(model.config.preset("mm-tiny")))
+
+
+@pytest.mark.parametrize("method", ["occlusion", "integrated_gradients"])
+def test_words_have_one_map_over_each_whole_picture(source, method):
+    done = convert(source[1])
+    model, processor, given = done.model.eval(), done.processor, {"images": [PICTURES[0]], "text": [PROMPTS[0]]}
+    inputs = processor(**given, return_tensors="pt")
+    told = processor.tokenizer.batch_decode([[number] for number in range(model.config.written_tokens)])
+    no_words = [number for number, word in enumerate(told) if not word.strip().isalpha()]
+    written = model.generate(**inputs, max_new_tokens=2, suppress_tokens=no_words, do_sample=False)
+    (found,) = model.explain(inputs, written, processor=processor, pictures=[PICTURES[0]], method=method)
+    assert [item.number for item in found.items] == [0, 1] and len(found.words) >= 1
+    for item, one in zip(found.items, PICTURES[0], strict=True):
+        maps = item.over_picture()
+        assert maps.shape == (len(found.words), one.height, one.width)
+        close(torch.tensor(maps).sum((1, 2)), torch.ones(len(maps)), 1e-4)
+    assert any(item.weights.std() > 0 for item in found.items)
+    with pytest.raises(ValueError, match="cut into .* tiles, but inputs holds"):
+        model.explain(inputs, written, processor=processor, pictures=[PICTURES[0][:1]], method=method)
+
+
+@pytest.mark.slow
+def test_trainer_a_pipeline_and_the_hub_take_it(source, hub, tmp_path):
+    used(convert(source[1]), hub, tmp_path, PICTURES[0][0], TEMPLATE)
