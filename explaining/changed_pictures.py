@@ -104,12 +104,11 @@ def integrated_gradients(
         total = total + torch.stack(slopes)
     parts = (total / steps * picture).sum(-3)  # (W, H, V), of tiles (W, T, H, V)
     if tiles is not None:
-        return sum(
-            _shares(shape[0], down, parts.shape[-2]).to(parts)
-            @ parts[:, number]
-            @ _shares(shape[1], across, parts.shape[-1]).to(parts).T
-            for number, (down, across) in enumerate(tiles)
-        )
+        whole = parts.new_zeros(len(parts), *shape)
+        for number, (down, across) in enumerate(tiles):
+            rows, columns = _shares(shape[0], down, parts.shape[-2]), _shares(shape[1], across, parts.shape[-1])
+            whole += rows.to(parts) @ parts[:, number] @ columns.to(parts).T
+        return whole
     area = picture.shape[-2] * picture.shape[-1] / (shape[0] * shape[1])
     return torch.nn.functional.adaptive_avg_pool2d(parts[:, None], shape)[:, 0] * area
 
