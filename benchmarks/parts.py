@@ -10,8 +10,8 @@ explain   model.explain and the generate() that it explains: BLIP-base at 384 px
 ranking   rank_answers over 128 answers to a question of 8 tokens, and `score` of one pair of question and answer
           at a time: on a context that is encoded once, and from the picture each time
 trie      rank_answers of mm-tiny with and without a prefix trie, over names of emoji (needs `make data`)
-drawing   draw() of 4 pictures of 64 and of 256 codes with guidance, with a cache and without one; and in 8 parallel
-          steps against the cache, of models of width 384 and 6 layers (what they draw is not compared)
+drawing   draw() of 4 pictures of 64 codes with guidance, with a cache and without one; and in 8 parallel steps
+          against the cache, of models of width 384 and 6 layers (what they draw is not compared)
 recall    metrics of retrieval of 5,000 pictures and 25,000 captions, and the plain product of their vectors
 """
 
@@ -173,22 +173,22 @@ def drawing(report: Report) -> Iterator[Row]:
     stack = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
     stack |= {"num_attention_heads": 2 if tiny else 6, "bos_token_id": 1, "eos_token_id": 2}
     context = {"context_input_ids": torch.randint(3, 1000, (4, 8))}
-    for side in (4,) if tiny else (8, 16):
-        places = {"first_id": 1003, "codebook_size": 1000, "begin_id": 1000, "end_id": 1001, "mask_id": 1002}
-        models: dict[bool, Any] = {}
-        for is_causal, cls in ((True, mm.MMForConditionalGeneration), (False, mm.MMForMaskedLM)):
-            torch.manual_seed(0)
-            text = {**stack, "vocab_size": 2003, "is_causal": is_causal}
-            config = mm.MMConfig(
-                modalities=[], text_config=text, text_encoder_config={**stack, "vocab_size": 1000},
-                drawing={**places, "grid": [side, side]}, initializer_range=0.05,
-            )  # fmt: skip
-            models[is_causal] = cls(config).eval()
-        given = {**context, "guidance_scale": 3.0, "do_sample": False}
-        cached = partial(models[True].draw, **given)
-        work = f"4 pictures of {side * side} codes"
-        yield Row(f"draw, {work}", cached, partial(cached, use_cache=False), 0 if tiny else 4.0, None, "no cache")
-        yield Row(f"draw in 8 steps, {work}", partial(models[False].draw, **given), cached, 0, None, "the cache")
+    side = 4 if tiny else 8
+    places = {"first_id": 1003, "codebook_size": 1000, "begin_id": 1000, "end_id": 1001, "mask_id": 1002}
+    models: dict[bool, Any] = {}
+    for is_causal, cls in ((True, mm.MMForConditionalGeneration), (False, mm.MMForMaskedLM)):
+        torch.manual_seed(0)
+        text = {**stack, "vocab_size": 2003, "is_causal": is_causal}
+        config = mm.MMConfig(
+            modalities=[], text_config=text, text_encoder_config={**stack, "vocab_size": 1000},
+            drawing={**places, "grid": [side, side]}, initializer_range=0.05,
+        )  # fmt: skip
+        models[is_causal] = cls(config).eval()
+    given = {**context, "guidance_scale": 3.0, "do_sample": False}
+    cached = partial(models[True].draw, **given)
+    work = f"4 pictures of {side * side} codes"
+    yield Row(f"draw, {work}", cached, partial(cached, use_cache=False), 0 if tiny else 4.0, None, "no cache")
+    yield Row(f"draw in 8 steps, {work}", partial(models[False].draw, **given), cached, 0, None, "the cache")
 
 
 def recall(report: Report) -> Iterator[Row]:

@@ -58,6 +58,12 @@ def default_workers(files: int) -> int:
     return min(2, os.cpu_count() or 1)
 
 
+def _threads_beside(workers: int) -> int:
+    """Threads of torch beside so many processes that read: more than there are cores for take the time of both."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform.startswith("linux") else os.cpu_count() or 1
+    return max(1, min(torch.get_num_threads(), cores - workers))
+
+
 def _end_with_parent(worker: int) -> None:
     """Has a worker end at once where its parent is killed, and tell nothing of what it cannot hand over any more."""
     sys.excepthook = _of_no_connection
@@ -90,6 +96,7 @@ def in_batches(
     loader = DataLoader(
         _Files(paths, processor, kinds, texts or {}), batch_size=None, generator=torch.Generator(), **ahead
     )
+    threads = _threads_beside(workers)
     groups: dict[Any, list[tuple[int, dict[str, torch.Tensor]]]] = {}
     results: dict[int, Any] = {}
     told = 0
@@ -100,20 +107,27 @@ def in_batches(
             shape = tuple((name, tuple(value.shape)) for name, value in sorted(read.items()))
             groups.setdefault(shape, []).append((number, read))
             if len(groups[shape]) == batch_size:
-                _run(groups.pop(shape), work, results)
+                _run(groups.pop(shape), work, results, threads)
             elif sum(map(len, groups.values())) >= WINDOW * batch_size:
-                _run(groups.pop(next(iter(groups))), work, results)
+                _run(groups.pop(next(iter(groups))), work, results, threads)
         while told in results:
             yield told, results.pop(told)
             told += 1
     for group in groups.values():
-        _run(group, work, results)
+        _run(group, work, results, threads)
     while told in results:
         yield told, results.pop(told)
         told += 1
 
 
-def _run(group: list[tuple[int, dict[str, torch.Tensor]]], work: Callable[..., list], results: dict[int, Any]) -> None:
+def _run(
+    group: list[tuple[int, dict[str, torch.Tensor]]], work: Callable[..., list], results: dict[int, Any], threads: int
+) -> None:
     inputs = {name: torch.cat([read[name] for _, read in group]) for name in group[0][1]}
-    found = work(inputs, len(group))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = work(inputs, len(group))
+    finally:
+        torch.set_num_threads(before)
     results |= {number: result for (number, _), result in zip(group, found, strict=True)}

@@ -52,6 +52,21 @@ def test_results_come_in_order_from_batches_of_one_shape(workers):
     assert len(batches) <= 12 and {width for _, width in batches} == {1, 2, 3}
 
 
+@pytest.mark.parametrize(("workers", "cores", "wanted"), [(2, 2, 1), (2, 8, 3), (2, 4, 2), (0, 8, 3)])
+def test_workers_and_the_model_share_the_cores(workers, cores, wanted, monkeypatch):
+    """More threads than cores made a folder of pictures take half as long again."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    monkeypatch.setattr("mm.cli.reading.sys.platform", "linux")
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(3)
+    try:
+        list(in_batches([Path("1-1.png")], Sizes(), ["image"], lambda *_: seen.append(torch.get_num_threads()) or [1],
+                        4, workers))  # fmt: skip
+        assert seen == [wanted] and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_file_of_results_goes_on_after_its_last_whole_line(tmp_path):
     path = tmp_path / "out.jsonl"
     results = Results(path, {"model": "a"})
