@@ -123,11 +123,10 @@ def in_batches(
 def _run(
     group: list[tuple[int, dict[str, torch.Tensor]]], work: Callable[..., list], results: dict[int, Any], threads: int
 ) -> None:
-    inputs = {name: torch.cat([read[name] for _, read in group]) for name in group[0][1]}
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = work(inputs, len(group))
+        found = work({name: torch.cat([read[name] for _, read in group]) for name in group[0][1]}, len(group))
     finally:
         torch.set_num_threads(before)
     results |= {number: result for (number, _), result in zip(group, found, strict=True)}

@@ -6,7 +6,8 @@ squash ┌────┐   crop ┌─┬──┬─┐   pad ┌────�
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from PIL import Image, ImageChops
 from PIL import __version__ as pillow_version
@@ -110,15 +111,30 @@ def content_box(image: Image.Image, colour: Rgb, threshold: int) -> Box:
     edges = (0, 0, width, 1), (0, height - 1, width, height), (0, 0, 1, height), (width - 1, 0, width, height)
     if all(found(edge) for edge in edges):
         return 0, 0, width, height
-    boxes = []
-    for top, bottom in strips(width, height):
-        box = found((0, top, width, bottom))
-        if box:
-            boxes.append((box[0], box[1] + top, box[2], box[3] + top))
-    if not boxes:
+    # from each edge as far as the first content: what is inside it need not be looked at
+    above = _first(((0, rows[0], width, rows[1]) for rows in _bands(height, width)), found)
+    if above is None:
         return 0, 0, width, height
-    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
-    return min(lefts), min(tops), max(rights), max(bottoms)
+    below = _first(((0, rows[0], width, rows[1]) for rows in reversed(_bands(height, width))), found)
+    top, bottom = above[1], below[3]
+    left = _first(((columns[0], top, columns[1], bottom) for columns in _bands(width, bottom - top)), found)
+    right = _first(((columns[0], top, columns[1], bottom) for columns in reversed(_bands(width, bottom - top))), found)
+    return left[0], top, right[2], bottom
+
+
+def _bands(length: int, across: int) -> list[tuple[int, int]]:
+    """(first, end) of bands that cover a side: a sixteenth of it each, of some STRIP_PIXELS at most."""
+    step = max(1, min(-(-length // 16), STRIP_PIXELS // across))
+    return [(first, min(first + step, length)) for first in range(0, length, step)]
+
+
+def _first(parts: Iterable[Box], found: Callable[[Box], Box | None]) -> Any:
+    """The box of the content in the first part that has some, in the picture's own pixels; None: none has."""
+    for part in parts:
+        box = found(part)
+        if box is not None:
+            return box[0] + part[0], box[1] + part[1], box[2] + part[0], box[3] + part[1]
+    return None
 
 
 def resized(image: Image.Image, size: tuple[int, int], resample: int, box: Box | None = None) -> Image.Image:

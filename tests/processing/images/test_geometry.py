@@ -2,6 +2,7 @@
 
 import logging
 import math
+import random
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import get_image_s
 
 from mm import MediaDecodeError, MMConfig, MMImageProcessorPil, MMModel, MMProcessor
 from mm.processing.images import geometry
-from mm.processing.images.geometry import cut_to_content, fit, native_size, resized
+from mm.processing.images.geometry import content_box, cut_to_content, fit, native_size, resized
 
 RNG = np.random.default_rng(0)
 PHOTO = Image.fromarray(RNG.integers(0, 256, (60, 100, 3), dtype=np.uint8))
@@ -218,3 +219,19 @@ def test_errors_say_where_what_and_why():
     with pytest.raises(FileNotFoundError) as missing:
         MMImageProcessorPil().preprocess(["no/such.png"])
     assert isinstance(missing.value, MediaDecodeError) and missing.value.index == 0
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (17, 3), (60, 47), (2, 300)], ids=str)
+def test_the_box_of_the_content_is_that_of_a_look_at_every_pixel(size):
+    chance, white = random.Random(size[0]), (255, 255, 255)
+    for _ in range(60):
+        image = Image.new("RGB", size, white)
+        for _ in range(chance.choice([0, 1, 1, 2, 5])):
+            level = chance.choice([253, 248, 0])
+            image.putpixel((chance.randrange(size[0]), chance.randrange(size[1])), (255, level, 255))
+        differ = np.argwhere((255 - np.asarray(image).astype(int)).max(2) > 4)
+        box = (0, 0, *size)
+        if len(differ):
+            (top, left), (bottom, right) = differ.min(0), differ.max(0) + 1
+            box = (left, top, right, bottom)
+        assert content_box(image, white, 4) == box
