@@ -2,12 +2,13 @@
 # datasets 5.2.0: load_dataset("parquet", data_dir=FOLDER) takes every file of the folder for Parquet, also those whose names
 # begin with "_", such as the empty _SUCCESS that Spark and Hadoop leave beside their parts, and fails at them; pyarrow and
 # pandas read the same folder and leave those out. data_files="FOLDER/*.parquet" works. Guess before it was run: names with
-# "_" at the front are left out, as Parquet's readers do, or at least files that do not end in .parquet. Needs a Python with
-# datasets and pyarrow (PYTHON=...).
+# "_" at the front are left out, as Parquet's readers do, or at least files that do not end in .parquet.
 set -eu
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-HF_HUB_OFFLINE=1 HF_HOME="$work/home" "${PYTHON:-python3}" -W ignore - "$work/table" <<'PY'
+"${PYTHON:-python3}" -m venv "$work/venv"
+"$work/venv/bin/pip" --disable-pip-version-check install -q datasets==5.2.0 pyarrow==26.0.1 numpy==2.4.6
+HF_HUB_OFFLINE=1 HF_HOME="$work/home" "$work/venv/bin/python" -W ignore - "$work/table" <<'PY'
 import sys
 from pathlib import Path
 
