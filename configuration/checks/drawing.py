@@ -46,7 +46,7 @@ def _taken(config: Any, given: dict[str, Any]) -> Iterator[str]:
     taken = {f"text_config.{name}": as_ids(getattr(text, name)) for name in _ENDS}
     taken |= {f"{kind}_token_id": as_ids(one) for kind, one in config.placeholder_ids.items()}
     for name, ids in taken.items():
-        for one in sorted(ids & set(codes)):
+        for one in sorted(one for one in ids if one in codes):
             yield f"{name}={one} is a code of a picture, {codes.start}..{codes.stop - 1}; move drawing_first_id"
     for name in ("begin_id", "end_id", "mask_id"):
         one = given[name]

@@ -1,5 +1,7 @@
 """The group `drawing` of MMConfig: where a vocabulary holds the codes of pictures."""
 
+import tracemalloc
+
 import pytest
 
 from mm import MMConfig
@@ -15,6 +17,15 @@ def test_a_model_that_writes_only_words_saves_nothing_of_drawing():
     config = MMConfig()
     assert not config.draws and config.codes_per_picture == 0
     assert not any("drawing" in name for name in config.to_diff_dict())
+
+
+def test_checking_ids_takes_no_memory_for_each_code():
+    many = DRAWING | {"codebook_size": 2**31 - 100}
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="vocab_size"):
+        MMConfig(drawing=many, text_config=TEXT)
+    assert tracemalloc.get_traced_memory()[1] < 2**27
+    tracemalloc.stop()
 
 
 def test_the_group_is_saved_and_read_again(tmp_path):
