@@ -1,5 +1,6 @@
 """`mm draw`: pictures of texts, in files and on a sheet."""
 
+import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from .caption import without_other_bars
 from .models import load_head
 from .printing import json_line, printable
 
+LONGEST_NAME = 160  # bytes of a text in the name of its files; file systems take 255 of a name
 DRAWS = ("MMForConditionalGeneration", "MMForMaskedLM")
 
 
@@ -86,16 +88,21 @@ def _tell(say, text: str, drawn: list, files: list[Path] | None, seed: int, as_j
 
 
 def _files(folder: Path, texts: list[str], seed: int, count: int) -> dict[int, list[Path]]:
-    """The files of each text. Raises ValueError for one that is there, or of two texts."""
+    """The files of each text; texts that would share a name are numbered. Raises ValueError for one that is there."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output {str(folder)!r} is no folder")
     named: dict[int, list[Path]] = {}
-    taken: set[Path] = set()
+    taken: set[str] = set()
     for number, text in enumerate(texts):
-        name = re.sub(r"\W+", "_", text.lower()).strip("_")[:80] or "drawn"
+        words = re.sub(r"\W+", "_", text.lower()).strip("_").encode()
+        name = words[:LONGEST_NAME].decode(errors="ignore") or "drawn"
+        numbered = (name if again == 1 else f"{name}_{again}" for again in itertools.count(1))
+        name = next(one for one in numbered if one not in taken)
+        taken.add(name)
         named[number] = [folder / f"{name}-{seed}-{place + 1}.png" for place in range(count)]
-        twice = [path for path in named[number] if path in taken or path.exists()]
-        if twice:
-            raise ValueError(f"{str(twice[0])!r} is there already; give another --output or --seed")
-        taken |= {*named[number]}
+        there = [path for path in named[number] if path.exists()]
+        if there:
+            raise ValueError(f"{str(there[0])!r} is there already; give another --output or --seed")
     return named
 
 

@@ -38,10 +38,14 @@ def draw_sheet(hits: Sequence[dict[str, Any]], output: str | os.PathLike, title:
 
 
 def check_sheet(output: str | os.PathLike) -> Path:
-    """The path of a sheet. Raises ValueError for an ending that is none of a sheet's."""
+    """The path of a sheet. Raises ValueError for another ending, or no folder to write it in."""
     path = Path(output)
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ValueError(f"the sheet {str(path)!r} must end in .png, .jpg or .webp")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {str(path.parent)!r} for the sheet {path.name!r}")
+    if path.is_dir():
+        raise ValueError(f"the sheet {str(path)!r} is a folder")
     return path
 
 

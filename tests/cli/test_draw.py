@@ -112,6 +112,15 @@ def test_rerank_puts_the_best_by_another_models_score_first(folder, tmp_path, ju
     assert abs(alone[0] - dict(ranked)[2]) <= 1e-4
 
 
+def test_texts_that_would_share_a_name_are_numbered(folder, tmp_path):
+    texts = ["red apple", "Red apple!", "🍎", "🍏", "é" * 130 + " a", "é" * 130 + " b"]
+    done = run("draw", *texts, "--model", folder / "order", "--n", 1, "--seed", 12345678901, "-o", tmp_path)
+    assert done.exit_code == 0, done.output
+    paths = [Path(line.split("\t")[1]) for line in done.stdout.splitlines()]
+    assert len({*paths}) == len(texts) and all(one.is_file() for one in paths)
+    assert [one.name.split("-")[0] for one in paths[:4]] == ["red_apple", "red_apple_2", "drawn", "drawn_2"]
+
+
 def test_only_a_sheet_leaves_no_other_file(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = run("draw", "red apple", "--model", folder / "order", "--sheet", "all.png")
@@ -125,8 +134,10 @@ def test_only_a_sheet_leaves_no_other_file(folder, tmp_path, monkeypatch):
         (["red apple", "--model", "order", "--steps", "4"], "draws in order"),
         (["red apple", "--model", "order", "--n", "2", "--keep", "3"], "--keep 3 of --n 2"),
         (["red apple", "--model", "order", "--sheet", "all.txt"], "must end in .png"),
+        (["red apple", "--model", "order", "--sheet", "no/all.png"], "there is no folder 'no'"),
+        (["red apple", "--model", "order", "-o", "order/config.json"], "is no folder"),
         ([" ", "--model", "order"], "nothing to draw"),
-        (["red apple", "--model", "order", "--guidance", "0.5"], "guidance scale"),
+        (["red apple", "--model", "order", "--guidance", "0.5"], "guidance_scale=0.5"),
         (["red apple"], "--model"),
     ],
 )
