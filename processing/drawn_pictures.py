@@ -37,6 +37,9 @@ def check_image_tokenizer(image_tokenizer: Any) -> Any:
         return None
     if not (callable(getattr(image_tokenizer, "encode", None)) and callable(getattr(image_tokenizer, "decode", None))):
         raise TypeError(f"image_tokenizer is an MMImageTokenizer or None; got {type(image_tokenizer).__name__}")
+    channels = getattr(image_tokenizer.config, "num_channels", 3)
+    if channels != 3:
+        raise ValueError(f"image_tokenizer reads pictures of num_channels={channels}; a processor's have 3, RGB")
     return image_tokenizer.eval()
 
 
@@ -52,6 +55,8 @@ def layout(tokenizer: Any, image_tokenizer: Any, drawing: Mapping[str, Any] | No
         after = 0 if tokenizer is None else len(tokenizer)
         return {"first_id": after + 3, **own, "begin_id": after, "end_id": after + 1, "mask_id": after + 2}
     made = _checked(dict(drawing))
+    if not isinstance(made["grid"], (list, tuple)):
+        raise TypeError(f"drawing has grid={made['grid']!r}; it is [rows, columns]")
     for name, value in own.items():
         if (list(made[name]) if name == "grid" else made[name]) != value:
             raise ValueError(f"drawing has {name}={made[name]}, but the image tokenizer {value}")
@@ -113,16 +118,24 @@ def picture_ids(processor: Any, targets: Sequence[Any]) -> list[PictureIds | Non
 
 
 def _is_ids(target: Any) -> bool:
-    """Whether a target is ids rather than a picture: one row of whole numbers."""
+    """Whether a target is ids rather than a picture: a row of whole numbers, or (1, N) as encode_images gives it."""
     if isinstance(target, (list, tuple)):
         return bool(target) and all(isinstance(one, int) and not isinstance(one, bool) for one in target)
-    return isinstance(target, (np.ndarray, torch.Tensor)) and target.ndim == 1
+    if not isinstance(target, (np.ndarray, torch.Tensor)):
+        return False
+    return target.ndim == 1 or (_is_rows_of_ids(target) and len(target) == 1)
+
+
+def _is_rows_of_ids(target: Any) -> bool:
+    """Whether a target is an array (R, N) of the type that ids have and pictures have not."""
+    is_array = isinstance(target, (np.ndarray, torch.Tensor))
+    return is_array and target.ndim == 2 and str(target.dtype).rpartition(".")[2] in ("int32", "int64")
 
 
 def _given_ids(processor: Any, target: Any) -> list[int]:
     if processor.drawing is None:
         raise ValueError("this processor does not know where the codes of pictures stand; give it drawing={...}")
-    ids = np.asarray(target).tolist()
+    ids = np.asarray(target).reshape(-1).tolist()
     first, size, count = (processor.drawing["first_id"], processor.drawing["codebook_size"], _count(processor))
     if len(ids) != count or any(not isinstance(one, int) or not first <= one < first + size for one in ids):
         raise ValueError(
@@ -141,6 +154,8 @@ def joined_targets(processor: Any, suffix: Any, target_images: Any) -> Any:
     """The suffixes of a call with pictures among them, nested as target_images are."""
     if target_images is None:
         return suffix
+    if _is_rows_of_ids(target_images):  # as encode_images gives them
+        target_images = list(target_images)
     nested = isinstance(target_images, (list, tuple)) and not _is_ids(target_images)
     targets = list(target_images) if nested else [target_images]
     several = [isinstance(entry, (list, tuple)) and not _is_ids(entry) for entry in targets]
@@ -173,6 +188,13 @@ def with_targets(
         if made[index].get("suffix") is not None or made[index].get("label") is not None:
             raise ValueError(f"sample {index} has a target_image and a suffix or label; a row learns one of them")
     targets = [made[index].pop("target_image") for index in own]
+    targets = [one[0] if isinstance(one, (list, tuple)) and len(one) == 1 else one for one in targets]
+    for index, target in zip(own, targets, strict=True):
+        several = _is_rows_of_ids(target) or isinstance(target, (list, tuple))
+        if several and not _is_ids(target):
+            raise ValueError(
+                f"sample {index} has {len(target)} pictures as its target_image; it is one picture, or its ids (N,)"
+            )
     try:
         rows = picture_ids(processor, targets)
     except MediaDecodeError:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
-from mm import MediaDecodeError, MMDataCollator
+from mm import MediaDecodeError, MMDataCollator, MMImageTokenizer, MMImageTokenizerConfig
 from small_drawer import NAMES, Squares, small_processor, squares
 
 BOS, EOS, BEGIN, END, MASK, FIRST, CODES = 2, 3, 14, 15, 16, 17, 16
@@ -48,6 +48,27 @@ def test_a_row_is_bos_begin_the_picture_and_end(processor):
     assert made["context_input_ids"].shape[0] == 2
     again = processor(text=NAMES[:2], target_images=list(ids.numpy()), return_tensors="pt")
     assert all(torch.equal(again[name], value) for name, value in made.items())
+
+
+def test_ids_are_taken_as_encode_images_gives_them(processor):
+    ids = processor.encode_images(PICTURES[:2])
+    made = processor(text=NAMES[:2], target_images=PICTURES[:2], return_tensors="pt")
+    for given in (ids, ids.numpy(), [ids[:1], ids[1:]], [row[None].numpy() for row in ids]):
+        again = processor(text=NAMES[:2], target_images=given, return_tensors="pt")
+        assert all(torch.equal(again[name], value) for name, value in made.items())
+    collator = MMDataCollator(processor)
+    for form in (lambda row: row, lambda row: row[None], lambda row: row.tolist(), lambda row: [row.tolist()]):
+        samples = [{"text": name, "target_image": form(row)} for name, row in zip(NAMES, ids, strict=False)]
+        assert torch.equal(collator(samples)["input_ids"], made["input_ids"])
+    for several in (ids, ids.tolist(), PICTURES[:2]):
+        with pytest.raises(ValueError, match="sample 0 has 2 pictures"):
+            collator([{"text": NAMES[0], "target_image": several}])
+
+
+def test_a_tokenizer_of_grey_pictures_is_refused_at_once():
+    grey = MMImageTokenizerConfig(num_channels=1, image_size=8, patch_size=4, widths=[8], depth=1)
+    with pytest.raises(ValueError, match="num_channels=1"):
+        small_processor(image_tokenizer=MMImageTokenizer(grey))
 
 
 def test_a_decoder_without_an_encoder_has_the_words_before_begin():
