@@ -6,6 +6,7 @@
 B contexts, R rows, n pictures of each, N codes of a picture, K codes of the codebook, T tokens of a prompt.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -32,12 +33,32 @@ def row_seeds(seed: int | list[int] | None, rows: int, several: int) -> list[int
     """A seed for each of `several` pictures of R rows, by the row's own seed and the number of the picture alone."""
     if seed is None:
         return None
-    seeds = [seed] * rows if isinstance(seed, int) else list(seed)
-    if len(seeds) != rows or any(isinstance(one, bool) or not isinstance(one, int) or one < 0 for one in seeds):
+    seeds = list(seed) if isinstance(seed, (list, tuple)) else [seed] * rows
+    if len(seeds) != rows or not all(_is_whole(one) and one >= 0 for one in seeds):
         raise ValueError(f"seed={seed!r:.80} is a whole number from 0, or a list of one for each of {rows} rows")
     return [
-        int(np.random.SeedSequence([one, number]).generate_state(1)[0]) for one in seeds for number in range(several)
+        int(np.random.SeedSequence([int(one), number]).generate_state(1)[0])
+        for one in seeds
+        for number in range(several)
     ]
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is a whole number, of Python or of NumPy."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def check_asked(several: Any, guidance_scale: Any, negative_ids: Any) -> None:
+    """Raises ValueError or TypeError for a number of pictures or a guidance that draw() cannot follow."""
+    if not _is_whole(several) or several < 1:
+        raise ValueError(f"num_return_sequences={several!r} is how many pictures of each row are drawn, 1 or more")
+    if guidance_scale is not None:
+        if isinstance(guidance_scale, bool) or not isinstance(guidance_scale, (int, float, np.number)):
+            raise TypeError(f"guidance_scale={guidance_scale!r} must be a number or None")
+        if not 1 <= guidance_scale < math.inf:
+            raise ValueError(f"guidance_scale={guidance_scale} must be above 1 and finite, or 1 or None for none")
+    if negative_ids is not None and not is_guided(guidance_scale):
+        raise ValueError("negative_prompt_ids are what guidance compares with; give guidance_scale above 1 too")
 
 
 class MMDraws:
@@ -144,6 +165,10 @@ class MMDrawsInOrder(MMDraws):
 
         Returns: int64 (R * n, N), ids of the vocabulary in raster order, the n of a row one after another.
         """
+        check_asked(num_return_sequences, guidance_scale, inputs.get("negative_prompt_ids"))
+        fixed = sorted({*_NEUTRAL, "max_new_tokens", "eos_token_id"} & inputs.keys())
+        if fixed:
+            raise ValueError(f"draw() sets {', '.join(fixed)} itself, since it writes whole pictures; leave it out")
         prompts, mask = self._prompts(input_ids, attention_mask, inputs)
         rows, length = prompts.shape
         choosers = LogitsProcessorList(inputs.pop("logits_processor", None) or [])
@@ -155,10 +180,10 @@ class MMDrawsInOrder(MMDraws):
                 raise ValueError(f"seed={seed!r:.80} with do_sample=False: nothing is drawn at random; leave it out")
             choosers.append(SeededChoice(RowNoise(row_seeds(seed, rows, num_return_sequences)), self.config))
         shape = {"temperature": temperature, "top_k": top_k, "top_p": top_p} if do_sample else {}
-        if is_guided(guidance_scale) and not self._has_context(inputs):  # the empty text is a prompt
-            empty = [[self.config.text_config.bos_token_id, self.config.drawing_begin_id]]
-            empty = torch.tensor(empty, device=self.device).repeat(rows * num_return_sequences, 1)
-            inputs |= {"negative_prompt_ids": empty, "negative_prompt_attention_mask": torch.ones_like(empty)}
+        if is_guided(guidance_scale) and not self._has_context(inputs):
+            inputs |= self._negative_prompts(inputs, rows, num_return_sequences)
+        elif inputs.get("negative_prompt_ids") is not None and not self.config.has_text_encoder:
+            raise ValueError("negative_prompt_ids are context texts, and this model has no text encoder to read them")
         module: Any = self
         with evaluating(module):
             written = self.generate(
@@ -172,6 +197,20 @@ class MMDrawsInOrder(MMDraws):
                 **inputs,
             )
         return written[:, length : length + self._count]
+
+    def _negative_prompts(self, inputs: dict[str, Any], rows: int, several: int) -> dict[str, torch.Tensor]:
+        """Prompts (R * n, T) of rows without a context: the given ones, with begin, or bos and begin, the empty text.
+
+        Raises: ValueError for another number of prompts.
+        """
+        given, mask = (inputs.get(f"negative_prompt_{name}") for name in ("ids", "attention_mask"))
+        ids = torch.full((1, 1), self.config.text_config.bos_token_id, device=self.device) if given is None else given
+        if not torch.is_tensor(ids) or ids.dtype != torch.long or ids.ndim != 2 or len(ids) not in (1, rows):
+            shape = tuple(ids.shape) if torch.is_tensor(ids) else type(ids).__name__
+            raise ValueError(f"negative_prompt_ids is int64 (1, T) or ({rows}, T), prompts as input_ids; got {shape}")
+        ids, mask = self._prompts(ids, torch.ones_like(ids) if mask is None else mask, {})
+        each = {"negative_prompt_ids": ids, "negative_prompt_attention_mask": mask}
+        return {name: one.expand(rows, -1).repeat_interleave(several, 0) for name, one in each.items()}
 
     def _has_context(self, inputs: dict[str, Any]) -> bool:
         return any(inputs.get(name) is not None for name in ("encoder_outputs", "context_input_ids", *MEDIA_INPUTS))
@@ -214,10 +253,13 @@ class MMDrawsInParallel(MMDraws):
         Raises: ValueError for a model without a mask id, and for guidance without a context.
         """
         reject_unknown(inputs, (*MediaInputs.__annotations__, "context_index", "encoder_outputs"), "draw")
+        check_asked(num_return_sequences, guidance_scale, negative_prompt_ids)
+        if negative_prompt_ids is not None and not self.config.has_text_encoder:
+            raise ValueError("negative_prompt_ids are context texts, and this model has no text encoder to read them")
         prompts, mask = self._prompts(input_ids, attention_mask, inputs)
         if self.config.drawing_mask_id is None:
             raise ValueError("drawing in parallel hides codes behind drawing_mask_id, which the configuration lacks")
-        if not 1 <= steps <= self._count:
+        if not _is_whole(steps) or not 1 <= steps <= self._count:
             raise ValueError(f"steps={steps} must be in 1..{self._count}, the codes of a picture")
         index, ready = inputs.pop("context_index", None), inputs.pop("encoder_outputs", None)
         several, rows = num_return_sequences, len(prompts)

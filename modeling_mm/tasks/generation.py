@@ -32,7 +32,7 @@ from ..losses.token_losses import next_labels
 from .answer_ranking import MMRanking
 from .drawing import MMDrawsInOrder
 from .generation_mixin import MMGenerationMixin
-from .guidance import check_guided, is_guided, negative_prompt, with_empty
+from .guidance import check_guided, check_negative_is_read, is_guided, negative_prompt, with_empty
 from .head import MMVocabularyHead, check_task
 from .row_ends import bos_where_absent, check_once, check_prompt_ends, warn_of_beginnings, warn_of_endings
 from .trainers import (
@@ -233,6 +233,7 @@ class MMForConditionalGeneration(MMRanking, MMExplaining, MMDrawsInOrder, MMVoca
         ready = model_kwargs.pop("encoder_outputs", None)
         lonely_mask = model_kwargs.pop("encoder_attention_mask", None)
         cache, guided = model_kwargs.get("past_key_values"), is_guided(generation_config.guidance_scale)
+        check_negative_is_read(guided)
         if guided and cache is not None:
             check_guided(generation_config, model_kwargs, self.config)
         if isinstance(cache, MMCache) and cache.holds_context:

@@ -146,6 +146,18 @@ class MMGenerationMixin(GenerationMixin):
         parent: Any = super()
         return parent._prepare_special_tokens(generation_config, *args, **kwargs)
 
+    def _prepare_generated_length(self, generation_config, has_default_max_length, *args, **kwargs):
+        """As in Transformers; where nobody set a limit, a row whose prompt has begin has room for a whole picture."""
+        parent: Any = super()
+        parent._prepare_generated_length(generation_config, has_default_max_length, *args, **kwargs)
+        ids = kwargs.get("inputs_tensor")
+        if not (has_default_max_length and generation_config.max_new_tokens is None and self.config.draws):
+            return generation_config
+        if torch.is_tensor(ids) and not ids.is_floating_point() and bool((ids == self.config.drawing_begin_id).any()):
+            whole = ids.shape[1] + self.config.codes_per_picture + 2  # the codes, end and eos
+            generation_config.max_length = max(generation_config.max_length, whole)
+        return generation_config
+
     def _get_logits_processor(self, generation_config, *args, model_kwargs=None, **kwargs) -> LogitsProcessorList:
         """Transformers' own; what rules ids out is before what chooses among the rest (top_k and the like)."""
         parent: Any = super()

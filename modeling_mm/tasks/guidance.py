@@ -37,6 +37,12 @@ def negative_prompt(ids: torch.Tensor | None, mask: torch.Tensor | None) -> Iter
         _NEGATIVE.reset(before)
 
 
+def check_negative_is_read(guided: bool) -> None:
+    """Raises ValueError for negative prompts that nothing is compared with."""
+    if not guided and _NEGATIVE.get() is not None:
+        raise ValueError("negative_prompt_ids are what guidance compares with; give guidance_scale above 1 too")
+
+
 def check_guided(settings: Any, inputs: dict[str, Any], config: Any) -> None:
     """Raises ValueError for what cannot go with rows that are there twice."""
     refused = {

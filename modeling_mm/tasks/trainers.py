@@ -170,6 +170,8 @@ def answer_settings(settings: dict[str, Any], saved: Any) -> dict[str, Any]:
             f"num_return_sequences={several} writes several answers for each row, which Seq2SeqTrainer would compare "
             "with the labels of other rows; leave it at 1 here"
         )
-    limits = (settings.get("max_new_tokens"), settings.get("max_length"), saved.max_new_tokens, saved.max_length, 20)
-    limit = next(value for value in limits if value is not None)
+    limits = (settings.get("max_new_tokens"), settings.get("max_length"), saved.max_new_tokens, saved.max_length)
+    limit = next((value for value in limits if value is not None), None)
+    if limit is None:  # generate() has a limit of its own
+        return {name: value for name, value in settings.items() if name not in ("max_new_tokens", "max_length")}
     return {**settings, "max_new_tokens": limit, "max_length": None}

@@ -1,8 +1,9 @@
 """draw(): pictures by generate() and in parallel, guidance, seeds, known ids, and words beside pictures."""
 
+import numpy as np
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import GenerationConfig, Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
 
 import mm
 from comparing import close
@@ -70,7 +71,7 @@ def test_known_ids_stay_and_the_others_are_drawn(drawer):
         ({"known_ids": torch.zeros(2, 16, dtype=torch.long)}, ValueError, r"17\.\.43"),
         ({"seed": -1}, ValueError, "seed=-1"),
         ({"seed": [1]}, ValueError, "one for each of 2 rows"),
-        ({"guidance_scale": 0.5}, ValueError, "guidance scale"),
+        ({"guidance_scale": 0.5}, ValueError, "guidance_scale"),
         ({"colour": "red"}, (TypeError, ValueError), "colour"),
     ],
 )
@@ -192,6 +193,83 @@ def test_a_decoder_without_a_text_encoder_draws_after_its_words(tiny_model, fiel
         drawn = model.draw(ids, mask, seed=1, guidance_scale=scale, num_return_sequences=2)
         assert drawn.shape == (4, 16) and int(drawn.min()) >= 22 and int(drawn.max()) < 49
         assert torch.equal(model.draw(ids[:1, 1:], seed=1, guidance_scale=scale), drawn[:1])
+
+
+def test_negative_prompts_of_a_decoder_without_a_context_are_read(tiny_model):
+    drawing = {"first_id": 22, "codebook_size": 27, "grid": [4, 4], "begin_id": 19, "end_id": 20, "mask_id": 21}
+    model = tiny_model(drawing=drawing, dtype=torch.float32)
+    ids, bos, other = torch.tensor([[1, 7, 8], [1, 9, 5]]), torch.tensor([[1]]), torch.tensor([[1, 6, 4]])
+    given = {"do_sample": False, "guidance_scale": 5.0}
+    plain = model.draw(ids, **given)
+    assert torch.equal(model.draw(ids, negative_prompt_ids=bos, **given), plain)
+    drawn = model.draw(ids, negative_prompt_ids=other, **given)
+    assert not torch.equal(drawn, plain)
+    each = model.draw(ids, negative_prompt_ids=torch.cat([other, ids[:1]]), **given)
+    assert torch.equal(each[:1], drawn[:1]) and not torch.equal(each[1:], drawn[1:])
+    padded, mask = torch.tensor([[0, 1, 6, 4]]), torch.tensor([[0, 1, 1, 1]])
+    again = model.draw(ids, negative_prompt_ids=padded, negative_prompt_attention_mask=mask, **given)
+    assert torch.equal(again, drawn)
+    with pytest.raises(ValueError, match=r"int64 \(1, T\) or \(2, T\)"):
+        model.draw(ids, negative_prompt_ids=other.repeat(3, 1), **given)
+    with pytest.raises(ValueError, match="no text encoder"):
+        model.draw(ids, pixel_values=torch.zeros(2, 3, 8, 8), negative_prompt_ids=other, **given)
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"num_return_sequences": 0}, "num_return_sequences=0"),
+        ({"num_return_sequences": -1}, "num_return_sequences=-1"),
+        ({"num_return_sequences": True}, "num_return_sequences=True"),
+        ({"num_return_sequences": 2.0}, "num_return_sequences=2.0"),
+        ({"seed": 1.5}, "seed=1.5"),
+        ({"seed": torch.tensor([1, 2])}, "seed=tensor"),
+        ({"guidance_scale": 0.5}, "guidance_scale=0.5"),
+        ({"guidance_scale": float("inf")}, "guidance_scale=inf"),
+        ({"guidance_scale": float("nan")}, "guidance_scale=nan"),
+        ({"guidance_scale": "3"}, "guidance_scale='3'"),
+        ({"negative_prompt_ids": torch.tensor([[2, 3]])}, "guidance_scale above 1"),
+    ],
+)
+def test_what_draw_cannot_follow_is_told(in_order, in_parallel, parallel, given, told):
+    with pytest.raises((TypeError, ValueError), match=told):
+        (in_parallel if parallel else in_order).draw(**asked(*NAMES[:2]), **given)
+
+
+@pytest.mark.parametrize("name", ["num_beams", "max_new_tokens", "repetition_penalty", "return_dict_in_generate"])
+def test_settings_that_draw_makes_itself_are_refused_by_name(in_order, name):
+    with pytest.raises(ValueError, match=f"draw\\(\\) sets {name}"):
+        in_order.draw(**asked(*NAMES[:2]), **{name: 2})
+
+
+def test_seeds_of_numpy_are_those_of_python(in_order, in_parallel):
+    for model in (in_order, in_parallel):
+        assert torch.equal(model.draw(**asked(*NAMES[:2]), seed=np.int64(3)), model.draw(**asked(*NAMES[:2]), seed=3))
+    with pytest.raises(ValueError, match=r"steps=2.5"):
+        in_parallel.draw(**asked(*NAMES[:2]), steps=2.5)
+
+
+def test_generate_refuses_negative_prompts_that_nothing_is_compared_with(in_order):
+    with pytest.raises(ValueError, match="guidance_scale above 1"):
+        in_order.generate(**asked(*NAMES[:2]), negative_prompt_ids=torch.tensor([[2, 3]]))
+
+
+def test_without_a_limit_a_picture_is_written_whole(tiny_model, tmp_path):
+    drawing = {"first_id": 22, "codebook_size": 5, "grid": [5, 5], "begin_id": 19, "end_id": 20}
+    model = tiny_model(drawing=drawing, dtype=torch.float32)
+    ids = torch.tensor([[1, 7, 19], [1, 9, 19]])
+    for given in ({}, {"num_beams": 2}, {"generation_config": GenerationConfig(do_sample=True)}):
+        written = model.generate(ids, **given)[:, 3:]
+        assert bool((written[:, :25] >= 22).all()) and written[:, 25].tolist() == [20, 20]
+    assert model.generate(ids, max_new_tokens=5).shape == (2, 8)
+    assert model.generate(ids, max_length=9).shape == (2, 9)
+    assert model.generate(ids[:, :2]).shape[1] <= 22  # words, 20 of them as everywhere
+    labels = torch.tensor([-100, -100, -100, *[22] * 25, 20])
+    rows = [{"input_ids": torch.cat([row, labels[3:]]), "labels": labels} for row in ids]
+    settings = Seq2SeqTrainingArguments(str(tmp_path), predict_with_generate=True, report_to=[], use_cpu=True)
+    found = Seq2SeqTrainer(model, settings).predict(rows).predictions
+    assert found.shape[1] >= 26 and (found[:, :25] >= 22).all() and (found[:, 25] == 20).all()
 
 
 def test_one_checkpoint_captions_and_draws(tiny_model, pictures, tmp_path):
