@@ -57,7 +57,7 @@ def check_asked(several: Any, guidance_scale: Any, negative_ids: Any) -> None:
             raise TypeError(f"guidance_scale={guidance_scale!r} must be a number or None")
         if not 1 <= guidance_scale < math.inf:
             raise ValueError(f"guidance_scale={guidance_scale} must be above 1 and finite, or 1 or None for none")
-    if negative_ids is not None and not is_guided(guidance_scale):
+    if negative_ids is not None and guidance_scale in (None, 1):
         raise ValueError("negative_prompt_ids are what guidance compares with; give guidance_scale above 1 too")
 
 
