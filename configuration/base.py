@@ -259,8 +259,8 @@ class MMStackConfig(MMBaseConfig):
     )
     norm_position: Literal["pre", "post", "both"] = setting(
         "pre",
-        "norm before each sublayer, or after its residual sum; both: before each sublayer, and of what it made before "
-        "that is added (Gemma 2)",
+        "norm before each sublayer, or after its residual sum; both: before each sublayer, and of what self-attention "
+        "and the MLP made before that is added (Gemma 2)",
         "MMLayer",
     )
     parallel_residual: bool = setting(

@@ -122,7 +122,8 @@ class MMLayer(MMCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout)
         settings = config.cross_stack() if self.is_cross_only else config
         norm = partial(build_norm, settings.norm_type, settings.hidden_size, settings.layer_norm_eps)
-        made = norm if config.norm_position == "both" else type(None)  # of what a sublayer made
+        # of what a sublayer made; cross-attention is new to such texts, and a norm would let it in at full strength
+        made = norm if config.norm_position == "both" and self.has_self else type(None)
         if self.has_self:
             self.self_attn = MMSelfAttention(config, self_idx)
             self.self_attn_norm, self.self_attn_made_norm = norm(), made()
@@ -136,7 +137,7 @@ class MMLayer(MMCheckpointingLayer):
                 config.cross_attention_memory_norm,
                 config.append_latents,
             )
-            self.cross_attn_norm, self.cross_attn_made_norm = norm(), made()
+            self.cross_attn_norm = norm()
             self.cross_attn_gate = build_gate(config.cross_attention_gate, config.hidden_size)
         if self.has_mlp:
             self.mlp = MMMLP(settings)
@@ -180,7 +181,7 @@ class MMLayer(MMCheckpointingLayer):
                 normed, context, reading.rows, reading.mask, **(reading.keys or {}), **kwargs
             )
             kept = states if self.keeps_query else torch.zeros_like(states)
-            crossed = self._added(norm, kept, attended, self.cross_attn_gate, self.cross_attn_made_norm)
+            crossed = self._added(norm, kept, attended, self.cross_attn_gate)
             states = reading.where_not_empty(crossed, states)
         if self.has_mlp:
             norm = self.mlp_norm

@@ -31,7 +31,6 @@ Source = str | Path
 _NEW = {
     "layers.{n}.cross_attn.{rest}": "published text towers have no cross-attention",
     "layers.{n}.cross_attn_norm.{leaf}": "published text towers have no cross-attention",
-    "layers.{n}.cross_attn_made_norm.{leaf}": "published text towers have no cross-attention",
     "layers.{n}.cross_attn_gate": "closed at the start",
     "layers.{n}.mlp_gate": "closed at the start",
     "pooler.{rest}": "the source has no pooler",

@@ -205,6 +205,21 @@ def test_texts_with_windows_write_as_the_source_and_read_pictures_as_without_a_c
             assert torch.equal(ours.generate(**text, **pictures, **search, num_beams=beams, **cache), plain)
 
 
+@pytest.mark.parametrize("name", ["gemma2", "gemma3_text", "mistral, windows"])
+@torch.no_grad()
+def test_new_cross_attention_hardly_moves_what_the_source_writes(vit, tmp_path, name):
+    cls, config, _ = TEXTS[name]
+    torch.manual_seed(0)
+    theirs = getattr(transformers, cls)(config).eval()
+    theirs.save_pretrained(tmp_path)
+    ours = MMForConditionalGeneration.from_towers(vit, tmp_path).eval()
+    ids = torch.randint(4, 70, (2, 9), generator=torch.Generator().manual_seed(1))
+    pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    logits = theirs(input_ids=ids).logits
+    moved = (ours(input_ids=ids, pixel_values=pixels).logits - logits).abs().max()
+    assert 0 < moved < logits.std()  # a norm of what cross-attention made would move them by three of it
+
+
 @pytest.mark.parametrize("kind", NO_TEXTS)
 def test_what_cannot_become_mm_s_text_model_is_refused_by_name_with_the_reason(kind):
     with pytest.raises(ValueError, match=f"model_type='{kind}' cannot become MM's text model: .*; these are"):
