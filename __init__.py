@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from . import losses
+from .configuration.auto_map import FRONT, WRITERS
 from .configuration.conv import MMConvConfig
 from .configuration.image_tokenizer import MMImageTokenizerConfig
 from .configuration.mm import MMConfig
@@ -236,6 +237,8 @@ _LATER = {
     "write_manifest": "training.verify",
     "write_report": "training.report",
 }
+
+WRITERS[FRONT] = lambda folder: import_module(".exporting.hub", __name__).write_code(folder)
 
 
 def __getattr__(name: str):

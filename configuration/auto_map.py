@@ -18,6 +18,7 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 SHIM, FRONT = "import_mm", "mm_remote_code"
+IMAGE_TOKENIZER = "image_tokenizer"  # the setting of a processor, and the folder in the folder of its files
 AutoMap = dict[str, type | dict[str, type]]  # Auto class: a class, or one for each backend
 
 _SHIM_TEXT = '''\
@@ -41,7 +42,7 @@ except (ImportError, AttributeError) as error:
 def __getattr__(name):
     return getattr(mm, name)
 '''
-# How the file of each name is written into a folder. exporting/hub.py adds its own.
+# How the file of each name is written into a folder. The package adds that of FRONT.
 WRITERS: dict[str, Callable[[Path], Any]] = {
     SHIM: lambda folder: (folder / f"{SHIM}.py").write_text(_SHIM_TEXT, encoding="utf-8")
 }
@@ -93,7 +94,10 @@ def kept(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def local(auto_map: Any) -> Any:
-    """An auto_map without the name of the repository that it was read from."""
+    """An auto_map without the name of the repository that it was read from. Transformers writes [class, null] for
+    each class with "Tokenizer" in its name, a model too, and does not read that again for one."""
+    if isinstance(auto_map, list):
+        return local(next((name for name in auto_map if name), None))
     if isinstance(auto_map, dict):
         return {name: local(value) for name, value in auto_map.items()}
     return auto_map.split("--")[-1] if isinstance(auto_map, str) else auto_map
@@ -145,8 +149,23 @@ def finish_processor(folder: Path, processor: Any, front: str | None = None) -> 
             pictures["auto_map"] = _image_auto_map(named)
 
     edit(folder / "processor_config.json", change)
+    _share_code(folder / IMAGE_TOKENIZER, named)
     if not is_remote(type(processor)):
         WRITERS[named](folder)
+
+
+def _share_code(folder: Path, front: str) -> None:
+    """A part of a processor in a folder of its own is loaded by the code of the folder above, where Transformers looks
+    for the file of an auto_map. Parts of other packages stay as they are."""
+
+    def change(saved: dict[str, Any]) -> None:
+        found = local(saved.get("auto_map") or {})
+        if any(name.startswith((f"{SHIM}.", f"{FRONT}.")) for name in found.values()):
+            saved["auto_map"] = {auto: f"{front}.{name.split('.')[-1]}" for auto, name in found.items()}
+            for file in folder.glob("*.py") if front == FRONT else ():
+                file.unlink()
+
+    edit(folder / "config.json", change)
 
 
 def finish_image_processor(folder: Path, processor: Any) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.processing_utils import ProcessorMixin
 
-from ..configuration.auto_map import FRONT, SHIM, WRITERS, finish_config, finish_processor, registered
+from ..configuration.auto_map import FRONT, SHIM, finish_config, finish_processor, registered
 from ..modeling_mm.core.base import MMPreTrainedModel
 from .flat_source import flat_name, flat_sources
 
@@ -77,9 +77,6 @@ def write_code(directory: Path) -> list[Path]:
     for name, text in files.items():
         (directory / name).write_text(text, encoding="utf-8")
     return [directory / name for name in files]
-
-
-WRITERS[FRONT] = write_code
 
 
 @cache

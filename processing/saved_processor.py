@@ -11,13 +11,11 @@ from typing import Any
 from transformers import AutoModel
 from transformers.processing_utils import ProcessorMixin
 
-from ..configuration.auto_map import finish_processor, front_of
+from ..configuration.auto_map import IMAGE_TOKENIZER, finish_processor, front_of
 from ..configuration.hub_files import HUB_OPTIONS, PROCESSOR_FILES, fetch, is_repository
 from .call_options import DEFAULTS
 from .images.saving import SavesItsCode
 from .processor_files import PARTS, faults_that_name_files, load_part, warn_of_the_model_beside
-
-IMAGE_TOKENIZER = "image_tokenizer"  # the folder, and the setting that names it
 
 # Settings that a caller of from_pretrained may change.
 _SETTINGS = {
@@ -56,7 +54,7 @@ class SavingProcessor(SavesItsCode, ProcessorMixin):
     @classmethod
     def get_processor_dict(cls, pretrained_model_name_or_path, **kwargs):
         """As in Transformers; the image tokenizer is read here, unless the caller brings another."""
-        options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        options = {name: kwargs[name] for name in (*HUB_OPTIONS, "trust_remote_code") if name in kwargs}
         above, is_given = kwargs.get("subfolder") or "", IMAGE_TOKENIZER in kwargs
         saved, kwargs = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
         if saved.get(IMAGE_TOKENIZER) is not None and not is_given:
@@ -73,9 +71,9 @@ class SavingProcessor(SavesItsCode, ProcessorMixin):
         return made
 
     def _finish(self, folder: Path) -> None:
-        finish_processor(folder, self)
         if self.image_tokenizer is not None:
             self.image_tokenizer.save_pretrained(folder / IMAGE_TOKENIZER)
+        finish_processor(folder, self)
 
     def to_dict(self) -> dict[str, Any]:
         """The saved values: the settings, the image processor and the feature extractor; null for an image processor

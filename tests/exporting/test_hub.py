@@ -34,6 +34,7 @@ SOUNDS, FILMS = torch.randn(2, 1, 12, 8, generator=torch.Generator().manual_seed
 MEDIA = {**BOTH, "input_features": SOUNDS, "pixel_values_videos": FILMS}
 HEARS = {"modalities": ["audio"], "audio_config": "whisper", "max_clips": 1}
 HEARD = {**TEXT, "input_features": SOUNDS}
+DRAWN = mm.MMImageTokenizerConfig(image_size=16, widths=[8], depth=1, levels=[4, 3], quantizer="fsq", norm_groups=4)
 MODELS = {
     "base": (mm.MMModel, "AutoModel", BOTH, {}),
     "writes": (mm.MMForConditionalGeneration, "AutoModelForImageTextToText", BOTH, {}),
@@ -54,6 +55,7 @@ TOWERS = {
     "vision": (mm.MMVisionModel, PICTURE, lambda config: config.vision_config),
     "text": (mm.MMTextModel, TEXT, lambda config: config.text_config),
     "conv": (mm.MMConvModel, PICTURE, lambda config: config.vision_config),
+    "picture tokens": (mm.MMImageTokenizer, PICTURE, lambda config: DRAWN),
 }
 
 READ = """
@@ -99,10 +101,32 @@ print()  # ends the line of the question that the refusal asks first
 print(json.dumps(report))
 """
 
+READ_A_DRAWER = (
+    READ[: READ.index("import torch")]
+    + """
+import transformers
+
+for folder in sys.argv[1:2]:
+    model = transformers.AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
+    processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    ids = model.draw(**processor(context_text="w3 w4", return_tensors="pt"), do_sample=False)
+    print(ids.tolist(), processor.decode_images(ids)[0].size)
+    if len(sys.argv) > 2:
+        model.save_pretrained(sys.argv[2])
+        processor.save_pretrained(sys.argv[2])
+"""
+)
+SAVE_AGAIN = """
+import sys, mm
+
+mm.MMForConditionalGeneration.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])
+mm.MMProcessor.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])
+"""
+
 
 def inputs_of(wanted: dict) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    pixels = {"pixel_values": torch.randn(2, 3, 16, 16, generator=generator)} if "pixel_values" in wanted else {}
+    pixels = {"pixel_values": torch.rand(2, 3, 16, 16, generator=generator)} if "pixel_values" in wanted else {}
     return {**{name: value for name, value in wanted.items() if torch.is_tensor(value)}, **pixels}
 
 
@@ -116,11 +140,16 @@ def write(place: Path, models: dict, tiny_model, processor=None) -> None:
 def read(place: Path, autos: dict[str, str], home: Path) -> dict:
     """What a process without MM finds there, in one go."""
     (place / "models.json").write_text(json.dumps(autos))
+    return json.loads(run(READ, home, place)[-1])
+
+
+def run(code: str, home: Path, *folders: Path) -> list[str]:
+    """What a new process prints."""
     environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-W", "error::UserWarning:torch", "-c", READ, str(place)]
+    command = [sys.executable, "-W", "error::UserWarning:torch", "-c", code, *map(str, folders)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return done.stdout.splitlines()
 
 
 def save(directory: Path, model: Any, inputs: dict[str, torch.Tensor], processor=None) -> None:
@@ -184,6 +213,29 @@ def test_processor_and_generate_work_without_the_package(report, exported):
         images=str(exported / "picture.png"), text="w3 w4", return_tensors="pt"
     )
     assert report["tokens"] == model.generate(**batch, max_new_tokens=4).tolist()
+
+
+def test_a_model_that_draws_brings_its_picture_tokens_and_can_be_saved_again(processor, tmp_path):
+    """Saved by a process without the package, and by a new one with it: each is an export again."""
+    torch.manual_seed(0)
+    picture = mm.MMImageTokenizer(DRAWN)
+    drawing = mm.MMProcessor(tokenizer=processor.tokenizer, image_tokenizer=picture, prompt_to="context")
+    stack = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    stack |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 40}
+    text = {"vocab_size": drawing.drawing["first_id"] + DRAWN.codebook_size, **stack}
+    encoder = {"vocab_size": 50, **stack}
+    config = mm.MMConfig(modalities=[], drawing=drawing.drawing, text_config=text, text_encoder_config=encoder)
+    model = mm.MMForConditionalGeneration(config).eval()
+    first, home = tmp_path / "first", tmp_path / "home"
+    mm.export_for_hub(model, drawing, first)
+    ids = model.draw(**drawing(context_text="w3 w4", return_tensors="pt"), do_sample=False)
+    printed = [f"{ids.tolist()} (16, 16)"]
+
+    assert run(READ_A_DRAWER, home, first, tmp_path / "without")[:1] == printed
+    run(SAVE_AGAIN, home, first, tmp_path / "with")
+    for again in (tmp_path / "without", tmp_path / "with"):
+        assert run(READ_A_DRAWER, home, again)[:1] == printed
+        assert {file.suffix for file in (again / "image_tokenizer").iterdir()} == {".json", ".safetensors"}
 
 
 @pytest.mark.linux
