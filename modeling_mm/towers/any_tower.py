@@ -10,7 +10,7 @@ of an item, Dv the tower's width.
 import copy
 import inspect
 import json
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -322,6 +322,9 @@ def _unread(config_class: type[PreTrainedConfig], settings: str, layer: int) -> 
         example = example_of(probe, config)
     if example is None:
         return None
+    for part in probe.modules():
+        if type(part) in (nn.Linear, nn.LayerNorm):  # most of a tower
+            part.forward = partial(_shape_only, part)
     with torch.enable_grad(), torch.device("cpu"):  # BEiT keeps what it makes on the way, for every BEiT to come
         tokens = _tried(probe, example, layer)
         if tokens.shape[-1] != tower_width(config):
@@ -333,6 +336,25 @@ def _unread(config_class: type[PreTrainedConfig], settings: str, layer: int) -> 
     return frozenset(
         name for name, weight in probe.named_parameters() if weight.requires_grad and id(weight) not in read
     )
+
+
+class _Made(torch.autograd.Function):
+    """What is made of tensors, as a shape (..., width): torch's own on the meta device takes a millisecond a layer."""
+
+    @staticmethod
+    def forward(ctx, width, values, *read):
+        return values.new_empty(*values.shape[:-1], width)
+
+
+def _shape_only(layer: Any, values: torch.Tensor) -> torch.Tensor:
+    """What a linear layer or a layer norm makes, on the meta device; of a wrong width, its own error."""
+    width = values.shape[-1]
+    takes, gives = (
+        ((layer.in_features,), layer.out_features) if type(layer) is nn.Linear else (layer.normalized_shape, width)
+    )
+    if takes != (width,):
+        return type(layer).forward(layer, values)
+    return _Made.apply(gives, values, *layer.parameters(recurse=False))
 
 
 def _leaves(tokens: torch.Tensor) -> set[int]:
