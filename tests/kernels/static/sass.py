@@ -170,6 +170,25 @@ def main_loop(program: Program) -> list[Instruction]:
     return max(mma_loops(program, innermost=True), key=lambda body: (count(body, MMA), -body[0].address), default=[])
 
 
+def apart(program: Program, loop: Iterable[Instruction]) -> list[Instruction]:
+    """Instructions of a loop that only a warp runs whose lanes are apart.
+
+    Where ptxas cannot tell that they are together, it writes the work around a shuffle once more, behind BRA.DIV.
+    """
+    blocks, follows = flow(program)
+    last = [program.instructions[block[-1]] for block in blocks]
+    found = {0} | (set(range(len(blocks))) - {block for after in follows for block in after})
+    waiting = sorted(found)
+    while waiting:
+        block = waiting.pop()
+        divides = last[block].opcode.startswith("BRA.DIV")
+        after = [block + 1] if divides and last[block].falls_through else follows[block]
+        waiting += [other for other in after if other not in found]
+        found |= set(after)
+    together = {program.instructions[n] for block in found for n in blocks[block]}
+    return [instruction for instruction in loop if instruction not in together]
+
+
 def whole_loop(program: Program) -> list[Instruction]:
     """The outermost loop with the main loop inside, that itself if there is none; empty if no loop holds MMA."""
     inner = set(main_loop(program))

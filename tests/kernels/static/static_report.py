@@ -84,6 +84,7 @@ class Row:
 
     per_mma: instructions of the main loop other than MMA, per 16x8x16 MMA of a warp; None where opcodes hide shapes.
     loop_local: local-memory instructions in the main loop and in the loops around it.
+    apart: instructions of the main loop that only a warp runs whose lanes are apart (sass.apart).
     """
 
     case: Case
@@ -99,6 +100,7 @@ class Row:
     instructions: int = 0
     loop: int = 0
     loop_mma: int = 0
+    apart: int = 0
     per_mma: float | None = None
 
 
@@ -221,6 +223,7 @@ def measure(entry: Entry) -> Row:
         instructions=len(program.instructions),
         loop=len(loop),
         loop_mma=loop_mma,
+        apart=len(sass.apart(program, loop)),
         per_mma=round((len(loop) - loop_mma) / sum(known), 2) if known and len(known) == len(units) else None,
     )
 
@@ -248,7 +251,7 @@ def from_json(flat: dict[str, Any]) -> Row:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as text, one line each."""
-    titles = "entry|sm|regs|spill B|smem KiB|CTA/SM|MMA|LDL+STL|in loop|SASS|loop|MMA in loop|other/MMA"
+    titles = "entry|sm|regs|spill B|smem KiB|CTA/SM|MMA|LDL+STL|in loop|SASS|loop|MMA in loop|apart|other/MMA"
     head: list[str] = [*titles.split("|")]
     lines = [head]
     for row in rows:
@@ -258,7 +261,7 @@ def table(rows: Sequence[Row]) -> str:
             continue
         spills, shared = f"{row.spill_stores}/{row.spill_loads}", f"{row.shared / 1024:.1f}"
         mma = " ".join(f"{n} {opcode}" for opcode, n in row.mma.items()) or "-"
-        counts = (row.local, row.loop_local, row.instructions, row.loop, row.loop_mma)
+        counts = (row.local, row.loop_local, row.instructions, row.loop, row.loop_mma, row.apart)
         per_mma = "-" if row.per_mma is None else f"{row.per_mma:.2f}"
         lines.append([*first, str(row.registers), spills, shared, str(row.ctas), mma, *map(str, counts), per_mma])
     full = [line for line in lines if len(line) == len(head)]

@@ -126,8 +126,10 @@ def test_a_tile_over_a_shared_prefix_is_held_to_the_same_tile_with_lengths():
     """By the loop, and without a spill; not by a baseline."""
     prefix = replace(DECODE, case=replace(DECODE.case, keys_given_by="prefix"), loop=328)
     assert static_gate.faults([DECODE, prefix], [DECODE], LIMITS) == []
+    twice = replace(prefix, loop=500, apart=172)  # once more for lanes that are apart, which is not run
+    assert static_gate.faults([DECODE, twice], [DECODE], LIMITS) == []
     for change, fault in (
-        ({"loop": 329}, "the main loop has 329 instructions, with lengths 299"),
+        ({"loop": 329}, "the main loop has 329 instructions, 0 of them for lanes that are apart; with lengths 299"),
         ({"spill_loads": 4}, "4 bytes of spills, none are allowed"),
     ):
         (found,) = static_gate.faults([DECODE, replace(prefix, **change)], [DECODE], LIMITS)
@@ -203,7 +205,7 @@ def test_a_file_that_is_no_baseline_is_refused(tmp_path, text):
 def test_the_table_has_a_line_per_row_and_says_what_does_not_compile():
     text = static_report.table([DECODE, replace(MASKED, error="out of registers")])
     assert len(text.splitlines()) == 3
-    assert text.splitlines()[1].split()[-4:] == ["1359", "299", "32", "8.34"]
+    assert text.splitlines()[1].split()[-5:] == ["1359", "299", "32", "0", "8.34"]
     assert text.splitlines()[2].endswith("does not compile: out of registers")
 
 

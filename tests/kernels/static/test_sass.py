@@ -119,6 +119,27 @@ def test_the_whole_loop_is_the_outermost_around_the_main_loop_and_not_the_one_be
     assert addresses(sass.whole_loop(program)) == [0x0, 0x10, 0x20, 0x30, 0x40, 0x50]
 
 
+def test_what_only_lanes_that_are_apart_run_is_told_from_the_rest_of_the_loop():
+    """Behind BRA.DIV, up to where both ways meet; what another jump leads to as well is run."""
+    text = """
+.L_x_0:
+        /*0000*/                   HMMA.16816.F32 R4, R8, R12, R4 ;
+        /*0010*/                   BRA.DIV ~URZ, `(.L_x_2) ;
+        /*0020*/                   SHFL.BFLY PT, R1, R1, 0x1, 0x1f ;
+.L_x_1:
+        /*0030*/               @P0 BRA `(.L_x_0) ;
+        /*0040*/                   EXIT ;
+.L_x_2:
+        /*0050*/                   CALL.REL.NOINC `($shuffle) ;
+        /*0060*/                   BRA `(.L_x_1) ;
+"""
+    program = sass.parse(text)
+    loop = sass.main_loop(program)
+    assert len(loop) == 6 and addresses(sass.apart(program, loop)) == [0x50, 0x60]
+    program = sass.parse(text.replace("SHFL.BFLY PT, R1, R1, 0x1, 0x1f", "@P1 BRA `(.L_x_2)"))
+    assert sass.apart(program, sass.main_loop(program)) == []
+
+
 def test_a_program_without_mma_in_a_loop_has_no_main_loop():
     program = sass.parse(SAMPLE.replace("HMMA.16816.F32.BF16", "FFMA"))
     assert sass.main_loop(program) == sass.whole_loop(program) == []
