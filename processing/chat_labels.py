@@ -94,7 +94,7 @@ def _check_places(number: int, chat: Any, held: dict[str, list]) -> None:
             for block in message["content"]
             if isinstance(block, dict) and block.get("type") == kind
         ]
-        if any(source in block for block in blocks for source in SOURCES[kind]):
+        if any(block.get(source) is not None for block in blocks for source in SOURCES[kind]):
             raise RowError(f'chat {number} holds media itself: give them under {name}, and leave {{"type": "{kind}"}}')
         if len(blocks) != len(held[name]):
             raise RowError(

@@ -7,7 +7,10 @@
 
 import base64
 import binascii
+from collections.abc import Mapping
 from typing import Any
+
+from .row_faults import RowError
 
 # Where a block holds its medium, by the type of the block.
 SOURCES = {
@@ -60,6 +63,60 @@ def unlisted_tokens(tokenizer: Any) -> list[str]:
     return sorted(set(tokenizer.all_special_tokens) - listed, key=len, reverse=True)
 
 
+_TYPES = ("text", "image_url", *SOURCES)  # of blocks; a template may name others
+_ACCEPTED = '{"role": ..., "content": a text, or a list of blocks such as {"type": "text", "text": ...}}'
+
+
+def check_conversation(conversation: Any, template: Any) -> None:
+    """Of one conversation, or a list of them, all that a template would write as nothing, or as "None".
+
+    Args:
+        template: text of the chat template, or several.
+    Raises: RowError, TypeError where it is no list.
+    """
+    if not isinstance(conversation, (list, tuple)):
+        raise TypeError(f"a conversation is a list of messages, {_ACCEPTED}; got {type(conversation).__name__}")
+    is_batch = bool(conversation) and isinstance(conversation[0], (list, tuple))
+    for number, messages in enumerate(conversation if is_batch else [conversation]):
+        where = f"conversation {number}" if is_batch else "the conversation"
+        if not isinstance(messages, (list, tuple)) or not messages:
+            raise RowError(f"{where} is {messages!r:.60}; accepted is a list of at least one message, {_ACCEPTED}")
+        for place, message in enumerate(messages):
+            fault = _fault_of(message, str(template))
+            if fault is not None:
+                raise RowError(f"message {place} of {where} {fault}")
+
+
+def _fault_of(message: Any, template: str) -> str | None:
+    """What is wrong with a message, None if nothing is."""
+    if not isinstance(message, Mapping):
+        return f"is {message!r:.60}; accepted is {_ACCEPTED}"
+    if not isinstance(message.get("role"), str):
+        return f"has role={message.get('role')!r:.60}; accepted is a text such as 'user' or 'assistant'"
+    content = message.get("content")
+    if isinstance(content, str):
+        return None
+    if content is None or (isinstance(content, (list, tuple)) and not content):
+        says_more = any(value is not None for name, value in message.items() if name not in ("role", "content"))
+        return None if says_more else f"has content={content!r}; accepted is {_ACCEPTED}"  # tool_calls and the like
+    if not isinstance(content, (list, tuple)):
+        return f"has content={content!r:.60}; accepted is {_ACCEPTED}"
+    faults = ((place, _block_fault(block, template)) for place, block in enumerate(content))
+    return next((f"has a block {place} that {fault}" for place, fault in faults if fault is not None), None)
+
+
+def _block_fault(block: Any, template: str) -> str | None:
+    if not isinstance(block, Mapping):
+        return f'is {block!r:.60}; accepted is a dict such as {{"type": "text", "text": ...}}'
+    kind = block.get("type")
+    if kind in ("text", None):
+        text = block.get("text")
+        return None if isinstance(text, str) else f"has type={kind!r} and text={text!r:.60}; accepted is a text"
+    if kind in _TYPES or (isinstance(kind, str) and kind in template):
+        return None
+    return f"has type={kind!r:.60}; accepted are {', '.join(_TYPES)}, and others that the chat template names"
+
+
 def media_of(conversations: Any) -> tuple[list, list, list]:
     """The sources of images, videos and sounds, each nested by conversation; nothing is read here."""
     found = {kind: [] for kind in SOURCES}
@@ -76,12 +133,17 @@ def media_of(conversations: Any) -> tuple[list, list, list]:
 
 
 def _holds(block: Any, kind: str) -> bool:
-    """Whether a block holds a medium of that kind; a block without a source is only a mark in the text."""
-    return isinstance(block, dict) and block.get("type") == kind and any(key in block for key in SOURCES[kind])
+    """Whether a block holds a medium of that kind; one without a source, or with None, is only a mark in the text."""
+    return isinstance(block, dict) and block.get("type") == kind and bool(_keys(block, kind))
+
+
+def _keys(block: dict[str, Any], kind: str) -> list[str]:
+    """Of SOURCES those that a block has; tables give each block every column, as None where it has none."""
+    return [key for key in SOURCES[kind] if block.get(key) is not None]
 
 
 def _source(block: dict[str, Any], kind: str) -> Any:
-    keys = [key for key in SOURCES[kind] if key in block]
+    keys = _keys(block, kind)
     if len(keys) > 1:
         raise ValueError(f"the {kind} block has {' and '.join(keys)}; give one of them")
     source = block[keys[0]]

@@ -28,7 +28,7 @@ from .call_options import (
     checked_defaults,
     converted,
 )
-from .chat_template import media_of, question_about, unlisted_tokens, without_tokens
+from .chat_template import check_conversation, media_of, question_about, unlisted_tokens, without_tokens
 from .drawn_pictures import check_image_tokenizer, decoded_pictures, encoded_pictures, joined_targets, layout
 from .images.limits import check_choice
 from .images.options import check_normalisation
@@ -295,7 +295,10 @@ class MMProcessor(SavingProcessor):
 
         sanitize_control_tokens: None does so wherever ids are made (tokenize=True). Media are read as in `__call__`:
         paths, bytes, arrays and so on under "image", "video", "audio" or "path".
+
+        Raises: ValueError for messages and blocks that the template would write as nothing, or as "None".
         """
+        check_conversation(conversation, (chat_template, self.chat_template))
         sanitize = tokenize if sanitize_control_tokens is None else sanitize_control_tokens
         if sanitize and kwargs.get("return_assistant_tokens_mask"):
             # Transformers has no places of marked tokens: here none is left to be marked

@@ -7,7 +7,14 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CLIPImageProcessor, GenerationConfig, LlavaProcessor, PreTrainedTokenizerFast, pipeline
 
-from mm import MMConfig, MMForConditionalGeneration, MMImageProcessorPil, MMProcessor
+from mm import (
+    MMConfig,
+    MMDataCollator,
+    MMForConditionalGeneration,
+    MMImageProcessorPil,
+    MMProcessor,
+    chat_inputs,
+)
 from mm.cli.caption import caption
 from mm.cli.explain import explain_picture
 from mm.demo.tasks import captions
@@ -251,3 +258,55 @@ def test_pictures_before_the_text_stand_before_bos_and_any_that_a_text_names_in_
         made(images=[[picture(1), picture(2)]], text=["<image> what"])
     with pytest.raises(ValueError, match="a place of media would be cut off"):
         made(images=[picture(1)], text=["what <image>"], max_length=4)
+
+
+USER = {"role": "user"}
+FAULTS = {
+    "nothing": ([], "a list of at least one message"),
+    "a word": (["hi"], "message 0 of the conversation is 'hi'"),
+    "no role": ([{"content": "a"}], "role=None"),
+    "no content": ([asked("what ?"), USER], "message 1 of the conversation has content=None"),
+    "no block": ([{**USER, "content": []}], r"content=\[\]"),
+    "a number": ([{**USER, "content": 5}], "content=5"),
+    "one block": ([{**USER, "content": {"type": "text", "text": "a"}}], "a list of blocks"),
+    "a block of words": ([{**USER, "content": ["a"]}], "block 0 that is 'a'"),
+    "a text without text": ([{**USER, "content": [{"type": "text"}]}], "text=None"),
+    "a text of None": ([{**USER, "content": [{"type": "text", "text": None}]}], "text=None"),
+    "another kind": (
+        [{**USER, "content": [{"type": "film", "film": "a"}]}],
+        "type='film'; accepted are text, image_url",
+    ),
+    "no kind": ([{**USER, "content": [{"image": picture(1)}]}], "type=None"),
+}
+
+
+@pytest.mark.parametrize(("chat", "words"), FAULTS.values(), ids=FAULTS)
+def test_what_a_template_would_write_as_nothing_is_refused(build, chat, words):
+    """By `apply_chat_template`, with labels, and as a sample of a collator, of which "skip" leaves it out."""
+    processor = build()
+    with pytest.raises(ValueError, match=words):
+        processor.apply_chat_template(chat, tokenize=True)
+    with pytest.raises(ValueError, match=words.replace("the conversation", "conversation 1")):
+        processor.apply_chat_template([[asked("what ?")], chat], tokenize=True)
+    if not chat:  # the answer alone is a conversation
+        return
+    said = [*chat, ANSWERED]
+    with pytest.raises(ValueError, match=words.split(" of ")[0] if "film" not in words else "film"):
+        chat_inputs(processor, [said])
+    samples = [{"chat": said}, {"chat": [asked("what ?"), ANSWERED]}]
+    assert len(MMDataCollator(processor, on_error="skip")(samples)["input_ids"]) == 1
+
+
+def test_what_a_message_says_beside_its_content_and_columns_of_none_are_taken(build, tokenizer):
+    """A call of a tool has no content; tables give each block every column, as None where it has none."""
+    processor = build()
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look", "arguments": {}}}]}
+    assert processor.apply_chat_template([asked("what ?"), call, asked("a cat")]) is not None
+    blocks = [
+        {"type": "image", "image": picture(1), "path": None, "text": None},
+        {"type": "text", "image": None, "path": None, "text": "what ?"},
+    ]
+    made = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    given = processor.apply_chat_template([{**USER, "content": blocks}], **made)
+    wanted = processor.apply_chat_template([asked(picture(1), "what ?")], **made)
+    assert given.keys() == wanted.keys() and all(torch.equal(given[name], wanted[name]) for name in wanted)
