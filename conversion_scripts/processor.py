@@ -362,6 +362,8 @@ def _image_processor(ours: Any, class_name: str, tiles: dict[str, Any] | None = 
         options |= {theirs: getattr(ours, name) for theirs, name in _PATCHES.items()}
     if hasattr(image_class, "include_top"):
         options |= {"include_top": False, "rescale_offset": False}  # in the mean and the deviation already
+    if getattr(image_class, "do_center_crop", None):  # which it does where it is told nothing
+        options["do_center_crop"] = bool(options["do_center_crop"])
     theirs = image_class(**{name: value for name, value in options.items() if value is not None})
     check_same_pixels(ours, theirs)
     return theirs

@@ -131,6 +131,8 @@ def check_exportable(model: Any) -> None:
         raise ValueError("fusion_mask='bidirectional' lets media see the text, so no context can be made before it")
     if config.media_in_text:
         raise ValueError("fusion_order='in_text' puts media inside the text, which these parts do not take")
+    if config.max_tiles:
+        raise ValueError("vision_config.max_tiles: a tower that reads the tiles of a picture together is not exported")
     if not any("self" in text.sublayers(i) for i in range(text.num_hidden_layers)):
         raise ValueError("the decoder has no self-attention, but a decode step needs its keys")
     if (text.rope_parameters or {}).get("rope_type") == "dynamic":

@@ -13,13 +13,14 @@ import torch
 from ..modeling_mm.tasks.pipelines import composed, read_for_head
 from .tower_cache import TowerCache, stacked
 
-_LEFT, _RIGHT = ("input_ids", "attention_mask"), ("context_input_ids", "context_attention_mask")
+_LEFT = ("input_ids", "attention_mask", "context_ranges")  # padded on that side
+_RIGHT = ("context_input_ids", "context_attention_mask")
 
 
 @dataclass
 class Read:
     """keys: of the pictures, SHA-256, and sources, their bytes; pixels: of those that were not known when they were
-    read; media: of pictures that no cache keeps; rows: tensors (1, T) of the texts."""
+    read; media: of pictures that no cache keeps; rows: tensors (1, T) of the texts, context_ranges (1, T, 2)."""
 
     keys: list[str] = field(default_factory=list)
     sources: dict[str, bytes] = field(default_factory=dict)
@@ -44,18 +45,38 @@ class Reader:
 
     def read(self, pictures: Sequence[bytes], text: str | None = None) -> Read:
         """text: a question for the text encoder, where there is one, or the beginning of what is written."""
-        read = Read()
-        self._pictures(pictures, read)
-        in_text = self.model.config.media_in_text and len(pictures) == 1
-        if text is not None or in_text:
+        read, has_places = Read(), self.processor.placeholders is not None and bool(pictures)
+        beside = self._beside(pictures, read)
+        if text is not None or has_places:
             side = "context_text" if self.model.config.has_text_encoder else "text"
-            asked = composed(text or "")
-            given = self.processor.about("image", asked) if in_text else {"text": asked}
+            given = self._asked(composed(text or ""), len(pictures)) if has_places else {"text": composed(text or "")}
             made = self.processor(
-                **{side: [given.pop("text")]}, **given, add_eos_token=False, truncation=False, return_tensors="pt"
-            )
-            read.rows = {name: made[name] for name in (*_LEFT, *_RIGHT) if name in made}
+                **{side: [given.pop("text")]}, **given, **beside, add_eos_token=False, truncation=False,
+                return_tensors="pt",
+            )  # fmt: skip
+            self._keep(made, read)
         return read
+
+    def _asked(self, text: str, pictures: int) -> dict[str, Any]:
+        """A text about pictures, with their places."""
+        if pictures == 1:
+            return self.processor.about("image", text)
+        token = self.processor.placeholders["image"]
+        return {"text": text if token in text else token * pictures + text}
+
+    def _beside(self, pictures: Sequence[bytes], read: Read) -> dict[str, Any]:
+        """Pictures that are cut into tiles are read in one call with their text, whose places are as many; here others
+        are, by themselves."""
+        if self.processor.tiles is None or not pictures:
+            self._pictures(pictures, read)
+            return {}
+        self._check_sees()
+        return {"images": [list(pictures)]}
+
+    def _keep(self, made: Any, read: Read) -> None:
+        read.rows = {name: made[name] for name in (*_LEFT, *_RIGHT) if name in made}
+        if self.processor.tiles is not None:
+            read.media |= {name: value for name, value in made.items() if name not in read.rows}
 
     def read_for_head(self, pictures: Sequence[bytes], text: str | None = None) -> Read:
         read = Read()
@@ -73,18 +94,25 @@ class Reader:
     def chat(self, pictures: Sequence[bytes], messages: list[dict[str, Any]]) -> Read:
         """Messages by the chat template; the places of pictures are blocks without a source."""
         read = Read()
-        self._pictures(pictures, read)
+        if self._beside(pictures, read):
+            sources = iter(pictures)
+            messages = [
+                {**message, "content": [
+                    {**block, "image": next(sources)} if block["type"] == "image" else block
+                    for block in message["content"]
+                ]}
+                for message in messages
+            ]  # fmt: skip
         made = self.processor.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         )
-        read.rows = {name: made[name] for name in (*_LEFT, *_RIGHT) if name in made}
+        self._keep(made, read)
         return read
 
     def _pictures(self, pictures: Sequence[bytes], read: Read) -> None:
         if not pictures:
             return
-        if "image" not in (self.model.config.modalities or ()):
-            raise ValueError("this model reads no pictures")
+        self._check_sees()
         if self.cache is None:
             made = self.processor(images=[list(pictures)], return_tensors="pt")
             read.media = {name: value for name, value in made.items() if name.startswith("pixel")}
@@ -95,6 +123,10 @@ class Reader:
             read.sources[key] = picture
             if key not in self.cache and key not in read.pixels:
                 read.pixels[key] = self._pixels(picture)
+
+    def _check_sees(self) -> None:
+        if "image" not in (self.model.config.modalities or ()):
+            raise ValueError("this model reads no pictures")
 
     def _pixels(self, picture: bytes) -> torch.Tensor:
         return self.processor(images=[picture], return_tensors="pt")["pixel_values"]
@@ -116,7 +148,7 @@ class Reader:
         for name in reads[0].media:
             inputs[name] = torch.cat([read.media[name] for read in reads])
         for name in reads[0].rows:
-            fill = 0 if name.endswith("mask") else self.pad
+            fill = self.pad if name.endswith("ids") else 0
             inputs[name] = _padded([read.rows[name] for read in reads], fill, left=name in _LEFT)
         return {
             name: value.to(device, dtype if torch.is_floating_point(value) else None) for name, value in inputs.items()
@@ -124,9 +156,10 @@ class Reader:
 
 
 def _padded(rows: Sequence[torch.Tensor], fill: int, left: bool) -> torch.Tensor:
+    """Rows (1, T, ...) of unequal T as one tensor."""
     width = max(row.shape[1] for row in rows)
-    padded = [
-        torch.nn.functional.pad(row, (width - row.shape[1], 0) if left else (0, width - row.shape[1]), value=fill)
-        for row in rows
-    ]
+    padded = []
+    for row in rows:
+        empty = row.new_full((1, width - row.shape[1], *row.shape[2:]), fill)
+        padded.append(torch.cat([empty, row] if left else [row, empty], dim=1))
     return torch.cat(padded)

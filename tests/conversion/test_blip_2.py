@@ -24,6 +24,7 @@ from mm.cli.ask import Asker
 from mm.conversion_scripts.engine import FAMILIES, convert, convert_back
 from mm.conversion_scripts.verify import verify
 from mm.weights.checkpoint import Checkpoint
+from published_chats import rows_alone
 
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", "\n", *"Question : what is it ? Answer a red cat dog two of and".split()]
 IMAGE, QUERIES = len(WORDS), 5
@@ -136,6 +137,13 @@ def test_a_batch_of_pictures_and_questions_is_each_one_alone(peer, saved, proces
         alone = done.processor([own] if own else None, [text], return_tensors="pt")
         expected = done.model(**alone).logits[0]
         assert_close(logits[number, -len(expected) :], expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_of_no_to_four_pictures_are_what_each_is_alone(peer, saved, processor, seed):
+    done = convert(saved(peer(Blip2ForConditionalGeneration, settings()), processor))
+    rows_alone(done, "", ["what is it ?", "a red cat", "two"], seed)
 
 
 def test_mm_ask_writes_what_the_model_writes_of_picture_and_question(peer, saved, processor, tmp_path):

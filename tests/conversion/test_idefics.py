@@ -17,7 +17,7 @@ from mm import MMDataCollator, MMForConditionalGeneration, MMProcessor
 from mm.conversion_scripts.engine import FAMILIES, convert, convert_back
 from mm.conversion_scripts.verify import verify
 from mm.weights.checkpoint import Checkpoint
-from published_chats import used
+from published_chats import rows_alone, served, used
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "\n", *" abcdefghijklmnopqrstuvwxyz?:"]
 AROUND, IMAGE = "<fake_token_around_image>", "<image>"
@@ -150,6 +150,18 @@ TEMPLATE = (
     "{% for m in messages %}{% for b in m['content'] %}{% if b['type'] == 'image' %}<image>{% else %}{{ b['text'] }}"
     "{% endif %}{% endfor %}{% endfor %}"
 )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_of_no_to_four_pictures_are_what_each_is_alone(source, seed):
+    rows_alone(convert(source[1]), IMAGE, seed=seed)
+
+
+def test_it_is_served(source):
+    done = convert(source[1])
+    done.processor.chat_template = TEMPLATE
+    served(done, [ONE, TWO])
 
 
 @pytest.mark.slow

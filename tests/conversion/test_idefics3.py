@@ -21,7 +21,7 @@ from mm.conversion_scripts.verify import verify
 from mm.training.recipe import make_arguments, read_recipe
 from mm.training.run import train
 from mm.weights.checkpoint import Checkpoint
-from published_chats import used
+from published_chats import rows_alone, served, used
 
 IMAGE = 49
 VISION = {
@@ -313,6 +313,18 @@ def test_words_have_one_map_over_each_whole_picture(folder, method):
     assert any(item.weights.std() > 0 for item in found.items)
     with pytest.raises(ValueError, match="cut into .* tiles, but inputs holds"):
         model.explain(inputs, written, processor=processor, pictures=[PICTURES[0][:1]], method=method)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_of_no_to_four_pictures_are_what_each_is_alone(folder, seed):
+    rows_alone(convert(folder[1]), "<image>", seed=seed)
+
+
+def test_it_is_served(folder):
+    done = convert(folder[1])
+    done.processor.chat_template = TEMPLATE
+    served(done, [picture(40, 90), picture(70, 20)])
 
 
 @pytest.mark.slow

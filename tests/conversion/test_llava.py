@@ -5,22 +5,32 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoImageProcessor,
+    AutoProcessor,
+    CLIPImageProcessorPil,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaProcessor,
     Qwen3Config,
+    SiglipImageProcessorPil,
     SiglipVisionConfig,
 )
 
+from comparing import close
+from mm import MMImageProcessorPil, MMProcessor
 from mm.conversion_scripts.engine import FAMILIES, convert, convert_back
 from mm.conversion_scripts.refused import REFUSED
 from mm.conversion_scripts.verify import verify
 from mm.weights.checkpoint import Checkpoint
+from published_chats import rows_alone, served
 
 IMAGE = 49
 VISION = {
@@ -60,6 +70,72 @@ def test_logits_are_equal_and_it_is_written_back(pair, tmp_path):
     convert_back(tmp_path / "mm", "llava", tmp_path / "back")
     before, after = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "back"))
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+WORDS = ["<pad>", "<s>", "</s>", "<unk>", "\n", *" abcdefghijklmnopqrstuvwxyz?:"]
+TEMPLATE = "{% for m in messages %}{% for b in m['content'] %}{{ '<image>' if b['type'] == 'image' else b['text'] }}{% endfor %}{% endfor %}"  # noqa: E501
+
+
+@pytest.fixture(params=PARTS)
+def source(request, peer, saved, character_tokenizer):
+    """A source with its processor: (its folder, its processor)."""
+    name, token = request.param, len(WORDS)
+    vision, _, strategy, _ = PARTS[name]
+    own = {"image_token_index": token, "text_config": {**PARTS[name][1].to_dict(), "max_position_embeddings": 200}}
+    folder = saved(peer(LlavaForConditionalGeneration, settings(name, **own)))
+    square = {"height": vision.image_size, "width": vision.image_size}
+    cut = CLIPImageProcessorPil(size={"shortest_edge": vision.image_size}, crop_size=square)
+    images = cut if strategy == "default" else SiglipImageProcessorPil(size=square)
+    processor = LlavaProcessor(
+        images, character_tokenizer(WORDS, ["<image>"]), patch_size=vision.patch_size, chat_template=TEMPLATE,
+        vision_feature_select_strategy=strategy, num_additional_image_tokens=int(strategy == "default"),
+    )  # fmt: skip
+    processor.save_pretrained(folder)
+    return folder, processor
+
+
+def picture(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def test_the_processor_makes_their_ids_and_pixels_and_comes_back(source, tmp_path):
+    folder, processor = source
+    done = convert(folder)
+    assert done.processor.chat_template == TEMPLATE
+    seen, texts = [[picture(40, 90), picture(9, 8)], [picture(30, 20)]], ["what is<image> and <image>?", "<image>a"]
+    given = {"images": [one for row in seen for one in row], "text": texts, "padding": True, "return_tensors": "pt"}
+    wanted, found = processor(**given), done.processor(images=seen, text=texts, return_tensors="pt")
+    here, there = ([row[row > 1] for row in one["input_ids"]] for one in (found, wanted))
+    assert all(torch.equal(*pair) for pair in zip(here, there, strict=True))
+    close(found["pixel_values"][found["pixel_attention_mask"]], wanted["pixel_values"], 1e-5)
+    done.save_pretrained(tmp_path / "mm")
+    convert_back(tmp_path / "mm", "llava", tmp_path / "back")
+    again = AutoProcessor.from_pretrained(tmp_path / "back")
+    same = again(**given)
+    assert all(torch.equal(same[name], wanted[name]) for name in wanted) and again.chat_template == TEMPLATE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_of_no_to_four_pictures_are_what_each_is_alone(source, seed):
+    rows_alone(convert(source[0]), "<image>", seed=seed)
+
+
+def test_it_is_served(source):
+    served(convert(source[0]), [picture(40, 90), picture(30, 20)])
+
+
+def test_pictures_that_nothing_is_cut_from_go_back_so_with_a_model_that_came_from_nowhere(pair, tmp_path):
+    """A CLIP's image processor cuts to 224 x 224 where it is told nothing."""
+    _, done, _ = pair
+    done.model.config.converted_from = None
+    done.save_pretrained(tmp_path / "mm")
+    own = MMImageProcessorPil(size={"height": 16, "width": 16})
+    MMProcessor(own).save_pretrained(tmp_path / "mm")
+    convert_back(tmp_path / "mm", "llava", tmp_path / "back")
+    theirs = AutoImageProcessor.from_pretrained(tmp_path / "back")
+    here, there = (torch.as_tensor(np.asarray(one(picture(41, 30))["pixel_values"]))[0] for one in (own, theirs))
+    close(here, there, 1e-6)
 
 
 @pytest.mark.parametrize("beams", [1, 3])

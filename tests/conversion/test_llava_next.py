@@ -22,7 +22,7 @@ from mm.modeling_mm.core.input_checks import MediaItems
 from mm.modeling_mm.fusion.grids import join_tiles
 from mm.processing.images.tiles import GridTiles
 from mm.weights.checkpoint import Checkpoint
-from published_chats import used
+from published_chats import rows_alone, served, used
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "\n", *" abcdefghijklmnopqrstuvwxyz?:"]
 IMAGE = len(WORDS)
@@ -215,6 +215,18 @@ def test_words_have_one_map_over_each_whole_picture(source, method):
     assert any(item.weights.std() > 0 for item in found.items)
     with pytest.raises(ValueError, match="cut into .* tiles, but inputs holds"):
         model.explain(inputs, written, processor=processor, pictures=[PICTURES[0][:1]], method=method)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_of_no_to_four_pictures_are_what_each_is_alone(source, seed):
+    rows_alone(convert(source[1]), "<image>", seed=seed)
+
+
+def test_it_is_served(source):
+    done = convert(source[1])
+    done.processor.chat_template = TEMPLATE
+    served(done, [PICTURES[0][0], PICTURES[1][0]])
 
 
 @pytest.mark.slow

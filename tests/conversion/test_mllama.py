@@ -19,9 +19,10 @@ from mm.cli.ask import ask
 from mm.cli.caption import caption
 from mm.conversion_scripts.engine import FAMILIES, convert, convert_back
 from mm.conversion_scripts.verify import verify
+from mm.exporting.onnx import export_onnx
 from mm.processing.images.tiles import CanvasTiles
 from mm.weights.checkpoint import Checkpoint
-from published_chats import used
+from published_chats import rows_alone, served, used
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "<|python_tag|>", "\n", *" abcdefghijklmnopqrstuvwxyz?:"]
 IMAGE = len(WORDS)
@@ -226,6 +227,8 @@ def test_what_does_not_fit_is_refused(source, tmp_path):
         model(**found, image_grids=grids, labels=labels)
     with pytest.raises(ValueError, match="cannot get one new size"):
         model.resize_token_embeddings(99)
+    with pytest.raises(ValueError, match="max_tiles: a tower that reads the tiles"):
+        export_onnx(model, None, tmp_path / "onnx")
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     settings["vision_config"]["supported_aspect_ratios"] = [[1, 1], [2, 1]]
     (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
@@ -252,6 +255,18 @@ def test_words_have_one_map_over_each_whole_picture(source, method):
     assert any(item.weights.std() > 0 for item in found.items)
     with pytest.raises(ValueError, match="cut into .* tiles, but inputs holds"):
         model.explain(inputs, written, processor=processor, pictures=[PICTURES[0][:1]], method=method)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_of_no_to_four_pictures_are_what_each_is_alone(source, seed):
+    rows_alone(convert(source[1]), "<|image|>", seed=seed)
+
+
+def test_it_is_served(source):
+    done = convert(source[1])
+    done.processor.chat_template = TEMPLATE
+    served(done, [PICTURES[0][0], PICTURES[3][1]])
 
 
 @pytest.mark.slow

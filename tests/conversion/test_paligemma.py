@@ -25,6 +25,7 @@ from mm import MMConfig, MMDataCollator, MMForConditionalGeneration
 from mm.conversion_scripts.engine import FAMILIES, convert, convert_back
 from mm.conversion_scripts.verify import verify
 from mm.weights.checkpoint import Checkpoint
+from published_chats import rows_alone
 
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
 WORDS = ["<pad>", "<eos>", "<bos>", "<unk>", *LETTERS]
@@ -194,6 +195,13 @@ def test_a_batch_of_pictures_and_questions_is_each_one_alone(done, assert_close)
         expected = model(**alone).logits[0]
         assert_close(logits[number, -len(expected) :], expected)
         assert torch.equal(model.generate(**alone, max_new_tokens=4)[0, -4:], written[number, -4:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in CASES if "odd" not in case])
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_of_no_to_four_pictures_are_what_each_is_alone(peer, saved, processor, case, seed):
+    rows_alone(convert(saved(peer(PaliGemmaForConditionalGeneration, settings(case)), processor)), "", seed=seed)
 
 
 def test_training_and_scores_read_the_answer_as_an_answer(done, assert_close):
