@@ -41,6 +41,10 @@ _HEADS = {
     "MMForSpeechSeq2Seq": (AutoModelForSpeechSeq2Seq, ("feature_extractor", "tokenizer"), "transcribes"),
     "MMForMaskedLM": (AutoModelForMaskedLM, ("tokenizer",), "fills in what is hidden"),
 }
+# Losses of an MMForPreTraining that train what a head needs.
+_TRAINED_BY = {
+    "MMForConditionalGeneration": {"lm"}, "MMForImageTextRetrieval": {"itc"}, "MMForMaskedLM": {"mlm"},
+}  # fmt: skip
 _SERVED = tuple(name for name in _HEADS if name != "MMForMaskedLM")  # what a page or a server has a use for
 
 
@@ -66,18 +70,26 @@ def load_head(
 ) -> tuple:  # fmt: skip
     """(model, processor) of one of the classes in `heads`, whichever the checkpoint is of; as `load_model`.
 
+    A checkpoint of several heads, MMForPreTraining, is loaded as the first of `heads` that its losses have trained.
+
     Args:
         device: such as "cuda" or "cpu"; None: the GPU if there is one.
         dtype: one of DTYPES; None: that of the weights.
     """
     named, held = str(PACKAGED_MODEL if source is None else source), _held(source)[1]
     (name, *_) = [*(held[_MODEL].get("architectures") or ()), "MMForConditionalGeneration"]
+    if name == "MMForPreTraining":
+        losses = set(held[_MODEL].get("pretraining_losses") or ())
+        name = next((head for head in heads if losses & _TRAINED_BY.get(head, set())), name)
     if name not in heads:
         does = _HEADS[name][2] if name in _HEADS else "is for training"
         wanted = " or ".join(f"{_HEADS[head][2]} ({head})" for head in heads)
         raise ValueError(f"{named!r} {does} ({name}); needed is a model that {wanted}: --model names one")
     auto_class, parts, _ = _HEADS[name]
-    return load_model(source, auto_class, parts, device=device, dtype=dtype, any_head=True)
+    model, processor = load_model(source, auto_class, parts, device=device, dtype=dtype, any_head=True)
+    if name == "MMForImageTextRetrieval" and held[_MODEL].get("pretraining_losses"):
+        processor.add_eos_token = True  # pre-training compares closed texts
+    return model, processor
 
 
 def load_model(

@@ -29,6 +29,7 @@ from .loading import (
     check_trained,
     naming_sizes,
     note_new_heads,
+    of_other_heads,
 )
 
 # name -> the parameters that belong to it, after the prefix of the base model. Cross-attention: see `_belongs`.
@@ -155,8 +156,16 @@ class MMPreTrainedModel(PreTrainedModel):
     def _finalize_model_loading(model, load_config, loading_info):
         """Keeps the loading report of the model itself: if an adapter follows, Transformers reports only that."""
         found = PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
+        found.unexpected_keys |= vars(model).pop("_of_other_heads", set())
         model._found_in_checkpoint = found.to_dict()
         return found
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info) -> None:
+        """As in Transformers; a checkpoint of several heads is no surprise to a class that uses some of them, so the
+        printed report leaves the others out."""
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        self._of_other_heads = of_other_heads(self, loading_info.unexpected_keys)
+        loading_info.unexpected_keys -= self._of_other_heads
 
     @staticmethod
     def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, expected_keys=None):

@@ -71,8 +71,8 @@ def check_loaded(
         keys: missing and unknown ones count; False if the caller gets them in the info.
 
     What may differ: a head key under a class without that head, and a new head over a checkpoint without it. Both are
-    in Transformers' load report and in `output_loading_info`. A momentum encoder that a checkpoint lacks starts as
-    the model, so that its queue can be switched on later.
+    in `output_loading_info` and in Transformers' load report, which leaves out the other heads of an MMForPreTraining.
+    A momentum encoder that a checkpoint lacks starts as the model, so that its queue can be switched on later.
     """
     written_by = (model.config.architectures or [type(model).__name__])[0]
     base = f"{model.base_model_prefix}."
@@ -135,6 +135,14 @@ def shared_weights(model, missing: Iterable[str]) -> set[str]:
     lost = set(missing)
     there = {id(parameter) for name, parameter in named.items() if name not in lost}
     return {name for name in lost if name in named and id(named[name]) in there}
+
+
+def of_other_heads(model, keys: Iterable[str]) -> set[str]:
+    """Which keys are of heads that a checkpoint of several losses has for other classes, as its config says."""
+    written_by = (model.config.architectures or [type(model).__name__])[0]
+    several = isinstance(model.config, MMConfig) and bool(model.config.pretraining_losses)
+    heads = (_heads_written(written_by, model.config) or set()) if several else set()
+    return {key for key in keys if _first(key, f"{model.base_model_prefix}.") in heads}
 
 
 def note_new_heads(model) -> None:

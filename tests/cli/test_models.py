@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
+from transformers import BertTokenizer
 
+import mm
 from mm.cli import models
-from mm.cli.models import load_model
+from mm.cli.models import load_head, load_model
 
 
 def folder_of(tmp_path: Path, config: Any, **files: str) -> Path:
@@ -54,3 +56,24 @@ def test_a_model_that_is_nowhere_is_named(name, monkeypatch):
         load_model(name)
     assert asked == ([(name, False), (name, True), (name, True)] if name == "you/nowhere" else [])
     assert ("the server does not answer" in str(caught.value)) == (name == "you/nowhere")
+
+
+def test_a_model_with_several_heads_runs_as_each_that_its_losses_trained(tiny_model, tmp_path):
+    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *(f"w{number}" for number in range(45))]
+    tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
+    size = {"size": {"height": 16, "width": 16}}
+    mm.MMProcessor(mm.MMImageProcessorPil(**size), tokenizer).save_pretrained(tmp_path)
+    losses = {"lm": 1.0, "itc": 1.0}
+    tiny_model(cls=mm.MMForPreTraining, share_text_encoder=True, pretraining_losses=losses).save_pretrained(tmp_path)
+
+    finds = ("MMForImageTextRetrieval",)
+    for heads, expected in [
+        (("MMForConditionalGeneration",), mm.MMForConditionalGeneration),
+        (finds, mm.MMForImageTextRetrieval),
+        (("MMForSequenceClassification", *finds), mm.MMForImageTextRetrieval),
+    ]:
+        model, processor = load_head(tmp_path, heads)
+        assert type(model) is expected
+        assert processor.add_eos_token == (expected is mm.MMForImageTextRetrieval)
+    with pytest.raises(ValueError, match="is for training .*needed is a model that fills in what is hidden"):
+        load_head(tmp_path, ("MMForMaskedLM",))

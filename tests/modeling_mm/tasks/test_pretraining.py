@@ -195,8 +195,8 @@ def test_in_training_negatives_are_drawn_evenly_by_the_share_that_is_not_hard(tr
     assert (len(losses) == 1) == (share == 1)
 
 
-def test_a_checkpoint_of_every_loss_writes_captions_and_embeds(trained, pixels, tmp_path):
-    """By one line each; what a class has no use for is named in the report of loading, and nothing is missing."""
+def test_a_checkpoint_of_every_loss_writes_captions_and_embeds(trained, pixels, tmp_path, caplog):
+    """By one line each; what a class has no use for is in the info of loading, not printed, and nothing is missing."""
     model = trained()
     model.save_pretrained(tmp_path)
     given = inputs(LOSSES, pixels)
@@ -213,6 +213,7 @@ def test_a_checkpoint_of_every_loss_writes_captions_and_embeds(trained, pixels, 
     close(retriever.encode_text(input_ids=IDS), model(**given).text_embeds)
     assert not told["missing_keys"]
     assert {key.split(".")[0] for key in told["unexpected_keys"]} == {"lm_head", "lm_head_transform", "mim_head"}
+    assert "UNEXPECTED" not in caplog.text
 
 
 def test_the_masked_loss_is_that_of_the_masked_language_model(trained, pixels, tmp_path):
