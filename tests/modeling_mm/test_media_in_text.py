@@ -4,8 +4,10 @@ import copy
 
 import pytest
 import torch
+from transformers import WhisperConfig
 from transformers.cache_utils import DynamicCache
 
+from comparing import close
 from mm import Int8Context, MMCache, MMConfig, MMForConditionalGeneration
 from mm.modeling_mm.tasks.shared_prompts import shared_prompts
 
@@ -287,3 +289,49 @@ def test_a_context_in_int8_does_not_round_what_rows_share(model, pictures):
     both = model.generate(torch.tensor(ROWS[:1] * 2), **ABOUT, **asked, past_key_values=empty[0]).logits
     alone = model.generate(torch.tensor(ROWS[:1]), **asked, past_key_values=empty[1]).logits
     torch.testing.assert_close(torch.stack(both)[:, :1], torch.stack(alone), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_films_and_sounds_stand_in_the_text_too(beams):
+    """Rows of pictures, films and sounds in other places, and of none, are what each is alone."""
+    torch.manual_seed(0)
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {
+        "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 50,
+        "position_embedding_type": "rope", "bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0,
+    }  # fmt: skip
+    audio = WhisperConfig(
+        d_model=16, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=24, decoder_layers=1,
+        decoder_attention_heads=2, decoder_ffn_dim=24, num_mel_bins=8, max_source_positions=5,
+    )  # fmt: skip
+    config = MMConfig(
+        vision_config={**vision, "image_size": 8, "patch_size": 4, "use_cls_token": False, "pooler": "mean"},
+        text_config=text, audio_config=audio.to_dict(), modalities=["image", "video", "audio"], max_frames=3,
+        fusion_type="merged", fusion_order="in_text", image_token_id=47, video_token_id=48, audio_token_id=49,
+    )  # fmt: skip
+    model = MMForConditionalGeneration(config).double().eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn_like(weight) * 0.4 if weight.ndim > 1 else 1 + 0.1 * torch.randn_like(weight))
+    seen, film, heard = [47] * 4, [48] * 12, [49] * 5
+    rows = [
+        [1, *seen, 5, *film, 6, *heard, 7, *seen, 8, *film, 9],
+        [1, 3, *film, *seen, 4],
+        [1, 5, 6],
+        [1, *heard, 3, 3, *film, *film],
+    ]
+    media = {
+        "pixel_values": torch.randn(4, 2, 3, 8, 8).double(),
+        "pixel_attention_mask": torch.tensor([[1, 1], [0, 1], [0, 0], [0, 0]]).bool(),
+        "pixel_values_videos": torch.randn(4, 2, 3, 3, 8, 8).double(),
+        "video_attention_mask": torch.tensor([[1, 1], [1, 0], [0, 0], [1, 1]]).bool()[..., None].expand(-1, -1, 3),
+        "input_features": torch.randn(4, 1, 8, 10).double(),
+        "input_features_mask": torch.tensor([[1], [0], [0], [1]]).bool(),
+    }
+    given, search = padded(rows), {"max_new_tokens": 4, "do_sample": False, "num_beams": beams}
+    with torch.no_grad():
+        logits, written = model(**given, **media).logits, model.generate(**given, **media, **search)
+        for row, ids in enumerate(rows):
+            own = {"input_ids": torch.tensor([ids]), **{name: value[row : row + 1] for name, value in media.items()}}
+            close(logits[row, -len(ids) :], model(**own).logits[0])
+            assert torch.equal(written[row, -4:], model.generate(**own, **search)[0, -4:])
