@@ -208,9 +208,10 @@ def test_a_picture_alone_is_what_it_is_in_a_batch_and_its_tokens_have_the_width_
 def test_a_sound_alone_is_what_it_is_beside_longer_ones(kind):
     settings, length, bands = AUDIO[kind]
     tower = seeded(CONFIG_MAPPING[settings["model_type"]](**settings))
-    lengths = [length // 4 + 1, length, length - 1, 1]
+    lengths = [length // 4 + 1, length, length - 1, 1, length // 2]
     shape = (len(lengths), length) if bands is None else (len(lengths), length, bands)
     sounds = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    sounds[-1] = 0  # silence
     mask = torch.arange(length) < torch.tensor(lengths)[:, None]
     with torch.no_grad():
         whole = tower_features(tower, sounds, mask)
