@@ -255,10 +255,11 @@ def generated(model: Any, processor: Any, dataset: Iterable, reader: Reader, **g
         asked = [(question, sample) for sample in samples for question in sample.questions()]
         batch = _on(model, reader.collate_prompts([_prompt(*pair) for pair in asked]))
         # Without a prompt a text opens with bos; Whisper's rules give it without what they put before it.
-        opens = 0 if getattr(model, "has_rules", False) else 1
+        has_rules = getattr(model, "has_rules", False)
+        opens = 0 if has_rules else 1
         start = batch["input_ids"].shape[1] if "input_ids" in batch else opens
         sure = [float("nan")] * len(asked)
-        if reader.keeps_confidence:
+        if reader.keeps_confidence and not has_rules:  # whose scores are those of the last window only
             output = model.generate(**batch, **generation, return_dict_in_generate=True, output_scores=True)
             written, sure = output.sequences, _confidences(model, output, start)
         else:

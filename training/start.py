@@ -279,7 +279,8 @@ def _tell_unknown(made: Start, data: RunData) -> None:
     ]
     if not texts:
         return
-    read = tokenizer(texts, verbose=False).input_ids  # their lengths are told elsewhere
+    # Without what opens and ends a row: a Whisper's end is also its unknown word. Their lengths are told elsewhere.
+    read = tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
     unknown = [text for text, ids in zip(texts, read, strict=True) if tokenizer.unk_token_id in ids]
     if unknown:
         told = f"{len(unknown)} of {len(texts)} texts have words that the tokenizer does not know"

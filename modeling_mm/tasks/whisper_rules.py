@@ -41,8 +41,13 @@ _NOT_DONE = {
 @contextmanager
 def _without_own_warning() -> Iterator[None]:
     """The rules give generate() a configuration and lists of suppressed tokens at once, and prompts of equal length
-    without a mask. Transformers warns of both, although they are not the user's doing."""
-    told = ("Passing `generation_config` together", "The attention mask is not set with a batched input")
+    without a mask, and published settings hold a max_length beside the user's max_new_tokens. Transformers warns of
+    each in every window, although they are not the user's doing."""
+    told = (
+        "Passing `generation_config` together",
+        "The attention mask is not set with a batched input",
+        "Both `max_new_tokens`",
+    )
 
     def others(record: logging.LogRecord) -> bool:
         return not any(words in record.getMessage() for words in told)

@@ -17,7 +17,7 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from mm import MMForSpeechSeq2Seq, convert, evaluate
+from mm import MMForSpeechSeq2Seq, audit, convert, evaluate
 from mm.training.recipe import make_arguments
 from mm.training.run import train
 from mm.training.verify import verify
@@ -117,6 +117,24 @@ def test_a_whisper_whose_rows_have_no_language_is_told_of(spoken, tmp_path):
     said = []
     train(arguments_of(whisper(tmp_path), spoken, tmp_path / "out", max_steps=1), said.append)
     assert any("NO LANGUAGE" in line and "<|startoftranscript|>" in line for line in said)
+    assert not any("UNKNOWN WORDS" in line for line in said)  # the token that ends a row is not one
+
+
+@pytest.mark.parametrize("longest", [6, None])
+def test_an_audit_of_a_whisper_judges_what_an_evaluation_does(spoken, tmp_path, caplog, longest):
+    """Each sound has one answer, also where its rules go on within a window; they tell no confidence of all of it."""
+    rows = [json.loads(line) for line in spoken.read_text().splitlines()]
+    spoken.write_text("\n".join(json.dumps({**row, "who": "ab"[n % 2]}) for n, row in enumerate(rows)))
+    for part in (lively_whisper().float(), whisper_extractor(), whisper_tokenizer()):
+        part.save_pretrained(tmp_path / "source")
+    convert(tmp_path / "source").save_pretrained(tmp_path / "mm")
+    settings = {"progress": False, "batch_size": 5, **({} if longest is None else {"max_new_tokens": longest})}
+    judged = evaluate(tmp_path / "mm", spoken, **settings)
+    audited = audit(tmp_path / "mm", spoken, "who", **settings)
+    wrote = [question.prediction for question in audited.questions]
+    assert wrote == [question.prediction for question in judged.questions] and len({*wrote}) > 3
+    assert {one.name for one in audited.scores.groups} == {"a", "b"} and not audited.confident
+    assert not any("max_new_tokens" in told for told in caplog.messages)
 
 
 @pytest.mark.slow
