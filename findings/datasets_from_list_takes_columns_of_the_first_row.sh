@@ -2,7 +2,7 @@
 # datasets 5.2.0: Dataset.from_list, and from_generator of up to some hundred rows, take the names of their columns from the
 # first row and drop what later rows have besides: a list whose first picture has no "caption" has no column of captions
 # at all, and nothing is said. With the same rows in another order they are all there. The same rows from a .jsonl file or
-# by way of pandas keep every column. Guess before it was run: every column, with None where a row has none.
+# by way of pandas keep every column. What one would expect: every column, with None where a row has none.
 set -eu
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

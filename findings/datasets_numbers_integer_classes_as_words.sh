@@ -3,7 +3,7 @@
 # eleven classes or more 2 becomes 4 and 10 becomes 2, since "10" comes before "2". A model trained on the column before,
 # or on the same labels read elsewhere, names other classes than the column after; accuracy by id is off without a word.
 # Up to ten classes from 0 on nothing moves, so a small test does not show it. With cast_column(ClassLabel(12)) ids stay.
-# Guess before it was run: integers 0 to 11 are class ids already and stay what they are.
+# What one would expect: integers 0 to 11 are class ids already and stay what they are.
 set -eu
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -3,7 +3,7 @@
 # to the picture in place: thumbnail(), ImageOps.exif_transpose(in_place=True), paste() and drawing (a face blackened out).
 # from_dict and map() both give the file's own pixels, in Parquet files and on the Hub too, at the old size and without a
 # word. Methods that return a new picture (resize, crop, convert) are stored as they are; picture.copy() is the way out.
-# Guess before it was run: what is stored is the picture as it was handed over, as NumPy arrays are.
+# What one would expect: what is stored is the picture as it was handed over, as NumPy arrays are.
 set -eu
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -3,7 +3,7 @@
 # all references, also of two different ones, so that a caption can be perfect though it is equal to none: "a dog runs"
 # has 0.83 with the reference "a dog", 0.50 with "a dog runs fast in the big park", and 1.00 with both. Scores rise
 # with the number of references and are no longer those of any of them; rouge-score takes the reference of the best F.
-# Guess before it was run: the best of the references, 0.83.
+# What one would expect: the best of the references, 0.83.
 set -eu
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -3,7 +3,7 @@
 # left out of plaintext and of the .srt, .vtt and .txt files that it writes. Subtitles for the deaf put sounds in braces, so
 # "{music} A man sings" becomes "A man sings", a cue "{laughs}" an empty one, and in "C:\new" the "\n" a line break. Not a
 # word is said. pysrt 1.1.2, srt 3.5.3 and webvtt-py 0.6.0 keep the text.
-# Guess before it was run: SubRip knows no braces, so reading and writing one gives the text of the file.
+# What one would expect: SubRip knows no braces, so reading and writing one gives the text of the file.
 set -eu
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

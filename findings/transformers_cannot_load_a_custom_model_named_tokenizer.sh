@@ -3,7 +3,7 @@
 # or of its file as that of a tokenizer, a pair [class, null]: a model's and a configuration's too. So an image tokenizer
 # (a VQ-VAE) with its own code is saved without a word and cannot be loaded again: AutoModel.from_pretrained ends in
 # AttributeError. It loads when the pairs in its config.json are replaced by their first halves.
-# Guess before it was run: what is saved after register_for_auto_class() can be loaded, whatever its name.
+# What one would expect: what is saved after register_for_auto_class() can be loaded, whatever its name.
 set -eu
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
