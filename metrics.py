@@ -3,6 +3,7 @@
 from .evaluation.answers import vqa_accuracy
 from .evaluation.bert_score import bert_score
 from .evaluation.bleu import bleu
+from .evaluation.calibration import Calibration, calibrate, calibration_of
 from .evaluation.captions import caption_scores, chrf, exact_match
 from .evaluation.cider import cider, cider_d
 from .evaluation.classes import auc, class_scores, label_scores, macro_auc_score, ordinal_scores, probability_scores
@@ -18,6 +19,7 @@ from .evaluation.speech import cer, wer
 from .evaluation.tokens import tokenize
 
 __all__ = [
+    "Calibration",
     "Comparison",
     "Gap",
     "Group",
@@ -27,6 +29,8 @@ __all__ = [
     "auc",
     "bert_score",
     "bleu",
+    "calibrate",
+    "calibration_of",
     "caption_scores",
     "cer",
     "chrf",

@@ -6,6 +6,7 @@ B pictures in a batch, T tokens of prompt and caption.
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from ..evaluation.calibration import Calibration, calibration_of
 from ..processing.images.limits import MediaDecodeError
 from ..processing.media import KEYS
 from ..processing.media_kinds import ARGUMENT_OF
@@ -31,6 +33,10 @@ class Caption(NamedTuple):
     caption: str
     score: float | None
     """Mean log-probability of the caption's tokens, end token included; None unless asked for."""
+    chance: float | None = None
+    """How likely it is right, 0 to 1; None where the model has no calibration, and after a prompt."""
+    is_unsure: bool = False
+    """Whether that is below `unsure_below`."""
 
 
 def list_pictures(paths: Iterable[str | Path]) -> list[Path]:
@@ -47,6 +53,7 @@ def caption(
     prompt: str = "",
     batch_size: int = 8,
     with_scores: bool = False,
+    unsure_below: float | None = None,
     workers: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -60,6 +67,8 @@ def caption(
         prompt: words that every caption starts with; they are part of the caption returned. A model with a text
             encoder is asked them instead, and so is one that chats about pictures in its texts.
         with_scores: fill in `Caption.score`.
+        unsure_below: the chance of being right below which a caption `is_unsure`, 0 to 1; 0: none is. None: the
+            model's own, see `mm.metrics.Calibration`.
         workers: processes that read ahead; None: two for many files.
         device, dtype: as `load_model`.
 
@@ -71,7 +80,7 @@ def caption(
     files = list_pictures(paths)
     captioner = Captioner(
         model, num_beams=num_beams, max_new_tokens=max_new_tokens, prompt=prompt, batch_size=batch_size,
-        with_scores=with_scores, workers=workers, device=device, dtype=dtype,
+        with_scores=with_scores, unsure_below=unsure_below, workers=workers, device=device, dtype=dtype,
     )  # fmt: skip
     for found in captioner(files):
         if isinstance(found, MediaDecodeError):
@@ -84,8 +93,8 @@ class Captioner:
 
     def __init__(
         self, model: str | Path | None = None, *, num_beams: int | None = None, max_new_tokens: int | None = None,
-        prompt: str = "", batch_size: int = 8, with_scores: bool = False, workers: int | None = None,
-        device: str | None = None, dtype: str | None = None,
+        prompt: str = "", batch_size: int = 8, with_scores: bool = False, unsure_below: float | None = None,
+        workers: int | None = None, device: str | None = None, dtype: str | None = None,
     ):  # fmt: skip
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} is not a number of pictures; use 1 or more")
@@ -97,6 +106,8 @@ class Captioner:
             )
         given = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
         self.settings = {name: value for name, value in given.items() if value is not None}
+        self.calibration = _calibration(self.model, prompt, unsure_below)
+        with_scores = with_scores or self.calibration is not None
         self.batch_size, self.with_scores, self.workers = batch_size, with_scores, workers
         self.prompts: dict[str, dict[str, torch.Tensor]] = {}  # by the name of a kind's tensors: one for all files
         self.texts: dict[str, dict] = {}  # by kind: read with each file, as a text has as many places as it has tiles
@@ -116,7 +127,13 @@ class Captioner:
         for number, found in in_batches(
             files, self.processor, kinds, self._work, self.batch_size, self.workers, self.texts
         ):
-            yield found if isinstance(found, MediaDecodeError) else Caption(files[number], *found)
+            yield found if isinstance(found, MediaDecodeError) else self._told(files[number], *found)
+
+    def _told(self, path: Path, words: str, score: float | None) -> Caption:
+        if self.calibration is None or score is None:
+            return Caption(path, words, score)
+        chance = self.calibration.chance(score)
+        return Caption(path, words, score, chance, chance < self.calibration.unsure_below)
 
     def _work(self, media: dict[str, torch.Tensor], count: int) -> list[tuple[str, float | None]]:
         model = self.model
@@ -130,6 +147,17 @@ class Captioner:
         return _written(model, self.processor, inputs, self.settings, self.with_scores, start)
 
 
+def _calibration(model, prompt: str, unsure_below: float | None) -> Calibration | None:
+    """The model's, with another limit if one is given. ValueError for a limit where there is none."""
+    found = None if prompt else calibration_of(model)
+    if unsure_below is None:
+        return found
+    if found is None:
+        why = "its captions after a prompt have no calibration" if prompt else "the model has no calibration"
+        raise ValueError(f"--unsure-below {unsure_below:g}: {why} (mm.metrics.calibrate makes one)")
+    return replace(found, unsure_below=unsure_below)
+
+
 def caption_rows(**options) -> Callable[[list[str]], list[dict]]:
     """What makes rows of files for `run_on_ray`; options: of `Captioner`."""
     captioner = Captioner(**options)
@@ -139,7 +167,7 @@ def caption_rows(**options) -> Callable[[list[str]], list[dict]]:
         return [
             {"path": name, "error": str(one)}
             if isinstance(one, MediaDecodeError)
-            else {"path": name, "caption": one.caption, "score": one.score}
+            else {"path": name, **_said(one), "score": one.score}
             for name, one in found
         ]
 
@@ -217,11 +245,19 @@ def _print_each(files: list[Path], json_lines: bool, results: Faults, options: d
         if isinstance(found, MediaDecodeError):
             results.fail(str(path), str(found))
         elif isinstance(results, Results):
-            score = {} if found.score is None else {"score": found.score}
-            results.write(str(path), caption=found.caption, **score)
+            score = {"score": found.score} if json_lines else {}
+            results.write(str(path), **_said(found), **score)
+        elif json_lines:
+            tqdm.write(json_line({"path": str(path), **_said(found), "score": found.score}), file=sys.stdout)
         else:
-            plain = f"{printable(path.name)}\t{printable(found.caption)}"
-            tqdm.write(json_line(_fields(found)) if json_lines else plain, file=sys.stdout)
+            words = f"unsure ({found.caption})" if found.is_unsure else found.caption
+            tqdm.write(f"{printable(path.name)}\t{printable(words)}", file=sys.stdout)
+
+
+def _said(found: Caption) -> dict[str, Any]:
+    """The caption, and how sure the model may be of it, where that is known."""
+    sure = {} if found.chance is None else {"chance": round(found.chance, 4), "unsure": found.is_unsure}
+    return {"caption": found.caption, **sure}
 
 
 @contextmanager
@@ -234,7 +270,3 @@ def without_other_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _fields(found: Caption) -> dict[str, str | float | None]:
-    return {"path": str(found.path), "caption": found.caption, "score": found.score}

@@ -36,6 +36,12 @@ def caption(
     prompt: Annotated[
         str, typer.Option(metavar="TEXT", help="Words that every caption starts with, or a question.")
     ] = "",
+    unsure_below: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, metavar="P", help="A caption less likely right is 'unsure'. Default: the model's own."
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Files captioned at a time.")] = 16,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders with all folders below.")] = False,
     output: Annotated[
@@ -61,9 +67,9 @@ def caption(
     from ..printing import BAD_INPUT
 
     all_read = print_captions(
-        paths, model=model, num_beams=num_beams, max_new_tokens=max_new_tokens, prompt=prompt, batch_size=batch_size,
-        recursive=recursive, output=output, resume=resume, workers=workers, device=device, dtype=dtype,
-        json_lines=json_lines, engine=engine, actors=actors,
+        paths, model=model, num_beams=num_beams, max_new_tokens=max_new_tokens, prompt=prompt,
+        unsure_below=unsure_below, batch_size=batch_size, recursive=recursive, output=output, resume=resume,
+        workers=workers, device=device, dtype=dtype, json_lines=json_lines, engine=engine, actors=actors,
     )  # fmt: skip
     if not all_read:
         raise typer.Exit(BAD_INPUT)

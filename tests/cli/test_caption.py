@@ -23,6 +23,7 @@ from mm import MMConfig, MMForConditionalGeneration, MMImageProcessorPil, MMProc
 from mm.cli import models as models_of_commands
 from mm.cli.caption import PACKAGED_MODEL, caption, list_pictures, load_model, print_captions
 from mm.cli.printing import json_line, printable
+from mm.evaluation.calibration import Calibration
 from mm.processing.images.load import MediaDecodeError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,6 +188,44 @@ def test_transformers_bars_are_left_as_they_were(broken, model_folder, shown):
 def test_only_broken_pictures_give_no_line_and_no_other_error(broken, model_folder, capsys):
     assert not print_captions([broken], model=model_folder)
     assert capsys.readouterr().out == ""
+
+
+def test_captions_that_are_likely_wrong_are_said_to_be_unsure(pictures, model_folder, tmp_path, capsys):
+    """By the model's own limit, by another, and by none; not after a prompt, which nothing was fitted on."""
+    known = list(caption([pictures], model_folder, with_scores=True))
+    assert not any(found.is_unsure or found.chance is not None for found in known)
+    scores = sorted(found.score for found in known)
+    middle = (scores[0] + scores[1]) / 2
+    model = MMForConditionalGeneration.from_pretrained(model_folder)
+    Calibration(temperature=0.01, midpoint=middle).keep(model)
+    model.save_pretrained(tmp_path)
+    tiny_processor().save_pretrained(tmp_path)
+
+    told = list(caption([pictures], tmp_path))
+    assert [found.is_unsure for found in told] == [found.score < middle for found in told]
+    assert [found.caption for found in told] == [found.caption for found in known]
+    assert not any(found.is_unsure for found in caption([pictures], tmp_path, unsure_below=0))
+    assert all(found.is_unsure for found in caption([pictures], tmp_path, unsure_below=1) if found.chance < 1)
+    assert all(found.chance is None for found in caption([pictures], tmp_path, prompt="a"))
+
+    assert print_captions([pictures], model=tmp_path)
+    lines = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
+    for found in told:
+        assert lines[found.path.name] == (f"unsure ({found.caption})" if found.is_unsure else found.caption)
+    assert print_captions([pictures], model=tmp_path, output=tmp_path / "out.jsonl")
+    rows = {
+        row["path"]: row for row in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines()) if "path" in row
+    }
+    for found in told:
+        row = rows[str(found.path)]
+        assert (row["caption"], row["unsure"]) == (found.caption, found.is_unsure)
+        assert row["chance"] == pytest.approx(found.chance, abs=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{}, {"prompt": "a"}])
+def test_a_limit_without_a_calibration_is_an_error(pictures, model_folder, settings):
+    with pytest.raises(ValueError, match="--unsure-below 0.3: .*no calibration .*mm.metrics.calibrate"):
+        list(caption([pictures], model_folder, unsure_below=0.3, **settings))
 
 
 def test_a_json_line_holds_path_caption_and_score(pictures, model_folder, capsys):
