@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     from .training.tower_features import store_features
     from .training.trainer import MMTrainer
     from .training.verify import verify, write_manifest
+    from .training.vocabulary import new_vocabulary
 
 __version__ = version("mm-transformers")
 
@@ -185,6 +186,7 @@ __all__ = [
     "load_image",
     "losses",
     "metrics",
+    "new_vocabulary",
     "plot_explanation",
     "push_to_hub",
     "spelled",
@@ -226,6 +228,7 @@ _LATER = {
     "evaluate_task": "training.metrics",
     "export_for_hub": "exporting.hub",
     "load_data": "data.load",
+    "new_vocabulary": "training.vocabulary",
     "plot_explanation": "explaining.plot",
     "push_to_hub": "training.publish",
     "store_features": "training.tower_features",

@@ -17,6 +17,7 @@ from ..configuration.base import unknown_fields
 from ..configuration.mm import MMConfig
 from ..configuration.settings import nearest
 from ..processing.call_options import check_choice
+from .vocabulary import LEAST
 
 TASKS = ("caption", "vqa", "retrieval", "classify", "chat", "pretrain", "distill")
 
@@ -111,6 +112,9 @@ class ModelArguments:
         None, "folder or Hub id of a processor (preset) or a tokenizer; None: the model's"
     )
     config: dict | str | None = described(None, "fields of MMConfig, as JSON; config.fusion_type=merged sets one")
+    new_vocabulary: int | None = described(
+        None, "a vocabulary of so many pieces, made of the data's texts; known words keep what they mean (4096)"
+    )
     freeze: str | None = described(None, "parts that are not trained: vision,text,text_encoder,... or globs of names")
     lora: int | None = described(
         None, "train LoRA adapters of this rank in place of the weights (needs peft); 0: none"
@@ -138,6 +142,12 @@ class ModelArguments:
             )
         if bool(self.text_tower) != bool(self.vision_tower or self.audio_tower):
             raise ValueError("towers come together: text_tower with vision_tower, audio_tower, or both")
+        if self.new_vocabulary is not None and self.new_vocabulary < LEAST:
+            raise ValueError(f"new_vocabulary={self.new_vocabulary}; {LEAST} pieces or more are accepted")
+        if self.new_vocabulary and self.lora:
+            raise ValueError(
+                f"new_vocabulary with lora={self.lora}: adapters leave the new words untrained; leave one out"
+            )
         if self.lora and self.freeze:
             raise ValueError(
                 f"lora={self.lora} (given, or what the task has) freezes all other weights by itself; leave "

@@ -28,6 +28,7 @@ from .class_fields import class_fields
 from .plan import parts_of
 from .samples import RunData
 from .tasks import KINDS, class_of
+from .vocabulary import new_vocabulary
 
 PACKAGED = Path(__file__).resolve().parents[1] / "checkpoints" / "mm-tiny"
 TEXT_ATTENTION = r".*language_model\.layers\.\d+\.(self|cross)_attn\.[qkvo]_proj"
@@ -61,6 +62,8 @@ def start(arguments: RunArguments, data: RunData) -> Start:
         else:
             made = _of_model(arguments, fields)
     _check_parts(made.model.config, given)
+    if settings.new_vocabulary:
+        _renew_vocabulary(made, data, settings.new_vocabulary)
     _fit_processor(made, arguments)
     _tell_unknown(made, data)
     _tell_no_language(made)
@@ -265,18 +268,37 @@ def _fit_processor(made: Start, arguments: RunArguments) -> None:
         made.told.append("questions go to the text encoder (prompt_to='context')")
 
 
+def _renew_vocabulary(made: Start, data: RunData, size: int) -> None:
+    if data.is_stream:
+        raise ValueError(
+            "new_vocabulary reads all texts before training; a stream does not have them (streaming=false)"
+        )
+    old = len(made.processor.tokenizer)
+    made.processor = new_vocabulary(made.model, made.processor, _texts(data), size)
+    new = len(made.processor.tokenizer)
+    made.told.append(
+        f"NEW VOCABULARY: {new:,} byte-level pieces, made of the data's texts, in place of {old:,}; each starts as "
+        "the mean of the old ones that spell it"
+    )
+
+
+def _texts(data: RunData, most: int | None = None) -> list[str]:
+    """What the samples say, of the first `most`."""
+    return [
+        text
+        for sample in data.train.samples[:most]
+        for name in ("text", "suffix")
+        for text in _flat(sample.get(name))
+        if isinstance(text, str)
+    ]
+
+
 def _tell_unknown(made: Start, data: RunData) -> None:
     """Tells how many texts have words that the tokenizer does not know; of the first samples."""
     tokenizer = made.processor.tokenizer
     if data.is_stream or tokenizer.unk_token_id is None:
         return
-    texts = [
-        text
-        for sample in data.train.samples[:READ]
-        for name in ("text", "suffix")
-        for text in _flat(sample.get(name))
-        if isinstance(text, str)
-    ]
+    texts = _texts(data, READ)
     if not texts:
         return
     # Without what opens and ends a row: a Whisper's end is also its unknown word. Their lengths are told elsewhere.

@@ -114,6 +114,37 @@ def test_words_that_the_tokenizer_does_not_know_are_told(settings, tmp_path, col
     assert not any("UNKNOWN" in line for line in said)
 
 
+def test_a_new_vocabulary_writes_words_that_the_old_one_could_not(settings, small_model, tmp_path, colours):
+    """The run saves it, a resumed one makes it again, and the first embeddings of known words are the old ones."""
+    names = {"red-8.png": "ein rotes Quadrat", "blue-8.png": "一个蓝色正方形"}
+    lines = [{"image": image, "suffix": name} for image, name in names.items()]
+    (tmp_path / "two.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines * 3))
+    given = {"data": str(tmp_path / "two.jsonl"), "media": str(colours), "eval_share": 0, "new_vocabulary": 300}
+    result, said = run(settings(**given, max_steps=2))
+    (told,) = [line for line in said if line.startswith("NEW VOCABULARY")]
+    tokenizer = result.processor.tokenizer
+    assert f"{len(tokenizer):,} byte-level pieces" in told and not any("UNKNOWN WORDS" in line for line in said)
+    for name in names.values():
+        assert tokenizer.decode(tokenizer(name).input_ids, skip_special_tokens=True) == name
+    assert faults(tmp_path / "out") == []
+    read = mm.MMProcessor.from_pretrained(tmp_path / "out").tokenizer
+    assert read.get_vocab() == tokenizer.get_vocab()
+    again, _ = run(settings(**given, max_steps=4, resume=True))
+    assert again.processor.tokenizer.get_vocab() == tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"new_vocabulary": 100}, "new_vocabulary=100; 260 pieces or more"),
+        ({"new_vocabulary": 300, "lora": 4}, "new_vocabulary with lora=4"),
+    ],
+)
+def test_a_new_vocabulary_that_cannot_be_is_refused(settings, given, words):
+    with pytest.raises(ValueError, match=words):
+        run(settings(**given))
+
+
 def test_data_of_a_kind_that_the_model_does_not_read_are_refused_before_anything_runs(settings, tmp_path):
     for kind, clip, named in (("video", "clip.mp4", "modalities"), ("audio", "clip.wav", "audio-tower")):
         (tmp_path / clip).write_bytes(b"not read")
