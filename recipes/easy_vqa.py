@@ -34,13 +34,7 @@ class Questions:
 
 def load_questions(split: str, data_dir: str | Path | None = None) -> Questions:
     """The split "train" or "test", by picture."""
-    folder = easy_vqa_directory(data_dir) / split
-    entries = sorted(json.loads((folder / "questions.json").read_text(encoding="utf-8")), key=lambda entry: entry[2])
-    numbers = sorted({number for *_, number in entries})
-    pictures = np.empty((len(numbers), SIZE, SIZE, 3), np.uint8)
-    for place, number in enumerate(tqdm(numbers, desc=f"{split} pictures", unit=" pictures", disable=None)):
-        with Image.open(folder / "images" / f"{number}.png") as picture:
-            pictures[place] = np.asarray(picture.convert("RGB"))
+    entries, numbers, pictures = _read(split, data_dir)
     places = {number: place for place, number in enumerate(numbers)}
     return Questions(
         pixels=torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1,
@@ -48,6 +42,29 @@ def load_questions(split: str, data_dir: str | Path | None = None) -> Questions:
         answers=[answer for _, answer, _ in entries],
         index=torch.tensor([places[number] for *_, number in entries]),
     )
+
+
+def _read(split: str, data_dir: str | Path | None) -> tuple[list, list[int], np.ndarray]:
+    """[text, answer, number of the picture], by picture; the numbers; uint8 (n, 64, 64, 3)."""
+    folder = easy_vqa_directory(data_dir) / split
+    entries = sorted(json.loads((folder / "questions.json").read_text(encoding="utf-8")), key=lambda entry: entry[2])
+    numbers = sorted({number for *_, number in entries})
+    pictures = np.empty((len(numbers), SIZE, SIZE, 3), np.uint8)
+    for place, number in enumerate(tqdm(numbers, desc=f"{split} pictures", unit=" pictures", disable=None)):
+        with Image.open(folder / "images" / f"{number}.png") as picture:
+            pictures[place] = np.asarray(picture.convert("RGB"))
+    return entries, numbers, pictures
+
+
+def load_pictures_and_questions(
+    split: str, data_dir: str | Path | None = None
+) -> tuple[np.ndarray, list[list[tuple[str, str]]]]:
+    """uint8 (n, 64, 64, 3) of the split "train" or "test", and the (question, answer) pairs of each picture."""
+    entries, numbers, pictures = _read(split, data_dir)
+    asked: dict[int, list[tuple[str, str]]] = {number: [] for number in numbers}
+    for text, answer, number in entries:
+        asked[number].append((text, answer))
+    return pictures, list(asked.values())
 
 
 class Words:

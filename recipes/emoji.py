@@ -76,6 +76,12 @@ def _read_json(source_name: str, member: str, data_dir: str | Path | None) -> An
         return json.load(file)
 
 
+def emojibase(language: str, data_dir: str | Path | None = None) -> list[dict[str, Any]]:
+    """What emojibase says of each emoji in a language: "hexcode", "label", "group", "tags" and more."""
+    entries = _read_json("emojibase-data", f"{language}/data.json", data_dir)
+    return [entry for entry in entries if "group" in entry]
+
+
 @functools.lru_cache(maxsize=1)
 def _naming(data_dir: Path) -> dict[str, dict[str, str]]:
     """For each naming vendor the icon name of each concept that it draws."""
@@ -93,8 +99,7 @@ def _concepts(data_dir: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Label and tags of each concept that all naming vendors draw, sorted by concept."""
     entries = {
         concept_key(entry["hexcode"]): (entry["label"].lower().strip(), tuple(entry.get("tags", ())))
-        for entry in _read_json("emojibase-data", "en/data.json", data_dir)
-        if "group" in entry
+        for entry in emojibase("en", data_dir)
     }
     drawn = set.intersection(*(set(names) for names in _naming(data_dir).values()))
     return {concept: entries[concept] for concept in sorted(entries) if concept in drawn}

@@ -1,0 +1,210 @@
+"""The second half of the recipe of checkpoints/mm-tiny: names in six languages, answers and embeddings.
+
+    python -m mm.recipes.emoji_captions --output runs/mm-tiny-en     # the first half: English names, half an hour
+    python -m mm.recipes.tiny --start runs/mm-tiny-en/model --output runs/mm-tiny
+    python -m mm.recipes.tiny --start runs/mm-tiny-en/model --output runs/mm-tiny --resume
+
+It gives a captioner another vocabulary and goes on: the vision tower is frozen, the decoder keeps its layers (the
+neurons of each MLP that weigh most) and what it knew of its words, and learns on features that are computed once. One
+decoder writes names and answers ("lm") and reads names to compare them with pictures ("itc"). Training looks at six
+styles of the 1301 seen names; Twemoji, a style that it never sees, is the development set.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoProcessor, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..configuration.mm import MMConfig
+from ..evaluation.captions import exact_match
+from ..modeling_mm.tasks.generation import MMForConditionalGeneration
+from ..modeling_mm.tasks.pretraining import MMForPreTraining
+from ..modeling_mm.tasks.retrieval import MMForImageTextRetrieval
+from ..training.start import PACKAGED
+from ..training.vocabulary import new_vocabulary
+from .drawings import SEED, SIZE, normalised
+from .easy_vqa import load_pictures_and_questions
+from .emoji import DEV_VENDOR, TRAIN_VENDORS, EmojiItem, load_items, pictures, split_of
+from .emoji_captions import CLOCK, parameter_groups
+from .languages import LANGUAGES, names_by_language, token_of
+from .package import build_image_processor
+from .tiny_data import Lessons, Names, Questions, rows_of
+
+PIECES = 3072
+WIDTH = 640  # of an MLP
+BATCH = 24  # drawings, beside Questions.PICTURES
+LOSSES = {"lm": 1.0, "itc": 0.25}
+QUESTIONS = 0.3  # weight of the answers' loss beside that of the names
+
+
+class Learner(MMForPreTraining):
+    """The model as it is saved; in training the captioner and the retriever that it also is compute its losses."""
+
+    captioner: MMForConditionalGeneration
+    retriever: MMForImageTextRetrieval
+
+    def __init__(self, config: MMConfig):
+        super().__init__(config)
+        captioner, retriever = MMForConditionalGeneration(config), MMForImageTextRetrieval(config)
+        captioner.lm_head, retriever.itc_head = self.lm_head, self.itc_head
+        captioner.model = retriever.model = self.model
+        self.__dict__.update(captioner=captioner, retriever=retriever)  # no parts: their weights are this model's
+
+    def forward(self, written: list, found: list, answered: list) -> dict[str, torch.Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        def words(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+            count = (batch["labels"] != -100).sum()
+            return self.captioner(**batch, return_logits=False).loss * count, count
+
+        parts = [words(batch) for batch in written]
+        lm = sum(total for total, _ in parts) / sum(count for _, count in parts)
+        itc = self.retriever(**found[0], return_loss=True).loss
+        (answers, count), *_ = [words(batch) for batch in answered]
+        told = {"lm": lm, "itc": itc, "answers": answers / count}
+        loss = lm + itc + QUESTIONS * told["answers"]  # "itc" comes with its weight
+        return {"loss": loss, **{name: part.detach() for name, part in told.items()}}
+
+
+def build_model(start: Path, texts: list[str]) -> tuple[Learner, Any]:
+    """The captioner in the folder `start` with a new vocabulary, narrower MLPs and a new head that compares; and its
+    tokenizer."""
+    torch.manual_seed(SEED)
+    old = MMForConditionalGeneration.from_pretrained(start)
+    special = [token for token in map(token_of, LANGUAGES) if token]
+    tokenizer = new_vocabulary(old, AutoProcessor.from_pretrained(start), texts, PIECES, special).tokenizer
+    for layer in old.model.language_model.layers:
+        narrow(layer.mlp, WIDTH)
+    text = {"vocab_size": len(tokenizer), "intermediate_size": WIDTH}
+    model = Learner(
+        MMConfig.preset(
+            "mm-tiny", text_config=text, share_text_encoder=True, projection_dim=96, pretraining_losses=LOSSES
+        )
+    )
+    missing, unknown = model.load_state_dict(old.state_dict(), strict=False)
+    assert not unknown and all(name.startswith("itc_head.") for name in missing), (missing, unknown)
+    model.model.vision_tower.requires_grad_(False)
+    # In bf16 on a CPU the gradient of torch's fused attention takes the larger part of a step: 0.27 s, 0.17 s without.
+    for one in (model, model.captioner, model.retriever):
+        one.set_attn_implementation("eager")
+    return model, tokenizer
+
+
+@torch.no_grad()
+def narrow(mlp: Any, width: int) -> None:
+    """Keeps the neurons of an MLP whose weights, in and out, are the largest."""
+    first, second = mlp.up_proj, mlp.down_proj
+    kept = (first.weight.norm(dim=1) * second.weight.norm(dim=0)).topk(width).indices.sort().values
+    first.weight, first.bias = nn.Parameter(first.weight[kept]), nn.Parameter(first.bias[kept])
+    second.weight = nn.Parameter(second.weight[:, kept])
+
+
+@torch.no_grad()
+def written(model, tokenizer, items: list[EmojiItem], prompt: str = "", batch_size: int = 64) -> list[str]:
+    """The model's names for drawings, cropped to their content, after a prompt such as "<de>"."""
+    model.eval()
+    start = rows_of([prompt], tokenizer, [prompt])["input_ids"][:, :-1]  # bos and the prompt
+    found = []
+    for first in range(0, len(items), batch_size):
+        chosen = torch.from_numpy(pictures(items[first : first + batch_size], SIZE, crop=True)).permute(0, 3, 1, 2)
+        ids = model.generate(
+            pixel_values=normalised(chosen.float() / 255), input_ids=start.expand(len(chosen), -1), max_new_tokens=24,
+            do_sample=False,
+        )  # fmt: skip
+        found += tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return [text.strip() for text in found]
+
+
+class Scores(TrainerCallback):
+    """Exact match on every fourth picture of the development set, and the CPU minutes of training, by epochs."""
+
+    def __init__(self, tokenizer, items: list[EmojiItem], names: dict, log: Path, every: int):
+        self.tokenizer, self.items, self.names, self.log, self.every = tokenizer, items, names, log, every
+
+    def on_epoch_end(self, args, state, control, *, model, **kwargs):
+        epoch = round(state.epoch)
+        if epoch % self.every and epoch != args.num_train_epochs:
+            return
+        minutes = CLOCK.minutes()
+        line: dict[str, Any] = {"epoch": epoch, "cpu_minutes": round(minutes, 2)}
+        for language in ("en", "de", "zh"):
+            found = written(model.captioner, self.tokenizer, self.items, token_of(language))
+            right = exact_match(found, [self.names[language][item.concept] for item in self.items])
+            line[f"dev_exact_match_{language}"] = round(right.value, 4)
+        model.train()
+        CLOCK.leave_out_since(minutes)
+        with self.log.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(line, flush=True)
+
+
+def train(model: Learner, lessons: Lessons, options, score: TrainerCallback) -> None:
+    """With Transformers' Trainer: bf16 autocast, a checkpoint an epoch, resumed if there is one."""
+    groups = parameter_groups(model, options.rate, 0.0, weight_decay=0.05)
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(options.output / "checkpoints"), num_train_epochs=options.epochs,
+            per_device_train_batch_size=BATCH, lr_scheduler_type="cosine", warmup_steps=200, max_grad_norm=1.0,
+            bf16=True, use_cpu=True, save_strategy="epoch", save_total_limit=1, logging_steps=50, report_to="none",
+            seed=SEED, remove_unused_columns=False, disable_tqdm=True,
+        ),
+        data_collator=_as_it_is,
+        train_dataset=lessons,
+        optimizers=(torch.optim.AdamW(groups, betas=(0.9, 0.98)), None),
+        callbacks=[score],
+    )  # fmt: skip
+    found = get_last_checkpoint(trainer.args.output_dir) if options.resume else None
+    trainer.train(resume_from_checkpoint=found)
+
+
+def _as_it_is(batch: Any) -> Any:
+    """The lessons make whole batches."""
+    return batch
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--start", type=Path, default=PACKAGED, help="the captioner that it goes on from")
+    parser.add_argument("--output", type=Path, default=Path("runs/mm-tiny"))
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--rate", type=float, default=7e-4, help="the highest learning rate")
+    parser.add_argument("--views", type=int, default=4, help="views whose features are computed once")
+    parser.add_argument("--resume", action="store_true")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    options.output.mkdir(parents=True, exist_ok=True)
+    log = options.output / "log.jsonl"
+    if options.resume:
+        CLOCK.go_on_from(log)
+
+    seen, dev = (
+        [item for item in load_items(vendors) if split_of(item.concept) == "seen"]
+        for vendors in (TRAIN_VENDORS, [DEV_VENDOR])
+    )
+    names = names_by_language(item.concept for item in load_items([DEV_VENDOR]))
+    known = {item.concept for item in seen}
+    texts = [name for found in names.values() for concept, name in found.items() if concept in known]
+    _, asked = load_pictures_and_questions("train")
+    texts += sorted({f"{question} {answer}" for found in asked for question, answer in found})
+    model, tokenizer = build_model(options.start, texts)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(seen)} pictures", flush=True)
+
+    questions = Questions(tokenizer, build_image_processor(SIZE))
+    tower = model.model.vision_tower.eval()
+    lessons = Lessons(Names(seen, names, tokenizer), questions, tower, options.views, options.output)
+    train(model.train(), lessons, options, Scores(tokenizer, dev[::4], names, log, every=4))
+
+    minutes = CLOCK.minutes()
+    right = exact_match(written(model.captioner, tokenizer, dev), [item.label for item in dev]).value
+    print(f"Twemoji, {len(dev)} seen names: exact match {right:.4f} after {minutes:.1f} CPU minutes")
+    model.config.architectures = None
+    model.save_pretrained(options.output / "model")
+    tokenizer.save_pretrained(options.output / "model")
+
+
+if __name__ == "__main__":
+    main()
