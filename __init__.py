@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from .exporting.onnx_generator import OnnxGenerator
     from .processing.chat_labels import chat_inputs
     from .processing.tagged_text import token2json
+    from .processing.vocabulary import new_vocabulary
     from .searching.build import EmbedReport, embed_files
     from .searching.index import MMIndex
     from .searching.sentence_module import MMSentenceModule
@@ -90,7 +91,6 @@ if TYPE_CHECKING:
     from .training.tower_features import store_features
     from .training.trainer import MMTrainer
     from .training.verify import verify, write_manifest
-    from .training.vocabulary import new_vocabulary
 
 __version__ = version("mm-transformers")
 
@@ -228,7 +228,7 @@ _LATER = {
     "evaluate_task": "training.metrics",
     "export_for_hub": "exporting.hub",
     "load_data": "data.load",
-    "new_vocabulary": "training.vocabulary",
+    "new_vocabulary": "processing.vocabulary",
     "plot_explanation": "explaining.plot",
     "push_to_hub": "training.publish",
     "store_features": "training.tower_features",

@@ -25,8 +25,7 @@ from ..evaluation.captions import exact_match
 from ..modeling_mm.tasks.generation import MMForConditionalGeneration
 from ..modeling_mm.tasks.pretraining import MMForPreTraining
 from ..modeling_mm.tasks.retrieval import MMForImageTextRetrieval
-from ..training.start import PACKAGED
-from ..training.vocabulary import new_vocabulary
+from ..processing.vocabulary import new_vocabulary
 from .drawings import SEED, SIZE, normalised
 from .easy_vqa import load_pictures_and_questions
 from .emoji import DEV_VENDOR, TRAIN_VENDORS, EmojiItem, load_items, pictures, split_of
@@ -35,6 +34,7 @@ from .languages import LANGUAGES, names_by_language, token_of
 from .package import build_image_processor
 from .tiny_data import Lessons, Names, Questions, rows_of
 
+PACKAGED = Path(__file__).resolve().parents[1] / "checkpoints" / "mm-tiny"
 PIECES = 3072
 WIDTH = 640  # of an MLP
 BATCH = 24  # drawings, beside Questions.PICTURES

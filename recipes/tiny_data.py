@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from ..processing.images.processor import MMImageProcessorPil
-from ..training.vocabulary import PAD
+from ..processing.vocabulary import PAD
 from .augment import augment, draws
 from .drawings import SEED, SIZE, normalised
 from .easy_vqa import load_pictures_and_questions

@@ -17,7 +17,7 @@ from ..configuration.base import unknown_fields
 from ..configuration.mm import MMConfig
 from ..configuration.settings import nearest
 from ..processing.call_options import check_choice
-from .vocabulary import LEAST
+from ..processing.vocabulary import LEAST
 
 TASKS = ("caption", "vqa", "retrieval", "classify", "chat", "pretrain", "distill")
 

@@ -22,13 +22,13 @@ from ..configuration.settings import nearest
 from ..modeling_mm.core.loading import COPIES, HEADS
 from ..processing.images.processor import MMImageProcessorPil
 from ..processing.processor import MMProcessor
+from ..processing.vocabulary import new_vocabulary
 from .arguments import ModelArguments, RunArguments, as_dict, as_names
 from .chatting import IN_CHATS, placeholder_ids, with_chats
 from .class_fields import class_fields
 from .plan import parts_of
 from .samples import RunData
 from .tasks import KINDS, class_of
-from .vocabulary import new_vocabulary
 
 PACKAGED = Path(__file__).resolve().parents[1] / "checkpoints" / "mm-tiny"
 TEXT_ATTENTION = r".*language_model\.layers\.\d+\.(self|cross)_attn\.[qkvo]_proj"

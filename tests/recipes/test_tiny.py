@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import mm
+from mm.processing.vocabulary import byte_tokenizer
 from mm.recipes.languages import LANGUAGES, token_of
 from mm.recipes.tiny import LOSSES, Learner, narrow
 from mm.recipes.tiny_data import OTHERS, Names, rows_of
-from mm.training.vocabulary import byte_tokenizer
 
 NAMES = {
     language: {concept: f"{concept} {language} name" for concept in ("apple", "boat", "sun")} for language in LANGUAGES

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import mm
 from mm.cli.caption import PACKAGED_MODEL
-from mm.training.vocabulary import BOS, EOS, LEAST, PAD, byte_tokenizer
+from mm.processing.vocabulary import BOS, EOS, LEAST, PAD, byte_tokenizer
 
 TEXTS = [
     "rocket", "red apple", "ein roter Apfel", "eine rote Rakete", "красное яблоко", "红苹果", "penguin", "Pinguin",
