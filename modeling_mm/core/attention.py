@@ -26,7 +26,7 @@ from ...kernels.interpreter import HAS_TRITON, IS_INTERPRETED
 from .cache import MMCache
 from .context_rows import MMRows
 from .linear import linear
-from .plain_attention import attend_by_groups, eager_attention_forward
+from .plain_attention import attend_by_groups, eager_attention_forward, open_to_the_past, plain_is_faster
 from .positions import MMSegments, rotate
 from .shared_prefix import MMPrefixMask, attend_by_lse, attend_with_prefix
 
@@ -130,6 +130,11 @@ class MMAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         if implementation == "sdpa" and self._groups_may_be_queries(query, kwargs.get("is_causal")):
             return attend_by_groups(query, key, value, attention_mask, dropout, self.scaling), None
+        if implementation == "sdpa" and plain_is_faster(query, key):
+            mask = (
+                open_to_the_past(query, key) if attention_mask is None and kwargs.get("is_causal") else attention_mask
+            )
+            return eager_attention_forward(self, query, key, value, mask, self.scaling, dropout)[0], None
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         return attend(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
 

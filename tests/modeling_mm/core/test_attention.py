@@ -16,6 +16,7 @@ from mm import (
     MMVisionModel,
 )
 from mm.configuration.resampler import MMResamplerConfig
+from mm.modeling_mm.core import attention, plain_attention
 from mm.modeling_mm.core.attention import MMAttention, MMCrossAttention, MMSelfAttention
 from mm.modeling_mm.core.context_rows import MMRows
 from mm.modeling_mm.core.plain_attention import attend_by_groups
@@ -375,3 +376,43 @@ def test_cross_attention_of_few_queries_copies_no_keys(tiny_config, visible, mon
         found, _ = attention(torch.randn(2, 3, config.hidden_size), context, rows, attention_mask=mask)
     assert found.shape == (2, 3, config.hidden_size)
     assert sizes == [2 * config.num_key_value_heads * 11 * attention.head_dim]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("heads", [2, 1])
+def test_bf16_with_a_gradient_on_a_cpu_is_attended_in_the_open(monkeypatch, padded, heads):
+    """Chosen where the CPU multiplies bf16, for few scores; as near to fp32 as SDPA is, gradients too."""
+    torch.manual_seed(0)
+    stack = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": heads}
+    model = MMTextModel(MMTextConfig(**stack, intermediate_size=16, vocab_size=120, hidden_dropout=0.0)).train()
+    model.set_attn_implementation("sdpa")
+    ids = torch.randint(5, 30, (3, 7), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[0, 4:] = 0
+    given = {"input_ids": ids, "attention_mask": mask if padded else None}
+    seen = []
+
+    def run(chosen: bool, autocast: bool, wanted: bool = True) -> list[torch.Tensor]:
+        monkeypatch.setattr(plain_attention, "_multiplies_bf16", lambda: chosen)
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast), torch.set_grad_enabled(wanted):
+            states = model(**given).last_hidden_state.float() * mask[..., None]
+        if wanted:
+            (states**2).sum().backward()
+        return [states.detach(), *(one.grad.clone() for one in model.parameters() if wanted and one.grad is not None)]
+
+    real = attention.eager_attention_forward
+    monkeypatch.setattr(attention, "eager_attention_forward", lambda *given: seen.append(1) or real(*given))
+    exact, fused = run(False, False), run(False, True)
+    run(True, True, wanted=False)
+    run(True, False)
+    assert not seen  # without bf16 hardware, without a gradient, and in fp32
+    plain = run(True, True)
+    assert len(seen) == 2  # a layer each
+    least = 1e-4 * max(one.abs().max() for one in exact)  # the gradient of a key's bias is zero
+    for wanted, by_sdpa, in_the_open in zip(exact, fused, plain, strict=True):
+        allowed = 1.5 * (by_sdpa - wanted).abs().max() + 1e-2 * wanted.abs().max() + least
+        assert (in_the_open - wanted).abs().max() <= allowed
+    monkeypatch.setattr(plain_attention, "_MOST_SCORES", 7 * 7 - 1)
+    run(True, True)
+    assert len(seen) == 2
