@@ -89,7 +89,7 @@ class Reader:
     def whole_text(self, text: str) -> Read:
         """A text that is compared, closed as the processor closes it."""
         made = self.processor(text=[composed(text)], truncation=False, return_tensors="pt")
-        return Read(rows={name: made[name] for name in _LEFT})
+        return Read(rows={name: made[name] for name in _LEFT if name in made})
 
     def chat(self, pictures: Sequence[bytes], messages: list[dict[str, Any]]) -> Read:
         """Messages by the chat template; the places of pictures are blocks without a source."""
