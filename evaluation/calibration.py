@@ -15,6 +15,7 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+import torch
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -118,6 +119,8 @@ def weights_digest(model: Any) -> str:
     float32, bfloat16, or whatever it was saved in."""
     digest = hashlib.blake2b(digest_size=8)
     for name, parameter in sorted(model.named_parameters()):
+        if type(parameter.data) is not torch.Tensor or not parameter.is_floating_point() or parameter.is_meta:
+            continue  # quantized, or left on the disk: not the weights that it was made with
         first = parameter.detach().reshape(-1)[:DIGESTED].bfloat16().float().cpu()
         digest.update(name.encode() + first.numpy().tobytes())
     return digest.hexdigest()

@@ -62,6 +62,9 @@ def start(arguments: RunArguments, data: RunData) -> Start:
         else:
             made = _of_model(arguments, fields)
     _check_parts(made.model.config, given)
+    if getattr(getattr(made.model, "generation_config", None), "calibration", None) is not None:
+        made.model.generation_config.calibration = None
+        made.told.append("the calibration of the start is left out: it tells how sure its own weights may be")
     if settings.new_vocabulary:
         _renew_vocabulary(made, data, settings.new_vocabulary)
     _fit_processor(made, arguments)

@@ -91,3 +91,14 @@ def test_it_is_for_the_weights_that_it_was_made_with(tiny_model, tmp_path, dtype
     torch.optim.SGD(again.parameters(), lr=0.5).step()
     assert calibration_of(again) is None
     assert "was made before these weights were trained" in caplog.text
+
+
+def test_weights_that_are_not_there_have_none(tiny_model):
+    """As where they are read from the disk when they are needed."""
+    model = tiny_model(dtype=torch.float32)
+    Calibration(0.3, -0.7).keep(model)
+    assert calibration_of(model) is not None
+    with torch.device("meta"):
+        patches = model.model.vision_tower.patch_embedding
+        patches.weight = torch.nn.Parameter(torch.empty_like(patches.weight, device="meta"))
+    assert calibration_of(model) is None

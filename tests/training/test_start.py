@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import mm
+from mm.evaluation.calibration import Calibration, calibration_of
 from mm.training.metrics import check_metric
 from mm.training.recipe import make_arguments
 from mm.training.run import train
@@ -112,6 +113,18 @@ def test_words_that_the_tokenizer_does_not_know_are_told(settings, tmp_path, col
     assert any(line.startswith("UNKNOWN WORDS: 1 of 2") and "[UNK]" in line for line in said)
     _, said = run(settings(max_steps=1, output=str(tmp_path / "known")))
     assert not any("UNKNOWN" in line for line in said)
+
+
+def test_a_calibration_is_not_handed_on(settings, small_model, tmp_path):
+    """It is of the weights that the run changes, and none is used without a word."""
+    model = mm.MMForConditionalGeneration.from_pretrained(small_model)
+    Calibration(0.2, -0.5).keep(model)
+    model.save_pretrained(tmp_path / "start")
+    mm.MMProcessor.from_pretrained(small_model).save_pretrained(tmp_path / "start")
+    result, said = run(settings(model=str(tmp_path / "start"), max_steps=1))
+    assert any("the calibration of the start is left out" in line for line in said)
+    saved = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert saved.get("calibration") is None and calibration_of(result.model) is None
 
 
 def test_a_new_vocabulary_writes_words_that_the_old_one_could_not(settings, small_model, tmp_path, colours):
