@@ -8,6 +8,7 @@ torch) when it runs. This is why the files of commands are found by their place,
 import functools
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -78,12 +79,35 @@ def _errors_in_words() -> Iterator[None]:
         raise typer.Exit(BAD_INPUT) from None
 
 
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Within, a warning is one line on stderr, above a bar, without the place in the code that gave it."""
+
+    def told(message: Warning | str, *place: Any, **more: Any) -> str:
+        from tqdm import tqdm
+
+        from mm.cli.printing import printable
+
+        tqdm.write(f"mm: warning: {printable(message, sys.stderr)}", file=sys.stderr)
+        return ""
+
+    before, warnings.formatwarning = warnings.formatwarning, told
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
 def _in_words(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**options: Any) -> None:
         from tqdm.contrib.logging import logging_redirect_tqdm
 
-        with _errors_in_words(), logging_redirect_tqdm():  # a warning stands on a line of its own, above a bar
+        with (
+            _errors_in_words(),
+            _warnings_in_a_line(),
+            logging_redirect_tqdm(),
+        ):  # a warning stands on a line of its own, above a bar
             command(**options)
 
     return run

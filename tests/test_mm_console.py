@@ -29,6 +29,13 @@ def run_python(code: str) -> str:
     return done.stdout
 
 
+def test_a_warning_is_one_line_without_its_place_in_the_code():
+    code = "import warnings, mm_console\nwith mm_console._warnings_in_a_line():\n    warnings.warn('half \\x1b of it')"
+    done = run(sys.executable, "-c", f"{code}\nwarnings.warn('after')")
+    first, *rest = done.stderr.splitlines()
+    assert first == "mm: warning: half \\x1b of it" and "UserWarning: after" in rest[0]
+
+
 def test_the_console_imports_neither_mm_nor_torch():
     code = "import sys, mm_console; print(sorted({'mm', 'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     assert run_python(code).strip() == "[]"
