@@ -5,6 +5,7 @@ curl -F image=@photo.jpg localhost:8000/caption
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
@@ -140,10 +141,20 @@ async def _fields(request: Request) -> dict[str, Any]:
     return found
 
 
+_TYPES = ("body", "str", "int", "float", "bool", "dict", "list")
+
+
 def in_words(errors: Any) -> str:
-    """The first faults of a body: where each is, and what it is."""
-    told = []
-    for error in list(errors)[:3]:
-        where = ".".join(str(part) for part in error["loc"] if part not in ("body",))
-        told.append(f"{where}: {error['msg']}" if where else str(error["msg"]))
-    return json.dumps("; ".join(told), ensure_ascii=True)[1:-1]
+    """The first faults of a body: where each is, and what it is; of what may be of several types, what each says."""
+    told: dict[str, list[str]] = {}
+    for error in errors:
+        # Pydantic's place names the type that it tried, too: "constrained-str", "list[...]", "EmbeddingItem"
+        *above, last = [str(part) for part in error["loc"]] or [""]
+        fields = [part for part in [*above, last] if re.fullmatch("[a-z0-9_]+", part) and part not in _TYPES]
+        if error.get("type") == "extra_forbidden":  # the client's own name, whatever it is
+            fields = [*(part for part in above if part in fields), last[:80]]
+        words = told.setdefault(".".join(fields), [])
+        if error["msg"] not in words:
+            words.append(error["msg"])
+    faults = [" or ".join(words) if not where else f"{where}: {' or '.join(words)}" for where, words in told.items()]
+    return json.dumps("; ".join(faults[:3]), ensure_ascii=True)[1:-1]

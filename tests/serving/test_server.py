@@ -239,6 +239,19 @@ def test_a_form_is_read_as_json_is(server, captions):
         ("/v1/chat/completions", {"messages": message(PICTURES[0]), "top_p": 0.5}, 400, "temperature"),
         ("/v1/chat/completions", {"messages": message(PICTURES[0]), "temperature": 0, "seed": 1}, 400, "temperature"),
         ("/v1/chat/completions", {"messages": message(PICTURES[0]), "temperature": 1e-320}, 400, "temperature"),
+        (
+            "/v1/embeddings",
+            {"input": ["a", 3]},
+            400,
+            "input: Input should be a valid string; input.1: Input should be a",
+        ),
+        (
+            "/v1/chat/completions",
+            {"messages": message(PICTURES[0]), "temperature": -1},
+            400,
+            "temperature: Input should be greater than or equal to 0 or Input should be greater than or equal to 0.01",
+        ),
+        ("/caption", {"imag/e ": 1}, 400, "image: Field required; imag/e : Extra inputs"),
         ("/nowhere", {}, 404, "Not Found"),
     ],
 )
