@@ -134,8 +134,9 @@ class MMDataCollator:
         check_choice("on_error", self.on_error, ON_ERROR)
         check_choice("mode", self.mode, ("train", "generate"))
         for name in ("mlm_probability", "mim_ratio", "guidance_dropout"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}; accepted are shares from 0 to 1")
+            share = getattr(self, name)
+            if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+                raise ValueError(f"{name}={share!r}; accepted are shares from 0 to 1")
         if self.on_error == "placeholder" and self.processor.placeholders is not None:
             raise ValueError("on_error='placeholder' leaves the places of broken media in texts empty; use 'skip'")
         tokenizer = self.processor.tokenizer

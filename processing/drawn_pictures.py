@@ -55,8 +55,6 @@ def layout(tokenizer: Any, image_tokenizer: Any, drawing: Mapping[str, Any] | No
         after = 0 if tokenizer is None else len(tokenizer)
         return {"first_id": after + 3, **own, "begin_id": after, "end_id": after + 1, "mask_id": after + 2}
     made = _checked(dict(drawing))
-    if not isinstance(made["grid"], (list, tuple)):
-        raise TypeError(f"drawing has grid={made['grid']!r}; it is [rows, columns]")
     for name, value in own.items():
         if (list(made[name]) if name == "grid" else made[name]) != value:
             raise ValueError(f"drawing has {name}={made[name]}, but the image tokenizer {value}")
@@ -69,7 +67,27 @@ def _checked(drawing: dict[str, Any]) -> dict[str, Any]:
         lacks = f" lacks {', '.join(missing)}" * bool(missing)
         more = f" has no place for {', '.join(unknown)}" * bool(unknown)
         raise ValueError(f"drawing{' and'.join(filter(None, (lacks, more)))}; it is a dict of {', '.join(_LAYOUT)}")
-    return {"mask_id": None, **drawing}
+    made = {"mask_id": None, **drawing}
+    _check_apart(made)
+    return made
+
+
+def _check_apart(drawing: Mapping[str, Any]) -> None:
+    """Raises ValueError or TypeError for ids that are no ids, or that stand for two things."""
+    grid = drawing["grid"]
+    if not isinstance(grid, (list, tuple)) or len(grid) != 2:
+        raise TypeError(f"drawing has grid={grid!r}; it is [rows, columns]")
+    around = {name: drawing[name] for name in ("begin_id", "end_id", "mask_id") if drawing[name] is not None}
+    numbers = {"first_id": drawing["first_id"], "codebook_size": drawing["codebook_size"], **around}
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < (name == "codebook_size"):
+            raise ValueError(f"drawing has {name}={value!r}; it is a whole number from {int(name == 'codebook_size')}")
+    codes = range(drawing["first_id"], drawing["first_id"] + drawing["codebook_size"])
+    for number, (name, value) in enumerate(around.items()):
+        if value in codes:
+            raise ValueError(f"drawing has {name}={value}, a code of a picture: {codes.start}..{codes.stop - 1}")
+        if same := [other for other, held in list(around.items())[:number] if held == value]:
+            raise ValueError(f"drawing has {name}={value}, which is {same[0]} too; give another id")
 
 
 def _tokenizer_of(processor: Any) -> Any:
@@ -253,7 +271,11 @@ def _rows(ids: Any) -> list[list[int]]:
     if not isinstance(ids, (list, tuple)) or not ids:
         raise TypeError(f"ids are rows of whole numbers (R, T); got {type(ids).__name__}")
     rows = ids if isinstance(ids[0], (list, tuple, np.ndarray, torch.Tensor)) else [ids]
-    return [np.asarray(row).tolist() for row in rows]
+    made = [row.tolist() if isinstance(row, (np.ndarray, torch.Tensor)) else row for row in rows]
+    for number, row in enumerate(made):
+        if not isinstance(row, (list, tuple)) or not all(isinstance(one, int) for one in row):
+            raise TypeError(f"ids are rows of whole numbers (R, T); row {number} is {row!r:.80}")
+    return [list(row) for row in made]
 
 
 def codes_of_row(drawing: Mapping[str, Any], row: list[int], number: int) -> list[int]:

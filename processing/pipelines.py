@@ -52,6 +52,13 @@ class ForMM:
         pipeline: Any = super()
         pipeline.__init__(*args, model=model, **kwargs)
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for given in (*args[:1], *(kwargs.get(name) for name in ("inputs", "images", "text"))):
+            if isinstance(given, (list, tuple)) and not given:
+                raise ValueError("the list of inputs is empty; give one or several")
+        pipeline: Any = super()
+        return pipeline.__call__(*args, **kwargs)
+
     def check_model_type(self, supported_models):
         """MM's classes are registered in addition to those that Transformers lists."""
 

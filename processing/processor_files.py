@@ -51,7 +51,9 @@ def faults_that_name_files(source: str | Path, is_changed: bool) -> Iterator[Non
         raise
     except Exception as error:  # tokenizers raises that bare; others KeyError, AttributeError, RecursionError
         is_of_the_caller = is_changed and isinstance(error, (ValueError, TypeError))
-        if is_of_the_caller or any(name in str(error) for name in _FILES):  # it says which file it is about
+        if is_of_the_caller or any(
+            name in str(error) for name in (*_FILES, "image_tokenizer")
+        ):  # it says which file it is about
             raise
         raise unreadable(source, error) from error
 

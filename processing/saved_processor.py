@@ -59,9 +59,15 @@ class SavingProcessor(SavesItsCode, ProcessorMixin):
         saved, kwargs = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
         if saved.get(IMAGE_TOKENIZER) is not None and not is_given:
             folder = f"{above}/{IMAGE_TOKENIZER}".lstrip("/")
-            saved[IMAGE_TOKENIZER] = AutoModel.from_pretrained(
-                pretrained_model_name_or_path, subfolder=folder, **options
-            )
+            try:
+                saved[IMAGE_TOKENIZER] = AutoModel.from_pretrained(
+                    pretrained_model_name_or_path, subfolder=folder, **options
+                )
+            except (OSError, ValueError) as error:
+                place = f"{pretrained_model_name_or_path}/{folder}"
+                raise (OSError if isinstance(error, OSError) else ValueError)(
+                    f"the {IMAGE_TOKENIZER} cannot be read from {place!r}: {error}"
+                ) from error
         return saved, kwargs
 
     @classmethod

@@ -33,6 +33,8 @@ def test_what_is_no_text_and_no_drawer_is_told(folder):
     drawer = pipeline("mm-text-to-image", model=str(folder))
     with pytest.raises(TypeError, match="a string or a list of strings"):
         drawer([3])
+    with pytest.raises(ValueError, match="list of inputs is empty"):
+        drawer([])
     plain = small_processor(image_tokenizer=None)
     with pytest.raises(ValueError, match="has no image_tokenizer"):
         pipeline("mm-text-to-image", model=drawer.model, processor=plain)

@@ -195,6 +195,9 @@ def test_a_question_without_its_picture_is_refused(answering):
         pipe(image=opened(PICTURE), question="what is it", answers=["a"], num_beams=2)
     with pytest.raises(TypeError, match=r"one text, a string; got \['is it', 'what'\]"):
         pipe(image=[opened(PICTURE)] * 2, question=["is it", "what"])
+    for name in ("mm-vqa", "mm-captioning", "image-text-to-text"):
+        with pytest.raises(ValueError, match="the list of inputs is empty"):
+            pipeline(name, model=model, processor=processor)([], **({"text": []} if name.startswith("image") else {}))
     for answers in ("a cat", []):
         with pytest.raises(ValueError, match="answers is a list of strings to rank; got"):
             pipe(image=opened(PICTURE), question="what is it", answers=answers)
@@ -290,6 +293,12 @@ def test_pictures_are_found_by_a_text_and_texts_by_a_picture(finding):
     ).tolist()
     with pytest.raises(ValueError, match="mm-retrieval takes text=... and images="):
         pipe(text="a cat")
+    for given in ({"text": "a cat", "images": []}, {"text": "a cat", "images": "a.png"}):
+        with pytest.raises(ValueError, match=r"images=\[...\], a list of one or several"):
+            pipe(**given)
+    for texts in ("a cat", []):
+        with pytest.raises(ValueError, match=r"texts=\[...\], a list of one or several"):
+            pipe(image=images[0], texts=texts)
 
 
 def test_zero_shot_classes_are_the_similarities_of_their_texts(finding):

@@ -95,6 +95,8 @@ def test_one_picture_has_the_same_pixels_in_every_pipeline(tiny_model, processor
             seen.clear()
             pipe(source, **given)
             torch.testing.assert_close(seen[-1], read(images=path, return_tensors="pt")["pixel_values"])
+    with pytest.raises(ValueError, match="the list of inputs is empty"):
+        pipe([], **given)
 
 
 def test_image_text_to_text_reads_as_the_processor_does(files):

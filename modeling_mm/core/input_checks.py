@@ -203,6 +203,8 @@ def check_memory(states: torch.Tensor, mask: torch.Tensor | None, width: int, na
 
 def check_pixels(pixel_values: torch.Tensor, channels: int) -> None:
     """Pictures: float (n, channels, height, width), n at least 1."""
+    if pixel_values is None:
+        raise TypeError("pixel_values must be a tensor; got None")
     check_tensors(pixel_values=pixel_values)
     shape = tuple(pixel_values.shape)
     if len(shape) != 4 or shape[1] != channels or not shape[0] or not pixel_values.is_floating_point():

@@ -63,6 +63,11 @@ class MMPipeline(Pipeline):
         super().__init__(model, *args, **kwargs)
         warn_of_other_ids(model, self.processor)
 
+    def __call__(self, inputs, *args, **kwargs):
+        if isinstance(inputs, (list, tuple)) and not inputs:
+            raise ValueError("the list of inputs is empty; give one or several")
+        return super().__call__(inputs, *args, **kwargs)
+
     def inputs(self, **given: Any) -> dict[str, Any]:
         """Tensors on the model's device, floating ones in its dtype."""
         read = self.processor(**given, return_tensors="pt").to(self.device)
@@ -265,6 +270,9 @@ class MMRetrievalPipeline(MMPipeline):
         if by_text == by_image or (by_text and (image is not None or texts is not None)):
             raise ValueError("mm-retrieval takes text=... and images=[...], or image=... and texts=[...]")
         sides: Any = ([text], images) if by_text else (texts, [image])
+        name, held = ("images", images) if by_text else ("texts", texts)
+        if isinstance(held, (str, bytes)) or (isinstance(held, (list, tuple)) and not held):
+            raise ValueError(f"mm-retrieval takes {name}=[...], a list of one or several; got {held!r:.80}")
         given = {"text": list(sides[0]), "images": list(sides[1])}
         return super().__call__({**given, "by_text": by_text}, **kwargs)
 

@@ -166,7 +166,7 @@ def check_bytes(size: int, max_bytes: int = MAX_BYTES) -> None:
 def bounded_file(file: Any, max_bytes: int = MAX_BYTES) -> Any:
     """`file` where it can be measured and is no longer than `max_bytes`; what cannot seek is read, so far and no more.
 
-    Raises MediaDecodeError for more bytes, and for a file object opened as text.
+    Raises MediaDecodeError for more bytes, for none, and for a file object opened as text.
     """
     try:
         place = file.tell()
@@ -180,6 +180,8 @@ def bounded_file(file: Any, max_bytes: int = MAX_BYTES) -> Any:
             ) from None
         check_bytes(len(data), max_bytes)
         return BytesIO(data)
+    if not size:
+        raise MediaDecodeError("it is empty")
     check_bytes(size, max_bytes)
     return file
 

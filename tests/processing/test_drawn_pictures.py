@@ -1,6 +1,7 @@
 """Pictures as ids of a vocabulary: the processor's rows, the collator's columns, and back to pictures."""
 
 import copy
+import shutil
 
 import numpy as np
 import pytest
@@ -149,6 +150,45 @@ def test_a_layout_of_another_tokenizer_is_refused(processor):
         small_processor(drawing={**processor.drawing, "grid": None, "rows": 4})
 
 
+@pytest.mark.parametrize("has_tokenizer", [True, False])
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"begin_id": 20}, "begin_id=20, a code of a picture: 17..43"),
+        ({"mask_id": 43}, "mask_id=43, a code"),
+        ({"first_id": 13}, "begin_id=14, a code of a picture: 13..39"),
+        ({"end_id": 14}, "end_id=14, which is begin_id too"),
+        ({"mask_id": 15}, "mask_id=15, which is end_id too"),
+        ({"first_id": -1}, "first_id=-1; it is a whole number from 0"),
+        ({"end_id": "15"}, "end_id='15'; it is a whole number"),
+        ({"begin_id": True}, "begin_id=True; it is a whole number"),
+        ({"grid": 16}, "grid=16; it is"),
+        ({"grid": [4, 4, 1]}, "grid=.*; it is"),
+    ],
+)
+def test_a_layout_whose_ids_stand_for_two_things_is_refused(processor, has_tokenizer, given, told):
+    own = {} if has_tokenizer else {"image_tokenizer": None}
+    with pytest.raises((ValueError, TypeError), match=f"drawing has {told}"):
+        small_processor(drawing={**processor.drawing, **given}, **own)
+
+
+def test_an_image_tokenizer_that_is_gone_is_named(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    place = tmp_path / "image_tokenizer"
+    (place / "config.json").write_text('{"model_type": "of_nobody"}')
+    with pytest.raises(ValueError, match=f"the image_tokenizer cannot be read from '{place}'"):
+        AutoProcessor.from_pretrained(tmp_path)
+    shutil.rmtree(place)
+    with pytest.raises(ValueError, match=f"the image_tokenizer cannot be read from '{place}'"):
+        AutoProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("ids", [[None], [[None]], [["a"]], [[1.5]], [[[1]]]])
+def test_ids_that_are_no_numbers_are_told(processor, ids):
+    with pytest.raises(TypeError, match=r"rows of whole numbers \(R, T\); row 0"):
+        processor.decode_images(ids)
+
+
 def test_the_processor_saves_its_image_tokenizer_and_finds_it_again(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     again = AutoProcessor.from_pretrained(tmp_path)
@@ -231,8 +271,10 @@ def test_guidance_dropout_empties_texts_of_drawings_alone(processor):
     assert lengths == [2] * 8 + [3] and [item["text"] for item in given] == [*NAMES, "a"]
     some = MMDataCollator(processor, guidance_dropout=0.5)([{**samples()[0], "id": number} for number in range(200)])
     assert 60 < int((some["context_attention_mask"].sum(1) == 2).sum()) < 140
-    with pytest.raises(ValueError, match="guidance_dropout=2"):
-        MMDataCollator(processor, guidance_dropout=2)
+    for name in ("guidance_dropout", "mlm_probability", "mim_ratio"):
+        for share in (2, "a", None, True, [0.1], float("nan")):
+            with pytest.raises(ValueError, match=f"{name}=.*; accepted are shares"):
+                MMDataCollator(processor, **{name: share})
 
 
 def test_the_caller_keeps_its_samples(processor):

@@ -165,6 +165,13 @@ def test_wrong_pixels_raise_an_error(case):
             read(pixels)
 
 
+@pytest.mark.parametrize("given", [None, "a.png", [1.0]])
+def test_what_is_no_tensor_is_told(given):
+    for read in (tokenizer().encode, tokenizer()):
+        with pytest.raises(TypeError, match="pixel_values must be a tensor; got"):
+            read(given)
+
+
 WRONG_IDS = {
     "floats": (torch.zeros(1, 16), TypeError, "int64 tensor; got torch.float32"),
     "a list": ([[0] * 16], TypeError, "int64 tensor; got list"),

@@ -245,7 +245,7 @@ def test_broken_files_raise_one_typed_error_and_nothing_else(fmt):
 
 
 BAD_SOURCES = [
-    (b"", MediaDecodeError, "the 0 bytes given"),
+    (b"", MediaDecodeError, "the 0 bytes given: it is empty"),
     (b"not a picture", MediaDecodeError, "accepted are whole files of JPEG"),
     (io.StringIO("text"), MediaDecodeError, "the file object"),
     ("no/such/file.png", FileNotFoundError, "no file at the path 'no/such/file.png'"),

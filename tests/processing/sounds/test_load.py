@@ -150,7 +150,7 @@ def test_whole_numbers_are_scaled_by_their_type(array, expected):
 
 
 BAD = [
-    (b"", {}, MediaDecodeError, "cannot decode"),
+    (b"", {}, MediaDecodeError, "it is empty"),
     (b"not a sound", {}, MediaDecodeError, "cannot decode"),
     (as_file(tone())[:30], {}, MediaDecodeError, "cannot decode|empty"),
     (as_file(np.zeros(0, np.float32)), {}, MediaDecodeError, "it is empty"),
