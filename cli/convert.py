@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from ..conversion_scripts.engine import run
+from .long_work import check_new
 
 
 def convert(
@@ -16,7 +17,7 @@ def convert(
     text: str | None = None,
     say: Callable[[str], None],
 ) -> None:
-    """Convert `source` into the directory `out`, and say what was done.
+    """Convert `source` into the directory `out`, new or empty, and say what was done.
 
     Args:
         source: a directory or Hub id in a published layout, or a .pth file of an original; with `to` an MM directory.
@@ -27,5 +28,7 @@ def convert(
 
     Raises: ValueError, FileNotFoundError: as `mm.conversion_scripts.engine.run`.
     """
+    if not dry_run:
+        check_new(out, "OUT")
     for line in run(source, out, to, dry_run, compare, vision, text):
         say(line)

@@ -13,11 +13,13 @@ from ..modeling_mm.tasks.pipelines import check_draws, drawing_texts
 from ..searching.rerank import rank_pictures
 from ..searching.sheet import check_sheet, draw_rows
 from .caption import without_other_bars
+from .long_work import check_new
 from .models import load_head
 from .printing import json_line, printable
 
 LONGEST_NAME = 160  # bytes of a text in the name of its files; file systems take 255 of a name
 DRAWS = ("MMForConditionalGeneration", "MMForMaskedLM")
+JUDGES = ("MMForImageTextRetrieval",)
 
 
 def draw(
@@ -43,13 +45,13 @@ def draw(
     if keep is not None and keep > n:
         raise ValueError(f"--keep {keep} of --n {n} pictures; --n must be as many at least")
     if sheet is not None:
-        check_sheet(sheet)
+        check_new(check_sheet(sheet), "--sheet")
     folder = Path(".") if output is None and sheet is None else output
     kept = n if keep is None else keep
     files = {} if folder is None else _files(folder, asked, seed, kept)
     with without_other_bars():
         drawer, processor = load_head(model, DRAWS, device=device, dtype=dtype)
-        judge = None if rerank is None else load_head(rerank, ("MMForImageTextRetrieval",), device=device, dtype=dtype)
+        judge = None if rerank is None else load_head(rerank, JUDGES, device=device, dtype=dtype, option="--rerank")
     check_draws(drawer, processor)
     settings = {"guidance_scale": guidance, "temperature": temperature, "top_k": top_k, "seed": seed}
     if steps is not None:

@@ -11,10 +11,10 @@ from ..searching.graph import build_graph
 from ..searching.index import NAME, MMIndex
 from ..searching.rerank import rerank
 from ..searching.shares import embed_share, embedding_rows, made_of_rows
-from ..searching.sheet import draw_sheet
+from ..searching.sheet import check_sheet, draw_sheet
 from ..weights.model_hash import hash_of_model
 from .caption import without_other_bars
-from .long_work import processes, tell_faults
+from .long_work import check_new, processes, tell_faults
 from .media_lists import other_kind, told_media
 from .models import load_head
 from .on_ray import check_engine, run_on_ray
@@ -118,8 +118,10 @@ def search(
     Args:
         query_as: "text" or "file"; "auto": a query that ends as a file's name does is a file, which must be there.
         with_matching: order the hits by text and file read together.
-        sheet: a picture of the hits to write.
+        sheet: a picture of the hits to write, a new file.
     """
+    if sheet is not None:
+        check_new(check_sheet(sheet), "--sheet")
     if query_as not in AS:
         raise ValueError(f"--as {query_as} is not known; accepted: {', '.join(AS)}")
     index = MMIndex(folder)

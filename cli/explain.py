@@ -8,9 +8,12 @@ import torch
 from ..explaining.explanation import Explanation
 from ..explaining.plot import plot_explanation
 from .caption import without_other_bars
-from .media_lists import in_words
+from .long_work import check_new
+from .media_lists import in_words, kind_of, other_kind
 from .models import load_model
 from .printing import printable
+
+DRAWN = (".png", ".svg", ".pdf")
 
 
 def explain_picture(
@@ -31,9 +34,17 @@ def explain_picture(
         model: folder or Hub id (see `load_model`); None: the one in the package.
         prompt: words that the caption starts with; a model with a text encoder is asked them instead.
         method: as in `model.explain`.
-        output: a file for the drawing (.png, .svg, .pdf).
+        output: a new file for the drawing (.png, .svg, .pdf).
         device, dtype: as `load_model`.
     """
+    if output is not None:
+        if Path(output).suffix.lower() not in DRAWN:
+            raise ValueError(f"--output {output} must end in {', '.join(DRAWN)}")
+        if not Path(output).parent.is_dir():
+            raise ValueError(f"there is no folder {str(Path(output).parent)!r} for --output {Path(output).name}")
+        check_new(output, "--output")
+    if (kind := kind_of(Path(picture))) != "image":
+        raise ValueError(f"{picture}: {other_kind(kind, ['image'])}")
     with without_other_bars():
         loaded, processor = load_model(model, device=device, dtype=dtype)
     if "image" not in loaded.config.modalities:

@@ -13,6 +13,7 @@ from ..exporting.parts import context_inputs
 from ..modeling_mm.tasks.generation import MMForConditionalGeneration
 from ..processing.processor import MMProcessor
 from .caption import PACKAGED_MODEL
+from .long_work import check_new
 
 FORMATS = ("onnx", "hub")
 
@@ -26,8 +27,7 @@ def export(source: str | None, output: str, to: str = "onnx", say: Callable[[str
     """
     if to not in FORMATS:
         raise ValueError(f"--to {to}: accepted are {', '.join(FORMATS)}")
-    if Path(output).exists() and any(Path(output).iterdir()):
-        raise ValueError(f"{output} is not empty; give a new folder")
+    check_new(output, "OUT")
     source = source or str(PACKAGED_MODEL)
     model = MMForConditionalGeneration.from_pretrained(source, attn_implementation="sdpa", dtype="float32").eval()
     processor = MMProcessor.from_pretrained(source)

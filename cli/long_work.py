@@ -29,6 +29,17 @@ def settings_kept(settings: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(kept, default=str))
 
 
+def check_new(path: str | os.PathLike | None, option: str) -> None:
+    """Raises ValueError for a file that is there already, and a folder that holds something; None is no output."""
+    if path is None:
+        return
+    there = Path(path)
+    if there.is_dir() and any(there.iterdir()):
+        raise ValueError(f"{option} {there} is not empty; give a new folder")
+    if there.exists() and not there.is_dir():
+        raise ValueError(f"{option} {there} is there already; give another name, or remove it")
+
+
 class Faults:
     """The files of a piece of work that fail, listed on stderr at its end.
 

@@ -66,7 +66,7 @@ def _held(source: str | Path | None) -> tuple[str, dict[str, dict[str, Any]]]:
 
 def load_head(
     source: str | Path | None = None, heads: Collection[str] = _SERVED, *, device: str | None = None,
-    dtype: str | None = None,
+    dtype: str | None = None, option: str = "--model",
 ) -> tuple:  # fmt: skip
     """(model, processor) of one of the classes in `heads`, whichever the checkpoint is of; as `load_model`.
 
@@ -75,6 +75,7 @@ def load_head(
     Args:
         device: such as "cuda" or "cpu"; None: the GPU if there is one.
         dtype: one of DTYPES; None: that of the weights.
+        option: of the command, that names the model.
     """
     named, held = str(PACKAGED_MODEL if source is None else source), _held(source)[1]
     (name, *_) = [*(held[_MODEL].get("architectures") or ()), "MMForConditionalGeneration"]
@@ -84,7 +85,7 @@ def load_head(
     if name not in heads:
         does = _HEADS[name][2] if name in _HEADS else "is for training"
         wanted = " or ".join(f"{_HEADS[head][2]} ({head})" for head in heads)
-        raise ValueError(f"{named!r} {does} ({name}); needed is a model that {wanted}: --model names one")
+        raise ValueError(f"{named!r} {does} ({name}); needed is a model that {wanted}: {option} names one")
     auto_class, parts, _ = _HEADS[name]
     model, processor = load_model(source, auto_class, parts, device=device, dtype=dtype, any_head=True)
     if name == "MMForImageTextRetrieval" and held[_MODEL].get("pretraining_losses"):

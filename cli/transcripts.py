@@ -14,10 +14,11 @@ from transformers import AutoModelForSpeechSeq2Seq
 
 from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
 from ..processing.images.limits import MediaDecodeError
+from ..processing.media_kinds import column_of
 from ..processing.sounds.stream import stream_sound
 from .caption import without_other_bars
 from .long_work import Faults, Results, check_settings, note_of, processes, settings_kept
-from .media_lists import told_media
+from .media_lists import other_kind, told_media
 from .models import load_model
 from .on_ray import check_engine, shards_of
 from .printing import json_line, printable
@@ -61,7 +62,15 @@ class Transcriber:
     def _streams(self, files: Sequence[Path]) -> Iterator[Iterable[np.ndarray]]:
         for path in files:
             torch.manual_seed(0)  # of the temperatures of FALLBACK: a file has one transcript
-            yield stream_sound(path, self.processor.feature_extractor.sampling_rate)
+            if column_of(path.name) == "image":
+                yield _of_picture(path)
+            else:
+                yield stream_sound(path, self.processor.feature_extractor.sampling_rate)
+
+
+def _of_picture(path: Path) -> Iterator[np.ndarray]:
+    raise MediaDecodeError(f"cannot read {path.name}: {other_kind('image', ['audio'])}")
+    yield
 
 
 def print_transcripts(
@@ -100,6 +109,10 @@ def print_transcripts(
     if output is None and size > 1:
         raise ValueError(f"{size} processes write into --output; give one")
     files = files[rank::size]
+    if output is not None and not resume:
+        for name in (f"{path.stem}.{form}" for path in files):
+            if (output / name).exists():
+                raise ValueError(f"--output {output} holds {name} already; --resume goes on with it")
     transcriber = Transcriber(model, **options)
     settings = {"command": "transcribe", "model": model, "form": form, **options}
     results = Faults(len(files)) if output is None else _journal(output, settings, resume, form, files)

@@ -21,6 +21,7 @@ from ..kernels.cross_attention import KERNEL_DTYPES, MAX_HEAD_DIM, runs_kernels
 from ..kernels.interpreter import HAS_TRITON, IS_INTERPRETED
 from ..kernels.reference import reference_attention, reference_backward
 from ..kernels.tuning import MANY, Tile
+from .long_work import check_new
 
 Timer = Callable[[Callable[[], object]], float]  # a call -> milliseconds
 KERNELS = tuple(tuning.TABLE)
@@ -270,8 +271,7 @@ def tune(
         ValueError: a wrong argument, a file that already exists, or no GPU that the kernels run on.
     """
     targets = parse_targets(head_dims, dtypes, kernels, rows)
-    if output.exists():
-        raise ValueError(f"{str(output)!r} already exists; name a new file")
+    check_new(output, "OUT")
     if not output.parent.is_dir():
         raise ValueError(f"no folder {str(output.parent)!r} to write {output.name!r} into")
     device = _gpu()

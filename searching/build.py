@@ -43,7 +43,9 @@ class EmbedReport:
     left_aside: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        told = f"{self.files} files: {self.encoded} encoded, {self.kept} as before, {len(self.deleted)} deleted"
+        told = (
+            f"{self.files} files: {self.encoded} encoded, {self.kept} of known contents, {len(self.deleted)} deleted"
+        )
         if self.left_aside:
             told += f", {len(self.left_aside)} of a kind that the model does not read"
         return told + (f", {len(self.faults)} cannot be read" if self.faults else "")

@@ -57,7 +57,7 @@ class Task:
                 others = ["text"]
             raise ValueError(
                 f"the task {self.name} needs {' and '.join(lacking)}; the sample {sample.get('id')!r} holds "
-                f"{', '.join(held)}. Say which column that is, for instance columns "
+                f"{', '.join(held)}. Say which column that is, for instance --columns "
                 f"{others[0] if others else 'caption'}={lacking[0]}"
             )
         if not any(name in sample for name in (*MEDIA, "text", "context_text")) and self.name == "classify":

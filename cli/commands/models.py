@@ -12,7 +12,7 @@ def convert(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="A folder, a Hub id or a .pth file; with --to a folder of MM.")
     ],
-    output: Annotated[str | None, typer.Argument(metavar="OUT", help="The folder to write.")] = None,
+    output: Annotated[str | None, typer.Argument(metavar="OUT", help="The folder to write, new or empty.")] = None,
     to: Annotated[
         str | None, typer.Option(metavar="FAMILY", help="Write SOURCE, a model of MM, back as this family's.")
     ] = None,

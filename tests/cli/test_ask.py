@@ -116,13 +116,34 @@ def test_texts_are_matched_with_a_picture(folder):
         (["classify", "red.png", "--model", "compares", "--labels", "a", "--template", "photo"], "must have one"),
         (["classify", "red.png", "--model", "classifies", "--labels", "a,b"], "labels of its own"),
         (["classify", "red.png", "--model", "writes"], "needed is a model that compares"),
+        (["explain", "red.png", "--model", "writes", "-o", "map.doc"], "must end in .png, .svg, .pdf"),
+        (["explain", "red.png", "--model", "writes", "-o", "no/map.png"], "there is no folder 'no'"),
+        (["explain", "film.mp4", "--model", "writes"], "it is a video, and the model reads pictures"),
+        (["export", "writes", "--model", "writes", "--to", "hub"], "is not empty; give a new folder"),
+        (["convert", "writes", "compares"], "is not empty; give a new folder"),
+        (["tune", "red.png"], "is there already"),
     ],
 )
 def test_bad_input_is_a_line_of_words(folder, words, told):
     place, *_ = folder
-    names = {"red.png", "writes", "compares", "classifies"}
+    names = {"red.png", "film.mp4", "writes", "compares", "classifies"}
+    (place / "film.mp4").write_bytes(b"no film")
     done = run(*(place / word if word in names else word for word in words))
     assert done.exit_code == 2 and told in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_caption_is_explained_once_in_a_drawing(folder, tmp_path):
+    words = ("explain", folder[0] / "red.png", "--model", folder[0] / "writes", "--text", "a cat")
+    done = run(*words, "-o", tmp_path / "map.png")
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert done.exit_code == 0, done.output
+    assert [line[0] for line in lines] == ["word", "a", "cat"] and all(len(line) == 4 for line in lines)
+    told = json.loads(run(*words, "--json").stdout)
+    assert told["words"] == ["a", "cat"] and len(told["items"][0]["weights"]) == 2
+    drawn = (tmp_path / "map.png").read_bytes()
+    again = run(*words, "-o", tmp_path / "map.png")
+    assert again.exit_code == 2 and "map.png is there already" in again.stderr
+    assert (tmp_path / "map.png").read_bytes() == drawn
 
 
 def test_a_broken_file_is_told_by_its_name(folder, tmp_path):

@@ -135,6 +135,11 @@ def test_only_a_sheet_leaves_no_other_file(folder, tmp_path, monkeypatch):
         (["red apple", "--model", "order", "--n", "2", "--keep", "3"], "--keep 3 of --n 2"),
         (["red apple", "--model", "order", "--sheet", "all.txt"], "must end in .png"),
         (["red apple", "--model", "order", "--sheet", "no/all.png"], "there is no folder 'no'"),
+        (["red apple", "--model", "order", "--sheet", "kept.jpg"], "--sheet kept.jpg is there already"),
+        (
+            ["red apple", "--model", "order", "--rerank", "order"],
+            "a model that compares (MMForImageTextRetrieval): --rerank",
+        ),
         (["red apple", "--model", "order", "-o", "order/config.json"], "is no folder"),
         ([" ", "--model", "order"], "nothing to draw"),
         (["red apple", "--model", "order", "--guidance", "0.5"], "guidance_scale=0.5"),
@@ -143,8 +148,10 @@ def test_only_a_sheet_leaves_no_other_file(folder, tmp_path, monkeypatch):
 )
 def test_what_cannot_be_drawn_is_told_with_exit_code_2(folder, tmp_path, monkeypatch, words, told):
     monkeypatch.chdir(folder)
+    (folder / "kept.jpg").write_text("kept")
     done = run("draw", *words)
     assert done.exit_code == 2 and told in done.stderr and not [*folder.glob("*.png")]
+    assert (folder / "kept.jpg").read_text() == "kept"
 
 
 def test_a_model_of_words_says_how_one_learns_to_draw(folder, tmp_path):

@@ -41,7 +41,7 @@ def run(*words):
 def test_a_folder_is_embedded_and_searched(folder, tmp_path):
     index, pictures = tmp_path / "index", folder / "pictures"
     done = run("embed", pictures, "--index", index, "--model", folder / "model")
-    assert (done.exit_code, done.stdout) == (0, "3 files: 3 encoded, 0 as before, 0 deleted\n")
+    assert (done.exit_code, done.stdout) == (0, "3 files: 3 encoded, 0 of known contents, 0 deleted\n")
     (pictures / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     done = run("embed", pictures, "--index", index, "--model", folder / "model", "--json")
     (pictures / "bad.png").unlink()
@@ -54,6 +54,16 @@ def test_a_folder_is_embedded_and_searched(folder, tmp_path):
     done = run("search", index, "a red cat", "--rerank", "--json", "--sheet", tmp_path / "sheet.png")
     odds = [json.loads(line)["match"] for line in done.stdout.splitlines()]
     assert odds == sorted(odds, reverse=True) and len(odds) == 3 and (tmp_path / "sheet.png").is_file()
+    for sheet, told in (("sheet.png", "is there already"), ("sheet.txt", "must end in .png")):
+        done = run("search", index, "a red cat", "--sheet", tmp_path / sheet)
+        assert (done.exit_code, done.stdout) == (2, "") and told in done.stderr
+
+
+def test_files_of_equal_contents_are_encoded_once_and_said(folder, tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes((folder / "pictures" / "red.png").read_bytes())
+    done = run("embed", tmp_path, "--index", tmp_path / "index", "--model", folder / "model")
+    assert done.stdout == "2 files: 1 encoded, 1 of known contents, 0 deleted\n"
 
 
 def test_three_processes_make_the_index_of_one_also_after_one_was_killed(folder, tmp_path, monkeypatch):
@@ -205,7 +215,7 @@ def test_media_that_the_model_does_not_read_are_counted_and_hidden_files_are_no_
     assert told_media([tmp_path], ["image", "video", "audio"], True)[:2] == [tmp_path / "a.mp4", tmp_path / "b.MOV"]
     assert capsys.readouterr().err == ""
     done = run("embed", tmp_path, "--index", tmp_path / "index", "--model", folder / "model")
-    assert (done.exit_code, done.stdout) == (0, "1 files: 1 encoded, 0 as before, 0 deleted\n")
+    assert (done.exit_code, done.stdout) == (0, "1 files: 1 encoded, 0 of known contents, 0 deleted\n")
     assert "2 videos and 1 sound left out" in done.stderr
     (tmp_path / "red.png").unlink()
     with pytest.raises(ValueError, match="no pictures in the folder .*, but 2 videos and 1 sound: looked for"):

@@ -230,7 +230,7 @@ def test_an_index_and_transcripts_of_actors_are_those_of_one_process(saved_retri
         given = ["--model", model, "--engine", engine, "--index", tmp_path / engine]
         done = run("embed", pictures, *given)
         assert done.returncode == 2 and done.stderr.count("05.png") == 1
-        assert done.stdout == "19 files: 19 encoded, 0 as before, 0 deleted, 1 cannot be read\n"
+        assert done.stdout == "19 files: 19 encoded, 0 of known contents, 0 deleted, 1 cannot be read\n"
     indexes = [MMIndex(tmp_path / engine) for engine in ("local", "ray")]
     assert indexes[0].items == indexes[1].items
     torch.testing.assert_close(indexes[1].embeddings, indexes[0].embeddings, rtol=0, atol=1e-5)

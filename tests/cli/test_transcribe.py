@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 from transformers import WhisperForConditionalGeneration, pipeline
 from typer.testing import CliRunner
 
@@ -154,6 +155,11 @@ def test_a_transcript_stays_where_nothing_comes_of_a_run(folder, tmp_path):
     assert run(folder, "long.wav", "--format", "srt", "--output", str(tmp_path), "--language", "xx").exit_code == 2
     (folder / "junk2.wav").write_bytes(b"junk")
     assert run(folder, "junk2.wav", "--format", "srt", "--output", str(tmp_path)).exit_code == 2
+    Image.new("RGB", (8, 8)).save(folder / "red.png")
+    done = run(folder, str(folder / "red.png"), "--output", str(tmp_path))
+    assert done.exit_code == 2 and "red.png: it is a picture, and the model reads sounds" in done.stderr
+    done = run(folder, "long.wav", "--format", "srt", "--output", str(tmp_path), "--language", "en")
+    assert done.exit_code == 2 and "holds long.srt already; --resume" in done.stderr
     assert kept.read_text() == "KEEP" and list(tmp_path.glob("[!.]*")) == [kept]
     done = run(folder, "long.wav", "--output", str(kept))
     assert done.exit_code == 2 and "folder" in done.output

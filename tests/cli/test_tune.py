@@ -223,7 +223,7 @@ def test_what_is_not_known_raises_in_words(tmp_path, given, words):
 
 def test_no_file_is_overwritten_and_no_folder_made(tmp_path):
     (tmp_path / "table.json").write_text("mine")
-    with pytest.raises(ValueError, match="exists; name a new file"):
+    with pytest.raises(ValueError, match="is there already"):
         tune.tune(tmp_path / "table.json", say=print)
     with pytest.raises(ValueError, match="no folder"):
         tune.tune(tmp_path / "none" / "table.json", say=print)
