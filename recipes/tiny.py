@@ -167,7 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--start", type=Path, default=PACKAGED, help="the captioner that it goes on from")
     parser.add_argument("--output", type=Path, default=Path("runs/mm-tiny"))
-    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--rate", type=float, default=7e-4, help="the highest learning rate")
     parser.add_argument("--views", type=int, default=4, help="views whose features are computed once")
     parser.add_argument("--resume", action="store_true")

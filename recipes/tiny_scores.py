@@ -38,13 +38,20 @@ def answers(model, tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """Whether each test question of easy-VQA is answered rightly, by the model and by its question alone."""
     questions = Questions(tokenizer, build_image_processor(SIZE), "test")
     train, test = load_questions("train"), load_questions("test")
-    right = []
+    places: dict[str, list[tuple[int, str]]] = {}  # by question, so that the rows of a batch are of one length
     for place, asked in enumerate(questions.asked):
-        pixels = normalised(questions.pixels[[place]].float() / 255)
         for question, answer in asked:
-            start = rows_of([question], tokenizer, [question])["input_ids"][:, :-1]
-            ids = model.generate(pixel_values=pixels, input_ids=start, max_new_tokens=4, do_sample=False)
-            right.append(tokenizer.decode(ids[0, start.shape[1] :], skip_special_tokens=True).strip() == answer)
+            places.setdefault(question, []).append((place, answer))
+    right = []
+    for question, pairs in places.items():
+        start = rows_of([question], tokenizer, [question])["input_ids"][:, :-1]
+        for first in range(0, len(pairs), BATCH):
+            part = pairs[first : first + BATCH]
+            pixels = normalised(questions.pixels[[place for place, _ in part]].float() / 255)
+            rows = start.expand(len(part), -1)
+            ids = model.generate(pixel_values=pixels, input_ids=rows, max_new_tokens=4, do_sample=False)
+            texts = tokenizer.batch_decode(ids[:, start.shape[1] :], skip_special_tokens=True)
+            right += [text.strip() == answer for text, (_, answer) in zip(texts, part, strict=True)]
     return np.array(right, float), question_only(train, test)
 
 
