@@ -124,6 +124,34 @@ def test_keys_and_values_of_merged_media_are_kept_once_per_context(
     assert int(cache.get_seq_length()) == 3 + 2 and cache.prefix_length == media.shape[2]
 
 
+@pytest.mark.parametrize("num_beams", [1, 5])
+def test_no_step_copies_what_the_prefix_holds(tiny_model, pictures, num_beams):
+    """Its keys and values are the same storage in every step, whatever the beams, and take the bytes of the contexts:
+    1 / num_beams of those of a cache in which every beam has a row."""
+    model = without_end(tiny_model(text="inside", **MERGED))
+    places, sizes = set(), set()
+    forward = model.model.language_model.forward
+
+    def seen(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        cache = kwargs["past_key_values"]
+        for layer in cache.cross_attention_cache.layers:
+            for held in (layer.keys, layer.values):
+                places.add((id(layer), held.data_ptr()))
+                sizes.add((held.untyped_storage().nbytes(), held.shape[0]))
+        return output
+
+    model.model.language_model.forward = seen
+    inputs = {"pixel_values": pictures[:2], "input_ids": PROMPTS[1:3]}
+    model.generate(**inputs, max_new_tokens=6, num_beams=num_beams)
+    layers = model.config.text_config.num_hidden_layers
+    assert len(places) == 2 * layers
+    ((taken, rows),) = sizes
+    tokens = model.model.encode_context(pixel_values=pictures[:2]).last_hidden_state.shape[1]
+    config = model.config.text_config
+    assert rows == 2 and taken == 2 * config.num_key_value_heads * tokens * config.head_dim * 8  # float64
+
+
 @pytest.mark.parametrize("name", MERGED_KINDS)
 def test_with_a_cache_merged_text_goes_on_as_without(tiny_model, pictures, videos, clips, name):
     text, fields = copy.deepcopy(MODELS[name])
