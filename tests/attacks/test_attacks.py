@@ -43,7 +43,7 @@ EXPECTED = {
     "truncated.bmp": "a BMP file (OSError: image file is truncated",
     "truncated.tiff": "a TIFF file (OSError: image file is truncated",
     "truncated.avif": UNKNOWN,
-    "empty.png": UNKNOWN,
+    "empty.png": "it is empty",
     "broken_sum.png": UNKNOWN,
     "broken_length.png": "Truncated File Read",
     "no_data.png": "cannot load this image",
