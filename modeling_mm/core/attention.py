@@ -130,7 +130,7 @@ class MMAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         if implementation == "sdpa" and self._groups_may_be_queries(query, kwargs.get("is_causal")):
             return attend_by_groups(query, key, value, attention_mask, dropout, self.scaling), None
-        if implementation == "sdpa" and plain_is_faster(query, key):
+        if implementation == "sdpa" and not dropout and plain_is_faster(query, key):
             mask = (
                 open_to_the_past(query, key) if attention_mask is None and kwargs.get("is_causal") else attention_mask
             )

@@ -52,7 +52,9 @@ def plain_is_faster(query: torch.Tensor, key: torch.Tensor) -> bool:
     """Whether attention in the open takes the place of SDPA: in bf16, with a gradient, on a CPU that multiplies bf16.
 
     Forward and backward by torch 2.13.0 on one core of an AMD EPYC with AVX512-BF16, SDPA's time over the plain: 96
-    rows, 4 heads, 10 queries, 16 keys 23; 64 x 64 tokens 7.7; 197 x 197 3.2; 577 x 577 2.1. In fp32 0.9 to 1.7.
+    rows, 4 heads, 10 queries, 16 keys 23; 64 x 64 tokens 7.7; 197 x 197 3.2; 577 x 577 2.1. In fp32 0.9 to 1.7. Not
+    for attention with dropout: a checkpointed layer may run its first forward without a gradient, so by SDPA, and the
+    two drop other weights.
     """
     if query.dtype != torch.bfloat16 or query.device.type != "cpu" or torch.compiler.is_compiling():
         return False

@@ -413,6 +413,11 @@ def test_bf16_with_a_gradient_on_a_cpu_is_attended_in_the_open(monkeypatch, padd
     for wanted, by_sdpa, in_the_open in zip(exact, fused, plain, strict=True):
         allowed = 1.5 * (by_sdpa - wanted).abs().max() + 1e-2 * wanted.abs().max() + least
         assert (in_the_open - wanted).abs().max() <= allowed
+    for layer in model.layers:
+        layer.self_attn.dropout = 0.1
+    run(True, True)
+    for layer in model.layers:
+        layer.self_attn.dropout = 0.0
     monkeypatch.setattr(plain_attention, "_MOST_SCORES", 7 * 7 - 1)
     run(True, True)
-    assert len(seen) == 2
+    assert len(seen) == 2  # with dropout, and of more scores
