@@ -39,7 +39,10 @@ def caption(
     unsure_below: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, metavar="P", help="A caption less likely right is 'unsure'. Default: the model's own."
+            min=0,
+            max=1,
+            metavar="P",
+            help="Say 'unsure' where a caption is less likely right. Default: the model's own.",
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Files captioned at a time.")] = 16,
