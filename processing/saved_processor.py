@@ -66,7 +66,7 @@ class SavingProcessor(SavesItsCode, ProcessorMixin):
             except (OSError, ValueError) as error:
                 place = f"{pretrained_model_name_or_path}/{folder}"
                 raise (OSError if isinstance(error, OSError) else ValueError)(
-                    f"the {IMAGE_TOKENIZER} cannot be read from {place!r}: {error}"
+                    f"the {IMAGE_TOKENIZER} that processor_config.json names cannot be read from {place!r}: {error}"
                 ) from error
         return saved, kwargs
 

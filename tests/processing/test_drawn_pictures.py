@@ -176,10 +176,14 @@ def test_an_image_tokenizer_that_is_gone_is_named(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     place = tmp_path / "image_tokenizer"
     (place / "config.json").write_text('{"model_type": "of_nobody"}')
-    with pytest.raises(ValueError, match=f"the image_tokenizer cannot be read from '{place}'"):
+    with pytest.raises(
+        ValueError, match=f"the image_tokenizer that processor_config.json names cannot be read from '{place}'"
+    ):
         AutoProcessor.from_pretrained(tmp_path)
     shutil.rmtree(place)
-    with pytest.raises(ValueError, match=f"the image_tokenizer cannot be read from '{place}'"):
+    with pytest.raises(
+        ValueError, match=f"the image_tokenizer that processor_config.json names cannot be read from '{place}'"
+    ):
         AutoProcessor.from_pretrained(tmp_path)
 
 
