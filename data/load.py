@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..processing.call_options import check_choice
+from ..processing.images.limits import check_choice, check_switch
 from ..processing.media_kinds import column_of
 from .captions import read_coco, read_flickr, read_karpathy, read_msrvtt
 from .chats import is_chat, read_chats
@@ -69,6 +69,11 @@ def load_data(
         format does not have.
     """
     check_choice("format", format, ("auto", *READERS))
+    check_switch("group", group)
+    if columns is not None and not isinstance(columns, Mapping):
+        raise TypeError(f'columns is a dict such as {{"caption": "suffix"}}; got {type(columns).__name__}')
+    if media is not None and not isinstance(media, (str, os.PathLike)):
+        raise TypeError(f"media is the path of a folder; got {type(media).__name__}")
     kind = format_of(source) if format == "auto" else format
     given = {"media": media, "split": split, "columns": columns, "on_error": on_error, "group": group, **settings}
     defaults = {"media": None, "split": None, "columns": None, "group": True}

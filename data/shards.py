@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..processing.call_options import check_choice
+from ..processing.images.limits import check_choice, check_count
 from ..processing.media_kinds import COLUMN_OF
 from .dataset import DataReport, check_values
 from .errors import DataError
@@ -58,6 +58,12 @@ class MMShards(IterableDataset):
     ):
         check_choice("dots", dots, ("first", "last"))
         check_choice("on_error", on_error, ("raise", "skip"))
+        check_count("shuffle", shuffle)
+        check_count("seed", seed)
+        if columns is not None and not isinstance(columns, Mapping):
+            raise TypeError(f'columns is a dict such as {{"caption": "suffix"}}; got {type(columns).__name__}')
+        if not isinstance(shards, (str, os.PathLike, list, tuple)):
+            raise TypeError(f"shards is a pattern, a folder or a list of files; got {type(shards).__name__}")
         self.shards = expanded(shards)
         self.columns, self.shuffle, self.seed, self.dots = dict(columns or {}), shuffle, seed, dots
         self.on_error = on_error
@@ -69,6 +75,7 @@ class MMShards(IterableDataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Which pass comes next; Trainer and accelerate call it. Without it each pass has an order of its own."""
+        check_count("epoch", epoch)
         self._told.fill_(epoch)
 
     def shard(self, count: int, index: int) -> "MMShards":

@@ -67,6 +67,12 @@ class MMProcessorKwargs(TypedDict, total=False):
     max_batch_pixels: int
 
 
+def check_processor(processor: Any) -> None:
+    """Raises TypeError for what is no MMProcessor."""
+    if not hasattr(processor, "encodable"):
+        raise TypeError(f"processor must be an MMProcessor; got {type(processor).__name__}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class CallOptions:
     """The options of one call, each with its default; `image_options` are all that is not named here.

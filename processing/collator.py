@@ -27,13 +27,21 @@ from .batches import (
     sources_of,
     stack_ready,
 )  # fmt: skip
-from .call_options import check_choice
+from .call_options import check_processor
 from .chat_labels import chat_batch
 from .columns import check_columns, check_nothing_lost, check_spelling, renamed, unknown_columns
 from .drawn_pictures import with_targets, without_words
 from .epochs import Asked, Passes, warn_of_no_labels, who_asks
 from .feature_store import FeatureStore, check_whole_pictures
-from .images.limits import ON_ERROR, MediaDecodeError
+from .images.limits import (
+    ON_ERROR,
+    MediaDecodeError,
+    check_callable,
+    check_choice,
+    check_count,
+    check_share,
+    check_switch,
+)
 from .images.tiles import told_columns
 from .masking import hide
 from .media import blank_media, media_tensors, read_media
@@ -130,13 +138,20 @@ class MMDataCollator:
     features: FeatureStore | None = None
 
     def __post_init__(self):
+        check_processor(self.processor)
         check_choice("padding_side", self.padding_side, ("left", "right"))
         check_choice("on_error", self.on_error, ON_ERROR)
         check_choice("mode", self.mode, ("train", "generate"))
+        for name in ("blank_media", "share_media", "return_loss", "masked_lm", "masked_targets"):
+            check_switch(name, getattr(self, name))
         for name in ("mlm_probability", "mim_ratio", "guidance_dropout"):
-            share = getattr(self, name)
-            if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
-                raise ValueError(f"{name}={share!r}; accepted are shares from 0 to 1")
+            check_share(name, getattr(self, name))
+        for name in ("max_length", "pad_to_multiple_of", "patch_size"):
+            check_count(name, getattr(self, name), least=1, none=True)
+        check_count("seed", self.seed)
+        check_callable("on_fault", self.on_fault, "a MediaDecodeError")
+        if self.features is not None and not isinstance(self.features, FeatureStore):
+            raise TypeError(f"features is what mm.store_features returns; got {type(self.features).__name__}")
         if self.on_error == "placeholder" and self.processor.placeholders is not None:
             raise ValueError("on_error='placeholder' leaves the places of broken media in texts empty; use 'skip'")
         tokenizer = self.processor.tokenizer
@@ -163,6 +178,7 @@ class MMDataCollator:
 
     def set_epoch(self, epoch: int) -> None:
         """For draws by this number instead of the pass that is found; workers that run already follow."""
+        check_count("epoch", epoch)
         self._passes.tell(epoch)
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -48,6 +48,8 @@ def layout(tokenizer: Any, image_tokenizer: Any, drawing: Mapping[str, Any] | No
 
     Raises: ValueError where a given layout is not of this image tokenizer, or there is no image tokenizer.
     """
+    if drawing is not None and not isinstance(drawing, Mapping):
+        raise TypeError(f"drawing={drawing!r:.80}; accepted is a dict with {', '.join(_LAYOUT)}, or None")
     if image_tokenizer is None:
         return None if drawing is None else _checked(dict(drawing))
     own = {"codebook_size": int(image_tokenizer.codebook_size), "grid": [int(side) for side in image_tokenizer.grid]}

@@ -121,6 +121,8 @@ class MMProcessor(SavingProcessor):
         if image_processor is not None:
             check_normalisation(vars(image_processor))
         check_extractor(feature_extractor)
+        if chat_template is not None and not isinstance(chat_template, (str, dict)):
+            raise TypeError(f"chat_template={chat_template!r:.80}; accepted is a template's text, or a dict of them")
         check_choice("prompt_to", prompt_to, ("decoder", "context"))
         check_jitter(frame_jitter)
         if audio_augmentation is not None:

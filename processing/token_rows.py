@@ -34,7 +34,7 @@ def token_id(tokenizer: Any, setting: str, token: str | None) -> int | None:
     """The id of the token that a setting names; ValueError for one that is not in the vocabulary."""
     if token is None:
         return None
-    found = tokenizer and tokenizer.convert_tokens_to_ids(token)
+    found = tokenizer.convert_tokens_to_ids(token) if tokenizer and isinstance(token, str) else None
     if found is None or (found == tokenizer.unk_token_id and token != tokenizer.unk_token):
         raise ValueError(f"{setting}={token!r} is no token of the tokenizer's vocabulary")
     return found

@@ -8,13 +8,16 @@ tokens in the new one, and `decode` gives it back. A piece starts as the mean of
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import PreTrainedTokenizerFast
+
+from .call_options import check_processor
+from .images.limits import check_count
 
 PAD, BOS, EOS = 0, 1, 2
 SPECIAL = ("<pad>", "<s>", "</s>", "<mask>")
@@ -32,6 +35,7 @@ def byte_tokenizer(texts: Iterable[str], size: int, special: Sequence[str] = ())
     Raises: ValueError for a size that has no room for the 256 bytes and the special tokens.
     """
     named = [*SPECIAL, *special]
+    check_count("size", size)
     if size < 256 + len(named):
         raise ValueError(f"size={size}; a vocabulary has 256 bytes and {len(named)} special tokens at least")
     made = Tokenizer(models.BPE())
@@ -69,6 +73,10 @@ def new_vocabulary(
     Raises: ValueError for a model whose vocabulary has places for pictures or sounds, or a second one; a size that is
         too small; texts that are empty.
     """
+    check_processor(processor)
+    for name, value in (("texts", texts), ("special", special)):
+        if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
+            raise TypeError(f"{name} is a list of texts; got {type(value).__name__}")
     config, old = model.config, processor.tokenizer
     _check(config, processor)
     held = list(texts)

@@ -4,6 +4,8 @@
 """
 
 import json
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,8 @@ from transformers.integrations.deepspeed import is_deepspeed_available
 from ..configuration.base import unknown_fields
 from ..configuration.mm import MMConfig
 from ..configuration.settings import nearest
-from ..processing.call_options import check_choice
+from ..processing.images.limits import check_choice, check_count, check_share, check_switch
+from ..processing.videos.sampling import check_positive
 from ..processing.vocabulary import LEAST
 
 TASKS = ("caption", "vqa", "retrieval", "classify", "chat", "pretrain", "distill")
@@ -62,6 +65,14 @@ def check_deepspeed(settings: Any) -> None:
         )
 
 
+def check_words(settings: Any, *names: str) -> None:
+    """Raises TypeError for a setting that is no text, path or None."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not isinstance(value, (str, os.PathLike)):
+            raise TypeError(f"{name}={value!r:.80}; accepted is a text or a path")
+
+
 @dataclass
 class DataArguments:
     """What is read. See docs/data.md."""
@@ -90,11 +101,17 @@ class DataArguments:
     )
 
     def __post_init__(self):
+        check_words(self, "media", "format", "split", "eval_media", "eval_split", "annotations", "eval_annotations",
+                    "feature_cache")  # fmt: skip
         self.columns = as_dict("columns", self.columns)
         check_choice("on_error", self.on_error, ("skip", "raise"))
         check_choice("identify", self.identify, ("bytes", "name"))
         check_choice("augment", self.augment, (None, "saved"))
-        if not 0 <= self.eval_share < 1:
+        check_count("max_length", self.max_length, least=1, none=True)
+        check_count("split_seed", self.split_seed)
+        check_switch("streaming", self.streaming)
+        check_share("eval_share", self.eval_share)
+        if self.eval_share == 1:
             raise ValueError(f"eval_share={self.eval_share}; accepted are shares from 0 to below 1")
 
 
@@ -127,13 +144,16 @@ class ModelArguments:
     teacher: str | None = described(None, "distill: folder or Hub id of the model to learn from")
 
     def __post_init__(self):
+        check_words(self, "model", "preset", "vision_tower", "text_tower", "audio_tower", "text_encoder", "processor",
+                    "lora_targets", "teacher")  # fmt: skip
         self.config = as_dict("config", self.config) or {}
         faults = unknown_fields(MMConfig, self.config)
         if faults:
             raise ValueError(f"config: {'; '.join(faults)}")
         check_choice("lora_save", self.lora_save, ("merged", "adapter"))
-        if self.lora is not None and self.lora < 0:
-            raise ValueError(f"lora={self.lora}; a rank of 1 or more is accepted, or 0 for none")
+        check_count("lora", self.lora, none=True)  # 0: none
+        check_positive("lora_alpha", self.lora_alpha)
+        check_count("new_vocabulary", self.new_vocabulary, none=True)
         starts = {"model": self.model, "preset": self.preset, "towers": self.vision_tower or self.text_tower}
         given = [name for name, value in starts.items() if value]
         if len(given) > 1:
@@ -184,13 +204,15 @@ class MMTrainingArguments(Seq2SeqTrainingArguments):
     distill_temperature: float = described(2.0, "distill: temperature of both softmaxes")
 
     def __post_init__(self):
-        for name, low, high in (
-            ("layer_decay", 0, 1), ("ema", 0, 1), ("distill_weight", 0, 1), ("mlm_probability", 0, 1),
-            ("mim_ratio", 0, 1),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"{name}={value}; accepted are numbers from {low} to {high}")
+        for name in ("layer_decay", "ema", "distill_weight", "mlm_probability", "mim_ratio"):
+            if getattr(self, name) is not None:
+                check_share(name, getattr(self, name))
+        check_positive("distill_temperature", self.distill_temperature)
+        check_count("early_stopping_patience", self.early_stopping_patience, least=1, none=True)
+        check_switch("resume", self.resume)
+        check_switch("dry_run", self.dry_run)
+        check_share("early_stopping_threshold", self.early_stopping_threshold, math.inf)
+        check_words(self, "license")
         check_deepspeed(self.deepspeed)
         if self.early_stopping_patience is not None:
             self.load_best_model_at_end = True

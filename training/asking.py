@@ -19,6 +19,7 @@ from ..data.sources import media_names
 from ..modeling_mm.core.places import device_of, dtype_settings
 from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
 from ..processing.collator import MMDataCollator
+from ..processing.images.limits import check_switch
 from .class_metrics import Interval
 from .journal import Journal
 from .metrics import answer, with_classes_of
@@ -82,6 +83,10 @@ def ask(
     it stay samples of their own, and how sure the model was of a text is kept.
     check: raises an error for samples and a task that do not do, before anything is answered.
     """
+    check_switch("resume", resume)
+    check_switch("progress", progress)
+    if output is not None and not isinstance(output, (str, os.PathLike)):
+        raise TypeError(f"output is the path of a folder; got {type(output).__name__}")
     loaded, processor, task = _loaded(model, processor, task, device, dtype)
     rank, processes = _processes()
     options = {key: value for key, value in reading.items() if value is not None}

@@ -26,7 +26,7 @@ from ..modeling_mm.core.modes import evaluating
 from ..processing.batches import media_key, sources_of
 from ..processing.collator import SAMPLE_COLUMNS, MMDataCollator
 from ..processing.columns import check_columns, renamed
-from ..processing.images.limits import MediaDecodeError
+from ..processing.images.limits import MediaDecodeError, check_count
 
 SORTED_AT_ONCE = 16  # batches of samples that are sorted by length together
 NOT_OF_FORWARD = ("labels", "lm_targets", "return_loss", "return_logits")
@@ -129,8 +129,7 @@ class Reader:
     def __post_init__(self):
         if self.on_error not in ("raise", "skip"):
             raise ValueError(f'on_error={self.on_error!r}; accepted are "raise" and "skip"')
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size}; accepted are whole numbers from 1")
+        check_count("batch_size", self.batch_size, least=1)
         self.columns = check_columns(self.collator.columns, (*SAMPLE_COLUMNS, "id"))
         # what is evaluated is whole: nothing augmented, nothing masked
         plain = {"augment": None, "mlm_probability": 0.0, "mim_ratio": 0.0, "masked_lm": False, "return_loss": False}

@@ -22,7 +22,7 @@ from ..processing.batches import media_key, sources_of
 from ..processing.collator import SAMPLE_COLUMNS
 from ..processing.columns import check_columns, renamed
 from ..processing.feature_store import FeatureStore, plain_settings, read_picture
-from ..processing.images.limits import MediaDecodeError
+from ..processing.images.limits import MediaDecodeError, check_count
 from ..processing.media import media_tensors
 
 CHUNK = 32  # pictures that go through the tower together
@@ -61,9 +61,11 @@ def store_features(
     Raises: ValueError where the tower is trained, or gives other features in training than in evaluation; OSError
         where the folder cannot be written, or its disk has too little room for all features.
     """
+    check_count("num_workers", num_workers)
+    is_pair = isinstance(processes, (tuple, list)) and [type(one) for one in processes] == [int, int]
+    if not is_pair or not 0 <= processes[0] < processes[1]:
+        raise ValueError(f"processes={processes!r}; accepted is (number of this process from 0, how many there are)")
     own, all_of_them = processes
-    if not 0 <= own < all_of_them:
-        raise ValueError(f"processes={processes}: the number of this process must be below that of all")
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype must be a torch.dtype, such as torch.bfloat16, or None; got {dtype!r}")
     if isinstance(samples, str) or not hasattr(samples, "__len__"):

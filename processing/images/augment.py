@@ -19,6 +19,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from .colours import Colour, rgb_colour
 from .geometry import Box
+from .limits import check_count, check_share, check_switch
 
 CROP_TRIES = 10
 ASPECTS = (3 / 4, 4 / 3)
@@ -60,17 +61,18 @@ class PictureAugmentation:
 
     def __post_init__(self):
         if self.crop is not None:
-            low, high = self.crop
-            object.__setattr__(self, "crop", (float(low), float(high)))  # JSON has lists
+            try:
+                low, high = map(float, self.crop)
+            except (TypeError, ValueError):
+                low = high = math.nan
             if not 0 < low <= high <= 1:
-                raise ValueError(f"crop={self.crop}; accepted are shares 0 < low <= high <= 1 of the area, or None")
+                raise ValueError(f"crop={self.crop!r}; accepted are shares 0 < low <= high <= 1 of the area, or None")
+            object.__setattr__(self, "crop", (low, high))  # JSON has lists
         for name in ("flip", "brightness", "contrast", "saturation", "magnitude"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}; accepted are 0..1")
-        if not 0 <= self.rotation <= 180:
-            raise ValueError(f"rotation={self.rotation!r}; accepted are 0..180 degrees")
-        if not (self.operations >= 0 and math.isfinite(self.operations) and self.operations == int(self.operations)):
-            raise ValueError(f"operations={self.operations!r}; accepted are whole numbers from 0")
+            check_share(name, getattr(self, name))
+        check_share("rotation", self.rotation, 180)
+        check_count("operations", self.operations)
+        check_switch("text_aware", self.text_aware)
         rgb_colour(self.background)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator, texts: Iterable[str] = ()) -> Image.Image:

@@ -32,11 +32,16 @@ Colour = str | Sequence[int]
 
 def rgb_colour(colour: Colour) -> tuple[int, int, int]:
     """A colour name, "#rrggbb" or three integers in 0..255 as (red, green, blue). Raises ValueError on others."""
+    words = f"a colour is a name such as 'white' or three integers in 0..255; got {colour!r}"
     if isinstance(colour, str):
-        red, green, blue = ImageColor.getrgb(colour)[:3]
+        try:
+            red, green, blue = ImageColor.getrgb(colour)[:3]
+        except ValueError as fault:
+            raise ValueError(f"{words} ({fault})") from None
         return red, green, blue
-    if len(colour) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in colour):
-        raise ValueError(f"a colour is a name such as 'white' or three integers in 0..255; got {colour!r}")
+    is_three = isinstance(colour, Sequence) and len(colour) == 3
+    if not is_three or not all(isinstance(value, int) and 0 <= value <= 255 for value in colour):
+        raise ValueError(words)
     red, green, blue = colour
     return red, green, blue
 

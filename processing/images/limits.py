@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
+from numbers import Integral, Real
 from typing import Any
 
 # Importing a plugin registers it with Pillow: these and no others, since each further format is attack surface.
@@ -184,6 +185,32 @@ def bounded_file(file: Any, max_bytes: int = MAX_BYTES) -> Any:
         raise MediaDecodeError("it is empty")
     check_bytes(size, max_bytes)
     return file
+
+
+def check_count(name: str, value: Any, least: int = 0, none: bool = False) -> None:
+    """Raises ValueError unless `value` is a whole number from `least` on, or None where that is accepted."""
+    if none and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name}={value!r}; accepted are whole numbers from {least}{', or None' * none}")
+
+
+def check_share(name: str, value: Any, most: float = 1) -> None:
+    """Raises ValueError unless `value` is a number from 0 to `most`."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= most:
+        raise ValueError(f"{name}={value!r}; accepted are {'shares' if most == 1 else 'numbers'} from 0 to {most}")
+
+
+def check_switch(name: str, value: Any) -> None:
+    """Raises ValueError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r}; accepted are True or False")
+
+
+def check_callable(name: str, value: Any, takes: str) -> None:
+    """Raises TypeError unless `value` can be called, or is None. takes: with what, in words."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name}={value!r}; accepted is a function of {takes}, or None")
 
 
 def check_choice(name: str, value: Any, accepted: tuple) -> None:

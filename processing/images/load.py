@@ -30,6 +30,7 @@ from .limits import (
     allowed_pixels,
     check_choice,
     check_pixels,
+    check_switch,
     decoding,
 )
 from .odd_files import as_in_its_file, key_as_alpha, opened_picture
@@ -97,6 +98,8 @@ def load_image(
         ValueError: a URL without allow_urls, an unknown colour, an array of a shape, type or range not accepted.
         TypeError: a source of another type.
     """
+    for name, value in (("use_icc", use_icc), ("convert_rgb", convert_rgb), ("allow_urls", allow_urls)):
+        check_switch(name, value)
     colour = rgb_colour(background)
     region = Region(box_of, enough, content_of)
     if isinstance(source, Image.Image):

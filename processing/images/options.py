@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from huggingface_hub.dataclasses import validate_typed_dict
 from huggingface_hub.errors import StrictDataclassError
+from PIL import Image
 from transformers.image_utils import ChannelDimension
 from transformers.processing_utils import ImagesKwargs
 
@@ -82,6 +83,9 @@ def check_normalisation(options: Mapping[str, Any]) -> None:
 def check_options(options: dict[str, Any]) -> None:
     """Values of options. Raises ValueError with the option's name, the given value and the accepted ones."""
     rgb_colour(options["background"])
+    if not isinstance(options["resample"], int) or options["resample"] not in [*Image.Resampling]:
+        accepted = ", ".join(f"{one.value} ({one.name.lower()})" for one in Image.Resampling)
+        raise ValueError(f"resample={options['resample']!r}; accepted are {accepted}")
     threshold, margin = options["content_threshold"], options["content_margin"]
     if not 0 <= threshold <= 254:
         raise ValueError(f"content_threshold={threshold}; accepted are 0..254")

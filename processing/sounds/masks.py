@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..images.limits import check_count, check_share
+
 
 @dataclass(frozen=True)
 class SoundAugmentation:
@@ -31,13 +33,9 @@ class SoundAugmentation:
 
     def __post_init__(self):
         for name in ("time_masks", "frequency_masks"):
-            count = getattr(self, name)
-            if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-                raise ValueError(f"{name}={count!r}; accepted are whole numbers from 0")
+            check_count(name, getattr(self, name))
         for name in ("time_width", "frequency_width"):
-            width = getattr(self, name)
-            if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 <= width <= 1:
-                raise ValueError(f"{name}={width!r}; accepted are shares from 0 to 1")
+            check_share(name, getattr(self, name))
 
     def __call__(self, features: torch.Tensor, valid: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Features (..., T, F), or (T, 1) of a raw wave, with what is hidden; `valid`, bool (T,), stays as it is

@@ -309,11 +309,50 @@ def test_an_augmentation_may_give_a_picture_of_any_mode(processor):
     assert torch.equal(grey["pixel_values"], same["pixel_values"])
 
 
-@pytest.mark.parametrize("option", [{"mode": "eval"}, {"padding_side": None}, {"on_error": "ignore"}])
-def test_bad_options_raise_in_words(processor, option):
-    (name,) = option
+BAD_OPTIONS = {
+    "mode": ("eval", None, 3),
+    "padding_side": (None, "up"),
+    "on_error": ("ignore", None),
+    "seed": ("a", None, -1, 1.5, True),
+    "max_length": (-1, 0, "8", 2.0, True),
+    "pad_to_multiple_of": (0, -8, "8", 1.5),
+    "patch_size": (0, "4", (4, 4)),
+    "blank_media": ("no", 1, None),
+    "share_media": ("yes", 0),
+    "return_loss": (1, None),
+    "masked_lm": ("no", 1),
+    "masked_targets": (1,),
+    "mlm_probability": ("a", 1.5, -0.1, True, None, float("nan")),
+    "mim_ratio": ("a", 2, None),
+    "guidance_dropout": ("a", -1, None),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in BAD_OPTIONS.items() for value in values]
+)
+def test_bad_options_raise_in_words(processor, name, value):
+    """When the collator is made, not when a worker of Trainer has it make a batch."""
     with pytest.raises(ValueError, match=f"{name}=.*accepted are"):
-        MMDataCollator(processor, **option)
+        MMDataCollator(processor, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"on_fault": 3}, "on_fault=3; accepted is a function of a MediaDecodeError, or None"),
+        ({"features": "store"}, "features is what mm.store_features returns; got str"),
+        ({"columns": ["caption"]}, "columns is a dict"),
+        ({"processor": "a folder"}, "processor must be an MMProcessor; got str"),
+    ],
+)
+def test_options_of_another_type_raise_in_words(processor, options, told):
+    with pytest.raises(TypeError, match=told):
+        MMDataCollator(**{"processor": processor, **options})
+    with pytest.raises(ValueError, match="augment=3; accepted are"):
+        MMDataCollator(processor, augment=3)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="epoch=-1; accepted are whole numbers from 0"):
+        MMDataCollator(processor).set_epoch(-1)
 
 
 @pytest.mark.parametrize(

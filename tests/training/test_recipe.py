@@ -51,6 +51,21 @@ def test_a_flag_before_the_recipe_does_not_take_its_name():
         (["caption", "--data", "x", "--output", "y", "--preset", "mm-tiny", "--model", "z"], "model and preset"),
         (["caption", "--data", "x", "--output", "y", "--vision-tower", "z"], "text_tower"),
         (["distill", "--data", "x", "--output", "y"], "teacher"),
+        (["caption", "--data", "x", "--output", "y", "--max-length", "0"], "max_length=0; accepted are whole numbers"),
+        (["caption", "--data", "x", "--output", "y", "--split-seed", "-1"], "split_seed=-1; accepted are whole"),
+        (
+            ["caption", "--data", "x", "--output", "y", "--lora-alpha", "0"],
+            "lora_alpha=0.*; accepted are numbers above",
+        ),
+        (
+            ["caption", "--data", "x", "--output", "y", "--early-stopping-patience", "0"],
+            "early_stopping_patience=0; acc",
+        ),
+        (
+            ["caption", "--data", "x", "--output", "y", "--distill-temperature", "-1"],
+            "distill_temperature=-1.*accepted",
+        ),
+        (["caption", "--data", "x", "--output", "y", "--ema", "1.5"], "ema=1.5; accepted are shares from 0 to 1"),
         (["caption", "--data", "x", "--output", "y", "config.text_confg.dropout=0.1"], "text_confg.*text_config"),
         (["caption", "--data", "x", "--output", "y", "config.num_beams=2"], "config: MMConfig has no.*num_beams"),
     ],

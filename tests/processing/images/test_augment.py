@@ -134,10 +134,17 @@ def test_a_view_of_a_small_picture_is_not_resampled():
     [
         ({"crop": (0, 1)}, "shares 0 < low <= high <= 1"),
         ({"crop": (0.9, 0.5)}, "shares 0 < low"),
-        ({"flip": 1.5}, r"flip=1\.5; accepted are 0\.\.1"),
-        ({"rotation": 200}, "0..180 degrees"),
+        ({"crop": "ab"}, "crop='ab'; accepted are shares"),
+        ({"crop": 0.5}, "crop=0.5; accepted are shares"),
+        ({"flip": 1.5}, r"flip=1\.5; accepted are shares from 0 to 1"),
+        ({"flip": "a"}, "flip='a'; accepted are shares from 0 to 1"),
+        ({"brightness": None}, "brightness=None; accepted are shares"),
+        ({"rotation": 200}, "rotation=200; accepted are numbers from 0 to 180"),
         ({"operations": -1}, "whole numbers from 0"),
+        ({"operations": "2"}, "whole numbers from 0"),
+        ({"text_aware": "no"}, "text_aware='no'; accepted are True or False"),
         ({"background": "no such"}, "unknown color"),
+        ({"background": 3}, "a colour is a name such as 'white' or three integers in 0..255; got 3"),
     ],
 )
 def test_bad_settings_raise_in_words_wherever_they_are_given(options, message):
