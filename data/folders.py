@@ -39,9 +39,7 @@ def read_folder(
         raise DataError(f"{root} has {tables[0].name} and {tables[1].name}; keep one")
     settings = {"source": str(root), "folder": folder, "on_error": on_error, "group": group}
     if tables:
-        rows = table_rows(
-            _named(table_lines(tables[0])), columns, from_text=tables[0].suffix == ".csv", source=str(tables[0])
-        )
+        rows = table_rows(table_lines(tables[0]), columns, from_text=tables[0].suffix == ".csv", source=str(tables[0]))
         return build(rows, format=f"folder with {tables[0].name}", **settings)
     if columns:
         raise ValueError(f"columns={dict(columns)}, but {root} has no table of metadata ({', '.join(METADATA)})")
@@ -50,18 +48,6 @@ def read_folder(
         bare = [name for name in folder.files if not (root / name).with_suffix(".txt").is_file()]
         return build(_captions(folder, texts), format="folder with texts", without_rows=bare, **settings)
     return build(_classes(folder), format="folder of classes", **settings)
-
-
-def _named(lines) -> Iterator[tuple[str, dict]]:
-    """Lines with their file_name under the column of its kind."""
-    for where, line in lines:
-        if "file_name" in line:
-            name = line.pop("file_name")
-            line = {**media_of(str(name)), **line}
-        elif "file_names" in line:
-            names = line.pop("file_names")
-            line = {f"{next(iter(media_of(str(names[0]))))}s": list(names), **line}
-        yield where, line
 
 
 def _captions(folder: MediaFolder, names: list[str]) -> Iterator[Row]:

@@ -15,21 +15,21 @@ from ..processing.columns import renamed
 from .dataset import MMDataset, build
 from .labels import numbered, places_of
 from .sources import InTable
-from .tables import table_rows
+from .tables import Names, table_rows
 
 
 class MMStream(IterableDataset):
     """A streaming data set of `datasets` as samples under MM's column names. set_epoch and shards are its own."""
 
     def __init__(self, stream: Any, columns: Mapping[str, str | None] | None = None):
-        self.stream, self.columns = stream, dict(columns or {})
+        self.stream, self.columns, self.names = stream, dict(columns or {}), Names(None, "the stream")
 
     def set_epoch(self, epoch: int) -> None:
         self.stream.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for number, sample in enumerate(self.stream):
-            sample = renamed([sample], self.columns)[0]
+            sample = self.names.read(renamed([sample], self.columns)[0])
             yield {"id": str(sample.get("id", number)), **sample}
 
 

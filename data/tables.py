@@ -1,7 +1,8 @@
 """Tables: JSON Lines, JSON lists, CSV, TSV and Parquet, one text (or label) of a picture in each line.
 
-Columns have the names that MMDataCollator reads (image, text, suffix, label, id, ...), or `columns` says which they
-are: {"file": "image", "caption": "suffix"}. Others are kept beside the sample and left aside by the collator.
+Columns have the names that MMDataCollator reads (image, text, suffix, label, id, ...), or one of ALIASES, or `columns`
+says which they are: {"photo": "image", "words": "suffix"}. Others are kept beside the sample and left aside by the
+collator.
 """
 
 import os
@@ -11,12 +12,13 @@ from typing import Any
 
 from ..processing.columns import check_columns, either_way, likely
 from .captions import folder_of, refuse_split
-from .dataset import MMDataset, Row, build
+from .dataset import MMDataset, Row, build, media_of
 from .errors import DataError
 from .json_files import csv_lines, is_json_lines, json_lines, read_json
 from .sources import MEDIA
 
 KNOWN = (*MEDIA, "text", "suffix", "label", "answers", "id")
+TEXTS = {"text", "suffix", "label"}
 TABULAR = ("tabular", "time_series", "timeseries", "series", "vitals", "features")
 
 
@@ -78,12 +80,10 @@ def table_rows(
     lines, columns: Mapping[str, str | None] | None, *, from_text: bool = False, source: str = ""
 ) -> Iterator[Row]:
     """The rows of lines under MM's column names."""
-    columns = check_columns(columns, KNOWN)
+    names = Names(columns, source)
     for number, (where, line) in enumerate(lines):
-        if number == 0:
-            check_table_columns(line, columns, source)
-        kept = {name: columns.get(name, name) for name in line}  # None: columns says to leave it aside
-        line = {ours: line[theirs] for theirs, ours in kept.items() if ours is not None}
+        line = names.read(line)
+        is_bare = not line.keys() & TEXTS
         media = {name: line.pop(name) for name in MEDIA if name in line}
         media = {name: value for name, value in media.items() if value is not None and value != "" and value != []}
         values = {name: line.pop(name) for name in ("text", "suffix", "label", "answers") if name in line}
@@ -100,29 +100,93 @@ def table_rows(
                     own["text"] = values["text"][place] if place < len(values["text"]) else None
                 yield Row(f"{where}, text {place}", f"{key}-{place}", media, own, line)
         else:
-            yield Row(where, key, media, values, line)
+            held = ", ".join([*media, *line]) or "nothing"
+            fault = f"it holds {held}, and no text, suffix or label" if is_bare else ""
+            yield Row(where, key, media, values, line, fault)
+    names.check()
+
+
+# What columns of other names are read as, where `columns` does not name them and none has MM's own name.
+FILE = "image, video or audio"  # by the ending of what is in it
+ALIASES = {
+    "suffix": ("caption", "captions", "answer"),
+    "text": ("question",),
+    FILE: ("file_name", "file_names", "filename", "file", "file_path", "filepath", "path", "image_path"),
+}
+
+
+class Names:
+    """MM's names of the columns of a table, whose lines may have other columns each.
+
+    Args:
+        columns: what the caller says; None drops a column. source: the table, for errors.
+    """
+
+    def __init__(self, columns: Mapping[str, str | None] | None, source: str):
+        self.columns, self.source = check_columns(columns, KNOWN), source
+        self.known: dict[tuple[str, ...], dict[str, str | None]] = {}
+        self.lines = 0
+
+    def read(self, line: Mapping[str, Any]) -> dict[str, Any]:
+        """A line under MM's names. Raises DataError for a column that could be two things, or is tabular data."""
+        self.lines += 1
+        names = self.known.get(tuple(line))
+        if names is None:
+            names = self.known[tuple(line)] = self._names(line)
+        found = {}
+        for theirs, value in line.items():
+            ours = names[theirs]
+            if ours is not None:
+                found[_of_file(value) if ours == FILE else ours] = value
+        return found
+
+    def _names(self, line: Mapping[str, Any]) -> dict[str, str | None]:
+        if found := [name for name in line if name.lower() in TABULAR and name not in self.columns]:
+            raise DataError(
+                f"{self.source}: column {found[0]!r} looks like tabular data or a time series, which is no modality "
+                "of MM: write it as text, or leave it aside with columns={...: None}"
+            )
+        names = {name: self.columns.get(name, name) for name in line}
+        held = {*names.values()}
+        for ours, others in ALIASES.items():
+            found = [name for name in line if name not in self.columns and name.lower() in others]
+            if ours == "text" and not {*names.values()} & {"suffix", "label", "answers"}:
+                continue  # a question without an answer is no text to learn
+            if not found or held & ({*MEDIA} if ours == FILE else {ours}):
+                continue
+            if len(found) > 1:
+                meant = {"suffix": "the text to learn", "text": "the text before it", FILE: "the file"}[ours]
+                way = either_way({found[0]: "image" if ours == FILE else ours})
+                raise DataError(f"{self.source}: each of the columns {found} could be {meant}; say which: {way}")
+            names[found[0]] = ours
+        return names
+
+    def check(self) -> None:
+        """DataError where `columns` names a column of no line, or no line has anything that is known."""
+        theirs = list(dict.fromkeys(name for line in self.known for name in line))
+        if missing := [name for name in self.columns if name not in theirs]:
+            if self.lines:
+                raise DataError(f"{self.source}: columns names {missing}, but the columns are {theirs}")
+        ours = {name for names in self.known.values() for name in names.values()}
+        if self.lines and not ours & {*KNOWN, FILE} - {"id"}:
+            guess = likely(theirs)
+            hint = f"; say which is which: {either_way(guess)}" if guess else ""
+            raise DataError(f"{self.source}: none of the columns {theirs} is one of {KNOWN}{hint}")
+        if self.lines and not ours & TEXTS:
+            guess = {name: own for name, own in likely({*theirs} - {*KNOWN}).items() if own not in MEDIA}
+            hint = f"; say {either_way(guess)}" if guess else ""
+            raise DataError(
+                f"{self.source}: no line holds a text or a label (text, suffix, label); the columns are {theirs}{hint}"
+            )
+
+
+def _of_file(value: Any) -> str:
+    """The column of a file, or of several, by the ending of the first name."""
+    first = value[0] if isinstance(value, list) and value else value
+    kind = next(iter(media_of(first))) if isinstance(first, str) else "image"
+    return f"{kind}s" if isinstance(value, list) else kind
 
 
 def _number_or_word(text: Any) -> Any:
     is_number = isinstance(text, str) and text.isascii() and text.isdigit() and str(int(text)) == text
     return int(text) if is_number else text
-
-
-def check_table_columns(line: Mapping[str, Any], columns: Mapping[str, str | None], source: str) -> None:
-    """DataError where `columns` names a missing column, or nothing in a line is known."""
-    if missing := [name for name in columns if name not in line]:
-        raise DataError(f"{source}: columns names {missing}, but the columns are {list(line)}")
-    held = {columns.get(name, name) for name in line}
-    if found := [name for name in line if name.lower() in TABULAR and name not in columns]:
-        raise DataError(
-            f"{source}: column {found[0]!r} looks like tabular data or a time series, which is no modality of MM: "
-            "write it as text, or leave it aside with columns={...: None}"
-        )
-    if not held & set(KNOWN) - {"id"}:
-        guess = likely(line)
-        hint = f"; say which is which: {either_way(guess)}" if guess else ""
-        raise DataError(f"{source}: none of the columns {list(line)} is one of {KNOWN}{hint}")
-    if not held & {"text", "suffix", "label"}:
-        guess = {theirs: ours for theirs, ours in likely(set(line) - set(KNOWN)).items() if ours not in MEDIA}
-        hint = f"; say {either_way(guess)}" if guess else ""
-        raise DataError(f"{source}: the columns {list(line)} hold no text, suffix or label{hint}")

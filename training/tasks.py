@@ -42,7 +42,14 @@ class Task:
     whole_texts: bool = False
 
     def sample(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """A sample as the collator reads it for this task. ValueError for one that lacks a column."""
+        """A sample as the collator reads it for this task. ValueError for one that lacks a column.
+
+        A text without a suffix is what is learned, unless the task asks for both: so captions are called in the
+        metadata.jsonl of a folder.
+        """
+        if "suffix" in self.needs and "text" not in self.needs and sample.get("suffix") is None:
+            sample = {("suffix" if name == "text" else name): value for name, value in sample.items()
+                      if name != "suffix"}  # fmt: skip
         lacking = [name for name in self.needs if sample.get(name) is None]
         if lacking:
             held = [name for name, value in sample.items() if value is not None]
@@ -53,8 +60,6 @@ class Task:
                     "answers, write each question as text and its answer as suffix, and take the task vqa"
                 )
             others = [name for name in held if name not in (*SAMPLE_COLUMNS, "id", "row_ids", "answers")]
-            if lacking == ["suffix"] and "text" in held:  # a folder's metadata.jsonl has its captions under text
-                others = ["text"]
             raise ValueError(
                 f"the task {self.name} needs {' and '.join(lacking)}; the sample {sample.get('id')!r} holds "
                 f"{', '.join(held)}. Say which column that is, for instance --columns "

@@ -36,13 +36,75 @@ def test_a_late_key_of_a_table_is_kept(folder):
 
 
 def test_columns_say_what_is_what_and_unknown_ones_get_a_hint(folder):
-    path = lines(folder / "a.jsonl", {"file": "kite.png", "caption": "a kite", "width": 8})
-    with pytest.raises(mm.DataError, match="--columns caption=suffix,file=image"):
+    path = lines(folder / "a.jsonl", {"photo": "kite.png", "sentence": "a kite", "width": 8})
+    with pytest.raises(mm.DataError, match="--columns photo=image,sentence=suffix"):
         mm.load_data(path)
-    (sample,) = mm.load_data(path, columns={"file": "image", "caption": "suffix", "width": None})
+    (sample,) = mm.load_data(path, columns={"photo": "image", "sentence": "suffix", "width": None})
     assert sample["suffix"] == "a kite" and "width" not in sample
     with pytest.raises(mm.DataError, match="colour"):
         mm.load_data(path, columns={"colour": "suffix"})
+
+
+@pytest.mark.parametrize(
+    ("line", "held"),
+    [
+        ({"file_name": "kite.png", "caption": "a kite"}, {"suffix": "a kite"}),
+        ({"path": "kite.png", "Question": "what?", "Answer": "a kite"}, {"text": "what?", "suffix": "a kite"}),
+        ({"image": "kite.png", "captions": ["a kite", "two"]}, {"suffix": ["a kite", "two"]}),
+        ({"image": "kite.png", "suffix": "a kite", "caption": "other"}, {"suffix": "a kite", "caption": "other"}),
+        ({"image": "kite.png", "label": 3, "file": "7"}, {"label": 3, "file": "7"}),
+    ],
+)
+def test_usual_names_of_columns_are_known(folder, line, held):
+    (sample,) = mm.load_data(lines(folder / "a.jsonl", line))
+    assert str(sample["image"]).endswith("kite.png") and held.items() <= sample.items()
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (
+            {"image": "kite.png", "caption": "a", "answer": "b"},
+            r"each of the columns \['caption', 'answer'\] could be",
+        ),
+        ({"file": "kite.png", "path": "kite.png", "suffix": "a"}, "could be the file; say which: .* file=image"),
+        ({"path": "kite.txt", "suffix": "a"}, "kite.txt' is no picture, video or sound"),
+    ],
+)
+def test_columns_that_could_be_two_things_are_told(folder, line, told):
+    with pytest.raises(mm.DataError, match=told):
+        mm.load_data(lines(folder / "a.jsonl", line))
+
+
+def test_a_line_without_a_text_is_told_by_its_number_and_the_others_are_read(folder):
+    path = lines(folder / "a.jsonl", {"image": "kite.png"}, {"image": "beach.jpg", "caption": "a beach"})
+    with pytest.raises(mm.DataError, match="a.jsonl, line 1: it holds image, and no text, suffix or label"):
+        mm.load_data(path)
+    with pytest.warns(UserWarning, match="1 row left out; a.jsonl, line 1"):
+        (sample,) = mm.load_data(path, on_error="skip")
+    assert sample["suffix"] == "a beach"
+    with pytest.raises(mm.DataError, match=r"no line holds a text or a label .*; the columns are \['image', 'size'\]"):
+        mm.load_data(lines(folder / "a.jsonl", {"image": "kite.png"}, {"image": "beach.jpg", "size": 3}))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"columns": "caption=suffix"}, "columns is a dict"),
+        ({"columns": ["caption"]}, "columns is a dict"),
+        ({"media": 3}, "media is the path of a folder; got int"),
+        ({"group": "no"}, "group='no'; accepted are True or False"),
+        ({"format": "csv"}, "format='csv'; accepted are"),
+        ({"on_error": None}, "on_error=None; accepted are"),
+    ],
+)
+def test_options_of_another_type_are_told(folder, options, told):
+    path = lines(folder / "a.jsonl", {"image": "kite.png", "suffix": "a kite"})
+    with pytest.raises((TypeError, ValueError), match=told):
+        mm.load_data(path, **options)
+    for settings in ({"shuffle": -1}, {"seed": "a"}, {"columns": ["a"]}, {"on_error": "no"}, {"dots": 3}):
+        with pytest.raises((TypeError, ValueError), match=next(iter(settings))):
+            mm.MMShards(str(folder / "a.tar"), **settings)
 
 
 def test_a_table_of_captions_in_a_list_makes_one_sample(folder):

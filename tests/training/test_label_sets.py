@@ -65,8 +65,8 @@ def test_a_row_without_a_label_is_left_out_before_anything_is_loaded(settings, t
     told = []
     arguments = settings("classify", **data, dry_run=True)
     train(make_arguments(arguments), told.append)
-    assert sum("left out" in line and "label" in line for line in told) == 1
-    with pytest.raises(ValueError, match="needs label"):
+    assert sum("it holds image, and no text, suffix or label" in line for line in told) == 1
+    with pytest.raises(ValueError, match="and no text, suffix or label"):
         train(make_arguments({**arguments, "on_error": "raise", "model": "nowhere"}), told.append)
 
 

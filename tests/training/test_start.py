@@ -10,6 +10,7 @@ from mm.evaluation.calibration import Calibration, calibration_of
 from mm.training.metrics import check_metric
 from mm.training.recipe import make_arguments
 from mm.training.run import train
+from mm.training.tasks import KINDS
 
 
 def run(settings):
@@ -176,9 +177,24 @@ def test_columns_of_numbers_beside_a_picture_are_said_not_to_be_read(settings, c
         said.append,
     )
     assert any(line.startswith("NOT READ") and "age, height" in line for line in said)
-    (tmp_path / "texts.csv").write_text("image,text\nred-8.png,red\n")
-    with pytest.raises(ValueError, match="text=suffix"):
-        train(make_arguments(settings(data=str(tmp_path / "texts.csv"), media=str(colours), eval_share=0)), print)
+
+
+@pytest.mark.parametrize("head", ["image,text", "file_name,caption", "path,text", "image,suffix"])
+@pytest.mark.parametrize("task", ["caption", "retrieval", "pretrain"])
+def test_captions_are_learned_under_their_usual_names(settings, colours, tmp_path, task, head):
+    (tmp_path / "texts.csv").write_text(f"{head}\nred-8.png,red\nred-9.png,red\n")
+    given = settings(task, data=str(tmp_path / "texts.csv"), media=str(colours), eval_share=0, dry_run=True)
+    train(make_arguments(given), lambda line: None)
+    data = mm.load_data(tmp_path / "texts.csv", colours, format="table")
+    made = KINDS[task].sample(data[0])
+    assert made["text" if task == "retrieval" else "suffix"] == "red" and len({*made} & {"text", "suffix"}) == 1
+
+
+@pytest.mark.parametrize("task", ["caption", "vqa"])
+def test_a_question_without_an_answer_is_not_learned_as_one(settings, colours, tmp_path, task):
+    (tmp_path / "asked.csv").write_text("image,question\nred-8.png,what is it?\n")
+    with pytest.raises(ValueError, match="no line holds a text or a label .*--columns question=text"):
+        train(make_arguments(settings(task, data=str(tmp_path / "asked.csv"), media=str(colours))), print)
 
 
 def test_what_is_frozen_by_itself_is_told_and_a_field_that_a_tower_lacks_is_refused(settings):
