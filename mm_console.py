@@ -30,10 +30,19 @@ GROUPS = (
     "machine",
 )  # files of cli/commands, as `mm --help` lists them
 
+EXIT_CODES = "Exit codes: 0; 2 for bad input, or where some files could not be read; 130 after Ctrl-C."
+OTHER_CODES = {
+    "train": "Exit codes: 0; 2 for bad input; 130 after Ctrl-C, 143 after SIGTERM: --resume goes on.",
+    "verify": "Exit codes: 0; 2 for a fault, or bad input; 130 after Ctrl-C.",
+    "serve": "Exit codes: 0, also after Ctrl-C or SIGTERM; 2 for bad input.",
+    "demo": "Exit codes: 0, also after Ctrl-C or SIGTERM; 2 for bad input.",
+}  # of commands that end in other ways
+
 app = typer.Typer(
     name="mm",
     help="MM: captions, answers, labels and search for pictures, with multimodal encoder-fusion-decoder models.",
     no_args_is_help=True,
+    epilog=EXIT_CODES,
     pretty_exceptions_enable=False,
 )
 
@@ -129,6 +138,7 @@ for _name in GROUPS:
     _commands: typer.Typer = _group(_name).app
     for _command in _commands.registered_commands:
         assert _command.callback is not None
+        _command.epilog = OTHER_CODES.get(_command.callback.__name__, EXIT_CODES)
         _command.callback = _in_words(_command.callback)
     app.add_typer(_commands)
 

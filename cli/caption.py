@@ -18,12 +18,12 @@ from ..evaluation.calibration import Calibration, calibration_of
 from ..processing.images.limits import MediaDecodeError
 from ..processing.media import KEYS
 from ..processing.media_kinds import ARGUMENT_OF
+from ..processing.reading import in_batches
 from .long_work import Faults, Results, open_results
 from .media_lists import list_media, told_media
 from .models import PACKAGED_MODEL, kinds_of, load_model  # noqa: F401  the packaged one is found here too
 from .on_ray import check_engine, shards_of
 from .printing import json_line, printable
-from .reading import in_batches
 
 
 class Caption(NamedTuple):
@@ -135,14 +135,14 @@ class Captioner:
         chance = self.calibration.chance(score)
         return Caption(path, words, score, chance, chance < self.calibration.unsure_below)
 
-    def _work(self, media: dict[str, torch.Tensor], count: int) -> list[tuple[str, float | None]]:
+    def _work(self, media: dict[str, torch.Tensor], numbers: list[int]) -> list[tuple[str, float | None]]:
         model = self.model
         asked = next((row for key, row in self.prompts.items() if key in media), {})
         inputs = {
             name: value.to(model.device, model.dtype if value.is_floating_point() else None)
             for name, value in media.items()
         }
-        inputs |= {name: row.expand(count, -1) for name, row in asked.items()}
+        inputs |= {name: row.expand(len(numbers), -1) for name, row in asked.items()}
         start = inputs["input_ids"].shape[1] if self.is_chat else 0  # a caption is what the assistant says
         return _written(model, self.processor, inputs, self.settings, self.with_scores, start)
 

@@ -6,19 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from ..modeling_mm.tasks.classification import class_scores
-from ..modeling_mm.tasks.contrastive_head import normalised
 from ..modeling_mm.tasks.pipelines import read_for_head
-from ..processing.images.limits import MediaDecodeError
+from ..processing.reading import in_batches
 from .ask import listed_in
 from .caption import without_other_bars
-from .long_work import Results, open_results
+from .long_work import keep, open_results
 from .media_lists import told_media
 from .models import load_head
 from .printing import json_line, printable
-from .reading import in_batches
 
 
 def classify(
@@ -43,36 +40,27 @@ def classify(
     files = told_media(paths, loaded.config.modalities, recursive)
     settings = {"command": "classify", "model": str(model), "labels": names, "template": template, "text": text}
     results, files = open_results(output, {**settings, "top_k": top_k, "dtype": dtype}, resume, files)
-    complete = False
 
-    def work(media: dict[str, torch.Tensor], count: int) -> list[list[float]]:
+    def work(media: dict[str, torch.Tensor], numbers: list[int]) -> list[list[float]]:
         inputs = {
             name: value.to(loaded.device, loaded.dtype if value.is_floating_point() else None)
             for name, value in media.items()
         }
         with torch.no_grad():
-            return score(inputs, count).tolist()
+            return score(inputs, len(numbers)).tolist()
 
-    try:
-        found = in_batches(files, processor, loaded.config.modalities, work, batch_size, workers)
-        for number, scores in tqdm(found, total=len(files), unit=" files", disable=None):
-            path = files[number]
-            if isinstance(scores, MediaDecodeError):
-                results.fail(str(path), str(scores))
-                continue
-            best = sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1])[:top_k]
-            held = {"labels": [{"label": label, "score": value} for label, value in best]}
-            if isinstance(results, Results):
-                results.write(str(path), **held)
-            elif as_json:
-                tqdm.write(json_line({"path": str(path), **held}), file=sys.stdout)
-            else:
-                told = [printable(path.name), *(f"{printable(name)}\t{value:.4f}" for name, value in best)]
-                tqdm.write("\t".join(told), file=sys.stdout)
-        complete = True
-    finally:
-        results.close(complete)
-    return results.all_read
+    def held(scores: list[float]) -> dict[str, Any]:
+        best = sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1])[:top_k]
+        return {"labels": [{"label": label, "score": value} for label, value in best]}
+
+    def tell(path: Path, scores: list[float]) -> None:
+        found = held(scores)
+        told = [f"{printable(one['label'])}\t{one['score']:.4f}" for one in found["labels"]]
+        line = json_line({"path": str(path), **found}) if as_json else "\t".join([printable(path.name), *told])
+        sys.stdout.write(f"{line}\n")
+
+    found = in_batches(files, processor, loaded.config.modalities, work, batch_size, workers)
+    return keep(results, files, found, held, tell)
 
 
 def _scorer(
@@ -88,9 +76,7 @@ def _scorer(
             raise ValueError("--text is read by a classification head; this model compares files with --labels")
         names = listed_in(Path(labels), "--labels") if Path(labels).is_file() else _parted(labels)
         embeds = model.encode_labels(names, template, processor=processor)
-        return names, lambda media, count: model.label_scores(
-            normalised(model.itc_head.of_context(model._context(**media))), embeds
-        )
+        return names, lambda media, count: model.label_scores(model.embed_read(media), embeds)
     if labels is not None:
         own = ", ".join(list(model.config.id2label.values())[:8])
         raise ValueError(f"this model has labels of its own ({own}); leave --labels out")

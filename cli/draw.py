@@ -2,8 +2,7 @@
 
 import itertools
 import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from ..searching.rerank import rank_pictures
 from ..searching.sheet import check_sheet, draw_rows
 from .caption import without_other_bars
 from .long_work import check_new
+from .media_lists import with_stdin
 from .models import load_head
 from .printing import json_line, printable
 
@@ -109,11 +109,7 @@ def _files(folder: Path, texts: list[str], seed: int, count: int) -> dict[int, l
 
 
 def _with_stdin(texts: Sequence[str]) -> list[str]:
-    found = [line for text in texts for line in (_lines() if text == "-" else [text])]
+    found = list(map(str, with_stdin(texts)))
     if not found or not all(text.strip() for text in found):
         raise ValueError("nothing to draw: give a text, or - for a line each on stdin")
     return [text.strip() for text in found]
-
-
-def _lines() -> Iterator[str]:
-    yield from (line for line in sys.stdin.read().splitlines() if line.strip())

@@ -1,11 +1,13 @@
 """`mm embed` and `mm search`: files to an index, and the best of it for a text or a picture."""
 
+import os
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..processing.media_kinds import column_of, encodable
+from ..processing.images.limits import MediaDecodeError
+from ..processing.media_kinds import WORDS, Encodable, column_of, encodable, other_kind
 from ..searching.build import EmbedReport, checked_paths, embed_files, locked, write_files
 from ..searching.graph import build_graph
 from ..searching.index import NAME, MMIndex
@@ -14,8 +16,8 @@ from ..searching.shares import embed_share, embedding_rows, made_of_rows
 from ..searching.sheet import check_sheet, draw_sheet
 from ..weights.model_hash import hash_of_model
 from .caption import without_other_bars
-from .long_work import check_new, processes, tell_faults
-from .media_lists import other_kind, told_media
+from .long_work import Faults, check_new, processes, tell_faults
+from .media_lists import is_many, list_media, told_media, with_stdin
 from .models import load_head
 from .on_ray import check_engine, run_on_ray
 from .printing import json_line, printable
@@ -27,14 +29,15 @@ SHARDS = "shards"
 
 
 def embed(
-    paths: Sequence[str | Path], output: Path, model: str, say: Callable[[object], Any], *, recursive: bool = True,
-    batch_size: int = 32, approximate: bool = False, engine: str = "local", actors: int | None = None,
-    device: str | None = None, dtype: str | None = None, as_json: bool = False,
+    paths: Sequence[str | Path], output: Path, model: str, say: Callable[[object], Any], *, recursive: bool = False,
+    batch_size: int = 32, workers: int | None = None, approximate: bool = False, engine: str = "local",
+    actors: int | None = None, device: str | None = None, dtype: str | None = None, as_json: bool = False,
 ) -> bool:  # fmt: skip
     """Brings the index in `output` up to date with the files in `paths`, and tells what was done. Of several processes
     (RANK and WORLD_SIZE) the one that writes the index tells it, and all return True.
 
     Args:
+        recursive: folders with all folders below. workers: of `mm.embed_files`.
         engine, actors: "ray": actors encode the files into shards of Parquet in the folder `SHARDS` of the index.
 
     Returns: whether every file could be read.
@@ -45,10 +48,12 @@ def embed(
     with without_other_bars():
         loaded, processor = load_head(model, _FINDS, device=device, dtype=dtype)
     files = told_media(paths, loaded.config.modalities, recursive)
-
-    options = {"batch_size": batch_size, "show_progress": sys.stderr.isatty()}
+    if not recursive:
+        _check_keeps(output, files, paths)
+    workers = 0 if on_ray and workers is None else workers  # actors read side by side
+    options = {"batch_size": batch_size, "workers": workers, "show_progress": sys.stderr.isatty()}
     if on_ray:
-        actor = {"model": model, "batch_size": batch_size, "device": device, "dtype": dtype}
+        actor = {"workers": workers, "model": model, "batch_size": batch_size, "device": device, "dtype": dtype}
         report = _embed_on_ray(loaded, processor, files, output, actor, actors, options)
     elif size > 1:
         report = embed_share(loaded, files, output, rank, size, processor=processor, **options)
@@ -73,6 +78,26 @@ def embed(
     return size > 1 or not failed  # see `Faults.all_read`
 
 
+def _check_keeps(output: Path, files: Sequence[Path], given: Sequence[str | Path]) -> None:
+    """Raises ValueError where an index would lose files in folders below those given, as it was made with --recursive
+    and is now brought up to date without."""
+    folders = {os.path.abspath(path) for path in given if os.path.isdir(path)}
+    if not folders or not (output / NAME).is_file():
+        return
+    try:
+        known = [item["path"] for item in MMIndex(output).items]
+    except (ValueError, KeyError, TypeError):  # a damaged one, which is made anew
+        return
+    taken = {os.path.abspath(path) for path in files}
+    below = [path for path in known if path not in taken and folders & {*map(str, Path(path).parents[1:])}]
+    lost = [path for path in below if os.path.exists(path)]
+    if lost:
+        raise ValueError(
+            f"the index {str(output)!r} holds {len(lost)} files in folders below, such as {lost[0]}, which are not "
+            "taken without --recursive: give it, or a new --index"
+        )
+
+
 def _why(path: str, kinds: Collection[str]) -> str:
     kind = column_of(path)
     return "it is no picture, video or sound" if kind is None else other_kind(kind, kinds)
@@ -82,7 +107,7 @@ def _embed_on_ray(
     model: Any, processor: Any, files: Sequence[Path], output: Path, actor: dict[str, Any], actors: int | None,
     options: dict[str, Any],
 ) -> EmbedReport:  # fmt: skip
-    paths = checked_paths(files, output, options["batch_size"])
+    paths = checked_paths(files, output, options["batch_size"], options["workers"])
     output.mkdir(parents=True, exist_ok=True)
     with locked(output):
         known = len(MMIndex(output)) if (output / NAME).is_file() else 0
@@ -101,49 +126,76 @@ def _embed_on_ray(
 
 
 def rows_of_actor(
-    model: str, index: Path, batch_size: int, device: str | None, dtype: str | None
+    model: str, index: Path, batch_size: int, workers: int | None, device: str | None, dtype: str | None
 ) -> Callable[[list[str]], list[dict]]:
     """What makes rows of files for `run_on_ray`."""
     loaded, processor = load_head(model, _FINDS, device=device, dtype=dtype)
-    return embedding_rows(loaded, processor, index, batch_size)
+    return embedding_rows(loaded, processor, index, batch_size, workers)
 
 
 def search(
-    folder: Path, query: str, say: Callable[[object], Any], *, model: str | None = None, top_k: int = 10,
+    folder: Path, queries: Sequence[str], say: Callable[[object], Any], *, model: str | None = None, top_k: int = 10,
     query_as: str = "auto", with_matching: bool = False, approximate: bool = False, sheet: Path | None = None,
-    device: str | None = None, dtype: str | None = None, as_json: bool = False,
-) -> None:  # fmt: skip
-    """Prints the files of an index that are most like a text or a picture, the best first: score, tab, path.
+    recursive: bool = False, device: str | None = None, dtype: str | None = None, as_json: bool = False,
+) -> bool:  # fmt: skip
+    """Prints the files of an index that are most like texts or files, the best first: score, tab, path; the query
+    before them, where it is not a single one.
 
     Args:
+        queries: texts, files, and as of `told_media` patterns of files, folders, and "-", a query a line on stdin.
         query_as: "text" or "file"; "auto": a query that ends as a file's name does is a file, which must be there.
-        with_matching: order the hits by text and file read together.
+        with_matching: order the hits by text and file read together; their score is the probability of a match.
         sheet: a picture of the hits to write, a new file.
+
+    Returns: whether every query could be read.
     """
-    if sheet is not None:
-        check_new(check_sheet(sheet), "--sheet")
     if query_as not in AS:
         raise ValueError(f"--as {query_as} is not known; accepted: {', '.join(AS)}")
+    is_one = len(queries) == 1 and (query_as == "text" or not is_many(queries[0])) and queries[0] != "-"
+    if sheet is not None and not is_one:
+        raise ValueError("--sheet is of one query")
+    if sheet is not None:
+        check_new(check_sheet(sheet), "--sheet")
     index = MMIndex(folder)
     if not len(index):
         raise ValueError(f"the index {str(folder)!r} is empty")
-    item: Any = {"auto": query, "text": {"text": query}, "file": Path(query)}[query_as]
-    try:
-        held = encodable(item)
-    except ValueError as fault:
-        raise ValueError(f"{fault}: --as text or --as file") from None
-    if with_matching and held.text is None:
+    items = list(_items(queries, query_as, recursive))
+    if with_matching and any(held.text is None for _, _, held in items):
         raise ValueError("--rerank reads a text together with each file; the query is a file")
     with without_other_bars():
         loaded, processor = load_head(model or _model_of(index), _FINDS, device=device, dtype=dtype)
-    (hits,) = loaded.search([item], index, top_k, approximate=approximate, processor=processor)
-    if with_matching:
-        hits = rerank(loaded, processor, str(held.text), hits)
-    for hit in hits:
-        score = f"{hit['match']:+.3f}" if with_matching else f"{hit['score']:.4f}"
-        say(json_line(hit) if as_json else f"{score}\t{printable(hit['path'])}")
-    if sheet is not None:
-        draw_sheet(hits, sheet, title=query)
+    results = Faults(len(items))
+    for query, item, held in items:
+        try:
+            (hits,) = loaded.search([item], index, top_k, approximate=approximate, processor=processor)
+        except MediaDecodeError as fault:
+            results.fail(query, fault.reason)
+            continue
+        if with_matching:
+            hits = rerank(loaded, processor, str(held.text), hits)
+        for hit in hits:
+            line = f"{hit['match' if with_matching else 'score']:.4f}\t{printable(hit['path'])}"
+            line = line if is_one else f"{printable(query)}\t{line}"
+            say(json_line({"query": query, **hit}) if as_json else line)
+        if sheet is not None:
+            draw_sheet(hits, sheet, title=query)
+    results.close(True)
+    return results.all_read
+
+
+def _items(queries: Sequence[str], query_as: str, recursive: bool) -> Iterator[tuple[str, Any, Encodable]]:
+    """(words, item, what it holds) of each query."""
+    for query in map(str, with_stdin(queries)):
+        found = [query]
+        if query_as != "text" and is_many(query):
+            found = [str(path) for path in list_media([query], tuple(WORDS), recursive)]
+        for one in found:
+            is_file = query_as == "file" or one is not query
+            item: Any = {"text": one} if query_as == "text" else Path(one) if is_file else one
+            try:
+                yield one, item, encodable(item)
+            except ValueError as fault:
+                raise ValueError(f"{fault}: --as text or --as file") from None
 
 
 def _model_of(index: MMIndex) -> str:

@@ -9,10 +9,13 @@ import fcntl
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm.auto import tqdm
+
+from ..processing.images.limits import MediaDecodeError
 from .printing import printable
 
 _FREE = ("batch_size", "workers", "device")  # how the work is done: nothing that is found depends on them
@@ -219,6 +222,34 @@ def open_results(
         raise ValueError(f"--output {output} was begun by several processes ({parts[0].name}); go on with as many")
     results = Results(output, settings, resume)
     return results, [path for path in dict.fromkeys(files) if str(path) not in results.done]
+
+
+def keep(
+    results: Faults, files: Sequence[Path], found: Iterable[tuple[int, Any]], held: Callable[[Any], dict[str, Any]],
+    tell: Callable[[Path, Any], None],
+) -> bool:  # fmt: skip
+    """Writes what was found of each file into the results' file, or tells it, as it comes; lists faults at the end.
+
+    Args:
+        found: (number of a file, what was found, or the MediaDecodeError of one that cannot be read): `in_batches`.
+        held: of what was found, the values of its line of JSON. tell: says it, where there is no file of results.
+
+    Returns: whether every file could be read.
+    """
+    complete = False
+    try:
+        for number, one in tqdm(found, total=len(files), unit=" files", disable=None):
+            if isinstance(one, MediaDecodeError):
+                results.fail(str(files[number]), str(one))
+            elif isinstance(results, Results):
+                results.write(str(files[number]), **held(one))
+            else:
+                with tqdm.external_write_mode(sys.stdout):  # above the bar
+                    tell(files[number], one)
+        complete = True
+    finally:
+        results.close(complete)
+    return results.all_read
 
 
 def tell_faults(faults: Iterable[tuple[str, str]], number: int, files: int) -> None:

@@ -14,11 +14,10 @@ from transformers import AutoModelForSpeechSeq2Seq
 
 from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
 from ..processing.images.limits import MediaDecodeError
-from ..processing.media_kinds import column_of
-from ..processing.sounds.stream import stream_sound
+from ..processing.reading import sounds_ahead
 from .caption import without_other_bars
 from .long_work import Faults, Results, check_settings, note_of, processes, settings_kept
-from .media_lists import other_kind, told_media
+from .media_lists import told_media
 from .models import load_model
 from .on_ray import check_engine, shards_of
 from .printing import json_line, printable
@@ -34,7 +33,8 @@ class Transcriber:
     """A model that transcribes files, list after list.
 
     Args:
-        words, batch_size: of `transcribe_all`. fallback: with the settings of FALLBACK. prompt: words to expect.
+        words, batch_size: of `transcribe_all`. workers: of `sounds_ahead`. fallback: with the settings of FALLBACK.
+        prompt: words to expect.
         settings: of generate(); those that are None are left out.
 
     Raises: ValueError for a model that does not transcribe, and a prompt that is no plain text or too long.
@@ -42,7 +42,7 @@ class Transcriber:
 
     def __init__(
         self, model: str | None, *, words: bool = False, fallback: bool = False, prompt: str = "", batch_size: int = 1,
-        device: str | None = None, dtype: str | None = None, **settings: Any,
+        workers: int | None = None, device: str | None = None, dtype: str | None = None, **settings: Any,
     ):  # fmt: skip
         if fallback and batch_size > 1:
             raise ValueError(f"--fallback draws at random, file by file; --batch-size {batch_size} would mix them")
@@ -50,6 +50,7 @@ class Transcriber:
             self.model, self.processor = load_model(
                 model, AutoModelForSpeechSeq2Seq, ("feature_extractor", "tokenizer"), device=device, dtype=dtype
             )
+        self.workers = workers
         self.settings = {name: value for name, value in settings.items() if value is not None}
         self.settings |= {"words": words, "batch_size": batch_size, **(FALLBACK if fallback else {})}
         if prompt:
@@ -60,17 +61,9 @@ class Transcriber:
         return transcribe_all(self._streams(files), self.model, self.processor, **self.settings)
 
     def _streams(self, files: Sequence[Path]) -> Iterator[Iterable[np.ndarray]]:
-        for path in files:
+        for samples in sounds_ahead(files, self.processor.feature_extractor.sampling_rate, self.workers):
             torch.manual_seed(0)  # of the temperatures of FALLBACK: a file has one transcript
-            if column_of(path.name) == "image":
-                yield _of_picture(path)
-            else:
-                yield stream_sound(path, self.processor.feature_extractor.sampling_rate)
-
-
-def _of_picture(path: Path) -> Iterator[np.ndarray]:
-    raise MediaDecodeError(f"cannot read {path.name}: {other_kind('image', ['audio'])}")
-    yield
+            yield samples
 
 
 def print_transcripts(
@@ -95,6 +88,7 @@ def print_transcripts(
     if check_engine(engine, actors=actors):
         if form in ("srt", "vtt"):
             raise ValueError(f"--engine ray writes Parquet, not {form}; leave --format out")
+        options |= {"workers": options.get("workers") or 0}  # actors read side by side
         return shards_of(files, "transcribe", transcript_rows, {"model": model, **options}, output, resume, actors)
     if options.get("words") and form != "json":
         raise ValueError("--words are written by --format json only")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cli.address import bound, url_of
-from ..cli.media_lists import list_media
+from ..cli.media_lists import told_media
 from ..cli.models import load_head
 from ..searching.build import embed_files
 from ..searching.index import MMIndex
@@ -32,15 +32,15 @@ HEADERS = [
 
 
 def demo(
-    models: Sequence[str], *, folder: Path | None = None, host: str = "127.0.0.1", port: int = 7860,
-    max_file_mib: int = 32, device: str | None = None, dtype: str | None = None,
+    models: Sequence[str], *, folder: Path | None = None, recursive: bool = False, host: str = "127.0.0.1",
+    port: int = 7860, max_file_mib: int = 32, device: str | None = None, dtype: str | None = None,
     say: Callable[[str], Any] = print,
 ) -> None:  # fmt: skip
     """Serves the page until Ctrl-C or SIGTERM.
 
     Args:
         models: folders or Hub ids, at most one of each class; none: the model in the package.
-        folder: of media that the page searches; needs a model that compares.
+        folder: of pictures that the page searches, recursive: with all folders below; needs a model that compares.
         port: 0 takes a free one; the address is said.
         max_file_mib: largest file that is taken.
 
@@ -57,7 +57,7 @@ def demo(
         os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
         index = None
         if folder is not None:
-            index = _indexed(folder, Path(scratch, "index"), loaded["MMForImageTextRetrieval"], say)
+            index = _indexed(folder, recursive, Path(scratch, "index"), loaded["MMForImageTextRetrieval"], say)
         _serve(loaded, index, listening, host, max_file_mib, say)
 
 
@@ -74,10 +74,10 @@ def _loaded(sources: Sequence[str | None], device: str | None, dtype: str | None
     return loaded
 
 
-def _indexed(folder: Path, output: Path, pair: tuple[Any, Any], say: Callable[[str], Any]) -> MMIndex:
+def _indexed(folder: Path, recursive: bool, output: Path, pair: tuple[Any, Any], say: Callable[[str], Any]) -> MMIndex:
     model, processor = pair
-    files = list_media([folder], ("image",), recursive=True)
-    report = embed_files(model, files, output, processor=processor, show_progress=True)
+    files = told_media([folder], ("image",), recursive)
+    report = embed_files(model, files, output, processor=processor, workers=None, show_progress=True)
     say(f"{folder}: {report}")
     return MMIndex(output)
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,8 @@ from .images.limits import FORMATS
 PICTURES = (*sorted(suffix for suffix, name in Image.EXTENSION.items() if name in FORMATS), ".dcm", ".dicom")
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
 SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".m4a", ".aac", ".opus")
+SUFFIXES = {"image": PICTURES, "video": VIDEOS, "audio": SOUNDS}
+WORDS = {"image": "pictures", "video": "videos", "audio": "sounds"}
 COLUMN_OF = {**dict.fromkeys(PICTURES, "image"), **dict.fromkeys(VIDEOS, "video"), **dict.fromkeys(SOUNDS, "audio")}
 # Keys of an item, by the arguments of MMProcessor.
 ARGUMENT_OF = {"image": "images", "images": "images", "video": "videos", "videos": "videos", "audio": "audio"}
@@ -34,6 +36,21 @@ class Encodable(NamedTuple):
 def column_of(name: str) -> str | None:
     """ "image", "video" or "audio", by the ending of a file's name; None for other files."""
     return COLUMN_OF.get(os.path.splitext(name)[1].lower())
+
+
+def kind_of(path: Path) -> str:
+    """ "image", "video" or "audio", by the ending of a file's name; any other is taken for a picture."""
+    return column_of(path.name) or "image"
+
+
+def in_words(kinds: Collection[str]) -> str:
+    """ "pictures and videos" of ["image", "video"]."""
+    return " and ".join(WORDS[kind] for kind in kinds)
+
+
+def other_kind(kind: str, kinds: Collection[str]) -> str:
+    """Why a medium of one kind is not read by a model of others."""
+    return f"it is a {WORDS[kind][:-1]}, and the model reads {in_words(kinds)}"
 
 
 def encodable(item: Any) -> Encodable:

@@ -1,7 +1,7 @@
 """mm.embed_files: files to an index that is brought up to date: only new contents are encoded.
 
-    files ── SHA-256 ──┬─ known to the index or the journal ───────────────┐
-                       └─ new ── encode, a batch at a time ── journal ─────┴─► the index, replaced in one step
+    files ── SHA-256 ─┬─ known to the index or the journal ──────────────────────┐
+                      └─ new ── read ahead ── encode, by batches ── journal ─────┴─► the index, replaced in one step
 
 The journal has a line for each batch as soon as it is encoded: a killed run goes on after its last one.
 """
@@ -9,7 +9,7 @@ The journal has a line for each batch as soon as it is encoded: a killed run goe
 import fcntl
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..processing.images.limits import MediaDecodeError
+from ..processing.images.limits import MediaDecodeError, check_count
 from ..processing.media_kinds import column_of
+from ..processing.reading import in_batches
 from ..weights.manifest import sha256
 from ..weights.model_hash import hash_of_model
 from .index import NAME, MMIndex, write_index
@@ -53,8 +54,8 @@ class EmbedReport:
 
 def embed_files(
     model: Any, files: Iterable[str | os.PathLike], output: str | os.PathLike, *, processor: Any = None,
-    batch_size: int = 32, show_progress: bool = False, on_fault: Callable[[str, str], Any] | None = None,
-    allow_empty: bool = False,
+    batch_size: int = 32, workers: int | None = 0, show_progress: bool = False,
+    on_fault: Callable[[str, str], Any] | None = None, allow_empty: bool = False,
 ) -> EmbedReport:  # fmt: skip
     """Embeds files into the index in the folder `output`, or brings the one there up to date.
 
@@ -65,19 +66,20 @@ def embed_files(
 
     Args:
         model: an MMForImageTextRetrieval. processor: None: that in its folder.
+        workers: processes that read ahead; 0: none; None: two for many files.
         on_fault: called with the path and the reason of each file that cannot be read.
         allow_empty: whether an index that holds files may be left without any.
 
     Raises: TypeError for one path in place of a list; ValueError for `output` in use by another process, and for an
         index that would lose all of its files.
     """
-    paths = checked_paths(files, output, batch_size)
+    paths = checked_paths(files, output, batch_size, workers)
     is_ours = (Path(output) / LOCK).exists()
     Path(output).mkdir(parents=True, exist_ok=True)
     with locked(Path(output)):
         return write_files(
-            model, processor, paths, Path(output), Made(), batch_size=batch_size, show_progress=show_progress,
-            on_fault=on_fault, allow_empty=allow_empty, is_ours=is_ours,
+            model, processor, paths, Path(output), Made(), batch_size=batch_size, workers=workers,
+            show_progress=show_progress, on_fault=on_fault, allow_empty=allow_empty, is_ours=is_ours,
         )  # fmt: skip
 
 
@@ -100,12 +102,14 @@ class Made:
     encoded: int = 0
 
 
-def checked_paths(files: Iterable[str | os.PathLike], output: str | os.PathLike, batch_size: int) -> list[str]:
+def checked_paths(
+    files: Iterable[str | os.PathLike], output: str | os.PathLike, batch_size: int, workers: int | None
+) -> list[str]:
     """Absolute paths of files, each once. Raises as `embed_files`."""
     if isinstance(files, (str, bytes, os.PathLike)):
         raise TypeError(f"files must be a list of paths; got one, {files!r:.80}: put it in a list")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r} must be a whole number from 1")
+    check_count("batch_size", batch_size, least=1)
+    check_count("workers", workers, none=True)
     output = Path(output)
     if output.exists() and not output.is_dir():
         raise ValueError(f"output={str(output)!r} is a file; give a folder")
@@ -116,8 +120,8 @@ def checked_paths(files: Iterable[str | os.PathLike], output: str | os.PathLike,
 
 def write_files(
     model: Any, processor: Any, paths: list[str], output: Path, made: Made, *, batch_size: int = 32,
-    show_progress: bool = False, on_fault: Callable[[str, str], Any] | None = None, allow_empty: bool = False,
-    is_ours: bool = True,
+    workers: int | None = 0, show_progress: bool = False, on_fault: Callable[[str, str], Any] | None = None,
+    allow_empty: bool = False, is_ours: bool = True,
 ) -> EmbedReport:  # fmt: skip
     """`embed_files` in a locked folder. is_ours: whether an index there that cannot be read may be replaced."""
     report, maker = EmbedReport(), hash_of_model(model, processor)
@@ -128,8 +132,9 @@ def write_files(
     known |= made.vectors
     readable = {path: (kind, one.sha256) for path, (kind, one) in looked.items()}
     faults, encoded = _encode(
-        model, processor, new_contents(readable, known), known, output / JOURNAL, maker, batch_size, show_progress
-    )
+        model, processor, new_contents(readable, known), known, output / JOURNAL, maker, batch_size, workers,
+        show_progress,
+    )  # fmt: skip
     report.faults += [(path, faults[path]) for path in readable if path in faults]
     for path, reason in report.faults:
         if on_fault is not None:
@@ -217,62 +222,62 @@ def known_vectors(
 
 def _encode(
     model, processor, todo: dict[Content, list[str]], known: dict[Content, np.ndarray], journal: Path | None,
-    maker: str, batch_size: int, show_progress: bool,
+    maker: str, batch_size: int, workers: int | None, show_progress: bool,
 ) -> tuple[dict[str, str], int]:  # fmt: skip
     """Encodes what is new into `known` and the journal, if any. Returns {path: reason} of what cannot be read, and
     how many contents were encoded."""
     faults: dict[str, str] = {}
-    # of one kind and similar size together: batches pad less
+    # of one kind and similar size together: batches are of one shape
     queue, encoded = sorted(todo, key=lambda content: (content[0], _size(todo[content][0]))), 0
+    kinds = {kind for kind, _ in queue}
     with (
         open(journal or os.devnull, "ab") as file,
         tqdm(total=len(queue), unit=" files", disable=not show_progress) as bar,
     ):
+
+        def work(read: dict[str, torch.Tensor], numbers: list[int]) -> np.ndarray:
+            vectors = _encode_batch(model, read)
+            if journal is not None:
+                append_line(file, maker, [queue[number] for number in numbers], vectors)
+            return vectors
+
         while queue:
-            batch, queue = queue[:batch_size], queue[batch_size:]
-            done, vectors = _encode_batch(model, processor, batch, todo, faults)
-            same = [place for place, content in enumerate(done) if _is_same(todo[content][0], content)]
-            for content in batch:
-                if content not in {done[place] for place in same} and todo[content][0] not in faults:
+            paths, again = [Path(todo[content][0]) for content in queue], []
+            check = Unchanged([digest for _, digest in queue])
+            for number, found in in_batches(
+                paths, model._processor_for_items(processor), kinds, work, batch_size, workers, check=check
+            ):
+                content = queue[number]
+                if not isinstance(found, MediaDecodeError):
+                    known[content] = found
+                    encoded += 1
+                elif str(found) == CHANGED:
                     faults[todo[content].pop(0)] = CHANGED
-                    queue += [content] if todo[content] else []  # another file of that content
-            done, vectors = [done[place] for place in same], vectors[same]
-            if done:
-                known |= dict(zip(done, vectors, strict=True))
-                if journal is not None:
-                    append_line(file, maker, done, vectors)
-            encoded += len(done)
-            bar.update(len(batch))
+                    again += [content] if todo[content] else []  # another file of that content
+                else:
+                    faults |= dict.fromkeys(todo[content], str(found))
+                bar.update()
+            queue = again
     return faults, encoded
 
 
-def _encode_batch(
-    model, processor, batch: list[Content], todo: dict[Content, list[str]], faults: dict[str, str]
-) -> tuple[list[Content], np.ndarray]:
-    """Which of a batch can be read, and their vectors; a broken file is found one by one."""
-    read = [Path(todo[content][0]) for content in batch]
-    nothing = [], np.zeros((0, 0), np.float32)
-    try:
-        return batch, model.encode(read, processor=processor, batch_size=len(batch)).numpy()
-    except (MediaDecodeError, OSError) as error:
-        if len(batch) == 1:
-            if _is_same(str(read[0]), batch[0]):
-                reason = error.reason if isinstance(error, MediaDecodeError) else str(error)
-                faults |= dict.fromkeys(todo[batch[0]], reason)
-            return nothing
-    parts = [_encode_batch(model, processor, [content], todo, faults) for content in batch]
-    good = [part for part in parts if part[0]]
-    if not good:
-        return nothing
-    return [content for done, _ in good for content in done], np.concatenate([vectors for _, vectors in good])
+def _encode_batch(model: Any, read: dict[str, torch.Tensor]) -> np.ndarray:
+    """Vectors float32 (B, P) of media as a processor reads them."""
+    return model.embed_read(read).numpy()
 
 
-def _is_same(path: str, content: Content) -> bool:
-    """Whether a file still has the content that it was hashed with."""
-    try:
-        return sha256(Path(path)) == content[1]
-    except OSError:
-        return False
+class Unchanged:
+    """Whether a file that has been read still has the content that it was hashed with: CHANGED where it has not."""
+
+    def __init__(self, digests: Sequence[str]):
+        self.digests = digests
+
+    def __call__(self, number: int, path: Path) -> str | None:
+        try:
+            is_same = sha256(path) == self.digests[number]
+        except OSError:
+            is_same = False
+        return None if is_same else CHANGED
 
 
 def _size(path: str) -> int:

@@ -1,5 +1,6 @@
 """Hits of a search, or drawn pictures, in the order of how well they fit a text."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ..processing.media_kinds import ARGUMENT_OF
 def rerank(
     model: Any, processor: Any, text: str, hits: Sequence[dict[str, Any]], batch_size: int = 16
 ) -> list[dict[str, Any]]:
-    """Hits of `MMIndex.search` with "match", the log-odds that text and file belong together, the greatest first.
+    """Hits of `MMIndex.search` with "match", the probability that text and file belong together, the greatest first.
 
     The files are read again from their paths.
 
@@ -33,8 +34,13 @@ def rerank(
             with evaluating(model):
                 logits = model.match(**read).float()
             odds |= dict(zip(batch, (logits[:, 1] - logits[:, 0]).tolist(), strict=True))
-    found = [{**hit, "match": odds[number]} for number, hit in enumerate(hits)]
-    return sorted(found, key=lambda hit: -hit["match"])
+    order = sorted(range(len(hits)), key=lambda number: -odds[number])  # 1.0000 of two hits may be of other odds
+    return [{**hits[number], "match": probability(odds[number])} for number in order]
+
+
+def probability(odds: float) -> float:
+    """Of log-odds."""
+    return 1 / (1 + math.exp(-odds)) if odds > -700 else 0.0
 
 
 @torch.no_grad()
@@ -43,7 +49,7 @@ def rank_pictures(
 ) -> list[tuple[int, float]]:
     """(number, score) of each picture, the one that fits the text best first.
 
-    The score is the log-odds of the matching head, or without one the cosine of the embeddings.
+    The score is the probability of a match, by the matching head, or without one the cosine of the embeddings.
 
     Args:
         model: an MMForImageTextRetrieval. processor: its own.
@@ -61,4 +67,5 @@ def rank_pictures(
             with evaluating(model):
                 logits = model.match(**read).float()
             scores += (logits[:, 1] - logits[:, 0]).tolist()
-    return sorted(enumerate(scores), key=lambda pair: -pair[1])
+    ranked = sorted(enumerate(scores), key=lambda pair: -pair[1])
+    return ranked if model.itm_head is None else [(number, probability(score)) for number, score in ranked]

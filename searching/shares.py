@@ -37,7 +37,7 @@ from .journal import JOURNAL, append_end, end_of, parts_of
 
 def embed_share(
     model: Any, files: Iterable[str | os.PathLike], output: str | os.PathLike, rank: int, size: int, *,
-    processor: Any = None, batch_size: int = 32, show_progress: bool = False,
+    processor: Any = None, batch_size: int = 32, workers: int | None = 0, show_progress: bool = False,
     on_fault: Callable[[str, str], Any] | None = None,
 ) -> EmbedReport | None:  # fmt: skip
     """`mm.embed_files` in one of `size` processes over the same files: this one encodes each size-th. The one that
@@ -50,7 +50,7 @@ def embed_share(
     Returns: None in the others.
     Raises: as `embed_files`. It waits for a process that writes the index by itself.
     """
-    paths = checked_paths(files, output, batch_size)
+    paths = checked_paths(files, output, batch_size, workers)
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     part, ends = output / f"{JOURNAL}.part{rank}", {"processes": size, "files": _digest(paths)}
@@ -59,7 +59,7 @@ def embed_share(
         maker = hash_of_model(model, processor)
         known, _ = known_vectors(output, maker, model.config.projection_dim, True, part)
         seen, encoded = _encode_share(
-            model, processor, paths[rank::size], known, part, maker, batch_size, show_progress
+            model, processor, paths[rank::size], known, part, maker, batch_size, workers, show_progress
         )
         append_end(part, {**ends, "model_hash": maker, "encoded": encoded, "seen": seen})
     try:
@@ -68,8 +68,8 @@ def embed_share(
             if made is None:
                 return None
             return write_files(
-                model, processor, paths, output, made, batch_size=batch_size, show_progress=show_progress,
-                on_fault=on_fault,
+                model, processor, paths, output, made, batch_size=batch_size, workers=workers,
+                show_progress=show_progress, on_fault=on_fault,
             )  # fmt: skip
     except InUse:  # that one joins them
         return None
@@ -77,7 +77,7 @@ def embed_share(
 
 def _encode_share(
     model: Any, processor: Any, paths: list[str], known: dict[Content, np.ndarray], journal: Path | None, maker: str,
-    batch_size: int, show_progress: bool,
+    batch_size: int, workers: int | None, show_progress: bool,
 ) -> tuple[dict[str, Seen], int]:  # fmt: skip
     """Encodes what is new of `paths` into `known` and the journal; returns what the files were, and how many contents
     were encoded."""
@@ -85,7 +85,7 @@ def _encode_share(
     looked = look_at(paths, model.config.modalities or (), report, {})
     contents = {path: (kind, one.sha256) for path, (kind, one) in looked.items()}
     todo = new_contents(contents, known)
-    faults, encoded = _encode(model, processor, todo, known, journal, maker, batch_size, show_progress)
+    faults, encoded = _encode(model, processor, todo, known, journal, maker, batch_size, workers, show_progress)
     return {path: one._replace(fault=faults.get(path)) for path, (_, one) in looked.items()}, encoded
 
 
@@ -108,7 +108,9 @@ def _digest(paths: list[str]) -> str:
 # ---- rows of actors ------------------------------------------------------------------------------------------------
 
 
-def embedding_rows(model: Any, processor: Any, index: Path, batch_size: int = 32) -> Callable[[list[str]], list[dict]]:
+def embedding_rows(
+    model: Any, processor: Any, index: Path, batch_size: int = 32, workers: int | None = 0
+) -> Callable[[list[str]], list[dict]]:
     """What makes rows of files for the shards of an actor: path, kind, sha256, size, modified, embedding, error. What
     the index has of the same model is not encoded again."""
     maker = hash_of_model(model, processor)
@@ -116,7 +118,7 @@ def embedding_rows(model: Any, processor: Any, index: Path, batch_size: int = 32
 
     def rows(names: list[str]) -> list[dict]:
         vectors = dict(known)
-        seen, _ = _encode_share(model, processor, names, vectors, None, maker, batch_size, False)
+        seen, _ = _encode_share(model, processor, names, vectors, None, maker, batch_size, workers, False)
         return [_row(name, seen.get(name), vectors) for name in names]
 
     return rows

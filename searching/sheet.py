@@ -31,7 +31,7 @@ def draw_sheet(hits: Sequence[dict[str, Any]], output: str | os.PathLike, title:
     for number, hit in enumerate(hits):
         left, top = 8 + number % ACROSS * (SIDE + 8), LINE + 8 + number // ACROSS * cell
         sheet.paste(_thumbnail(hit), (left, top))
-        score = f"{number + 1}.  {hit['score']:.3f}" + (f"  match {hit['match']:+.2f}" if "match" in hit else "")
+        score = f"{number + 1}.  {hit['score']:.3f}" + (f"  match {hit['match']:.3f}" if "match" in hit else "")
         draw.text((left, top + SIDE + 2), score, fill="black")
         draw.text((left, top + SIDE + LINE), _fitting(draw, Path(hit["path"]).name, SIDE), fill="#555555")
     sheet.save(path)

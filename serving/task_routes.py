@@ -80,6 +80,12 @@ def task_routes(server: Server) -> APIRouter:
             raise ApiError(400, f"{engine.name!r} compares a picture with labels: give image and labels, and no text")
         if not is_zero_shot and body.labels is not None:
             raise ApiError(400, f"{engine.name!r} has labels of its own; leave labels out")
+        if body.labels is not None and len(body.labels) == 1 and "," in body.labels[0]:
+            raise ApiError(
+                400,
+                f"labels is one label, {body.labels[0]!r:.80}: give each by itself, in JSON as a list of texts, in a "
+                "form as a field each",
+            )
         server.check_texts(body.template, *(body.labels or ()))
         pictures = [] if body.image is None else await server.read([body.image])
         text = None if body.text is None else server.checked_text(body.text)

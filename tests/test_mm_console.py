@@ -41,6 +41,24 @@ def test_the_console_imports_neither_mm_nor_torch():
     assert run_python(code).strip() == "[]"
 
 
+def test_every_command_tells_its_exit_codes_and_takes_the_same_options():
+    command = typer.main.get_command(mm_console.app)
+    assert command.epilog == mm_console.EXIT_CODES
+    for name, one in command.commands.items():
+        assert re.match("Exit codes: 0.* 2 for", one.epilog or ""), name
+        assert "130" in one.epilog or name in ("serve", "demo"), name
+    assert {*mm_console.OTHER_CODES} <= {*command.commands}
+    told = run(MM, "embed", "--help").stdout
+    assert "Exit codes: 0; 2 for bad input" in " ".join(told.split())
+    options = {name: {word for one in command.commands[name].params for word in one.opts} for name in command.commands}
+    for name in ("caption", "ask", "classify", "match", "transcribe", "explain"):  # go through your files
+        assert {"--model", "--device", "--dtype", "--json", "--output", "-o", "--resume", "-r"} <= options[name], name
+    for name in ("caption", "ask", "classify", "match", "transcribe", "embed"):
+        assert {"--batch-size", "--workers", "--recursive", "-r"} <= options[name], name
+    for name, held in options.items():
+        assert ("--recursive" in held) == ("-r" in held), name
+
+
 IMPORT_MM = """
 import json, sys
 import mm

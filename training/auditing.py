@@ -292,11 +292,13 @@ def _update_card(folder: Path, result: Audit) -> Path:
     return path
 
 
-def print_audit(say: Callable[[str], object], as_json: bool, *args: Any, **options: Any) -> None:
-    """`mm audit`: the table, or audit.json's content, and where the files are."""
+def print_audit(say: Callable[[str], object], as_json: bool, *args: Any, **options: Any) -> bool:
+    """`mm audit`: the table, or audit.json's content, and where the files are. Returns: whether all media could be
+    read; True in several processes, which torchrun would end."""
     result = audit(*args, **options)
     if int(os.environ.get("RANK", 0)) == 0:
         for line in [json.dumps(result.as_dict())] if as_json else str(result).split("\n"):
             say(line)
         if result.files and not as_json:
             say(f"written: {', '.join(str(path) for path in result.files)}")
+    return not result.skipped or int(os.environ.get("WORLD_SIZE", 1)) > 1

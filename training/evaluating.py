@@ -17,6 +17,7 @@ from ..evaluation.captions import CAPTION_METRICS, caption_scores
 from ..evaluation.scores import mean_score
 from ..evaluation.significance import Comparison, compare, comparison_table
 from ..evaluation.speech import cer, wer
+from ..processing.images.limits import check_switch
 from .asking import CARD, ask, check_card, name_of
 from .card import is_ours, sealed
 from .curves import metrics_in
@@ -118,6 +119,7 @@ def evaluate(
     Raises: ValueError, TypeError or FileNotFoundError in words: no such model or data, another task, samples that lack
         what the task compares. Media that cannot be read are left out and listed.
     """
+    check_switch("update_card", update_card)
     name = name_of(model)
     theirs = None if against is None else _others(against)  # what is missing is told before anything is answered
     if update_card:
@@ -233,11 +235,13 @@ def _update_card(folder: Path, result: Evaluation) -> Path:
     return path
 
 
-def print_evaluation(say: Callable[[str], object], as_json: bool, *args: Any, **options: Any) -> None:
-    """`mm evaluate`: the table, or the metrics as JSON, and where the files are."""
+def print_evaluation(say: Callable[[str], object], as_json: bool, *args: Any, **options: Any) -> bool:
+    """`mm evaluate`: the table, or the metrics as JSON, and where the files are. Returns: whether all media could be
+    read; True in several processes, which torchrun would end."""
     result = evaluate(*args, **options)
     if int(os.environ.get("RANK", 0)) == 0:
         for line in [json.dumps(result.metrics)] if as_json else str(result).split("\n"):
             say(line)
         if result.files and not as_json:
             say(f"written: {', '.join(str(path) for path in result.files)}")
+    return not result.skipped or int(os.environ.get("WORLD_SIZE", 1)) > 1

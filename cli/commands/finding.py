@@ -19,8 +19,11 @@ def embed(
     ],
     index: Annotated[Path, typer.Option(metavar="DIR", help="The index to write, or to bring up to date.")],
     model: Annotated[str, typer.Option(metavar="DIR", help="Folder or Hub id of an MMForImageTextRetrieval.")],
-    recursive: Annotated[bool, typer.Option(help="Folders with all folders below.")] = True,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders with all folders below.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Files encoded at a time.")] = 32,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that read ahead. Default: two for many files.")
+    ] = None,
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Make a graph for mm search --approximate ('.\\[index]').")
     ] = False,
@@ -44,8 +47,8 @@ def embed(
     from ..printing import BAD_INPUT
 
     all_read = work(
-        paths, index, model, typer.echo, recursive=recursive, batch_size=batch_size, approximate=approximate,
-        engine=engine, actors=actors, device=device, dtype=dtype, as_json=as_json,
+        paths, index, model, typer.echo, recursive=recursive, batch_size=batch_size, workers=workers,
+        approximate=approximate, engine=engine, actors=actors, device=device, dtype=dtype, as_json=as_json,
     )  # fmt: skip
     if not all_read:
         raise typer.Exit(BAD_INPUT)
@@ -54,12 +57,20 @@ def embed(
 @app.command()
 def search(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="What mm embed wrote.")],
-    query: Annotated[str, typer.Argument(metavar="TEXT|FILE", help="A text, or a picture, video or sound.")],
+    queries: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TEXT|FILE...",
+            help="Texts, files, patterns, folders (named with a /); -: a query a line on stdin.",
+        ),
+    ],
     top_k: Annotated[int, typer.Option(min=1, help="How many.")] = 10,
     query_as: Annotated[
         str, typer.Option("--as", metavar="NAME", help="text or file, where it could be both.")
     ] = "auto",
-    rerank: Annotated[bool, typer.Option("--rerank", help="Order them by reading text and file together.")] = False,
+    rerank: Annotated[
+        bool, typer.Option("--rerank", help="Read text and file together: by the probability of a match.")
+    ] = False,
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Ask the graph of mm embed --approximate.")
     ] = False,
@@ -69,14 +80,19 @@ def search(
     model: Annotated[
         str | None, typer.Option(metavar="DIR", help="The model of the index. Default: where it was.")
     ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders with all folders below.")] = False,
     device: _Device = None,
     dtype: _Dtype = None,
     as_json: _Json = False,
 ) -> None:
-    """Find the files of an index that are most like a text or a file: score, tab, path, the best first."""
+    """Find the files of an index that are most like texts or files: score, tab, path, the best first; before them the
+    query, where there are several."""
     from ..embed import search as work
+    from ..printing import BAD_INPUT
 
-    work(
-        index, query, typer.echo, model=model, top_k=top_k, query_as=query_as, with_matching=rerank,
-        approximate=approximate, sheet=sheet, device=device, dtype=dtype, as_json=as_json,
+    all_read = work(
+        index, queries, typer.echo, model=model, top_k=top_k, query_as=query_as, with_matching=rerank,
+        approximate=approximate, sheet=sheet, recursive=recursive, device=device, dtype=dtype, as_json=as_json,
     )  # fmt: skip
+    if not all_read:
+        raise typer.Exit(BAD_INPUT)

@@ -109,6 +109,9 @@ def transcribe(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Files heard at a time, a window of each; changes no text.")
     ] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that read ahead. Default: two for many files.")
+    ] = None,
     engine: _Engine = "local",
     actors: _Actors = None,
     device: _Device = None,
@@ -124,7 +127,7 @@ def transcribe(
     all_read = print_transcripts(
         paths, model, form="json" if as_json else form, output=output, resume=resume, recursive=recursive,
         device=device, dtype=dtype, language=language, task=task, words=words, prompt=prompt,
-        fallback=fallback, num_beams=num_beams, batch_size=batch_size, engine=engine, actors=actors,
+        fallback=fallback, num_beams=num_beams, batch_size=batch_size, workers=workers, engine=engine, actors=actors,
     )  # fmt: skip
     if not all_read:
         raise typer.Exit(BAD_INPUT)
@@ -132,10 +135,22 @@ def transcribe(
 
 @app.command()
 def explain(
-    picture: Annotated[Path, typer.Argument(metavar="PICTURE", exists=True, dir_okay=False, help="A picture.")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Pictures, folders, patterns; -: names on stdin.")
+    ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The drawing to write: .png, .svg or .pdf.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE|DIR",
+            help="The drawing to write: .png, .svg or .pdf. Of several: a folder, with a .png of each.",
+        ),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the folder --output; what it has is not done again.")
+    ] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders with all folders below.")] = False,
     model: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder or Hub id of a model. Default: the one in the package.")
     ] = None,
@@ -154,19 +169,20 @@ def explain(
     ] = None,
     device: _Device = None,
     dtype: _Dtype = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object with all weights.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture, with all weights.")] = False,
 ) -> None:
-    """Caption a picture and show where in it each word was read.
+    """Caption pictures and show where in them each word was read.
 
     A line per word: the word, the place of the greatest weight (across and down, in percent of the picture), and how
-    much of the weight lies in the tenth of the picture that has most of it.
+    much of the weight lies in the tenth of the picture that has most of it; before them the name, where it is not one
+    file.
     """
-    from ..explain import explain_picture, lines_of
-    from ..printing import json_line
+    from ..explain import explain as work
+    from ..printing import BAD_INPUT
 
-    found = explain_picture(
-        picture, model, text=text, prompt=prompt, method=method, num_beams=num_beams, output=output,
-        device=device, dtype=dtype,
+    all_read = work(
+        paths, model, text=text, prompt=prompt, method=method, num_beams=num_beams, output=output, resume=resume,
+        recursive=recursive, device=device, dtype=dtype, as_json=as_json,
     )  # fmt: skip
-    for line in [json_line(found.to_dict())] if as_json else lines_of(found):
-        typer.echo(line)
+    if not all_read:
+        raise typer.Exit(BAD_INPUT)

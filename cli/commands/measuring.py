@@ -68,15 +68,17 @@ def evaluate(
     """
     from ...training.arguments import as_dict
     from ...training.evaluating import print_evaluation
-    from ..printing import say
+    from ..printing import BAD_INPUT, say
 
     generation = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
-    print_evaluation(
+    all_read = print_evaluation(
         say, as_json, model, data, task, output=output, media=media, format=data_format, split=split,
         annotations=annotations, columns=as_dict("columns", columns), batch_size=batch_size, against=against,
         update_card=update_card, resume=resume, device=device, dtype=dtype,
         **{name: value for name, value in generation.items() if value is not None},
     )  # fmt: skip
+    if not all_read:
+        raise typer.Exit(BAD_INPUT)
 
 
 @app.command()
@@ -113,12 +115,14 @@ def audit(
     """
     from ...training.arguments import as_dict
     from ...training.auditing import print_audit
-    from ..printing import say
+    from ..printing import BAD_INPUT, say
 
     generation = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
-    print_audit(
+    all_read = print_audit(
         say, as_json, model, data, groups, task, output=output, media=media, format=data_format, split=split,
         annotations=annotations, columns=as_dict("columns", columns), batch_size=batch_size,
         update_card=update_card, resume=resume, device=device, dtype=dtype,
         **{name: value for name, value in generation.items() if value is not None},
     )  # fmt: skip
+    if not all_read:
+        raise typer.Exit(BAD_INPUT)

@@ -93,6 +93,7 @@ def demo(
             help="Pictures to search; needs a retrieval model (MMForImageTextRetrieval) among MODEL.",
         ),
     ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="--folder with all folders below.")] = False,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0: for other machines.")] = (
         "127.0.0.1"
     ),
@@ -105,6 +106,6 @@ def demo(
     from ...demo.run import demo as work
 
     work(
-        models or [], folder=folder, host=host, port=port, max_file_mib=max_file, device=device, dtype=dtype,
-        say=typer.echo,
+        models or [], folder=folder, recursive=recursive, host=host, port=port, max_file_mib=max_file,
+        device=device, dtype=dtype, say=typer.echo,
     )  # fmt: skip

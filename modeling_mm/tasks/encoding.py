@@ -6,7 +6,7 @@
 n items, P projection_dim.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,8 +57,7 @@ class MMEncoding:
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size={batch_size!r} must be a whole number from 1")
-        if self.itc_head is None:
-            raise ValueError("this model has no contrastive head: its pretraining_losses do not name 'itc'")
+        self._check_compares()
         if not isinstance(inputs, (list, tuple)):
             return self.encode([inputs], processor=processor, batch_size=batch_size, **options)[0]
         processor = self._processor_for_items(processor)
@@ -160,12 +159,23 @@ class MMEncoding:
 
     def _of_media(self, processor: Any, media: list[dict[str, list]], options: dict[str, Any]) -> torch.Tensor:
         """float32 (n, P), of items that have media of the same kinds."""
-        device, dtype = self._place
         nested = {name: [one[name] for one in media] for name in media[0]}
-        read = processor(**nested, return_tensors="pt", **options).to(device)
-        inputs = {name: value.to(dtype) if torch.is_floating_point(value) else value for name, value in read.items()}
-        context = self._context(**inputs)
-        return normalised(self.itc_head.of_context(context)).float().cpu()
+        return self.embed_read(processor(**nested, return_tensors="pt", **options))
+
+    @torch.no_grad()
+    def embed_read(self, read: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Embeddings float32 (n, P) of length 1 on the CPU, of media that a processor has read (its tensors)."""
+        self._check_compares()
+        device, dtype = self._place
+        inputs = {
+            name: value.to(device, dtype if torch.is_floating_point(value) else None) for name, value in read.items()
+        }
+        with evaluating(self):  # pyright: ignore[reportArgumentType]: a model
+            return normalised(self.itc_head.of_context(self._context(**inputs))).float().cpu()
+
+    def _check_compares(self) -> None:
+        if self.itc_head is None:
+            raise ValueError("this model has no contrastive head: its pretraining_losses do not name 'itc'")
 
     def _whole_texts(self, processor: Any, options: dict[str, Any]) -> dict[str, Any]:
         """Options with the limit that truncation=True cuts at: the tokenizer may not know the model's positions."""

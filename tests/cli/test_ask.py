@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import mm_console
 from mm import MMForSequenceClassification, MMImageProcessorPil, MMProcessor
 from mm.cli.caption import caption
+from mm.cli.media_lists import files_and_texts
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a photo of what is it red blue cat dog".split()
 
@@ -144,6 +145,102 @@ def test_a_caption_is_explained_once_in_a_drawing(folder, tmp_path):
     again = run(*words, "-o", tmp_path / "map.png")
     assert again.exit_code == 2 and "map.png is there already" in again.stderr
     assert (tmp_path / "map.png").read_bytes() == drawn
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """Pictures of two forms in a folder and one below, one of them broken."""
+    place = tmp_path_factory.mktemp("several") / "pictures"
+    (place / "below").mkdir(parents=True)
+    for number, name in enumerate(("a.png", "b.jpg", "c.png", "below/e.webp")):
+        Image.new("RGB", (16, 16 + 4 * (number % 2)), (60 * number, 99, 10)).save(place / name)
+    (place / "d.png").write_bytes(b"junk")
+    return place
+
+
+@pytest.mark.parametrize("name", ["writes", "answers"])
+def test_files_are_asked_about_together_as_each_alone(folder, several, tmp_path, name):
+    """From a folder, a pattern and stdin, in batches; a broken one is told, and the others are answered."""
+    given, questions = ("--model", folder[0] / name, "--max-new-tokens", 4), ("what is it", "a cat")
+    names = ["a.png", "b.jpg", "c.png"]
+    alone = [
+        f"{one}\t{line}" for one in names for line in run("ask", several / one, *questions, *given).stdout.splitlines()
+    ]
+    assert len(alone) == 6
+    for words, typed in (
+        ([several], None),
+        ([f"{several}/*.*"], None),
+        (["-"], "".join(f"{several / one}\n" for one in [*names, "d.png"])),
+        ([several / one for one in [*names, "d.png"]], None),
+    ):
+        for size in (1, 2, 8):
+            done = run("ask", *words, *questions, *given, "--batch-size", size, input=typed)
+            assert done.exit_code == 2 and "d.png" in done.stderr and done.stdout.splitlines() == alone
+    assert run("ask", several, *given, input="what is it\na cat\n").stdout.splitlines() == alone
+    output = tmp_path / "answers.jsonl"
+    done = run("ask", several, *questions, *given, "-r", "--output", output)
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [Path(line["path"]).name for line in lines] == [*names, "d.png", "e.webp"]
+    told = [(Path(line["path"]).name, *one.values()) for line in lines[:3] for one in line["answers"]]
+    assert ["\t".join(one) for one in told] == alone and "error" in lines[3]
+    other = run("ask", several, "a cat", *given, "-r", "--output", output, "--resume")
+    assert other.exit_code == 2 and "questions was" in other.stderr
+    before = output.read_bytes()
+    run("ask", several, *questions, *given, "-r", "--output", output, "--resume", "--batch-size", 1)
+    assert output.read_bytes() == before
+
+
+def test_texts_are_matched_with_files_together_as_with_each_alone(folder, several, tmp_path):
+    words, names = ("a red cat", "dog", "--model", folder[0] / "compares"), ["a.png", "b.jpg", "c.png"]
+    alone = [f"{one}\t{line}" for one in names for line in run("match", several / one, *words).stdout.splitlines()]
+    done = run("match", several, *words)
+    assert done.exit_code == 2 and "d.png" in done.stderr and done.stdout.splitlines() == alone and len(alone) == 6
+    output = tmp_path / "matches.jsonl"
+    run("match", f"{several}/*.png", *words, "--output", output)
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [Path(line["path"]).name for line in lines] == ["a.png", "c.png", "d.png"]
+    assert {one["text"] for one in lines[0]["texts"]} == {"a red cat", "dog"}
+    done = run("match", several, "--model", folder[0] / "compares")
+    assert done.exit_code == 2 and "no texts to compare with" in done.stderr
+
+
+def test_pictures_are_explained_each_with_a_drawing_and_a_run_goes_on(folder, several, tmp_path):
+    words, output = ("explain", several, "--model", folder[0] / "writes", "--text", "a cat"), tmp_path / "maps"
+    done = run(*words, "-o", output)
+    lines = [line.split("\t")[:2] for line in done.stdout.splitlines()]
+    assert done.exit_code == 2 and "d.png" in done.stderr
+    assert lines == [[name, word] for name in ("a.png", "b.jpg", "c.png") for word in ("word", "a", "cat")]
+    drawn = {path.name: path.read_bytes() for path in output.glob("[!.]*")}
+    assert sorted(drawn) == ["a.png", "b.png", "c.png"]
+    (output / "b.png").unlink()
+    refused = run(*words, "-o", output)
+    assert refused.exit_code == 2 and "holds a.png already; --resume" in refused.stderr
+    other = run(*words[:-1], "a dog", "-o", output, "--resume")
+    assert other.exit_code == 2 and "text was 'a cat' and is 'a dog'" in other.stderr
+    done = run(*words, "-o", output, "--resume")
+    assert done.stdout.count("b.jpg") == 3 == len(done.stdout.splitlines())
+    assert sorted(path.name for path in output.glob("[!.]*")) == sorted(drawn)
+    for path, told in ((tmp_path / "map.png", "is one file; give a folder"), (None, "--resume goes on with")):
+        refused = run(*words, *(["-o", path] if path else ["--resume"]))
+        assert refused.exit_code == 2 and told in refused.stderr
+    (told, *_) = run(*words, "--json").stdout.splitlines()
+    assert json.loads(told)["path"].endswith("a.png") and json.loads(told)["words"] == ["a", "cat"]
+
+
+def test_files_stand_first_and_texts_after_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cat").mkdir()
+    Path("a.jpg").touch()
+    for words, files in (
+        (["cat", "cat", "dog"], 1),  # the first is a file, whatever it is called
+        (["a.jpg", "b.jpg", "what is it?"], 2),  # is told as missing, not asked
+        (["-", "what?"], 1),
+        (["a.jpg", "./cat", "./*.jpg", "cat/dog"], 3),
+        (["*", "*?"], 1),
+    ):
+        assert files_and_texts(words, "texts") == (words[:files], words[files:])
+    with pytest.raises(ValueError, match=r"'b.jpg' is a file after the text 'a cat'"):
+        files_and_texts(["a.jpg", "a cat", "b.jpg"], "questions")
 
 
 def test_a_broken_file_is_told_by_its_name(folder, tmp_path):

@@ -34,16 +34,16 @@ def folder(saved_retriever, tmp_path_factory):
     return folder
 
 
-def run(*words):
-    return CliRunner().invoke(mm_console.app, [str(word) for word in words])
+def run(*words, **options):
+    return CliRunner().invoke(mm_console.app, [str(word) for word in words], **options)
 
 
 def test_a_folder_is_embedded_and_searched(folder, tmp_path):
     index, pictures = tmp_path / "index", folder / "pictures"
-    done = run("embed", pictures, "--index", index, "--model", folder / "model")
+    done = run("embed", pictures, "-r", "--index", index, "--model", folder / "model")
     assert (done.exit_code, done.stdout) == (0, "3 files: 3 encoded, 0 of known contents, 0 deleted\n")
     (pictures / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    done = run("embed", pictures, "--index", index, "--model", folder / "model", "--json")
+    done = run("embed", pictures, "--recursive", "--index", index, "--model", folder / "model", "--json")
     (pictures / "bad.png").unlink()
     told = json.loads(done.stdout)
     assert done.exit_code == 2 and (told["files"], told["encoded"]) == (3, 0)
@@ -52,11 +52,52 @@ def test_a_folder_is_embedded_and_searched(folder, tmp_path):
     scores = [line.split("\t") for line in done.stdout.splitlines()]
     assert scores[0] == ["1.0000", str(pictures / "red.png")] and len(scores) == 2
     done = run("search", index, "a red cat", "--rerank", "--json", "--sheet", tmp_path / "sheet.png")
-    odds = [json.loads(line)["match"] for line in done.stdout.splitlines()]
-    assert odds == sorted(odds, reverse=True) and len(odds) == 3 and (tmp_path / "sheet.png").is_file()
+    chances = {line["path"]: line["match"] for line in map(json.loads, done.stdout.splitlines())}
+    assert [*chances.values()] == sorted(chances.values(), reverse=True) and len(chances) == 3
+    assert (tmp_path / "sheet.png").is_file()
+    for path, chance in chances.items():  # is what mm match says
+        told = run("match", path, "a red cat", "--model", folder / "model").stdout.split("\t")
+        assert float(told[1]) == pytest.approx(chance, abs=1e-4)
     for sheet, told in (("sheet.png", "is there already"), ("sheet.txt", "must end in .png")):
         done = run("search", index, "a red cat", "--sheet", tmp_path / sheet)
         assert (done.exit_code, done.stdout) == (2, "") and told in done.stderr
+
+
+def test_several_queries_are_searched_as_each_alone(folder, tmp_path):
+    pictures, index = folder / "pictures", tmp_path / "index"
+    run("embed", pictures, "--index", index, "--model", folder / "model")
+    names = [pictures / "blue.jpg", pictures / "red.png"]
+    alone = [f"{one}\t{line}" for one in names for line in run("search", index, one).stdout.splitlines()]
+    assert len(alone) == 4
+    for words, typed in (
+        (names, None), ([pictures], None), ([f"{pictures}/*.*"], None), (["-"], f"{names[0]}\n{names[1]}\n"),
+    ):  # fmt: skip
+        done = run("search", index, *words, input=typed)
+        assert (done.exit_code, done.stdout.splitlines()) == (0, alone)
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"junk")
+    done = run("search", index, bad, "a red cat", names[1], "--top-k", 1)
+    assert done.exit_code == 2 and "bad.png" in done.stderr
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["a red cat", str(names[1])]
+    done = run("search", index, *names, "--sheet", tmp_path / "sheet.png")
+    assert done.exit_code == 2 and "--sheet is of one query" in done.stderr
+
+
+def test_folders_below_are_taken_when_asked_for_and_not_lost_from_an_index(folder, tmp_path):
+    pictures = folder / "pictures"
+    words = ("embed", pictures, "--model", folder / "model", "--index")
+    done = run(*words, tmp_path / "flat")
+    assert done.exit_code == 0 and done.stdout.startswith("2 files: 2 encoded")
+    assert done.stderr == f"mm: the folders below {pictures} are left out; --recursive takes them, too\n"
+    done = run(*words, tmp_path / "index", "-r")
+    assert (done.exit_code, done.stderr) == (0, "") and done.stdout.startswith("3 files: 3 encoded")
+    done = run(*words, tmp_path / "index")
+    assert done.exit_code == 2 and "holds 1 files in folders below, such as" in done.stderr
+    assert len(MMIndex(tmp_path / "index")) == 3
+    (tmp_path / "above" / "below").mkdir(parents=True)
+    (tmp_path / "above" / "below" / "green.png").touch()
+    with pytest.raises(ValueError, match="and some in folders below it, which --recursive takes"):
+        list_media([tmp_path / "above"])
 
 
 def test_files_of_equal_contents_are_encoded_once_and_said(folder, tmp_path):
@@ -82,7 +123,7 @@ def test_three_processes_make_the_index_of_one_also_after_one_was_killed(folder,
         return run(*words, output)
 
     def killed(*args):
-        batches.append(args[2])
+        batches.append(args[1])
         if len(batches) == 2:
             raise KeyboardInterrupt
         return real(*args)
@@ -94,7 +135,7 @@ def test_three_processes_make_the_index_of_one_also_after_one_was_killed(folder,
     assert not (output / "index.json").exists() and len(parts_of(output)) == 3
     batches.append(None)
     assert (process(2).stdout, process(0).stdout) == ("", "")
-    assert len(batches) == 4 and len(batches[-1]) == 1  # of their shares only the file that cannot be read
+    assert len(batches) == 3  # of their shares only the file that cannot be read is tried again
     done = process(1)
     told = json.loads(done.stdout)
     assert done.exit_code == 0 and (told["files"], told["deleted"]) == (13, [])

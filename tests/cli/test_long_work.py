@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import mm_console
 from mm import MediaDecodeError
 from mm.cli.long_work import Results, SharedResults, note_of, open_results
-from mm.cli.reading import in_batches
+from mm.processing.reading import in_batches
 
 PICTURES = sorted((Path(__file__).resolve().parents[2] / "examples" / "pictures").glob("*.png"))
 
@@ -38,9 +38,12 @@ def test_results_come_in_order_from_batches_of_one_shape(workers):
     paths = [Path(name) for name in [*names[:5], "bad.png", *names[5:], "a.mp4"]]
     batches = []
 
-    def work(inputs, count):
+    def work(inputs, numbers):
         batches.append(tuple(inputs["pixel_values"].shape))
-        assert len(inputs["pixel_values"]) == count <= 4
+        assert len(inputs["pixel_values"]) == len(numbers) <= 4
+        assert [paths[number].stem.split("-")[0] for number in numbers] == [
+            str(int(value)) for value in inputs["pixel_values"][:, 0]
+        ]
         return inputs["pixel_values"][:, 0].tolist()
 
     found = list(in_batches(paths, Sizes(), ["image"], work, 4, workers))
@@ -56,7 +59,7 @@ def test_results_come_in_order_from_batches_of_one_shape(workers):
 def test_workers_and_the_model_share_the_cores(workers, cores, wanted, monkeypatch):
     """More threads than cores made a folder of pictures take half as long again."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
-    monkeypatch.setattr("mm.cli.reading.sys.platform", "linux")
+    monkeypatch.setattr("mm.processing.reading.sys.platform", "linux")
     before, seen = torch.get_num_threads(), []
     torch.set_num_threads(3)
     try:

@@ -14,6 +14,7 @@ import mm_console
 from mm import MediaDecodeError, MMForSpeechSeq2Seq, MMProcessor
 from mm.cli.transcribe import transcribe, transcribe_all
 from mm.cli.transcripts import clock
+from mm.processing.reading import sounds_ahead
 from mm.processing.sounds.stream import stream_sound
 from speakers import saved_moonshine
 from whispers import saved_whisper
@@ -100,6 +101,39 @@ def test_files_that_are_heard_together_come_in_their_order(folder):
     assert run(folder, *words, "--batch-size", "2").stdout == one.stdout and one.stdout.count("short.flac") > 1
     refused = run(folder, *words, "--batch-size", "2", "--fallback")
     assert refused.exit_code == 2 and "would mix them" in " ".join(refused.output.split())
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_files_that_are_read_ahead_are_told_as_they_come(folder, tmp_path, monkeypatch, workers):
+    """Also one that is longer than what is read ahead, broken ones, and one that is gone."""
+    monkeypatch.setattr("mm.processing.reading.AHEAD_SECONDS", 1)
+    cut = tmp_path / "cut.flac"
+    soundfile.write(cut, SOUND, RATE)
+    cut.write_bytes(cut.read_bytes()[:-20_000])
+    (tmp_path / "junk.wav").write_bytes(b"junk")
+    words = [
+        "long.wav",
+        str(cut),
+        "short.flac",
+        str(tmp_path / "junk.wav"),
+        "short.flac",
+        "--json",
+        "--batch-size",
+        "2",
+    ]
+    one, ahead = (run(folder, *words, "--workers", count) for count in ("0", workers))
+    assert one.exit_code == ahead.exit_code == 2 and "junk.wav" in one.stderr and "cut.flac" in one.stderr
+    assert (ahead.stdout, ahead.stderr) == (one.stdout, one.stderr) and one.stdout.count("long.wav") > 2
+
+
+def test_a_file_that_goes_meanwhile_is_told_and_the_others_are_heard(folder, tmp_path):
+    kept = tmp_path / "kept.wav"
+    soundfile.write(kept, SOUND[:RATE], RATE)
+    for workers in (0, 1):
+        (gone, heard) = sounds_ahead([tmp_path / "gone.wav", kept], RATE, workers)
+        with pytest.raises(MediaDecodeError, match=r"cannot read gone\.wav: No such file"):
+            list(gone)
+        assert sum(map(len, heard)) == RATE
 
 
 @pytest.mark.slow
@@ -252,13 +286,13 @@ def test_a_run_that_was_ended_goes_on_with_the_same_settings_and_gives_what_an_u
             raise KeyboardInterrupt
         return stream_sound(path, rate)
 
-    monkeypatch.setattr("mm.cli.transcripts.stream_sound", ended)
+    monkeypatch.setattr("mm.processing.reading.stream_sound", ended)
     run(folder, *given, "--output", str(out))
     assert heard == ["a.wav", "b.wav", "bad.wav", "c.wav"] and not (out / "c.json").exists()
     other = run(folder, *given[:-2], "--output", str(out), "--resume", "--num-beams", "2")
     assert other.exit_code == 2 and "made with other settings" in other.output
     monkeypatch.setattr(
-        "mm.cli.transcripts.stream_sound", lambda path, rate: heard.append(path.name) or stream_sound(path, rate)
+        "mm.processing.reading.stream_sound", lambda path, rate: heard.append(path.name) or stream_sound(path, rate)
     )
     done = run(folder, *given, "--output", str(out), "--resume")
     assert done.exit_code == 2 and "bad.wav" in done.output and heard[4:] == ["c.wav"]

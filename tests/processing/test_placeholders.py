@@ -16,7 +16,7 @@ from mm import (
     chat_inputs,
 )
 from mm.cli.caption import caption
-from mm.cli.explain import explain_picture
+from mm.cli.explain import Explainer
 from mm.demo.tasks import captions
 
 WORDS = "<pad> <s> </s> <unk> USER : what is it ? and this ASSISTANT a cat \ufffd".split()
@@ -232,9 +232,9 @@ def test_tasks_put_the_picture_before_a_text_that_names_no_place(build, model, t
     assert write(path, prompt="what is", **settings) == [{"caption": words}]
     answer = pipeline("mm-vqa", model=str(tmp_path))
     assert answer(image=path, question="what is", **settings) == [{"answer": words}]
-    own = explain_picture(path, tmp_path, method="occlusion", text="a cat")
+    own = Explainer(tmp_path, method="occlusion", text="a cat")(path)
     assert own.words[:2] == ["a", "cat"]
-    found = explain_picture(path, tmp_path, method="occlusion", prompt="what is")
+    found = Explainer(tmp_path, method="occlusion", prompt="what is")(path)
     assert " ".join(found.words) == words and found.contributions["image"].any()
     written = [next(caption([path], tmp_path, prompt=prompt)).caption for prompt in ("", "what is")]
     assert written == [" ".join(text.split()) for text in (bare, words)]

@@ -61,11 +61,9 @@ def test_only_new_contents_are_encoded_and_deleted_files_leave(finding, files, t
     shutil.copy(files / "green.png", files / "same.png")
     Image.new("RGB", (16, 16), "pink").save(files / "white.png")
     seen = []
-    encode = MMForImageTextRetrieval.encode
+    real = build.in_batches
     monkeypatch.setattr(
-        MMForImageTextRetrieval,
-        "encode",
-        lambda self, items, **options: (seen.extend(items), encode(self, items, **options))[1],
+        build, "in_batches", lambda paths, *rest, **more: (seen.extend(paths), real(paths, *rest, **more))[1]
     )
     report = embed_files(finding, listed(files), output)
     assert [path.name for path in seen] == ["white.png"]
@@ -96,7 +94,7 @@ def test_a_killed_run_goes_on_after_its_last_batch(finding, files, tmp_path, mon
     output, real, calls = tmp_path / "index", build._encode_batch, []
 
     def killed(*args):
-        calls.append(args[2])
+        calls.append(args[1])
         if len(calls) == 3:
             raise KeyboardInterrupt
         return real(*args)
@@ -113,6 +111,20 @@ def test_a_killed_run_goes_on_after_its_last_batch(finding, files, tmp_path, mon
     assert (report.encoded, report.kept) == (2, 4) and not (output / "journal.jsonl").exists()
     assert MMIndex(output).items == MMIndex(whole).items
     torch.testing.assert_close(MMIndex(output).embeddings, MMIndex(whole).embeddings, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_that_read_ahead_change_nothing(finding, files, tmp_path, workers):
+    """Also which file is broken, and which is another by the time that it is read."""
+    (files / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    alone = embed_files(finding, listed(files), tmp_path / "alone", batch_size=2)
+    report = embed_files(finding, listed(files), tmp_path / "index", batch_size=2, workers=workers)
+    assert report == alone and report.files == 6
+    assert MMIndex(tmp_path / "index").items == MMIndex(tmp_path / "alone").items
+    both = [MMIndex(tmp_path / name).embeddings for name in ("index", "alone")]
+    torch.testing.assert_close(*both, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="workers=-1; accepted are whole numbers from 0, or None"):
+        embed_files(finding, listed(files), tmp_path / "index", workers=-1)
 
 
 def test_broken_files_are_told_and_the_others_are_there(finding, files, tmp_path):
@@ -156,9 +168,9 @@ def test_hits_are_sorted_by_matching_and_drawn(finding, files, tmp_path):
     found = rerank(finding, processor, "a red cat", hits, batch_size=3)
     read = processor(text=["a red cat"] * 4, images=[hit["path"] for hit in hits], return_tensors="pt")
     logits = finding.match(**read)
-    odds = dict(zip((hit["path"] for hit in hits), (logits[:, 1] - logits[:, 0]).tolist(), strict=True))
-    assert [hit["match"] for hit in found] == pytest.approx(sorted(odds.values(), reverse=True), abs=1e-5)
-    assert all(hit["match"] == pytest.approx(odds[hit["path"]], abs=1e-5) for hit in found)
+    chances = dict(zip((hit["path"] for hit in hits), logits.softmax(1)[:, 1].tolist(), strict=True))
+    assert [hit["match"] for hit in found] == pytest.approx(sorted(chances.values(), reverse=True), abs=1e-5)
+    assert all(hit["match"] == pytest.approx(chances[hit["path"]], abs=1e-5) for hit in found)
     draw_sheet(found, tmp_path / "sheet.png", title="a red cat")
     with Image.open(tmp_path / "sheet.png") as sheet:
         colours = {colour for _, colour in sheet.convert("RGB").getcolors(1 << 20)}
@@ -237,9 +249,10 @@ def test_one_content_under_the_names_of_two_kinds_is_encoded_twice(finding, file
     shutil.copy(files / "both.mp4", files / "both.m4a")
     kinds = {".mp4": 0, ".m4a": 1}
     monkeypatch.setattr(finding.config, "modalities", ["image", "video", "audio"])
-    monkeypatch.setattr(
-        MMForImageTextRetrieval, "encode", lambda self, items, **_: torch.eye(12)[[kinds[one.suffix] for one in items]]
-    )
+    rows = torch.eye(12).numpy()
+    monkeypatch.setattr(build, "in_batches", lambda paths, *_, **__: [
+        (number, rows[kinds[path.suffix]]) for number, path in enumerate(paths)
+    ])  # fmt: skip
     embed_files(finding, [files / "both.mp4", files / "both.m4a"], tmp_path / "index")
     assert torch.equal(MMIndex(tmp_path / "index").embeddings, torch.eye(12)[:2])
 

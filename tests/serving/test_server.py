@@ -224,6 +224,8 @@ def test_a_form_is_read_as_json_is(server, captions):
         ("/caption", {"image": "../../etc/passwd"}, 400, "reads no paths"),
         ("/caption", {"image": "data:;base64,AAAA", "num_beams": 99}, 400, "num_beams"),
         ("/classify", {"text": "a"}, 400, "image and labels"),
+        ("/classify", {"image": data_url(PICTURES[0]), "labels": ["cat,dog"]}, 400, "one label, 'cat,dog': give each"),
+        ("/classify", {"image": data_url(PICTURES[0]), "labels": "cat,dog"}, 400, "labels: Input should be a valid"),
         ("/v1/embeddings", {"input": [{}]}, 400, "holds nothing"),
         ("/v1/embeddings", {"input": [" ".join(["cat"] * 3000)]}, 400, "position"),
         ("/explain", {"image": data_url(PICTURES[0]), "text": "a " * 500}, 400, "tokens"),

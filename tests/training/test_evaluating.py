@@ -4,14 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from typer.testing import CliRunner
 
 import mm
+import mm_console
 from mm.training import asking, evaluating
 from mm.training.journal import Journal
 from mm.training.predictions import Question, Sample
@@ -52,6 +55,15 @@ def test_metrics_have_intervals_and_bad_files_are_listed(whole):
     ((name, reason),) = whole.skipped
     assert reason.startswith("cannot decode") and "broken.png" in reason and whole.metrics["skipped"] == 1
     assert f"left out: {name}: cannot decode" in str(whole) and Path(name).name == "broken.png"
+
+
+def test_the_command_ends_with_2_where_media_cannot_be_read(whole, monkeypatch):
+    monkeypatch.setattr(evaluating, "evaluate", lambda *args, **options: whole)
+    words = ["evaluate", "model", "data", "--json"]
+    done = CliRunner().invoke(mm_console.app, words)
+    assert done.exit_code == 2 and json.loads(done.stdout) == whole.metrics
+    monkeypatch.setattr(evaluating, "evaluate", lambda *args, **options: replace(whole, skipped=[]))
+    assert CliRunner().invoke(mm_console.app, words).exit_code == 0
 
 
 def test_files_say_what_was_found(whole):
