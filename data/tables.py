@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..processing.columns import check_columns, either_way, likely
+from ..processing.media_kinds import column_of
 from .captions import folder_of, refuse_split
 from .dataset import MMDataset, Row, build, media_of
 from .errors import DataError
@@ -108,10 +109,11 @@ def table_rows(
 
 # What columns of other names are read as, where `columns` does not name them and none has MM's own name.
 FILE = "image, video or audio"  # by the ending of what is in it
+OF_MEDIA = ("file_name", "file_names", "image_path")
 ALIASES = {
     "suffix": ("caption", "captions", "answer"),
     "text": ("question",),
-    FILE: ("file_name", "file_names", "filename", "file", "file_path", "filepath", "path", "image_path"),
+    FILE: (*OF_MEDIA, "filename", "file", "file_path", "filepath", "path"),
 }
 
 
@@ -137,7 +139,7 @@ class Names:
         for theirs, value in line.items():
             ours = names[theirs]
             if ours is not None:
-                found[_of_file(value) if ours == FILE else ours] = value
+                found[_of_file(theirs, value) if ours == FILE else ours] = value
         return found
 
     def _names(self, line: Mapping[str, Any]) -> dict[str, str | None]:
@@ -180,9 +182,12 @@ class Names:
             )
 
 
-def _of_file(value: Any) -> str:
-    """The column of a file, or of several, by the ending of the first name."""
+def _of_file(theirs: str, value: Any) -> str:
+    """The column of a file, or of several, by the ending of the first name. What is no medium, such as the path of a
+    text, stays under its own name, if that does not say that it is one."""
     first = value[0] if isinstance(value, list) and value else value
+    if isinstance(first, str) and column_of(first) is None and theirs.lower() not in OF_MEDIA:
+        return theirs
     kind = next(iter(media_of(first))) if isinstance(first, str) else "image"
     return f"{kind}s" if isinstance(value, list) else kind
 

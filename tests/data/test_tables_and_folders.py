@@ -60,6 +60,11 @@ def test_usual_names_of_columns_are_known(folder, line, held):
     assert str(sample["image"]).endswith("kite.png") and held.items() <= sample.items()
 
 
+def test_the_path_of_a_text_stays_aside(folder):
+    (sample,) = mm.load_data(lines(folder / "a.jsonl", {"path": "notes/a.txt", "text": "good", "label": 1}))
+    assert sample["path"] == "notes/a.txt" and not {"image", "video", "audio"} & sample.keys()
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
@@ -68,7 +73,7 @@ def test_usual_names_of_columns_are_known(folder, line, held):
             r"each of the columns \['caption', 'answer'\] could be",
         ),
         ({"file": "kite.png", "path": "kite.png", "suffix": "a"}, "could be the file; say which: .* file=image"),
-        ({"path": "kite.txt", "suffix": "a"}, "kite.txt' is no picture, video or sound"),
+        ({"file_name": "kite.txt", "suffix": "a"}, "kite.txt' is no picture, video or sound"),
     ],
 )
 def test_columns_that_could_be_two_things_are_told(folder, line, told):
