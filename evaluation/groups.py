@@ -75,22 +75,23 @@ def group_scores(
     resamples: int = 2000,
     seed: int = 0,
 ) -> GroupScores:
-    """A metric that is the mean of its items, in groups. Items without a value (nan) are left out.
+    """A metric that is the mean of its items, or one sum over another as an error rate is, in groups. Items without a
+    value (nan) are left out.
 
     Args:
         names: the group of each item.
         pictures: n ids; items with the same id are drawn together. None: each item by itself.
 
-    Raises: ValueError for other lengths, and for a metric that is not the mean of its items.
+    Raises: ValueError for other lengths, and for a metric that is made of its items in another way.
     """
     ids = list(range(len(names))) if pictures is None else list(pictures)
     if not len(score.per_item) == len(names) == len(ids):
         raise ValueError(f"{len(score.per_item)} items, {len(names)} groups, {len(ids)} pictures; give one for each")
     if score.of is not share:
-        raise ValueError(f"{score.name} is no mean of its items, so groups cannot be compared by it; give mean_score")
+        raise ValueError(f"{score.name} is no mean of its items and no rate, so groups cannot be compared by it")
     check_resamples(confidence, resamples)
-    known = np.flatnonzero(score.statistics[:, 1])
-    values = score.statistics[known, 0]
+    known = np.flatnonzero(score.statistics[:, :2].any(1))
+    values = score.statistics[known, :2]  # (n, 2): what `share` divides
     held, kept = [str(names[number]) for number in known.tolist()], [ids[number] for number in known.tolist()]
     if not held:
         raise ValueError(f"{score.name} has no value for any item")
@@ -98,12 +99,11 @@ def group_scores(
     for name in dict.fromkeys(held):
         own = [number for number, other in enumerate(held) if other == name]
         clusters = [kept[number] for number in own]
-        rows = np.stack([values[own], np.ones(len(own))], -1)
-        bounds = grouped_interval(rows, clusters, share, confidence, resamples, seed)
+        bounds = grouped_interval(values[own], clusters, share, confidence, resamples, seed)
         found.append(Group(name, *bounds, items=len(own), pictures=len(set(clusters))))
     sign = 1 if score.higher_is_better else -1
-    found.sort(key=lambda group: (sign * group.value, group.name))
-    gap, why = _gap(sign * values, held, kept, found, confidence, resamples, seed)
+    found.sort(key=lambda group: (np.isnan(group.value), sign * group.value, group.name))
+    gap, why = _gap(values * [sign, 1], held, kept, found, confidence, resamples, seed)
     return GroupScores(score.name, found, gap, why, score.higher_is_better)
 
 
@@ -116,7 +116,7 @@ def _gap(
     resamples: int,
     seed: int,
 ) -> tuple[Gap | None, str]:
-    """The gap of the worst group, or why there is none. values: higher is better."""
+    """The gap of the worst group, or why there is none. values (n, 2): sums whose share is better if it is higher."""
     total = len(set(ids))
     judged = [group.name for group in groups if not group.is_small and total - group.pictures >= FEW]
     if len(groups) < 2:
@@ -127,7 +127,7 @@ def _gap(
     picture_of = {one: number for number, one in enumerate(dict.fromkeys(ids))}
     units = {unit: number for number, unit in enumerate(dict.fromkeys(zip(ids, names, strict=True)))}
     unit = np.array([units[pair] for pair in zip(ids, names, strict=True)])
-    sums = np.stack([np.bincount(unit, values), np.bincount(unit)], -1)  # (U, 2): a picture's items of one group
+    sums = np.stack([np.bincount(unit, column) for column in values.T], -1)  # (U, 2): a picture's items of one group
     group = np.array([number_of[name] for _, name in units])
     picture = np.array([picture_of[one] for one, _ in units])
     among = np.array([number_of[name] for name in judged])

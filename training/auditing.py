@@ -17,6 +17,7 @@ from typing import Any
 
 from ..evaluation.groups import FEW, GroupScores, group_scores
 from ..evaluation.scores import Score, mean_score
+from ..evaluation.speech import wer
 from .asking import CARD, Asked, ask, check_card, name_of
 from .card import escaped, is_ours, sealed
 from .predictions import Question, Sample
@@ -104,7 +105,8 @@ def audit(
     Groups are the values of a column of the samples. A group of fewer than ten pictures is shown and not judged;
     the worst of the others is compared with all others together, with an interval and a permutation test that counts
     that it was chosen as the worst of several. The metric is the score of a question: chrF of captions (exact match
-    without sacrebleu), VQA accuracy, picture-to-text R@1, accuracy, F1 of several classes, the error of a number.
+    without sacrebleu), VQA accuracy, picture-to-text R@1, accuracy, F1 of several classes, the error of a number; of
+    transcripts it is the word error rate of the group (as of captions without jiwer).
 
     Args:
         groups: the column; of a classifier "label" groups by the class that is right.
@@ -197,7 +199,10 @@ def _few(names: list[str], column: str) -> list[str]:
 
 
 def _score_of(asked: Asked) -> Score:
-    """The metric that the score of a question stands for."""
+    """The metric that the score of a question stands for; of transcripts their word error rate."""
+    if asked.is_speech and find_spec("jiwer") is not None:
+        told = [question.prediction for question in asked.questions]
+        return wer(told, [question.references for question in asked.questions])
     scores = [question.score for question in asked.questions]
     if asked.task == "caption" and find_spec("sacrebleu") is not None:
         return mean_score("chrf", [100 * score for score in scores], best=100.0)

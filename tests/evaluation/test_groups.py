@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from mm.evaluation.bleu import bleu
 from mm.evaluation.groups import group_scores
 from mm.evaluation.scores import mean_score
+from mm.evaluation.speech import wer
 
 
 def test_groups_have_their_own_mean_the_worst_first():
@@ -70,6 +71,24 @@ def test_order_does_not_count_and_intervals_hold_the_value(rows, random):
         assert found.gap.value == pytest.approx(moved.gap.value) and 0 < found.gap.p_value <= 1
     for one in found.groups:
         assert np.isnan(one.low) or 0 <= one.low <= one.high <= 1
+
+
+@pytest.mark.parametrize("worst", ["short", "long"])
+def test_a_group_s_error_rate_is_all_its_errors_over_all_its_words(worst):
+    """Sentences of one word and of nine count by their words; an inserted word counts where there was none to say."""
+    truth = ["one"] * 20 + ["a b c d e f g h i"] * 20 + [""]
+    names = ["short"] * 20 + ["long"] * 20 + ["silent"]
+    told = [text.replace("one" if worst == "short" else "a b c d", "x") for text in truth]
+    score = wer([*told[:-1], "heard"], truth)
+    found = group_scores(score, names)
+    values = {one.name: one.value for one in found.groups}
+    assert values["short"] == (worst == "short") and values["long"] == pytest.approx(4 / 9 * (worst == "long"))
+    assert np.isnan(values["silent"]) and not found.higher_is_better
+    others = (values["long" if worst == "short" else "short"] * (180 if worst == "short" else 20) + 1) / (
+        180 if worst == "short" else 20
+    )
+    assert found.gap.worst == worst and found.gap.verdict == "worse"
+    assert found.gap.value == pytest.approx(values[worst] - others)
 
 
 def test_other_metrics_and_lengths_raise():

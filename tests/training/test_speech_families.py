@@ -2,6 +2,7 @@
 
 import json
 import wave
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from transformers import (
 )
 
 from mm import MMForSpeechSeq2Seq, audit, convert, evaluate
+from mm.evaluation.speech import wer
 from mm.training.recipe import make_arguments
 from mm.training.run import train
 from mm.training.verify import verify
@@ -134,6 +136,14 @@ def test_an_audit_of_a_whisper_judges_what_an_evaluation_does(spoken, tmp_path, 
     wrote = [question.prediction for question in audited.questions]
     assert wrote == [question.prediction for question in judged.questions] and len({*wrote}) > 3
     assert {one.name for one in audited.scores.groups} == {"a", "b"} and not audited.confident
+    groups = [question.group for question in audited.questions]
+    assert audited.scores.name == "wer" and not audited.scores.higher_is_better and len({*groups}) == len(groups)
+    for one in audited.scores.groups:
+        own = [
+            n for n, question in enumerate(audited.questions) if "ab"[int(Path(question.file).stem) % 2] == one.name
+        ]
+        said, truth = ([part[n] for n in own] for part in (wrote, [q.references for q in audited.questions]))
+        assert one.value == pytest.approx(wer(said, truth).value)
     assert not any("max_new_tokens" in told for told in caplog.messages)
 
 
