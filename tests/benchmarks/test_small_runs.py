@@ -17,7 +17,8 @@ RUNS = {
     "memory": ["loss", "convert"],
     "floor": ["blip", "git"],
     "cpu": ["onnx", "optimum"],
-    "everyday": ["load"],
+    "everyday": ["load", "convert"],
+    "whisper_speed": [],
     "caption_folder": ["--against", str(Path(__file__).resolve().parents[2])],
     "serve_load": [],
 }
