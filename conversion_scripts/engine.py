@@ -33,9 +33,10 @@ from ..modeling_mm.tasks.retrieval import MMForImageTextRetrieval
 from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
 from ..processing.processor import MMProcessor
 from ..weights.checkpoint import Checkpoint, read_json
+from ..weights.cnn_names import USE_TIMM
 from ..weights.config_table import source_config
 from ..weights.key_table import Converted, Tensors, raise_faults
-from ..weights.tower_files import LAYOUTS, is_tower_file
+from ..weights.tower_files import LAYOUTS, NAMES, is_tower_file
 from . import (
     align,
     alt_clip,
@@ -210,6 +211,8 @@ def recognised(checkpoint: Checkpoint) -> tuple[Family, Plan]:
     kind = checkpoint.config.get("model_type")
     what = f"model_type={kind!r}" if kind else f"tensors named {', '.join(sorted(checkpoint)[:3])}, ..."
     hint = "; for a single text, vision or audio tower use MMForConditionalGeneration.from_towers" if kind else ""
+    if not checkpoint.config:
+        hint = f"; of towers of torchvision and timm {', '.join(NAMES.values())} are known; for another {USE_TIMM}"
     if kind in REFUSED:
         hint = f": {REFUSED[kind]}"
     if flamingo.is_flamingo(checkpoint):

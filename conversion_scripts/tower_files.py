@@ -28,7 +28,7 @@ from ..processing.images.processor import MMImageProcessorPil
 from ..weights.checkpoint import Checkpoint
 from ..weights.cnn_names import USE_TIMM
 from ..weights.key_table import Converted, Tensors, raise_faults
-from ..weights.tower_files import LAYOUTS, file_name, file_plan, kind_of, table_back
+from ..weights.tower_files import LAYOUTS, NAMES, file_name, file_plan, kind_of, table_back
 from .loading import quiet, widest
 from .verify import TOLERANCE
 
@@ -52,7 +52,13 @@ def from_file(checkpoint: Checkpoint) -> tuple[Any, MMImageProcessorPil, list[st
     with torch.device("meta"):
         empty = model_class(config)
     wanted = {name: value.shape for name, value in _as_files(empty).items()}
-    converted = plan.table.convert(checkpoint, wanted)
+    try:
+        converted = plan.table.convert(checkpoint, wanted)
+    except ValueError as fault:  # another network may begin with the same names
+        kind = kind_of(checkpoint)
+        raise ValueError(
+            f"this is no {NAMES[kind.name] if kind else 'tower'} that is known; {USE_TIMM}: {fault}"
+        ) from None
     dtype = widest(converted.tensors)
     with torch.random.fork_rng(devices=[]), quiet():
         model = _filled(model_class, config, converted, dtype)

@@ -51,6 +51,10 @@ _SIGNS = (
 )
 
 
+NAMES = {
+    "vgg": "VGG", "resnet": "ResNet", "inverted": "MobileNetV2 or EfficientNet", "vit": "ViT, DeiT or SigLIP",
+    "convnext": "ConvNeXt",
+}  # fmt: skip
 # Architectures whose features were compared, by family; with torchvision's names.
 _COMPARED = {
     "vgg": r"vgg\d+(_bn)?",

@@ -187,7 +187,11 @@ CONVNEXT = {
         ({name: shape for name, shape in CONVNEXT.items() if name != "stem.1.bias"}, "norms without biases"),
         ({"conv_stem.weight": (4, 3, 3, 3), "blocks.0.0.conv_dw.weight": (4, 1, 3, 3)}, "1 stages of inverted"),
         ({"stem.0.weight": (4, 3, 4, 4), "stages.0.blocks.0.mlp.grn.weight": (4,)}, "ConvNeXt V2 is not known"),
-        ({"features.0.weight": (4, 3, 3, 3), "features.0.bias": (4,), "more": (2,)}, "no place for more"),
+        ({"features.0.weight": (4, 3, 3, 3), "features.0.bias": (4,), "more": (2,)},
+         "no VGG that is known.*timm_wrapper.*no place for more"),
+        ({"features.0.weight": (64, 3, 11, 11), "features.0.bias": (64,)},  # an AlexNet
+         "no VGG that is known.*timm_wrapper.*11, 11"),
+        ({"layers.0.weight": (16, 3, 3, 3), "layers.1.weight": (16,)}, "not recognised.*VGG, ResNet.*timm_wrapper"),
         ({"patch_embed.proj.weight": (96, 3, 4, 4), "layers.0.blocks.0.attn.qkv.weight": (288, 96)},
          "no ViT that is known.*timm_wrapper"),
         ({"stem.0.weight": (8, 3, 4, 4), "blocks.0.0.fn.0.weight": (8, 1, 3, 3)}, "no ConvNeXt that.*timm_wrapper"),
