@@ -7,15 +7,16 @@ import numpy as np
 import torch
 
 from ..exporting.hub import export_for_hub
-from ..exporting.onnx import export_onnx
+from ..exporting.onnx import export_onnx, set_plain_attention
 from ..exporting.onnx_generator import OnnxGenerator
 from ..exporting.parts import context_inputs
 from ..modeling_mm.tasks.generation import MMForConditionalGeneration
 from ..processing.processor import MMProcessor
-from .caption import PACKAGED_MODEL
 from .long_work import check_new
+from .models import PACKAGED_MODEL, class_of, load_head
 
 FORMATS = ("onnx", "hub")
+WRITERS = ("MMForConditionalGeneration", "MMForSpeechSeq2Seq")
 
 
 def export(source: str | None, output: str, to: str = "onnx", say: Callable[[str], None] = lambda line: None) -> None:
@@ -29,12 +30,16 @@ def export(source: str | None, output: str, to: str = "onnx", say: Callable[[str
         raise ValueError(f"--to {to}: accepted are {', '.join(FORMATS)}")
     check_new(output, "OUT")
     source = source or str(PACKAGED_MODEL)
-    model = MMForConditionalGeneration.from_pretrained(source, attn_implementation="sdpa", dtype="float32").eval()
-    processor = MMProcessor.from_pretrained(source)
-    files = export_onnx(model, processor, output) if to == "onnx" else export_for_hub(model, processor, output)
-    say(f"{output}: {len(files)} files of {'graphs' if to == 'onnx' else 'code'}")
-    if to == "onnx":
-        say(f"largest difference of a logit: {logit_difference(model, output):.1e}")
+    if to == "hub":
+        model = class_of(source).from_pretrained(source).eval()
+        files = export_for_hub(model, MMProcessor.from_pretrained(source), output)
+        say(f"{output}: {len(files)} files of code")
+        return
+    model, processor = load_head(source, WRITERS, device="cpu", dtype="float32")
+    set_plain_attention(model)
+    files = export_onnx(model, processor, output)
+    say(f"{output}: {len(files)} files of graphs")
+    say(f"largest difference of a logit: {logit_difference(model, output):.1e}")
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from ..configuration.mm import MMConfig
+from ..modeling_mm.core.base import MMPreTrainedModel
 from ..modeling_mm.core.places import device_of, dtype_settings
 from ..modeling_mm.tasks.row_ends import warn_of_other_ids
 
@@ -52,6 +53,18 @@ def kinds_of(source: str | Path | None) -> list[str]:
     """What a model reads, of "image", "video" and "audio"; without its weights. Raises as `load_model`."""
     _, held = _held(source)
     return [str(kind) for kind in MMConfig.from_dict(held[_MODEL]).modalities or ()]
+
+
+def class_of(source: str | Path) -> type[MMPreTrainedModel]:
+    """The class of MM that a folder or Hub id says it is of, or the model that an adapter goes over. Raises as
+    `load_model`."""
+    from ..training.verify import KINDS  # of all heads, which most commands do without
+
+    named, held = _held(source)
+    name = str((held[_MODEL].get("architectures") or ["MMModel"])[0])
+    if name not in KINDS:
+        raise ValueError(f"{named!r} names the class {name!r}, which is none of MM's")
+    return KINDS[name]
 
 
 def _held(source: str | Path | None) -> tuple[str, dict[str, dict[str, Any]]]:

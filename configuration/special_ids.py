@@ -34,11 +34,12 @@ def wrong_ids(settings: Any) -> list[str]:
     return found
 
 
-def id_faults(config: Any, generation_config: Any, tokenizer: Any) -> list[str]:
+def id_faults(config: Any, generation_config: Any, tokenizer: Any, writes: bool = True) -> list[str]:
     """Where a model's texts begin or end with other ids than its tokenizer's; generation_config counts first.
 
     Args:
         config: the decoder's MMTextConfig.
+        writes: whether it must know where a text ends. One that only reads need not say it: SigLIP's does not.
     """
     bos, eos = row_ends(tokenizer)
     faults = []
@@ -46,7 +47,7 @@ def id_faults(config: Any, generation_config: Any, tokenizer: Any) -> list[str]:
     if bos is not None and begins and bos not in begins:
         faults.append(f"texts begin with {bos}, but the model's bos_token_id is {min(begins)}")
     ends = as_ids(config.eos_token_id if generation_config.eos_token_id is None else generation_config.eos_token_id)
-    if eos is not None and eos not in ends:
+    if eos is not None and eos not in ends and (ends or writes):
         faults.append(f"texts end with {eos}, but the model's eos_token_id is {sorted(ends) or None}")
     if len(tokenizer) > config.vocab_size:
         faults.append(f"the tokenizer has {len(tokenizer)} tokens, but the model's vocab_size is {config.vocab_size}")

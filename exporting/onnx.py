@@ -45,14 +45,8 @@ def export_onnx(
     check_exportable(model)
     if model.training:
         raise ValueError("the model is in training mode, whose dropout would be written down; call model.eval() first")
-    config = model.config
-    stacks = (config.text_config, config.text_encoder_config, config.vision_config, config.audio_config)
-    for part in stacks:
-        if part is not None and part._attn_implementation not in ("sdpa", "eager"):
-            raise ValueError(
-                f"attn_implementation={part._attn_implementation!r} has no ONNX; call "
-                "model.set_attn_implementation('sdpa') first"
-            )
+    for part in _other_attention(model).values():
+        raise ValueError(f"attn_implementation={part!r} has no ONNX; call model.set_attn_implementation('sdpa') first")
     if model.dtype != torch.float32:
         raise ValueError(f"the graphs are of float32, and the model is of {model.dtype}; call model.float() first")
     check_installed()
@@ -74,6 +68,21 @@ def export_onnx(
     if processor is not None:
         processor.save_pretrained(directory)
     return [directory / f"{name}.onnx" for name in components]
+
+
+_PARTS = ("text_config", "text_encoder_config", "vision_config", "audio_config")
+
+
+def _other_attention(model: MMForConditionalGeneration) -> dict[str, str]:
+    """The parts whose attention has no ONNX, and what it is."""
+    parts = {name: getattr(model.config, name) for name in _PARTS}
+    found = {name: part._attn_implementation for name, part in parts.items() if part is not None}
+    return {name: attention for name, attention in found.items() if attention not in ("sdpa", "eager")}
+
+
+def set_plain_attention(model: MMForConditionalGeneration) -> None:
+    """SDPA in the parts whose attention has no ONNX. The others keep theirs: some towers have no SDPA."""
+    model.set_attn_implementation({"": "sdpa"} | dict.fromkeys(_other_attention(model), "sdpa"))
 
 
 def _quiet(exporter_class: type):

@@ -1,11 +1,13 @@
 """`mm ask`, `mm classify` and `mm match`: what they print is what the model's own methods give."""
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import BertTokenizer
 from typer.testing import CliRunner
 
@@ -131,6 +133,23 @@ def test_bad_input_is_a_line_of_words(folder, words, told):
     (place / "film.mp4").write_bytes(b"no film")
     done = run(*(place / word if word in names else word for word in words))
     assert done.exit_code == 2 and told in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["writes", "compares", "classifies"])
+def test_a_model_leaves_mm_with_its_code_as_what_it_is(folder, name, tmp_path):
+    """Of its own class, and in the precision of its weights."""
+    _, models, processor = folder
+    copy.deepcopy(models[name]).bfloat16().save_pretrained(tmp_path / "half")
+    processor.save_pretrained(tmp_path / "half")
+    done = run("export", tmp_path / "out", "--model", tmp_path / "half", "--to", "hub")
+    assert done.exit_code == 0, done.output
+    told = json.loads((tmp_path / "out/config.json").read_text())
+    assert told["architectures"] == [type(models[name]).__name__] and told["dtype"] == "bfloat16"
+    before, after = (load_file(tmp_path / part / "model.safetensors") for part in ("half", "out"))
+    assert before.keys() == after.keys() and all(torch.equal(after[key], before[key]) for key in before)
+    if name != "writes":
+        done = run("export", tmp_path / "graphs", "--model", tmp_path / "half")
+        assert done.exit_code == 2 and "needed is a model that writes" in done.stderr
 
 
 def test_a_caption_is_explained_once_in_a_drawing(folder, tmp_path):
