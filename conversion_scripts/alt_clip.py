@@ -15,7 +15,7 @@ from ..weights.checkpoint import Checkpoint
 from ..weights.config_table import Fields, prefix_of, source_config
 from ..weights.key_table import KeyTable, change, raise_faults
 from ..weights.reshapes import skip_rows
-from ..weights.text_names import BERT_FIELDS
+from ..weights.text_names import BERT_FIELDS, unread_positions
 from ..weights.vision_names import CLIP_FIELDS, CLIP_VISION
 from .chinese_clip import BERT_TEXT
 from .clip import COMPARED, HEADS
@@ -47,7 +47,7 @@ def plan(checkpoint: Checkpoint) -> Plan:
     config = source_config(checkpoint.config)
     check_architecture(checkpoint, _ARCHITECTURE)
     words = config.text_config
-    offset = words.pad_token_id + 1
+    offset = unread_positions(words.pad_token_id, bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id)
     text = _TEXT_FIELDS.convert(words)
     text["max_position_embeddings"] -= offset
     made = MMConfig(
@@ -84,7 +84,7 @@ def layout(model: Any) -> Layout:
     raise_faults("AltCLIP wants a ViT, and two layers without an activation that project the text", wrong)
     width = {"projection_dim": config.projection_dim}
     words = _TEXT_FIELDS.restore(text) | {"project_dim": hidden}
-    words["max_position_embeddings"] = text.max_position_embeddings + (text.pad_token_id or 0) + 1
+    words["max_position_embeddings"] = text.max_position_embeddings + unread_positions(text.pad_token_id)
     settings = {
         "model_type": "altclip",
         "vision_config": CLIP_FIELDS.restore(tower) | width,

@@ -16,7 +16,7 @@ from ..weights.checkpoint import Checkpoint
 from ..weights.config_table import Fields, prefix_of, source_config
 from ..weights.key_table import KeyTable, change
 from ..weights.reshapes import skip_rows
-from ..weights.text_names import BERT, BERT_FIELDS
+from ..weights.text_names import BERT, BERT_FIELDS, unread_positions
 from .clip import COMPARED
 from .family import Family, Layout, Plan, check_architecture
 from .kept_towers import kept_tower
@@ -47,8 +47,9 @@ def plan(checkpoint: Checkpoint) -> Plan:
     """Raises ValueError for another class than the one of both towers."""
     config = source_config(checkpoint.config)
     check_architecture(checkpoint, _ARCHITECTURE)
-    offset = config.text_config.pad_token_id + 1
-    text = _TEXT_FIELDS.convert(config.text_config)
+    words = config.text_config
+    offset = unread_positions(words.pad_token_id, bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id)
+    text = _TEXT_FIELDS.convert(words)
     text["max_position_embeddings"] -= offset
     made = MMConfig(
         modalities=["audio"],
@@ -86,7 +87,7 @@ def layout(model: Any) -> Layout:
     if not isinstance(tower, ClapAudioConfig) or config.modalities != ["audio"]:
         raise ValueError(f"CLAP has its own audio tower and no other media; this has {config.modalities}")
     words = _TEXT_FIELDS.restore(text)
-    words["max_position_embeddings"] = text.max_position_embeddings + (text.pad_token_id or 0) + 1
+    words["max_position_embeddings"] = text.max_position_embeddings + unread_positions(text.pad_token_id)
     settings = {
         "model_type": "clap",
         "audio_config": tower.to_dict(),

@@ -11,7 +11,8 @@ from ..weights.checkpoint import Checkpoint, read_json
 from .family import Family, Plan
 
 # Of a source's generation_config.json, what is no setting of decoding.
-_NOT_DECODING = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "transformers_version")
+_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+_NOT_DECODING = (*_IDS, "transformers_version")
 
 
 def source_decoding(checkpoint: Checkpoint, family: Family) -> dict[str, Any]:
@@ -33,8 +34,10 @@ def set_generation(model: Any, plan: Plan, source: Mapping[str, Any]) -> None:
 
 
 def write_generation(config: Any, decoding: Mapping[str, Any] | None, out: Path) -> None:
-    """How the model decodes, with the ids of the layout's own config."""
+    """How the model decodes, with the ids of the layout's own config; without `decoding` as that config says."""
     generation = GenerationConfig.from_model_config(config)
+    if decoding is not None:  # a setting that it lacks is not that of a class, such as mBart's forced_eos_token_id
+        generation = GenerationConfig(**{name: getattr(generation, name) for name in _IDS})
     _take(generation, _settings_of(decoding or {}))
     generation.to_json_file(out / "generation_config.json")
 

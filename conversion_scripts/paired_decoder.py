@@ -4,6 +4,7 @@ It starts from `decoder_start_token_id`, which is MM's bos. It reads every token
 `enc_to_dec_proj` where the widths differ and its cross-attention has no width of its own.
 """
 
+import copy
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -32,10 +33,11 @@ def check_decoder(config: Any, architecture: str) -> None:
 
 def decoder_plan(config: Any, checkpoint: Checkpoint) -> TowerPlan:
     """The decoder of a pair, with its ids, under its names in the whole file and the whole model."""
-    decoder = config.decoder
+    ids, decoder = _ids(config, checkpoint), copy.copy(config.decoder)
+    decoder.bos_token_id = ids["bos_token_id"]
     text = TEXT_PLANS[decoder.model_type](decoder, [name for name in checkpoint if name.startswith("decoder.")])
     memory = getattr(decoder, "cross_attention_hidden_size", None)
-    settings = {**text.settings, **_ids(config, checkpoint), "cross_attention_hidden_size": memory, "is_causal": True}
+    settings = {**text.settings, **ids, "cross_attention_hidden_size": memory, "is_causal": True}
     return replace(text, settings=settings, table=text.table.under("", "model.language_model.") + text.head)
 
 

@@ -33,8 +33,7 @@ class HeardPair:
     anchors: a tensor of the encoder, the decoder's embeddings, and the head. hearing: settings of the encoder, those
     that both stacks share among them; no_decoder: the smallest decoder, which stands in a tower's settings.
     shared: their name -> MM's, of settings that are one for both stacks. decoder, settings: of `weights`, there and
-    back. untrained: dropouts that MM's decoder lacks. repeated: settings of the decoder that its class sets to the
-    encoder's.
+    back. repeated: settings of the decoder that its class sets to the encoder's.
     """
 
     kind: str
@@ -47,7 +46,6 @@ class HeardPair:
     shared: Mapping[str, str]
     decoder: Callable[[Any, Any], TowerPlan]
     settings: Callable[[Any], dict[str, Any]]
-    untrained: tuple[str, ...] = ()
     repeated: Mapping[str, str] = field(default_factory=dict)
 
     def family(self, name: str) -> Family:
@@ -81,10 +79,8 @@ class HeardPair:
         )
         table = _ENCODER.under(f"{before}encoder.", "model.audio_tower.")
         table += text.table.under("", "model.language_model.") + text.head
-        dropped = ", ".join(f"{name}={getattr(config, name)}" for name in self.untrained if getattr(config, name))
-        notes = (f"{dropped}: MM's decoder is trained without",) if dropped else ()
         generation = {"decoder_start_token_id": start}
-        return Plan(MMForSpeechSeq2Seq, made, table, generation=generation, hears=True, notes=notes)
+        return Plan(MMForSpeechSeq2Seq, made, table, generation=generation, hears=True, notes=text.notes)
 
     def _check_whole(self, config: Any, names: Any) -> None:
         """Raises ValueError where a part is missing."""

@@ -32,7 +32,6 @@ _PAIR = HeardPair(
     },
     decoder=speech_to_text_plan,
     settings=speech_to_text_settings,
-    untrained=("activation_dropout", "decoder_layerdrop"),
 )  # fmt: skip
 
 FAMILY = _PAIR.family("speech-to-text")

@@ -13,7 +13,7 @@ from transformers import WhisperConfig
 from ..configuration.mm import MMConfig
 from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
 from ..weights.checkpoint import Checkpoint, read_json
-from ..weights.config_table import prefix_of, source_config
+from ..weights.config_table import prefix_of, source_config, untrained
 from ..weights.key_table import KeyTable, raise_faults
 from ..weights.text_names import BUFFER
 from ..weights.whisper_names import HEARING, NO_DECODER, whisper_plan, whisper_settings
@@ -80,11 +80,7 @@ def _of_the_encoder(config: Any) -> dict[str, Any]:
 
 def _notes(config: Any) -> tuple[str, ...]:
     """What of the source's training MM does otherwise."""
-    notes = []
-    if config.activation_dropout or config.decoder_layerdrop:
-        names = ("activation_dropout", "decoder_layerdrop")
-        told = ", ".join(f"{name}={getattr(config, name)}" for name in names if getattr(config, name))
-        notes.append(f"{told}: MM's decoder is trained without")
+    notes = [*untrained(config)]
     if config.apply_spec_augment:
         notes.append(
             "apply_spec_augment=True: MM hides parts of sounds by MMDataCollator(augment=...), not in the model"

@@ -115,6 +115,13 @@ def source_config(settings: Mapping[str, Any]) -> Any:
     return CONFIG_MAPPING[kind].from_dict(dict(settings))
 
 
+def untrained(config: Any) -> tuple[str, ...]:
+    """A note that names what a decoder of BART's kind drops in training and MM's does not."""
+    names = [name for name in ("activation_dropout", "decoder_layerdrop") if getattr(config, name)]
+    told = ", ".join(f"{name}={getattr(config, name)}" for name in names)
+    return (f"{told}: MM's decoder is trained without",) if told else ()
+
+
 def prefix_of(names: Iterable[str], anchor: str) -> str:
     """The part before `anchor` in the one name that ends with it. Raises ValueError if no name does."""
     found = [name.removesuffix(anchor) for name in names if name.endswith(anchor)]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..configuration.positions import SINUSOID_OFFSET
-from .config_table import Fields, TowerPlan, prefix_of
+from .config_table import Fields, TowerPlan, prefix_of, untrained
 from .key_table import KeyTable, change
 from .reshapes import List, Reshape, split
 from .text_names import BART_LAYER, BUFFER, PRE_NORM
@@ -47,7 +47,7 @@ def speech_to_text_plan(config: Any, names: Collection[str]) -> TowerPlan:
     settings = SPEECH_TO_TEXT_FIELDS.convert(config)
     settings |= {"embedding_scale": math.sqrt(config.d_model) if config.scale_embedding else 1.0}
     head = _head(config, f"{before}decoder.embed_tokens.weight", "lm_head.weight")
-    return TowerPlan(settings, SPEECH_TO_TEXT.under(f"{before}decoder.", ""), *head)
+    return TowerPlan(settings, SPEECH_TO_TEXT.under(f"{before}decoder.", ""), *head, untrained(config))
 
 
 def speech_to_text_settings(text: Any) -> dict[str, Any]:

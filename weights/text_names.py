@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..configuration.positions import SINUSOID_OFFSET
-from .config_table import Fields, TowerPlan, outer_prefix, prefix_of, windows
+from .config_table import Fields, TowerPlan, outer_prefix, prefix_of, untrained, windows
 from .key_table import KeyTable, change
 from .reshapes import TRANSPOSE, skip_rows, split
 
@@ -97,11 +97,30 @@ def bert_plan(config: Any, names: Collection[str]) -> TowerPlan:
     return TowerPlan(settings, BERT.under(before, ""), head, head_settings)
 
 
+def unread_positions(pad: int | None, **ids: int | None) -> int:
+    """How many rows of a RoBERTa's positions nothing reads: its texts begin after the id of its padding.
+
+    Args:
+        ids: by which texts open and end.
+    Raises: ValueError without the id of padding, and where a text opens or ends with it.
+    """
+    if pad is None:
+        raise ValueError("pad_token_id is None; the positions of a RoBERTa start after this id")
+    same = [name for name, number in ids.items() if number == pad]
+    if same:
+        raise ValueError(
+            f"{' and '.join(same)} and pad_token_id are {pad}: a RoBERTa counts no position for its padding, wherever "
+            "it stands; MM goes by the mask"
+        )
+    return pad + 1
+
+
 def roberta_plan(config: Any, names: Collection[str]) -> TowerPlan:
     """RoBERTa: BERT whose positions start after the pad id, and whose head has one activation."""
     before = prefix_of(names, "embeddings.word_embeddings.weight")
     pooled = f"{before}pooler.dense.weight" in names
-    offset = config.pad_token_id + 1
+    end = None if config.is_decoder else config.eos_token_id  # nothing is read after the end that a decoder writes
+    offset = unread_positions(config.pad_token_id, bos_token_id=config.bos_token_id, eos_token_id=end)
     settings = BERT_FIELDS.convert(config) | {"pooler": "cls_tanh" if pooled else "cls", "is_causal": False}
     settings |= {"max_position_embeddings": config.max_position_embeddings - offset, "is_causal": config.is_decoder}
     table = BERT.adding(modules={"embeddings.position_embeddings": change("embed_positions", by=skip_rows(offset))})
@@ -262,7 +281,6 @@ TROCR_FIELDS = Fields(
         "norm_position": "post", "final_norm": "none", "layer_norm_eps": 1e-5, "is_causal": True, "pooler": "last",
         "attention_bias": True,
     },
-    theirs={"activation_dropout": 0.0},
 )  # fmt: skip
 
 
@@ -277,7 +295,7 @@ def trocr_plan(config: Any, names: Collection[str]) -> TowerPlan:
         if config.pad_token_id != SINUSOID_OFFSET - 1:
             raise ValueError(f"pad_token_id={config.pad_token_id}, after which fixed positions start; only 1 is known")
         stack |= {"position_embedding_type": "sinusoidal"}
-    return TowerPlan(stack, TROCR.under(before, ""), head, settings)
+    return TowerPlan(stack, TROCR.under(before, ""), head, settings, untrained(config))
 
 
 def trocr_settings(text: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .config_table import LAYER_KINDS, Fields, TowerPlan, outer_prefix, prefix_of, windows
+from .config_table import LAYER_KINDS, Fields, TowerPlan, outer_prefix, prefix_of, untrained, windows
 from .encoder_names import modernbert_plan, t5_plan
 from .gemma_names import gemma_2_plan, gemma_3_plan, gemma_plan
 from .key_table import KeyTable, change
@@ -97,13 +97,11 @@ _LEARNED = {name: ours for name, ours in TROCR_FIELDS.names.items() if name != "
 BART_FIELDS = Fields(
     names=_LEARNED,
     ours={**TROCR_FIELDS.ours, "embedding_norm": True, "source_model_type": "bart"},
-    theirs=TROCR_FIELDS.theirs,
 )
 MBART = TROCR.adding(modules={"layer_norm": "norm"})
 MBART_FIELDS = Fields(
     names=_LEARNED,
     ours={**TROCR_FIELDS.ours, "norm_position": "pre", "final_norm": "all", "embedding_norm": True},
-    theirs=TROCR_FIELDS.theirs,
 )
 
 
@@ -119,7 +117,7 @@ def _bart_decoder(fields: Fields, table: KeyTable, config: Any, names: Collectio
     settings = fields.convert(config)
     settings |= {"embedding_scale": math.sqrt(config.d_model) if config.scale_embedding else 1.0}
     head = plain_head(config, f"{before}embed_tokens.weight", "", f"{outer}lm_head.weight")
-    return TowerPlan(settings, table.under(before, ""), *head)
+    return TowerPlan(settings, table.under(before, ""), *head, untrained(config))
 
 
 def bart_plan(config: Any, names: Collection[str]) -> TowerPlan:

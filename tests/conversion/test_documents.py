@@ -66,8 +66,8 @@ PAIRS = {
     "donut": (DonutSwinConfig(**{**SWIN, "image_size": [32, 48]}), mbart()),
     "donut, odd": (
         DonutSwinConfig(**{**SWIN, "embed_dim": 12}),
-        mbart(decoder_layers=1, decoder_layerdrop=0.1, activation_function="relu", scale_embedding=False,
-              tie_word_embeddings=False, max_position_embeddings=21),
+        mbart(decoder_layers=1, decoder_layerdrop=0.1, activation_dropout=0.1, activation_function="relu",
+              scale_embedding=False, tie_word_embeddings=False, max_position_embeddings=21),
     ),
     "swinv2, gpt2": (Swinv2Config(**SWIN), GPT2),
     "dinov2, camembert": (
@@ -112,7 +112,10 @@ def published(peer, tmp_path):
 def test_logits_and_tokens_are_equal_and_it_comes_back_bit_by_bit(published, tensors_of, tmp_path, name):
     theirs = published(name, torch.bfloat16 if name == "donut, odd" else torch.float32)
     source, ours, back = (tmp_path / part for part in ("source", "mm", "back"))
-    assert any(line.startswith("verified: logits") for line in run(str(source), str(ours), compare=True))
+    report = run(str(source), str(ours), compare=True)
+    assert any(line.startswith("verified: logits") for line in report)
+    told = "note: activation_dropout=0.1, decoder_layerdrop=0.1: MM's decoder is trained without"
+    assert (told in report) == (name == "donut, odd")
     run(str(ours), str(back), to="vision-encoder-decoder", compare=True)
     before, after = tensors_of(source), tensors_of(back)
     assert before.keys() == after.keys() and all(torch.equal(after[key], before[key]) for key in before)
@@ -124,8 +127,20 @@ def test_logits_and_tokens_are_equal_and_it_comes_back_bit_by_bit(published, ten
     sides = (size, size) if isinstance(size, int) else size
     pixels = torch.randn(2, 3, *sides, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     model, theirs = MMForConditionalGeneration.from_pretrained(ours).double(), theirs.double()
+    again = again.double().eval()
     for settings in ({}, {"num_beams": 1}):
-        assert torch.equal(model.generate(pixel_values=pixels, **settings), theirs.generate(pixels, **settings))
+        written = theirs.generate(pixels, **settings)
+        assert torch.equal(model.generate(pixel_values=pixels, **settings), written)
+        assert torch.equal(again.generate(pixels, **settings), written)
+
+
+def test_a_decoder_deeper_than_the_encoder_that_its_config_also_tells_of_is_verified(peer, saved, tmp_path):
+    """Transformers' cache has as many layers as that encoder, which nothing builds."""
+    config = paired(PAIRS["donut"][0], mbart(encoder_layers=1))
+    source = saved(peer(lambda config: VisionEncoderDecoderModel(config=config), config))
+    report = run(str(source), str(tmp_path / "mm"), compare=True)
+    report += run(str(tmp_path / "mm"), str(tmp_path / "back"), to="vision-encoder-decoder", compare=True)
+    assert sum(line.startswith("verified: logits") for line in report) == 2
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from transformers import (
     AltCLIPModel,
     AutoProcessor,
     ChineseCLIPConfig,
+    ChineseCLIPImageProcessor,
     ChineseCLIPModel,
     ChineseCLIPTextModel,
     ClapConfig,
@@ -26,6 +27,7 @@ from transformers import (
 
 from mm import MMForImageTextRetrieval
 from mm.conversion_scripts.engine import convert, run
+from mm.training.verify import verify
 
 SEES = {
     "hidden_size": 40, "intermediate_size": 56, "num_hidden_layers": 2, "num_attention_heads": 5, "image_size": 24,
@@ -235,6 +237,32 @@ def test_a_longer_sound_is_cut_into_clips_and_a_sound_depends_on_no_other(peer, 
     assert torch.equal(together["input_features"], again["input_features"])
     alone = done.processor(audio=sounds[:1], text=["a cat"], **options)["input_features"]
     torch.testing.assert_close(alone[0, 0], together["input_features"][0, 0])
+
+
+def test_mm_verify_finds_no_fault_in_a_model_whose_config_names_no_end_of_a_text(peer, saved, tokenizer, tmp_path):
+    images = ChineseCLIPImageProcessor(size={"height": 24, "width": 24}, crop_size={"height": 24, "width": 24})
+    cls, config = CASES["chinese-clip"]
+    convert(saved(peer(cls, config), images, tokenizer)).save_pretrained(tmp_path / "mm")
+    found = verify(tmp_path / "mm")
+    assert [one.told for one in found if one.is_fault] == []
+    assert any(one.name == "processor" and "tokens are the model's" in one.told for one in found)
+
+
+@pytest.mark.parametrize("family", ["altclip", "clap"])
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ({"pad_token_id": 0}, "bos_token_id and pad_token_id are 0: a RoBERTa counts no position"),
+        ({"pad_token_id": 2}, "eos_token_id and pad_token_id are 2"),
+    ],
+)
+def test_padding_that_opens_or_ends_texts_is_refused(peer, saved, family, ids, message):
+    """Theirs gives such a token no place of its own, whatever the mask says."""
+    cls, config = CASES[family]
+    settings = config.to_dict()
+    settings["text_config"] |= ids
+    with pytest.raises(ValueError, match=message):
+        convert(saved(peer(cls, type(config).from_dict(settings))))
 
 
 def test_a_part_of_a_pair_is_refused_by_name(peer, saved):

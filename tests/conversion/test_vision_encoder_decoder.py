@@ -241,9 +241,10 @@ def test_other_towers_and_settings_are_refused_in_words(peer, saved):
 
 
 @torch.no_grad()
-def test_robertas_positions_start_behind_its_pad_there_and_back(peer, saved, assert_close, tmp_path, tensors_of):
-    words = {**WORDS, "pad_token_id": 1, "bos_token_id": 2}
-    config = paired(ViTConfig(**VIT), RobertaConfig(**STACK, **words, max_position_embeddings=22))
+@pytest.mark.parametrize("ids", [{"pad_token_id": 1, "bos_token_id": 2}, {"pad_token_id": 1, "bos_token_id": 1}])
+def test_robertas_positions_start_behind_its_pad_there_and_back(peer, saved, assert_close, tmp_path, tensors_of, ids):
+    """Its own bos counts for nothing: a row opens with the pair's start."""
+    config = paired(ViTConfig(**VIT), RobertaConfig(**STACK, **{**WORDS, **ids}, max_position_embeddings=22))
     config.pad_token_id = 1
     source = saved(peer(lambda c: VisionEncoderDecoderModel(config=c), config))
     done = convert(source)
@@ -258,3 +259,12 @@ def test_robertas_positions_start_behind_its_pad_there_and_back(peer, saved, ass
     again, info = VisionEncoderDecoderModel.from_pretrained(tmp_path / "back", output_loading_info=True)
     assert not any(info.values())
     assert_close(again.double().eval()(pixel_values=pixels_of(theirs), decoder_input_ids=IDS).logits, there)
+
+
+def test_a_roberta_whose_rows_open_with_padding_is_refused(peer, saved):
+    config = paired(
+        ViTConfig(**VIT), RobertaConfig(**STACK, **{**WORDS, "pad_token_id": 1}, max_position_embeddings=22)
+    )
+    config.decoder_start_token_id = 1
+    with pytest.raises(ValueError, match="bos_token_id and pad_token_id are 1: a RoBERTa counts no position"):
+        convert(saved(peer(lambda c: VisionEncoderDecoderModel(config=c), config)))

@@ -19,9 +19,11 @@ from transformers import (
     OPTConfig,
     PhiConfig,
     Qwen3Config,
+    RobertaConfig,
     SmolLM3Config,
     ViTConfig,
     ViTModel,
+    XLMRobertaConfig,
 )
 
 from comparing import close
@@ -251,6 +253,9 @@ def test_a_whole_bart_says_how_to_save_its_decoder(kind, config):
         (OPTConfig(**READS, word_embed_proj_dim=20), "word_embed_proj_dim=20.*OPT-350m"),
         (OPTConfig(**READS, do_layer_norm_before=False), "do_layer_norm_before=False"),
         (ElectraConfig(**WIDE, embedding_size=20), "embedding_size=20.*ELECTRA-small"),
+        (CamembertConfig(**{**WIDE, "bos_token_id": 0}), "bos_token_id and pad_token_id are 0: a RoBERTa counts no"),
+        (XLMRobertaConfig(**{**WIDE, "pad_token_id": 2}), "eos_token_id and pad_token_id are 2"),
+        (RobertaConfig(**{**WIDE, "pad_token_id": None}), "pad_token_id is None; the positions of a RoBERTa"),
     ],
 )
 def test_settings_that_mm_lacks_are_refused(config, message):
