@@ -4,14 +4,16 @@
     python -m mm.recipes.tiny --start runs/mm-tiny-en/model --output runs/mm-tiny
     python -m mm.recipes.tiny --start runs/mm-tiny-en/model --output runs/mm-tiny --resume
 
-It gives a captioner another vocabulary and goes on: the vision tower is frozen, the decoder keeps its layers (the
-neurons of each MLP that weigh most) and what it knew of its words, and learns on features that are computed once. One
-decoder writes names and answers ("lm") and reads names to compare them with pictures ("itc"). Training looks at six
-styles of the 1301 seen names; Twemoji, a style that it never sees, is the development set.
+It gives a captioner another vocabulary and goes on: the decoder keeps its layers (the neurons of each MLP that
+weigh most) and what it knew of its words. First it learns alone, on features of the frozen tower that are computed
+once; then the tower's late stages learn with it, on fresh views in every epoch. One decoder writes names and answers
+("lm") and reads names to compare them with pictures ("itc"). Training looks at six styles of the 1301 seen names;
+Twemoji, a style that it never sees, is the development set.
 """
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from ..processing.vocabulary import new_vocabulary
 from .drawings import SEED, SIZE, normalised
 from .easy_vqa import load_pictures_and_questions
 from .emoji import DEV_VENDOR, TRAIN_VENDORS, EmojiItem, load_items, pictures, split_of
-from .emoji_captions import CLOCK, parameter_groups
+from .emoji_captions import CLOCK, FROZEN_STAGES, freeze_early_stages, parameter_groups
 from .languages import LANGUAGES, names_by_language, token_of
 from .package import build_image_processor
 from .tiny_data import Lessons, Names, Questions, rows_of
@@ -39,6 +41,7 @@ PIECES = 3072
 WIDTH = 640  # of an MLP
 BATCH = 24  # drawings, beside Questions.PICTURES
 LOSSES = {"lm": 1.0, "itc": 0.25}
+DECODER_RATE, RATE = 7e-4, 3e-4  # the highest of each phase
 QUESTIONS = 0.3  # weight of the answers' loss beside that of the names
 
 
@@ -55,15 +58,26 @@ class Learner(MMForPreTraining):
         captioner.model = retriever.model = self.model
         self.__dict__.update(captioner=captioner, retriever=retriever)  # no parts: their weights are this model's
 
-    def forward(self, written: list, found: list, answered: list) -> dict[str, torch.Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        def words(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-            count = (batch["labels"] != -100).sum()
-            return self.captioner(**batch, return_logits=False).loss * count, count
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, drawings: dict, written: list, found: list, asked: dict, answered: list
+    ) -> dict[str, torch.Tensor]:
+        """The losses of rows about drawings and of rows about the pictures that are asked about; of both, either
+        visual_embeds or pixel_values."""
 
-        parts = [words(batch) for batch in written]
+        def features(pictures: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            if "visual_embeds" in pictures:
+                return pictures
+            return {"visual_embeds": self.model.vision_tower(**pictures).last_hidden_state.float()}
+
+        def words(batch: dict[str, torch.Tensor], seen: dict) -> tuple[torch.Tensor, torch.Tensor]:
+            count = (batch["labels"] != -100).sum()
+            return self.captioner(**batch, **seen, return_logits=False).loss * count, count
+
+        seen = features(drawings)
+        parts = [words(batch, seen) for batch in written]
         lm = sum(total for total, _ in parts) / sum(count for _, count in parts)
-        itc = self.retriever(**found[0], return_loss=True).loss
-        (answers, count), *_ = [words(batch) for batch in answered]
+        itc = self.retriever(**found[0], **seen, return_loss=True).loss
+        answers, count = words(answered[0], features(asked))
         told = {"lm": lm, "itc": itc, "answers": answers / count}
         loss = lm + itc + QUESTIONS * told["answers"]  # "itc" comes with its weight
         return {"loss": loss, **{name: part.detach() for name, part in told.items()}}
@@ -118,15 +132,16 @@ def written(model, tokenizer, items: list[EmojiItem], prompt: str = "", batch_si
 class Scores(TrainerCallback):
     """Exact match on every fourth picture of the development set, and the CPU minutes of training, by epochs."""
 
-    def __init__(self, tokenizer, items: list[EmojiItem], names: dict, log: Path, every: int):
-        self.tokenizer, self.items, self.names, self.log, self.every = tokenizer, items, names, log, every
+    def __init__(self, tokenizer, items: list[EmojiItem], names: dict, log: Path, phase: str, every: int):
+        self.tokenizer, self.items, self.names, self.log = tokenizer, items, names, log
+        self.phase, self.every = phase, every
 
     def on_epoch_end(self, args, state, control, *, model, **kwargs):
         epoch = round(state.epoch)
         if epoch % self.every and epoch != args.num_train_epochs:
             return
         minutes = CLOCK.minutes()
-        line: dict[str, Any] = {"epoch": epoch, "cpu_minutes": round(minutes, 2)}
+        line: dict[str, Any] = {"phase": self.phase, "epoch": epoch, "cpu_minutes": round(minutes, 2)}
         for language in ("en", "de", "zh"):
             found = written(model.captioner, self.tokenizer, self.items, token_of(language))
             right = exact_match(found, [self.names[language][item.concept] for item in self.items])
@@ -138,13 +153,13 @@ class Scores(TrainerCallback):
         print(line, flush=True)
 
 
-def train(model: Learner, lessons: Lessons, options, score: TrainerCallback) -> None:
-    """With Transformers' Trainer: bf16 autocast, a checkpoint an epoch, resumed if there is one."""
-    groups = parameter_groups(model, options.rate, 0.0, weight_decay=0.05)
+def train(model: Learner, lessons: Lessons, options, score: Scores, epochs: int, rate: float) -> None:
+    """One phase with Transformers' Trainer: bf16 autocast, a checkpoint an epoch, resumed if there is one."""
+    groups = parameter_groups(model, rate, rate, weight_decay=0.05)
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
-            output_dir=str(options.output / "checkpoints"), num_train_epochs=options.epochs,
+            output_dir=str(options.output / score.phase), num_train_epochs=epochs,
             per_device_train_batch_size=BATCH, lr_scheduler_type="cosine", warmup_steps=200, max_grad_norm=1.0,
             bf16=True, use_cpu=True, save_strategy="epoch", save_total_limit=1, logging_steps=50, report_to="none",
             seed=SEED, remove_unused_columns=False, disable_tqdm=True,
@@ -167,8 +182,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--start", type=Path, default=PACKAGED, help="the captioner that it goes on from")
     parser.add_argument("--output", type=Path, default=Path("runs/mm-tiny"))
-    parser.add_argument("--epochs", type=int, default=24)
-    parser.add_argument("--rate", type=float, default=7e-4, help="the highest learning rate")
+    parser.add_argument("--decoder-epochs", type=int, default=24, help="of the decoder alone")
+    parser.add_argument("--epochs", type=int, default=24, help="of decoder and late stages")
     parser.add_argument("--views", type=int, default=4, help="views whose features are computed once")
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args(arguments)
@@ -192,8 +207,15 @@ def main(arguments: list[str] | None = None) -> None:
 
     questions = Questions(tokenizer, build_image_processor(SIZE))
     tower = model.model.vision_tower.eval()
-    lessons = Lessons(Names(seen, names, tokenizer), questions, tower, options.views, options.output)
-    train(model.train(), lessons, options, Scores(tokenizer, dev[::4], names, log, every=4))
+    lessons = Lessons(Names(seen, names, tokenizer), questions, options.views)
+    scores = partial(Scores, tokenizer, dev[::4], names, log, every=4)
+    lessons.store_features(tower, options.output)
+    train(model.train(), lessons, options, scores("decoder"), options.decoder_epochs, DECODER_RATE)
+    for stage in (*list(tower.stages)[FROZEN_STAGES:], tower.head):
+        stage.requires_grad_(True)
+    freeze_early_stages(model)
+    lessons.look_anew()
+    train(model, lessons, options, scores("late_stages"), options.epochs, RATE)
 
     minutes = CLOCK.minutes()
     right = exact_match(written(model.captioner, tokenizer, dev), [item.label for item in dev]).value

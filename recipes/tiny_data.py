@@ -103,18 +103,30 @@ class Questions:
 
 
 class Lessons(Dataset):
-    """Batches of drawings and of questions, as features of a trained tower: those of
-    `views` views of each picture, float16 (views, n, S, Dv), are computed once, and each epoch sees one."""
+    """Batches of drawings and of questions. Each epoch sees another view of each picture, as pixels; after
+    `store_features` one of `views` views, as features of the tower, float16 (views, n, S, Dv)."""
 
-    def __init__(self, names: Names, questions: Questions, tower: Any, views: int, folder: Path):
+    def __init__(self, names: Names, questions: Questions, views: int):
         self.names, self.questions, self.views, self.epoch = names, questions, views, 0
-        pixels = torch.from_numpy(pictures(names.items, SIZE, crop=True)).permute(0, 3, 1, 2)  # uint8 (n, 3, S, S)
+        self.pixels = torch.from_numpy(pictures(names.items, SIZE, crop=True)).permute(
+            0, 3, 1, 2
+        )  # uint8 (n, 3, S, S)
+        self.tables: tuple[torch.Tensor, torch.Tensor] | None = None
 
-        def drawing(indices: list[int], number: int) -> torch.Tensor:
-            return normalised(augment(pixels[indices].float() / 255, draws(indices, number, SEED)))
+    def drawing(self, indices: list[int], number: int) -> torch.Tensor:
+        """Normalised pixels (n, 3, S, S) of one view."""
+        return normalised(augment(self.pixels[indices].float() / 255, draws(indices, number, SEED)))
 
-        self.drawings = stored_features(folder / "drawings.npy", tower, drawing, len(pixels), views)
-        self.asked = stored_features(folder / "questions.npy", tower, questions.view, len(questions.asked), views)
+    def store_features(self, tower: Any, folder: Path) -> None:
+        """Computes the features of a tower that is frozen, or reads them from the folder."""
+        drawings = stored_features(folder / "drawings.npy", tower, self.drawing, len(self.pixels), self.views)
+        count = len(self.questions.asked)
+        asked = stored_features(folder / "questions.npy", tower, self.questions.view, count, self.views)
+        self.tables = drawings, asked
+
+    def look_anew(self) -> None:
+        """Views after the stored ones, as pixels."""
+        self.tables, self.epoch = None, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -122,15 +134,18 @@ class Lessons(Dataset):
     def __len__(self) -> int:
         return len(self.names.items)
 
-    def __getitems__(self, indices: list[int]) -> dict[str, list[dict[str, torch.Tensor]]]:
-        """{"written", "found": of drawings, "answered": of questions}, each with the features that it is about."""
-        view = self.epoch % self.views
+    def __getitems__(self, indices: list[int]) -> dict[str, Any]:
+        """{"drawings", "written" and "found": rows about them, "asked": pictures, "answered": rows about those}."""
         places, asked = self.questions.chosen(indices[0], self.epoch)
-        seen = {"visual_embeds": self.drawings[view, indices].float()}
-        named = {
-            kind: [{**rows, **seen} for rows in parts] for kind, parts in self.names.of(indices, self.epoch).items()
-        }
-        return {**named, "answered": [{**asked, "visual_embeds": self.asked[view, places].float()}]}
+        if self.tables is None:
+            view = self.views + self.epoch
+            drawn = {"pixel_values": self.drawing(indices, view)}
+            shown = {"pixel_values": self.questions.view(places, view)}
+        else:
+            view, (drawings, questions) = self.epoch % self.views, self.tables
+            drawn = {"visual_embeds": drawings[view, indices].float()}
+            shown = {"visual_embeds": questions[view, places].float()}
+        return {"drawings": drawn, **self.names.of(indices, self.epoch), "asked": shown, "answered": [asked]}
 
 
 @torch.no_grad()

@@ -73,14 +73,17 @@ def test_a_step_trains_all_three_and_what_is_saved_has_every_head(tokenizer, tmp
     model = Learner(config).train()
     items = [SimpleNamespace(concept=concept) for concept in ("apple", "boat", "sun")]
     named = Names(items, NAMES, tokenizer).of([0, 1, 2], epoch=0)
-    seen = {"visual_embeds": torch.randn(3, 5, 16)}
-    batch = {kind: [{**rows, **seen} for rows in parts] for kind, parts in named.items()}
+    drawn, shown = ({"pixel_values": torch.randn(n, 3, 32, 32)} for n in (3, 1))
     asked = rows_of(["what color is it? blue"], tokenizer, ["what color is it?"])
-    batch["answered"] = [{**asked, "context_index": torch.tensor([0]), "visual_embeds": torch.randn(1, 5, 16)}]
-    output = model(**batch)
+    batch = {**named, "answered": [{**asked, "context_index": torch.tensor([0])}]}
+    output = model(drawings=drawn, asked=shown, **batch)
+    with torch.no_grad():
+        stored = [{"visual_embeds": model.model.vision_tower(**one).last_hidden_state} for one in (drawn, shown)]
+        torch.testing.assert_close(model(drawings=stored[0], asked=stored[1], **batch)["loss"], output["loss"])
     output["loss"].backward()
     expected = output["lm"] + output["itc"] + 0.3 * output["answers"]
     torch.testing.assert_close(output["loss"].detach(), expected)
+    assert all(parameter.grad is not None for parameter in model.model.vision_tower.parameters())
     assert model.itc_head.text.weight.grad.abs().max() > 0 and model.lm_head.weight.grad.abs().max() > 0
     assert len({id(parameter) for parameter in model.parameters()}) == len(list(model.parameters()))
     model.save_pretrained(tmp_path)
