@@ -6,11 +6,13 @@ along, uses it: the same product takes 0.3 to 0.6 of the time there (benchmarks/
 
 import functools
 import platform
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch._C._functorch import is_legacy_batchedtensor
+from torch.overrides import TorchFunctionMode
 
 # Below both of these a product is so small that the call itself decides, and torch's is the cheaper one.
 LEAST_WORK, LEAST_WEIGHT = 1 << 20, 1 << 19  # multiplications; numbers of the weight
@@ -62,6 +64,21 @@ def linear(layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
     if type(layer) is not nn.Linear or _is_seen(layer):
         return layer(states)
     return _product(states, layer.weight, layer.bias)
+
+
+def products_of_others() -> AbstractContextManager:
+    """Inside, the linear layers of another library's model multiply as `linear` does, in a pass without gradients."""
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() or torch.is_grad_enabled() or not _is_wanted():
+        return nullcontext()
+    is_watched = torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack()
+    return nullcontext() if is_watched or _is_transformed() else _Products()
+
+
+class _Products(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is nn.functional.linear and not kwargs and _fits(*args[:2]):
+            return _multiplied(*args)
+        return func(*args, **(kwargs or {}))
 
 
 def activated_linear(
@@ -155,7 +172,7 @@ def _fits(states: torch.Tensor, weight: torch.Tensor) -> bool:
     )
 
 
-def _multiplied(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def _multiplied(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """By torch's operator where a mode watches operators (torch.device, a counter of FLOPs) or oneDNN is switched off.
 
     Modes are looked at here, and nowhere above: a layer is computed again for its backward pass without those of its

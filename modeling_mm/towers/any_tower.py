@@ -10,6 +10,7 @@ of an item, Dv the tower's width.
 import copy
 import inspect
 import json
+from contextlib import nullcontext
 from functools import lru_cache, partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from ...configuration.vision import MMVisionConfig
 from ..core.base import MMPreTrainedModel
 from ..core.input_checks import MediaItems, other_size
 from ..core.layers import masked_mean
+from ..core.linear import products_of_others
 from .sound_lengths import (
     keeps_to_mask,
     real_lengths,
@@ -65,11 +67,13 @@ def run_tower(tower: Any, items: MediaItems, layer: int = -1, strategy: str = "f
     if flat.grids is not None:
         settings["image_grids"] = flat.grids
     inputs, mask = _inputs(tower, flat, layer, settings)
-    if isinstance(tower, MMPreTrainedModel) or not takes_any_length(tower):
-        output = tower(**{tower.main_input_name: flat.values.to(tower.dtype)}, **inputs)
-        seen = _read(tower, flat._replace(mask=mask), output, layer, strategy)
-    else:
-        seen = _run_on_sounds(tower, flat, inputs, layer, strategy)
+    is_own = isinstance(tower, MMPreTrainedModel)
+    with nullcontext() if is_own or flat.values.device.type != "cpu" else products_of_others():
+        if is_own or not takes_any_length(tower):
+            output = tower(**{tower.main_input_name: flat.values.to(tower.dtype)}, **inputs)
+            seen = _read(tower, flat._replace(mask=mask), output, layer, strategy)
+        else:
+            seen = _run_on_sounds(tower, flat, inputs, layer, strategy)
     tokens, mask, pooled = seen.values, seen.mask, seen.pooled
     if items.present is not None:
         there = items.present.flatten()

@@ -349,6 +349,40 @@ def test_a_model_gives_the_same_logits_and_gradients_either_way(calls, tiny_mode
         torch.testing.assert_close(grad, plain_grads[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
+def test_the_products_of_a_tower_of_transformers_too_without_gradients(calls):
+    """Its layers are torch's own; what is made of a graph, of gradients or of a watcher is left to torch."""
+    tower = {
+        "model_type": "dinov2", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28,
+        "patch_size": 14,
+    }  # fmt: skip
+    ids = {"vocab_size": 20, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    text = {**ids, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = mm.MMForConditionalGeneration(mm.MMConfig(vision_config=tower, text_config=text)).eval()
+    pixels = torch.randn(2, 3, 28, 28)
+
+    def tokens() -> torch.Tensor:
+        calls.clear()
+        return model.encode_context(pixel_values=pixels).last_hidden_state
+
+    with torch.no_grad():
+        found, count = tokens(), len(calls)
+        assert count >= 2 * 6
+        mm.use_onednn(False)
+        plain = tokens()
+        assert not calls
+        torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-5)
+        mm.use_onednn(True)
+        with FlopCounterMode(display=False) as counter:
+            assert torch.equal(tokens(), plain) and not calls
+        assert counter.get_total_flops() > 0
+        compiled = torch.compile(model.model.encode_context, backend="eager", fullgraph=True)
+        assert torch.equal(compiled(pixel_values=pixels).last_hidden_state, plain)
+    with_gradient = tokens()
+    assert with_gradient.requires_grad and len(calls) < count
+    torch.testing.assert_close(with_gradient.detach(), plain, rtol=1e-5, atol=1e-5)
+
+
 def test_the_setting():
     mm.use_onednn(False)
     assert not module._is_wanted()
