@@ -48,6 +48,7 @@ TINY = {
     "decoder_attention_heads": 2, "encoder_ffn_dim": 512, "decoder_ffn_dim": 512,
 }  # fmt: skip
 WORKS = ("beams", "greedy", "long", "openai", "float32", "int8")  # the last three with --peers
+TITLES = {"openai": "openai-whisper", "float32": "faster-whisper, fp32", "int8": "faster-whisper, int8"}
 EOT, SOT, ENGLISH, TRANSCRIBE, NO_TIMES = 50257, 50258, 50259, 50359, 50363
 
 
@@ -162,11 +163,11 @@ def others(theirs: Any, ours: Any, folder: Path, asked: Any, report: harness.Rep
                 rows = told.tolist() if work == "windows" else [told[:, 0].long().tolist()]
                 pairs = zip([one for row in rows for one in row], [one for row in found for one in row], strict=False)
                 same, most = sum(one == two for one, two in pairs), sum(map(len, rows))
-                title = f"{name}: {'batch 4' if work == 'windows' else f'{seconds} s, word times'}, 5 beams"
+                title = f"{TITLES[name]}: {'batch 4' if work == 'windows' else f'{seconds} s, word times'}, 5 beams"
                 report.say(f"  {title}: {sum(map(len, found))} tokens beside {most}, {same} of them equal in place")
                 theirs_cost = partial(peer.cost, work)
                 yield Row(
-                    title, way, theirs_cost, bar, None, name, warm_up=0,
+                    title, way, theirs_cost, bar, None, TITLES[name], warm_up=0,
                     cost=lambda one, theirs=theirs_cost: one() if one is theirs else harness.clocked(one),
                 )  # fmt: skip
 
