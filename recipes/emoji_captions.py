@@ -26,6 +26,7 @@ from ..configuration.mm import MMConfig
 from ..conversion_scripts.efficientnet_lite import load_efficientnet_lite0
 from ..evaluation.captions import exact_match
 from ..modeling_mm.tasks.generation import MMForConditionalGeneration
+from ..modeling_mm.tasks.pretraining import MMForPreTraining
 from ..modeling_mm.towers.conv import MMConvModel
 from .drawings import SEED, SIZE, Drawings, Features, caption_ids, normalised
 from .emoji import DEV_VENDOR, TRAIN_VENDORS, EmojiItem, load_items, pictures, split_of
@@ -59,7 +60,7 @@ def build_model(tokenizer, minilm: Path) -> MMForConditionalGeneration:
     return model
 
 
-def freeze_early_stages(model: MMForConditionalGeneration) -> None:
+def freeze_early_stages(model: MMForConditionalGeneration | MMForPreTraining) -> None:
     """Freezes stem and early stages, and runs the later ones in fp32 inside bf16 autocast.
 
     Measured on one core at 128 pixels: forward and backward of the late stages run at 143 pictures/s in fp32 and 67 in
