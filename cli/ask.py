@@ -128,17 +128,17 @@ class Asker:
             for name, value in read.items()
             if name not in _OF_TEXT
         }
-        if not model.config.has_text_encoder:
+        self.side = processor.prompt_side(model.config)
+        if self.side == "text":
             with torch.no_grad():
                 self.media = {"encoder_outputs": model.encode_context(**self.media)}
 
     def _inputs(self, question: str) -> dict[str, Any]:
-        side = "context_text" if self.model.config.has_text_encoder else "text"
         asked = self.processor.about(self.kind, composed(question))
         beside: dict[str, Any] = {}
         if self.processor.tiles is not None:  # the text has as many places as tiles, of pictures of other forms others
             beside = {**self.source, "padding_side": "left"}
-        given = {side: [asked.pop("text")] * self.count, **beside, **asked}
+        given = {self.side: [asked.pop("text")] * self.count, **beside, **asked}
         read = self.processor(**given, add_eos_token=False, return_tensors="pt").to(self.model.device)
         return {**self.media, **{name: read[name] for name in read if not beside or name in _OF_TEXT}}
 

@@ -179,7 +179,7 @@ def _prompt_row(model, processor, asked: dict) -> dict[str, torch.Tensor]:
     text = asked.pop("text")
     if not text:
         return {}
-    side = "context_text" if model.config.has_text_encoder else "text"
+    side = processor.prompt_side(model.config)
     read = processor(**{side: [text]}, **asked, add_eos_token=False, return_tensors="pt")
     return {name: value.to(model.device) for name, value in read.items()}
 

@@ -164,8 +164,9 @@ def explained_inputs(
         asked = processor.about("image", prompt)
         asked["text"] = [asked["text"]]
     elif prompt:
-        asked = {"context_text" if config.has_text_encoder else "text": [prompt]}
-        if text is not None and not config.has_text_encoder:
+        side = processor.prompt_side(config)
+        asked = {side: [prompt]}
+        if text is not None and side == "text":
             raise ValueError("the text that is explained holds its own beginning: leave the prompt out")
     inputs = processor(images=[picture], **asked, add_eos_token=False, return_tensors="pt").to(model.device)
     inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)

@@ -284,6 +284,13 @@ class MMProcessor(SavingProcessor):
         """
         return question_about(self, kind, text)
 
+    def prompt_side(self, config: Any) -> str:
+        """By which argument a question or prompt is given to a model of `config`: "context_text", for the text encoder
+        that reads it together with the media, or "text", which the decoder goes on with. Where the decoder's weights
+        are the text encoder, too (share_text_encoder), and the decoder sees the media, prompt_to says it."""
+        both = config.has_text_encoder and config.decoder_sees_media
+        return "context_text" if config.has_text_encoder and not (both and self.prompt_to == "decoder") else "text"
+
     def apply_chat_template(  # pyright: ignore[reportIncompatibleMethodOverride]: the rest goes on by name
         self,
         conversation: Any,

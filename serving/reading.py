@@ -48,7 +48,7 @@ class Reader:
         read, has_places = Read(), self.processor.placeholders is not None and bool(pictures)
         beside = self._beside(pictures, read)
         if text is not None or has_places:
-            side = "context_text" if self.model.config.has_text_encoder else "text"
+            side = self.processor.prompt_side(self.model.config)
             given = self._asked(composed(text or ""), len(pictures)) if has_places else {"text": composed(text or "")}
             made = self.processor(
                 **{side: [given.pop("text")]}, **given, **beside, add_eos_token=False, truncation=False,

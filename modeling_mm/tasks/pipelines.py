@@ -173,14 +173,16 @@ class MMVQAPipeline(MMCaptioningPipeline):
         return {"asked": Asked(inputs["image"], inputs["question"])}
 
     def _forward(self, model_inputs, answers: list[str] | None = None, **generation):
-        asked, side = model_inputs["asked"], "context_text" if self.model.config.has_text_encoder else "text"
+        asked, config = model_inputs["asked"], self.model.config
         if not self.model.can_generate():
+            side = "context_text" if config.has_text_encoder else "text"
             if answers is not None or generation:
                 given = "answers" if answers is not None else ", ".join(generation)
                 raise ValueError(f"this model has labels of its own and writes nothing, so {given} would not be read")
             asked = asked if isinstance(asked, list) else [asked]
             pairs = {"images": [one.image for one in asked], side: [one.text for one in asked]}
             return {"logits": self.model(**self.inputs(**pairs)).logits.float()}
+        side = self.processor.prompt_side(config)
         if answers is None:
             return self.written(asked, side, **generation)
         eos = self.processor.tokenizer.eos_token or self.processor.tokenizer.sep_token or ""

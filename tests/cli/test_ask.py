@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import BertTokenizer
+from transformers import BertTokenizer, pipeline
 from typer.testing import CliRunner
 
 import mm_console
@@ -31,12 +31,16 @@ def folder(retriever, tiny_model, tmp_path_factory):
     models = {
         "writes": tiny_model(**own),
         "answers": tiny_model(**own, text_encoder_config={**encoder, **text, "pad_token_id": 0}),
+        "shares, writes": tiny_model(**own, share_text_encoder=True),
+        "shares, answers": tiny_model(**own, share_text_encoder=True),
         "compares": retriever(**own),
         "classifies": tiny_model(cls=MMForSequenceClassification, id2label={0: "good", 1: "bad", 2: "odd"}, **own),
     }
     for name, model in models.items():
         model.save_pretrained(folder / name)
         processor.save_pretrained(folder / name)
+    asked = MMProcessor(processor.image_processor, tokenizer, prompt_to="context")
+    asked.save_pretrained(folder / "shares, answers")
     for colour in ("red", "blue"):
         Image.new("RGB", (16, 16), colour).save(folder / f"{colour}.png")
     return folder, models, processor
@@ -46,7 +50,7 @@ def run(*words, **options):
     return CliRunner().invoke(mm_console.app, [str(word) for word in words], **options)
 
 
-@pytest.mark.parametrize("name", ["writes", "answers"])
+@pytest.mark.parametrize("name", ["writes", "answers", "shares, writes", "shares, answers"])
 def test_questions_are_answered_in_a_call_from_stdin_and_from_a_list(folder, name):
     place, models, processor = folder
     answers = place / "answers.txt"
@@ -59,10 +63,12 @@ def test_questions_are_answered_in_a_call_from_stdin_and_from_a_list(folder, nam
     for question, answer in lines:
         options = {"model": place / name, "prompt": question, "max_new_tokens": 5}
         (whole,) = caption([place / "red.png"], **options)
-        assert whole.caption == (f"{question} {answer}".strip() if name == "writes" else answer)
+        assert whole.caption == (f"{question} {answer}".strip() if "writes" in name else answer)
+        ask = pipeline("mm-vqa", model=str(place / name))
+        assert ask(image=str(place / "red.png"), question=question, max_new_tokens=5) == [{"answer": answer}]
     done = run(*given, "a", "--answers", answers, "--json", "--top-k", 2)
     ranked = [json.loads(line) for line in done.stdout.splitlines()]
-    side = "context_text" if name == "answers" else "text"
+    side = "context_text" if "answers" in name else "text"
     read = processor(images=[place / "red.png"], **{side: ["a"]}, add_eos_token=False, return_tensors="pt")
     ends = processor.tokenizer(
         ["red[SEP]", "blue cat[SEP]", "dog[SEP]"], add_special_tokens=False, padding=True, return_tensors="pt"
