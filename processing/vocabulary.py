@@ -8,6 +8,7 @@ tokens in the new one, and `decode` gives it back. A piece starts as the mean of
 """
 
 import copy
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,20 +25,21 @@ SPECIAL = ("<pad>", "<s>", "</s>", "<mask>")
 LEAST = len(SPECIAL) + 256  # a piece for each byte
 
 
-def byte_tokenizer(texts: Iterable[str], size: int, special: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+def byte_tokenizer(texts: Iterable[str], size: int, marks: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """A byte-level BPE of at most `size` pieces: <s> text </s>, and for every string `decode` gives it back.
 
     A space is put before a text and taken away again, so a word is the same piece at the start and inside.
 
     Args:
         texts: what it is made for; their order does not matter.
-        special: further tokens that are never split, such as "<de>".
-    Raises: ValueError for a size that has no room for the 256 bytes and the special tokens.
+        marks: further tokens that are never split, such as "<de>"; unlike special tokens, texts and prompts may hold
+            them, and decoding shows them.
+    Raises: ValueError for a size that has no room for the 256 bytes and these tokens.
     """
-    named = [*SPECIAL, *special]
+    named = [*SPECIAL, *marks]
     check_count("size", size)
     if size < 256 + len(named):
-        raise ValueError(f"size={size}; a vocabulary has 256 bytes and {len(named)} special tokens at least")
+        raise ValueError(f"size={size}; a vocabulary has 256 bytes and {len(named)} further tokens at least")
     made = Tokenizer(models.BPE())
     made.normalizer = normalizers.Prepend(" ")
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -49,14 +51,17 @@ def byte_tokenizer(texts: Iterable[str], size: int, special: Sequence[str] = ())
     made.train_from_iterator(sorted(texts), trainer)
     ends = [("<s>", BOS), ("</s>", EOS)]
     made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    held = json.loads(made.to_str())
+    for token in held["added_tokens"]:
+        token["special"] = token["content"] not in marks
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="<pad>", mask_token="<mask>",
-        extra_special_tokens=list(special), clean_up_tokenization_spaces=False,
+        tokenizer_object=Tokenizer.from_str(json.dumps(held)), bos_token="<s>", eos_token="</s>", pad_token="<pad>",
+        mask_token="<mask>", clean_up_tokenization_spaces=False,
     )  # fmt: skip
 
 
 def new_vocabulary(
-    model: Any, processor: Any, texts: Iterable[str], size: int = 4096, special: Sequence[str] = ()
+    model: Any, processor: Any, texts: Iterable[str], size: int = 4096, marks: Sequence[str] = ()
 ) -> Any:
     """Gives a model a byte-level vocabulary made for `texts`, in place, and returns the processor that goes with it.
 
@@ -68,13 +73,13 @@ def new_vocabulary(
         texts: what the model is to write or read next; a few thousand are enough for as many pieces.
         size: pieces at most; fewer where the texts have no more. The model grows or shrinks by a row of its
             embeddings for each.
-        special: further tokens that are never split, such as "<de>".
+        marks: further tokens that are never split and that a prompt may hold, such as "<de>".
 
     Raises: ValueError for a model whose vocabulary has places for pictures or sounds, or a second one; a size that is
         too small; texts that are empty.
     """
     check_processor(processor)
-    for name, value in (("texts", texts), ("special", special)):
+    for name, value in (("texts", texts), ("marks", marks)):
         if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
             raise TypeError(f"{name} is a list of texts; got {type(value).__name__}")
     config, old = model.config, processor.tokenizer
@@ -82,7 +87,7 @@ def new_vocabulary(
     held = list(texts)
     if not any(held):
         raise ValueError("texts: all are empty; a vocabulary is made of words")
-    tokenizer = byte_tokenizer(held, size, special)
+    tokenizer = byte_tokenizer(held, size, marks)
     tokenizer.model_max_length = old.model_max_length
     shares = _spelled(tokenizer, old, config.text_config)
     table, head = model.get_input_embeddings().weight.detach().clone(), getattr(model, "lm_head", None)
@@ -133,7 +138,7 @@ def _spelled(tokenizer: Any, old: Any, text_config: Any) -> list[list[int]]:
             end = ends[number]
             found.append([end] if isinstance(end, int) else list(end or ()))
             continue
-        is_special = number in tokenizer.all_special_ids
+        is_special = number in tokenizer.added_tokens_decoder
         words = "" if is_special else tokenizer.convert_tokens_to_string([piece]).strip()
         ids = [] if "\ufffd" in words else old(words, add_special_tokens=False).input_ids if words else []
         found.append([one for one in ids if one != old.unk_token_id])

@@ -88,8 +88,8 @@ def build_model(start: Path, texts: list[str]) -> tuple[Learner, Any]:
     tokenizer."""
     torch.manual_seed(SEED)
     old = MMForConditionalGeneration.from_pretrained(start)
-    special = [token for token in map(token_of, LANGUAGES) if token]
-    tokenizer = new_vocabulary(old, AutoProcessor.from_pretrained(start), texts, PIECES, special).tokenizer
+    marks = [token for token in map(token_of, LANGUAGES) if token]
+    tokenizer = new_vocabulary(old, AutoProcessor.from_pretrained(start), texts, PIECES, marks).tokenizer
     for layer in old.model.language_model.layers:
         narrow(layer.mlp, WIDTH)
     text = {"vocab_size": len(tokenizer), "intermediate_size": WIDTH}

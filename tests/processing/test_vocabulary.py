@@ -35,7 +35,18 @@ def test_also_with_spaces_at_the_ends(tokenizer, text):
     assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
 
 
-def test_a_special_token_is_one_and_the_order_of_texts_does_not_matter(tokenizer):
+def test_a_mark_is_one_token_and_a_prompt_may_hold_it(tokenizer):
+    """Unlike special tokens, which are plain text in what a user gives a processor."""
+    mark = tokenizer.convert_tokens_to_ids("<de>")
+    processor = mm.MMProcessor(mm.MMImageProcessorPil(size={"height": 16, "width": 16}), tokenizer)
+    ids = processor(text=["<de>"], add_eos_token=False)["input_ids"][0]
+    assert ids == [BOS, mark] and mark not in tokenizer.all_special_ids
+    assert processor(text=["<de>roter Apfel"])["input_ids"][0][1:] == tokenizer("<de>roter Apfel").input_ids[1:-1]
+    assert BOS not in processor(text=["</s><s>"], add_eos_token=False)["input_ids"][0][1:]
+    assert tokenizer.decode(tokenizer("<de>roter Apfel").input_ids, skip_special_tokens=True) == "<de> roter Apfel"
+
+
+def test_a_mark_is_one_and_the_order_of_texts_does_not_matter(tokenizer):
     (*_, language, end) = tokenizer("<de>").input_ids
     assert tokenizer.convert_ids_to_tokens(language) == "<de>" and end == EOS
     assert byte_tokenizer(TEXTS[::-1] * 3, 400, ["<de>"]).get_vocab() == tokenizer.get_vocab()
@@ -99,7 +110,7 @@ def test_it_is_saved_and_loaded(packaged, tmp_path):
     [
         ({"text_encoder_config": "tiny"}, "it has a text encoder with a vocabulary of its own"),
         ({"texts": ["", ""]}, "all are empty"),
-        ({"size": LEAST - 1}, f"size={LEAST - 1}; a vocabulary has 256 bytes and 4 special tokens"),
+        ({"size": LEAST - 1}, f"size={LEAST - 1}; a vocabulary has 256 bytes and 4 further tokens"),
     ],
 )
 def test_what_cannot_be_is_told(tiny_model, packaged, fields, words):
