@@ -122,10 +122,10 @@ class Asker:
             raise ValueError(f"{files[0]}: {other_kind(kind, model.config.modalities)}")
         self.model, self.processor, self.count = model, processor, len(files)
         self.kind, self.source = kind, {ARGUMENT_OF[kind]: [[path] for path in files]}
-        read = processor(**self.source, return_tensors="pt") if read is None else read
+        made: Any = processor(**self.source, return_tensors="pt") if read is None else read
         self.media: dict[str, Any] = {
             name: value.to(model.device, model.dtype if value.is_floating_point() else None)
-            for name, value in read.items()
+            for name, value in made.items()
             if name not in _OF_TEXT
         }
         self.side = processor.prompt_side(model.config)

@@ -235,7 +235,7 @@ def _encode(
         tqdm(total=len(queue), unit=" files", disable=not show_progress) as bar,
     ):
 
-        def work(read: dict[str, torch.Tensor], numbers: list[int]) -> np.ndarray:
+        def work(read: dict[str, torch.Tensor], numbers: list[int]) -> Any:
             vectors = _encode_batch(model, read)
             if journal is not None:
                 append_line(file, maker, [queue[number] for number in numbers], vectors)

@@ -197,7 +197,7 @@ def check_count(name: str, value: Any, least: int = 0, none: bool = False) -> No
 
 def check_share(name: str, value: Any, most: float = 1) -> None:
     """Raises ValueError unless `value` is a number from 0 to `most`."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= most:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= most:
         raise ValueError(f"{name}={value!r}; accepted are {'shares' if most == 1 else 'numbers'} from 0 to {most}")
 
 
