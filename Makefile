@@ -228,9 +228,10 @@ train: data  ## train mm-tiny again and pack it into checkpoints/mm-tiny (half a
 	@$(BIN)/python -m mm.recipes.emoji_captions --output runs/mm-tiny
 	@$(BIN)/python -m mm.recipes.package runs/mm-tiny/model checkpoints/mm-tiny
 
-train-languages: data  ## go on from mm-tiny into checkpoints/mm-tiny-languages: six languages, answers, search (two hours)
+train-languages: data  ## go on from mm-tiny into checkpoints/mm-tiny-languages: six languages, answers, search (an hour)
 	@$(BIN)/python -m mm.recipes.tiny --output runs/mm-tiny-languages --resume
 	@$(BIN)/python -m mm.recipes.package runs/mm-tiny-languages/model checkpoints/mm-tiny-languages
+	@$(BIN)/python -W ignore benchmarks/known_unknown.py --model checkpoints/mm-tiny-languages --keep
 
 reproduce-results: data  ## how good the shipped models are, beside baselines: docs/results.md (half an hour)
 	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore benchmarks/results.py

@@ -70,7 +70,7 @@ class Shipped:
         self.processor = AutoProcessor.from_pretrained(folder)
         self.tokenizer = self.processor.tokenizer
         self.writer = MMForConditionalGeneration.from_pretrained(folder).eval()
-        finds = "itc" in (config.pretraining_losses or {})
+        finds = "MMForPreTraining" in (config.architectures or ()) and "itc" in config.pretraining_losses
         self.finder = MMForImageTextRetrieval.from_pretrained(folder).eval() if finds else None
         known = self.tokenizer.get_vocab()
         self.languages = [one for one in LANGUAGES if one == "en" or token_of(one) in known]
@@ -248,7 +248,7 @@ def page(log: dict[str, Any], drawn: Sequence[str]) -> str:
             lines.append(f"| {group} | {row['number']} | {name} | {shown(row['right'])} | {other} |")
     titles = {
         "curve": ("While it learned", "Exact match on every fourth drawing of Twemoji, over CPU minutes on one core."),
-        "names": ("Drawings and their names", "Drawn by lot from Twemoji's known names; red: not the name."),
+        "names": ("Drawings and their names", "Drawn by lot from Twemoji's known names; red: not the English name."),
         "mistakes": ("Its surest mistakes", "Of what it names wrongly what it is surest of; below: the name."),
         "maps": (
             "What a word was read from",
@@ -295,12 +295,12 @@ def sheet(drawings: list[Image.Image], texts: list[str], wrong: list[bool], colu
     from matplotlib import pyplot
 
     rows = -(-len(drawings) // columns)
-    drawn, axes = pyplot.subplots(rows, columns, figsize=(1.45 * columns, 1.75 * rows), layout="constrained")
+    drawn, axes = pyplot.subplots(rows, columns, figsize=(1.45 * columns, 2.05 * rows), layout="constrained")
     for axis in axes.flat:
         axis.axis("off")
     for axis, drawing, text, red in zip(axes.flat, drawings, texts, wrong, strict=False):
         axis.imshow(drawing.resize((96, 96)))
-        axis.set_title(text, y=-0.02, va="top", fontsize=7, color="#c0392b" if red else "black")
+        axis.set_title(text, y=-0.04, pad=0, va="top", fontsize=7, color="#c0392b" if red else "black")
     return drawn
 
 
@@ -340,7 +340,8 @@ def maps(seen: dict[str, Any], places: list[int]) -> Any:
         for row, word in enumerate((0, len(one.words) - 1)):
             axis = axes[row, column]
             axis.imshow(drawing)
-            axis.imshow(one.maps[word], cmap="inferno", alpha=0.6, extent=(0, 256, 256, 0), interpolation="bilinear")
+            weights = one.maps[word] / max(one.maps[word].max(), 1e-12)
+            axis.imshow(weights, cmap="autumn_r", vmin=0, vmax=1, alpha=0.8 * weights, extent=(0, 256, 256, 0))
             axis.set_title(one.words[word], fontsize=9)
             axis.axis("off")
     return drawn

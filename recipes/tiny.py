@@ -183,7 +183,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, default=PACKAGED, help="the captioner that it goes on from")
     parser.add_argument("--output", type=Path, default=Path("runs/mm-tiny"))
     parser.add_argument("--decoder-epochs", type=int, default=24, help="of the decoder alone")
-    parser.add_argument("--epochs", type=int, default=24, help="of decoder and late stages")
+    parser.add_argument("--epochs", type=int, default=14, help="of decoder and late stages")
     parser.add_argument("--views", type=int, default=4, help="views whose features are computed once")
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args(arguments)

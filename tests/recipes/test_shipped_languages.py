@@ -1,0 +1,68 @@
+"""The shipped model of six languages: what a folder of 15 MB does with the sample pictures, and its card's numbers."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from transformers import pipeline
+
+import mm
+from mm.recipes.languages import LANGUAGES, token_of
+from mm.recipes.package import LIMIT
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "checkpoints" / "mm-tiny-languages"
+NAMES = {
+    "red_apple": {
+        "en": "red apple", "de": "roter Apfel", "fr": "pomme rouge", "es": "manzana roja", "ru": "красное яблоко",
+        "zh": "红苹果",
+    },
+    "penguin": {"en": "penguin", "de": "Pinguin", "fr": "pingouin", "es": "pingüino", "ru": "пингвин", "zh": "企鹅"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def captioner():
+    return pipeline("mm-captioning", model=str(MODEL))
+
+
+def picture(name: str) -> str:
+    return str(ROOT / "examples" / "pictures" / f"{name}.png")
+
+
+def test_the_folder_is_small():
+    assert sum(file.stat().st_size for file in MODEL.iterdir()) <= LIMIT
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("name", NAMES)
+def test_it_names_a_drawing_in_every_language(captioner, name, language):
+    (found,) = captioner(picture(name), **({"prompt": token_of(language)} if token_of(language) else {}))
+    assert found["caption"] == NAMES[name][language]
+
+
+@pytest.mark.parametrize("color", ["red", "blue"])
+def test_it_answers_questions_about_a_shape(color):
+    canvas = Image.new("RGB", (64, 64), (240, 240, 240))
+    ImageDraw.Draw(canvas).rectangle((20, 20, 44, 44), fill=color)
+    (answer,) = pipeline("mm-vqa", model=str(MODEL))(image=canvas, question="what color is the shape?")
+    assert answer["answer"] == color
+
+
+def test_it_finds_a_picture_by_its_name():
+    finder = mm.MMForImageTextRetrieval.from_pretrained(MODEL).eval()
+    processor = mm.MMProcessor.from_pretrained(MODEL)
+    names = ["penguin", "guitar"]
+    vectors = finder.encode([*map(picture, names), *names], processor=processor)
+    likeness = finder.similarity(vectors[:2], vectors[2:])
+    assert torch.as_tensor(likeness).argmax(-1).tolist() == [0, 1]
+
+
+def test_the_card_tells_what_was_measured():
+    log = json.loads((ROOT / "benchmarks" / "logs" / "results.json").read_text(encoding="utf-8"))
+    card = (MODEL / "README.md").read_text(encoding="utf-8")
+    for row in log["models"][MODEL.name]["results"]:
+        mean, low, high = (f"{one:.3f}".replace("0.", ".", 1) for one in row["right"])
+        assert f"| {row['what']} | {row['number']} | {mean} [{low}, {high}] |" in card, row["what"]
