@@ -1,5 +1,7 @@
 """Which models of Transformers are towers, by model_type; tests/modeling_mm/towers/test_tower_kinds.py runs each."""
 
+from typing import Any
+
 # Pictures (n, C, H, W) to tokens (n, S, D) or a map (n, D, h, w).
 VISION_KINDS = (
     "aimv2_vision_model", "align_vision_model", "beit", "bit", "chinese_clip_vision_model", "clip_vision_model",
@@ -66,3 +68,17 @@ NO_TOWERS = (
         "made to detect or segment objects, and gives no tokens of its width",
     ),
 )  # fmt: skip
+
+
+def heard_shape(config: Any) -> tuple[Any, ...]:
+    """One sound as the audio tower of a config takes it: numbers, tuples of numbers that are all right, and names of
+    sizes that may be any; () of raw samples, and of None."""
+    kind = getattr(config, "model_type", None)
+    if kind == "whisper":
+        return config.num_mel_bins, "frames"
+    if kind == "clap_audio_model":  # with fusion, a sound and three parts of it
+        return (1, 4) if config.enable_fusion else 1, "frames", config.num_mel_bins
+    for name in FRAME_WIDTHS:
+        if hasattr(config, name):
+            return "frames", getattr(config, name) * getattr(config, "input_channels", 1)
+    return ()

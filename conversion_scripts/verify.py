@@ -14,7 +14,7 @@ import transformers
 from transformers import ClapAudioConfig
 
 from ..configuration.mm import MMConfig
-from ..configuration.tower_kinds import ANY_SIZE, FRAME_WIDTHS, LENGTH_KINDS
+from ..configuration.tower_kinds import ANY_SIZE, LENGTH_KINDS, heard_shape
 from ..configuration.towers import tower_width
 from ..weights.checkpoint import Checkpoint
 from ..weights.key_table import raise_faults
@@ -124,8 +124,7 @@ def _sound_shape(audio: Any) -> tuple[int, ...]:
         channels = 4 if audio.enable_fusion else 1
         return channels, audio.spec_size * (audio.spec_size // audio.num_mel_bins), audio.num_mel_bins
     if audio.model_type in LENGTH_KINDS:
-        widths = [getattr(audio, name) for name in FRAME_WIDTHS if hasattr(audio, name)]
-        return (FRAMES, widths[0] * getattr(audio, "input_channels", 1)) if widths else (SAMPLES,)
+        return (FRAMES, heard_shape(audio)[-1]) if heard_shape(audio) else (SAMPLES,)
     return audio.num_mel_bins, 2 * audio.max_source_positions
 
 

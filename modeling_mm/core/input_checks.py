@@ -16,6 +16,7 @@ from transformers.utils.import_utils import is_torchdynamo_compiling
 
 from ...configuration.mm import MMConfig
 from ...configuration.text import MMTextConfig
+from ...configuration.tower_kinds import heard_shape
 from .inputs_outputs import MediaInput, MediaInputs
 
 INTEGERS = (torch.int64, torch.int32)
@@ -311,11 +312,10 @@ def check_media(
     return found
 
 
-def item_dims(config: MMConfig, what: MediaInput) -> int:
-    """How many dimensions one item has; 0: any number, so that the dimension of the items is always given."""
-    if what.shape or not hasattr(config.audio_config, "num_mel_bins"):
-        return len(what.shape)
-    return 3 if config.audio_config.model_type == "clap_audio_model" else 2  # a matrix, and CLAP's is one of several
+def item_shape(config: MMConfig, what: MediaInput) -> tuple[Any, ...]:
+    """The sizes of one item, as MediaInputs names them and as the audio tower hears them; (): any number of them, so
+    that the dimension of the items is always given."""
+    return what.shape or heard_shape(config.audio_config)
 
 
 def _in_slots(config: MMConfig, name: str, what: MediaInput, values: torch.Tensor) -> MediaItems:
@@ -324,16 +324,22 @@ def _in_slots(config: MMConfig, name: str, what: MediaInput, values: torch.Tenso
     sizes = {"C": getattr(config.vision_config, "num_channels", None)}  # not every foreign config says it
     if what.is_ready:
         sizes["Dv"] = config.vision_size
-    dims, sides = item_dims(config, what), values.shape[max(values.ndim - len(what.shape), 0) :]
+    shape = [sizes.get(side) or side for side in item_shape(config, what)]
+    dims, sides = len(shape), values.shape[max(values.ndim - len(shape), 0) :]
     fits = values.ndim in (dims + 1, dims + 2) if dims else values.ndim >= 3
-    fits = fits and all(sizes.get(side) in (None, size) for side, size in zip(what.shape, sides, strict=False))
+    fits = fits and all(
+        isinstance(side, str) or size in (side if isinstance(side, tuple) else (side,))
+        for side, size in zip(shape, sides, strict=False)
+    )
     if not fits or not values.is_floating_point():
-        of_item = ", ".join(str(sizes.get(side) or side) for side in what.shape)
+        of_item = ", ".join(" or ".join(map(str, side)) if isinstance(side, tuple) else str(side) for side in shape)
         wanted = f"float (B, {of_item}) or (B, N, {of_item})"
         if "C" in what.shape:
             wanted = f"(B, {of_item}) or (B, N, {of_item}), normalised floats as the processor gives them"
-        if not what.shape:
+        if not shape:
             wanted = "float (B, A, ...), A clips per context and then what the audio tower takes"
+        if dims == 3 and what.kind == "audio" and shape[0] == 1:
+            wanted += ' of a feature extractor that does not fuse (truncation="rand_trunc", not "fusion")'
         raise ValueError(f"{name} must be {wanted}; got {values.dtype} {tuple(values.shape)}")
     if not values.numel():
         raise ValueError(

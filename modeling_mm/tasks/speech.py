@@ -6,7 +6,7 @@ import torch
 from transformers import WhisperConfig
 
 from ...configuration.mm import MMConfig
-from ...configuration.tower_kinds import FRAME_WIDTHS
+from ...configuration.tower_kinds import heard_shape
 from .generation import MMForConditionalGeneration
 from .head import check_task
 from .trainers import calling_trainer, check_no_labels, register_shifted
@@ -77,7 +77,7 @@ class MMForSpeechSeq2Seq(MMForConditionalGeneration):
             raise ValueError("the mask of the sounds was given twice, as attention_mask and as input_features_mask")
         mask = of_sounds if mask is None else mask
         tower = self.model.audio_tower
-        one = 3 if any(hasattr(tower.config, name) for name in FRAME_WIDTHS) else 2  # dimensions of (B, ...)
+        one = 1 + len(heard_shape(tower.config) or "T")  # dimensions of (B, ...)
         if torch.is_tensor(sounds) and sounds.ndim == one:
             sounds = sounds[:, None]
         if torch.is_tensor(mask) and mask.ndim == 2:

@@ -19,7 +19,7 @@ from torch import nn
 from transformers.configuration_utils import PreTrainedConfig
 
 from ...configuration.conv import MMConvConfig
-from ...configuration.tower_kinds import ANY_SIZE, FRAME_WIDTHS, LENGTH_KINDS
+from ...configuration.tower_kinds import ANY_SIZE, LENGTH_KINDS, heard_shape
 from ...configuration.towers import map_tokens, picture_example, tower_model, tower_width
 from ...configuration.vision import MMVisionConfig
 from ..core.base import MMPreTrainedModel
@@ -394,9 +394,8 @@ def example_of(tower: Any, config: Any) -> torch.Tensor | None:
         return None if config.enable_fusion else torch.zeros(1, 1, frames, config.num_mel_bins)
     if config.model_type == "audio-spectrogram-transformer":
         return torch.zeros(1, config.max_length, config.num_mel_bins)
-    for name in FRAME_WIDTHS:
-        if tower.main_input_name == "input_features" and hasattr(config, name):
-            return torch.zeros(1, 200, getattr(config, name) * getattr(config, "input_channels", 1))
+    if heard_shape(config):
+        return torch.zeros(1, 200, heard_shape(config)[-1])
     if (
         config.model_type in LENGTH_KINDS and config.model_type != "sew-d"
     ):  # samples; SEW-D does not run without numbers

@@ -2,6 +2,7 @@
 
 # Fixtures build models whose types pyright cannot follow.
 
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ from transformers import (
 )
 
 from mm import MMForImageTextRetrieval
+from mm.cli.classify import classify
+from mm.cli.embed import embed
 from mm.conversion_scripts.engine import convert, run
 from mm.training.verify import verify
 
@@ -237,6 +240,27 @@ def test_a_longer_sound_is_cut_into_clips_and_a_sound_depends_on_no_other(peer, 
     assert torch.equal(together["input_features"], again["input_features"])
     alone = done.processor(audio=sounds[:1], text=["a cat"], **options)["input_features"]
     torch.testing.assert_close(alone[0, 0], together["input_features"][0, 0])
+
+
+def test_a_clap_without_fusion_refuses_what_an_extractor_fuses_in_words(peer, tokenizer, tmp_path):
+    """The report of its conversion tells of it, and so do the commands."""
+    config = ClapConfig(
+        text_config=READS, audio_config={**HEARS, "num_mel_bins": 16, "spec_size": 64}, projection_dim=18
+    )
+    counted(peer(ClapModel, config)).save_pretrained(tmp_path / "source")
+    fuses = ClapFeatureExtractor(feature_size=16, max_length_s=1, truncation="fusion")
+    for part in (fuses, tokenizer):
+        part.save_pretrained(tmp_path / "source")
+    convert(tmp_path / "source").save_pretrained(tmp_path / "mm")
+    sound = tmp_path / "one.wav"
+    with wave.open(str(sound), "wb") as file:
+        file.setparams((1, 2, 48000, 0, "NONE", ""))
+        file.writeframes((9000 * np.sin(np.arange(30000) / 9)).astype("<i2").tobytes())
+    words = r"\(B, 1, frames, 16\).*rand_trunc.*\(1, 1, 4, 101, 16\)"
+    with pytest.raises(ValueError, match=words):
+        embed([sound], tmp_path / "index", str(tmp_path / "mm"), print)
+    with pytest.raises(ValueError, match=words):
+        classify([str(sound)], model=str(tmp_path / "mm"), labels="a cat,a dog")
 
 
 def test_mm_verify_finds_no_fault_in_a_model_whose_config_names_no_end_of_a_text(peer, saved, tokenizer, tmp_path):

@@ -34,6 +34,15 @@ SOUNDS, FILMS = torch.randn(2, 1, 12, 8, generator=torch.Generator().manual_seed
 MEDIA = {**BOTH, "input_features": SOUNDS, "pixel_values_videos": FILMS}
 HEARS = {"modalities": ["audio"], "audio_config": "whisper", "max_clips": 1}
 HEARD = {**TEXT, "input_features": SOUNDS}
+FRAMES = torch.randn(2, 1, 40, 16, generator=torch.Generator().manual_seed(1))
+SPEECH_TO_TEXT = {
+    "model_type": "speech_to_text", "d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 24, "input_feat_per_channel": 16, "conv_channels": 8,
+}  # fmt: skip
+MOONSHINE = {
+    "model_type": "moonshine", "hidden_size": 16, "intermediate_size": 24, "encoder_num_hidden_layers": 1,
+    "encoder_num_attention_heads": 2,
+}  # fmt: skip
 DRAWN = mm.MMImageTokenizerConfig(image_size=16, widths=[8], depth=1, levels=[4, 3], quantizer="fsq", norm_groups=4)
 MODELS = {
     "base": (mm.MMModel, "AutoModel", BOTH, {}),
@@ -49,8 +58,16 @@ SHAPES = {
     "CoCa": (mm.MMForPreTraining, "AutoModelForPreTraining", BOTH, COCA),
     "reads": (mm.MMForConditionalGeneration, "AutoModelForImageTextToText", ASKED, {"text_encoder_config": "tiny"}),
     "every medium": (mm.MMForConditionalGeneration, "AutoModelForMultimodalLM", MEDIA, EVERY_MEDIUM),
+    "hears frames": (
+        mm.MMForSpeechSeq2Seq, "AutoModelForSpeechSeq2Seq", {**TEXT, "input_features": FRAMES},
+        {**HEARS, "audio_config": SPEECH_TO_TEXT},
+    ),
+    "hears samples": (
+        mm.MMForSpeechSeq2Seq, "AutoModelForSpeechSeq2Seq",
+        {**TEXT, "input_features": FRAMES.repeat(1, 1, 1, 8).flatten(2)}, {**HEARS, "audio_config": MOONSHINE},
+    ),
     "convolves": (mm.MMForConditionalGeneration, "AutoModelForImageTextToText", BOTH, {"vision": "conv"}),
-}
+}  # fmt: skip
 TOWERS = {
     "vision": (mm.MMVisionModel, PICTURE, lambda config: config.vision_config),
     "text": (mm.MMTextModel, TEXT, lambda config: config.text_config),

@@ -19,7 +19,10 @@ from transformers import (
 )
 
 from mm import MMForSpeechSeq2Seq, audit, convert, evaluate
+from mm.cli.export import export
 from mm.evaluation.speech import wer
+from mm.exporting.onnx_generator import OnnxGenerator
+from mm.exporting.parts import context_inputs
 from mm.training.recipe import make_arguments
 from mm.training.run import train
 from mm.training.verify import verify
@@ -161,3 +164,26 @@ def test_what_a_whisper_is_judged_by_is_all_that_it_wrote(spoken, tmp_path):
         ids = model.generate(sound["input_features"], max_new_tokens=6)
         assert ids.shape[1] > 1
         assert question.prediction == processor.batch_decode(ids, skip_special_tokens=True)[0].strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_graphs_of_a_speech_model_write_what_it_writes(tmp_path, name):
+    """Speech2Text's encoder has only eager attention. `mm export` compares the logits and raises if they differ."""
+    kind, config, hears = FAMILIES[name]
+    torch.manual_seed(0)
+    kind(config).save_pretrained(tmp_path / "source")
+    for part in (hears, letters()):
+        part.save_pretrained(tmp_path / "source")
+    convert(tmp_path / "source").save_pretrained(tmp_path / "mm")
+    export(str(tmp_path / "mm"), str(tmp_path / "out"), "onnx")
+    model, graphs = MMForSpeechSeq2Seq.from_pretrained(tmp_path / "mm").eval(), OnnxGenerator(tmp_path / "out")
+    traced = context_inputs(model)[0]["input_features"][:, :1]
+    given = {
+        "input_features": torch.randn(traced.shape, generator=torch.Generator().manual_seed(0)),
+        "input_features_mask": torch.tensor([[True], [True]]),
+        "input_ids": torch.tensor([[5, 7], [5, 9]]),
+    }
+    wrote = model.generate(**given, max_new_tokens=6, do_sample=False)
+    told = graphs.generate(**{name: value.numpy() for name, value in given.items()}, max_new_tokens=6)
+    assert told.tolist() == wrote.tolist()

@@ -287,7 +287,7 @@ REFUSED = {
         r"video_attention_mask must be \(2, 1, 3\), True for each frame present; got \(2, 2\)",
     ),
     "lonely video mask": ({"video_attention_mask": torch.ones(2, 2)}, "video_attention_mask was given without pi"),
-    "no clip dimension": ({"input_features": torch.ones(2, 12)}, r"input_features must be float \(B, A, ...\)"),
+    "no clip dimension": ({"input_features": torch.ones(2, 12)}, r"input_features must be float \(B, frames, 8\)"),
     "clips": ({"input_features": torch.ones(2, 4, 12, 8)}, "4 clips per context were given, but max_clips=3"),
     "both infinities": ({"pixel_values": torch.tensor([1.0, -1.0]).view(2, 1, 1, 1).expand(2, 3, 16, 16) / 0}, "NaN"),
     "NaN sound": ({"input_features": torch.ones(2, 1, 12, 8) / 0}, "input_features hold NaN or infinite values"),

@@ -317,6 +317,45 @@ def test_short_sounds_train_under_spec_augment(kind):
     assert torch.isfinite(loss) and model.model.audio_projector.weight.grad.abs().sum() > 0
 
 
+# One sound: name -> settings, how it is heard, how that is written.
+HEARD = {
+    "clap_audio_model": ({**_CLAP, "model_type": "clap_audio_model"}, (1, 101, 8), r"\(B, 1, frames, 8\)"),
+    "clap, fusion": (
+        {**_CLAP, "model_type": "clap_audio_model", "enable_fusion": True, "fusion_type": "aff_2d"},
+        (4, 101, 8), r"\(B, 1 or 4, frames, 8\)",
+    ),
+    "audio-spectrogram-transformer": (
+        {**WINDOWS["audio-spectrogram-transformer"][0], "model_type": "audio-spectrogram-transformer"},
+        (48, 32), r"\(B, frames, 32\)",
+    ),
+    "whisper": ({**WINDOWS["whisper"][0], "model_type": "whisper"}, (8, 20), r"\(B, 8, frames\)"),
+    **{
+        name: (settings, (length, bands), rf"\(B, frames, {bands}\)")
+        for name, (settings, length, bands) in AUDIO.items() if bands is not None
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HEARD)
+def test_features_of_another_shape_than_the_tower_hears_are_refused_in_words(kind):
+    """Some towers cut or fold what they cannot hear, and others fail inside."""
+    settings, shape, words = HEARD[kind]
+    model, ids = hearing(settings), torch.tensor([[1]])
+    good = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        given = {mode: model(ids, input_features=value).logits for mode, value in ((1, good), (2, good[:, None]))}
+    assert torch.equal(given[1], given[2])  # with and without the dimension of the clips
+    others = [good[:, :1].repeat_interleave(count, 1) for count in ((2, 3) if shape[0] == 4 else (2, 4))]
+    bands = 1 if kind == "whisper" else -1
+    wrong = [torch.cat([good, good], bands), good.narrow(bands, 0, good.shape[bands] - 1), good[None, None]]
+    for features in [*wrong, *(others if len(shape) == 3 else ())]:
+        for clips in (features, features[:, None]) if features.ndim == good.ndim else (features,):
+            with pytest.raises(ValueError, match=f"input_features must be float {words}.*got torch.float32") as error:
+                model(ids, input_features=clips)
+            assert str(tuple(clips.shape)) in str(error.value)
+            assert ('truncation="rand_trunc"' in str(error.value)) == (kind == "clap_audio_model")
+
+
 def test_a_mask_with_holes_is_refused():
     model = hearing(AUDIO["wav2vec2 group"][0])
     mask = torch.ones(1, 1, 900, dtype=torch.bool)
