@@ -265,7 +265,8 @@ def _fit_processor(made: Start, arguments: RunArguments) -> None:
     if KINDS[arguments.task].whole_texts and not made.processor.add_eos_token:
         made.processor.add_eos_token = True
         made.told.append("texts are read to their end: the processor closes them with eos")
-    asks = KINDS[arguments.task].writes and made.model.config.has_text_encoder
+    config = made.model.config
+    asks = KINDS[arguments.task].writes and config.has_text_encoder and not config.decoder_sees_media
     if asks and made.processor.prompt_to != "context":
         made.processor.prompt_to = "context"
         made.told.append("questions go to the text encoder (prompt_to='context')")

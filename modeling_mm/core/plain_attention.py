@@ -28,7 +28,9 @@ def eager_attention_forward(
     A query without a key gives exactly zero, as in SDPA and flex attention; a softmax over a row of equal minima would
     give the mean of all values instead.
     """
-    scores = capped(_by_heads(query, key.transpose(2, 3)) * scaling, module.softcap)
+    groups = module.num_key_value_groups  # repeat_interleave(1) would copy what is in one piece, too, as a cache's
+    key, value = (one.repeat_interleave(groups, 1) if groups > 1 else one.contiguous() for one in (key, value))
+    scores = capped(torch.matmul(query, key.transpose(2, 3)) * scaling, module.softcap)
     if attention_mask is not None and attention_mask.dtype == torch.bool:  # made for SDPA, as generate() does
         closed = torch.finfo(scores.dtype).min
         attention_mask = torch.zeros_like(attention_mask, dtype=scores.dtype).masked_fill(~attention_mask, closed)
@@ -39,14 +41,7 @@ def eager_attention_forward(
         has_key = attention_mask.amax(dim=-1, keepdim=True) > torch.finfo(attention_mask.dtype).min / 2
         weights = weights * has_key
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return _by_heads(weights, value).transpose(1, 2).contiguous(), weights
-
-
-def _by_heads(rows: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
-    """(B, H, Q, X) times (B, Hkv, X, Y): the heads that share a matrix are more rows of it, which copies nothing."""
-    count = rows.shape[2]
-    product = torch.matmul(rows.unflatten(1, (shared.shape[1], -1)).flatten(2, 3), shared)
-    return product.unflatten(2, (-1, count)).flatten(1, 2)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
 # Scores of a head, beyond which they take more memory than their speed is worth.

@@ -116,6 +116,12 @@ def test_words_that_the_tokenizer_does_not_know_are_told(settings, tmp_path, col
     assert not any("UNKNOWN" in line for line in said)
 
 
+def test_a_model_that_was_asked_by_its_decoder_goes_on_so(settings):
+    """Its captions were learned without a context text: with one the loss began at that of a new model."""
+    _, said = run(settings(config={"share_text_encoder": True}, max_steps=1))
+    assert not any("prompt_to" in line for line in said)
+
+
 def test_a_calibration_is_not_handed_on(settings, small_model, tmp_path):
     """It is of the weights that the run changes, and none is used without a word."""
     model = mm.MMForConditionalGeneration.from_pretrained(small_model)
