@@ -104,14 +104,21 @@ def wait(driver, found, seconds=60):
 
 
 def open_tab(driver, name):
+    """The panel of a tab, once it is shown in place of the one before and has something to fill in."""
     tabs = driver.find_elements("css selector", "button[role=tab]")
-    driver.execute_script(
-        "arguments[0].click()", next(tab for tab in tabs if name in tab.get_attribute("textContent"))
-    )
-    return wait(
-        driver,
-        lambda: next((p for p in driver.find_elements("css selector", "[role=tabpanel]") if p.is_displayed()), None),
-    )
+    tab = next(tab for tab in tabs if name in tab.get_attribute("textContent"))
+    driver.execute_script("arguments[0].click()", tab)
+    wait(driver, lambda: tab.get_attribute("aria-selected") == "true")
+
+    def shown():
+        (panel, *more) = [p for p in driver.find_elements("css selector", "[role=tabpanel]") if p.is_displayed()] or [
+            0
+        ]
+        is_whole = panel and not more and panel.find_elements("css selector", "input, textarea, button")
+        return panel if is_whole else None
+
+    time.sleep(0.2)
+    return wait(driver, shown)
 
 
 def give(driver, panel, path):
