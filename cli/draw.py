@@ -61,7 +61,7 @@ def draw(
     rows: list[tuple[str, list[Image.Image], list[float | None]]] = []
     for start in range(0, len(asked), batch_size):
         batch = asked[start : start + batch_size]
-        inputs = processor(**drawing_texts(drawer, batch), return_tensors="pt").to(drawer.device)
+        inputs = processor(**drawing_texts(drawer, processor, batch), return_tensors="pt").to(drawer.device)
         ids = drawer.draw(**inputs, num_return_sequences=n, **settings)
         pictures = processor.decode_images(ids)
         for place, text in enumerate(batch):

@@ -36,8 +36,7 @@ class MMPreferenceCollator:
                 f"final_logit_softcapping={bare.config.final_logit_softcapping} caps this model's logits, which TRL "
                 "computes from the decoder's states and lm_head without it. Models without it are accepted"
             )
-        asks = "context_text" if bare.config.has_text_encoder else "text"
-        self.collate, self._prompt = MMDataCollator(processor, **settings), asks
+        self.collate, self._prompt = MMDataCollator(processor, **settings), processor.prompt_side(bare.config)
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         rows = [self._row(sample, side) for side in ("chosen", "rejected") for sample in samples]

@@ -204,10 +204,9 @@ class MMVQAPipeline(MMCaptioningPipeline):
         return [{"answer": answers[i], "score": scores[i]} for i in model_outputs["indices"][0].tolist()]
 
 
-def drawing_texts(model: Any, texts: list[str]) -> dict[str, Any]:
-    """What the processor takes of texts to draw: context texts, or without a text encoder prompts."""
-    side = "context_text" if model.config.has_text_encoder else "text"
-    return {side: [composed(text) for text in texts], "add_eos_token": False}
+def drawing_texts(model: Any, processor: Any, texts: list[str]) -> dict[str, Any]:
+    """What the processor takes of texts to draw: context texts for a text encoder, or prompts."""
+    return {processor.prompt_side(model.config): [composed(text) for text in texts], "add_eos_token": False}
 
 
 def check_draws(model: Any, processor: Any) -> None:
@@ -250,7 +249,7 @@ class MMTextToImagePipeline(MMPipeline):
         self, model_inputs, **drawing
     ):
         texts = [model_inputs["text"]] if isinstance(model_inputs["text"], str) else model_inputs["text"]
-        ids = self.model.draw(**self.inputs(**drawing_texts(self.model, texts)), **drawing)
+        ids = self.model.draw(**self.inputs(**drawing_texts(self.model, self.processor, texts)), **drawing)
         return {"ids": ids.unflatten(0, (len(texts), -1))}
 
     def postprocess(  # pyright: ignore[reportIncompatibleMethodOverride]: own options

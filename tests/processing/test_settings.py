@@ -86,3 +86,21 @@ def test_a_call_refuses_limits(name, value):
 def test_feature_extractors_are_looked_at_too(kind, name, value):
     with pytest.raises(ValueError, match=f"{kind.__name__}: {name}={value!r}; accepted are finite numbers"):
         MMProcessor(None, None, kind(**{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "prompt_to", "side"),
+    [
+        ({}, "decoder", "text"),
+        ({}, "context", "text"),
+        ({"text_encoder_config": "tiny"}, "decoder", "context_text"),
+        ({"share_text_encoder": True}, "decoder", "text"),
+        ({"share_text_encoder": True}, "context", "context_text"),
+        ({"share_text_encoder": True, "fusion_type": "co_attention"}, "decoder", "context_text"),
+    ],
+)
+def test_a_prompt_goes_where_the_model_reads_it(tiny_config, fields, prompt_to, side):
+    tokenizer = AutoTokenizer.from_pretrained("checkpoints/mm-tiny")
+    assert (
+        MMProcessor(MMImageProcessorPil(), tokenizer, prompt_to=prompt_to).prompt_side(tiny_config(**fields)) == side
+    )
