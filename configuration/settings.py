@@ -106,8 +106,10 @@ def range_faults(config: Any) -> list[str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
+    """` (did you mean 'x'?)`, or nothing. Close in spelling, else the only one that has the name as its last word."""
+    known = list(known)
+    ending = [one for one in known if one.endswith(f"_{name}")]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7) or (ending if len(ending) == 1 else [])
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

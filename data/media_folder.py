@@ -66,7 +66,9 @@ class MediaFolder:
         try:
             return path.relative_to(os.path.normpath(self.root)).as_posix()
         except ValueError:
-            raise LookupError(f"{name!r} lies outside of {self.root}; give media=, a folder that holds it") from None
+            raise LookupError(
+                f"{name!r} lies outside of {self.root}; give media= (--media), a folder that holds it"
+            ) from None
 
     def unused(self) -> list[str]:
         """The media files that nothing named."""

@@ -167,7 +167,9 @@ def _task_of(architectures: list[str], source: str) -> str:
     for name in architectures:
         if name in by_class:
             return by_class[name]
-    raise ValueError(f"{source!r} is of {architectures or 'no class'}, which no task evaluates: say which, task=...")
+    raise ValueError(
+        f"{source!r} is of {architectures or 'no class'}, which no task evaluates: say which with task= (--task)"
+    )
 
 
 def _samples(

@@ -9,7 +9,15 @@ from transformers import Seq2SeqTrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_available
 
 from mm.training.arguments import TASKS
-from mm.training.recipe import known_keys, make_arguments, read_recipe, read_words, run_arguments, shipped_recipes
+from mm.training.recipe import (
+    check_keys,
+    known_keys,
+    make_arguments,
+    read_recipe,
+    read_words,
+    run_arguments,
+    shipped_recipes,
+)
 
 
 def test_words_are_read_in_every_way_that_they_can_be_given():
@@ -155,3 +163,11 @@ def test_deepspeed_is_refused_in_words_where_it_cannot_run(tmp_path):
             make_arguments({**given, "deepspeed": settings})
     with pytest.raises(ValueError, match="no such file"):
         make_arguments({**given, "deepspeed": "none.json"})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [("epochs", "did you mean 'num_train_epochs'"), ("batch_size", "no setting 'batch_size';")]
+)
+def test_a_setting_by_its_last_word_is_told_whole_where_only_one_ends_so(given, words):
+    with pytest.raises(ValueError, match=words):
+        check_keys([given])
