@@ -9,7 +9,7 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, max_pool2d
+from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolate, max_pool2d
 
 # Each draw is one column of `_draws`: (low, high) of a uniform number.
 RANGES = {
@@ -27,6 +27,15 @@ RANGES = {
     "outline": (0.0, 1.0),  # below 0.3: drawn with black contours
     "grey": (0.0, 1.0),  # below 0.07: without colour
 }
+# Of `vary`, for each picture: of numbers in 0..1 the one below which it is done, and how much.
+VARIED = {
+    "mixed": (0.0, 1.0),  # below 0.25: another drawing of the same is laid over it
+    "share": (0.15, 0.5),  # of that other drawing
+    "flat": (0.0, 1.0),  # below 0.15: few shades
+    "shades": (3.0, 7.0),
+    "warped": (0.0, 1.0),  # below 0.5
+}
+KNOTS, WARP = 4, 0.05  # points a side that move, and how far, of half the side
 
 
 def draws(indices: list[int], view: int, seed: int) -> dict[str, Tensor]:
@@ -43,6 +52,23 @@ def augment(pictures: Tensor, drawn: dict[str, Tensor]) -> Tensor:
     pictures = _move(pictures, drawn)
     pictures = _recolour(pictures, drawn)
     return torch.where((drawn["blur"] < 0.2).view(-1, 1, 1, 1), _blur(pictures), pictures).clamp(0, 1)
+
+
+def vary(pictures: Tensor, others: Tensor, indices: list[int], view: int, seed: int) -> Tensor:
+    """float (n, 3, S, S) -> the same, mixed with other drawings of the same things, flattened, and warped: what
+    another vendor's drawing may have otherwise. A function of seed, view and the pictures' indices."""
+    generators = [np.random.default_rng((seed, view, index, 1)) for index in indices]
+    low, high = (np.array([bounds[side] for bounds in VARIED.values()]) for side in (0, 1))
+    rows = np.stack([low + one.random(len(VARIED)) * (high - low) for one in generators])
+    drawn = dict(zip(VARIED, torch.from_numpy(rows).float().T[..., None, None, None], strict=True))
+    moved = torch.from_numpy(np.stack([one.normal(0, WARP, (2, KNOTS, KNOTS)) for one in generators])).float()
+    pictures = torch.where(drawn["mixed"] < 0.25, torch.lerp(pictures, others, drawn["share"]), pictures)
+    shades = drawn["shades"].round()
+    pictures = torch.where(drawn["flat"] < 0.15, (pictures * shades).round() / shades, pictures)
+    moved = moved * (drawn["warped"] < 0.5)
+    fields = interpolate(moved, pictures.shape[-2:], mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+    still = affine_grid(torch.eye(2, 3).expand(len(pictures), 2, 3), list(pictures.shape), align_corners=False)
+    return 1 - grid_sample(1 - pictures, still + fields, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def _move(pictures: Tensor, drawn: dict[str, Tensor]) -> Tensor:

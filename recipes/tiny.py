@@ -5,10 +5,15 @@
     python -m mm.recipes.tiny --start runs/mm-tiny-en/model --output runs/mm-tiny --resume
 
 It gives a captioner another vocabulary and goes on: the decoder keeps its layers (the neurons of each MLP that
-weigh most) and what it knew of its words. First it learns alone, on features of the frozen tower that are computed
-once; then the tower's late stages learn with it, on fresh views in every epoch. One decoder writes names and answers
-("lm") and reads names to compare them with pictures ("itc"). Training looks at six styles of the 1301 seen names;
-Twemoji, a style that it never sees, is the development set.
+weigh most) and what it knew of its words. One decoder writes names and answers ("lm") and reads names to compare them
+with pictures ("itc").
+
+decoder      alone, on features of the frozen tower that are computed once
+late_stages  the tower's late stages with it, on fresh views in every epoch
+long         the same on views that vary more, compared with the last MEMORY drawings and names too; names and search
+             words are taught to mean what they mean to MiniLM; the weights are the mean of the last epochs'
+
+Training looks at six styles of the 1301 seen names; Twemoji, a style that it never sees, is the development set.
 """
 
 import argparse
@@ -18,12 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoProcessor, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..configuration.mm import MMConfig
 from ..evaluation.captions import exact_match
+from ..modeling_mm.losses.momentum import MomentumContrast
+from ..modeling_mm.losses.positive_pairs import Pairs
 from ..modeling_mm.tasks.generation import MMForConditionalGeneration
 from ..modeling_mm.tasks.pretraining import MMForPreTraining
 from ..modeling_mm.tasks.retrieval import MMForImageTextRetrieval
@@ -34,7 +42,7 @@ from .emoji import DEV_VENDOR, TRAIN_VENDORS, EmojiItem, load_items, pictures, s
 from .emoji_captions import CLOCK, FROZEN_STAGES, freeze_early_stages, parameter_groups
 from .languages import LANGUAGES, names_by_language, token_of
 from .package import build_image_processor
-from .tiny_data import Lessons, Names, Questions, rows_of
+from .tiny_data import Lessons, Names, Questions, Words, rows_of
 
 PACKAGED = Path(__file__).resolve().parents[1] / "checkpoints" / "mm-tiny"
 PIECES = 3072
@@ -43,6 +51,9 @@ BATCH = 24  # drawings, beside Questions.PICTURES
 LOSSES = {"lm": 1.0, "itc": 0.25}
 DECODER_RATE, RATE = 7e-4, 3e-4  # the highest of each phase
 QUESTIONS = 0.3  # weight of the answers' loss beside that of the names
+EMBEDDING = 96
+# Of the long phase: embeddings that are remembered, weights of the losses, the end of the rate, epochs in the mean.
+MEMORY, LONG_ITC, LONG_WORDS, LEAST_RATE, AVERAGED = 960, 0.5, 0.5, 0.05, 12
 
 
 class Learner(MMForPreTraining):
@@ -50,37 +61,55 @@ class Learner(MMForPreTraining):
 
     captioner: MMForConditionalGeneration
     retriever: MMForImageTextRetrieval
+    contrast: MomentumContrast
 
     def __init__(self, config: MMConfig):
         super().__init__(config)
         captioner, retriever = MMForConditionalGeneration(config), MMForImageTextRetrieval(config)
         captioner.lm_head, retriever.itc_head = self.lm_head, self.itc_head
         captioner.model = retriever.model = self.model
-        self.__dict__.update(captioner=captioner, retriever=retriever)  # no parts: their weights are this model's
+        # no parts: their weights are this model's, and what is remembered is not saved
+        contrast = MomentumContrast(MEMORY, EMBEDDING)
+        self.__dict__.update(captioner=captioner, retriever=retriever, contrast=contrast)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, drawings: dict, written: list, found: list, asked: dict, answered: list
-    ) -> dict[str, torch.Tensor]:
+        self, drawings: dict, written: list, found: list, asked: dict, answered: list,
+        concepts: torch.Tensor | None = None, words: dict | None = None,
+    ) -> dict[str, torch.Tensor]:  # fmt: skip
         """The losses of rows about drawings and of rows about the pictures that are asked about; of both, either
-        visual_embeds or pixel_values."""
+        visual_embeds or pixel_values. With `words` those of the long phase."""
 
         def features(pictures: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             if "visual_embeds" in pictures:
                 return pictures
             return {"visual_embeds": self.model.vision_tower(**pictures).last_hidden_state.float()}
 
-        def words(batch: dict[str, torch.Tensor], seen: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        def read(batch: dict[str, torch.Tensor], seen: dict) -> tuple[torch.Tensor, torch.Tensor]:
             count = (batch["labels"] != -100).sum()
             return self.captioner(**batch, **seen, return_logits=False).loss * count, count
 
         seen = features(drawings)
-        parts = [words(batch, seen) for batch in written]
+        parts = [read(batch, seen) for batch in written]
         lm = sum(total for total, _ in parts) / sum(count for _, count in parts)
-        itc = self.retriever(**found[0], **seen, return_loss=True).loss
-        answers, count = words(answered[0], features(asked))
-        told = {"lm": lm, "itc": itc, "answers": answers / count}
-        loss = lm + itc + QUESTIONS * told["answers"]  # "itc" comes with its weight
+        answers, count = read(answered[0], features(asked))
+        told = {"lm": lm, "answers": answers / count}
+        if words is None or concepts is None:
+            told["itc"] = self.retriever(**found[0], **seen, return_loss=True).loss  # with its weight
+        else:
+            told["itc"], told["words"] = self._remembered(found[0], seen, concepts, words)
+        loss = lm + told["itc"] + QUESTIONS * told["answers"] + told.get("words", 0)
         return {"loss": loss, **{name: part.detach() for name, part in told.items()}}
+
+    def _remembered(self, found: dict, seen: dict, concepts: torch.Tensor, words: dict) -> tuple[torch.Tensor, ...]:
+        """ "itc" against this batch and those before it, and how far names and words are from what they mean."""
+        meant = words["meant"]
+        output = self.retriever(**found, **seen, return_loss=False)
+        pictures, names = output.image_embeds.float(), output.text_embeds.float()
+        pairs = Pairs(len(pictures), len(names), found["context_index"], image_ids=concepts, gather=False)
+        itc = self.contrast(pictures, names, pictures, names, pairs, self.itc_head.scale())
+        others = self.retriever.encode_text(words["input_ids"], words["attention_mask"]).float()
+        away = 1 - (torch.cat([names, others]) * meant).sum(-1)
+        return LONG_ITC * itc, LONG_WORDS * away.mean()
 
 
 def build_model(start: Path, texts: list[str]) -> tuple[Learner, Any]:
@@ -95,7 +124,7 @@ def build_model(start: Path, texts: list[str]) -> tuple[Learner, Any]:
     text = {"vocab_size": len(tokenizer), "intermediate_size": WIDTH}
     model = Learner(
         MMConfig.preset(
-            "mm-tiny", text_config=text, share_text_encoder=True, projection_dim=96, pretraining_losses=LOSSES
+            "mm-tiny", text_config=text, share_text_encoder=True, projection_dim=EMBEDDING, pretraining_losses=LOSSES
         )
     )
     missing, unknown = model.load_state_dict(old.state_dict(), strict=False)
@@ -125,7 +154,7 @@ def written(model, tokenizer, items: list[EmojiItem], prompt: str = "", batch_si
             pixel_values=normalised(chosen.float() / 255), input_ids=start.expand(len(chosen), -1), max_new_tokens=24,
             do_sample=False,
         )  # fmt: skip
-        found += tokenizer.batch_decode(ids, skip_special_tokens=True)
+        found += tokenizer.batch_decode(ids[:, start.shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in found]
 
 
@@ -153,24 +182,43 @@ class Scores(TrainerCallback):
         print(line, flush=True)
 
 
-def train(model: Learner, lessons: Lessons, options, score: Scores, epochs: int, rate: float) -> None:
-    """One phase with Transformers' Trainer: bf16 autocast, a checkpoint an epoch, resumed if there is one."""
+def train(
+    model: Learner,
+    lessons: Lessons,
+    options,
+    score: Scores,
+    epochs: int,
+    rate: float,
+    kept: int = 1,
+    least: float = 0.0,
+) -> None:
+    """One phase with Transformers' Trainer: bf16 autocast, a checkpoint an epoch, resumed if there is one. The last
+    `kept` checkpoints stay; the rate falls to `least` of its height."""
     groups = parameter_groups(model, rate, rate, weight_decay=0.05)
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
             output_dir=str(options.output / score.phase), num_train_epochs=epochs,
-            per_device_train_batch_size=BATCH, lr_scheduler_type="cosine", warmup_steps=200, max_grad_norm=1.0,
-            bf16=True, use_cpu=True, save_strategy="epoch", save_total_limit=1, logging_steps=50, report_to="none",
+            per_device_train_batch_size=BATCH, lr_scheduler_type="cosine_with_min_lr",
+            lr_scheduler_kwargs={"min_lr_rate": least}, warmup_steps=200, max_grad_norm=1.0, bf16=True,
+            use_cpu=True, save_strategy="epoch", save_total_limit=kept, logging_steps=50, report_to="none",
             seed=SEED, remove_unused_columns=False, disable_tqdm=True,
         ),
         data_collator=_as_it_is,
         train_dataset=lessons,
-        optimizers=(torch.optim.AdamW(groups, betas=(0.9, 0.98)), None),
+        optimizers=(torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True), None),
         callbacks=[score],
     )  # fmt: skip
     found = get_last_checkpoint(trainer.args.output_dir) if options.resume else None
     trainer.train(resume_from_checkpoint=found)
+
+
+def mean_of_the_last(folder: Path, count: int) -> dict[str, torch.Tensor]:
+    """The mean of the weights of the last checkpoints of a phase."""
+    folders = sorted(folder.glob("checkpoint-*"), key=lambda one: int(one.name.split("-")[1]))[-count:]
+    parts = [load_file(one / "model.safetensors") for one in folders]
+    return {name: torch.stack([part[name] for part in parts]).mean(0) if value.is_floating_point() else value
+            for name, value in parts[-1].items()}  # fmt: skip
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -184,6 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/mm-tiny"))
     parser.add_argument("--decoder-epochs", type=int, default=24, help="of the decoder alone")
     parser.add_argument("--epochs", type=int, default=14, help="of decoder and late stages")
+    parser.add_argument("--long-epochs", type=int, default=32, help="of the same, with more to vary and to compare")
     parser.add_argument("--views", type=int, default=4, help="views whose features are computed once")
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args(arguments)
@@ -214,8 +263,15 @@ def main(arguments: list[str] | None = None) -> None:
     for stage in (*list(tower.stages)[FROZEN_STAGES:], tower.head):
         stage.requires_grad_(True)
     freeze_early_stages(model)
-    lessons.look_anew()
+    lessons.look_anew(options.views)
     train(model, lessons, options, scores("late_stages"), options.epochs, RATE)
+    for stage in (*list(tower.stages)[FROZEN_STAGES:], tower.head):
+        vars(stage).pop("forward")  # in bf16
+    new = {item.label for item in load_items([DEV_VENDOR])} - set(names["en"][concept] for concept in known)
+    words = Words(lessons.names, new, EMBEDDING, options.output / "words.npy")
+    lessons.look_anew(options.views + options.epochs, words)
+    train(model, lessons, options, scores("long"), options.long_epochs, RATE, kept=AVERAGED, least=LEAST_RATE)
+    model.load_state_dict(mean_of_the_last(options.output / "long", AVERAGED), strict=False)
 
     minutes = CLOCK.minutes()
     right = exact_match(written(model.captioner, tokenizer, dev), [item.label for item in dev]).value

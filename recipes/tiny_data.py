@@ -1,10 +1,11 @@
-"""Batches of the recipe of mm-tiny: drawings with names in six languages, and easy-VQA's pictures with questions.
+"""Batches of the recipe of mm-tiny: drawings with names in six languages, easy-VQA's pictures with questions, words.
 
-n drawings, R rows of T tokens, S tokens of width Dv from the frozen tower.
+n drawings, R rows of T tokens, S tokens of width Dv from the frozen tower, P numbers of an embedding.
 """
 
+import functools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,16 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
+from transformers import BertModel, BertTokenizer
 
 from ..processing.images.processor import MMImageProcessorPil
 from ..processing.vocabulary import PAD
-from .augment import augment, draws
+from .augment import augment, draws, vary
 from .drawings import SEED, SIZE, normalised
 from .easy_vqa import load_pictures_and_questions
 from .emoji import EmojiItem, pictures
 from .languages import token_of
+from .sources import minilm_directory
 
 OTHERS = 3  # languages beside English, for each drawing in a batch
 # What a colour is called is asked, so it stays.
@@ -30,14 +33,20 @@ PLAIN = {"hue": 0.0, "saturation": 1.0, "brightness": 0.0, "contrast": 1.0, "out
 def rows_of(texts: list[str], tokenizer, prompts: list[str]) -> dict[str, torch.Tensor]:
     """input_ids, attention_mask and labels (R, T); bos and what stands in a row's prompt, such as the token of its
     language, are no labels: else the model would choose a language where none is asked for."""
-    rows = tokenizer(texts).input_ids
-    skipped = [len(ids) - 1 for ids in tokenizer(prompts).input_ids]
+    rows = [ids_of(tokenizer, text) for text in texts]
+    skipped = [len(ids_of(tokenizer, prompt)) - 1 for prompt in prompts]
     ids = torch.full((len(rows), max(map(len, rows))), PAD)
     labels = torch.full_like(ids, -100)
     for line, target, row, start in zip(ids, labels, rows, skipped, strict=True):
         line[: len(row)] = torch.tensor(row)
         target[start : len(row)] = torch.tensor(row[start:])
     return {"input_ids": ids, "attention_mask": (ids != PAD).long(), "labels": labels}
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def ids_of(tokenizer, text: str) -> tuple[int, ...]:
+    """Of a text that comes again in every epoch."""
+    return tuple(tokenizer(text).input_ids)
 
 
 @dataclass
@@ -49,9 +58,14 @@ class Names:
     by_language: dict[str, dict[str, str]]
     tokenizer: Any
 
-    def of(self, indices: list[int], epoch: int) -> dict[str, list[dict[str, torch.Tensor]]]:
+    @functools.cached_property
+    def concepts(self) -> dict[str, int]:
+        """A number for each thing that is drawn."""
+        return {concept: number for number, concept in enumerate(sorted({item.concept for item in self.items}))}
+
+    def of(self, indices: list[int], epoch: int) -> dict[str, Any]:
         """written: rows with labels and context_index (R,), the shorter half and the longer half; found: one row for
-        each drawing."""
+        each drawing; concepts: int64 (n,), what it shows."""
         languages = list(self.by_language)
         written, found = [], []
         for place, index in enumerate(indices):
@@ -60,7 +74,7 @@ class Names:
             chosen = ["en", *draw.sample([one for one in languages if one != "en"], OTHERS)]
             written += [(token_of(language) + names[language], place, token_of(language)) for language in chosen]
             found.append((names["en" if draw.random() < 0.5 else draw.choice(languages)], place, ""))
-        written.sort(key=lambda row: len(self.tokenizer(row[0]).input_ids))
+        written.sort(key=lambda row: len(ids_of(self.tokenizer, row[0])))
         half = len(written) // 2
         parts = [[*zip(*rows, strict=True)] for rows in (written[:half], written[half:], found)]
         made = [
@@ -68,7 +82,53 @@ class Names:
             for texts, places, told in parts
         ]
         del made[2]["labels"]
-        return {"written": made[:2], "found": made[2:]}
+        concepts = torch.tensor([self.concepts[self.items[index].concept] for index in indices])
+        return {"written": made[:2], "found": made[2:], "concepts": concepts}
+
+
+class Words:
+    """What names and search words mean, as MiniLM tells it: vectors of length 1, by their first principal components.
+
+    names: (concepts, P), of the English names; words: the search words of the drawings, except those that are a name
+    in `left_out`; meant: (words, P).
+    """
+
+    COUNT = 24  # beside every batch of drawings
+
+    def __init__(self, names: Names, left_out: set[str], width: int, file: Path):
+        english, self.tokenizer = names.by_language["en"], names.tokenizer
+        called = [english[concept] for concept in names.concepts]
+        tags = {tag.lower() for item in names.items for tag in item.tags}
+        self.words = sorted(tags - left_out - set(called))
+        if not file.exists():
+            np.save(file, sentence_vectors([*called, *self.words]))
+        vectors = torch.from_numpy(np.load(file))
+        vectors = vectors - vectors.mean(0)
+        components = torch.linalg.svd(vectors, full_matrices=False)[2][:width]
+        vectors = torch.nn.functional.normalize(vectors @ components.T, dim=-1)
+        self.names, self.meant = vectors[: len(called)], vectors[len(called) :]
+
+    def chosen(self, batch: int, epoch: int, concepts: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Rows of some words; meant: (n + COUNT, P), of the names of concepts (n,) and then of the words."""
+        places = random.Random(f"{SEED} {epoch} {batch} words").sample(range(len(self.words)), self.COUNT)
+        rows = rows_of([self.words[place] for place in places], self.tokenizer, [""] * len(places))
+        del rows["labels"]
+        return {**rows, "meant": torch.cat([self.names[concepts], self.meant[places]])}
+
+
+@torch.no_grad()
+def sentence_vectors(texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+    """float32 (n, 384), of length 1: the means of MiniLM's last states."""
+    folder = minilm_directory()
+    tokenizer, model = BertTokenizer.from_pretrained(folder), BertModel.from_pretrained(folder).eval()
+    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+    found = torch.zeros(len(texts), model.config.hidden_size)
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        inputs = tokenizer([texts[place] for place in places], padding=True, return_tensors="pt")
+        mask = inputs["attention_mask"][..., None]
+        found[places] = (model(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1)
+    return torch.nn.functional.normalize(found, dim=-1).numpy()
 
 
 class Questions:
@@ -104,10 +164,12 @@ class Questions:
 
 class Lessons(Dataset):
     """Batches of drawings and of questions. Each epoch sees another view of each picture, as pixels; after
-    `store_features` one of `views` views, as features of the tower, float16 (views, n, S, Dv)."""
+    `store_features` one of `views` views, as features of the tower, float16 (views, n, S, Dv). With `words` there are
+    search words in each batch, and views vary more."""
 
     def __init__(self, names: Names, questions: Questions, views: int):
         self.names, self.questions, self.views, self.epoch = names, questions, views, 0
+        self.first_view, self.words = views, None
         self.pixels = torch.from_numpy(pictures(names.items, SIZE, crop=True)).permute(
             0, 3, 1, 2
         )  # uint8 (n, 3, S, S)
@@ -115,7 +177,24 @@ class Lessons(Dataset):
 
     def drawing(self, indices: list[int], number: int) -> torch.Tensor:
         """Normalised pixels (n, 3, S, S) of one view."""
-        return normalised(augment(self.pixels[indices].float() / 255, draws(indices, number, SEED)))
+        pixels = self.pixels[indices].float() / 255
+        if self.words is not None:
+            others = self.pixels[[self._other(index, number) for index in indices]].float() / 255
+            pixels = vary(pixels, others, indices, number, SEED)
+        return normalised(augment(pixels, draws(indices, number, SEED)))
+
+    @functools.cached_property
+    def _same(self) -> dict[str, list[int]]:
+        """The drawings of each concept."""
+        found: dict[str, list[int]] = {}
+        for index, item in enumerate(self.names.items):
+            found.setdefault(item.concept, []).append(index)
+        return found
+
+    def _other(self, index: int, number: int) -> int:
+        """Another drawing of the same, or this one if there is none."""
+        others = [one for one in self._same[self.names.items[index].concept] if one != index]
+        return random.Random(f"{SEED} {number} {index} other").choice(others or [index])
 
     def store_features(self, tower: Any, folder: Path) -> None:
         """Computes the features of a tower that is frozen, or reads them from the folder."""
@@ -124,9 +203,9 @@ class Lessons(Dataset):
         asked = stored_features(folder / "questions.npy", tower, self.questions.view, count, self.views)
         self.tables = drawings, asked
 
-    def look_anew(self) -> None:
-        """Views after the stored ones, as pixels."""
-        self.tables, self.epoch = None, 0
+    def look_anew(self, first_view: int, words: Words | None = None) -> None:
+        """Views from a number on, as pixels."""
+        self.tables, self.epoch, self.first_view, self.words = None, 0, first_view, words
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -135,17 +214,21 @@ class Lessons(Dataset):
         return len(self.names.items)
 
     def __getitems__(self, indices: list[int]) -> dict[str, Any]:
-        """{"drawings", "written" and "found": rows about them, "asked": pictures, "answered": rows about those}."""
+        """{"drawings", "written" and "found": rows about them, "concepts", "asked": pictures, "answered": rows about
+        those, and "words"}."""
         places, asked = self.questions.chosen(indices[0], self.epoch)
         if self.tables is None:
-            view = self.views + self.epoch
+            view = self.first_view + self.epoch
             drawn = {"pixel_values": self.drawing(indices, view)}
             shown = {"pixel_values": self.questions.view(places, view)}
         else:
             view, (drawings, questions) = self.epoch % self.views, self.tables
             drawn = {"visual_embeds": drawings[view, indices].float()}
             shown = {"visual_embeds": questions[view, places].float()}
-        return {"drawings": drawn, **self.names.of(indices, self.epoch), "asked": shown, "answered": [asked]}
+        named = self.names.of(indices, self.epoch)
+        if self.words is not None:
+            named["words"] = self.words.chosen(indices[0], self.epoch, named["concepts"])
+        return {"drawings": drawn, **named, "asked": shown, "answered": [asked]}
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import torch
 
-from mm.recipes.augment import RANGES, augment, draws
+from mm.recipes.augment import RANGES, augment, draws, vary
 
 
 def pictures(count: int = 6) -> torch.Tensor:
@@ -38,3 +38,22 @@ def test_blank_paper_stays_white():
     blank = torch.ones(4, 3, 32, 32)
     for view in range(5):
         torch.testing.assert_close(augment(blank, draws([0, 1, 2, 3], view, seed=0)), blank, rtol=0, atol=1e-6)
+
+
+def test_drawings_vary_by_seed_view_and_picture_alone_and_keep_paper_white():
+    others = pictures().flip(0)
+    together = vary(pictures(), others, [7, 3, 9, 0, 4, 5], view=2, seed=1)
+    assert together.shape == (6, 3, 32, 32) and 0 <= float(together.min()) and float(together.max()) <= 1
+    alone = [vary(pictures()[i : i + 1], others[i : i + 1], [k], 2, 1) for i, k in enumerate([7, 3, 9, 0, 4, 5])]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-6)
+    assert not torch.equal(vary(pictures(), others, [7, 3, 9, 0, 4, 5], view=3, seed=1), together)
+    blank = torch.ones(3, 3, 32, 32)
+    torch.testing.assert_close(vary(blank, blank, [0, 1, 2], 0, 0), blank, rtol=0, atol=1e-6)
+
+
+def test_some_drawings_are_mixed_and_the_others_are_not():
+    black, red = torch.zeros(40, 3, 32, 32), torch.zeros(40, 3, 32, 32)
+    red[:, 0] = 1.0
+    seen = vary(black, red, list(range(40)), view=0, seed=0)[:, :, 12:20, 12:20]
+    mixed = seen[:, 0].amax((1, 2)) > 0.1
+    assert 4 <= int(mixed.sum()) <= 18 and float(seen[:, 0].max()) <= 0.67 and float(seen[:, 1:].max()) < 0.01

@@ -36,6 +36,24 @@ def test_gradients_in_bf16_are_those_of_fp32_rounded_once(biased, frozen):
     assert torch.equal(convolved(*asked, *geometry), plain)
 
 
+@pytest.mark.parametrize("size", [5, 7])
+@pytest.mark.parametrize("sides", [(8, 8), (4, 4), (1, 7), (2, 1), (9, 9)])  # the last is too large for sums
+def test_kernels_larger_than_their_map_have_the_gradients_of_fp32_too(size, sides):
+    generator = torch.Generator().manual_seed(1)
+    shapes = (3, 6, *sides), (6, 1, size, size), (6,)
+    held = [torch.randn(shape, generator=generator).bfloat16() for shape in shapes]
+    geometry = (1, 1), (size // 2, size // 2), 6
+    grads = [
+        gradients(
+            lambda *inputs: convolved(*inputs, *geometry),
+            *(part.detach().to(dtype, copy=True).requires_grad_() for part in held),
+        )
+        for dtype in (torch.bfloat16, torch.float32)
+    ]
+    for grad, exact in zip(*grads, strict=True):
+        torch.testing.assert_close(grad.float(), exact, rtol=2**-8, atol=1e-5)
+
+
 def test_only_depthwise_convolutions_in_bf16_that_learn_are_changed():
     pixels, kernel = torch.randn(1, 4, 5, 5), torch.randn(4, 1, 3, 3)
     learns = pixels.bfloat16().requires_grad_()
