@@ -26,15 +26,15 @@ def list_settings() -> str:
 
 def train(words: Sequence[str], say: Callable[[str], object]) -> int:
     """Trains by a recipe. Returns the exit code: 0; 130 where Ctrl-C ended it, 143 where SIGTERM did."""
-    arguments = run_arguments(words)
+    phases = run_arguments(words)
     try:
-        from ..training.run import train
+        from ..training.run import train_phases
 
-        result = train(arguments, say)
+        result = train_phases(phases, say)
     except ImportError as fault:  # of an extra, or of what report_to names
         raise ValueError(f"something is not installed: {fault}") from fault
     except KeyboardInterrupt:
-        found = newest_complete(str(arguments.training.output_dir))
+        found = next(filter(None, (newest_complete(str(one.training.output_dir)) for one in reversed(phases))), None)
         left = "nothing was saved"
         if found is not None:
             left = f"{found} is complete: the same command with --resume goes on from it"

@@ -1,8 +1,14 @@
 """Recipes of `mm train`: YAML or JSON files of settings, and the words of the command line that replace some.
 
 recipe.yaml  ─┐
-              ├─ {"learning_rate": "1e-4", ...} ─ HfArgumentParser ─► RunArguments
+              ├─ {"learning_rate": "1e-4", ...} ─ HfArgumentParser ─► RunArguments, one for each phase
 key=value    ─┘
+
+A recipe may have phases, runs of which each goes on from the model of the one before:
+
+    phases:
+      decoder: {freeze: vision, learning_rate: 1e-3}
+      whole: {learning_rate: 1e-4}
 """
 
 import dataclasses
@@ -22,6 +28,19 @@ from .arguments import TASKS, DataArguments, MMTrainingArguments, ModelArguments
 SHIPPED = Path(__file__).with_name("recipes")
 CLASSES = (DataArguments, ModelArguments, MMTrainingArguments)
 ALIASES = {"output": "output_dir"}
+PHASES = "phases"
+# Of a recipe as a whole: where the first phase starts. The others start from the phase before.
+STARTS = (
+    "model",
+    "preset",
+    "vision_tower",
+    "text_tower",
+    "audio_tower",
+    "text_encoder",
+    "processor",
+    "new_vocabulary",
+)
+_PHASE = re.compile(r"[A-Za-z0-9][\w.-]*")
 _ASSIGNED = re.compile(r"([A-Za-z]\w*(?:\.\w+)*)=(.*)", re.S)
 _TRUTHS = ("true", "false", "yes", "no", "1", "0", "t", "f", "y", "n")
 
@@ -116,7 +135,7 @@ def _value(name: str, kind: str | None, left: list[str]) -> Any:
 
 def _kinds() -> dict[str, str]:
     """ "flag", "list" or "one" for each setting, as the parser reads it."""
-    kinds = {"task": "one"}
+    kinds = {"task": "one", PHASES: "one"}
     for action in parser()._actions:
         is_flag = action.type is string_to_bool or action.nargs == 0
         kinds[action.dest] = "flag" if is_flag else "list" if action.nargs == "+" else "one"
@@ -125,7 +144,7 @@ def _kinds() -> dict[str, str]:
 
 def check_keys(names: Sequence[str], where: str = "") -> None:
     """Raises ValueError that names what is close, for settings that there are not."""
-    known = {**known_keys(), "task": None}
+    known = {**known_keys(), "task": None, PHASES: None}
     for name in names:
         first = name.partition(".")[0]
         if first not in known:
@@ -133,14 +152,61 @@ def check_keys(names: Sequence[str], where: str = "") -> None:
             raise ValueError(f"{where}there is no setting {first!r}{near}; mm train --help-all lists all")
 
 
-def run_arguments(words: Sequence[str]) -> RunArguments:
-    """The arguments of a run, from the words of a command line."""
+def run_arguments(words: Sequence[str]) -> list[RunArguments]:
+    """The arguments of a run, from the words of a command line; of a recipe with phases those of each."""
     recipe, given = read_words(words)
     if recipe is None:
         raise ValueError(f"say what to train: one of {', '.join(TASKS)}, or a recipe's file")
     held = {_name(name): value for name, value in read_recipe(recipe).items()}
     check_keys(list(held), f"{recipe}: ")
-    return make_arguments(_replaced(held, given), recipe)
+    return phase_arguments(_replaced(held, given), given, recipe)
+
+
+def phase_arguments(
+    held: Mapping[str, Any], given: Mapping[str, Any], recipe: str | None = None
+) -> list[RunArguments]:
+    """The arguments of each phase, into folders of their names below `output`; of a recipe without phases its own.
+
+    A phase has the recipe's settings, its own in their place, and in place of both those that were given to the run.
+
+    Raises: ValueError for phases that are none, and for unknown names and wrong values in any of them.
+    """
+    phases = held.get(PHASES)
+    if phases is None:
+        return [make_arguments(held, recipe)]
+    if not isinstance(phases, Mapping) or not phases:
+        raise ValueError(
+            f"phases={phases!r:.80}; accepted are names with settings: phases: {{first: {{freeze: vision}}}}"
+        )
+    common = {name: value for name, value in held.items() if name != PHASES}
+    output, before, made = common.get("output_dir"), None, []
+    if not output:
+        raise ValueError("say where the phases go: output (--output FOLDER)")
+    for name, own in phases.items():
+        if not isinstance(name, str) or not _PHASE.fullmatch(name):
+            raise ValueError(f"phases: {name!r} names a folder; letters, digits, '.', '_' and '-' are accepted")
+        if not isinstance(own or {}, Mapping):
+            raise ValueError(f"phases.{name}={own!r:.80}; accepted are settings, such as {{freeze: vision}}")
+        own = {_name(str(key)): value for key, value in (own or {}).items()}
+        check_keys(list(own), f"phases.{name}: ")
+        if wrong := {"output_dir", PHASES, "resume", "dry_run"} & own.keys():
+            raise ValueError(f"phases.{name}: {min(wrong)} is a setting of the whole recipe, not of a phase")
+        if before is not None:  # it goes on from the phase before, unless it says otherwise itself
+            common = {key: value for key, value in common.items() if key not in STARTS}
+            own = own if {"model", "preset", "text_tower"} & own.keys() else {**own, "model": before}
+        told = {
+            key: value for key, value in given.items() if "." not in key and key not in (*STARTS, "output_dir", PHASES)
+        }
+        before = str(Path(str(output)) / name)
+        made.append(make_arguments({**_merged(common, own), **told, "output_dir": before}, recipe))
+    return made
+
+
+def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a phase; single fields of its config replace those of the recipe's."""
+    configs = [one.get("config") for one in (common, own)]
+    more = {"config": {**configs[0], **configs[1]}} if all(isinstance(one, Mapping) for one in configs) else {}
+    return {**common, **own, **more}
 
 
 def train(recipe: str, *, say: Callable[[str], object] = print, **settings: Any) -> Any:
@@ -154,17 +220,17 @@ def train(recipe: str, *, say: Callable[[str], object] = print, **settings: Any)
         say: is given what the command prints, by lines.
         settings: replace those of the recipe; `config` replaces single fields of its config.
 
-    Returns: a TrainResult: model, processor, metrics, log_history, data_report, output_dir.
+    Returns: a TrainResult: model, processor, metrics, log_history, data_report, output_dir; of phases the last's.
     Raises: ValueError, TypeError or OSError for settings and data that do not fit, before anything is trained.
     """
-    from .run import train as run  # with Trainer, which reading a recipe does without
+    from .run import train_phases  # with Trainer, which reading a recipe does without
 
     held = {_name(name): value for name, value in read_recipe(recipe).items()}
     check_keys(list(held), f"{recipe}: ")
     given = {_name(name): value for name, value in settings.items()}
     if isinstance(held.get("config"), Mapping) and isinstance(given.get("config"), Mapping):
         given["config"] = {**held["config"], **given["config"]}
-    return run(make_arguments({**held, **given}, recipe), say)
+    return train_phases(phase_arguments({**held, **given}, given, recipe), say)
 
 
 def make_arguments(settings: Mapping[str, Any], recipe: str | None = None) -> RunArguments:

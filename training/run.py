@@ -3,7 +3,7 @@
 read_samples ─► start ─► task_samples, collator ─► TaskTrainer ─► evaluation ─► save, report, card, manifest
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +16,7 @@ from ..data.sources import MEDIA
 from ..processing.collator import MMDataCollator
 from ..processing.images.limits import MediaDecodeError
 from ..processing.row_faults import RowError
+from ..weights.manifest import NAME as MANIFEST
 from .arguments import RunArguments
 from .card import write_card
 from .checkpoints import checkpoints
@@ -33,6 +34,7 @@ from .verify import write_manifest
 
 LONGEST = 20  # tokens of a generated text, where neither the settings nor the model say how many
 SHEET = "samples.png"
+CONFIG = "config.json"  # that and a manifest are in the folder of a run that came to its end
 Say = Callable[[str], object]
 
 
@@ -107,6 +109,25 @@ def train(arguments: RunArguments, say: Say = print) -> TrainResult:
     result.log_history = list(trainer.state.log_history)
     result.data_report += faults.lines()
     _save(trainer, result, say)
+    return result
+
+
+def train_phases(phases: Sequence[RunArguments], say: Say = print) -> TrainResult:
+    """Each phase by `train`, one after the other. With `resume` a phase that is done is left out; with `dry_run` only
+    the first is planned, as the others start from what it will make. The result is that of the last one that ran."""
+    result: Any = None
+    for number, arguments in enumerate(phases, 1):
+        training = arguments.training
+        tells = say if training.should_log or training.dry_run else _silent
+        folder = Path(str(training.output_dir))
+        if len(phases) > 1:
+            tells(f"phase {number} of {len(phases)}: {folder.name}")
+        if training.resume and number < len(phases) and all((folder / name).is_file() for name in (CONFIG, MANIFEST)):
+            tells(f"{folder} is done already")
+            continue
+        result = train(arguments, say)
+        if result.is_stopped or training.dry_run:
+            break
     return result
 
 

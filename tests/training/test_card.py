@@ -50,7 +50,9 @@ def result(trained, tmp_path, processor):
     def build(*words, task="caption", metrics=METRICS, report=("/home/me/secret/captions.json (coco): 9 rows",)):
         folder = tmp_path / "my-captioner"
         shutil.copytree(trained[0], folder, dirs_exist_ok=True)
-        arguments = run_arguments([task, "--data", "/home/me/secret/captions.json", "--output", str(folder), *words])
+        (arguments,) = run_arguments(
+            [task, "--data", "/home/me/secret/captions.json", "--output", str(folder), *words]
+        )
         history = [{"loss": 1.0, "step": 4}]
         return TrainResult(str(folder), task, trained[1], processor, history, dict(metrics), list(report), arguments)
 

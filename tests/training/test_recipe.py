@@ -89,7 +89,7 @@ def test_settings_of_the_command_line_replace_those_of_the_file(tmp_path):
         "task: caption\ndata: here\noutput: there\nlearning_rate: 1e-4\nbf16: false\nfreeze: [vision, text]\n"
         "config: {fusion_type: merged, max_images: 2}\n"
     )
-    made = run_arguments([str(recipe), "learning_rate=2e-3", "config.max_images=3", "--output", "elsewhere"])
+    (made,) = run_arguments([str(recipe), "learning_rate=2e-3", "config.max_images=3", "--output", "elsewhere"])
     assert made.training.learning_rate == 2e-3 and made.training.output_dir == "elsewhere"
     assert made.model.config == {"fusion_type": "merged", "max_images": 3}
     assert made.model.freeze == "vision,text" and made.data.data == "here" and made.recipe == str(recipe)
