@@ -232,7 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/mm-tiny"))
     parser.add_argument("--decoder-epochs", type=int, default=24, help="of the decoder alone")
     parser.add_argument("--epochs", type=int, default=14, help="of decoder and late stages")
-    parser.add_argument("--long-epochs", type=int, default=32, help="of the same, with more to vary and to compare")
+    parser.add_argument("--long-epochs", type=int, default=24, help="of the same, with more to vary and to compare")
     parser.add_argument("--views", type=int, default=4, help="views whose features are computed once")
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args(arguments)
@@ -270,7 +270,7 @@ def main(arguments: list[str] | None = None) -> None:
     new = {item.label for item in load_items([DEV_VENDOR])} - set(names["en"][concept] for concept in known)
     words = Words(lessons.names, new, EMBEDDING, options.output / "words.npy")
     lessons.look_anew(options.views + options.epochs, words)
-    train(model, lessons, options, scores("long"), options.long_epochs, RATE, kept=AVERAGED, least=LEAST_RATE)
+    train(model, lessons, options, scores("long", every=8), options.long_epochs, RATE, kept=AVERAGED, least=LEAST_RATE)
     model.load_state_dict(mean_of_the_last(options.output / "long", AVERAGED), strict=False)
 
     minutes = CLOCK.minutes()

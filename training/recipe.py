@@ -204,9 +204,10 @@ def phase_arguments(
 
 def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a phase; single fields of its config replace those of the recipe's."""
-    configs = [one.get("config") for one in (common, own)]
-    more = {"config": {**configs[0], **configs[1]}} if all(isinstance(one, Mapping) for one in configs) else {}
-    return {**common, **own, **more}
+    first, second = common.get("config"), own.get("config")
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return {**common, **own, "config": {**first, **second}}
+    return {**common, **own}
 
 
 def train(recipe: str, *, say: Callable[[str], object] = print, **settings: Any) -> Any:
