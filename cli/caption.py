@@ -135,16 +135,20 @@ class Captioner:
         chance = self.calibration.chance(score)
         return Caption(path, words, score, chance, chance < self.calibration.unsure_below)
 
-    def _work(self, media: dict[str, torch.Tensor], numbers: list[int]) -> list[tuple[str, float | None]]:
+    def inputs_of(self, media: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
+        """What generate() is given for `count` media of one kind, as `in_batches` reads them: these and the prompt."""
         model = self.model
         asked = next((row for key, row in self.prompts.items() if key in media), {})
         inputs = {
             name: value.to(model.device, model.dtype if value.is_floating_point() else None)
             for name, value in media.items()
         }
-        inputs |= {name: row.expand(len(numbers), -1) for name, row in asked.items()}
+        return inputs | {name: row.expand(count, -1) for name, row in asked.items()}
+
+    def _work(self, media: dict[str, torch.Tensor], numbers: list[int]) -> list[tuple[str, float | None]]:
+        inputs = self.inputs_of(media, len(numbers))
         start = inputs["input_ids"].shape[1] if self.is_chat else 0  # a caption is what the assistant says
-        return _written(model, self.processor, inputs, self.settings, self.with_scores, start)
+        return _written(self.model, self.processor, inputs, self.settings, self.with_scores, start)
 
 
 def _calibration(model, prompt: str, unsure_below: float | None) -> Calibration | None:
@@ -241,7 +245,8 @@ def print_captions(
 
 def _print_each(files: list[Path], json_lines: bool, results: Faults, options: dict[str, Any]) -> None:
     captions = Captioner(with_scores=json_lines, **options)(files)
-    for path, found in tqdm(zip(files, captions, strict=True), total=len(files), unit=" files", disable=None):
+    hidden = None if len(files) > 1 else True  # where nobody sees a bar, or it would be of one file
+    for path, found in tqdm(zip(files, captions, strict=True), total=len(files), unit=" files", disable=hidden):
         if isinstance(found, MediaDecodeError):
             results.fail(str(path), str(found))
         elif isinstance(results, Results):

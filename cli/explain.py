@@ -1,24 +1,27 @@
 """`mm explain`: captions of pictures, and for each word where in its picture it was read."""
 
+import copy
 import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from ..explaining.explanation import Explanation
-from ..explaining.plot import plot_explanation
+from ..explaining.placing import Seen, seen
+from ..explaining.plot import panel_size, plot_explanation
 from ..processing.images.limits import MediaDecodeError
-from ..processing.media_kinds import in_words, kind_of, other_kind
-from .caption import without_other_bars
-from .long_work import Faults, check_new, check_settings, note_of, processes, settings_kept
+from ..processing.media_kinds import in_words
+from ..processing.reading import in_batches
+from .caption import Captioner, without_other_bars
+from .long_work import Faults, check_new, check_settings, keep, note_of, processes, settings_kept
 from .media_lists import told_media
-from .models import load_model
 from .printing import json_line, printable
 
 DRAWN = (".png", ".svg", ".pdf")
@@ -31,33 +34,50 @@ class Explainer:
         model: folder or Hub id (see `load_model`); None: the one in the package.
         prompt: words that the caption starts with; a model with a text encoder is asked them instead.
         method: as in `model.explain`.
-        device, dtype: as `load_model`.
+        num_beams, batch_size, workers, device, dtype: as of `Captioner`.
     """
 
     def __init__(
         self, model: str | Path | None = None, *, text: str | None = None, prompt: str = "", method: str = "attention",
-        num_beams: int | None = None, device: str | None = None, dtype: str | None = None,
+        num_beams: int | None = None, batch_size: int = 8, workers: int | None = None, device: str | None = None,
+        dtype: str | None = None,
     ):  # fmt: skip
         with without_other_bars():
-            self.model, self.processor = load_model(model, device=device, dtype=dtype)
-        if "image" not in self.model.config.modalities:
-            raise ValueError(f"the model reads {in_words(self.model.config.modalities)}; mm explain gives it pictures")
-        self.text, self.prompt, self.method = text, prompt, method
-        self.settings = {} if num_beams is None else {"num_beams": num_beams}
+            self.captioner = Captioner(
+                model, num_beams=num_beams, prompt=prompt, batch_size=batch_size, workers=workers, device=device,
+                dtype=dtype,
+            )  # fmt: skip
+        self.model, self.processor = self.captioner.model, self.captioner.processor
+        config = self.model.config
+        if "image" not in config.modalities:
+            raise ValueError(f"the model reads {in_words(config.modalities)}; mm explain gives it pictures")
+        if prompt and text is not None and not config.media_in_text and self.processor.prompt_side(config) == "text":
+            raise ValueError("the text that is explained holds its own beginning: leave the prompt out")
+        self.text, self.method = text, method
 
-    def __call__(self, picture: str | Path) -> Explanation:
-        """Raises: MediaDecodeError for a file that cannot be read, or is no picture."""
-        path = Path(picture)
-        if (kind := kind_of(path)) != "image":
-            raise MediaDecodeError(f"cannot read {path.name}: {other_kind(kind, ['image'])}")
-        try:
-            inputs, tokens = explained_inputs(self.model, self.processor, path, self.text, self.prompt)
-        except OSError as error:
-            raise MediaDecodeError(f"cannot read {path.name}: {error.strerror or error}") from None
-        if tokens is None:
-            tokens = self.model.generate(**inputs, **self.settings, return_dict_in_generate=True)
-        (found, *_) = self.model.explain(inputs, tokens, processor=self.processor, pictures=[path], method=self.method)
-        return found
+    def __call__(self, pictures: Sequence[Path]) -> Iterator[tuple[int, Explanation | MediaDecodeError]]:
+        """(number, its explanation) of each picture in order, or why it cannot be read."""
+        captioner = self.captioner
+        return in_batches(
+            pictures, self.processor, ("image",), self._work, captioner.batch_size, captioner.workers,
+            captioner.texts, beside=partial(_small, self.processor),
+        )  # fmt: skip
+
+    def _work(self, media: dict[str, torch.Tensor], numbers: list[int], pictures: list[Seen]) -> list[Explanation]:
+        inputs = self.captioner.inputs_of(media, len(numbers))
+        if self.text is None:
+            tokens = self.model.generate(**inputs, **self.captioner.settings, return_dict_in_generate=True)
+        else:
+            tokens = _rows_of(self.model, self.processor, inputs, self.text, len(numbers))
+        return self.model.explain(
+            inputs, tokens, processor=self.processor, pictures=[[one] for one in pictures], method=self.method
+        )
+
+
+def _small(processor: Any, path: Path) -> Seen:
+    """A picture for its drawing, read where it is read for the model: no larger than it is drawn."""
+    found = seen(processor, path)
+    return Seen(found.picture.resize(panel_size(*found.size)), found.size, found.view)
 
 
 def explain(
@@ -88,26 +108,19 @@ def explain(
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(settings_kept(settings)) + "\n", encoding="utf-8")
     results = Faults(len(files))
-    try:
-        for path in tqdm(todo, unit=" files", disable=True if is_one else None):
-            try:
-                found = explainer(path)
-            except MediaDecodeError as error:
-                results.fail(str(path), str(error))
-                continue
-            if path in drawings and not found.words:
-                results.fail(str(path), f"{path.name} has no drawing: the model wrote no words")
-            elif path in drawings:
-                _draw(found, drawings[path])
-            lines = lines_of(found) if not as_json else [json_line({"path": str(path), **found.to_dict()})]
-            named = "" if is_one or as_json else f"{printable(path.name)}\t"
-            with tqdm.external_write_mode(sys.stdout):
-                for line in lines:
-                    sys.stdout.write(f"{named}{line}\n")
-                sys.stdout.flush()
-    finally:
-        results.close(True)
-    return results.all_read
+
+    def tell(path: Path, found: Explanation) -> None:
+        if path in drawings and not found.words:
+            results.fail(str(path), f"{path.name} has no drawing: the model wrote no words")
+        elif path in drawings:
+            _draw(found, drawings[path])
+        lines = lines_of(found) if not as_json else [json_line({"path": str(path), **found.to_dict()})]
+        named = "" if is_one or as_json else f"{printable(path.name)}\t"
+        for line in lines:
+            sys.stdout.write(f"{named}{line}\n")
+        sys.stdout.flush()
+
+    return keep(results, todo, explainer(todo), dict, tell)
 
 
 def _drawings(
@@ -151,44 +164,42 @@ def _draw(found: Explanation, place: Path) -> None:
 
 
 def explained_inputs(
-    model: Any, processor: Any, picture: Any, text: str | None = None, prompt: str = ""
+    model: Any, processor: Any, picture: Any, text: str | None = None
 ) -> tuple[Any, torch.Tensor | None]:
     """What generate() and explain() are given for a picture, and the whole row int64 (1, T) of `text`; None without.
 
     Where media stand in the text the picture is asked about by the chat template, as `MMProcessor.about` does.
-
-    Raises: ValueError for a text with a prompt, where the text itself is the whole row.
     """
-    config, asked = model.config, {}
-    if config.media_in_text:
-        asked = processor.about("image", prompt)
-        asked["text"] = [asked["text"]]
-    elif prompt:
-        side = processor.prompt_side(config)
-        asked = {side: [prompt]}
-        if text is not None and side == "text":
-            raise ValueError("the text that is explained holds its own beginning: leave the prompt out")
+    asked = processor.about("image", "") if model.config.media_in_text else {}
+    asked |= {"text": [asked["text"]]} if asked else {}
     inputs = processor(images=[picture], **asked, add_eos_token=False, return_tensors="pt").to(model.device)
     inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-    if text is None:
-        return inputs, None
-    if not config.media_in_text:
-        return inputs, processor(text=[text], truncation=False, return_tensors="pt")["input_ids"].to(model.device)
+    return inputs, None if text is None else _rows_of(model, processor, inputs, text, 1)
+
+
+def _rows_of(model: Any, processor: Any, inputs: Any, text: str, count: int) -> torch.Tensor:
+    """Whole rows int64 (count, T) of a text, as if the model had written it about each of `count` pictures."""
+    if not model.config.media_in_text:
+        processor = copy.copy(processor)
+        processor.prompt_to = "decoder"  # the text is what the decoder writes, wherever prompts go
+        row = processor(text=[text], truncation=False, return_tensors="pt")["input_ids"].to(model.device)
+        return row.repeat(count, 1)
     ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
     ends = [] if processor.tokenizer.eos_token_id is None else [processor.tokenizer.eos_token_id]
     row = torch.tensor([[*ids, *ends]], device=model.device)
-    return inputs, torch.cat([inputs["input_ids"], row], dim=1)
+    return torch.cat([inputs["input_ids"], row.repeat(count, 1)], dim=1)
 
 
 def lines_of(found: Explanation) -> list[str]:
     """A heading, and of each word: the word, where its map is greatest (across and down, in percent of the picture),
-    and how much of the map lies in the tenth of the picture that has most of it."""
+    and how much of the map lies in the tenth of the picture that has most of it. Maps are as large as drawings."""
     lines = ["word\tacross\tdown\tin a tenth"]
-    for word, of_word in zip(found.words, found.maps, strict=True):
-        down, across = divmod(int(of_word.argmax()), of_word.shape[1])
-        ordered = sorted(of_word.ravel().tolist(), reverse=True)
-        top = sum(ordered[: max(1, len(ordered) // 10)])
-        height, width = of_word.shape
+    height, width = found.picture_size
+    width, height = panel_size(width, height)
+    for word, of_word in zip(found.words, found.maps_of((height, width)), strict=True):
+        down, across = divmod(int(of_word.argmax()), width)
+        ordered = np.sort(of_word, axis=None)
+        top = float(ordered[-max(1, len(ordered) // 10) :].sum(dtype=np.float64))
         where = f"{100 * (across + 0.5) / width:.0f} %\t{100 * (down + 0.5) / height:.0f} %"
         lines.append(f"{printable(word)}\t{where}\t{top:.2f}")
     return lines

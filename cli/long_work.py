@@ -11,13 +11,15 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
 from ..processing.images.limits import MediaDecodeError
 from .printing import printable
 
+_One = TypeVar("_One", Path, str)
+KEYS = {"path": "files", "query": "queries"}  # what a line of JSON is of, and what several are called
 _FREE = ("batch_size", "workers", "device")  # how the work is done: nothing that is found depends on them
 
 
@@ -46,18 +48,19 @@ def check_new(path: str | os.PathLike | None, option: str) -> None:
 class Faults:
     """The files of a piece of work that fail, listed on stderr at its end.
 
-    Attributes: files: how many there are. faults: (path, reason) of those that failed.
+    Attributes: files: how many there are. faults: (path, reason) of those that failed. key: what a line of JSON calls
+    that which it is of, one of KEYS.
     """
 
-    def __init__(self, files: int):
-        self.files = files
+    def __init__(self, files: int, key: str = "path"):
+        self.files, self.key = files, key
         self.faults: list[tuple[str, str]] = []
 
     def fail(self, path: str, reason: str) -> None:
         self.faults.append((path, reason))
 
     def close(self, complete: bool) -> None:
-        tell_faults(self.faults, len(self.faults), self.files)
+        tell_faults(self.faults, len(self.faults), self.files, KEYS[self.key])
 
     @property
     def all_read(self) -> bool:
@@ -72,6 +75,7 @@ class Results(Faults):
     Args:
         path: the file. settings: what the results depend on; a run goes on only with the same.
         resume: go on after the lines of an earlier run; False: the file must be new.
+        key: of `Faults`.
 
     Attributes:
         done: the paths that have a line already.
@@ -79,8 +83,8 @@ class Results(Faults):
     Raises: ValueError for a file that is there, one of other settings, or one that holds something else.
     """
 
-    def __init__(self, path: str | os.PathLike, settings: Mapping[str, Any], resume: bool = False):
-        super().__init__(0)
+    def __init__(self, path: str | os.PathLike, settings: Mapping[str, Any], resume: bool = False, key: str = "path"):
+        super().__init__(0, key)
         self.path, self.note = Path(path), note_of(Path(path))
         self.done: set[str] = set()
         held = settings_kept(settings)
@@ -103,7 +107,7 @@ class Results(Faults):
         for number, line in enumerate(whole.splitlines(), 1):
             try:
                 held = json.loads(line)
-                path = held["path"]
+                path = held[self.key]
             except (ValueError, KeyError, TypeError):
                 raise ValueError(f"--resume: line {number} of {self.path} is no result of mm") from None
             self.done.add(path)
@@ -112,7 +116,7 @@ class Results(Faults):
 
     def write(self, path: str, **values: Any) -> None:
         """A line, on its way to the disk when this returns."""
-        self._file.write(json.dumps({"path": path, **values}, ensure_ascii=True) + "\n")
+        self._file.write(json.dumps({self.key: path, **values}, ensure_ascii=True) + "\n")
         self._file.flush()
         self.done.add(path)
 
@@ -124,7 +128,7 @@ class Results(Faults):
         os.fsync(self._file.fileno())
         self._file.close()
         if complete:
-            tell_faults(self.faults, len(self.faults), len(self.done))
+            tell_faults(self.faults, len(self.faults), len(self.done), KEYS[self.key])
 
 
 def check_settings(note: Path, settings: Mapping[str, Any], output: str) -> None:
@@ -151,17 +155,18 @@ class SharedResults(Results):
     """
 
     def __init__(
-        self, path: Path, settings: Mapping[str, Any], resume: bool, names: Sequence[str], rank: int, size: int
-    ):
+        self, path: Path, settings: Mapping[str, Any], resume: bool, names: Sequence[str], rank: int, size: int,
+        key: str = "path",
+    ):  # fmt: skip
         self.output, self.all_names = Path(path), list(dict.fromkeys(names))
         if self.output.exists() and not resume:
             raise ValueError(f"--output {path} is there already; --resume goes on with it")
-        joined = _lines_of(self.output)  # stays as it is until this process, too, is done
+        joined = _lines_of(self.output, key)  # stays as it is until this process, too, is done
         self.settings = settings_kept(settings)
         if joined:
             check_settings(note_of(self.output), self.settings, str(path))
-        super().__init__(f"{os.fspath(path)}.part{rank}", {**settings, "processes": size}, resume)
-        parts = {name for part in _parts(self.output) for name in _lines_of(part)}
+        super().__init__(f"{os.fspath(path)}.part{rank}", {**settings, "processes": size}, resume, key)
+        parts = {name for part in _parts(self.output) for name in _lines_of(part, key)}
         self.names = [name for name in self.all_names if name not in joined][rank::size]
         self.names = [name for name in self.names if name not in parts]
 
@@ -172,13 +177,13 @@ class SharedResults(Results):
             with Path(f"{self.output}.lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 self._join()
-            tell_faults(self.faults, len(self.faults), len(self.done))
+            tell_faults(self.faults, len(self.faults), len(self.done), KEYS[self.key])
 
     def _join(self) -> None:
         parts = _parts(self.output)
-        found = _lines_of(self.output)
+        found = _lines_of(self.output, self.key)
         for part in parts:
-            found |= _lines_of(part)
+            found |= _lines_of(part, self.key)
         if not parts or {*self.all_names} - {*found}:
             return  # another process has joined them, or is not done
         ours = {*self.all_names}
@@ -195,7 +200,7 @@ class SharedResults(Results):
             note_of(part).unlink(missing_ok=True)
         Path(f"{self.output}.lock").unlink(missing_ok=True)
         held = [json.loads(found[name]) for name in self.all_names]
-        self.faults = [(line["path"], line["error"]) for line in held if "error" in line]
+        self.faults = [(line[self.key], line["error"]) for line in held if "error" in line]
         self.done = {*found}
 
 
@@ -205,28 +210,29 @@ def processes() -> tuple[int, int]:
 
 
 def open_results(
-    output: Path | None, settings: Mapping[str, Any], resume: bool, files: list[Path]
-) -> tuple[Faults, list[Path]]:
-    """Where the results of `files` go, and which of them this process is to do. Without an output only their faults
-    are kept."""
+    output: Path | None, settings: Mapping[str, Any], resume: bool, files: list[_One], key: str = "path"
+) -> tuple[Faults, list[_One]]:
+    """Where the results of `files` (or texts) go, and which of them this process is to do. Without an output only
+    their faults are kept. key: of `Faults`."""
     rank, size = processes()
     if output is None:
         if resume or size > 1:
             why = "--resume goes on with the file of --output" if resume else f"{size} processes write into --output"
             raise ValueError(f"{why}; give one")
-        return Faults(len(files)), files
+        return Faults(len(files), key), files
     if size > 1:
-        shared = SharedResults(output, settings, resume, [str(path) for path in files], rank, size)
-        return shared, [Path(name) for name in shared.names]
+        named = {str(path): path for path in files}
+        shared = SharedResults(output, settings, resume, [*named], rank, size, key)
+        return shared, [named[name] for name in shared.names]
     if parts := _parts(Path(output)):
         raise ValueError(f"--output {output} was begun by several processes ({parts[0].name}); go on with as many")
-    results = Results(output, settings, resume)
+    results = Results(output, settings, resume, key)
     return results, [path for path in dict.fromkeys(files) if str(path) not in results.done]
 
 
 def keep(
-    results: Faults, files: Sequence[Path], found: Iterable[tuple[int, Any]], held: Callable[[Any], dict[str, Any]],
-    tell: Callable[[Path, Any], None],
+    results: Faults, files: Sequence[Any], found: Iterable[tuple[int, Any]], held: Callable[[Any], dict[str, Any]],
+    tell: Callable[[Any, Any], None],
 ) -> bool:  # fmt: skip
     """Writes what was found of each file into the results' file, or tells it, as it comes; lists faults at the end.
 
@@ -238,7 +244,7 @@ def keep(
     """
     complete = False
     try:
-        for number, one in tqdm(found, total=len(files), unit=" files", disable=None):
+        for number, one in _bar(found, len(files), results.key):
             if isinstance(one, MediaDecodeError):
                 results.fail(str(files[number]), str(one))
             elif isinstance(results, Results):
@@ -252,10 +258,15 @@ def keep(
     return results.all_read
 
 
-def tell_faults(faults: Iterable[tuple[str, str]], number: int, files: int) -> None:
+def _bar(found: Iterable[tuple[int, Any]], files: int, key: str) -> Iterable[tuple[int, Any]]:
+    """What was found, with a bar on stderr where somebody sees it and there are several."""
+    return tqdm(found, total=files, unit=f" {KEYS[key]}", disable=None if files > 1 else True)
+
+
+def tell_faults(faults: Iterable[tuple[str, str]], number: int, files: int, what: str = "files") -> None:
     """Lists the `number` of files that failed, (path, reason) each, on stderr; of a single file only the reason."""
     if number and files > 1:
-        sys.stderr.write(f"mm: {number} of {files} files cannot be read:\n")
+        sys.stderr.write(f"mm: {number} of {files} {what} cannot be read:\n")
     for path, reason in faults:
         told = reason if Path(path).name in reason else f"{path}: {reason}"
         sys.stderr.write(f"{'  ' if files > 1 else 'mm: '}{printable(told, sys.stderr)}\n")
@@ -269,11 +280,11 @@ def _parts(output: Path) -> list[Path]:
     ]
 
 
-def _lines_of(path: Path) -> dict[str, str]:
-    """The whole lines of a file of results, by the path that each is of."""
+def _lines_of(path: Path, key: str) -> dict[str, str]:
+    """The whole lines of a file of results, by what each is of."""
     try:
         text = path.read_bytes()
     except FileNotFoundError:  # never begun, or joined by another process
         return {}
     lines = text[: text.rfind(b"\n") + 1].decode("utf-8").splitlines()
-    return {json.loads(line)["path"]: line for line in lines}
+    return {json.loads(line)[key]: line for line in lines}

@@ -145,7 +145,7 @@ def _of_row(inputs, written: Written, row: int, words: list[Word], items, shares
         items=items,
         shares=shares,
         method=method,
-        pictures=[picture for picture, _ in own],
+        pictures=[one.picture for one in own],
     )
 
 

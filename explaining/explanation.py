@@ -105,7 +105,11 @@ class Explanation:
     @property
     def maps(self) -> np.ndarray:
         """float32 (W, H, V), the maps over the first picture, in its own size; each adds up to 1."""
-        return self._first().over_picture()
+        return self.maps_of()
+
+    def maps_of(self, size: tuple[int, int] | None = None) -> np.ndarray:
+        """`maps` of another size (H, V); None: the picture's own."""
+        return self._first().over_picture(size)
 
     def _first(self) -> ItemWeights:
         for item in self.items:

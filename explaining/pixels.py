@@ -12,7 +12,7 @@ import torch
 from .changed_pictures import CELLS, Numbers, integrated_gradients, lost_by_occlusion
 from .explanation import ItemWeights, Place
 from .grids import PIXELS, Grid
-from .placing import patches_shape, pixels_shape, place_of, tiles_of
+from .placing import Seen, patches_shape, pixels_shape, place_of
 from .reading import media_row, one_context
 from .shares import kinds_in
 
@@ -42,7 +42,7 @@ def items_by_pixels(
         patches = patches_shape(config, inputs, kind) or (CELLS, CELLS)
         whole = inputs[name][row].reshape(shape[1:])
         own = views[row] if views and kind == "image" else []
-        if any(tiles_of(view) for _, view in own):
+        if any(one.tiles for one in own):
             numbers_of = partial(_numbers_of, numbers, one_context(inputs, context), name, whole)
             items += _of_tiles(numbers_of, whole, mask, own, row, method, patches)
             continue
@@ -69,14 +69,20 @@ def items_by_pixels(
 
 
 def _of_tiles(
-    numbers_of: Callable[[Any], Numbers], whole: torch.Tensor, mask: Any, own: list, row: int, method: str, patches
+    numbers_of: Callable[[Any], Numbers],
+    whole: torch.Tensor,
+    mask: Any,
+    own: list[Seen],
+    row: int,
+    method: str,
+    patches: Any,
 ) -> list[ItemWeights]:
     """The weights of each picture of a context, put together from its tiles among those of the context, `whole`
     (N, C, H, V): a place is changed in all tiles that show it.
 
     Raises: ValueError for pictures that are cut into other numbers of tiles than there are.
     """
-    cut = [len(boxes) for _, boxes in own]
+    cut = [len(one.view) for one in own]
     there = len(whole) if mask is None else int(mask[row].sum())
     if sum(cut) != there:
         raise ValueError(
@@ -84,8 +90,9 @@ def _of_tiles(
             "that the processor read"
         )
     items, first = [], 0
-    for number, (picture, boxes) in enumerate(own):
-        (width, height), places = picture.size, slice(first, first + len(boxes))
+    for number, one in enumerate(own):
+        (width, height), boxes = one.size, one.view
+        places = slice(first, first + len(boxes))
         tiles = [((box.top / height, box.height / height), (box.left / width, box.width / width)) for box in boxes]
         first += len(boxes)
         if method == "occlusion":

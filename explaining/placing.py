@@ -1,6 +1,7 @@
 """Where the parts of what a model read lie in the pictures as they were before the processor."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,30 +33,52 @@ def patches_shape(config: Any, inputs: Mapping[str, Any], kind: str) -> tuple[in
     return (pixels[-2] // patch, pixels[-1] // patch) if isinstance(patch, int) else None
 
 
-def views_of(processor: Any, pictures: Sequence[Any] | None, inputs: Mapping[str, Any]) -> list[list[tuple[Any, Any]]]:
-    """Of each context its pictures as upright RGB, each with where the model's pixels lie in it; of a picture that was
-    cut into tiles what each of them shows."""
-    if pictures is None:
-        return []
+@dataclass(frozen=True)
+class Seen:
+    """A picture as a model saw it.
+
+    picture: upright RGB, for drawings; smaller than it was, perhaps. size: (width, height) that it was.
+    view: where the model's pixels lie in it, a View; of a picture that was cut into tiles what each of them shows.
+    """
+
+    picture: Any
+    size: tuple[int, int]
+    view: Any
+
+    @property
+    def tiles(self) -> list[Any] | None:
+        """What each tile shows; None for a picture that is no tiles."""
+        return self.view if isinstance(self.view, list) else None
+
+
+def _reader_of(processor: Any) -> Any:
     reader = getattr(processor, "image_processor", processor)
     if not hasattr(reader, "view"):
         raise ValueError("pictures are placed by the processor that read them: give processor, too")
+    return reader
+
+
+def seen(processor: Any, source: Any) -> Seen:
+    """A picture, in any form that the processor reads. Raises what `load_image` raises."""
+    reader = _reader_of(processor)
+    picture = reader.load(source)
+    is_cut = getattr(processor, "tiles", None)
+    view = processor.places().tiles.boxes(*picture.size) if is_cut else reader.view(picture)
+    return Seen(picture, picture.size, view)
+
+
+def views_of(processor: Any, pictures: Sequence[Any] | None, inputs: Mapping[str, Any]) -> list[list[Seen]]:
+    """The pictures of each context: those that are `Seen` already as they are."""
+    if pictures is None:
+        return []
+    _reader_of(processor)
     if isinstance(pictures, (str, bytes)) or not isinstance(pictures, Sequence):
         pictures = [pictures]
     contexts = len(inputs["pixel_values"]) if inputs.get("pixel_values") is not None else len(pictures)
     if len(pictures) != contexts:
         raise ValueError(f"{len(pictures)} pictures were given for {contexts} contexts; give one, or a list, for each")
-    found, tiles = [], processor.places().tiles if getattr(processor, "tiles", None) else None
-    for of_context in pictures:
-        several = of_context if isinstance(of_context, (list, tuple)) else [of_context]
-        loaded = [reader.load(one) for one in several]
-        found.append([(one, reader.view(one) if tiles is None else tiles.boxes(*one.size)) for one in loaded])
-    return found
-
-
-def tiles_of(view: Any) -> list[Any] | None:
-    """What each tile shows of its picture; None for a picture that is no tiles."""
-    return view if isinstance(view, list) else None
+    several = [list(one) if isinstance(one, (list, tuple)) else [one] for one in pictures]
+    return [[one if isinstance(one, Seen) else seen(processor, one) for one in own] for own in several]
 
 
 def place_of(grid: Grid, inputs, kind: str, views, context: int, number: int) -> Place | None:
@@ -66,10 +89,10 @@ def place_of(grid: Grid, inputs, kind: str, views, context: int, number: int) ->
     assert pixels is not None
     height, width = grid.cell
     own = views[media_row(inputs, context)] if views else []
-    if kind != "image" or number >= len(own) or tiles_of(own[number][1]):
+    if kind != "image" or number >= len(own) or own[number].tiles:
         return Place(0.0, 0.0, width, height, pixels[-1], pixels[-2])
-    picture, view = own[number]
-    return Place(view.left, view.top, width * view.across, height * view.down, *picture.size)
+    view = own[number].view
+    return Place(view.left, view.top, width * view.across, height * view.down, *own[number].size)
 
 
 def items_of(

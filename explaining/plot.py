@@ -55,20 +55,24 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
+def panel_size(width: int, height: int) -> tuple[int, int]:
+    """(width, height) in pixels of the panels that a picture is drawn in."""
+    shrink = min(1.0, LONGEST / max(width, height))
+    return max(1, round(width * shrink)), max(1, round(height * shrink))
+
+
 def _pictures(explanation: Explanation, item: ItemWeights, columns: int | None) -> Any:
     place = item.place
     assert place is not None
-    shrink = min(1.0, LONGEST / max(place.picture_width, place.picture_height))
-    size = (max(1, round(place.picture_height * shrink)), max(1, round(place.picture_width * shrink)))
+    width, height = panel_size(place.picture_width, place.picture_height)
     number = item.number
     shown = explanation.pictures[number] if number < len(explanation.pictures) else None
-    width_height = (size[1], size[0])
-    picture = Image.new("RGB", width_height, "white") if shown is None else shown.resize(width_height)
-    maps = item.over_picture(size)
+    picture = Image.new("RGB", (width, height), "white") if shown is None else shown.resize((width, height))
+    maps = item.over_picture((height, width))
     count = len(maps) + (shown is not None)
     columns = min(count, columns or 6)
     rows = -(-count // columns)
-    figure = _figure(2.1 * columns, (2.1 * size[0] / size[1] + 0.35) * rows)
+    figure = _figure(2.1 * columns, (2.1 * height / width + 0.35) * rows)
     axes = list(figure.subplots(rows, columns, squeeze=False).flatten())
     for axis in axes:
         axis.set_axis_off()

@@ -93,7 +93,7 @@ class MMScoreExplaining:
                         layers=one.layers,
                         heads=one.heads,
                         contributions=contributed,
-                        pictures=[picture for picture, _ in own],
+                        pictures=[one.picture for one in own],
                     )
                 )
         return found

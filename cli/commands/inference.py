@@ -167,6 +167,10 @@ def explain(
     num_beams: Annotated[
         int | None, typer.Option(min=1, help="Beams of the search. Default: the model's own.")
     ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 8,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that read ahead. Default: two for many files.")
+    ] = None,
     device: _Device = None,
     dtype: _Dtype = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture, with all weights.")] = False,
@@ -182,7 +186,7 @@ def explain(
 
     all_read = work(
         paths, model, text=text, prompt=prompt, method=method, num_beams=num_beams, output=output, resume=resume,
-        recursive=recursive, device=device, dtype=dtype, as_json=as_json,
+        recursive=recursive, batch_size=batch_size, workers=workers, device=device, dtype=dtype, as_json=as_json,
     )  # fmt: skip
     if not all_read:
         raise typer.Exit(BAD_INPUT)

@@ -252,6 +252,34 @@ def test_pictures_are_explained_each_with_a_drawing_and_a_run_goes_on(folder, se
     assert json.loads(told)["path"].endswith("a.png") and json.loads(told)["words"] == ["a", "cat"]
 
 
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("writes", []),
+        ("writes", ["--text", "a cat", "--method", "grad"]),
+        ("writes", ["--num-beams", "2", "--method", "rollout"]),
+        ("writes", ["--text", "a cat", "--method", "occlusion"]),
+        ("answers", ["--prompt", "what is it"]),
+        ("shares, writes", ["--prompt", "a photo"]),
+        ("shares, answers", ["--prompt", "what is it", "--text", "a cat"]),
+    ],
+    ids=" ".join,
+)
+def test_pictures_are_explained_together_as_each_alone(folder, several, name, given):
+    words = ("--model", folder[0] / name, "--json", *given)
+    paths = [several / one for one in ("a.png", "b.jpg", "c.png")]
+    alone = [json.loads(run("explain", path, *words).stdout) for path in paths]
+    assert len({str(one["items"][0]["weights"]) for one in alone}) == 3
+    for more in (["--batch-size", 2], ["--batch-size", 8, "--workers", 2]):
+        done = run("explain", several, *words, *more)
+        assert done.exit_code == 2 and "d.png" in done.stderr
+        for one, told in zip(alone, map(json.loads, done.stdout.splitlines()), strict=True):
+            assert told["words"] == one["words"] and told["path"] == one["path"]
+            assert [item["place"] for item in told["items"]] == [item["place"] for item in one["items"]]
+            ours, theirs = (torch.tensor(each["items"][0]["weights"]) for each in (told, one))
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
 def test_files_stand_first_and_texts_after_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cat").mkdir()

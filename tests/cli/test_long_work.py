@@ -55,6 +55,38 @@ def test_results_come_in_order_from_batches_of_one_shape(workers):
     assert len(batches) <= 12 and {width for _, width in batches} == {1, 2, 3}
 
 
+class Lengths:
+    """A processor of sounds that are heard at any length; what a worker adds beside them is the name."""
+
+    feature_extractor = None
+
+    def __call__(self, audio, return_tensors):
+        length = int(audio[0][0].stem)
+        return {"input_features": torch.arange(1, length + 1.0)[None, None]}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sounds_of_about_one_length_share_a_batch_and_a_mask_says_what_is_real(workers, monkeypatch):
+    lengths = [100, 104, 400, 101, 430, 3, 100, 420, 3, 5000, 4900, 100]
+    paths, batches = [Path(f"{length}.wav") for length in lengths], []
+
+    def work(inputs, numbers, names):
+        sounds, mask = inputs["input_features"], inputs.get("input_features_mask")
+        assert [lengths[number] for number in numbers] == [int(Path(name).stem) for name in names]
+        own = [lengths[number] for number in numbers]
+        mask = torch.ones(sounds.shape, dtype=torch.bool) if mask is None else mask
+        assert (mask.sum(-1)[:, 0].tolist(), sounds.shape[2]) == (own, max(own)) and max(own) <= 1.25 * min(own)
+        assert torch.equal(sounds * mask, sounds) and not sounds[mask].eq(0).any()
+        assert len(own) == 1 or sounds.numel() <= 5000
+        batches.append(sorted(own))
+        return own
+
+    monkeypatch.setattr("mm.processing.reading.TOGETHER", 5000)
+    found = list(in_batches(paths, Lengths(), ["audio"], work, 4, workers, beside=str))
+    assert found == list(enumerate(lengths))
+    assert sorted(batches) == [[3, 3], [100], [100, 100, 101, 104], [400], [420, 430], [4900], [5000]]
+
+
 @pytest.mark.parametrize(("workers", "cores", "wanted"), [(2, 2, 1), (2, 8, 3), (2, 4, 2), (0, 8, 3)])
 def test_workers_and_the_model_share_the_cores(workers, cores, wanted, monkeypatch):
     """More threads than cores made a folder of pictures take half as long again."""

@@ -1,5 +1,7 @@
 """Media that have a place in texts and chats: placeholders, counts, what is read, and LLaVA's processor."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -232,9 +234,9 @@ def test_tasks_put_the_picture_before_a_text_that_names_no_place(build, model, t
     assert write(path, prompt="what is", **settings) == [{"caption": words}]
     answer = pipeline("mm-vqa", model=str(tmp_path))
     assert answer(image=path, question="what is", **settings) == [{"answer": words}]
-    own = Explainer(tmp_path, method="occlusion", text="a cat")(path)
+    ((_, own),) = Explainer(tmp_path, method="occlusion", text="a cat")([Path(path)])
     assert own.words[:2] == ["a", "cat"]
-    found = Explainer(tmp_path, method="occlusion", prompt="what is")(path)
+    ((_, found),) = Explainer(tmp_path, method="occlusion", prompt="what is")([Path(path)])
     assert " ".join(found.words) == words and found.contributions["image"].any()
     written = [next(caption([path], tmp_path, prompt=prompt)).caption for prompt in ("", "what is")]
     assert written == [" ".join(text.split()) for text in (bare, words)]
