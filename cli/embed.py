@@ -3,20 +3,25 @@
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..processing.images.limits import MediaDecodeError
 from ..processing.media_kinds import WORDS, Encodable, column_of, encodable, other_kind
+from ..processing.reading import in_batches
 from ..searching.build import EmbedReport, checked_paths, embed_files, locked, write_files
 from ..searching.graph import build_graph
 from ..searching.index import NAME, MMIndex
 from ..searching.rerank import rerank
 from ..searching.shares import embed_share, embedding_rows, made_of_rows
 from ..searching.sheet import check_sheet, draw_sheet
+from ..weights.manifest import sha256
 from ..weights.model_hash import hash_of_model
 from .caption import without_other_bars
-from .long_work import Faults, check_new, processes, tell_faults
+from .long_work import check_new, keep, open_results, processes, tell_faults
 from .media_lists import is_many, list_media, told_media, with_stdin
 from .models import load_head
 from .on_ray import check_engine, run_on_ray
@@ -136,7 +141,8 @@ def rows_of_actor(
 def search(
     folder: Path, queries: Sequence[str], say: Callable[[object], Any], *, model: str | None = None, top_k: int = 10,
     query_as: str = "auto", with_matching: bool = False, approximate: bool = False, sheet: Path | None = None,
-    recursive: bool = False, device: str | None = None, dtype: str | None = None, as_json: bool = False,
+    recursive: bool = False, batch_size: int = 32, output: Path | None = None, resume: bool = False,
+    workers: int | None = None, device: str | None = None, dtype: str | None = None, as_json: bool = False,
 ) -> bool:  # fmt: skip
     """Prints the files of an index that are most like texts or files, the best first: score, tab, path; the query
     before them, where it is not a single one.
@@ -146,6 +152,7 @@ def search(
         query_as: "text" or "file"; "auto": a query that ends as a file's name does is a file, which must be there.
         with_matching: order the hits by text and file read together; their score is the probability of a match.
         sheet: a picture of the hits to write, a new file.
+        output, resume: as `print_captions`.
 
     Returns: whether every query could be read.
     """
@@ -160,31 +167,59 @@ def search(
     if not len(index):
         raise ValueError(f"the index {str(folder)!r} is empty")
     items = list(_items(queries, query_as, recursive))
-    if with_matching and any(held.text is None for _, _, held in items):
+    if with_matching and any(held.text is None for _, held in items):
         raise ValueError("--rerank reads a text together with each file; the query is a file")
     with without_other_bars():
         loaded, processor = load_head(model or _model_of(index), _FINDS, device=device, dtype=dtype)
-    results = Faults(len(items))
-    for query, item, held in items:
-        try:
-            (hits,) = loaded.search([item], index, top_k, approximate=approximate, processor=processor)
-        except MediaDecodeError as fault:
-            results.fail(query, fault.reason)
-            continue
-        if with_matching:
-            hits = rerank(loaded, processor, str(held.text), hits)
+    index.check_model(hash_of_model(loaded, processor))
+    settings = {"command": "search", "index": sha256(folder / index.settings["items"]), "model": model}
+    settings |= {"top_k": top_k, "rerank": with_matching, "approximate": approximate, "dtype": dtype}
+    results, todo = open_results(output, settings, resume, [query for query, _ in items], "query")
+    meant = dict(items)
+
+    def hits_of_all() -> Iterator[tuple[int, Any]]:
+        found = _embedded(loaded, processor, [meant[query] for query in todo], batch_size, workers)
+        while batch := list(islice(found, batch_size)):
+            vectors = [one for _, one in batch if not isinstance(one, MediaDecodeError)]
+            hits = iter(index.search(torch.stack(vectors), top_k, approximate) if vectors else [])
+            for number, one in batch:
+                yield number, one if isinstance(one, MediaDecodeError) else ordered(todo[number], next(hits))
+
+    def ordered(query: str, hits: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        hits = rerank(loaded, processor, str(meant[query].text), hits) if with_matching else hits
+        if sheet is not None:
+            draw_sheet(hits, sheet, title=query)
+        return hits
+
+    def tell(query: str, hits: list[dict[str, Any]]) -> None:
         for hit in hits:
             line = f"{hit['match' if with_matching else 'score']:.4f}\t{printable(hit['path'])}"
             line = line if is_one else f"{printable(query)}\t{line}"
             say(json_line({"query": query, **hit}) if as_json else line)
-        if sheet is not None:
-            draw_sheet(hits, sheet, title=query)
-    results.close(True)
-    return results.all_read
+
+    return keep(results, todo, hits_of_all(), lambda hits: {"hits": hits}, tell)
 
 
-def _items(queries: Sequence[str], query_as: str, recursive: bool) -> Iterator[tuple[str, Any, Encodable]]:
-    """(words, item, what it holds) of each query."""
+def _embedded(
+    model: Any, processor: Any, queries: Sequence[Encodable], batch_size: int, workers: int | None
+) -> Iterator[tuple[int, Any]]:
+    """(number, vector float32 (P,)) of each query in order, or the MediaDecodeError of a file that cannot be read."""
+    paths = [path for query in queries for (path,) in query.media.values()]
+    files = in_batches(
+        paths, processor, model.config.modalities, lambda read, numbers: model.embed_read(read), batch_size, workers
+    )
+    texts = (number for number, query in enumerate(queries) if query.text is not None)
+    of_texts = (
+        vector
+        for batch in iter(lambda: [{"text": queries[number].text} for number in islice(texts, batch_size)], [])
+        for vector in model.encode(batch, processor=processor)
+    )
+    for number, query in enumerate(queries):
+        yield number, next(files)[1] if query.text is None else next(of_texts)
+
+
+def _items(queries: Sequence[str], query_as: str, recursive: bool) -> Iterator[tuple[str, Encodable]]:
+    """(words, what they mean) of each query."""
     for query in map(str, with_stdin(queries)):
         found = [query]
         if query_as != "text" and is_many(query):
@@ -193,7 +228,7 @@ def _items(queries: Sequence[str], query_as: str, recursive: bool) -> Iterator[t
             is_file = query_as == "file" or one is not query
             item: Any = {"text": one} if query_as == "text" else Path(one) if is_file else one
             try:
-                yield one, item, encodable(item)
+                yield one, encodable(item)
             except ValueError as fault:
                 raise ValueError(f"{fault}: --as text or --as file") from None
 

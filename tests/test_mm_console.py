@@ -51,10 +51,13 @@ def test_every_command_tells_its_exit_codes_and_takes_the_same_options():
     told = run(MM, "embed", "--help").stdout
     assert "Exit codes: 0; 2 for bad input" in " ".join(told.split())
     options = {name: {word for one in command.commands[name].params for word in one.opts} for name in command.commands}
-    for name in ("caption", "ask", "classify", "match", "transcribe", "explain"):  # go through your files
-        assert {"--model", "--device", "--dtype", "--json", "--output", "-o", "--resume", "-r"} <= options[name], name
-    for name in ("caption", "ask", "classify", "match", "transcribe", "embed"):
-        assert {"--batch-size", "--workers", "--recursive", "-r"} <= options[name], name
+    for name in ("caption", "ask", "classify", "embed", "search", "match", "transcribe", "explain"):
+        assert {"--model", "--device", "--dtype", "--json", "--output", "-o", "--resume"} <= options[name], name
+        assert {"--batch-size", "--workers", "--recursive", "-r"} <= options[name], name  # go through your files
+    for name in ("caption", "ask", "transcribe", "explain", "evaluate"):  # write texts
+        assert "--num-beams" in options[name], name
+    for name in ("draw", "evaluate", "audit"):
+        assert {"--device", "--dtype", "--json", "--output", "-o", "--resume", "--batch-size"} <= options[name], name
     for name, held in options.items():
         assert ("--recursive" in held) == ("-r" in held), name
 

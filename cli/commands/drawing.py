@@ -39,6 +39,9 @@ def draw(
     ] = None,
     keep: Annotated[int | None, typer.Option(min=1, help="So many of --n, the first ones. Default: all.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts drawn at a time; changes no picture.")] = 4,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with --output; texts that have their pictures are left out.")
+    ] = False,
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, ... Default: a GPU, if any.")
     ] = None,
@@ -51,5 +54,5 @@ def draw(
     work(
         texts, typer.echo, model=model, n=n, output=output, sheet=sheet, style=style, seed=seed, guidance=guidance,
         temperature=temperature, top_k=top_k, steps=steps, rerank=rerank, keep=keep, batch_size=batch_size,
-        device=device, dtype=dtype, as_json=as_json,
+        resume=resume, device=device, dtype=dtype, as_json=as_json,
     )  # fmt: skip

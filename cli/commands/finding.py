@@ -17,7 +17,10 @@ def embed(
     paths: Annotated[
         list[str], typer.Argument(metavar="PATH...", help="Files, folders, patterns; -: names on stdin.")
     ],
-    index: Annotated[Path, typer.Option(metavar="DIR", help="The index to write, or to bring up to date.")],
+    index: Annotated[
+        Path,
+        typer.Option("--index", "--output", "-o", metavar="DIR", help="The index to write, or to bring up to date."),
+    ],
     model: Annotated[str, typer.Option(metavar="DIR", help="Folder or Hub id of an MMForImageTextRetrieval.")],
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders with all folders below.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Files encoded at a time.")] = 32,
@@ -37,6 +40,7 @@ def embed(
     device: _Device = None,
     dtype: _Dtype = None,
     as_json: _Json = False,
+    resume: Annotated[bool, typer.Option("--resume", help="What it does without, too.")] = False,
 ) -> None:
     """Embed pictures, videos and sounds into an index for mm search.
 
@@ -80,7 +84,17 @@ def search(
     model: Annotated[
         str | None, typer.Option(metavar="DIR", help="The model of the index. Default: where it was.")
     ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Queries at a time.")] = 32,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders with all folders below.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write JSON lines there, as they come.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with --output; what it has is not done again.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that read ahead. Default: two for many files.")
+    ] = None,
     device: _Device = None,
     dtype: _Dtype = None,
     as_json: _Json = False,
@@ -92,7 +106,8 @@ def search(
 
     all_read = work(
         index, queries, typer.echo, model=model, top_k=top_k, query_as=query_as, with_matching=rerank,
-        approximate=approximate, sheet=sheet, recursive=recursive, device=device, dtype=dtype, as_json=as_json,
+        approximate=approximate, sheet=sheet, recursive=recursive, batch_size=batch_size, output=output,
+        resume=resume, workers=workers, device=device, dtype=dtype, as_json=as_json,
     )  # fmt: skip
     if not all_read:
         raise typer.Exit(BAD_INPUT)

@@ -121,6 +121,24 @@ def test_texts_that_would_share_a_name_are_numbered(folder, tmp_path):
     assert [one.name.split("-")[0] for one in paths[:4]] == ["red_apple", "red_apple_2", "drawn", "drawn_2"]
 
 
+def test_a_run_goes_on_with_the_texts_that_lack_pictures(folder, tmp_path):
+    words = ("draw", *NAMES[:3], "--model", folder / "order", "--n", 2, "-o", tmp_path / "out")
+    assert run(*words).exit_code == 0
+    held = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.png")}
+    assert len(held) == 6
+    lost = sorted(held)[2:4]
+    (tmp_path / "out" / lost[0]).unlink()
+    done = run(*words, "--resume", "--sheet", tmp_path / "sheet.png")
+    assert done.exit_code == 0 and [Path(line.split("\t")[1]).name for line in done.stdout.splitlines()] == lost
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.png")} == held
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height > 3 * 128
+    done = run(*words, "--resume", "--temperature", 0.5)
+    assert done.exit_code == 2 and "temperature was 1.0 and is 0.5" in done.stderr
+    done = run(*words[:-2], "--resume")
+    assert done.exit_code == 2 and "--resume goes on with the folder of --output" in done.stderr
+
+
 def test_only_a_sheet_leaves_no_other_file(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = run("draw", "red apple", "--model", folder / "order", "--sheet", "all.png")

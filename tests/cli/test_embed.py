@@ -9,13 +9,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
+from transformers import ASTFeatureExtractor, BertTokenizer, SeamlessM4TFeatureExtractor, Wav2Vec2FeatureExtractor
 from typer.testing import CliRunner
 
 import mm_console
-from mm import MMIndex
+from mm import MMForImageTextRetrieval, MMIndex, MMProcessor
 from mm.cli.media_lists import list_media, told_media
 from mm.searching import build
 from mm.searching.journal import parts_of
@@ -40,7 +43,7 @@ def run(*words, **options):
 
 def test_a_folder_is_embedded_and_searched(folder, tmp_path):
     index, pictures = tmp_path / "index", folder / "pictures"
-    done = run("embed", pictures, "-r", "--index", index, "--model", folder / "model")
+    done = run("embed", pictures, "-r", "--output", index, "--model", folder / "model", "--resume")
     assert (done.exit_code, done.stdout) == (0, "3 files: 3 encoded, 0 of known contents, 0 deleted\n")
     (pictures / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     done = run("embed", pictures, "--recursive", "--index", index, "--model", folder / "model", "--json")
@@ -152,6 +155,94 @@ def test_three_processes_make_the_index_of_one_also_after_one_was_killed(folder,
         Image.new("RGB", (16, 16), (13 * 17, 99, 10)).save(pictures / "13.png")
         for rank in range(size):
             process(rank)
+
+
+WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a sound".split()
+WAVES = {
+    "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "conv_dim": [8, 8],
+    "conv_stride": [5, 4], "conv_kernel": [10, 4], "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+}  # fmt: skip
+HEARS = {
+    "a tower that keeps to its mask": (
+        {"model_type": "wav2vec2", **WAVES, "feat_extract_norm": "layer"},
+        Wav2Vec2FeatureExtractor(return_attention_mask=True),
+    ),
+    "a tower that runs by length": (
+        {"model_type": "wav2vec2", **WAVES}, Wav2Vec2FeatureExtractor(return_attention_mask=False),
+    ),
+    "frames": (
+        {"model_type": "wav2vec2-bert", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+         "num_attention_heads": 2, "feature_projection_input_dim": 16},
+        SeamlessM4TFeatureExtractor(feature_size=8, num_mel_bins=8),
+    ),
+    "windows": (
+        {"model_type": "audio-spectrogram-transformer", "hidden_size": 20, "intermediate_size": 24,
+         "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 4, "frequency_stride": 4, "time_stride": 4,
+         "max_length": 12, "num_mel_bins": 8, "initializer_range": 0.1},
+        ASTFeatureExtractor(max_length=12, num_mel_bins=8),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HEARS)
+def test_sounds_of_unequal_length_are_embedded_together_as_each_alone(retriever, kind, tmp_path, monkeypatch):
+    tower, extractor = HEARS[kind]
+    text = {"vocab_size": len(WORDS), "bos_token_id": 2, "eos_token_id": 3}
+    retriever(modalities=["audio"], audio_config=tower, text_config=text, dtype=torch.float32).save_pretrained(
+        tmp_path / "model"
+    )
+    tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(WORDS)})
+    MMProcessor(None, tokenizer, extractor).save_pretrained(tmp_path / "model")
+    (tmp_path / "sounds").mkdir()
+    lengths = [8000, 3100, 8100, 3150, 3200, 8500, 9000, 1600, 3250]
+    for number, length in enumerate(lengths):
+        noise = np.random.default_rng(number).uniform(-0.5, 0.5, length)
+        soundfile.write(tmp_path / "sounds" / f"{number}.wav", noise, 16000)
+    seen, real = [], build._encode_batch
+    monkeypatch.setattr(build, "_encode_batch", lambda *given: seen.append(given[1]) or real(*given))
+    done = run("embed", tmp_path / "sounds", "--index", tmp_path / "index", "--model", tmp_path / "model")
+    assert done.exit_code == 0 and done.stdout.startswith("9 files: 9 encoded")
+    assert sorted(len(read["input_features"]) for read in seen) == ([9] if kind == "windows" else [1, 4, 4])
+    index, model = MMIndex(tmp_path / "index"), MMForImageTextRetrieval.from_pretrained(tmp_path / "model").eval()
+    alone = torch.stack([model.encode(Path(item["path"])) for item in index.items])
+    torch.testing.assert_close(index.embeddings, alone, rtol=0, atol=1e-5)
+    assert torch.pdist(alone).min() > 1e-4  # no two are alike
+
+
+def test_what_is_searched_is_written_line_by_line_and_goes_on(folder, tmp_path, monkeypatch):
+    pictures, index, output = folder / "pictures", tmp_path / "index", tmp_path / "hits.jsonl"
+    run("embed", pictures, "-r", "--index", index, "--model", folder / "model")
+    (tmp_path / "bad.png").write_bytes(b"junk")
+    queries = [pictures / "red.png", "a red cat", tmp_path / "bad.png", "blue", pictures / "blue.jpg", "cat"]
+    words = ("search", index, *queries, "--top-k", 2)
+    done = run(*words, "-o", output, "--batch-size", 2, "--workers", 2)
+    assert (done.exit_code, done.stdout) == (2, "") and "1 of 6 queries cannot be read" in done.stderr
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["query"] for line in lines] == [str(query) for query in queries] and "error" in lines[2]
+    alone = run(*words, "--json", "--batch-size", 1).stdout.splitlines()
+    told = [{"query": line["query"], **hit} for line in lines for hit in line.get("hits", [])]
+    for one, other in zip(told, map(json.loads, alone), strict=True):
+        assert one.pop("score") == pytest.approx(other.pop("score"), abs=1e-5) and one == other
+    whole = output.read_bytes()
+    output.write_bytes(whole[: whole.index(b"\n", 400) + 20])  # killed in the middle of a line
+    assert run(*words, "-o", output).stderr.endswith("is there already; --resume goes on with it\n")
+    done = run(*words, "-o", output, "--resume")
+    assert done.exit_code == 2 and "1 of 6 queries" in done.stderr
+    again = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["query"] for line in again] == [line["query"] for line in lines] and again[:2] == lines[:2]
+    for one, other in zip(again, lines, strict=True):
+        scores = [[hit.pop("score") for hit in line.get("hits", [])] for line in (one, other)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-5) and one == other
+    done = run(*words[:-1], 1, "-o", output, "--resume")
+    assert done.exit_code == 2 and "top_k was 2 and is 1" in done.stderr
+    run("embed", pictures, "--index", tmp_path / "other", "--model", folder / "model")
+    done = run("search", tmp_path / "other", *words[2:], "-o", output, "--resume")
+    assert done.exit_code == 2 and "index was" in done.stderr
+    run("search", index, "a red cat", "--rerank", "-o", tmp_path / "reranked.jsonl")
+    (line,) = map(json.loads, (tmp_path / "reranked.jsonl").read_text().splitlines())
+    chances = [hit["match"] for hit in line["hits"]]
+    assert chances == sorted(chances, reverse=True) and len(chances) == 3
 
 
 def lines_in(output):
