@@ -3,7 +3,7 @@
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ..configuration.settings import nearest
 from ..data.load import format_of, load_data
 from ..data.sources import media_names
 from ..modeling_mm.core.places import device_of, dtype_settings
+from ..modeling_mm.tasks.pretraining import MMForPreTraining
 from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
 from ..processing.collator import MMDataCollator
 from ..processing.images.limits import check_switch
@@ -36,6 +37,7 @@ class Asked:
     """Metrics with their intervals, every question with its prediction and score, and what was asked about what.
 
     told: for files: task, model, data, settings of the generation. is_speech: the texts are transcripts.
+    others: tasks that the model could be evaluated for, too, where nobody said which.
     """
 
     task: str
@@ -45,6 +47,7 @@ class Asked:
     reader: Reader
     told: dict[str, Any]
     is_speech: bool = False
+    others: Sequence[str] = ()
 
     @property
     def is_first(self) -> bool:
@@ -68,6 +71,7 @@ def ask(
     format: str,
     reading: Mapping[str, Any],
     batch_size: int,
+    workers: int | None,
     resume: bool,
     progress: bool,
     *,
@@ -87,15 +91,16 @@ def ask(
     check_switch("progress", progress)
     if output is not None and not isinstance(output, (str, os.PathLike)):
         raise TypeError(f"output is the path of a folder; got {type(output).__name__}")
-    loaded, processor, task = _loaded(model, processor, task, device, dtype)
+    loaded, processor, (task, *others) = _loaded(model, processor, task, device, dtype)
     rank, processes = _processes()
     options = {key: value for key, value in reading.items() if value is not None}
     samples, report = _samples(data, task, loaded, format, options, apart)
     if check is not None:
         check(samples, task)
     reader = Reader(
-        MMDataCollator(processor), batch_size, "skip", share=(rank, processes), progress=progress and rank == 0
-    )
+        MMDataCollator(processor), batch_size, "skip", share=(rank, processes), progress=progress and rank == 0,
+        workers=workers,
+    )  # fmt: skip
     reader.keeps_confidence = apart is not None
     told = {
         "task": task,
@@ -113,7 +118,7 @@ def ask(
     names = getattr(samples, "label_names", None) or getattr(getattr(samples, "data", None), "label_names", None)
     found, questions = answer(task, loaded, processor, samples, reader, names, every=True, **generation)
     is_speech = task == "caption" and is_speech_model([type(loaded).__name__])
-    return Asked(task, found, questions, samples, reader, told, is_speech)
+    return Asked(task, found, questions, samples, reader, told, is_speech, others)
 
 
 def name_of(model: Any) -> str:
@@ -128,8 +133,8 @@ def check_card(folder: str) -> None:
 
 def _loaded(
     model: Any, processor: Any, task: str | None, device: str | None, dtype: str | None
-) -> tuple[Any, Any, str]:
-    """The model of the class that the task needs, its processor, and the task."""
+) -> tuple[Any, Any, list[str]]:
+    """The model of the class that the task needs, its processor, and the task, with others that would do."""
     if task is not None and task not in TASKS:
         raise ValueError(f"task={task!r}{nearest(task, TASKS)}; accepted are {', '.join(TASKS)}")
     if not isinstance(model, (str, os.PathLike)):
@@ -137,39 +142,53 @@ def _loaded(
             raise ValueError("a model that is loaded already needs its processor: give processor")
         if device or dtype:
             raise ValueError("device and dtype are for a model that is loaded here; move this one before")
-        return model, processor, task or _task_of([type(model).__name__], type(model).__name__)
+        name = type(model).__name__
+        if task is None and name == MMForPreTraining.__name__:
+            task = "retrieval"  # it writes nothing as it is
+        return model, processor, [task] if task else tasks_of(model.config, [name], name)
     source = str(model)
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(source)
-    task = task or _task_of(config.architectures or [], source)
-    model_class = class_of(task, (config.architectures or [None])[0])
+    architectures = config.architectures or []
+    tasks = [task] if task else tasks_of(config, architectures, source)
+    model_class = class_of(tasks[0], (architectures or [None])[0])
     place = device_of(device)
     loaded, info = model_class.from_pretrained(source, output_loading_info=True, **dtype_settings(dtype))
     missing = sorted(info["missing_keys"])
     if missing:
         raise ValueError(
-            f"{source!r} is of {config.architectures}; task={task!r} evaluates {model_class.__name__}, of which it "
+            f"{source!r} is of {architectures}; task={tasks[0]!r} evaluates {model_class.__name__}, of which it "
             f"holds no weights for {len(missing)} tensors ({missing[0]}, ...): train that task first"
         )
-    return loaded.to(place).eval(), processor or AutoProcessor.from_pretrained(source), task
+    processor = processor or AutoProcessor.from_pretrained(source)
+    if tasks[0] == "retrieval" and MMForPreTraining.__name__ in architectures:
+        processor.add_eos_token = True  # pre-training compares closed texts
+    return loaded.to(place).eval(), processor, tasks
 
 
-def is_speech_model(architectures: list[str] | None) -> bool:
+def is_speech_model(architectures: Sequence[str] | None) -> bool:
     """Whether a model of this class writes what it hears, and is compared with transcripts."""
     return MMForSpeechSeq2Seq.__name__ in (architectures or [])
 
 
-def _task_of(architectures: list[str], source: str) -> str:
+def tasks_of(config: Any, architectures: Sequence[str], source: str) -> list[str]:
+    """The task that evaluates a model of a class; of one that was trained for several heads (MMForPreTraining) all
+    that its losses trained.
+
+    Raises: ValueError for a class that no task evaluates.
+    """
     if is_speech_model(architectures):
-        return "caption"
-    by_class = {kind.model_class.__name__: task for task, kind in reversed(KINDS.items()) if task in TASKS}
-    for name in architectures:
-        if name in by_class:
-            return by_class[name]
-    raise ValueError(
-        f"{source!r} is of {architectures or 'no class'}, which no task evaluates: say which with task= (--task)"
-    )
+        return ["caption"]
+    if MMForPreTraining.__name__ in architectures:
+        losses, trained = config.pretraining_losses or {}, {"lm": ["caption", "vqa"], "itc": ["retrieval"]}
+        found = [task for loss, tasks in trained.items() if loss in losses for task in tasks]
+    else:
+        found = [task for task in TASKS if KINDS[task].model_class.__name__ in architectures][:1]
+    if not found:
+        told = ", ".join(architectures) or "no class"
+        raise ValueError(f"{source!r} is of {told}, which no task evaluates; tasks are {', '.join(TASKS)} (--task)")
+    return found
 
 
 def _samples(

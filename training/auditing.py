@@ -93,6 +93,7 @@ def audit(
     annotations: str | os.PathLike | None = None,
     columns: Mapping[str, str | None] | None = None,
     batch_size: int = 8,
+    workers: int | None = 0,
     update_card: bool = False,
     resume: bool = True,
     progress: bool = True,
@@ -120,7 +121,7 @@ def audit(
         check_card(name)
     reading = {"media": media, "split": split, "annotations": annotations, "columns": columns}
     asked = ask(
-        model, data, task, processor, output, format, reading, batch_size, resume, progress,
+        model, data, task, processor, output, format, reading, batch_size, workers, resume, progress,
         generation=generation, device=device, dtype=dtype, apart=groups,
         check=lambda samples, task: _check_column(samples, task, groups),
     )  # fmt: skip

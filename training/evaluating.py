@@ -89,6 +89,7 @@ def evaluate(
     annotations: str | os.PathLike | None = None,
     columns: Mapping[str, str | None] | None = None,
     batch_size: int = 8,
+    workers: int | None = 0,
     against: str | os.PathLike | None = None,
     update_card: bool = False,
     resume: bool = True,
@@ -106,11 +107,13 @@ def evaluate(
     Args:
         model: a folder, a Hub id or a model; of the class that the task needs.
         data: what `load_data` reads, or samples that it gave. media, format, split, annotations, columns: as there.
-        task: "caption", "vqa", "retrieval" or "classify"; None: by the model's class, "caption" where it writes.
+        task: "caption", "vqa", "retrieval" or "classify"; None: by the model's class, "caption" where it writes; of
+            an MMForPreTraining by its losses, and what else it was trained for is told.
         processor: None: that of the model's folder.
         output: a folder for the files; made if there is none.
         against: the output folder of another evaluation of the same questions: which model is better, is that sure?
         update_card: put the metrics into the README.md of the model's folder, too.
+        workers: processes that read ahead; 0: none; None: two for many samples.
         resume: False begins anew.
         device, dtype: such as "cuda:1" and "bfloat16", of a model that is loaded here; None: a GPU if there is one,
             and the type of the weights.
@@ -126,8 +129,8 @@ def evaluate(
         check_card(name)
     reading = {"media": media, "split": split, "annotations": annotations, "columns": columns}
     asked = ask(
-        model, data, task, processor, output, format, reading, batch_size, resume, progress, generation=generation,
-        device=device, dtype=dtype,
+        model, data, task, processor, output, format, reading, batch_size, workers, resume, progress,
+        generation=generation, device=device, dtype=dtype,
     )  # fmt: skip
     questions, task, notes = asked.questions, asked.task, []
     if task == "caption":
@@ -135,6 +138,8 @@ def evaluate(
         asked.found |= more
     metrics = counted(asked.found, questions, asked.reader)
     result = Evaluation(task, name, asked.told["data"], metrics, questions, asked.reader.skipped, asked.told)
+    if asked.others:
+        notes.append(f"the model was trained for {' and '.join(asked.others)}, too: --task evaluates that")
     result.notes = notes
     if theirs is not None:
         result.comparison = _compared(result, theirs, str(against))

@@ -27,6 +27,7 @@ from ..processing.batches import media_key, sources_of
 from ..processing.collator import SAMPLE_COLUMNS, MMDataCollator
 from ..processing.columns import check_columns, renamed
 from ..processing.images.limits import MediaDecodeError, check_count
+from ..processing.reading import beside_workers, default_workers, made_ahead
 
 SORTED_AT_ONCE = 16  # batches of samples that are sorted by length together
 NOT_OF_FORWARD = ("labels", "lm_targets", "return_loss", "return_logits")
@@ -124,20 +125,25 @@ class Reader:
     journal: Any = None
     share: tuple[int, int] = (0, 1)
     progress: bool = False
+    workers: int | None = 0  # processes that read ahead; None: two for many samples
     keeps_confidence: bool = False  # of texts, too, which takes the scores of every step
 
     def __post_init__(self):
         if self.on_error not in ("raise", "skip"):
             raise ValueError(f'on_error={self.on_error!r}; accepted are "raise" and "skip"')
         check_count("batch_size", self.batch_size, least=1)
+        check_count("workers", self.workers, none=True)
         self.columns = check_columns(self.collator.columns, (*SAMPLE_COLUMNS, "id"))
         # what is evaluated is whole: nothing augmented, nothing masked
         plain = {"augment": None, "mlm_probability": 0.0, "mim_ratio": 0.0, "masked_lm": False, "return_loss": False}
         self.collate = replace(self.collator, columns=None, on_error="raise", **plain)
         self.collate_prompts = replace(self.collate, mode="generate")
 
-    def each(self, dataset: Iterable, run: Callable[[list[Sample]], list]) -> list:
-        """What `run` makes of the samples, all together, in the order of the data set."""
+    def each(
+        self, dataset: Iterable, read: Callable[[list[Sample]], Any], run: Callable[[list[Sample], Any], list]
+    ) -> list:
+        """What `run` makes of samples and the batch that `read` makes of them, all together, in the order of the data
+        set."""
         journal = self.journal
         found: list[tuple[int, list]] = [] if journal is None else journal.answers()
         self.skipped += [] if journal is None else journal.skipped
@@ -145,12 +151,14 @@ class Reader:
         total = len(dataset) if hasattr(dataset, "__len__") else None  # pyright: ignore[reportArgumentType]: has it
         bar = tqdm(total=total, unit=" samples", disable=None if self.progress else True)
         bar.update(len(done) * self.share[1])
-        for batch in self._batches(dataset, done):
-            for samples, answers in self._answered(batch, run):
-                numbered = _by_sample(samples, answers)
-                found += numbered
-                if journal is not None:
-                    journal.add(numbered)
+        workers = default_workers(total or 0) if self.workers is None else self.workers
+        for batch, made in made_ahead(self._batches(dataset, done), read, workers):
+            with beside_workers(workers):
+                for samples, answers in self._answered(batch, made, read, run):
+                    numbered = _by_sample(samples, answers)
+                    found += numbered
+                    if journal is not None:
+                        journal.add(numbered)
             bar.update(len(batch) * self.share[1])
         bar.close()
         found = self._of_all(found)
@@ -158,17 +166,19 @@ class Reader:
             raise ValueError("there is nothing to evaluate: the data set is empty, or none of its samples can be read")
         return [item for _, items in sorted(found, key=lambda pair: pair[0]) for item in items]
 
-    def _answered(self, batch: list[Sample], run: Callable) -> Iterator[tuple[list[Sample], list]]:
+    def _answered(
+        self, batch: list[Sample], made: Callable[[], Any], read: Callable, run: Callable
+    ) -> Iterator[tuple[list[Sample], list]]:
         """The batch with what was made of it; where one cannot be read, each of the others in a batch of one."""
         try:
-            yield batch, run(batch)
+            yield batch, run(batch, made())
             return
         except MediaDecodeError:
             if self.on_error == "raise":
                 raise
         for sample in batch:
             try:
-                yield [sample], run([sample])
+                yield [sample], run([sample], read([sample]))
             except MediaDecodeError as fault:
                 self.skipped.append((sample.file() or sample.name(), fault.reason))
                 if self.journal is not None:
@@ -182,6 +192,10 @@ class Reader:
         torch.distributed.all_gather_object(everyone, (found, self.skipped))
         self.skipped = [one for _, skipped in everyone for one in skipped]
         return [one for answers, _ in everyone for one in answers]
+
+    def read(self, samples: list[Sample]) -> Mapping[str, Any]:
+        """A batch with all columns."""
+        return self.collate([sample.columns for sample in samples])
 
     def samples(self, dataset: Iterable) -> Iterator[Sample]:
         for number, columns in enumerate(_in_order(dataset)):
@@ -250,9 +264,14 @@ def _on(model: Any, batch: Mapping[str, Any], without: tuple[str, ...] = ()) -> 
 def generated(model: Any, processor: Any, dataset: Iterable, reader: Reader, **generation: Any) -> list[Question]:
     """Questions with the texts that the model writes, from only pictures and prompts."""
 
-    def run(samples: list[Sample]) -> list[Question]:
-        asked = [(question, sample) for sample in samples for question in sample.questions()]
-        batch = _on(model, reader.collate_prompts([_prompt(*pair) for pair in asked]))
+    def asked_of(samples: list[Sample]) -> list[tuple[Question, Sample]]:
+        return [(question, sample) for sample in samples for question in sample.questions()]
+
+    def read(samples: list[Sample]) -> Mapping[str, Any]:
+        return reader.collate_prompts([_prompt(*pair) for pair in asked_of(samples)])
+
+    def run(samples: list[Sample], batch: Mapping[str, Any]) -> list[Question]:
+        asked, batch = asked_of(samples), _on(model, batch)
         # Without a prompt a text opens with bos; Whisper's rules give it without what they put before it.
         has_rules = getattr(model, "has_rules", False)
         opens = 0 if has_rules else 1
@@ -269,7 +288,7 @@ def generated(model: Any, processor: Any, dataset: Iterable, reader: Reader, **g
         return [question for question, _ in asked]
 
     with answering(model):
-        return reader.each(dataset, run)
+        return reader.each(dataset, read, run)
 
 
 def _confidences(model: Any, output: Any, start: int) -> list[float]:
@@ -304,8 +323,8 @@ class Embeddings:
 def embedded(model: Any, dataset: Iterable, reader: Reader) -> Embeddings:
     """Every picture once, whatever the number of samples and captions that it has."""
 
-    def run(samples: list[Sample]) -> list[tuple[Sample, np.ndarray, np.ndarray]]:
-        batch = _on(model, reader.collate([sample.columns for sample in samples]), NOT_OF_FORWARD)
+    def run(samples: list[Sample], batch: Mapping[str, Any]) -> list[tuple[Sample, np.ndarray, np.ndarray]]:
+        batch = _on(model, batch, NOT_OF_FORWARD)
         output = model(**batch, return_loss=False)
         counts = [len(sample.captions()) for sample in samples]
         texts = output.text_embeds.float().cpu().numpy()
@@ -319,7 +338,7 @@ def embedded(model: Any, dataset: Iterable, reader: Reader) -> Embeddings:
         return [(sample, images[owners[first]], texts[first:end]) for sample, first, end in bounds]
 
     with answering(model):
-        found = reader.each(dataset, run)
+        found = reader.each(dataset, reader.read, run)
     numbers: dict[str, int] = {}
     images, texts, owner, pictures, captions = [], [], [], [], []
     for sample, image, own in found:
@@ -338,8 +357,7 @@ def embedded(model: Any, dataset: Iterable, reader: Reader) -> Embeddings:
 def classified(model: Any, dataset: Iterable, reader: Reader) -> tuple[list[Question], np.ndarray]:
     """A Question for each row, with its label, and the logits (R, L)."""
 
-    def run(samples: list[Sample]) -> list[tuple[Question, np.ndarray]]:
-        batch = reader.collate([sample.columns for sample in samples])
+    def run(samples: list[Sample], batch: Mapping[str, Any]) -> list[tuple[Question, np.ndarray]]:
         if "labels" not in batch:
             held = sorted(set().union(*(sample.columns for sample in samples)))
             raise ValueError(f"the samples have no label to compare with; they hold {held}")
@@ -355,5 +373,5 @@ def classified(model: Any, dataset: Iterable, reader: Reader) -> tuple[list[Ques
         return list(zip(rows, logits, strict=True))
 
     with answering(model):
-        found = reader.each(dataset, run)
+        found = reader.each(dataset, reader.read, run)
     return [question for question, _ in found], np.stack([logits for _, logits in found])

@@ -25,6 +25,7 @@ _Columns = Annotated[
     str | None, typer.Option(metavar="A=B,...", help="Names of other columns: caption=suffix,file=image.")
 ]
 _BatchSize = Annotated[int, typer.Option(min=1, help="Texts in a batch.")]
+_Workers = Annotated[int | None, typer.Option(min=0, help="Processes that read ahead. Default: two for many samples.")]
 _Beams = Annotated[int | None, typer.Option(min=1, help="Beams of the search. Default: the model's own.")]
 _Longest = Annotated[int | None, typer.Option(min=1, help="Longest text that is written. Default: the model's own.")]
 _Resume = Annotated[bool, typer.Option("--resume/--fresh", help="Go on where a killed run left answers, or anew.")]
@@ -48,6 +49,7 @@ def evaluate(
     annotations: _Annotations = None,
     columns: _Columns = None,
     batch_size: _BatchSize = 8,
+    workers: _Workers = None,
     num_beams: _Beams = None,
     max_new_tokens: _Longest = None,
     against: Annotated[
@@ -73,8 +75,8 @@ def evaluate(
     generation = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
     all_read = print_evaluation(
         say, as_json, model, data, task, output=output, media=media, format=data_format, split=split,
-        annotations=annotations, columns=as_dict("columns", columns), batch_size=batch_size, against=against,
-        update_card=update_card, resume=resume, device=device, dtype=dtype,
+        annotations=annotations, columns=as_dict("columns", columns), batch_size=batch_size, workers=workers,
+        against=against, update_card=update_card, resume=resume, device=device, dtype=dtype,
         **{name: value for name, value in generation.items() if value is not None},
     )  # fmt: skip
     if not all_read:
@@ -99,6 +101,7 @@ def audit(
     annotations: _Annotations = None,
     columns: _Columns = None,
     batch_size: _BatchSize = 8,
+    workers: _Workers = None,
     num_beams: _Beams = None,
     max_new_tokens: _Longest = None,
     update_card: Annotated[
@@ -121,7 +124,7 @@ def audit(
     all_read = print_audit(
         say, as_json, model, data, groups, task, output=output, media=media, format=data_format, split=split,
         annotations=annotations, columns=as_dict("columns", columns), batch_size=batch_size,
-        update_card=update_card, resume=resume, device=device, dtype=dtype,
+        workers=workers, update_card=update_card, resume=resume, device=device, dtype=dtype,
         **{name: value for name, value in generation.items() if value is not None},
     )  # fmt: skip
     if not all_read:

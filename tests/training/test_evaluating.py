@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import mm
 import mm_console
+from mm.cli.models import load_head
 from mm.training import asking, evaluating
 from mm.training.journal import Journal
 from mm.training.predictions import Question, Sample
@@ -55,6 +56,32 @@ def test_metrics_have_intervals_and_bad_files_are_listed(whole):
     ((name, reason),) = whole.skipped
     assert reason.startswith("cannot decode") and "broken.png" in reason and whole.metrics["skipped"] == 1
     assert f"left out: {name}: cannot decode" in str(whole) and Path(name).name == "broken.png"
+
+
+def test_processes_that_read_ahead_change_nothing(data, whole):
+    found = mm.evaluate(str(MODEL), data, workers=2, batch_size=2, progress=False, num_beams=1)
+    assert found.metrics == pytest.approx(whole.metrics) and found.skipped == whole.skipped
+    assert [question.prediction for question in found.questions] == [one.prediction for one in whole.questions]
+
+
+def test_a_model_of_several_heads_is_evaluated_as_one_and_the_others_are_told(data):
+    model = str(ROOT / "checkpoints" / "mm-tiny-languages")
+    found = mm.evaluate(model, data, progress=False, num_beams=1, max_new_tokens=4)
+    assert found.task == "caption" and found.notes[-1].startswith("the model was trained for vqa and retrieval, too: ")
+    found = mm.evaluate(model, data, task="retrieval", progress=False)
+    assert found.task == "retrieval" and not found.notes
+    finder, processor = load_head(model, ("MMForImageTextRetrieval",))
+    pictures = [data.parent / f"{name}.png" for name in FEW]
+    likest = finder.similarity(pictures, [{"text": name.replace("_", " ")} for name in FEW], processor=processor)
+    assert found.metrics["samples"] == 5 and likest.argmax(1).tolist() == [*range(5)]
+    told = {question.file: question for question in found.questions}
+    for name, row in zip(FEW, finder.encode(pictures, processor=processor), strict=True):
+        texts = told[f"{name}.png"].references
+        scores = finder.encode([{"text": text} for text in texts], processor=processor) @ row
+        assert told[f"{name}.png"].prediction in texts and scores.max() > 0
+    whole, processor = mm.MMForPreTraining.from_pretrained(model).eval(), mm.MMProcessor.from_pretrained(model)
+    held = mm.evaluate(whole, data, processor=processor, progress=False)
+    assert held.task == "retrieval"
 
 
 def test_the_command_ends_with_2_where_media_cannot_be_read(whole, monkeypatch):
