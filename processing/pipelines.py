@@ -7,11 +7,12 @@ error for a head that was not in the checkpoint. For models of other libraries t
 
 # The parts of a pipeline are never None: each of these tasks loads its own.
 
+import copy
 import warnings
 from typing import Any
 
 import torch
-from transformers import AutoProcessor
+from transformers import AutoProcessor, BatchFeature
 from transformers.pipelines.audio_classification import AudioClassificationPipeline
 from transformers.pipelines.automatic_speech_recognition import AutomaticSpeechRecognitionPipeline
 from transformers.pipelines.feature_extraction import FeatureExtractionPipeline
@@ -82,7 +83,30 @@ class PictureFirst(ForMM):
 
 
 class MMZeroShotImageClassification(PictureFirst, ZeroShotImageClassificationPipeline):
+    """Labels as MMProcessor reads texts, closed and padded as the model learned them; the scores of a model that was
+    trained by the sigmoid loss are the probabilities of each pair."""
+
     theirs = ZeroShotImageClassificationPipeline
+
+    def preprocess(
+        self, image, candidate_labels=None, hypothesis_template="This is a photo of {}.", timeout=None,
+        tokenizer_kwargs=None,
+    ):  # fmt: skip
+        read = super().preprocess(image, candidate_labels, hypothesis_template, timeout, tokenizer_kwargs)
+        if tokenizer_kwargs or (self.processor is None and not self.model.name_or_path):
+            return read  # by the tokenizer alone
+        processor = copy.copy(self.model._processor_for_items(self.processor))
+        processor.tokenizer = self.tokenizer
+        texts = [hypothesis_template.format(label) for label in candidate_labels or ()]
+        made = processor(text=texts, return_tensors="pt")
+        return {**read, "text_inputs": [BatchFeature({name: made[name] for name in ("input_ids", "attention_mask")})]}
+
+    def postprocess(self, model_outputs):
+        if self.model.config.contrastive_loss != "sigmoid":
+            return super().postprocess(model_outputs)
+        scores = model_outputs["logits"][0].float().sigmoid().tolist()
+        found = zip(model_outputs["candidate_labels"], scores, strict=True)
+        return [{"score": score, "label": label} for label, score in sorted(found, key=lambda pair: -pair[1])]
 
 
 class MMImageClassification(PictureFirst, ImageClassificationPipeline):

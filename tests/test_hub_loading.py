@@ -14,6 +14,7 @@ ONE = "model.safetensors"
 USER = f"""
 from pathlib import Path
 import torch, transformers, huggingface_hub, mm
+from PIL import Image
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from conftest import build_config, make_visible
 
@@ -25,8 +26,22 @@ def built(seed, **fields):
     torch.manual_seed(seed)
     return make_visible(mm.MMForConditionalGeneration._from_config(build_config(**fields)))
 
-def processor(side):
-    return mm.MMProcessor(mm.MMImageProcessorPil(size={{"height": side, "width": side}}), tokenizer)
+def processor(side, **settings):
+    return mm.MMProcessor(mm.MMImageProcessorPil(size={{"height": side, "width": side}}), tokenizer, **settings)
+
+def drawn():
+    return Image.radial_gradient("L").convert("RGB")
+
+def answered(name, processor):
+    pipe = transformers.pipeline("mm-vqa", model=name, processor=processor)
+    return pipe(image=drawn(), question="w3 w4", max_new_tokens=6)[0]["answer"]
+
+def by_hand(name, side):
+    model, read = mm.MMForConditionalGeneration.from_pretrained(name).eval(), processor(16)
+    given = read(images=[drawn()], **{{side: ["w3 w4"]}}, add_eos_token=False, return_tensors="pt")
+    ids = model.generate(**given, max_new_tokens=6)
+    start = given["input_ids"].shape[1] if "input_ids" in given else 1
+    return read.batch_decode(ids[:, start:], skip_special_tokens=True)[0]
 
 def mark(made):
     # What tells one revision from another: a weight of a model, the side of pictures of a processor.
@@ -99,6 +114,21 @@ def test_a_subfolder_loads(hub, ask, versions, load, tmp_path):
     wanted = "20" if "Processor" in load else "built(4).config.text_config.vocab_size"
     wanted = "mark(built(4))" if load in MODELS else wanted
     assert ask(f"mark({load}('{name}', subfolder='a/b')) == {wanted}") is True
+
+
+@pytest.mark.parametrize("prompt_to", ["decoder", "context"])
+def test_a_model_from_the_hub_is_asked_where_it_learned_to_be(ask, prompt_to):
+    """A shared text encoder: only the processor of the repository knows the side."""
+    name = f"tester/asked-{prompt_to}"
+    assert ask(f"built(5, share_text_encoder=True).push_to_hub('{name}') and 1") == 1
+    assert ask(f"processor(16, prompt_to='{prompt_to}').push_to_hub('{name}') and 1") == 1
+    for load in PROCESSORS:
+        asked = f"answered('{name}', {load}('{name}'))"
+        side = {"decoder": "text", "context": "context_text"}[prompt_to]
+        assert ask(f"{load}('{name}').prompt_side(mm.MMConfig.from_pretrained('{name}'))") == side
+        assert ask(f"{asked} == by_hand('{name}', '{side}')") is True
+        other = ({"text", "context_text"} - {side}).pop()
+        assert ask(f"{asked} == by_hand('{name}', '{other}')") is False
 
 
 @pytest.fixture(scope="module")

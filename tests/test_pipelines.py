@@ -268,6 +268,30 @@ def test_any_to_any_finds_the_class_of_a_checkpoint_and_captions_with_it(caption
     assert [entry["generated_text"].strip() for entry in found] == expected
 
 
+# ---- explaining -----------------------------------------------------------------------------------------------------
+
+
+def test_captions_are_explained_word_by_word_one_or_many(captioning):
+    pipe = pipeline("mm-explanation", model=captioning.model, processor=captioning.processor)
+    model, processor, settings = pipe.model, pipe.processor, {"num_beams": 2, "max_new_tokens": 5}
+    for method, prompt in (("attention", None), ("grad", "a"), ("rollout", None)):
+        given = {} if prompt is None else {"text": [prompt], "add_eos_token": False}
+        alone = []
+        for path in PICTURES[:2]:
+            read = processor(images=[path], **given, return_tensors="pt")
+            ids = model.generate(**read, **settings)
+            alone += model.explain(read, ids, processor=processor, pictures=[path], method=method)
+        asked = {"method": method, **({} if prompt is None else {"prompt": prompt}), **settings}
+        for found in ([pipe(path, **asked) for path in PICTURES[:2]], pipe(PICTURES[:2], batch_size=2, **asked)):
+            assert [[one["word"] for one in each] for each in found] == [one.words for one in alone] and alone[0].words
+            for each, one in zip(found, alone, strict=True):
+                for word, of_word in zip(each, one.maps, strict=True):
+                    assert word["map"].shape == of_word.shape and abs(word["map"] - of_word).max() < 1e-5
+    with pytest.raises(ValueError, match="leave num_return_sequences out"):
+        pipe(PICTURES[0], num_return_sequences=2)
+    assert pipeline("mm-explanation").model.name_or_path.endswith("mm-tiny")
+
+
 # ---- finding --------------------------------------------------------------------------------------------------------
 
 
@@ -301,6 +325,19 @@ def test_pictures_are_found_by_a_text_and_texts_by_a_picture(finding):
             pipe(image=images[0], texts=texts)
 
 
+def test_pictures_and_texts_are_matched_read_together(finding):
+    model, processor = finding
+    pipe = pipeline("mm-retrieval", model=model, processor=processor)
+    images, texts = [opened(path) for path in PICTURES], ["a red cat", "a blue dog"]
+    read = processor(images=images, text=[texts] * len(images), return_tensors="pt")
+    chances = model.match(**read).softmax(1)[:, 1].view(len(images), 2)
+    for number, image in enumerate(images):
+        found = {one["index"]: one["score"] for one in pipe(image=image, texts=texts, match=True)}
+        assert [found[0], found[1]] == pytest.approx(chances[number].tolist(), abs=1e-5)
+    found = pipe(text=texts[1], images=images, match=True, top_k=len(images))
+    assert [one["score"] for one in found] == pytest.approx(chances[:, 1].sort(descending=True).values.tolist())
+
+
 def test_zero_shot_classes_are_the_similarities_of_their_texts(finding):
     model, processor = finding
     parts = {"tokenizer": processor.tokenizer, "image_processor": processor.image_processor}
@@ -311,6 +348,24 @@ def test_zero_shot_classes_are_the_similarities_of_their_texts(finding):
     pixels = processor.image_processor([opened(PICTURE)], return_tensors="pt")
     scores = model(input_ids=text.input_ids, **pixels).logits_per_image.softmax(-1)[0].tolist()
     assert {entry["label"]: entry["score"] for entry in found} == pytest.approx(dict(zip(labels, scores, strict=True)))
+
+
+@pytest.mark.parametrize("loss", ["infonce", "sigmoid"])
+def test_zero_shot_classes_from_a_folder_are_those_of_mm_classify(answering, loss, tmp_path):
+    """Texts are closed, and as long as the model learned them."""
+    model, processor = answering(cls=MMForImageTextRetrieval, contrastive_loss=loss)
+    processor = MMProcessor(processor.image_processor, processor.tokenizer, add_eos_token=True, fixed_length=9)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    labels, template = ["cat", "blue dog", "red"], "what is {}"
+    pipe = pipeline("zero-shot-image-classification", model=str(tmp_path))
+    embeds = model.encode_labels(labels, template, processor=processor)
+    seen = model.encode([Path(path) for path in PICTURES], processor=processor)
+    found = pipe(PICTURES, candidate_labels=labels, hypothesis_template=template)
+    for each, expected in zip(found, model.label_scores(seen, embeds).tolist(), strict=True):
+        scores = {one["label"]: one["score"] for one in each}
+        assert [scores[label] for label in labels] == pytest.approx(expected, abs=1e-5)
+        assert [*scores.values()] == sorted(scores.values(), reverse=True)
 
 
 # ---- untrained heads ------------------------------------------------------------------------------------------------

@@ -97,6 +97,28 @@ def test_predictions_are_what_generate_writes_from_the_prompts(tiny_model, field
     assert found["eval_exact"] <= 1 / 7 and found["eval_loss"] > 1  # nothing was learnt, and nothing leaks
 
 
+@pytest.mark.parametrize("prompt_to", ["decoder", "context"])
+def test_questions_of_a_shared_text_encoder_go_where_prompt_to_says(tiny_model, prompt_to, tmp_path):
+    """As `prompt_side` says it, from a processor that was saved, and not to the other side."""
+    model = tiny_model(dtype=torch.float32, share_text_encoder=True)
+    make_processor(prompt_to=prompt_to).save_pretrained(tmp_path / "saved")
+    processor = MMProcessor.from_pretrained(tmp_path / "saved")
+    held = samples(("a", "a square", "red round a"))
+    own, written, plain = processor.prompt_side(model.config), {}, make_processor()
+    assert own == {"decoder": "text", "context": "context_text"}[prompt_to]
+    for side in ("text", "context_text"):
+        texts = written[side] = []
+        for sample in held:
+            given = {"images": [sample["image"]], side: [sample["text"]], "add_eos_token": False}
+            inputs = plain(**given, return_tensors="pt")
+            start = inputs["input_ids"].shape[1] if "input_ids" in inputs else 1
+            ids = model.generate(**inputs, max_new_tokens=6)[:, start:]
+            texts += processor.batch_decode(ids, skip_special_tokens=True)
+    found, metrics = evaluate(model, processor, held, tmp_path)
+    assert metrics.written == written[own] != written["text" if own == "context_text" else "context_text"]
+    assert metrics.wanted == [sample["suffix"] for sample in held] and found["eval_loss"] > 1
+
+
 @pytest.mark.parametrize("prompts", [True, False])
 def test_a_test_set_without_answers_is_predicted(tiny_model, prompts, tmp_path):
     model, processor = tiny_model(dtype=torch.float32), make_processor()

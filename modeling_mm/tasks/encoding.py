@@ -6,6 +6,7 @@
 n items, P projection_dim.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -193,6 +194,9 @@ class MMEncoding:
             processor = self.__dict__["_read_processor"] = AutoProcessor.from_pretrained(self.name_or_path)
         if not hasattr(processor, "encodable"):
             raise TypeError(f"processor must be an MMProcessor; got {type(processor).__name__}")
+        if "MMForPreTraining" in (self.config.architectures or ()) and not processor.add_eos_token:
+            processor = copy.copy(processor)
+            processor.add_eos_token = True  # pre-training compares closed texts, and its prompts are open
         return processor
 
 

@@ -1,4 +1,5 @@
-"""Tasks of MM for `transformers.pipeline`: mm-captioning, mm-vqa, mm-retrieval. Importing this file registers them."""
+"""Tasks of MM for `transformers.pipeline`: mm-captioning, mm-vqa, mm-explanation, mm-text-to-image, mm-retrieval.
+Importing this file registers them."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -204,6 +205,33 @@ class MMVQAPipeline(MMCaptioningPipeline):
         return [{"answer": answers[i], "score": scores[i]} for i in model_outputs["indices"][0].tolist()]
 
 
+class MMExplanationPipeline(MMCaptioningPipeline):
+    """`pipeline("mm-explanation")(image, prompt=None, method="attention", **generation)` -> of each image the words of
+    its caption, [{"word": str, "map": float32 (H, V) over the picture, which adds up to 1}, ...].
+
+    method: of `model.explain`. The others are those of mm-captioning.
+    """
+
+    def _sanitize_parameters(self, prompt: str | None = None, method: str = "attention", **generation):
+        if generation.get("num_return_sequences", 1) != 1:
+            raise ValueError("mm-explanation explains the best caption: leave num_return_sequences out")
+        asked, generation, told = super()._sanitize_parameters(prompt, **generation)
+        return asked, {"method": method, **generation}, told
+
+    def _forward(self, model_inputs, method: str = "attention", **generation):
+        asked = model_inputs["asked"]
+        read = self.together(asked, self.processor.prompt_side(self.model.config))
+        given = {"tokenizer": self.processor.tokenizer, **generation, "return_dict_in_generate": True}
+        pictures = [one.image for one in (asked if isinstance(asked, list) else [asked])]
+        written = self.model.generate(**read, **given)
+        return {"found": self.model.explain(read, written, processor=self.processor, pictures=pictures, method=method)}
+
+    def postprocess(self, model_outputs):
+        found = model_outputs["found"]
+        found = found[0] if isinstance(found, list) else found  # of a batch the pipeline takes each out
+        return [{"word": word, "map": of_word} for word, of_word in zip(found.words, found.maps, strict=True)]
+
+
 def drawing_texts(model: Any, processor: Any, texts: list[str]) -> dict[str, Any]:
     """What the processor takes of texts to draw: context texts for a text encoder, or prompts."""
     return {processor.prompt_side(model.config): [composed(text) for text in texts], "add_eos_token": False}
@@ -261,10 +289,15 @@ class MMTextToImagePipeline(MMPipeline):
 class MMRetrievalPipeline(MMPipeline):
     """`pipeline("mm-retrieval")(text=..., images=[...], top_k=5)`, or `(image=..., texts=[...])`.
 
-    Returns the best of the list first: [{"index": number in the list, "score": cosine similarity}, ...].
+    Returns the best of the list first: [{"index": number in the list, "score": cosine similarity}, ...]. With
+    match=True picture and text are read together, and the score is the probability of a match.
     """
 
     _pipeline_calls_generate = False
+
+    def __init__(self, model, *args, **kwargs):
+        super().__init__(model, *args, **kwargs)
+        self.processor = self.model._processor_for_items(self.processor)
 
     def __call__(self, *, text=None, images=None, image=None, texts=None, **kwargs):
         by_text, by_image = text is not None and images is not None, image is not None and texts is not None
@@ -278,9 +311,9 @@ class MMRetrievalPipeline(MMPipeline):
         return super().__call__({**given, "by_text": by_text}, **kwargs)
 
     def _sanitize_parameters(  # pyright: ignore[reportIncompatibleMethodOverride]: own options
-        self, top_k: int = 5
+        self, top_k: int = 5, match: bool = False
     ):
-        return {}, {}, {"top_k": top_k}
+        return {}, {"match": match}, {"top_k": top_k}
 
     def preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]: own options
         self, inputs
@@ -291,10 +324,16 @@ class MMRetrievalPipeline(MMPipeline):
         return read
 
     def _forward(  # pyright: ignore[reportIncompatibleMethodOverride]: own options
-        self, model_inputs
+        self, model_inputs, match: bool = False
     ):
-        names = ("input_ids", "attention_mask")
-        texts = self.model.encode_text(**{name: model_inputs["text"][name] for name in names})
+        read = {name: model_inputs["text"][name] for name in ("input_ids", "attention_mask")}
+        if match:
+            contexts = torch.arange(len(model_inputs["images"]["pixel_values"]), device=self.device)
+            rows = max(len(contexts), len(read["input_ids"]))  # one of the two is 1
+            read = {name: value.expand(rows, -1) for name, value in read.items()}
+            logits = self.model.match(**read, context_index=contexts.expand(rows), **model_inputs["images"])
+            return {"scores": logits.float().softmax(1)[:, 1]}
+        texts = self.model.encode_text(**read)
         images = self.model.encode_image(**model_inputs["images"])
         scores = texts @ images.T
         return {"scores": scores[0] if model_inputs["by_text"] else scores[:, 0]}
@@ -312,6 +351,7 @@ _PACKAGED = Path(__file__).resolve().parents[2] / "checkpoints" / "mm-tiny"
 for _task, _pipeline, _model in (
     ("mm-captioning", MMCaptioningPipeline, AutoModelForImageTextToText),
     ("mm-vqa", MMVQAPipeline, (AutoModelForVisualQuestionAnswering, AutoModelForImageTextToText)),
+    ("mm-explanation", MMExplanationPipeline, AutoModelForImageTextToText),
     ("mm-text-to-image", MMTextToImagePipeline, (AutoModelForImageTextToText, AutoModelForMaskedLM)),
     ("mm-retrieval", MMRetrievalPipeline, AutoModelForZeroShotImageClassification),
 ):

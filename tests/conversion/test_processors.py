@@ -175,14 +175,21 @@ def test_a_zero_shot_pipeline_gives_the_source_s_scores(case, picture, tmp_path)
 
 @pytest.mark.parametrize("case", ["siglip", "siglip 2"], indirect=True)
 @torch.no_grad()
-def test_processor_and_model_together_give_siglip_s_logits(case, picture, assert_close):
-    """The pipeline pads to one length for models that are called siglip alone; the processor always does."""
+def test_processor_and_model_together_give_siglip_s_logits(case, picture, assert_close, tmp_path):
+    """The processor pads to one length, and so does the pipeline, whose scores are sigmoids."""
     _, directory, _, _, texts = case
     done, processor = convert(directory), AutoProcessor.from_pretrained(directory)
     given = processor(images=picture, text=texts, padding="max_length", return_tensors="pt")
     there = SiglipModel.from_pretrained(directory).eval()(**given).logits_per_image
     here = done.model(**done.processor(images=[picture, None], text=texts, return_tensors="pt"), return_loss=False)
     assert_close(here.logits_per_image[:1], there)
+    done.model.save_pretrained(tmp_path)
+    done.processor.save_pretrained(tmp_path)
+    settings = {"candidate_labels": texts, "hypothesis_template": "{}"}
+    found = pipeline("zero-shot-image-classification", model=str(tmp_path))(picture, **settings)
+    scores = {one["label"]: one["score"] for one in found}
+    assert_close(torch.tensor([scores[text] for text in texts]), there[0].sigmoid())
+    assert [*scores.values()] == sorted(scores.values(), reverse=True)
 
 
 def test_what_the_source_s_tokenizer_changes_is_said(peer, saved, tokenizer):

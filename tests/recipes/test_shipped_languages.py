@@ -66,3 +66,19 @@ def test_the_card_tells_what_was_measured():
     for row in log["models"][MODEL.name]["results"]:
         mean, low, high = (f"{one:.3f}".replace("0.", ".", 1) for one in row["right"])
         assert f"| {row['what']} | {row['number']} | {mean} [{low}, {high}] |" in card, row["what"]
+
+
+def test_texts_are_compared_closed_as_it_learned_them_and_prompts_are_open():
+    finder = mm.MMForImageTextRetrieval.from_pretrained(MODEL).eval()
+    processor, names = mm.MMProcessor.from_pretrained(MODEL), ["penguin", "guitar"]
+    read = processor(text=names, add_eos_token=True, return_tensors="pt")
+    with torch.no_grad():
+        closed = finder.encode_text(read["input_ids"], attention_mask=read["attention_mask"])
+    for given in ({}, {"processor": processor}):
+        found = finder.encode([{"text": name} for name in names], **given)
+        torch.testing.assert_close(found, closed, rtol=0, atol=1e-5)
+    find = pipeline("mm-retrieval", model=str(MODEL))
+    seen = finder.encode(Path(picture("penguin")), processor=processor)
+    scores = {one["index"]: one["score"] for one in find(image=picture("penguin"), texts=names)}
+    assert [scores[0], scores[1]] == pytest.approx((closed @ seen).tolist(), abs=1e-5)
+    assert processor.add_eos_token is False
