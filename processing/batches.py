@@ -160,9 +160,9 @@ def stack_ready(
     samples: Sequence[Mapping[str, Any]],
     tokenizer: Any,
     *,
-    side: str,
     train: bool,
     max_length: int | None,
+    padding_side: str,
     pad_to_multiple_of: int | None,
 ) -> dict[str, Any]:
     """A batch of ready samples. Rows are contexts. Outside of training only prompts are kept."""
@@ -179,7 +179,7 @@ def stack_ready(
     batch = {}
     if "input_ids" in columns:
         rows = _rows(columns) if train else _prompts(_rows(columns))
-        batch = _padded(rows, tokenizer, side, max_length, pad_to_multiple_of)
+        batch = _padded(rows, tokenizer, padding_side, max_length, pad_to_multiple_of)
     given = columns.get("label") or columns.get("labels")
     if given and "labels" not in batch and train:
         batch["labels"] = label_tensor([label.numpy() for label in given], [1] * len(given))

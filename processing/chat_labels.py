@@ -74,7 +74,7 @@ def chat_batch(
     if train:
         return dict(chat_inputs(processor, chats, return_tensors="pt", **options))
     prompts = [chat[:-1] if chat[-1].get("role") == "assistant" else chat for chat in chats]
-    settings = {**options, "padding_side": "left", "add_eos_token": False, "return_tensors": "pt"}
+    settings = {**options, "add_eos_token": False, "return_tensors": "pt"}
     return dict(
         processor.apply_chat_template(
             prompts, tokenize=True, return_dict=True, add_generation_prompt=True, processor_kwargs=settings

@@ -9,7 +9,7 @@ A sample is a row of text; samples with the same picture may share one context, 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -196,10 +196,7 @@ class MMDataCollator:
         caller, draws = self._passes.caller(asked), self._draws(samples, asked)
         columns = set().union(*samples)
         if columns & {"input_ids", "context_input_ids", *MEDIA_COLUMNS}:
-            train = self.mode == "train"
-            side = self.padding_side if train else "left"
-            limits = {"max_length": self.max_length, "pad_to_multiple_of": self.pad_to_multiple_of}
-            batch = stack_ready(samples, self.processor.tokenizer, side=side, train=train, **limits)
+            batch = stack_ready(samples, self.processor.tokenizer, train=self.mode == "train", **self._layout())
             contexts = draws.names
             rows = [f"{name}/0" for name in contexts]
         elif columns & set(SAMPLE_COLUMNS):
@@ -222,6 +219,11 @@ class MMDataCollator:
         if caller.keeps_logits is not None and not {"labels", "lm_targets", "mlm_targets"}.isdisjoint(batch):
             batch["return_logits"] = caller.keeps_logits
         return batch
+
+    def _layout(self) -> dict[str, Any]:
+        """How rows are cut and padded; prompts at the left."""
+        side = self.padding_side if self.mode == "train" else "left"
+        return {"max_length": self.max_length, "padding_side": side, "pad_to_multiple_of": self.pad_to_multiple_of}
 
     def _draws(self, samples: Sequence[Mapping[str, Any]], asked: Asked) -> Draws:
         """The random numbers of a batch, by the pass that it belongs to and what its samples are called."""
@@ -359,17 +361,9 @@ class MMDataCollator:
         paired = pair_samples({}, *(fields.get(name) for name in ("text", "suffix", "context_text")))
         owners = [number for number, rows in enumerate(paired.prompts or []) for _ in rows]
         processor = self.processor if parts is None else self.processor.with_parts([parts[owner] for owner in owners])
-        train = self.mode == "train"
-        made = dict(
-            processor(
-                **cast(dict[str, Any], fields),
-                max_length=self.max_length,
-                padding_side=self.padding_side if train else "left",
-                pad_to_multiple_of=self.pad_to_multiple_of,
-                add_eos_token=None if train else False,
-                return_tensors="pt",
-            )
-        )
+        ends = None if self.mode == "train" else False
+        options: dict[str, Any] = {**fields, **self._layout(), "add_eos_token": ends, "return_tensors": "pt"}
+        made = dict(processor(**options))
         places = processor.places()
         if places is not None and places.is_inside and "input_ids" in made:
             given = {name: [held[name] for held in sources] for name in MEDIA_OF if any(one[name] for one in sources)}
@@ -379,9 +373,7 @@ class MMDataCollator:
     def _chats(self, chats: list, sources: list[dict], parts: list | None) -> dict[str, Any]:
         """As `_rows`, of conversations."""
         processor = self.processor if parts is None else self.processor.with_parts(parts)
-        limits = {"max_length": self.max_length, "pad_to_multiple_of": self.pad_to_multiple_of}
-        side = {"padding_side": self.padding_side} if self.mode == "train" else {}
-        return chat_batch(processor, chats, sources, self.mode == "train", **limits, **side)
+        return chat_batch(processor, chats, sources, self.mode == "train", **self._layout())
 
     def _media(
         self, media: dict[str, list[list]], wanted: list[str], has_rows: bool, rngs: Any, draws: Draws

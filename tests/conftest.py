@@ -52,6 +52,7 @@ for _name in (
     "other_cpu",
     "published",
     "published_chats",
+    "served",
     "small_drawer",
     "small_trainer",
     "speakers",

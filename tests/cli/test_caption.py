@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import mm_console
 from mm import MMConfig, MMForConditionalGeneration, MMImageProcessorPil, MMProcessor
 from mm.cli import models as models_of_commands
-from mm.cli.caption import PACKAGED_MODEL, caption, list_pictures, load_model, print_captions
+from mm.cli.caption import caption, list_pictures, load_model, print_captions
 from mm.cli.printing import json_line, printable
 from mm.evaluation.calibration import Calibration
 from mm.processing.images.load import MediaDecodeError
@@ -396,7 +396,5 @@ def test_the_command_ends_with_2_where_the_model_is_missing(pictures, tmp_path):
 
 def test_the_packaged_model_captions_the_sample_pictures():
     samples = list_pictures([ROOT / "examples" / "pictures"])
-    assert (PACKAGED_MODEL / "config.json").is_file()
     found = texts(caption(samples))
-    assert len(found) == len(samples) >= 8
-    assert all(found) and len(set(found)) > len(found) // 2
+    assert all(found) and len(found) == len(samples) >= 8 and len(set(found)) > len(found) // 2

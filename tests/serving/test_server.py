@@ -1,25 +1,16 @@
 """`mm serve` on loopback, by the clients that people use: OpenAI's, schemathesis, plain HTTP (`make test-apps`)."""
 
-import base64
-import json
-import os
-import re
-import signal
-import socket
 import subprocess
 import sys
-import threading
-import time
 import urllib.error
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from served import KEY, PICTURES, ask, counter, data_url, message, served
 
 from mm import MMForImageTextRetrieval, MMForSpeechSeq2Seq, MMProcessor
 from mm.cli.caption import PACKAGED_MODEL, caption
@@ -27,8 +18,6 @@ from mm.cli.transcribe import transcribe
 from whispers import saved_whisper
 
 pytestmark = pytest.mark.apps
-PICTURES = sorted((Path(__file__).resolve().parents[2] / "examples" / "pictures").glob("*.png"))
-KEY = "a-key-of-the-tests"
 SOUND = (np.random.default_rng(0).standard_normal(40000) / 5).astype(np.float32)
 
 
@@ -42,22 +31,6 @@ def models(saved_retriever, tmp_path_factory):
     saved_whisper(folder / "whisper").rename(folder / "ears")
     soundfile.write(folder / "sound.wav", SOUND, 16000, subtype="FLOAT")
     return folder
-
-
-@contextmanager
-def served(*arguments):
-    """(address, process) of a running `mm serve`."""
-    command = [sys.executable, "-W", "ignore", "-m", "mm_console", "serve", "--port", "0", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MM_API_KEY": ""}
-    environment.pop("MM_API_KEY")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            yield re.search(r"http://\S+", line)[0], process
-        finally:
-            process.terminate()
-            process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -77,31 +50,6 @@ def client(server):
 def captions():
     """What `mm caption` says of each picture."""
     return {found.path: found.caption for found in caption(PICTURES, batch_size=1)}
-
-
-def data_url(path):
-    return f"data:image/png;base64,{base64.b64encode(Path(path).read_bytes()).decode()}"
-
-
-def message(*paths, text=""):
-    parts = [{"type": "image_url", "image_url": {"url": data_url(path)}} for path in paths]
-    return [{"role": "user", "content": [*parts, *([{"type": "text", "text": text}] if text else [])]}]
-
-
-def ask(address, route, body=None, key=KEY, **headers):
-    """(status, answer)"""
-    data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-    headers = {"Content-Type": "application/json", **headers, **({"Authorization": f"Bearer {key}"} if key else {})}
-    try:
-        with urllib.request.urlopen(urllib.request.Request(address + route, data, headers), timeout=60) as answer:
-            text = answer.read().decode()
-            return answer.status, json.loads(text) if text.startswith(("{", "[")) else text
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
-
-
-def counter(address, pattern):
-    return sum(float(value) for value in re.findall(pattern + r" ([\d.e+]+)", ask(address, "/metrics")[1]))
 
 
 # ---- OpenAI's client ------------------------------------------------------------------------------------------------
@@ -180,6 +128,18 @@ def test_faults_are_errors_of_the_client_in_words(client):
     with pytest.raises(openai.AuthenticationError):
         stranger.models.list()
     assert [model.id for model in client.models.list()] == ["mm-tiny", "finder", "ears"]
+
+
+@pytest.mark.parametrize("words", [slice(0, 2), slice(1, 3), slice(1, 2)])
+def test_a_stop_ends_the_text_alike_in_whole_and_in_parts(client, captions, words):
+    path = next(path for path, text in captions.items() if len(text.split()) > 3)
+    stop = " ".join(captions[path].split()[words])
+    request = {"model": "mm-tiny", "messages": message(path), "stop": stop}
+    (whole,) = client.chat.completions.create(**request).choices
+    parts = [part.choices[0] for part in client.chat.completions.create(**request, stream=True)]
+    text = captions[path][: captions[path].index(stop)].rstrip()
+    assert whole.message.content == "".join(part.delta.content or "" for part in parts) == text
+    assert whole.finish_reason == parts[-1].finish_reason == "stop"
 
 
 # ---- MM's own routes ------------------------------------------------------------------------------------------------
@@ -271,147 +231,6 @@ def test_keys_and_limits_hold(server):
         status, _ = ask(server, "/caption", b"x" * (33 << 20))
         raise ConnectionError(status)
     assert caught.value.args[0] == 413 or isinstance(caught.value.args[0], OSError)
-
-
-# ---- many at once ---------------------------------------------------------------------------------------------------
-
-
-def test_under_load_every_answer_is_that_of_its_own_picture(server, captions):
-    def one(number):
-        path = PICTURES[number % len(PICTURES)]
-        if number % 3:
-            return path, ask(server, "/caption", {"image": data_url(path)})[1]["caption"]
-        body = {"model": "mm-tiny", "messages": message(path), "stream": True}
-        events = ask(server, "/v1/chat/completions", body)[1].split("\n\n")
-        parts = [json.loads(event[6:])["choices"][0]["delta"] for event in events if event.startswith("data: {")]
-        return path, "".join(part.get("content", "") for part in parts)
-
-    before = [counter(server, rf'mm_batch_size_{name}{{model="mm-tiny"}}') for name in ("count", "sum")]
-    with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(one, range(96)))
-    assert all(text == captions[path] for path, text in found)
-    count, total = (
-        counter(server, rf'mm_batch_size_{name}{{model="mm-tiny"}}') - old
-        for name, old in zip(("count", "sum"), before, strict=True)
-    )
-    assert total == 96 and count < 60
-
-
-def test_what_has_come_is_answered_after_sigterm(captions):
-    with served() as (address, process):
-        found, begun = {}, threading.Barrier(9)
-
-        def one(path):
-            begun.wait()
-            found[path] = ask(address, "/caption", {"image": data_url(path), "num_beams": 4}, key=None)
-
-        threads = [threading.Thread(target=one, args=(path,)) for path in PICTURES[:8]]
-        for thread in threads:
-            thread.start()
-        begun.wait()
-        until = time.monotonic() + 30
-        while counter(address, "mm_requests_in_progress") < 9 and time.monotonic() < until and len(found) < 8:
-            time.sleep(0.001)
-        process.send_signal(signal.SIGTERM)
-        for thread in threads:
-            thread.join()
-        assert process.wait(60) == 0
-        expected = {one.path: one.caption for one in caption(PICTURES[:8], num_beams=4)}
-        assert {path: (status, answer["caption"]) for path, (status, answer) in found.items()} == {
-            path: (200, text) for path, text in expected.items()
-        }
-
-
-def test_a_full_queue_and_a_late_answer_have_their_status():
-    with served("--timeout", "0.001") as (address, _):
-        status, answer = ask(address, "/caption", {"image": data_url(PICTURES[0])}, key=None)
-        assert status == 504 and "seconds" in answer["error"]["message"]
-    with served("--max-queue", "1", "--batch-size", "1") as (address, _):
-        with ThreadPoolExecutor(16) as pool:
-            body = {"image": data_url(PICTURES[0]), "num_beams": 16}
-            found = list(pool.map(lambda _: ask(address, "/caption", body, key=None)[0], range(48)))
-        assert set(found) == {200, 503}
-
-
-@pytest.mark.parametrize("words", [slice(0, 2), slice(1, 3), slice(1, 2)])
-def test_a_stop_ends_the_text_alike_in_whole_and_in_parts(client, captions, words):
-    path = next(path for path, text in captions.items() if len(text.split()) > 3)
-    stop = " ".join(captions[path].split()[words])
-    request = {"model": "mm-tiny", "messages": message(path), "stop": stop}
-    (whole,) = client.chat.completions.create(**request).choices
-    parts = [part.choices[0] for part in client.chat.completions.create(**request, stream=True)]
-    text = captions[path][: captions[path].index(stop)].rstrip()
-    assert whole.message.content == "".join(part.delta.content or "" for part in parts) == text
-    assert whole.finish_reason == parts[-1].finish_reason == "stop"
-
-
-def test_seeds_and_units_hold_beside_other_models():
-    names = (f"one={PACKAGED_MODEL}", f"two={PACKAGED_MODEL}")
-    with served(*names, "--max-queue", "2") as (address, _):
-
-        def drawn(name):
-            body = {"model": name, "messages": message(PICTURES[0]), "temperature": 2.0, "seed": 7}
-            return ask(address, "/v1/chat/completions", body, key=None)[1]["choices"][0]["message"]["content"]
-
-        alone = drawn("one")
-        with ThreadPoolExecutor(2) as pool:
-            assert set(pool.map(drawn, ["one", "two"] * 6)) == {alone}
-        body = {"image": data_url(PICTURES[0]), "questions": [f"a {number}" for number in range(20)]}
-        assert ask(address, "/answer", body, key=None)[0] == 200
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_who_leaves_before_the_first_word_is_not_computed(stream):
-    with served("--batch-size", "1") as (address, _):
-        long = {"image": data_url(PICTURES[0]), "text": "a red apple", "method": "integrated_gradients"}
-        body = json.dumps({"messages": message(PICTURES[0]), "stream": stream, "num_beams": 2}).encode()
-        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        head += f"Content-Length: {len(body)}"
-        with ThreadPoolExecutor(3) as pool:
-            held = [pool.submit(ask, address, "/explain", long, None) for _ in range(3)]
-            host, port = address.removeprefix("http://").split(":")
-            while counter(address, "mm_requests_in_progress") < 3:
-                time.sleep(0.001)
-            clients = [socket.create_connection((host, int(port))) for _ in range(4)]
-            for client in clients:
-                client.sendall(f"{head}\r\n\r\n".encode() + body)
-            while counter(address, r'mm_queue{model="mm-tiny"}') < 4 and not held[-1].done():
-                time.sleep(0.001)
-            for client in clients:
-                client.close()
-            assert [one.result()[0] for one in held] == [200] * 3
-        assert ask(address, "/caption", {"image": data_url(PICTURES[0])}, key=None)[0] == 200
-        assert counter(address, r'mm_batch_size_count{model="mm-tiny"}') == 4
-
-
-def half_sent(address):
-    host, port = address.removeprefix("http://").split(":")
-    client = socket.create_connection((host, int(port)))
-    head = "POST /caption HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
-    client.sendall(head.encode())
-    client.settimeout(30)
-    return client
-
-
-def test_a_body_that_is_half_sent_is_given_up():
-    with served("--timeout", "0.5") as (address, _), half_sent(address) as client:
-        assert b" 408 " in client.recv(300)
-
-
-@pytest.mark.parametrize(("drain", "signals"), [(1, 1), (60, 2)])
-def test_what_is_not_done_in_time_is_told_and_the_process_ends(drain, signals):
-    body = {"image": data_url(PICTURES[0]), "text": "a red apple", "method": "integrated_gradients"}
-    with served("--drain", drain) as (address, process), ThreadPoolExecutor(12) as pool, half_sent(address) as client:
-        found = [pool.submit(ask, address, "/explain", body, None) for _ in range(12)]
-        while counter(address, "mm_requests_in_progress") < 10 and not found[0].done():
-            time.sleep(0.001)
-        for _ in range(signals):
-            process.send_signal(signal.SIGTERM)
-            time.sleep(0.1)
-        assert process.wait(30) == 0
-        assert {answer.result()[0] for answer in found} <= {200, 503}
-        assert any("shutting down" in str(answer.result()[1]) for answer in found)
-        assert b" 503 " in client.recv(300)
 
 
 def test_files_of_one_folder_may_be_named_if_allowed(tmp_path, captions):

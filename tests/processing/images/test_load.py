@@ -1,6 +1,7 @@
 """Reading pictures: every kind of source gives the same pixels, and every bad one a typed error in words."""
 
 import io
+import os
 import struct
 import zlib
 
@@ -307,3 +308,21 @@ def test_flat_pictures_unpacks_lists_and_stacks_but_no_single_picture():
     assert flat_pictures([[image], "a.png", [stack]])[:2] == [image, "a.png"]
     assert len(flat_pictures([[image], "a.png", [stack]])) == 4
     assert rgb_colour("#102030") == (16, 32, 48)
+
+
+def test_a_pipe_is_refused_without_waiting_for_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(MediaDecodeError, match="is a device, pipe or socket"):
+        load_image(tmp_path / "pipe.png")
+
+
+def test_links_are_followed_and_loops_of_them_are_not(tmp_path):
+    (tmp_path / "picture.png").write_bytes(encoded(Image.fromarray(PIXELS)))
+    (tmp_path / "link.png").symlink_to("picture.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "nowhere.png").symlink_to("missing.png")
+    assert load_image(tmp_path / "link.png").size == (7, 5)
+    with pytest.raises(MediaDecodeError, match="cannot open .*loop.png"):
+        load_image(tmp_path / "loop.png")
+    with pytest.raises(FileNotFoundError, match="no file at the path .*nowhere.png"):
+        load_image(tmp_path / "nowhere.png")
