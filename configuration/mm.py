@@ -7,13 +7,6 @@ from transformers.configuration_utils import SubConfigSpec
 
 from .base import ConfigFaults, MMBaseConfig, checked, nearest
 from .checks.fields import config_faults, own_faults
-from .checks.tasks import (
-    classification_faults,
-    generation_faults,
-    masked_lm_faults,
-    pretraining_faults,
-    retrieval_faults,
-)
 from .completion import completed
 from .groups import DrawingSettings, FusionSettings, ObjectiveSettings, default_losses
 from .presets import PRESETS, preset_fields
@@ -333,7 +326,7 @@ class MMConfig(DrawingSettings, ObjectiveSettings, FusionSettings, MMBaseConfig)
         """
         if self.fusion_type in ("decision", "none") and self.projector_type == "none":
             return self.audio_size if self.vision_config is None else self.vision_size
-        return self.reader.memory_size if self.media_cross else self.reader.hidden_size
+        return self.reader.context_width if self.media_cross else self.reader.hidden_size
 
     @property
     def pooled_widths(self) -> dict[str, int]:
@@ -370,23 +363,3 @@ class MMConfig(DrawingSettings, ObjectiveSettings, FusionSettings, MMBaseConfig)
 
     def faults(self) -> list[str]:
         return config_faults(self)
-
-    def generation_faults(self) -> list[str]:
-        """What keeps this model from writing text, though it is a sound configuration for other heads."""
-        return generation_faults(self)
-
-    def classification_faults(self) -> list[str]:
-        """What keeps this model from classifying."""
-        return classification_faults(self)
-
-    def masked_lm_faults(self) -> list[str]:
-        """What keeps this model from filling in masked tokens."""
-        return masked_lm_faults(self)
-
-    def retrieval_faults(self) -> list[str]:
-        """What keeps this model from comparing pictures and texts."""
-        return retrieval_faults(self)
-
-    def pretraining_faults(self) -> list[str]:
-        """What keeps this model from its `pretraining_losses`."""
-        return pretraining_faults(self)

@@ -165,7 +165,7 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
         return "position_embedding_type='relative'" if self.position_embedding_type == "relative" else None
 
     @property
-    def memory_size(self) -> int:
+    def context_width(self) -> int:
         """Width of the tokens that cross-attention reads."""
         return self.cross_attention_hidden_size or self.hidden_size
 

@@ -1,6 +1,4 @@
 """A hook of mkdocs: a page of docstrings for each section of api.md, which lists every public name once."""
-# mkdocs runs this file; it is not in the environment that the types are checked in
-# pyright: reportMissingImports=false
 
 import re
 import shutil
@@ -38,7 +36,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    from mkdocs.structure.files import File
+    from mkdocs.structure.files import File  # pyright: ignore[reportMissingImports]: of mkdocs, which runs this file
 
     for uri, text in PAGES.items():
         files.append(File.generated(config, uri, content=text))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers.cache_utils import DynamicCache
 
-from ..modeling_mm.core.cache import MMCache
+from ..modeling_mm.core.cache import MMCache, held_text
 from ..modeling_mm.core.context_rows import MMRows
 from ..modeling_mm.core.fingerprint import fingerprint
 from ..modeling_mm.core.input_checks import MEDIA_INPUTS
@@ -137,7 +137,7 @@ def held_context(model: Any, inputs: Mapping[str, Any], tokens: Any) -> MMCache 
     if not isinstance(cache, MMCache) or not cache.holds_context or cache.token_sources is None:
         return None
     seen = fingerprint(media_in(inputs), inputs.get("encoder_outputs"))
-    if seen is not None and cache.fingerprint not in (None, seen):
+    if seen is not None and held_text(cache).fingerprint not in (None, seen):
         raise ValueError("tokens were generated from another picture, video or sound than inputs holds")
     return cache
 

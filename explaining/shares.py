@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..modeling_mm.core.input_checks import MEDIA_INPUTS, item_shape
+from ..configuration.tower_kinds import heard_shape
+from ..modeling_mm.core.input_checks import MEDIA_INPUTS
 
 
 def kinds_in(inputs: Mapping[str, Any]) -> list[str]:
@@ -36,7 +37,7 @@ def without(config: Any, inputs: Mapping[str, Any], kinds: Collection[str]) -> d
             found[name] = torch.zeros_like(value)
             continue
         if mask is None:
-            slots = 1 if value.ndim == len(item_shape(config, what)) + 1 else value.shape[1]
+            slots = 1 if value.ndim == len(what.shape or heard_shape(config.audio_config)) + 1 else value.shape[1]
             frames = value.shape[-4:-3] if what.kind == "video" else ()
             mask = value.new_zeros(len(value), slots, *frames, dtype=torch.bool)
         found[what.mask] = torch.zeros_like(mask)

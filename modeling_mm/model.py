@@ -24,7 +24,7 @@ from .core.attention import weights_of
 from .core.base import MMPreTrainedModel
 from .core.cache import MMCache, held_text, weights_mark
 from .core.context_rows import MMRows
-from .core.input_checks import MediaItems, check_text, without_padding
+from .core.input_checks import MediaItems, check_media, check_text, without_padding
 from .core.inputs_outputs import (
     CONTEXT_TEXT,
     CacheInputs,
@@ -37,16 +37,14 @@ from .core.inputs_outputs import (
     reject_unknown,
     takes,
 )
-from .core.placed import MMPlaced, check_no_placeholders
-from .core.prefix import MMPrefix, hold_prefix
+from .core.prefix import MMPlaced, MMPrefix, check_no_placeholders, hold_prefix
 from .fusion.context import as_context, check_sources, context_output, join, placed_media, plan_rows, text_context
 from .fusion.fusions import build_fusion, modality_vectors, text_vectors
-from .fusion.grids import join_tiles
 from .fusion.media_encoder import (
     MMFeatures,
+    MMFrameLayers,
     MMResampler,
     add_numbers,
-    build_frame_layers,
     build_projector,
     build_slots,
     join_frames,
@@ -56,13 +54,11 @@ from .fusion.media_encoder import (
 )
 from .towers.any_tower import build_tower, run_tower
 from .towers.text import MMTextModel
-from .towers.tiles import marked, media_as_read
+from .towers.tiles import join_tiles, mark_missing_tiles, tiles_to_pictures
 
 # kind of media -> whose tower, resampler and projector encode it, and the learned vectors of its item numbers
 SIDES = {"image": ("vision", "image_slots"), "video": ("vision", "frame_slots"), "audio": ("audio", "clip_slots")}
-
-
-# What a model is built by and a call reads again.
+# Settings that a model is built from and that every call reads again.
 _STRUCTURE = ("fusion_type", "share_text_encoder", "modalities", "projector_type")
 
 
@@ -80,6 +76,10 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         super().__init__(config)
         self.built_for = {name: copy.copy(getattr(config, name)) for name in _STRUCTURE}
         self.decoder_sees_media, self.decoder_fusion = config.decoder_sees_media, config.decoder_fusion
+        self.media_in_text, self.max_tiles = config.media_in_text, config.max_tiles
+        # The settings of `run_tower` that say which of a tower's states are read.
+        layer, strategy = config.vision_feature_layer, config.vision_feature_select_strategy
+        self.tower_reads: dict[str, dict[str, Any]] = {"vision": {"layer": layer, "strategy": strategy}, "audio": {}}
         vision, audio = config.vision_config is not None, config.audio_config is not None
         self.vision_tower = build_tower(config.vision_config, config.vision_feature_layer) if vision else None
         self.vision_resampler = self._resampler("vision")
@@ -89,7 +89,8 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         self.audio_projector = build_projector(config, "audio")
         self.image_slots = build_slots(config.max_images, vision and config.vision_size)
         self.frame_slots = build_slots(config.max_frames, vision and config.vision_size)
-        self.frame_layers = build_frame_layers(config)
+        layers = config.temporal_layers
+        self.frame_layers = MMFrameLayers(config.vision_config, layers) if layers else None
         self.clip_slots = build_slots(config.max_clips, audio and config.audio_size)
         self.image_newline = nn.Parameter(torch.zeros(config.media_width)) if config.image_newline else None
         self.modalities = list(config.modalities or ())
@@ -105,12 +106,6 @@ class MMModel(MMFeatures, MMPreTrainedModel):
     def _resampler(self, side: str) -> nn.Module | None:
         config = getattr(self.config, f"{side}_resampler_config")
         return None if config is None else MMResampler(config, getattr(self.config, f"{side}_size"))
-
-    def tower_reads(self, side: str) -> dict[str, Any]:
-        """Which of a tower's states are read."""
-        if side == "audio":
-            return {}
-        return {"layer": self.config.vision_feature_layer, "strategy": self.config.vision_feature_select_strategy}
 
     @can_return_tuple
     @takes(MediaInputs, RowInputs, CacheInputs)
@@ -163,17 +158,15 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         return output
 
     def _complete(self, output: MMModelOutput, context: MMContextOutput | None, rows: MMRows | None) -> None:
-        """Gives an output its context, and its cache what a later call compares."""
+        """Adds the context to an output, and to its cache what a later call compares."""
+        cache = output.past_key_values
         if context is not None:
             output.context_hidden_states = context.last_hidden_state
             output.context_attention_mask = context.attention_mask
-            in_text = self.config.media_in_text
-            if rows is not None and isinstance(output.past_key_values, MMCache) and not in_text:
-                output.past_key_values.rows = rows
-                output.past_key_values.token_sources = context.token_sources
-        if output.past_key_values is not None and not torch.compiler.is_compiling():
-            held = held_text(output.past_key_values)
-            held.weights = weights_mark(self) if held.weights is None else held.weights
+            if rows is not None and isinstance(cache, MMCache) and not self.media_in_text:
+                cache.rows, cache.token_sources = rows, context.token_sources
+        if cache is not None and not torch.compiler.is_compiling() and held_text(cache).weights is None:
+            held_text(cache).weights = weights_mark(self)
 
     # ---- the context: encoded once, read by every row ---------------------------------------------------------------
 
@@ -212,10 +205,13 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         given: dict[str, Any] = {name: value for name, value in inputs.items() if value is not None}
         if not given:
             return None
-        grids, most = given.get("image_grids"), self.config.max_tiles
-        found = media_as_read(self.config, given, bool_masked_pos)
-        items = [marked(self._encode(one, interpolate), most) for one in found]
-        if not most and (self.image_newline is not None or grids is not None):
+        items, grids = check_media(self.config, given, bool_masked_pos), given.get("image_grids")
+        if self.max_tiles:
+            items = tiles_to_pictures(items, grids, self.max_tiles)
+        items = [self._encode(one, interpolate) for one in items]
+        if self.max_tiles:
+            items = [mark_missing_tiles(one, self.max_tiles) for one in items]
+        elif self.image_newline is not None or grids is not None:
             items = [join_tiles(one, grids, self.image_newline, self.config) for one in items]
         context = join(items) if items else None
         if "context_input_ids" in given:
@@ -226,11 +222,11 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         """Items of one kind -> tokens (B, N, S, Dc): tower, item numbers, resampler, projector, modality embedding."""
         side, slots = SIDES[items.kind]
         tower, resampler, projector = (getattr(self, f"{side}_{part}") for part in ("tower", "resampler", "projector"))
-        given, items = items, run_tower(tower, items, interpolate_pos_encoding=interpolate, **self.tower_reads(side))
+        given, items = items, run_tower(tower, items, interpolate_pos_encoding=interpolate, **self.tower_reads[side])
         if getattr(self, slots) is not None:
             items = add_numbers(items, getattr(self, slots))
-        if items.kind == "video":
-            items = items if self.frame_layers is None else self.frame_layers(items)
+        if items.kind == "video" and self.frame_layers is not None:
+            items = self.frame_layers(items)
         if side == "vision" and self.config.pixel_shuffle > 1:
             items = shuffle_pixels(items, self.config, given)
         if items.kind == "video":
@@ -260,9 +256,10 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         elif media_index is not None:
             raise ValueError("media_index was given, but there are no media for the context text to read")
         output: Any = self.read(media, rows, input_ids=ids, attention_mask=mask, **states)
-        if self.config.fusion_type in REPRESENTATION_FUSIONS:  # a context of one token
-            return text_context(output.pooler_output[:, None], None, output, media, rows)
-        return text_context(output.last_hidden_state, mask, output, media, rows)
+        tokens = output.last_hidden_state
+        if self.config.fusion_type in REPRESENTATION_FUSIONS:
+            tokens, mask = output.pooler_output[:, None], None  # a context of one token
+        return text_context(tokens, mask, output, media, rows)
 
     # ---- texts: read from both sides, or written --------------------------------------------------------------------
 
@@ -276,7 +273,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         return joined(self, self._reader(), media, rows, {**self._both_ways(text), "return_dict": True})
 
     def read_without_media(self, states: dict | None = None, **text) -> MMModelOutput:
-        """A text by that stack, past every fusion; `states` says which states are wanted, as in forward."""
+        """A text read by the same stack without a fusion; `states` says which states are wanted, as in forward."""
         stack = self._reader()
         check_text(stack.config, inputs_embeds=None, read_values=self.config.check_inputs, **text)
         if stack.unimodal is not None:
@@ -296,12 +293,12 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         return self._JOINED[self.decoder_fusion](self, self.language_model, media, rows, text)
 
     def _both_ways(self, text: dict) -> dict:
-        """The decoder's weights see both ways where they are the text encoder's."""
+        """A text that is read whole, without a cache; a decoder that is the text encoder, too, then sees both ways."""
         return {"use_cache": False, "is_causal": False if self.config.share_text_encoder else None, **text}
 
     # ---- a text and its context, joined -----------------------------------------------------------------------------
 
-    # Each runs a text stack joined with a context; None: the text alone, or a cache that holds the context. It returns
+    # Each runs a text stack joined with a context; None: only the text, or a cache that holds the context. It returns
     # the text's states (under co_attention and merged the context's, as context_hidden_states, too) and, as
     # pooler_output, the text's own vector or that of a representation fusion.
 
@@ -315,7 +312,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
     def _merged(self, stack: MMTextModel, context, rows, text: dict) -> MMModelOutput:
         """Media and text in one sequence; with a cache the media run once per context, and the text after them."""
         text.pop("context_ranges", None)
-        if self.config.media_in_text:
+        if self.media_in_text:
             return stack(placed=self._placed(context, rows, text), **text)
         if context is None:
             return stack(**text)

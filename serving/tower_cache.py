@@ -69,7 +69,7 @@ class TowerCache:
         tower = self.base.vision_tower
         weight = next(tower.parameters())
         items = MediaItems(pixels[:, None].to(weight.device, weight.dtype))
-        seen = run_tower(tower, items, **self.base.tower_reads("vision"))
+        seen = run_tower(tower, items, **self.base.tower_reads["vision"])
         pooled = [None] * len(pixels) if seen.pooled is None else [one.clone() for one in seen.pooled[:, 0]]
         return [Seen(values.clone(), one) for values, one in zip(seen.values[:, 0], pooled, strict=True)]
 

@@ -94,7 +94,7 @@ def tower_fingerprint(model: Any, processor: Any, dtype: torch.dtype | None = No
     base, found = base_model(model), hashlib.sha256()
     settings = plain_settings(processor.image_processor)
     told = [_FORMAT, type(processor.image_processor).__name__, settings, base.config.vision_config.to_dict()]
-    told += [base.tower_reads("vision")]
+    told += [base.tower_reads["vision"]]
     found.update(json.dumps(told, sort_keys=True, default=str).encode())
     for name, tensor in sorted(base.vision_tower.state_dict().items()):
         found.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
@@ -292,7 +292,7 @@ def _pixels_of(processor: Any, pictures: list[Any]) -> torch.Tensor:
 def _features(base: Any, pixels: torch.Tensor, dtype: torch.dtype | None) -> MediaItems:
     device = next(base.vision_tower.parameters()).device
     with nullcontext() if dtype is None else torch.autocast(device.type, dtype):
-        seen = run_tower(base.vision_tower, MediaItems(pixels[:, None].to(device)), **base.tower_reads("vision"))
+        seen = run_tower(base.vision_tower, MediaItems(pixels[:, None].to(device)), **base.tower_reads["vision"])
     if seen.mask is not None:
         raise ValueError(
             "this image tower masks some of its tokens, which a store of features does not keep; do without one"

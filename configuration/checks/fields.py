@@ -275,9 +275,9 @@ def _cross_attention_faults(config: Any) -> Iterator[str]:
             yield f"{layers} has nothing to read under {fusion}; set it to []"
         if not crosses and stack.cross_attention_hidden_size is not None:
             yield f"{setting}.cross_attention_hidden_size has nothing to read under {fusion}; leave it out"
-    if config.has_text_encoder and decoder.memory_size != config.context_width:
+    if config.has_text_encoder and decoder.context_width != config.context_width:
         yield (
-            f"the decoder reads {decoder.memory_size}, but the text encoder and its fusion give "
+            f"the decoder reads {decoder.context_width}, but the text encoder and its fusion give "
             f"{config.context_width}; set text_config.cross_attention_hidden_size={config.context_width}"
         )
 

@@ -26,7 +26,7 @@ from ...kernels.interpreter import HAS_TRITON, IS_INTERPRETED
 from .cache import MMCache
 from .context_rows import MMRows
 from .linear import linear
-from .plain_attention import attend_by_groups, eager_attention_forward, open_to_the_past, plain_is_faster
+from .plain_attention import eager_attention_forward, faster_than_sdpa
 from .positions import MMSegments, rotate
 from .shared_prefix import MMPrefixMask, attend_by_lse, attend_with_prefix
 
@@ -125,24 +125,15 @@ class MMAttention(nn.Module):
         implementation = implementation or (EAGER if output_attentions else self.config._attn_implementation)
         if self.softcap is not None:
             implementation = EAGER
-        if implementation == "flex_attention" and torch.is_tensor(attention_mask):
+        elif implementation == "flex_attention" and torch.is_tensor(attention_mask):
             implementation = "sdpa"  # a range per query is a plain mask, which flex attention does not take
         dropout = self.dropout if self.training else 0.0
-        if implementation == "sdpa" and self._groups_may_be_queries(query, kwargs.get("is_causal")):
-            return attend_by_groups(query, key, value, attention_mask, dropout, self.scaling), None
-        if implementation == "sdpa" and not dropout and plain_is_faster(query, key):
-            mask = (
-                open_to_the_past(query, key) if attention_mask is None and kwargs.get("is_causal") else attention_mask
-            )
-            return eager_attention_forward(self, query, key, value, mask, self.scaling, dropout)[0], None
+        if implementation == "sdpa" and (self.num_key_value_groups > 1 or query.dtype == torch.bfloat16):
+            output = faster_than_sdpa(self, query, key, value, attention_mask, dropout, kwargs.get("is_causal"))
+            if output is not None:
+                return output, None
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         return attend(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
-
-    def _groups_may_be_queries(self, query: torch.Tensor, is_causal: bool | None) -> bool:
-        """Whether `attend_by_groups` costs less than copying keys: for few queries (of one, others copy none too)."""
-        if self.num_key_value_groups == 1 or is_causal is not False or torch.compiler.is_compiling():
-            return False
-        return 1 < query.shape[2] <= self.head_dim
 
 
 class MMSelfAttention(MMAttention):
@@ -165,7 +156,7 @@ class MMSelfAttention(MMAttention):
         key = self._heads(linear(self.k_proj, hidden_states), self.k_norm, rotary)  # (R, Hkv, T, D)
         value = self._heads(linear(self.v_proj, hidden_states))
         if keys_only and past_key_values is not None:
-            past_key_values.extend(self.layer_idx, key, value)
+            past_key_values.self_attention_cache.update(key, value, self.layer_idx)
             return hidden_states, None
         query = self._heads(linear(self.q_proj, hidden_states), self.q_norm, rotary)  # (R, H, T, D)
         if segments is not None:
@@ -173,7 +164,7 @@ class MMSelfAttention(MMAttention):
                 segments, hidden_states, query, (key, value), attention_mask, rotary, **kwargs
             )
         if past_key_values is not None:
-            key, value = past_key_values.extend(self.layer_idx, key, value)
+            key, value = past_key_values.self_attention_cache.update(key, value, self.layer_idx)
         if isinstance(attention_mask, MMPrefixMask) and past_key_values is not None:
             prefix = past_key_values.prefix_keys(self.layer_idx)
             output, weights = self._attend_after(prefix, query, key, value, attention_mask, **kwargs)
@@ -212,7 +203,7 @@ class MMCrossAttention(MMAttention):
     """Rows read a context: the rows of one context are more queries of the same keys.
 
     Args:
-        context_size: width of the context tokens.
+        context_width: width of the context tokens.
         context_norm: norm them first.
         append_queries: the queries are keys too, before those of the context (a perceiver's latents).
     """
@@ -223,22 +214,22 @@ class MMCrossAttention(MMAttention):
         self,
         config: Any,
         layer_idx: int,
-        context_size: int,
+        context_width: int,
         settings: Any = None,
         context_norm: bool = False,
         append_queries: bool = False,
     ):
-        super().__init__(config, layer_idx, context_size, settings)
+        super().__init__(config, layer_idx, context_width, settings)
         settings = config if settings is None else settings
         self.append_queries = append_queries
         self.memory_norm = build_norm(
-            settings.norm_type if context_norm else "none", context_size, settings.layer_norm_eps
+            settings.norm_type if context_norm else "none", context_width, settings.layer_norm_eps
         )
 
     def forward(
         self,
         hidden_states: torch.Tensor,  # (R, T, width)
-        context: Any,  # (B, S, context_size); None once the cache holds it
+        context: Any,  # (B, S, context_width); None once the cache holds it
         rows: MMRows,
         attention_mask: Any = None,  # of the implementation's kind: (B, 1, k*T, S) or a BlockMask
         past_key_values: MMCache | None = None,
@@ -265,7 +256,7 @@ class MMCrossAttention(MMAttention):
         return linear(self.o_proj, place_back(output, length).flatten(2)), weights
 
     def project_context(self, context: torch.Tensor, queries: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (B, Hkv, S, D) of a context (B, S, context_size), as a cache holds them."""
+        """Keys and values (B, Hkv, S, D) of a context (B, S, context_width), as a cache holds them."""
         source = self.memory_norm(context)
         if self.append_queries:
             source = torch.cat([queries, source], dim=1)

@@ -42,9 +42,9 @@ class MMCache(EncoderDecoderCache):
     prefix_length: merged fusion: S media tokens come before the text in self-attention; their keys and values are in
         the cross-attention half, once per context too; 0: none. Only text counts for lengths and positions.
     columns: the first columns of the rows' text that the prefix stands for, where it is a beginning that rows share;
-        they count for lengths and positions. rest: so many columns after them are of some rows in the prefix too.
-    fingerprint: hash of the context that generate() was given, so that another picture with the same cache raises an
-        error; of the text there is `held_text`.
+        they count for lengths and positions. prefix_counts: its real tokens (B,). rest: so many columns after them are
+        in the prefix of some rows, too.
+    `held_text` says which text, and which context, it was filled with.
     """
 
     rows: Any = None  # MMRows once a context is held
@@ -55,18 +55,6 @@ class MMCache(EncoderDecoderCache):
     prefix_length = 0
     columns = 0
     rest = 0
-
-    @property
-    def has_rest(self) -> bool:
-        return self.rest > 0
-
-    @property
-    def fingerprint(self) -> str | None:
-        return held_text(self).fingerprint
-
-    @fingerprint.setter
-    def fingerprint(self, value: str | None) -> None:
-        held_text(self).fingerprint = value
 
     @classmethod
     def wrap(cls, cache: Cache) -> "MMCache":
@@ -160,15 +148,11 @@ class MMCache(EncoderDecoderCache):
         self.prefix_length, self.context_lengths, self.rows = length, lengths, rows
         self.is_updated = dict.fromkeys(range(len(self.cross_attention_cache.layers)), True)
 
-    def hold_columns(self, columns: int, lengths: torch.Tensor, rest: int) -> None:
-        """Says that the prefix is the beginning of the rows' own text, of `lengths` (B,) tokens."""
-        self.columns, self.prefix_counts, self.rest = columns, lengths, rest
-
     def own_mask(self, attention_mask: torch.Tensor | None, length: int) -> torch.Tensor | None:
         """Of a mask (R, columns + past + T) of whole texts, that of the rows' own keys; None: all."""
         if not self.columns or (attention_mask is not None and attention_mask.ndim != 2):
             return attention_mask
-        if not self.has_rest:
+        if not self.rest:
             return None
         size = self.columns + self.get_mask_sizes(length, 0)[0]
         whole = self.prefix_counts.new_ones(self.rows.num_rows, size)
@@ -184,10 +168,6 @@ class MMCache(EncoderDecoderCache):
     def get_query_offset(self, layer_idx: int = 0) -> int:
         """For mask functions: the number of own keys before the first query."""
         return self.self_attention_cache.get_query_offset(layer_idx)
-
-    def extend(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Adds the new tokens of one self sublayer: all keys and values of the text (R, Hkv, past + T, D)."""
-        return self.self_attention_cache.update(key, value, layer)
 
     def prefix_keys(self, layer: int) -> MMPrefixKeys:
         """What a self sublayer reads of the media before the text: as they are held, once per context."""
@@ -224,7 +204,7 @@ class MMCache(EncoderDecoderCache):
         Raises: ValueError where it would cut beginnings that end in other columns of some rows than of others.
         """
         own = self.get_seq_length() - self.columns
-        if tokens_to_remove >= 0 or not self.columns or (-tokens_to_remove <= own and not self.has_rest):
+        if tokens_to_remove >= 0 or not self.columns or (-tokens_to_remove <= own and not self.rest):
             self.self_attention_cache.crop(tokens_to_remove)
         else:
             self._crop_shared(own, -tokens_to_remove)
@@ -234,7 +214,7 @@ class MMCache(EncoderDecoderCache):
         left = max(self.columns + own - away, 0)
         if left == 0:
             self.reset()
-        elif self.has_rest and left < self.columns + self.rest:
+        elif self.rest and left < self.columns + self.rest:
             raise ValueError(
                 f"crop() would leave {left} columns of text, but past_key_values holds the first "
                 f"{self.columns + self.rest} once for rows of different lengths: leave at least as many, or call "
@@ -253,9 +233,6 @@ class MMCache(EncoderDecoderCache):
         for layer in layers:
             if type(layer) is DynamicLayer and layer.is_initialized and not layer.get_seq_length():
                 layer.reset()
-
-    def activate_past_recording(self) -> None:
-        self.self_attention_cache.activate_past_recording()
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         self.self_attention_cache.batch_repeat_interleave(repeats)

@@ -39,8 +39,8 @@ def fingerprint(inputs: Mapping[str, Any], ready: MMContextOutput | None = None)
     digest = hashlib.blake2b(digest_size=16)
     for name, value in given.items():
         is_tensor = torch.is_tensor(value)
-        told = (name, str(value.dtype), tuple(value.shape)) if is_tensor else (name, repr(value))
-        digest.update(repr(told).encode())
+        described = (name, str(value.dtype), tuple(value.shape)) if is_tensor else (name, repr(value))
+        digest.update(repr(described).encode())
         if is_tensor:
             digest.update(row_sums(value).cpu().numpy().tobytes())
     return digest.hexdigest()

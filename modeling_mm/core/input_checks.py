@@ -188,8 +188,8 @@ def _check_ids(
         raise ValueError(f"{name} must be in 0..{size - 1} ({limit}); got {low}..{high}")
 
 
-def check_memory(states: torch.Tensor, mask: torch.Tensor | None, width: int, name: str) -> None:
-    """A ready context: float (B, S, width), B and S at least 1, with a mask (B, S) or none."""
+def check_tokens(states: torch.Tensor, mask: torch.Tensor | None, width: int, name: str) -> None:
+    """Tokens of a context or of items: float (B, S, width), B and S at least 1, with a mask (B, S) or none."""
     if states.ndim != 3 or states.shape[-1] != width or not states.is_floating_point() or not states.numel():
         raise ValueError(
             f"{name} must be float (B, S, {width}), at least one token each (a mask says which are real); "
@@ -312,19 +312,14 @@ def check_media(
     return found
 
 
-def item_shape(config: MMConfig, what: MediaInput) -> tuple[Any, ...]:
-    """The sizes of one item, as MediaInputs names them and as the audio tower hears them; (): any number of them, so
-    that the dimension of the items is always given."""
-    return what.shape or heard_shape(config.audio_config)
-
-
 def _in_slots(config: MMConfig, name: str, what: MediaInput, values: torch.Tensor) -> MediaItems:
     """One input by type, shape and values, always with the dimension of the items: (B, N, ...)."""
     check_tensors(**{name: values})
     sizes = {"C": getattr(config.vision_config, "num_channels", None)}  # not every foreign config says it
     if what.is_ready:
         sizes["Dv"] = config.vision_size
-    shape = [sizes.get(side) or side for side in item_shape(config, what)]
+    # the sizes of one item, or (): any number of them, so that the dimension of the items is always given
+    shape = [sizes.get(side) or side for side in what.shape or heard_shape(config.audio_config)]
     dims, sides = len(shape), values.shape[max(values.ndim - len(shape), 0) :]
     fits = values.ndim in (dims + 1, dims + 2) if dims else values.ndim >= 3
     fits = fits and all(

@@ -135,7 +135,8 @@ _DEFAULTS = {"interpolate_pos_encoding": False}
 
 
 def takes(*groups: Any, without: Collection[str] = ()) -> Callable[[_Forward], _Forward]:
-    """Puts the inputs of some groups, less those of `without`, into a forward's signature and docstring."""
+    """Puts the inputs of some groups, less those of `without`, into a forward's signature and docstring, and says
+    what it accepts, for `reject_unknown`."""
 
     def declared(forward: _Forward) -> _Forward:
         signature = inspect.signature(forward)
@@ -150,8 +151,9 @@ def takes(*groups: Any, without: Collection[str] = ()) -> Callable[[_Forward], _
         function: Any = forward
         function.__signature__ = signature.replace(parameters=[*own, *more.values(), rest.replace(name="kwargs")])
         function.accepted = frozenset(parameter.name for parameter in [*own, *more.values()]) - {"self"}
-        whole = "\n".join(group.__doc__.strip() for group in groups)
-        function.__doc__ = f"{inspect.cleandoc(forward.__doc__ or '')}\n\n{inspect.cleandoc(whole)}"
+        if groups:
+            whole = "\n".join(group.__doc__.strip() for group in groups)
+            function.__doc__ = f"{inspect.cleandoc(forward.__doc__ or '')}\n\n{inspect.cleandoc(whole)}"
         return forward
 
     return declared
@@ -164,8 +166,8 @@ def pop_inputs(inputs: Any, names: Any) -> dict[str, Any]:
 
 
 def reject_unknown(given: Mapping[str, Any], accepted: Any, where: str = "forward") -> None:
-    """Raises TypeError for a keyword that is unknown to Transformers and not in `accepted` (names, or a method that
-    `takes` inputs); the error names the nearest one."""
+    """Raises TypeError for a keyword that is unknown to Transformers and not in `accepted` (names, or a method with
+    `@takes`); the error names the nearest one."""
     names = getattr(accepted, "accepted", accepted)
     for name in given:
         if name not in names and name not in _OF_TRANSFORMERS:

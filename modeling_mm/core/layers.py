@@ -96,7 +96,7 @@ class MMLayer(MMCheckpointingLayer):
     Args:
         sublayers: of ("self", "cross", "mlp"), in this order; for instance ("self", "mlp") or ("cross", "mlp").
         self_idx, cross_idx: numbers of the attention sublayers among those of their kind in the stack.
-        context_size: width of what cross-attention reads; None: the config's.
+        context_width: width of what cross-attention reads; None: the config's.
         gate: of self-attention and the MLP of a layer without cross-attention; that of the others is the config's.
     A layer with cross-attention needs MMTextConfig's settings; one of its own is built by `cross_stack()`.
     """
@@ -107,7 +107,7 @@ class MMLayer(MMCheckpointingLayer):
         sublayers: tuple[str, ...] = ("self", "mlp"),
         self_idx: int = 0,
         cross_idx: int = 0,
-        context_size: int | None = None,
+        context_width: int | None = None,
         gate: str = "none",
     ):
         super().__init__()
@@ -132,7 +132,7 @@ class MMLayer(MMCheckpointingLayer):
             self.cross_attn = MMCrossAttention(
                 config,
                 cross_idx,
-                config.memory_size if context_size is None else context_size,
+                config.context_width if context_width is None else context_width,
                 config.cross_stack(),
                 config.cross_attention_memory_norm,
                 config.append_latents,
@@ -148,7 +148,7 @@ class MMLayer(MMCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,  # (R, T, width)
-        context: torch.Tensor | None = None,  # (B, S, context_size); by place: reentrant checkpointing sees no others
+        context: torch.Tensor | None = None,  # (B, S, context_width); by place: reentrant checkpointing sees no others
         reading: MMReading = NOTHING,  # the part of its context that each row may read; empty: no context
         attention_mask: Any = None,  # this and the next three are self-attention's
         is_causal: bool = False,

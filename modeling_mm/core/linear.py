@@ -61,7 +61,8 @@ def linear(layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
 
     A layer that is more than its weight and bias (an adapter's, a quantised one, one with hooks) is called as it is.
     """
-    if type(layer) is not nn.Linear or _is_seen(layer):
+    is_graph = torch.compiler.is_compiling() or torch._C._get_tracing_state()  # before anything reads a size
+    if is_graph or type(layer) is not nn.Linear or not _is_large(states, layer.weight) or _is_seen(layer):
         return layer(states)
     return _product(states, layer.weight, layer.bias)
 
@@ -88,20 +89,24 @@ def activated_linear(
 
     In training the backward pass applies the activation again, instead of keeping what it gave.
     """
-    if not torch.is_grad_enabled() or _is_seen(layer, act) or _is_transformed():
-        return linear(layer, _activated(act, states, factor))
-    plain = type(layer) is nn.Linear and type(layer.weight) is nn.Parameter and _may_be_kept(states, factor)
-    if not plain or next(act.parameters(), None) is not None:
-        return linear(layer, _activated(act, states, factor))
+    if not torch.is_grad_enabled() or not _may_be_activated_again(layer, act, states, factor):
+        return linear(layer, act(states) if factor is None else act(states) * factor)
     factors = None if factor is None else factor.reshape(-1, factor.shape[-1])
     rows = states.reshape(-1, states.shape[-1])
     return _ActivatedProduct.apply(act, rows, factors, layer.weight, layer.bias).view(*states.shape[:-1], -1)
 
 
-def _may_be_kept(states: torch.Tensor, factor: torch.Tensor | None) -> bool:
-    """Whether these are plain rows of one shape, and not those of torch.inference_mode."""
+def _may_be_activated_again(
+    layer: nn.Module, act: nn.Module, states: torch.Tensor, factor: torch.Tensor | None
+) -> bool:
+    """Whether layer and activation are no more than their operators, and these are plain rows of one shape, not those
+    of torch.inference_mode."""
+    if _is_seen(layer, act) or _is_transformed() or next(act.parameters(), None) is not None:
+        return False
     return (
-        type(states) is torch.Tensor
+        type(layer) is nn.Linear
+        and type(layer.weight) is nn.Parameter
+        and type(states) is torch.Tensor
         and states.ndim > 1
         and states.numel() > 0
         and not states.is_inference()
@@ -132,6 +137,11 @@ def _product(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
     return _multiplied(states, weight, bias)
 
 
+def capped(products: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    """Scores or logits as softcap * tanh(products / softcap), which lies within +-softcap; None: as they are."""
+    return products if softcap is None else softcap * torch.tanh(products / softcap)
+
+
 def _is_wanted() -> bool:
     return is_faster() if _asked is None else _asked
 
@@ -157,10 +167,15 @@ def _is_seen(*layers: nn.Module) -> bool:
     return False
 
 
+def _is_large(states: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether the product takes longer than the call."""
+    return weight.numel() >= LEAST_WEIGHT or states.numel() * weight.shape[0] >= LEAST_WORK
+
+
 def _fits(states: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether these are plain fp32 matrices on a CPU, large enough."""
     return (
-        (weight.numel() >= LEAST_WEIGHT or states.numel() * weight.shape[0] >= LEAST_WORK)
+        _is_large(states, weight)
         and type(states) is torch.Tensor
         and type(weight) in (torch.Tensor, nn.Parameter)
         and states.dtype is weight.dtype is torch.float32

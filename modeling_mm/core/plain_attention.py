@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .shared_prefix import capped
+from .linear import capped
 
 
 def eager_attention_forward(
@@ -48,6 +48,26 @@ def eager_attention_forward(
 _MOST_SCORES = 256 * 256
 
 
+def faster_than_sdpa(
+    module: Any, query, key, value, attention_mask, dropout: float, is_causal: bool | None
+) -> torch.Tensor | None:
+    """The same as Transformers' way to SDPA, (B, Q, H, D), where another way takes less time; None: it does not.
+
+    Few queries of heads that share keys are more queries of them; of one query nothing is copied either way.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    queries = query.shape[2]
+    if module.num_key_value_groups > 1 and is_causal is False and 1 < queries <= module.head_dim:
+        return attend_by_groups(query, key, value, attention_mask, dropout, module.scaling)
+    if dropout or not plain_is_faster(query, key):
+        return None
+    if attention_mask is None and is_causal:  # the last query reads all keys, each before it one fewer
+        own = torch.ones(queries, key.shape[2], dtype=torch.bool, device=query.device)
+        attention_mask = own.tril(key.shape[2] - queries)[None, None]
+    return eager_attention_forward(module, query, key, value, attention_mask, module.scaling)[0]
+
+
 def plain_is_faster(query: torch.Tensor, key: torch.Tensor) -> bool:
     """Whether attention in the open takes the place of SDPA: in bf16, with a gradient, on a CPU that multiplies bf16.
 
@@ -56,7 +76,7 @@ def plain_is_faster(query: torch.Tensor, key: torch.Tensor) -> bool:
     for attention with dropout: a checkpointed layer may run its first forward without a gradient, so by SDPA, and the
     two drop other weights.
     """
-    if query.dtype != torch.bfloat16 or query.device.type != "cpu" or torch.compiler.is_compiling():
+    if query.dtype != torch.bfloat16 or query.device.type != "cpu":
         return False
     wants_gradient = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
     return wants_gradient and query.shape[2] * key.shape[2] <= _MOST_SCORES and _multiplies_bf16()
@@ -65,12 +85,6 @@ def plain_is_faster(query: torch.Tensor, key: torch.Tensor) -> bool:
 @cache
 def _multiplies_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def open_to_the_past(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """bool (1, 1, Q, S): the last query reads all keys, each before it one fewer."""
-    queries, keys = query.shape[2], key.shape[2]
-    return torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)[None, None]
 
 
 def attend_by_groups(

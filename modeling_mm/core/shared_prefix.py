@@ -19,6 +19,7 @@ from torch import nn
 
 from ...kernels.cross_attention import attend_with_lse
 from .context_rows import MMRows, as_keys
+from .linear import capped
 
 MOST_SCORES = 2**26  # that are made at once; a longer prompt goes through in pieces
 
@@ -117,11 +118,6 @@ def _in_the_open(query, prefix, key, value, mask: MMPrefixMask, scaling: float, 
     read = _grouped(rows.fold(weights[..., :size]), prefix.value)  # (B, H, k*T, D)
     read = rows.unfold(read.transpose(1, 2), length).transpose(1, 2)
     return read + _grouped(weights[..., size:], value), weights
-
-
-def capped(scores: torch.Tensor, softcap: float | None) -> torch.Tensor:
-    """softcap * tanh(scores / softcap), which lies within +-softcap; None: the scores."""
-    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
 
 
 def _grouped(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

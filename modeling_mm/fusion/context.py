@@ -3,7 +3,7 @@
 B contexts, N items per context, S tokens (of an item, or of a context when joined), R rows, Dc context width.
 """
 
-# check_memory raises an error for a BaseModelOutput without last_hidden_state, so a context always has its states.
+# check_tokens raises an error for a BaseModelOutput without last_hidden_state, so a context always has its states.
 
 from typing import Any, cast
 
@@ -13,10 +13,10 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPo
 from ...configuration.mm import MMConfig
 from ..core.cache import MMCache
 from ..core.context_rows import MMRows
-from ..core.input_checks import INTEGERS, MediaItems, check_memory, check_tensors, may_read_values
+from ..core.input_checks import INTEGERS, MediaItems, check_tensors, check_tokens, may_read_values
 from ..core.inputs_outputs import MMContextOutput, MMModelOutput
 from ..core.layers import masked_mean
-from ..core.placed import MMPlaced
+from ..core.prefix import MMPlaced
 
 KINDS = ("image", "video", "audio", "text")  # the first column of token_sources
 TOWER_KINDS = {"vision": ("image", "video"), "audio": ("audio",)}
@@ -46,14 +46,14 @@ def join(parts: list[MediaItems]) -> MMContextOutput:
         tokens, sources, mask, offsets = pack(tokens, sources, mask, lacking)
     pooled = _pooled(parts)
     outputs: dict[str, Any] = {OUTPUTS[part.kind]: part.output for part in parts}
-    told = {name: vector for name, vector in pooled.items() if vector is not None}
+    known = {name: vector for name, vector in pooled.items() if vector is not None}
     return MMContextOutput(
         last_hidden_state=tokens,
         attention_mask=mask,
         token_sources=sources,
         pooler_output=next(iter(pooled.values())),
         packed_offsets=offsets,
-        pooler_outputs=told if len(pooled) > 1 and len(told) == len(pooled) else None,
+        pooler_outputs=known if len(pooled) > 1 and len(known) == len(pooled) else None,
         **outputs,
     )
 
@@ -178,7 +178,7 @@ def as_context(encoder_outputs, encoder_attention_mask: torch.Tensor | None, wid
     if isinstance(encoder_outputs, MMContextOutput):
         if encoder_attention_mask is not None:
             raise ValueError("encoder_outputs holds its own attention_mask; do not pass encoder_attention_mask too")
-        check_memory(encoder_outputs.last_hidden_state, encoder_outputs.attention_mask, width, "encoder_outputs")
+        check_tokens(encoder_outputs.last_hidden_state, encoder_outputs.attention_mask, width, "encoder_outputs")
         return encoder_outputs
     if isinstance(encoder_outputs, BaseModelOutput | BaseModelOutputWithPooling):
         encoder_outputs = encoder_outputs.last_hidden_state
@@ -190,7 +190,7 @@ def as_context(encoder_outputs, encoder_attention_mask: torch.Tensor | None, wid
             f"got {type(encoder_outputs).__name__}"
         )
     check_tensors(encoder_attention_mask=encoder_attention_mask)
-    check_memory(encoder_outputs, encoder_attention_mask, width, "encoder_outputs")
+    check_tokens(encoder_outputs, encoder_attention_mask, width, "encoder_outputs")
     if encoder_attention_mask is None:
         return MMContextOutput(last_hidden_state=encoder_outputs)
     sources = encoder_outputs.new_zeros(*encoder_outputs.shape[:2], 3, dtype=torch.long)

@@ -128,7 +128,7 @@ class MMConcatFusion(nn.Module):
 
     def forward(self, vectors: Vectors, present: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
         """{modality: (R, D)} -> (R, F)."""
-        return self.dense(torch.cat(filled(vectors, self.widths), dim=-1))
+        return self.dense(torch.cat(ordered_vectors(vectors, self.widths), dim=-1))
 
 
 class MMSumFusion(nn.Module):
@@ -184,7 +184,7 @@ class MMGate(nn.Module):
         return nn.functional.linear(states, self.gate_weight, self.gate_bias)
 
 
-def filled(vectors: Vectors, widths: Mapping[str, int]) -> list[torch.Tensor]:
+def ordered_vectors(vectors: Vectors, widths: Mapping[str, int]) -> list[torch.Tensor]:
     """The vectors in the order of `widths`, zeros for those that are not given."""
     given = next(vector for vector in vectors.values() if vector is not None)
     values = [(vectors.get(name), width) for name, width in widths.items()]

@@ -1,4 +1,4 @@
-"""What stands between a tower and the context: item numbers, frames of a video, resampler and projector.
+"""What comes between a tower and the context: item numbers, frames of a video, resampler and projector.
 
 MMFeatures gives what the towers and the text stack make of one kind of input, before any fusion, alike in every class.
 
@@ -25,11 +25,11 @@ from ...configuration.vision import MMVisionConfig
 from ..core.attention import build_norm
 from ..core.base import MMPreTrainedModel
 from ..core.context_rows import MMReading, MMRows
-from ..core.input_checks import MediaItems, check_memory, may_read_values
+from ..core.input_checks import MediaItems, check_media, check_tokens, may_read_values
 from ..core.inputs_outputs import reject_unknown
 from ..core.layers import MMLayer, masked_mean
-from ..towers.any_tower import STATES, placed_items, present_items, present_masks, run_tower
-from ..towers.tiles import media_as_read
+from ..towers.any_tower import STATES, run_tower, scatter_present, select_present, select_present_masks
+from ..towers.tiles import tiles_to_pictures
 
 
 def build_projector(config: MMConfig, side: str) -> nn.Module | None:
@@ -106,8 +106,8 @@ class MMFrameLayers(nn.Module):
         tokens, there, real = items.values.flatten(0, 1), None, None
         if items.present is not None:
             there = items.present.flatten(0, 1).any(1)
-            real = present_items(items.present.flatten(0, 1), there)
-            tokens = present_items(tokens, there)
+            real = select_present(items.present.flatten(0, 1), there)
+            tokens = select_present(tokens, there)
         states = tokens.flatten(1, 2)  # (n, F*S, Dv)
         mask = None
         if real is not None:
@@ -116,7 +116,7 @@ class MMFrameLayers(nn.Module):
         for layer in self.layers:
             states = layer(states, attention_mask=mask)
         states = self.norm(states).unflatten(1, tokens.shape[1:3])
-        states = states if there is None else placed_items(states, there)
+        states = states if there is None else scatter_present(states, there)
         return items._replace(values=states.view_as(items.values))
 
 
@@ -131,10 +131,6 @@ _NUMBERED = {
 def build_slots(number: int, width: int) -> MMSlots | None:
     """None where items have no order."""
     return MMSlots(number, width) if number else None
-
-
-def build_frame_layers(config: MMConfig) -> MMFrameLayers | None:
-    return MMFrameLayers(config.vision_config, config.temporal_layers) if config.temporal_layers else None
 
 
 def warn_of_lost_order(config: MMConfig) -> None:
@@ -187,27 +183,27 @@ class MMResampler(MMPreTrainedModel):
     """Learned latents through layers of [self, cross, mlp] that read the tokens. See MMResamplerConfig for its kinds.
 
     Args:
-        memory_size: Dv, the width of the tokens.
+        token_width: Dv, the width of the tokens.
     """
 
     config: MMResamplerConfig  # pyright: ignore[reportIncompatibleVariableOverride]: its own
     main_input_name = "hidden_states"
 
-    def __init__(self, config: MMResamplerConfig, memory_size: int):
+    def __init__(self, config: MMResamplerConfig, token_width: int):
         super().__init__(config)
-        if config.append_latents and memory_size != config.hidden_size:
+        if config.append_latents and token_width != config.hidden_size:
             raise ValueError(
                 f"append_latents=True makes the latents keys like the tokens, but they are {config.hidden_size} and "
-                f"{memory_size} wide; set the resampler's hidden_size={memory_size} or append_latents=False"
+                f"{token_width} wide; set the resampler's hidden_size={token_width} or append_latents=False"
             )
-        self.memory_size = memory_size
+        self.token_width = token_width
         self.latents = nn.Parameter(torch.zeros(1, config.num_latents, config.hidden_size))
         self.embed_norm = build_norm(
             config.norm_type if config.embedding_norm else "none", config.hidden_size, config.layer_norm_eps
         )
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(
-            [MMLayer(config, config.sublayers(i), i, i, memory_size) for i in range(config.num_hidden_layers)]
+            [MMLayer(config, config.sublayers(i), i, i, token_width) for i in range(config.num_hidden_layers)]
         )
         final_norm = "none" if config.final_norm == "none" else config.norm_type
         self.norm = build_norm(final_norm, config.hidden_size, config.layer_norm_eps)
@@ -226,7 +222,7 @@ class MMResampler(MMPreTrainedModel):
             attention_mask: bool (n, S), the real tokens; None: all.
         Returns: the latents (n, L, D) and None; with first_latent_pooled (n, L - 1, D) and the first (n, D).
         """
-        check_memory(hidden_states, attention_mask, self.memory_size, "hidden_states")
+        check_tokens(hidden_states, attention_mask, self.token_width, "hidden_states")
         count = hidden_states.shape[0]
         latents = self.dropout(self.embed_norm(self.latents.expand(count, -1, -1)))
         reading = MMReading(MMRows(count, count), mask=self._mask(latents, hidden_states, attention_mask))
@@ -255,10 +251,10 @@ def resample(items: MediaItems, resampler: nn.Module, projector: nn.Module) -> M
         latents, real = projector(latents).unflatten(0, slots), None
     else:
         present = items.present.flatten()
-        mask = None if mask is None else present_masks(mask, present)
-        latents, vector = resampler(present_items(tokens, present), mask)
-        latents = placed_items(projector(latents), present).unflatten(0, slots)
-        vector = None if vector is None else placed_items(vector, present)
+        mask = None if mask is None else select_present_masks(mask, present)
+        latents, vector = resampler(select_present(tokens, present), mask)
+        latents = scatter_present(projector(latents), present).unflatten(0, slots)
+        vector = None if vector is None else scatter_present(vector, present)
         real = items.present[..., None].expand(latents.shape[:3])
     pooled = items.pooled if vector is None else vector.unflatten(0, slots)
     return items._replace(values=latents, mask=real, pooled=pooled)
@@ -339,9 +335,10 @@ class MMFeatures:
         base = model.base_model
         states = {name: kwargs[name] for name in STATES if name in kwargs}
         present = {name: value for name, value in given.items() if value is not None}
-        (items,) = media_as_read(base.config, present)
+        found = check_media(base.config, present)
+        (items,) = tiles_to_pictures(found, given.get("image_grids"), base.max_tiles) if base.max_tiles else found
         tower = base.vision_tower if side == "vision" else base.audio_tower
-        seen = run_tower(tower, items, **states, **settings, **base.tower_reads(side))
+        seen = run_tower(tower, items, **states, **settings, **base.tower_reads[side])
         output = {name: seen.output.get(name) for name in ("hidden_states", "attentions")}
         tokens = seen.values.flatten(1, -2)
         seen = join_frames(seen, "none") if seen.kind == "video" else seen

@@ -45,9 +45,11 @@ class Pairs:
         _check_ids("text_ids", text_ids, num_texts)
         given = next((x for x in (context_index, image_ids, text_ids) if x is not None), None)
         device = torch.device(device or ("cpu" if given is None else given.device))
-        index = (
-            MMRows(num_texts, num_images, context_index).index(device) if num_texts else _none(context_index, device)
-        )
+        if num_texts:
+            index = MMRows(num_texts, num_images, context_index).index(device)
+        else:
+            _check_ids("context_index", context_index, 0)
+            index = torch.empty(0, dtype=torch.long, device=device)
         self.gather, self.group, self.rank = gather, group, rank_of(group) if gather else 0
         sizes = [num_images, num_texts]
         self.image_sizes, self.text_sizes = (
@@ -113,12 +115,6 @@ def row_ids(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None)
     place = (real.cumsum(1) - 1).clamp(min=0)
     mixed = (ids + 1) * _PRIME
     return ((mixed ^ (mixed >> 29)) * powers[place] * real).sum(1)
-
-
-def _none(context_index: torch.Tensor | None, device: torch.device) -> torch.Tensor:
-    """The index of no text."""
-    _check_ids("context_index", context_index, 0)
-    return torch.empty(0, dtype=torch.long, device=device)
 
 
 def _check_ids(name: str, ids: torch.Tensor | None, count: int) -> None:

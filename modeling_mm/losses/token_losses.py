@@ -17,8 +17,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, pad
 
-from ..core.linear import product
-from ..core.shared_prefix import capped
+from ..core.linear import capped, product
 
 IGNORED = -100
 CHUNK_ROWS = 256  # enough for the matrix products to run at full speed

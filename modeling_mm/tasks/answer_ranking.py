@@ -21,9 +21,8 @@ from ..core.cache import MMCache
 from ..core.context_rows import MMRows
 from ..core.input_checks import check_candidates, check_labels, check_tensors, check_text
 from ..core.inputs_outputs import READY, MediaInputs, MMContextOutput, MMOutput
-from ..core.linear import linear
-from ..core.placed import answer_types
-from ..core.shared_prefix import capped
+from ..core.linear import capped, linear
+from ..core.prefix import answer_types
 from ..fusion.context import slice_contexts, trim_context
 from ..losses.token_losses import IGNORED
 from ..model import MMModel

@@ -11,6 +11,7 @@ from torch import nn
 from transformers.utils.generic import can_return_tuple
 
 from ...configuration.checks.fields import REPRESENTATION_FUSIONS
+from ...configuration.checks.tasks import classification_faults
 from ...configuration.mm import MMConfig
 from ...explaining.scored import MMScoreExplaining, of_every_row
 from ..core.inputs_outputs import (
@@ -66,7 +67,7 @@ class MMForSequenceClassification(MMScoreExplaining, MMHead):
 
     def __init__(self, config: MMConfig):
         super().__init__(config)
-        check_task(self, config.classification_faults())
+        check_task(self, classification_faults(config))
         self.is_late = config.fusion_type == "decision"
         self.is_pooled = config.fusion_type in REPRESENTATION_FUSIONS and not config.has_text_encoder
         self.model = MMModel(config)

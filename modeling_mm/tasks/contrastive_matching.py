@@ -18,7 +18,7 @@ from ...configuration.vision import MMVisionConfig
 from ..core.context_rows import MMRows
 from ..core.input_checks import INTEGERS, check_mask_values, check_tensors, may_read_values
 from ..core.inputs_outputs import MMContextOutput, MMModelOutput, reject_unknown
-from ..fusion.context import TOWER_KINDS, as_context
+from ..fusion.context import TOWER_KINDS, as_context, check_sources
 from ..losses.gather import gather_rows, gather_sizes
 from ..losses.hard_negatives import hard_negatives
 from ..losses.positive_pairs import Pairs, row_ids
@@ -111,13 +111,11 @@ class MMMatchingModel(MMHead):
     def _context(self, encoder_outputs: Any = None, bool_masked_pos=None, **media) -> MMContextOutput | None:
         """The context that was given, or the one that the media make."""
         self._check_pooled(media)
+        check_sources(media, encoder_outputs, None, needs_text=False)
         if encoder_outputs is None:
             return self.model.encode_context(**media, bool_masked_pos=bool_masked_pos)
         if bool_masked_pos is not None:
             raise ValueError("bool_masked_pos hides patches from the tower, but encoder_outputs is a ready context")
-        given = [name for name, value in media.items() if value is not None and value is not False]
-        if given:
-            raise ValueError(f"encoder_outputs is a ready context, so {', '.join(given)} cannot be given with it")
         return as_context(encoder_outputs, None, self.config.media_width)
 
     def _check_pooled(self, media: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ _NEUTRAL = {
 
 
 def row_seeds(seed: int | list[int] | None, rows: int, several: int) -> list[int] | None:
-    """A seed for each of `several` pictures of R rows, by the row's own seed and the number of the picture alone."""
+    """A seed for each of `several` pictures of R rows, only by the row's own seed and the number of the picture."""
     if seed is None:
         return None
     seeds = list(seed) if isinstance(seed, (list, tuple)) else [seed] * rows
@@ -156,8 +156,8 @@ class MMDrawsInOrder(MMDraws):
             num_return_sequences: n, pictures of each row.
             guidance_scale: above 1 it keeps nearer to the text, at twice the work; None or 1: none. It needs training
                 with empty texts now and then (`MMDataCollator(guidance_dropout=0.1)`).
-            seed: a whole number, or one for each row: a row's n pictures then depend on its seed and its text alone,
-                not on the rows beside it (within rounding). None: torch's own random numbers.
+            seed: a whole number, or one for each row: a row's n pictures then depend only on its seed and its text,
+                not on the other rows (within rounding). None: torch's own random numbers.
             known_ids: int64 (R, N) or (1, N), ids of `processor.encode_images`, -100 where they are drawn: inpainting.
                 In raster order a code sees only those before it.
             do_sample, temperature, top_k, top_p: as in generate(); do_sample=False takes the likeliest id each time.
@@ -180,7 +180,8 @@ class MMDrawsInOrder(MMDraws):
                 raise ValueError(f"seed={seed!r:.80} with do_sample=False: nothing is drawn at random; leave it out")
             choosers.append(SeededChoice(RowNoise(row_seeds(seed, rows, num_return_sequences)), self.config))
         shape = {"temperature": temperature, "top_k": top_k, "top_p": top_p} if do_sample else {}
-        if is_guided(guidance_scale) and not self._has_context(inputs):
+        sources = ("encoder_outputs", "context_input_ids", *MEDIA_INPUTS)
+        if is_guided(guidance_scale) and all(inputs.get(name) is None for name in sources):
             inputs |= self._negative_prompts(inputs, rows, num_return_sequences)
         elif inputs.get("negative_prompt_ids") is not None and not self.config.has_text_encoder:
             raise ValueError("negative_prompt_ids are context texts, and this model has no text encoder to read them")
@@ -211,9 +212,6 @@ class MMDrawsInOrder(MMDraws):
         ids, mask = self._prompts(ids, torch.ones_like(ids) if mask is None else mask, {})
         each = {"negative_prompt_ids": ids, "negative_prompt_attention_mask": mask}
         return {name: one.expand(rows, -1).repeat_interleave(several, 0) for name, one in each.items()}
-
-    def _has_context(self, inputs: dict[str, Any]) -> bool:
-        return any(inputs.get(name) is not None for name in ("encoder_outputs", "context_input_ids", *MEDIA_INPUTS))
 
 
 class MMDrawsInParallel(MMDraws):
@@ -258,7 +256,7 @@ class MMDrawsInParallel(MMDraws):
             raise ValueError("negative_prompt_ids are context texts, and this model has no text encoder to read them")
         prompts, mask = self._prompts(input_ids, attention_mask, inputs)
         if self.config.drawing_mask_id is None:
-            raise ValueError("drawing in parallel hides codes behind drawing_mask_id, which the configuration lacks")
+            raise ValueError("drawing in parallel hides codes by drawing_mask_id, which the configuration lacks")
         if not _is_whole(steps) or not 1 <= steps <= self._count:
             raise ValueError(f"steps={steps} must be in 1..{self._count}, the codes of a picture")
         index, ready = inputs.pop("context_index", None), inputs.pop("encoder_outputs", None)

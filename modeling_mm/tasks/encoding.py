@@ -67,9 +67,9 @@ class MMEncoding:
         parts: list[tuple[list[int], torch.Tensor]] = []
         with evaluating(self), tqdm(total=len(items), unit=" items", disable=not show_progress) as bar:  # pyright: ignore[reportArgumentType]: a model
             for numbers in _media_batches(items, batch_size):
-                parts.append(
-                    (numbers, self._of_media(processor, [items[number].media for number in numbers], options))
-                )
+                media = [items[number].media for number in numbers]  # of the same kinds
+                nested = {kind: [one[kind] for one in media] for kind in media[0]}
+                parts.append((numbers, self.embed_read(processor(**nested, return_tensors="pt", **options))))
                 bar.update(sum(items[number].text is None for number in numbers))
             for numbers in _text_batches(items, batch_size):
                 texts = [composed(items[number].text) for number in numbers]
@@ -157,11 +157,6 @@ class MMEncoding:
         by the sigmoid loss the probability of each pair."""
         logits = self.itc_head.logits(embeds, label_embeds.to(embeds)).float()
         return logits.sigmoid() if self.config.contrastive_loss == "sigmoid" else logits.softmax(1)
-
-    def _of_media(self, processor: Any, media: list[dict[str, list]], options: dict[str, Any]) -> torch.Tensor:
-        """float32 (n, P), of items that have media of the same kinds."""
-        nested = {name: [one[name] for one in media] for name in media[0]}
-        return self.embed_read(processor(**nested, return_tensors="pt", **options))
 
     @torch.no_grad()
     def embed_read(self, read: Mapping[str, torch.Tensor]) -> torch.Tensor:

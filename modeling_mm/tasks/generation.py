@@ -10,6 +10,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from transformers.masking_utils import create_causal_mask, create_masks_for_generate
 from transformers.utils.generic import can_return_tuple
 
+from ...configuration.checks.tasks import generation_faults
 from ...configuration.mm import MMConfig
 from ...explaining.explain import MMExplaining
 from ..core.attention import CallConfig
@@ -25,8 +26,8 @@ from ..core.inputs_outputs import (
     reject_unknown,
     takes,
 )
-from ..core.placed import answer_types
 from ..core.positions import check_growth
+from ..core.prefix import answer_types
 from ..fusion.context import as_context, trim_context
 from ..losses.token_losses import next_labels
 from .answer_ranking import MMRanking
@@ -64,7 +65,7 @@ class MMForConditionalGeneration(MMRanking, MMExplaining, MMDrawsInOrder, MMVoca
 
     def __init__(self, config: MMConfig):
         super().__init__(config)
-        check_task(self, config.generation_faults())
+        check_task(self, generation_faults(config))
         self.ends_checked: set[str] = set()
         self.loss_type = "ForConditionalGeneration"  # Trainer counts the tokens of a shifted loss, in subclasses too
         self.build()
@@ -238,7 +239,7 @@ class MMForConditionalGeneration(MMRanking, MMExplaining, MMDrawsInOrder, MMVoca
             check_guided(generation_config, model_kwargs, self.config)
         if isinstance(cache, MMCache) and cache.holds_context:
             seen = fingerprint(media, ready)
-            if seen is not None and seen != cache.fingerprint:
+            if seen is not None and seen != held_text(cache).fingerprint:
                 raise ValueError(
                     "past_key_values holds the keys and values of another context; call past_key_values.reset() "
                     "first, or leave the context out to continue with the one that it holds"

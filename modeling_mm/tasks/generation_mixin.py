@@ -281,7 +281,7 @@ class MMGenerationMixin(GenerationMixin):
 
     def _check_held(self, input_ids, inputs_embeds, mask, cache, is_whole: bool) -> None:
         """Raises: ValueError if a cache was filled with other text than this call begins with, or by other weights.
-        Of new tokens alone (not `is_whole`) the text before them is not there to be compared."""
+        Of only the new tokens (not `is_whole`) the text before them is missing and cannot be compared."""
         length = int(cache.get_seq_length())
         if not length:
             return

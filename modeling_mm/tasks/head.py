@@ -19,8 +19,7 @@ from ..core.attention import build_norm
 from ..core.base import MMPreTrainedModel
 from ..core.input_checks import check_labels, check_tensors
 from ..core.inputs_outputs import MMCausalLMOutput, MMContextOutput
-from ..core.linear import linear
-from ..core.shared_prefix import capped
+from ..core.linear import capped, linear
 from ..fusion.media_encoder import MMFeatures
 from ..losses.token_losses import is_plain_head, loss_without_logits, token_loss
 from ..model import MMModel
@@ -47,31 +46,30 @@ def check_task(head: MMPreTrainedModel, faults: list[str]) -> None:
 
 
 def predicted(
-    head: nn.Module,
-    hidden: torch.Tensor,
+    model: Any,
+    states: torch.Tensor,
     targets: torch.Tensor | None,
-    num_items_in_batch: torch.Tensor | int | None = None,
-    label_smoothing: float = 0.0,
-    return_logits: bool | None = True,
-    softcap: float | None = None,
+    num_items_in_batch: torch.Tensor | int | None,
+    return_logits: bool | None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The loss (None without targets) and the logits (..., V) of a head; only the loss without `return_logits`.
+    """The loss (None without targets) and the logits (..., V) that a vocabulary head gives states (..., D); only the
+    loss without `return_logits`.
 
     None: in training with targets, where gradients are made, only the loss, if the head is a plain linear layer.
-    softcap: the logits z are softcap * tanh(z / softcap).
 
     Raises: ValueError if nothing is asked for.
     """
+    head, states = model.lm_head, model.lm_head_transform(states)
+    smoothing, softcap = model.config.label_smoothing, model.config.final_logit_softcapping
     if return_logits is None:
         trains = head.training and torch.is_grad_enabled() and targets is not None
         return_logits = not (trains and is_plain_head(head))
     if not return_logits:
         if targets is None:
             raise ValueError("return_logits=False gives only the loss, and the loss needs labels")
-        return loss_without_logits(head, hidden, targets, num_items_in_batch, label_smoothing, softcap), None
-    logits = capped(linear(head, hidden), softcap)
-    loss = None if targets is None else token_loss(logits, targets, num_items_in_batch, label_smoothing)
-    return loss, logits
+        return loss_without_logits(head, states, targets, num_items_in_batch, smoothing, softcap), None
+    logits = capped(linear(head, states), softcap)
+    return None if targets is None else token_loss(logits, targets, num_items_in_batch, smoothing), logits
 
 
 class MMHead(MMFeatures, MMPreTrainedModel):
@@ -189,9 +187,8 @@ class MMVocabularyHead(MMHead):
     ) -> MMCausalLMOutput:
         """The loss (with targets) and the logits of the base model's output, in addition to the fields of that
         output."""
-        states = self.lm_head_transform(slice_logits_to_keep(output.last_hidden_state, logits_to_keep))
-        smoothing, softcap = self.config.label_smoothing, self.config.final_logit_softcapping
-        loss, logits = predicted(self.lm_head, states, targets, num_items_in_batch, smoothing, return_logits, softcap)
+        states = slice_logits_to_keep(output.last_hidden_state, logits_to_keep)
+        loss, logits = predicted(self, states, targets, num_items_in_batch, return_logits)
         return MMCausalLMOutput(
             loss=loss,
             logits=logits,

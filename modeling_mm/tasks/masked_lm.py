@@ -8,6 +8,7 @@ from typing import Unpack
 import torch
 from transformers.utils.generic import can_return_tuple
 
+from ...configuration.checks.tasks import masked_lm_faults
 from ...configuration.mm import MMConfig
 from ..core.inputs_outputs import MediaInputs, MMCausalLMOutput, ModelInputs, RowInputs, reject_unknown, takes
 from .drawing import MMDrawsInParallel
@@ -23,7 +24,7 @@ class MMForMaskedLM(MMDrawsInParallel, MMVocabularyHead):  # pyright: ignore[rep
 
     def __init__(self, config: MMConfig):
         super().__init__(config)
-        check_task(self, config.masked_lm_faults())
+        check_task(self, masked_lm_faults(config))
         self.build()
 
     @can_return_tuple

@@ -1,6 +1,6 @@
 """What a step of generate() may write where a vocabulary holds codes of pictures beside words.
 
-    bos  word …  eos                       a row without begin writes words alone
+    bos  word …  eos                       a row without begin writes only words
     bos  word …  begin  code × N  end      a row whose prompt has begin writes one whole picture
 
 R rows, T tokens so far, N codes of a picture, V vocabulary.

@@ -1,7 +1,7 @@
 """MMForPreTraining: any weighted set of {LM, ITC, ITM, MLM, MIM} in one forward.
 
     loss   reads                              arXiv
-    itc    pictures alone, texts alone        2103.00020 (InfoNCE), 2303.15343 (sigmoid)
+    itc    pictures and texts apart           2103.00020 (InfoNCE), 2303.15343 (sigmoid)
     itm    a text joined with a picture       2107.07651, hard negatives
     lm     the text so far, and its picture   2201.12086
     mlm    the rest of a text, its picture    1810.04805, 2107.07651
@@ -20,6 +20,7 @@ from typing import Any, Unpack
 import torch
 from transformers.utils.generic import can_return_tuple
 
+from ...configuration.checks.tasks import pretraining_faults
 from ...configuration.mm import MMConfig
 from ..core.context_rows import MMRows
 from ..core.input_checks import MediaItems, check_labels, check_media, check_tensors
@@ -35,7 +36,7 @@ from ..core.inputs_outputs import (
 )
 from ..losses.momentum import momentum_update
 from ..losses.token_losses import IGNORED, next_labels
-from ..towers.any_tower import flat_items, run_tower
+from ..towers.any_tower import flatten_present, run_tower
 from ..towers.vit import MMVisionModel
 from .contrastive_head import normalised
 from .contrastive_matching import MMMatchingModel, Text, contexts_with_media, shared_mean
@@ -92,12 +93,12 @@ class MMForPreTraining(MMMatchingModel):
     # None without a loss that needs them
     lm_head_transform: Any
     lm_head: Any  # nn.Linear (D -> V)
-    mim_head: Any  # nn.Linear (D -> what is told of a patch)
+    mim_head: Any  # nn.Linear (D -> the pixels or features of a patch)
     mim_tower: Any  # MMVisionModel, with mim_target="features"
 
     def __init__(self, config: MMConfig):
         super().__init__(config)
-        check_task(self, config.pretraining_faults())
+        check_task(self, pretraining_faults(config))
         self.lm_head_transform = self.lm_head = self.mim_head = self.mim_tower = None
         self.sees_masked = config.mim_pass == "shared" or set(self.losses) == {"mim"}  # every loss, not only "mim"
         if {"lm", "mlm"} & set(self.losses):
@@ -245,9 +246,7 @@ class MMForPreTraining(MMMatchingModel):
 
     def _predicted(self, states: Any, targets: torch.Tensor | None, return_logits: bool | None) -> tuple:
         """The mean loss (None without targets) of what each token predicts, and the logits (R, T, V)."""
-        states = self.lm_head_transform(states)
-        smoothing, softcap = self.config.label_smoothing, self.config.final_logit_softcapping
-        total, logits = predicted(self.lm_head, states, targets, 1, smoothing, return_logits, softcap)
+        total, logits = predicted(self, states, targets, 1, return_logits)
         if total is None or targets is None:
             return None, logits
         return shared_mean(total, (targets != IGNORED).sum(), torch.is_grad_enabled()), logits
@@ -258,7 +257,7 @@ class MMForPreTraining(MMMatchingModel):
         given = {name: media[name] for name in ("pixel_values", "pixel_attention_mask") if media[name] is not None}
         (items,) = check_media(self.config, given, hidden)
         output = context.vision_output if self.sees_masked else self._masked_output(items, media)
-        seen = flat_items(items)
+        seen = flatten_present(items)
         pixels, real, counted = seen.values, seen.mask, seen.hidden_patches
         assert counted is not None  # check_media has made it of `hidden`
         if real is not None:

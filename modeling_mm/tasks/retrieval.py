@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Unpack
 import torch
 from transformers.utils.generic import can_return_tuple
 
+from ...configuration.checks.tasks import retrieval_faults
 from ...configuration.mm import MMConfig
 from ...explaining.scored import MMScoreExplaining, of_every_row
 from ..core.context_rows import MMRows
@@ -80,7 +81,7 @@ class MMForImageTextRetrieval(MMEncoding, MMScoreExplaining, MMMatchingModel):
 
     def __init__(self, config: MMConfig):
         super().__init__(config)
-        check_task(self, config.retrieval_faults())
+        check_task(self, retrieval_faults(config))
         self.ends_checked: set[str] = set()
         self.losses = {name: weight for name, weight in self.losses.items() if name in ("itc", "itm")}
         self.slow = MMMomentumEncoder(config) if config.contrastive_queue_size else None

@@ -14,8 +14,7 @@ import torch
 from ..core.cache import MMCache, held_text
 from ..core.context_rows import MMRows
 from ..core.inputs_outputs import MMContextOutput
-from ..core.placed import check_no_placeholders
-from ..core.prefix import MMPrefix, hold_prefix
+from ..core.prefix import MMPrefix, check_no_placeholders, hold_prefix
 from ..fusion.context import placed_media
 
 
@@ -128,5 +127,5 @@ def hold_shared_prompts(
     columns = input_ids.shape[1] - max(own)
     plan = MMRows(len(prompts), len(lengths), torch.tensor(shared.group, device=device))
     hold_prefix(stack, prefix, plan, cache)
-    cache.hold_columns(columns, counts, max(own) - min(own))
+    cache.columns, cache.prefix_counts, cache.rest = columns, counts, max(own) - min(own)
     held_text(cache).add(input_ids[:, :columns], attention_mask, 0)

@@ -61,7 +61,7 @@ def run_tower(tower: Any, items: MediaItems, layer: int = -1, strategy: str = "f
     if items.is_ready:
         return _ready(items, tower.dtype)
     slots = items.values.shape[: 3 if items.kind == "video" else 2]
-    flat = flat_items(items)
+    flat = flatten_present(items)
     if flat.hidden_patches is not None:
         settings["bool_masked_pos"] = flat.hidden_patches.bool()
     if flat.grids is not None:
@@ -78,8 +78,8 @@ def run_tower(tower: Any, items: MediaItems, layer: int = -1, strategy: str = "f
     if items.present is not None:
         there = items.present.flatten()
         mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if mask is None else mask
-        tokens, mask = placed_items(tokens, there), placed_items(mask, there)
-        pooled = None if pooled is None else placed_items(pooled, there)
+        tokens, mask = scatter_present(tokens, there), scatter_present(mask, there)
+        pooled = None if pooled is None else scatter_present(pooled, there)
     return items._replace(
         values=tokens.unflatten(0, slots),
         mask=None if mask is None else mask.unflatten(0, slots),
@@ -88,7 +88,7 @@ def run_tower(tower: Any, items: MediaItems, layer: int = -1, strategy: str = "f
     )
 
 
-def flat_items(items: MediaItems) -> MediaItems:
+def flatten_present(items: MediaItems) -> MediaItems:
     """What a tower runs on: (B, N[, F], ...) -> (n, ...), the items that are present, with their masks.
 
     In an exported graph, which needs one shape, all of them. A batch without any runs one blank item, which lands
@@ -101,14 +101,14 @@ def flat_items(items: MediaItems) -> MediaItems:
     hidden = None if hidden is None else hidden.flatten(0, 1)
     if items.present is not None:
         present = items.present.flatten()
-        values = present_items(values, present)
-        mask = None if mask is None else present_masks(mask, present)
-        hidden = None if hidden is None else present_items(hidden, present)
-        grids = None if grids is None else present_items(grids, present)
+        values = select_present(values, present)
+        mask = None if mask is None else select_present_masks(mask, present)
+        hidden = None if hidden is None else select_present(hidden, present)
+        grids = None if grids is None else select_present(grids, present)
     return items._replace(values=values, mask=mask, hidden_patches=hidden, present=None, grids=grids)
 
 
-def present_items(values: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+def select_present(values: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     """(M, ...) -> (n, ...), those that are present; one blank item if all are absent."""
     if torch.compiler.is_exporting():
         return values
@@ -118,15 +118,15 @@ def present_items(values: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     return values[:1].nan_to_num(0, 0, 0) * 0 if values.is_floating_point() else torch.zeros_like(values[:1])
 
 
-def present_masks(mask: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """As `present_items`; every part of the blank item is real."""
+def select_present_masks(mask: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """As `select_present`; every part of the blank item is real."""
     if torch.compiler.is_exporting():
         return mask | ~present.reshape(-1, *[1] * (mask.ndim - 1))
     found = mask[present]
     return found if len(found) else torch.ones_like(mask[:1])
 
 
-def placed_items(values: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+def scatter_present(values: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     """(n, ...) of the items present -> (M, ...), zeros for absent ones; a blank item is dropped."""
     if torch.compiler.is_exporting():
         return values.masked_fill(~present.reshape(-1, *[1] * (values.ndim - 1)), 0)
@@ -279,7 +279,9 @@ def build_tower(config: PreTrainedConfig, layer: int = -1) -> nn.Module:
             for part in (*tower.layers[layer if layer >= 0 else layer + len(tower.layers) + 1 :], tower.norm):
                 part.requires_grad_(False)
         return tower
-    config = _unmasked(config)
+    if config.model_type == "vit_mae":  # hides most patches in every run, in evaluation too
+        config = copy.deepcopy(config)
+        config.mask_ratio = 0.0
     try:
         model = tower_model(config)
     except (ValueError, KeyError) as error:
@@ -287,15 +289,6 @@ def build_tower(config: PreTrainedConfig, layer: int = -1) -> nn.Module:
     tower = model.get_encoder() if config.is_encoder_decoder else model
     _freeze_unread(tower, config, layer)
     return tower
-
-
-def _unmasked(config: PreTrainedConfig) -> PreTrainedConfig:
-    """A ViTMAE hides most patches in every run, in evaluation too; a tower sees all of them."""
-    if config.model_type != "vit_mae":
-        return config
-    config = copy.deepcopy(config)
-    config.mask_ratio = 0.0
-    return config
 
 
 def _freeze_unread(tower: Any, config: PreTrainedConfig, layer: int) -> None:

@@ -16,7 +16,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ...configuration.conv import MMConvConfig
 from ..core.base import MMPreTrainedModel
 from ..core.input_checks import check_pixels, other_size
-from ..core.inputs_outputs import reject_unknown
+from ..core.inputs_outputs import reject_unknown, takes
 from .conv_units import MMConvPool, MMConvStem, MMConvUnit, MMFrozenBatchNorm, activation
 
 
@@ -212,6 +212,7 @@ class MMConvModel(MMPreTrainedModel):
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled)
 
     @capture_outputs(tie_last_hidden_states=False)
+    @takes()
     def forward(
         self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False, **kwargs
     ) -> BaseModelOutputWithPooling:
@@ -225,7 +226,7 @@ class MMConvModel(MMPreTrainedModel):
 
         Raises: TypeError or ValueError for another type, shape, channel count or size, or an unknown argument.
         """
-        reject_unknown(kwargs, ("pixel_values", "interpolate_pos_encoding"))
+        reject_unknown(kwargs, MMConvModel.forward)
         self._check(pixel_values, interpolate_pos_encoding)
         return self.tokens(self.feature_map(pixel_values))
 

@@ -4,7 +4,7 @@ R rows, B contexts, k rows per context, T text tokens, S context tokens, D hidde
 """
 
 import re
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import nn
@@ -17,21 +17,20 @@ from ..core.attention import MM_TRITON, CallConfig, MMAttention, build_norm, ker
 from ..core.base import MMPreTrainedModel
 from ..core.cache import MMCache, held_text
 from ..core.context_rows import NOTHING, MMReading, MMRows, as_keys, as_mask, columns_of
-from ..core.input_checks import check_memory, check_positions, check_text
-from ..core.inputs_outputs import MMKwargs, MMModelOutput, capture_when_asked, reject_unknown
+from ..core.input_checks import check_positions, check_text, check_tokens
+from ..core.inputs_outputs import MMKwargs, MMModelOutput, capture_when_asked, reject_unknown, takes
 from ..core.layers import MMLayer, MMPooler, build_embedding
 from ..core.local_attention import MMLocalAttention
-from ..core.placed import MMPlaced
-from ..core.positions import MMRotaryEmbedding, MMSegments, build_positions, check_growth, stretched
-from ..core.prefix import MMPrefix, MMUnimodal, merge, merged_mask, split
-from ..core.relative_positions import MMRelativeBias
-from ..core.text_plan import MMTextPlan, default_positions, prompt_blocks
-
-_FORWARD = (
-    "input_ids", "attention_mask", "position_ids", "inputs_embeds", "token_type_ids", "past_key_values", "use_cache",
-    "encoder_hidden_states", "encoder_attention_mask", "rows", "context_ranges", "prefix", "placed", "is_causal",
-    "pooled",
-)  # fmt: skip
+from ..core.positions import (
+    MMRelativeBias,
+    MMRotaryEmbedding,
+    MMSegments,
+    build_positions,
+    check_growth,
+    default_positions,
+    stretched,
+)
+from ..core.prefix import MMPlaced, MMPrefix, MMUnimodal, merge, merged_mask, prompt_blocks, split
 
 
 def _untrained_row(config: MMTextConfig) -> int | None:
@@ -39,6 +38,25 @@ def _untrained_row(config: MMTextConfig) -> int | None:
     eos = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     is_read = config.unimodal_cls == "shifted" or config.pad_token_id in (config.bos_token_id, *eos)
     return None if is_read else config.pad_token_id
+
+
+class MMTextPlan(NamedTuple):
+    """What self-attention of one call needs.
+
+    call: the implementation, and whether a token sees only those before it. position_ids: (R or 1, T); rotary: their
+    cosines and sines. cache: what is held of `past` earlier tokens; returned: the same, where the caller gets it back.
+    mask: of the implementation's kind. segments: those of a long text. local: mask and rotary of local layers.
+    """
+
+    call: Any  # a CallConfig, which Transformers' mask functions take for a config
+    position_ids: torch.Tensor
+    rotary: tuple[torch.Tensor, torch.Tensor] | None
+    cache: MMCache | None
+    returned: MMCache | None
+    past: int
+    mask: Any
+    segments: MMSegments | None = None
+    local: Any = None
 
 
 class MMTextModel(MMPreTrainedModel):
@@ -75,8 +93,9 @@ class MMTextModel(MMPreTrainedModel):
         self.local = MMLocalAttention(config) if local else None
         self.is_local = [number in local for number in range(config.num_hidden_layers)]
         self.is_narrowed = bool(local) and config.is_causal  # local layers take the others' mask, less what is far
+        self.needs_plain_mask = self.is_narrowed or is_relative
         self.cross_head_dim = config.cross_stack().head_dim
-        self.context_size = config.memory_size
+        self.context_width = config.context_width
         self.norms_pooled_only = config.final_norm == "pooled"
         self.norm = build_norm("none" if config.final_norm == "none" else config.norm_type, width, eps)
         self.pooler = MMPooler(config, config.eos_token_id)
@@ -96,8 +115,8 @@ class MMTextModel(MMPreTrainedModel):
         return layers
 
     def init_parallel_plans(self) -> None:
-        """Of the config's plan what this stack has: cross-attention, gates and biases are settings. Heads that read
-        relative positions are not divided."""
+        """The part of the config's plan that this stack has, as cross-attention, gates and biases are settings. Heads
+        that read relative positions are not divided."""
         super().init_parallel_plans()
         there = {re.sub(r"\.\d+\.", ".*.", name) for name, _ in self.named_modules()}
         self._tp_plan = {pattern: kind for pattern, kind in self._tp_plan.items() if pattern in there}
@@ -141,6 +160,7 @@ class MMTextModel(MMPreTrainedModel):
         )
 
     @capture_when_asked
+    @takes()
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -181,7 +201,7 @@ class MMTextModel(MMPreTrainedModel):
         Returns: last_hidden_state (R, T, D), pooler_output (R, D), past_key_values when use_cache, and with a prefix
             its states (R, S, D) as context_hidden_states. Masks and positions are only of the text.
         """
-        reject_unknown(kwargs, _FORWARD)
+        reject_unknown(kwargs, MMTextModel.forward)
         has_past, text = past_key_values is not None, (attention_mask, position_ids, token_type_ids)
         check_text(self.config, input_ids, inputs_embeds, *text, has_past=has_past, read_values=False)
         embeds: torch.Tensor = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
@@ -235,46 +255,51 @@ class MMTextModel(MMPreTrainedModel):
     def _plan(
         self, call: Any, held, input_ids, inputs_embeds, attention_mask, position_ids, token_type_ids, prefix
     ) -> MMTextPlan:
-        """Positions, segments and the mask of self-attention; that of a prefix is made with it. A cache learns which
+        """Positions, segments and masks of self-attention; those of a prefix are made with it. A cache learns which
         tokens it holds."""
-        num_rows, length = inputs_embeds.shape[:2]
-        segment_length = self.config.segment_length
-        (cache, past, is_returned), segments, mask, prompt = held, None, attention_mask, None
+        (cache, past, is_returned), (num_rows, length) = held, inputs_embeds.shape[:2]
         if cache is not None and not cache.is_compileable and not torch.compiler.is_compiling():
             held_text(cache).add(inputs_embeds if input_ids is None else input_ids, attention_mask, past)
         if position_ids is None:
             position_ids = default_positions(attention_mask, past, length, inputs_embeds.device)
-        rotary = None if self.rotary is None else self.rotary(position_ids, inputs_embeds.dtype)
         if cache is not None and self.is_dynamic:
             check_growth(self.config, position_ids, past)
+        rotary = None if self.rotary is None else self.rotary(position_ids, inputs_embeds.dtype)
+        plan = MMTextPlan(call, position_ids, rotary, cache, cache if is_returned else None, past, attention_mask)
+        segment_length = self.config.segment_length
+        if segment_length is not None and length > segment_length:
+            segments = MMSegments((num_rows, length), segment_length, self.config.memory_length, attention_mask)
+            return plan._replace(segments=segments, mask=segments.self_mask(call, inputs_embeds))
+        if prefix is not None:
+            return plan
+        prompt = prompt_blocks(inputs_embeds, token_type_ids, past) if self.config.bidirectional_prompt else None
+        plan = plan._replace(mask=self._self_mask(plan, inputs_embeds, prompt))
+        if self.local is None:
+            return plan
+        if self.is_narrowed:
+            near = self.local.narrowed(plan.mask, attention_mask, inputs_embeds, cache, prompt)
+        else:
+            near = self.local.of_whole_text(call, inputs_embeds, attention_mask)
+        return plan._replace(local=(near, self.local.turns(position_ids, rotary, inputs_embeds.dtype)))
+
+    def _self_mask(self, plan: MMTextPlan, inputs_embeds, prompt: torch.Tensor | None) -> Any:
+        """Who sees whom in self-attention, out of the mask (R, past + T) of padding: a plain tensor after a shared
+        prefix, for local layers and for relative positions, else of the implementation's kind."""
+        cache, length, mask = plan.cache, inputs_embeds.shape[1], plan.mask
         after_prefix = cache is not None and cache.prefix_length > 0
         if cache is not None and after_prefix:
             mask = cache.own_mask(mask, length)
-        sees_all = mask is None and length == 1 and (cache is None or type(cache.self_attention_cache) is DynamicCache)
-        if segment_length is not None and length > segment_length:
-            segments = MMSegments((num_rows, length), segment_length, self.config.memory_length, attention_mask)
-            mask = segments.self_mask(call, inputs_embeds)
-        elif prefix is None and not sees_all:  # a single token sees itself and all before it
-            is_plain = after_prefix or self.is_narrowed or self.relative_attention_bias is not None
-            kind: Any = call.with_prefix() if is_plain else call
-            if self.config.bidirectional_prompt:
-                prompt = prompt_blocks(inputs_embeds, token_type_ids, past)
-            own = {"attention_mask": mask, "past_key_values": cache, "block_sequence_ids": prompt}
-            own |= {"allow_is_causal_skip": not self.is_narrowed}
+        grows = cache is None or type(cache.self_attention_cache) is DynamicCache
+        if mask is not None or length > 1 or not grows:  # else a single token, which sees itself and all before it
+            kind: Any = plan.call.with_prefix() if after_prefix or self.needs_plain_mask else plan.call
+            own = {"attention_mask": mask, "block_sequence_ids": prompt, "allow_is_causal_skip": not self.is_narrowed}
+            own |= {"past_key_values": None if cache is None else cache.self_attention_cache}
             mask = create_causal_mask(config=kind, inputs_embeds=inputs_embeds, **own)
         if cache is not None and after_prefix:
             mask = cache.prefix_mask(mask, length)
         if self.relative_attention_bias is not None:
-            mask = self.relative_attention_bias(call, mask, position_ids)
-        local = None
-        if self.local is not None and prefix is None:
-            if self.is_narrowed:
-                near = self.local.narrowed(mask, attention_mask, inputs_embeds, cache, prompt)
-            else:
-                near = self.local.of_whole_text(call, inputs_embeds, attention_mask)
-            local = near, self.local.turns(position_ids, rotary, inputs_embeds.dtype)
-        returned = cache if is_returned else None
-        return MMTextPlan(call, position_ids, rotary, cache, returned, past, mask, segments, local)
+            mask = self.relative_attention_bias(plan.call, mask, plan.position_ids)
+        return mask
 
     def _reading(self, plan: MMTextPlan, inputs_embeds, rows: Any, context: Any, context_mask, ranges) -> MMReading:
         """What each row may read of its context: of the cache's, once it holds one, or of that which is given."""
@@ -290,7 +315,7 @@ class MMTextModel(MMPreTrainedModel):
         elif context is None:
             return NOTHING
         else:
-            check_memory(context, context_mask, self.context_size, "encoder_hidden_states")
+            check_tokens(context, context_mask, self.context_width, "encoder_hidden_states")
             rows = MMRows(len(inputs_embeds), len(context)) if rows is None else rows
             lengths, size = None if context_mask is None else context_mask.sum(-1), context.shape[1]
             if cache is not None:
@@ -330,7 +355,7 @@ class MMTextModel(MMPreTrainedModel):
     def _with_prefix(self, plan: MMTextPlan, prefix: MMPrefix, hidden_states, attention_mask):
         """The merged sequence (R, S + T, D), its positions and mask; media are at position 0, where RoPE changes
         nothing."""
-        check_memory(prefix.states, prefix.mask, self.config.hidden_size, "prefix")
+        check_tokens(prefix.states, prefix.mask, self.config.hidden_size, "prefix")
         if plan.cache is not None:
             raise ValueError(
                 "past_key_values was given with a prefix, but it must already hold the states of the prefix"

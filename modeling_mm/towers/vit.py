@@ -15,11 +15,9 @@ from ...configuration.vision import MMVisionConfig
 from ..core.attention import CallConfig, MMAttention, build_norm
 from ..core.base import MMPreTrainedModel
 from ..core.input_checks import check_mask_values, check_pixels, check_tensors, may_read_values, other_size
-from ..core.inputs_outputs import MMKwargs, reject_unknown
+from ..core.inputs_outputs import MMKwargs, reject_unknown, takes
 from ..core.layers import MMLayer, MMPooler
 from .tiles import MMTiles
-
-_FORWARD = ("pixel_values", "interpolate_pos_encoding", "pixel_attention_mask", "bool_masked_pos", "image_grids")
 
 
 def check_patch_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> None:
@@ -38,7 +36,7 @@ def check_patch_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> None:
 
 
 def _packed(states: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The tokens (n, L, D) of each picture without most of the canvas, their mask (n, L), and where they stand on it
+    """The tokens (n, L, D) of each picture without most of the canvas, their mask (n, L), and their places on it
     (n, L, 1). L: tokens of the largest. A tall and a wide picture have few tokens, and a canvas of many."""
     length = int(real.sum(1).max())
     places = real.long().argsort(dim=1, descending=True, stable=True)[:, :length, None]
@@ -91,6 +89,7 @@ class MMVisionModel(MMPreTrainedModel):
         return [self.pooler, self.norm] if self.config.final_norm == "pooled" else [self.pooler]
 
     @capture_outputs
+    @takes()
     def forward(
         self,
         pixel_values: torch.Tensor,
@@ -116,7 +115,7 @@ class MMVisionModel(MMPreTrainedModel):
             the number of feature_layers) and None.
         Raises: ValueError for another shape or size; TypeError for an unknown argument.
         """
-        reject_unknown(kwargs, _FORWARD)
+        reject_unknown(kwargs, MMVisionModel.forward)
         if self.tiles is not None:
             others = (pixel_attention_mask, bool_masked_pos, interpolate_pos_encoding or None)
             return self._read_together(self.tiles, pixel_values, image_grids, others, **kwargs)
@@ -149,16 +148,16 @@ class MMVisionModel(MMPreTrainedModel):
             )
         pixels, numbers = pixels.flatten(0, 1), tiles.numbers(grids)
         self._check_size(pixels, False)
-        states, mask = tiles.filled(self._embed(pixels, None, None, numbers), grids)
+        states, mask = tiles.pad(self._embed(pixels, None, None, numbers), grids)
         wanted, kept = self.config.feature_layers or [], {}
         for number, layer in enumerate(self.layers):
             states = layer(states, attention_mask=mask, **kwargs)
             kept |= {number: states} if number in wanted else {}
         features = [kept[number] for number in wanted]
-        states = tiles.over_all(self.norm(states), numbers, mask, **kwargs)
+        states = tiles.run_layers(self.norm(states), numbers, mask, **kwargs)
         if features:  # channel by channel, as the original has them
             states = torch.cat([states, torch.stack(features, dim=-1).flatten(-2)], dim=-1)
-        return BaseModelOutputWithPooling(tiles.cut(states), None)
+        return BaseModelOutputWithPooling(tiles.unpad(states), None)
 
     def _is_recorded(self, asked: Mapping[str, Any]) -> bool:
         """Whether states or weights of layers are asked for, which lie on the canvas."""

@@ -10,6 +10,7 @@ import torch
 from transformers import CONFIG_MAPPING, ASTConfig, AutoConfig, BertConfig, CLIPConfig, ViTConfig, WhisperConfig
 
 from mm import MMConfig, MMConvConfig, MMForConditionalGeneration, MMTextConfig, MMVisionConfig
+from mm.configuration.checks.tasks import generation_faults
 
 
 def parameters_on_meta(config: MMConfig) -> int:
@@ -290,15 +291,15 @@ def test_a_text_that_only_one_vector_or_the_same_tokens_join_has_no_cross_attent
     mask = {"fusion_mask": "bidirectional"} if fusion == "merged" else {}
     config = MMConfig(fusion_type=fusion, text_config={"is_causal": False}, **mask)
     assert config.text_config.cross_attention_layers == [] and config.media_width == 768
-    assert "it needs a causal decoder" in config.generation_faults()[0]
+    assert "it needs a causal decoder" in generation_faults(config)[0]
     if fusion != "decision":
         mixed = MMConfig(fusion_type=fusion, share_text_encoder=True, **mask)
-        assert mixed.text_config.cross_attention_layers == list(range(12)) and not mixed.generation_faults()
+        assert mixed.text_config.cross_attention_layers == list(range(12)) and not generation_faults(mixed)
 
 
 def test_only_a_fusion_that_yields_tokens_can_write_text():
-    assert MMConfig().generation_faults() == [] == MMConfig(fusion_type="merged").generation_faults()
-    faults = MMConfig(fusion_type="gated", text_config={"is_causal": False}).generation_faults()
+    assert generation_faults(MMConfig()) == [] == generation_faults(MMConfig(fusion_type="merged"))
+    faults = generation_faults(MMConfig(fusion_type="gated", text_config={"is_causal": False}))
     assert "fusion_type='gated' gives the decoder no tokens to read" in faults[1]
 
 

@@ -39,8 +39,8 @@ def test_sublayers_follow_from_layers_and_placement(fields, expected):
 
 
 def test_the_memory_is_as_wide_as_the_text_unless_told():
-    assert MMTextConfig().memory_size == 768
-    assert MMTextConfig(cross_attention_hidden_size=1024).memory_size == 1024
+    assert MMTextConfig().context_width == 768
+    assert MMTextConfig(cross_attention_hidden_size=1024).context_width == 1024
 
 
 ROPE = {"position_embedding_type": "rope"}

@@ -19,7 +19,7 @@ from mm.cli.ask import ask
 from mm.conversion_scripts.engine import FAMILIES, convert, convert_back
 from mm.conversion_scripts.verify import verify
 from mm.modeling_mm.core.input_checks import MediaItems
-from mm.modeling_mm.fusion.grids import join_tiles
+from mm.modeling_mm.towers.tiles import join_tiles
 from mm.processing.images.tiles import GridTiles
 from mm.weights.checkpoint import Checkpoint
 from published_chats import rows_alone, served, used

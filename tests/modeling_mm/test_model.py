@@ -23,7 +23,7 @@ def pixels():
 @pytest.mark.parametrize("text", TEXTS)
 def test_media_alone_text_alone_and_both_give_what_the_table_says(tiny_model, pixels, vision, text):
     model = tiny_model(vision, text, cls=MMModel)
-    tower, context = model.config.vision_config.hidden_size, model.config.text_config.memory_size
+    tower, context = model.config.vision_config.hidden_size, model.config.text_config.context_width
     media = model(pixel_values=pixels[:2, 0])
     assert media.last_hidden_state.shape == (2, TOKENS[vision], context) and media.pooler_output.shape == (2, tower)
     assert torch.equal(media.context_hidden_states, media.last_hidden_state)

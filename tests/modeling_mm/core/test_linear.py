@@ -95,8 +95,7 @@ def test_two_runs_give_the_same_bits():
     def run() -> list[torch.Tensor]:
         return list(torch.autograd.grad(linear(one, states).sin().sum(), [states, one.weight, one.bias]))
 
-    for first, second in zip(run(), run(), strict=True):
-        assert torch.equal(first, second)
+    assert all(map(torch.equal, run(), run()))
 
 
 # -- activated states -------------------------------------------------------------------------------------------------
@@ -227,13 +226,11 @@ def test_a_layer_is_computed_again_in_its_backward_pass_whatever_mode_was_around
 
 
 def test_one_row_without_a_batch_and_states_of_inference_mode(way):
-    ours, plainly = way
-    one = layer()
+    (ours, plainly), one = way, layer()
     with torch.inference_mode():
         frozen = torch.randn(3, 24)
     torch.testing.assert_close(ours(one, torch.ones(24)), plainly(one, torch.ones(24)))
-    one.requires_grad_(False)
-    torch.testing.assert_close(ours(one, frozen), plainly(one, frozen))
+    torch.testing.assert_close(ours(one.requires_grad_(False), frozen), plainly(one, frozen))
 
 
 # -- who is asked -----------------------------------------------------------------------------------------------------
@@ -259,14 +256,10 @@ def replaced() -> nn.Module:
 def adapted() -> nn.Module:
     from peft import LoraConfig, inject_adapter_in_model
 
-    class Holder(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.proj = layer()
-
-    holder = inject_adapter_in_model(LoraConfig(r=2, target_modules=["proj"], init_lora_weights=False), Holder())
-    assert isinstance(holder.proj, LoraLinear)
-    return holder.proj.eval()
+    settings = LoraConfig(r=2, target_modules=["proj"], init_lora_weights=False)
+    one = inject_adapter_in_model(settings, nn.ModuleDict({"proj": layer()}))["proj"]
+    assert isinstance(one, LoraLinear)
+    return one.eval()
 
 
 @pytest.mark.parametrize("make", [hooked, replaced, adapted, lambda: Doubled(24, 40), lambda: weight_norm(layer())])
@@ -291,9 +284,8 @@ def test_transforms_modes_and_graphs_see_the_plain_operator(calls):
     one, states = layer(), torch.randn(3, 24)
     wanted = one(states)
     assert torch.equal(vmap(lambda row: linear(one, row[None])[0])(states), vmap(one)(states))
-    gradient = torch.func.grad(lambda weights: functional_call(one, weights, states).sum())(
-        dict(one.named_parameters())
-    )
+    weights = dict(one.named_parameters())
+    gradient = torch.func.grad(lambda given: functional_call(one, given, states).sum())(weights)
     assert gradient["bias"].tolist() == [3.0] * 40
     with FlopCounterMode(display=False) as counter:
         linear(one, states)
@@ -335,9 +327,8 @@ def test_a_model_gives_the_same_logits_and_gradients_either_way(calls, tiny_mode
         torch.manual_seed(0)
         output = model(**inputs)
         output.loss.backward()
-        return output.logits.detach(), {
-            name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
-        }
+        grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        return output.logits.detach(), grads
 
     logits, grads = run()
     assert len(calls) > 20

@@ -83,7 +83,7 @@ def test_only_distances_count(stack):
 
 def test_cross_attention_has_no_positions(stack):
     model = stack(cross_attention_layers=[0, 1])
-    memory = torch.randn(2, 5, model.config.memory_size, dtype=torch.float64)
+    memory = torch.randn(2, 5, model.config.context_width, dtype=torch.float64)
     shuffled = memory[:, [3, 1, 4, 0, 2]]
     states = [model(IDS, encoder_hidden_states=m).last_hidden_state for m in (memory, shuffled)]
     torch.testing.assert_close(*states, rtol=0, atol=1e-12)

@@ -107,4 +107,4 @@ def test_no_step_copies_the_prefix():
     read = cache.prefix_keys(0)
     assert read.key.data_ptr() == held.keys.data_ptr() and read.value.data_ptr() == held.values.data_ptr()
     assert read.key.shape == (2, 1, S, D) and read.rows.num_rows == 12
-    assert cache.extend(0, drawn(12, 1, 1, D), drawn(12, 1, 1, D))[0].shape == (12, 1, 1, D)
+    assert cache.self_attention_cache.update(drawn(12, 1, 1, D), drawn(12, 1, 1, D), 0)[0].shape == (12, 1, 1, D)

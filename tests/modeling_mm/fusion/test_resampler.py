@@ -40,7 +40,7 @@ def built(visible):
         torch.manual_seed(0)
         changes, width = KINDS[kind]
         config = MMResamplerConfig(**{**SMALL, **changes, **fields})
-        resampler = MMResampler._from_config(config, memory_size=width, attn_implementation=attention)
+        resampler = MMResampler._from_config(config, token_width=width, attn_implementation=attention)
         return visible(resampler).double().eval()
 
     return build
@@ -48,7 +48,7 @@ def built(visible):
 
 def tokens_of(resampler, length=7):
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(3, length, resampler.memory_size, generator=generator, dtype=torch.float64)
+    return torch.randn(3, length, resampler.token_width, generator=generator, dtype=torch.float64)
 
 
 def attended(attn, queries, keys):
@@ -135,7 +135,7 @@ def test_every_parameter_gets_a_gradient_and_checkpointing_changes_none(built, k
 def test_saving_and_loading_changes_no_bit(built, kind, tmp_path):
     resampler = built(kind)
     resampler.save_pretrained(tmp_path)
-    loaded = MMResampler.from_pretrained(tmp_path, memory_size=resampler.memory_size, dtype=torch.float64)
+    loaded = MMResampler.from_pretrained(tmp_path, token_width=resampler.token_width, dtype=torch.float64)
     tokens = tokens_of(resampler)
     same_weights(loaded, resampler)
     close(loaded(tokens)[0], resampler(tokens)[0])

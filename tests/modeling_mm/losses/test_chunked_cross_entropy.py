@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import linear
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mm.modeling_mm.core.shared_prefix import capped
+from mm.modeling_mm.core.linear import capped
 from mm.modeling_mm.losses.token_losses import chunked_cross_entropy, token_loss
 
 ROWS, WIDTH, VOCABULARY = 12, 5, 17

@@ -10,7 +10,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 import mm
 from comparing import close
-from mm.modeling_mm.core.relative_positions import MMRelativeBias
+from mm.modeling_mm.core.positions import MMRelativeBias
 
 WIDE = {
     "hidden_size": 48, "intermediate_size": 60, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 70,

@@ -28,7 +28,7 @@ from transformers import (
 
 from comparing import close
 from mm import MMForConditionalGeneration, MMForMaskedLM
-from mm.modeling_mm.core.shared_prefix import capped
+from mm.modeling_mm.core.linear import capped
 from mm.weights.text_plans import NO_TEXTS, text_plan_of
 
 READS = {

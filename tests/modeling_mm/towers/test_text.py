@@ -25,7 +25,7 @@ def stack(tiny_config, visible):
 
 def memory_of(model, contexts=2):
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(contexts, 5, model.config.memory_size, generator=generator, dtype=torch.float64)
+    return torch.randn(contexts, 5, model.config.context_width, generator=generator, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("text", TEXTS)
