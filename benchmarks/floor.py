@@ -3,7 +3,7 @@
     python benchmarks/floor.py --threads 2 --log benchmarks/logs/floor.txt
     python benchmarks/floor.py blip                 # one family
 
-BLIP-base (384 px, 5 beams) and GIT-base (224 px, 4 beams) with random weights, batches of 1 and 8. Phases:
+BLIP-base (384 px, 5 beams), GIT-base and ViT-GPT2 (224 px, 4 beams) with random weights, batches of 1 and 8. Phases:
 
     encode       pictures to a context
     context      keys and values of a context: cross-attention's of BLIP, of GIT's prefix in all layers; the first
@@ -28,7 +28,7 @@ import torch
 import transformers
 from harness import Report, Row
 from peers import blip as blip_pair
-from peers import converted, drawn, pictures, sizes_of
+from peers import converted, drawn, pictures, sizes_of, vit_gpt2
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -163,13 +163,15 @@ def tabled(report: Report, name: str, model: Any, limits: tuple[float, float], f
 
 
 def family(of: str, report: Report) -> Iterator[Row]:
+    sizes = sizes_of(report)
     if of == "blip":
-        _, model, size = blip_pair(sizes_of(report))
+        _, model, size = blip_pair(sizes)
         beams, title = 5, "BLIP-base"
-    else:
-        sizes = sizes_of(report)
+    elif of == "git":
         config = transformers.GitConfig(vision_config={**sizes}, **sizes)
         model, size, beams, title = converted(drawn(transformers.GitForCausalLM(config))), 224, 4, "GIT-base"
+    else:
+        model, size, beams, title = vit_gpt2(sizes)[1], 224, 4, "ViT-GPT2"
     limits = bandwidth(), peak()
     report.say(f"\nmeasured: {limits[0] / 1e9:.1f} GB/s, {limits[1] / 1e9:.0f} G multiplications a second\n{TITLES}")
     report.row(bandwidth=limits[0], peak=limits[1], of=title)
@@ -181,7 +183,7 @@ def family(of: str, report: Report) -> Iterator[Row]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    groups = {name: partial(family, name) for name in ("blip", "git")}
+    groups = {name: partial(family, name) for name in ("blip", "git", "vit-gpt2")}
     return harness.table(harness.options(__doc__), groups, arguments)
 
 

@@ -339,7 +339,8 @@ def cost_of(way: Callable[[], Any]) -> dict[str, float]:
 
 def alone(*arguments: str) -> list[float]:
     """The numbers in the last line that this Python prints for a script and its arguments, in a process of its own."""
-    done = subprocess.run([sys.executable, "-W", "ignore", *arguments], capture_output=True, text=True)
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}  # a checkout's modules are compiled, as an installed peer's
+    done = subprocess.run([sys.executable, "-W", "ignore", *arguments], capture_output=True, text=True, env=env)
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr[-3000:]}")
     return [float(number) for number in done.stdout.splitlines()[-1].split()]
@@ -377,8 +378,7 @@ class Peak:
 
     @staticmethod
     def _now() -> tuple[int, int]:
-        written = status("RssAnon")
-        return written, written + status("RssFile") + status("RssShmem")
+        return (written := status("RssAnon")), written + status("RssFile") + status("RssShmem")
 
     def _sample(self) -> None:
         while not self._done.is_set():

@@ -24,6 +24,7 @@ import transformers
 from harness import Report, Row
 from peers import blip as blip_pair
 from peers import converted, drawn, named, pictures, search, sizes_of, small, starts, words
+from peers import vit_gpt2 as vit_gpt2_pair
 from torch import nn
 
 
@@ -65,17 +66,7 @@ def git(report: Report) -> Iterator[Row]:
 
 
 def vit_gpt2(report: Report) -> Iterator[Row]:
-    sizes = sizes_of(report)
-    names = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
-    of_decoder = {ours: sizes[name] for name, ours in names.items() if name in sizes}
-    ends = {"bos_token_id": 50256, "eos_token_id": 50256}
-    decoder = transformers.GPT2Config(is_decoder=True, add_cross_attention=True, **of_decoder, **ends)
-    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
-        transformers.ViTConfig(**sizes), decoder, decoder_start_token_id=50256, pad_token_id=50256, eos_token_id=50256
-    )
-    peer = drawn(transformers.VisionEncoderDecoderModel(config=config))
-    peer.generation_config.update(decoder_start_token_id=50256, pad_token_id=50256, eos_token_id=50256)
-    model = converted(peer)
+    peer, model = vit_gpt2_pair(sizes_of(report))
     pixels = pictures(4, 224)
     for beams, wanted in ((4, 2.2), (1, 1.2)):
         settings = search(beams)

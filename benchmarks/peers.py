@@ -60,6 +60,20 @@ def blip(sizes: Sizes, kind: Any = transformers.BlipForConditionalGeneration, si
     return peer, converted(peer), size
 
 
+def vit_gpt2(sizes: Sizes) -> tuple[Any, Any]:
+    """A VisionEncoderDecoder of ViT-base and GPT-2 for pictures of 224 x 224, and the same in MM."""
+    names = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
+    of_decoder = {ours: sizes[name] for name, ours in names.items() if name in sizes}
+    ends = {"bos_token_id": 50256, "eos_token_id": 50256}
+    decoder = transformers.GPT2Config(is_decoder=True, add_cross_attention=True, **of_decoder, **ends)
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+        transformers.ViTConfig(**sizes), decoder, decoder_start_token_id=50256, pad_token_id=50256, eos_token_id=50256
+    )
+    peer = drawn(transformers.VisionEncoderDecoderModel(config=config))
+    peer.generation_config.update(decoder_start_token_id=50256, pad_token_id=50256, eos_token_id=50256)
+    return peer, converted(peer)
+
+
 def starts(peer: Any, batch: int) -> torch.Tensor:
     """(B, 1): the token that texts begin with."""
     return torch.full((batch, 1), peer.config.text_config.bos_token_id)

@@ -167,7 +167,7 @@ def convert(source: str | Path, *, vision: str | Path | None = None, text: str |
     is_mixed = any(t.dtype != dtype and not is_number(name, t) for name, t in converted.tensors.items())
     dtypes = narrower(checkpoint, dtype, checkpoint.keys() - converted.dropped.keys()) if is_mixed else {}
     plan.config.converted_from = {**(_record(checkpoint, family, empty) or {}), **plan.record} or None
-    model = loaded(plan, converted, dtype, empty)
+    model = loaded(plan, converted, dtype)
     set_generation(model, plan, source_decoding(checkpoint, family))
     words = plan.config.text_config
     eos = words.eos_token_id[0] if isinstance(words.eos_token_id, list) else words.eos_token_id

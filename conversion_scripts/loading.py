@@ -41,12 +41,11 @@ def is_number(name: str, tensor: torch.Tensor) -> bool:
     return tensor.dtype == torch.int64 and not name.endswith((".weight", ".bias"))
 
 
-def loaded(plan: Plan, converted: Converted, dtype: torch.dtype, empty: Any) -> Any:
-    """The model with these tensors themselves, not copies; what is new gets the model's own initial values. `empty`
-    is its skeleton."""
+def loaded(plan: Plan, converted: Converted, dtype: torch.dtype) -> Any:
+    """The model with these tensors themselves, not copies; what is new gets the model's own initial values."""
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(0)
-        return filled(plan.model_class, plan.config, converted.tensors, converted.new, dtype, empty)
+        return filled(plan.model_class, plan.config, converted.tensors, converted.new, dtype)
 
 
 def narrower(tensors: Mapping[str, torch.Tensor], wide: torch.dtype, names: Iterable[str]) -> dict[str, str]:

@@ -188,7 +188,7 @@ def _in_fp32(source: Checkpoint, model: Any, family: Family) -> Any:
         return copy.deepcopy(model).float()
     plan: Plan = family.plan(source)
     empty = skeleton(plan.model_class, plan.config)
-    wide = loaded(plan, plan.table.convert(_Wide(source), own_shapes(empty)), torch.float32, empty)
+    wide = loaded(plan, plan.table.convert(_Wide(source), own_shapes(empty)), torch.float32)
     there, new = wide.state_dict(), [name for name in plan.table.new]
     faults = [
         f"{name} is not the source's, rounded to {tensor.dtype}"

@@ -116,12 +116,9 @@ class MMPreTrainedModel(PreTrainedModel):
             requested_attention = default_implementation()
         return super().get_correct_attn_implementation(requested_attention, is_init_check)
 
-    def freeze_again(self, built: nn.Module | None = None) -> None:
-        """Freezes the parameters that the class freezes when it is built; `built` is such a model, if there is one."""
-        if built is None:
-            with torch.device("meta"):
-                built = type(self)(self.config)
-        frozen = {name for name, parameter in built.named_parameters() if not parameter.requires_grad}
+    def freeze_again(self) -> None:
+        """After loading: freezes the parameters that the class froze when it was built; Transformers thaws them."""
+        frozen = vars(self).pop("_frozen_when_built", ())
         for name, parameter in self.named_parameters():
             if name in frozen:
                 parameter.requires_grad_(False)
@@ -174,8 +171,10 @@ class MMPreTrainedModel(PreTrainedModel):
         files = [Path(file) for file in checkpoint_files or () if state_dict is None]
         files = [file for file in files if file.suffix in (".safetensors", ".bin")]
         model._read_from = [*getattr(model, "_read_from", ()), *files]
+        is_adapter = expected_keys is not None
+        if not is_adapter:
+            model._frozen_when_built = {name for name, weight in model.named_parameters() if not weight.requires_grad}
         if load_config.hf_quantizer is None:
-            is_adapter = expected_keys is not None
             held = None if is_adapter else {name: value.dtype for name, value in model.state_dict().items()}
             check_dtypes(files, held, model.base_model_prefix)
         try:

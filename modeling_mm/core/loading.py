@@ -106,13 +106,8 @@ def _told(files: Sequence[Path]) -> str:
     return f"{str(files[0])!r}{more}{''.join(f', of {name}' for name in sorted(indexes))}"
 
 
-def filled(
-    model_class: Any, config: Any, tensors: Mapping[str, Any], new: Collection[str], dtype: Any, built: Any = None
-) -> Any:
+def filled(model_class: Any, config: Any, tensors: Mapping[str, Any], new: Collection[str], dtype: Any) -> Any:
     """A model of these tensors themselves, not copies; those named in `new` get the model's own initial values.
-
-    Args:
-        built: the same model on the meta device, if there is one; it says what the class freezes.
 
     Raises: ValueError that lists the tensors of the model that are missing, and the tensors that it does not have.
     """
@@ -124,7 +119,7 @@ def filled(
     if wrong:
         raise ValueError(f"the model was not filled; {len(wrong)} fault(s):{listed(sorted(wrong))}")
     model.after_loading(info)
-    model.freeze_again(built)  # Transformers thaws what it loads
+    model.freeze_again()
     model._drawn = sorted(new)  # for those who tell which weights are new
     return model.eval()
 

@@ -209,9 +209,6 @@ class MMResampler(MMPreTrainedModel):
         self.norm = build_norm(final_norm, config.hidden_size, config.layer_norm_eps)
         self.post_init()
 
-    def freeze_again(self, built: nn.Module | None = None) -> None:
-        """A resampler freezes nothing."""
-
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:

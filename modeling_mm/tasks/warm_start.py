@@ -149,7 +149,7 @@ def from_towers(
         tensors |= weights.tensors(config.text_config.cross_attention_layers, shapes)
     new |= {name: "the task's own" for name in shapes if not name.startswith(("model.", "lm_head"))}
     new |= {name: "between the towers" for name in shapes if any(_is(name, t) for t in _NEW_BETWEEN)}
-    return filled(model_class, config, tensors, new.keys() - tensors.keys(), words[0].dtype(), wanted)
+    return filled(model_class, config, tensors, new.keys() - tensors.keys(), words[0].dtype())
 
 
 def _ids(words: tuple[Checkpoint, TowerPlan], tokenizer: Any, given: Mapping[str, Any]) -> dict[str, int]:

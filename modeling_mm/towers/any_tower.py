@@ -320,7 +320,7 @@ def _unread(config_class: type[PreTrainedConfig], settings: str, layer: int) -> 
     if example is None:
         return None
     for part in probe.modules():
-        if type(part) in (nn.Linear, nn.LayerNorm):  # most of a tower
+        if type(part) in (nn.Linear, nn.LayerNorm, nn.BatchNorm2d):  # most of a tower
             part.forward = partial(_shape_only, part)
     with torch.enable_grad(), torch.device("cpu"):  # BEiT keeps what it makes on the way, for every BEiT to come
         tokens = _tried(probe, example, layer)
@@ -344,14 +344,15 @@ class _Made(torch.autograd.Function):
 
 
 def _shape_only(layer: Any, values: torch.Tensor) -> torch.Tensor:
-    """What a linear layer or a layer norm makes, on the meta device; of a wrong width, its own error."""
-    width = values.shape[-1]
-    takes, gives = (
-        ((layer.in_features,), layer.out_features) if type(layer) is nn.Linear else (layer.normalized_shape, width)
-    )
-    if takes != (width,):
-        return type(layer).forward(layer, values)
-    return _Made.apply(gives, values, *layer.parameters(recurse=False))
+    """What a linear layer or a norm makes, on the meta device; of a wrong width, its own error."""
+    width = gives = values.shape[-1]
+    if type(layer) is nn.Linear:
+        fits, gives = layer.in_features == width, layer.out_features
+    elif type(layer) is nn.LayerNorm:
+        fits = layer.normalized_shape == (width,)
+    else:
+        fits = values.ndim == 4 and layer.num_features == values.shape[1]
+    return _Made.apply(gives, values, *layer.parameters(recurse=False)) if fits else type(layer).forward(layer, values)
 
 
 def _leaves(tokens: torch.Tensor) -> set[int]:

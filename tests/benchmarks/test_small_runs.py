@@ -15,7 +15,7 @@ RUNS = {
     "training": ["blip"],
     "versions": ["first", "--old", sys.executable],
     "memory": ["loss", "convert"],
-    "floor": ["blip", "git"],
+    "floor": ["blip", "git", "vit-gpt2"],
     "cpu": ["onnx", "optimum"],
     "everyday": ["load", "convert"],
     "whisper_speed": [],
