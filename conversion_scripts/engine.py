@@ -23,6 +23,7 @@ from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoConfig, GenerationConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..configuration.mm import MMConfig
 from ..modeling_mm.model import MMModel
@@ -36,6 +37,8 @@ from ..weights.checkpoint import Checkpoint, read_json
 from ..weights.cnn_names import USE_TIMM
 from ..weights.config_table import source_config
 from ..weights.key_table import Converted, Tensors, raise_faults
+from ..weights.text_plans import TEXT_PLANS
+from ..weights.text_refusals import why_no_text
 from ..weights.tower_files import LAYOUTS, NAMES, is_tower_file
 from . import (
     align,
@@ -215,6 +218,9 @@ def recognised(checkpoint: Checkpoint) -> tuple[Family, Plan]:
         hint = f"; of towers of torchvision and timm {', '.join(NAMES.values())} are known; for another {USE_TIMM}"
     if kind in REFUSED:
         hint = f": {REFUSED[kind]}"
+    elif kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in TEXT_PLANS:
+        why = why_no_text(kind, checkpoint.config, TEXT_PLANS, checkpoint)
+        hint = f"; it cannot become a text tower either: {why}"
     if flamingo.is_flamingo(checkpoint):
         hint = "; OpenFlamingo's trained weights need their towers: mm convert FILE OUT --vision CLIP --text LLAMA"
         hint += ", or MMForConditionalGeneration.from_towers(..., flamingo=FILE)"

@@ -8,6 +8,7 @@ import copy
 from dataclasses import replace
 from typing import Any, Literal
 
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.models.trocr.modeling_trocr import TrOCRSinusoidalPositionalEmbedding
 
 from ..configuration.mm import MMConfig
@@ -16,7 +17,8 @@ from ..weights.checkpoint import Checkpoint, read_json
 from ..weights.config_table import TowerPlan
 from ..weights.key_table import KeyTable
 from ..weights.text_names import GPT2_FIELDS, bert_settings, trocr_settings
-from ..weights.text_plans import NO_TEXTS, TEXT_PLANS, bart_settings
+from ..weights.text_plans import TEXT_PLANS, bart_settings
+from ..weights.text_refusals import why_no_text
 
 _DECODERS = ("gpt2", "bert", "roberta", "xlm-roberta", "camembert", "trocr", "bart", "mbart")
 
@@ -25,7 +27,12 @@ def check_decoder(config: Any, architecture: str) -> None:
     """Raises ValueError for a decoder that cannot be one here, with the reason."""
     kind = config.decoder.model_type
     if kind not in _DECODERS:
-        why = NO_TEXTS.get(kind) or "its class has no cross-attention, or it is not known"
+        if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            why = "Transformers has no decoder of this kind (AutoModelForCausalLM)"
+        elif kind in TEXT_PLANS:
+            why = "its class has no cross-attention"
+        else:
+            why = why_no_text(kind, config.decoder.to_dict(), TEXT_PLANS)
         raise ValueError(
             f"model_type={kind!r} inside {architecture} cannot be the decoder: {why}; known are {', '.join(_DECODERS)}"
         )

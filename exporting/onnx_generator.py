@@ -176,6 +176,8 @@ class OnnxGenerator:
         if "context_input_ids" in wanted and "context_input_ids" not in given:
             raise ValueError("this model's decoder reads a text and its media: give context_input_ids")
         given = {name: _slotted(name, value) for name, value in given.items()}
+        for name, value in given.items():
+            _check_shape(name, value.shape, wanted[name].shape)
         contexts = {len(value) for value in given.values()}
         if len(contexts) != 1:
             raise ValueError(f"every input must come for the same contexts; got {sorted(contexts) or 'none'}")
@@ -212,6 +214,15 @@ def _slotted(name: str, values: np.ndarray) -> np.ndarray:
     """With the dimension of the items: one picture or video of each context may come without."""
     single = {"pixel_values": 4, "pixel_values_videos": 5, "pixel_attention_mask": 1, "video_attention_mask": 2}
     return values[:, None] if values.ndim == single.get(name) else values
+
+
+def _check_shape(name: str, found: tuple[int, ...], wanted: list[int | str]) -> None:
+    fits = len(found) == len(wanted) and all(
+        isinstance(size, str) or size == own for size, own in zip(wanted, found, strict=True)
+    )
+    if not fits:
+        sizes = ", ".join(str(size) for size in wanted)
+        raise ValueError(f"{name} is {found}; the graph takes ({sizes}), where sizes with a name may be any")
 
 
 def _taken(context: Arrays, index: np.ndarray) -> Arrays:

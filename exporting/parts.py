@@ -23,6 +23,7 @@ from ..modeling_mm.core.context_rows import MMRows
 from ..modeling_mm.core.prefix import MMPrefix, hold_prefix
 from ..modeling_mm.tasks.generation import MMForConditionalGeneration
 from ..modeling_mm.towers.any_tower import example_of
+from ..modeling_mm.towers.sound_lengths import takes_any_length
 
 Tensors = dict[str, torch.Tensor]
 Shapes = dict[str, dict[int, Any]]
@@ -184,6 +185,8 @@ def context_inputs(model: MMForConditionalGeneration) -> tuple[Tensors, Shapes]:
         given |= {"input_features_mask": torch.ones(2, 2, dtype=torch.bool, device=model.device)}
         size = {0: contexts, 1: Dim("clips", max=config.max_clips or None)}
         free |= dict.fromkeys(("input_features", "input_features_mask"), size)
+        if kinds == ["audio"] and takes_any_length(model.model.audio_tower):  # else a blank must have a length
+            free |= {"input_features": {**size, 2: Dim.AUTO}}
     if config.has_text_encoder:
         ids = torch.full((2, 3), config.text_config.bos_token_id or 0, device=model.device)
         given |= {"context_input_ids": ids, "context_attention_mask": torch.ones_like(ids)}

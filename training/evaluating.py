@@ -142,7 +142,7 @@ def evaluate(
         notes.append(f"the model was trained for {' and '.join(asked.others)}, too: --task evaluates that")
     result.notes = notes
     if theirs is not None:
-        result.comparison = _compared(result, theirs, str(against))
+        result.comparison = _compared(result, theirs, str(against), asked.is_speech)
     if output is not None and asked.is_first:
         _write(result, asked.samples, asked.reader, Path(output))
     if update_card and asked.is_first:
@@ -168,12 +168,15 @@ def _caption_metrics(questions: list[Question]) -> tuple[dict[str, tuple[float, 
 
 
 def _speech_metrics(questions: list[Question]) -> tuple[dict[str, tuple[float, float, float]], list[str]]:
-    """Error rates of transcripts, and why there are none."""
+    """Error rates of transcripts, and why there are none. The score of each becomes its share of right words."""
     if find_spec("jiwer") is None:
         return {}, ["wer and cer are left out: pip install '.[eval]' brings jiwer"]
     told = [question.prediction for question in questions]
     truth, groups = [question.references for question in questions], [question.group for question in questions]
-    return {score.name: score.interval(groups) for score in (wer(told, truth), cer(told, truth))}, []
+    words, letters = wer(told, truth), cer(told, truth)
+    for question, (errors, length, *_) in zip(questions, words.statistics, strict=True):
+        question.score = max(0.0, 1 - errors / length) if length else float(not errors)
+    return {score.name: score.interval(groups) for score in (words, letters)}, []
 
 
 def _others(against: str | os.PathLike) -> list[dict[str, Any]]:
@@ -184,20 +187,24 @@ def _others(against: str | os.PathLike) -> list[dict[str, Any]]:
     return theirs
 
 
-def _compared(result: Evaluation, theirs: list[dict[str, Any]], against: str) -> Comparison:
-    """The score of each question and that of another evaluation."""
+def _compared(result: Evaluation, theirs: list[dict[str, Any]], against: str, is_speech: bool) -> Comparison:
+    """The score of each question and that of another evaluation; of transcripts the word error rate of all."""
     asked = [(question.id, question.context_text or question.text) for question in result.questions]
-    other = {(line["id"], line.get("prompt")): line["score"] for line in theirs}
+    other = {(line["id"], line.get("prompt")): line for line in theirs}
     if len(other) != len(theirs) or set(other) != set(asked):
         raise ValueError(f"against={against!r} is of {len(theirs)} other questions; both must be of the same data")
+    groups = [question.group for question in result.questions]
+    if is_speech and find_spec("jiwer") is not None:
+        truth = [question.references for question in result.questions]
+        told = [question.prediction for question in result.questions]
+        return compare(wer(told, truth), wer([other[key].get("prediction", "") for key in asked], truth), groups)
     name = PER_ITEM[result.task]
     if name == "chrf" and find_spec("sacrebleu") is None:
         name = "exact_match"
     if result.task == "classify" and "accuracy" not in result.metrics:  # a number: 1 / (1 + its error)
         name = "closeness" if "mean_absolute_error" in result.metrics else "sample_f1"
     ours = mean_score(name, [round(question.score, 6) for question in result.questions])
-    groups = [question.group for question in result.questions]
-    return compare(ours, mean_score(name, [other[key] for key in asked]), groups)
+    return compare(ours, mean_score(name, [other[key]["score"] for key in asked]), groups)
 
 
 def _write(result: Evaluation, samples: Any, reader: Reader, folder: Path) -> None:

@@ -5,7 +5,7 @@ Each plan takes the source's config and the names of its tensors on disk.
 
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from .text_names import (
     roberta_plan,
     trocr_plan,
 )
+from .text_refusals import why_no_text
 
 _IDS = {name: name for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
@@ -294,28 +295,18 @@ TEXT_PLANS: dict[str, Callable[[Any, Collection[str]], TowerPlan]] = {
     "gemma2": gemma_2_plan,
     "gemma3_text": gemma_3_plan,
 }
-# Text models that cannot become MM's, and why.
-NO_TEXTS = {
-    "gemma3": "it is a text and a vision tower together; save its text, for instance from "
-    "AutoModelForImageTextToText.from_pretrained(SOURCE).model.language_model.save_pretrained(FOLDER)",
-    **dict.fromkeys(("gemma3n", "gemma3n_text"),
-                    "each layer reads embeddings of its own and several streams of states, and some share their keys"),
-    "phi3": "its projections of q, k and v are one tensor, and so are two of its MLP",
-    "modernbert-decoder": "its tensors have other names than ModernBERT's, which are not known here",
-    "umt5": "each layer has a table of distances of its own; MM's layers share one, as T5's",
-    "longt5": "its layers see blocks of the text, and some of them a summary of each block",
-    "albert": "its layers share their weights",
-    **dict.fromkeys(("deberta", "deberta-v2"),
-                    "its scores are made of tokens and of distances, each with projections of its own"),
-    "mpnet": "it has learned positions and learned distances at once; MM's texts have one of them",
-}  # fmt: skip
 
 
-def text_plan_of(kind: str | None) -> Callable[[Any, Collection[str]], TowerPlan]:
-    """The plan of a model_type. Raises ValueError for another, with the reason."""
+def text_plan_of(
+    kind: str | None, settings: Mapping[str, Any] | None = None, tensors: Iterable[str] = ()
+) -> Callable[[Any, Collection[str]], TowerPlan]:
+    """The plan of a model_type. Raises ValueError for another, with the reason, which its settings in config.json and
+    the names of its tensors tell."""
     if kind in TEXT_PLANS:
         return TEXT_PLANS[kind]
     whole = str(kind).startswith(("clip", "siglip"))
     more = "; the text tower of a CLIP or SigLIP comes with the whole model, by mm convert" if whole else ""
-    why = f"cannot become MM's text model: {NO_TEXTS[kind]}" if kind in NO_TEXTS else "is not known"
-    raise ValueError(f"text: model_type={kind!r} {why}; these are: {', '.join(TEXT_PLANS)}{more}")
+    why = why_no_text(kind, settings or {}, TEXT_PLANS, tensors)
+    raise ValueError(
+        f"text: model_type={kind!r} cannot become MM's text model: {why}; these are: {', '.join(TEXT_PLANS)}{more}"
+    )

@@ -55,7 +55,7 @@ _NEW_BETWEEN = {
 def text_tower(source: Source) -> tuple[Checkpoint, TowerPlan]:
     """A text tower's tensors and plan. Raises ValueError for a kind that is not known."""
     checkpoint = Checkpoint(source)
-    plan = text_plan_of(checkpoint.config.get("model_type"))
+    plan = text_plan_of(checkpoint.config.get("model_type"), checkpoint.config, checkpoint)
     return checkpoint, plan(source_config(checkpoint.config), checkpoint)
 
 

@@ -207,8 +207,10 @@ def _run_on_sounds(tower: Any, flat: MediaItems, inputs: dict, layer: int, strat
         output = tower(**{tower.main_input_name: values.to(tower.dtype)}, **inputs, **more)
         return _read(tower, flat._replace(mask=mask), output, layer, strategy)
 
-    values, mask = flat.values, flat.mask
-    lengths, shortest = real_lengths(values, mask), shortest_sound(tower.config)
+    values, mask, shortest = flat.values, flat.mask, shortest_sound(tower.config)
+    if mask is None and values.shape[1] >= shortest:  # nor does a graph fix their length
+        return run(values)._replace(mask=None)
+    lengths = real_lengths(values, mask)
     if mask is not None and keeps_to_mask(tower.config) and min(lengths) >= shortest:
         frames = int(tower._get_feat_extract_output_lengths(torch.tensor(values.shape[1])))
         token_mask = tower._get_feature_vector_attention_mask(frames, mask.long()).bool()

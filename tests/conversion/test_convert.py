@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GitConfig, GitForCausalLM, ResNetConfig, ResNetModel
+from transformers import GitConfig, GitForCausalLM, MambaConfig, MambaModel, ResNetConfig, ResNetModel
 from typer.testing import CliRunner
 
 import mm
@@ -96,6 +96,9 @@ def test_what_is_not_known_is_told_with_what_is(peer, saved, tmp_path):
     other = saved(peer(ResNetModel, ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic")))
     with pytest.raises(ValueError, match=r"model_type='resnet'.*known are blip, vision-encoder-decoder, git"):
         mm.convert(other)
+    mamba = saved(peer(MambaModel, MambaConfig(hidden_size=8, num_hidden_layers=1, vocab_size=20)), name="mamba")
+    with pytest.raises(ValueError, match="'mamba'.*cannot become a text tower either: a state.*state_size=16"):
+        mm.convert(mamba)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no weights in"):
         mm.convert(tmp_path / "empty")

@@ -113,7 +113,10 @@ def test_what_cannot_be_put_in_is_told(decoder, clip, tmp_path, peer, saved):
 def test_a_decoder_of_another_kind_is_refused_with_those_that_are_known(clip, tmp_path, peer, saved):
     other = saved(peer(MptForCausalLM, MptConfig(d_model=16, n_heads=2, n_layers=1, vocab_size=20)))
     torch.save({"perceiver.latents": torch.zeros(2, 32)}, tmp_path / "checkpoint.pt")
-    with pytest.raises(ValueError, match="model_type='mpt' is not known; these are: .*gpt2.*llama.*qwen2, qwen3"):
+    with pytest.raises(
+        ValueError,
+        match="model_type='mpt' cannot become .*one tensor .*Wqkv.*; these are: .*gpt2.*llama.*qwen2, qwen3",
+    ):
         MMForConditionalGeneration.from_towers(clip[1], other, cross_attention_every=1)
 
 

@@ -150,6 +150,31 @@ def test_an_audit_of_a_whisper_judges_what_an_evaluation_does(spoken, tmp_path, 
     assert not any("max_new_tokens" in told for told in caplog.messages)
 
 
+def test_two_evaluations_of_transcripts_are_compared_by_their_word_error_rates(spoken, tmp_path):
+    """The other one's transcripts are right but for two."""
+    rows = [json.loads(line) for line in spoken.read_text().splitlines()]
+    rows = [{**row, "suffix": f"{row['suffix']} {'de ' * (number % 4)}one two"} for number, row in enumerate(rows)]
+    spoken.write_text("\n".join(map(json.dumps, rows)))
+    for part in (lively_whisper().float(), whisper_extractor(), whisper_tokenizer()):
+        part.save_pretrained(tmp_path / "source")
+    convert(tmp_path / "source").save_pretrained(tmp_path / "mm")
+    settings = {"progress": False, "max_new_tokens": 6}
+    first = evaluate(tmp_path / "mm", spoken, output=tmp_path / "first", **settings)
+    same = evaluate(tmp_path / "mm", spoken, against=tmp_path / "first", **settings).comparison
+    assert (same.name, same.difference, same.verdict) == ("wer", 0, "undecided")
+    assert same.ours == same.theirs == pytest.approx(first.metrics["wer"])
+    file = tmp_path / "first" / "predictions.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(lines) == len(rows) and {0 <= line["score"] <= 1 for line in lines} == {True}
+    for number, line in enumerate(lines):
+        line["prediction"] = "other" if number in (3, 4) else line["references"][0]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    found = evaluate(tmp_path / "mm", spoken, against=tmp_path / "first", **settings).comparison
+    told, truth = ([line[name] for line in lines] for name in ("prediction", "references"))
+    assert found.theirs == pytest.approx(wer(told, truth).value) and 0 < found.theirs < 0.3
+    assert found.ours == same.ours > 0.5 and found.low > 0 and found.verdict == "worse"
+
+
 @pytest.mark.slow
 def test_what_a_whisper_is_judged_by_is_all_that_it_wrote(spoken, tmp_path):
     """Its rules leave out what opens a row, so no first token stands for it."""
@@ -187,3 +212,14 @@ def test_the_graphs_of_a_speech_model_write_what_it_writes(tmp_path, name):
     wrote = model.generate(**given, max_new_tokens=6, do_sample=False)
     told = graphs.generate(**{name: value.numpy() for name, value in given.items()}, max_new_tokens=6)
     assert told.tolist() == wrote.tolist()
+    shape = traced.shape
+    for length in (shape[2] * 3, shape[2] - 37, shape[2] // 2):  # sounds of any length
+        given["input_features"] = torch.randn(
+            *shape[:2], length, *shape[3:], generator=torch.Generator().manual_seed(1)
+        )
+        wrote = model.generate(**given, max_new_tokens=6, do_sample=False)
+        told = graphs.generate(**{name: value.numpy() for name, value in given.items()}, max_new_tokens=6)
+        assert told.tolist() == wrote.tolist()
+    wide = np.zeros((2, 1, 400, 7), np.float32)
+    with pytest.raises(ValueError, match=r"input_features is \(2, 1, 400, 7\); the graph takes \("):
+        graphs.generate(input_features=wide, max_new_tokens=2)

@@ -2,6 +2,8 @@
 
 # Fixtures build models whose types pyright cannot follow.
 
+import re
+
 import pytest
 import torch
 import transformers
@@ -25,11 +27,16 @@ from transformers import (
     ViTModel,
     XLMRobertaConfig,
 )
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from comparing import close
 from mm import MMForConditionalGeneration, MMForMaskedLM
 from mm.modeling_mm.core.linear import capped
-from mm.weights.text_plans import NO_TEXTS, text_plan_of
+from mm.weights.text_plans import TEXT_PLANS, text_plan_of
+from mm.weights.text_refusals import NO_TEXTS, why_no_text
 
 READS = {
     "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 70,
@@ -226,6 +233,55 @@ def test_new_cross_attention_hardly_moves_what_the_source_writes(vit, tmp_path, 
 def test_what_cannot_become_mm_s_text_model_is_refused_by_name_with_the_reason(kind):
     with pytest.raises(ValueError, match=f"model_type='{kind}' cannot become MM's text model: .*; these are"):
         text_plan_of(kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "reason"),
+    [
+        ("mamba", {}, r"a state or a convolution runs along its text \(state_size=16"),
+        ("recurrent_gemma", {}, "lru_width=2560"),
+        ("minimax", {}, r"some of its layers are of another kind \(linear_attention\); .* experts"),
+        ("mixtral", {"num_local_experts": 6}, r"its layers choose among experts \(num_local_experts=6\)"),
+        ("deepseek_v3", {}, r"experts \(n_routed_experts=256\); its keys and values are made of one narrow vector"),
+        ("gemma3n_text", {}, "altup_num_inputs=4"),
+        ("granite", {"embedding_multiplier": 12.0}, "multiplied by numbers of its config .embedding_multiplier=12"),
+        ("falcon", {"alibi": True}, "ALiBi"),
+        ("longformer", {}, "attention_window=512"),
+        ("rembert", {}, "input_embedding_size=256, hidden_size=1152"),
+        ("pegasus", {}, "an encoder and a decoder"),
+        ("llama4", {}, "several models together .vision_config, text_config."),
+        ("xlm", {}, "settings of no family that MM reads .emb_dim=2048"),
+        ("glm", {}, r"its settings show nothing .* \(model\.layers\.0\.self_attn\.q_proj\.weight, "),
+        ("nothing_of_theirs", {}, "no class of the installed Transformers"),
+        (None, {}, "no class of the installed Transformers"),
+    ],
+)
+def test_a_refusal_says_what_the_family_has_that_mm_has_not(kind, settings, reason):
+    names = ["model.embed_tokens.weight", *(f"model.layers.0.self_attn.{x}_proj.weight" for x in "qkv")]
+    with pytest.raises(ValueError, match=f"model_type={kind!r} cannot become MM's text model: .*{reason}"):
+        text_plan_of(kind, {"model_type": kind, **settings}, names)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("layers.0.mlp.gate_up_proj.weight", "two projections of its MLP are one tensor"),
+        ("h.0.attn.c_attn.weight", "q, k and v are one tensor"),
+    ],
+)
+def test_names_of_tensors_say_why_where_settings_do_not(name, words):
+    with pytest.raises(ValueError, match=rf"{words} \({re.escape(name)}\)"):
+        text_plan_of("glm4", {}, ["embed_tokens.weight", name])
+
+
+def test_every_other_text_of_transformers_has_a_reason():
+    kinds = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_MASKED_LM_MAPPING_NAMES}
+    others = sorted(kind for kind in kinds - {*TEXT_PLANS} if not kind.startswith("mm"))
+    assert len(others) > 100
+    reasons = {kind: why_no_text(kind, {}, TEXT_PLANS) for kind in others}
+    assert all(15 < len(reason) < 700 for reason in reasons.values())
+    known = [kind for kind, reason in reasons.items() if "show nothing" not in reason]
+    assert len(known) > 0.7 * len(others)
 
 
 @pytest.mark.parametrize(("kind", "config"), [("Bart", BartConfig(**STACK)), ("MBart", MBartConfig(**STACK))])
