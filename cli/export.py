@@ -1,6 +1,8 @@
 """`mm export`: exports a model for use without MM, as ONNX files or together with its code."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from ..exporting.onnx_generator import OnnxGenerator
 from ..exporting.parts import context_inputs
 from ..modeling_mm.tasks.generation import MMForConditionalGeneration
 from ..processing.processor import MMProcessor
+from .caption import without_other_bars
 from .long_work import check_new
 from .models import PACKAGED_MODEL, class_of, load_head
 
@@ -30,16 +33,31 @@ def export(source: str | None, output: str, to: str = "onnx", say: Callable[[str
         raise ValueError(f"--to {to}: accepted are {', '.join(FORMATS)}")
     check_new(output, "OUT")
     source = source or str(PACKAGED_MODEL)
-    if to == "hub":
-        model = class_of(source).from_pretrained(source).eval()
-        files = export_for_hub(model, MMProcessor.from_pretrained(source), output)
-        say(f"{output}: {len(files)} files of code")
-        return
-    model, processor = load_head(source, WRITERS, device="cpu", dtype="float32")
-    set_plain_attention(model)
-    files = export_onnx(model, processor, output)
+    with _without_notes():
+        if to == "hub":
+            model = class_of(source).from_pretrained(source).eval()
+            files = export_for_hub(model, MMProcessor.from_pretrained(source), output)
+            say(f"{output}: {len(files)} files of code")
+            return
+        model, processor = load_head(source, WRITERS, device="cpu", dtype="float32")
+        set_plain_attention(model)
+        files = export_onnx(model, processor, output)
     say(f"{output}: {len(files)} files of graphs")
     say(f"largest difference of a logit: {logit_difference(model, output):.1e}")
+
+
+@contextmanager
+def _without_notes() -> Iterator[None]:
+    """Within, Transformers shows no bars, and torch.onnx names no operators that it lacks; one that a graph needs is
+    an error."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with without_other_bars():
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 @torch.no_grad()
