@@ -2,7 +2,7 @@
 
     python -m mm.recipes.draw --output runs/mm-draw             # tokenizer, codes, drawing model
     python -m mm.recipes.draw --output runs/mm-draw --resume    # resumes after an interruption
-    python -m mm.recipes.draw --output runs/fine --tokens 256 --steps 0    # only a finer tokenizer
+    python -m mm.recipes.draw --output runs/fine --tokens 256 --tokenizer-steps 4800 --steps 0    # a finer tokenizer
 
 First the tokenizer learns to write a picture as codes and back, then all pictures become codes, once, then the drawing
 model learns to write them from prompts such as "red apple, twemoji". `benchmarks/drawing.py` measures both.
@@ -73,7 +73,7 @@ def learned_tokenizer(options: argparse.Namespace, folder: Path):
 
     settings = argparse.Namespace(
         tokens=options.tokens, steps=options.tokenizer_steps, batch_size=8, rate=1e-3, save_every=500,
-        resume=options.resume, perceptual_weight=0.0 if options.tokens == 256 else 0.1, perceptual_from=0.5,
+        resume=options.resume, perceptual_weight=0.1, perceptual_from=0.5,
         adversarial_weight=0.0, adversarial_from=0.7,
     )  # fmt: skip
     model = train_tokenizer(pixels(tokenizer_items()), settings, folder, told)
