@@ -101,7 +101,8 @@ def tower_width(config: PreTrainedConfig) -> int:
         return config.token_size
     if config.model_type in MEASURED_WIDTH:
         return _measured_width(json.dumps({**config.to_dict(), "dtype": None}, sort_keys=True))
-    if getattr(config, "add_adapter", False):  # of Wav2Vec2 and its kind
+    # Of Wav2Vec2 and its kind; those without an adapter, as UniSpeech-SAT, may say it too.
+    if getattr(config, "add_adapter", False) and hasattr(config, "output_hidden_size"):
         return config.output_hidden_size
     for name in _WIDTHS:
         width = getattr(config, name, None)  # which of these a config of Transformers has differs

@@ -14,6 +14,7 @@ from transformers import (
     Dinov2Config,
     ResNetConfig,
     SiglipVisionConfig,
+    UniSpeechSatConfig,
     ViTConfig,
     Wav2Vec2Config,
     WhisperConfig,
@@ -209,3 +210,10 @@ def test_a_feature_map_is_read_by_where_its_channels_are():
     for features in (last, first):
         assert torch.equal(map_tokens(tower, features), expected)
     assert torch.equal(map_tokens(SimpleNamespace(), first), expected)
+
+
+def test_a_setting_of_an_adapter_that_a_tower_has_not_changes_no_width():
+    sizes = {"hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 20}
+    without, with_one = UniSpeechSatConfig(**sizes, add_adapter=True), Wav2Vec2Config(**sizes, add_adapter=True)
+    with_one.output_hidden_size = 16
+    assert (tower_width(without), tower_width(with_one)) == (24, 16)
