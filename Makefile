@@ -41,7 +41,7 @@ $(DEV): setup.py constraints.txt | $(BIN)/python
 	@$(call install,'.[dev]')
 	@touch $(BASE) $@
 
-.PHONY: help caption originals test test-nodes test-other-cpu test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest test-apps test-metrics docs fuzz mutations test-resume structure reference lint types format data train train-languages reproduce-results train-drawing draw-results bench bench-cpu benchmark gpu-report faithfulness quantization clean
+.PHONY: help caption originals test test-nodes test-other-cpu test-slow test-kernels test-full kernel-static kernel-newer-triton test-newest test-apps test-metrics docs fuzz mutations test-resume structure reference lint types format data train reproduce-results train-drawing draw-results bench bench-cpu benchmark gpu-report faithfulness quantization clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -224,16 +224,13 @@ format: $(DEV)  ## let ruff put the code in order
 data: $(DEV)  ## fetch and check the training pictures and the pretrained weights into .data
 	@$(BIN)/python -m mm.recipes.sources
 
-train: data  ## train mm-tiny again and pack it into checkpoints/mm-tiny (half an hour)
-	@$(BIN)/python -m mm.recipes.emoji_captions --output runs/mm-tiny
+train: data  ## train mm-tiny again and pack it into checkpoints/mm-tiny (two to three hours; goes on where it stopped)
+	@$(BIN)/python -m mm.recipes.emoji_captions --resume
+	@$(BIN)/python -m mm.recipes.tiny --resume
 	@$(BIN)/python -m mm.recipes.package runs/mm-tiny/model checkpoints/mm-tiny
+	@$(BIN)/python -W ignore benchmarks/known_unknown.py --keep
 
-train-languages: data  ## go on from mm-tiny into checkpoints/mm-tiny-languages: six languages, answers, search (an hour)
-	@$(BIN)/python -m mm.recipes.tiny --output runs/mm-tiny-languages --resume
-	@$(BIN)/python -m mm.recipes.package runs/mm-tiny-languages/model checkpoints/mm-tiny-languages
-	@$(BIN)/python -W ignore benchmarks/known_unknown.py --model checkpoints/mm-tiny-languages --keep
-
-reproduce-results: data  ## how good the shipped models are, beside baselines: docs/results.md (half an hour)
+reproduce-results: data  ## how good the shipped model is, beside baselines: docs/results.md (half an hour)
 	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore benchmarks/results.py
 
 train-drawing: data  ## train mm-draw again into runs/mm-draw: a tokenizer of pictures, then the model (half an hour)

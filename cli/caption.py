@@ -64,7 +64,8 @@ def caption(
         paths: files, or folders of pictures (see `list_media`).
         model: folder or Hub id of a saved model or adapter (see `load_model`). None takes the one in the package.
         num_beams, max_new_tokens: of generate(). None leaves it to the model's generation_config.
-        prompt: words that every caption starts with; they are part of the caption returned. A model with a text
+        prompt: words that every caption starts with; they are part of the caption returned, but not a mark that opens
+            them, such as "<de>". A model with a text
             encoder is asked them instead, and so is one that chats about pictures in its texts.
         with_scores: fill in `Caption.score`.
         unsure_below: the chance of being right below which a caption `is_unsure`, 0 to 1; 0: none is. None: the
@@ -147,7 +148,8 @@ class Captioner:
 
     def _work(self, media: dict[str, torch.Tensor], numbers: list[int]) -> list[tuple[str, float | None]]:
         inputs = self.inputs_of(media, len(numbers))
-        start = inputs["input_ids"].shape[1] if self.is_chat else 0  # a caption is what the assistant says
+        row = inputs["input_ids"][0].tolist() if "input_ids" in inputs else []
+        start = len(row) if self.is_chat else _marks(self.processor, row)  # in a chat what the assistant says
         return _written(self.model, self.processor, inputs, self.settings, self.with_scores, start)
 
 
@@ -186,6 +188,12 @@ def _prompt_row(model, processor, asked: dict) -> dict[str, torch.Tensor]:
     side = processor.prompt_side(model.config)
     read = processor(**{side: [text]}, **asked, add_eos_token=False, return_tensors="pt")
     return {name: value.to(model.device) for name, value in read.items()}
+
+
+def _marks(processor, row: list[int]) -> int:
+    """How many tokens open a row that are no words: bos, and marks such as "<de>", a language."""
+    known = processor.tokenizer.added_tokens_decoder
+    return next((place for place, token in enumerate(row) if token not in known), len(row))
 
 
 def _written(

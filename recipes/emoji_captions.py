@@ -1,7 +1,8 @@
-"""The training recipe of checkpoints/mm-tiny: real drawings in, their names out, in half an hour of one CPU core.
+"""The first half of the recipe of checkpoints/mm-tiny: drawings in, their English names out, in half an hour.
 
-    python -m mm.recipes.emoji_captions --output runs/mm-tiny                  # trains, evaluates on Twemoji, saves
-    python -m mm.recipes.emoji_captions --output runs/mm-tiny --resume         # resumes after an interruption
+    python -m mm.recipes.emoji_captions --output runs/mm-tiny-en                # trains, evaluates on Twemoji, saves
+    python -m mm.recipes.emoji_captions --output runs/mm-tiny-en --resume       # resumes after an interruption
+    python -m mm.recipes.tiny                                                   # the second half goes on from it
 
 The vision tower is EfficientNet-Lite0 with its ImageNet weights; the decoder is new, its token embeddings start from
 MiniLM's. First only the decoder learns, on features of the frozen tower that are computed once; then the tower's late
@@ -198,7 +199,7 @@ def _as_it_is(batch: Any) -> Any:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("runs/mm-tiny"))
+    parser.add_argument("--output", type=Path, default=Path("runs/mm-tiny-en"))
     parser.add_argument("--decoder-epochs", type=int, default=16, help="of the decoder alone")
     parser.add_argument("--epochs", type=int, default=12, help="of decoder and late stages")
     parser.add_argument("--views", type=int, default=4, help="views whose features are computed once")

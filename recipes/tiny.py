@@ -1,8 +1,8 @@
 """The second half of the recipe of checkpoints/mm-tiny: names in six languages, answers and embeddings.
 
-    python -m mm.recipes.emoji_captions --output runs/mm-tiny-en     # the first half: English names, half an hour
-    python -m mm.recipes.tiny --start runs/mm-tiny-en/model --output runs/mm-tiny
-    python -m mm.recipes.tiny --start runs/mm-tiny-en/model --output runs/mm-tiny --resume
+    python -m mm.recipes.emoji_captions            # the first half: English names, half an hour, in runs/mm-tiny-en
+    python -m mm.recipes.tiny                      # goes on from it in runs/mm-tiny
+    python -m mm.recipes.tiny --resume             # resumes after an interruption
 
 It gives a captioner another vocabulary and goes on: the decoder keeps its layers (the neurons of each MLP that
 weigh most) and what it knew of its words. One decoder writes names and answers ("lm") and reads names to compare them
@@ -44,7 +44,6 @@ from .languages import LANGUAGES, names_by_language, token_of
 from .package import build_image_processor
 from .tiny_data import Lessons, Names, Questions, Words, rows_of
 
-PACKAGED = Path(__file__).resolve().parents[1] / "checkpoints" / "mm-tiny"
 PIECES = 3072
 WIDTH = 640  # of an MLP
 BATCH = 24  # drawings, beside Questions.PICTURES
@@ -53,7 +52,7 @@ DECODER_RATE, RATE = 7e-4, 3e-4  # the highest of each phase
 QUESTIONS = 0.3  # weight of the answers' loss beside that of the names
 EMBEDDING = 96
 # Of the long phase: embeddings that are remembered, weights of the losses, the end of the rate, epochs in the mean.
-MEMORY, LONG_ITC, LONG_WORDS, LEAST_RATE, AVERAGED = 960, 0.5, 0.5, 0.05, 12
+MEMORY, LONG_ITC, LONG_WORDS, LEAST_RATE, AVERAGED = 960, 0.5, 0.5, 0.05, 3
 
 
 class Learner(MMForPreTraining):
@@ -228,7 +227,7 @@ def _as_it_is(batch: Any) -> Any:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--start", type=Path, default=PACKAGED, help="the captioner that it goes on from")
+    parser.add_argument("--start", type=Path, default=Path("runs/mm-tiny-en/model"), help="what the first half made")
     parser.add_argument("--output", type=Path, default=Path("runs/mm-tiny"))
     parser.add_argument("--decoder-epochs", type=int, default=24, help="of the decoder alone")
     parser.add_argument("--epochs", type=int, default=14, help="of decoder and late stages")

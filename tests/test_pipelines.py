@@ -371,13 +371,13 @@ def test_zero_shot_classes_from_a_folder_are_those_of_mm_classify(answering, los
 # ---- untrained heads ------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_found_with_heads_that_the_checkpoint_lacks():
-    with pytest.raises(
-        ValueError, match="itc_head, itm_head of MMForImageTextRetrieval would be random: the checkpoint"
-    ):
-        pipeline("mm-retrieval", model=MODEL)
-    model = MMForImageTextRetrieval.from_pretrained(MODEL)
-    processor = AutoProcessor.from_pretrained(MODEL)
+def test_nothing_is_found_with_heads_that_the_checkpoint_lacks(captioning, tmp_path):
+    for part in (captioning.model, captioning.processor):
+        part.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="itc_head of MMForImageTextRetrieval would be random: the checkpoint"):
+        pipeline("mm-retrieval", model=str(tmp_path))
+    model = MMForImageTextRetrieval.from_pretrained(tmp_path)
+    processor = AutoProcessor.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="was written by MMForConditionalGeneration, which has no such head"):
         pipeline("mm-retrieval", model=model, processor=processor)
     with torch.no_grad():

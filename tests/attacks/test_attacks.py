@@ -129,6 +129,6 @@ def test_no_text_of_a_user_becomes_a_special_token(name):
     text = (FOLDER / name).read_bytes().decode()
     tokenizer = processor.tokenizer
     row = processor(text=text, suffix="", return_tensors="pt")["input_ids"][0].tolist()
-    ends = {tokenizer.cls_token_id, tokenizer.sep_token_id}
+    ends = {tokenizer.bos_token_id, tokenizer.eos_token_id}
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     assert not special & set(row[1:-1]) and row[0] in ends and row[-1] in ends

@@ -89,7 +89,7 @@ def test_the_card_gets_one_section(audited, tmp_path, is_sealed):
 def small(processor, cls, **fields):
     torch.manual_seed(0)
     parts = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {"vocab_size": len(processor.tokenizer), "bos_token_id": processor.tokenizer.cls_token_id}
+    text = {"vocab_size": len(processor.tokenizer), "bos_token_id": processor.tokenizer.bos_token_id}
     text["is_causal"] = cls is mm.MMForConditionalGeneration
     vision = {**parts, "image_size": 128, "patch_size": 64}
     return cls(mm.MMConfig(vision_config=vision, text_config={**parts, **text}, **fields))

@@ -30,7 +30,7 @@ def captioner():
 def small(processor, cls, **fields):
     torch.manual_seed(0)
     parts = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {**parts, "vocab_size": len(processor.tokenizer), "bos_token_id": processor.tokenizer.cls_token_id}
+    text = {**parts, "vocab_size": len(processor.tokenizer), "bos_token_id": processor.tokenizer.bos_token_id}
     vision = {**parts, "image_size": 128, "patch_size": 64}
     return cls(mm.MMConfig(vision_config=vision, text_config={**text, **fields.pop("text_config", {})}, **fields))
 

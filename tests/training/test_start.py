@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from transformers import BertTokenizer
 
 import mm
 from mm.evaluation.calibration import Calibration, calibration_of
@@ -11,6 +12,7 @@ from mm.training.metrics import check_metric
 from mm.training.recipe import make_arguments
 from mm.training.run import train
 from mm.training.tasks import KINDS
+from small_trainer import small_trainer
 
 
 def run(settings):
@@ -105,14 +107,27 @@ def test_a_published_model_is_made_one_of_mm_first(settings, towers):
         run(settings(model=towers[1]))
 
 
+@pytest.fixture
+def few_words(processor, tmp_path):
+    """The captioner of small_trainer with a WordPiece tokenizer that knows the words of the squares alone."""
+    words = "[PAD] [CLS] [SEP] [UNK] a square red green blue white black yellow".split()
+    numbers = {word: number for number, word in enumerate(words)}
+    limited = mm.MMProcessor(
+        processor.image_processor, BertTokenizer(vocab=numbers, bos_token="[CLS]", eos_token="[SEP]")
+    )
+    small_trainer(tmp_path / "limited", limited).model.save_pretrained(tmp_path / "limited")
+    limited.save_pretrained(tmp_path / "limited")
+    return str(tmp_path / "limited")
+
+
 @pytest.mark.slow
-def test_words_that_the_tokenizer_does_not_know_are_told(settings, tmp_path, colours):
+def test_words_that_the_tokenizer_does_not_know_are_told(settings, tmp_path, colours, few_words):
     lines = [{"image": "red-8.png", "suffix": "a red square"}, {"image": "blue-8.png", "suffix": "a \u4e9c square"}]
     (tmp_path / "two.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     more = {"media": str(colours), "eval_share": 0, "max_steps": 1}
-    _, said = run(settings(data=str(tmp_path / "two.jsonl"), **more))
+    _, said = run(settings(model=few_words, data=str(tmp_path / "two.jsonl"), **more))
     assert any(line.startswith("UNKNOWN WORDS: 1 of 2") and "[UNK]" in line for line in said)
-    _, said = run(settings(max_steps=1, output=str(tmp_path / "known")))
+    _, said = run(settings(model=few_words, max_steps=1, output=str(tmp_path / "known")))
     assert not any("UNKNOWN" in line for line in said)
 
 
@@ -134,12 +149,13 @@ def test_a_calibration_is_not_handed_on(settings, small_model, tmp_path):
     assert saved.get("calibration") is None and calibration_of(result.model) is None
 
 
-def test_a_new_vocabulary_writes_words_that_the_old_one_could_not(settings, small_model, tmp_path, colours):
+def test_a_new_vocabulary_writes_words_that_the_old_one_could_not(settings, few_words, tmp_path, colours):
     """The run saves it, a resumed one makes it again, and the first embeddings of known words are the old ones."""
     names = {"red-8.png": "ein rotes Quadrat", "blue-8.png": "一个蓝色正方形"}
     lines = [{"image": image, "suffix": name} for image, name in names.items()]
     (tmp_path / "two.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines * 3))
     given = {"data": str(tmp_path / "two.jsonl"), "media": str(colours), "eval_share": 0, "new_vocabulary": 300}
+    given["model"] = few_words
     result, said = run(settings(**given, max_steps=2))
     (told,) = [line for line in said if line.startswith("NEW VOCABULARY")]
     tokenizer = result.processor.tokenizer

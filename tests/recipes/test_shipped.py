@@ -1,4 +1,4 @@
-"""The shipped model of six languages: what a folder of 15 MB does with the sample pictures, and its card's numbers."""
+"""The shipped model: what a folder of 15 MB does with the sample pictures, and its card's numbers."""
 
 import json
 from pathlib import Path
@@ -9,11 +9,12 @@ from PIL import Image, ImageDraw
 from transformers import pipeline
 
 import mm
+from mm.cli.caption import caption
 from mm.recipes.languages import LANGUAGES, token_of
 from mm.recipes.package import LIMIT
 
 ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "checkpoints" / "mm-tiny-languages"
+MODEL = ROOT / "checkpoints" / "mm-tiny"
 NAMES = {
     "red_apple": {
         "en": "red apple", "de": "roter Apfel", "fr": "pomme rouge", "es": "manzana roja", "ru": "красное яблоко",
@@ -41,6 +42,13 @@ def test_the_folder_is_small():
 def test_it_names_a_drawing_in_every_language(captioner, name, language):
     (found,) = captioner(picture(name), **({"prompt": token_of(language)} if token_of(language) else {}))
     assert found["caption"] == NAMES[name][language]
+
+
+def test_the_command_prints_names_without_the_mark_of_their_language():
+    names = [found.caption for found in caption([picture("penguin"), picture("red_apple")], prompt="<de>")]
+    assert names == ["Pinguin", "roter Apfel"]
+    (found,) = caption([picture("red_apple")], prompt="red")
+    assert found.caption == "red apple"  # words are a part of it
 
 
 @pytest.mark.parametrize("color", ["red", "blue"])
