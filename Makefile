@@ -93,7 +93,7 @@ MATRICES := tests/conformance tests/test_invariance.py tests/test_invariance_mat
     tests/modeling_mm/test_generation_conformance.py
 TRAINING := tests/training tests/recipes tests/fuzz tests/exporting $(wildcard tests/test_trainer*.py) \
     $(addprefix tests/test_,$(addsuffix .py,restarts sharded_training streams_in_processes tensor_parallel peft \
-    examples_pretrain_and_caption examples_train_captioner))
+    examples_own_pictures examples_pretrain_and_caption examples_train_captioner))
 
 test-slow: originals $(TORCHAO)
 	@$(BIN)/pytest -q -n 2 -m slow $(if $(filter matrices,$(SLOW_OF)),$(MATRICES)) \
