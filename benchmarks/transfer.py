@@ -37,7 +37,7 @@ from mm.recipes.emoji import crop_to_content
 from mm.recipes.spoken_names_data import minilm_embeddings
 from mm.recipes.stamps import Stamp, load_stamps, picture_of, words_of, write_rows
 
-START = "checkpoints/mm-tiny-languages"
+START = "checkpoints/mm-tiny"
 SEEDS = (0, 1, 2)
 NAMES, LONGEST = 60, 6  # names of so many words at most
 CHANGES = {"crop": [0.7, 1.0], "rotation": 15, "brightness": 0.2, "contrast": 0.3, "saturation": 0.5}
