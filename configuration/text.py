@@ -165,6 +165,13 @@ class MMTextConfig(CrossAttentionSettings, MMStackConfig):
         return "position_embedding_type='relative'" if self.position_embedding_type == "relative" else None
 
     @property
+    def unread_id(self) -> int | None:
+        """The padding's id, whose vector no text reads; None where it ends texts or CoCa's last token reads it."""
+        eos = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
+        is_read = self.unimodal_cls == "shifted" or self.pad_token_id in (self.bos_token_id, *eos)
+        return None if is_read else self.pad_token_id
+
+    @property
     def context_width(self) -> int:
         """Width of the tokens that cross-attention reads."""
         return self.cross_attention_hidden_size or self.hidden_size

@@ -33,13 +33,6 @@ from ..core.positions import (
 from ..core.prefix import MMPlaced, MMPrefix, MMUnimodal, merge, merged_mask, prompt_blocks, split
 
 
-def _untrained_row(config: MMTextConfig) -> int | None:
-    """The padding's row of the embeddings; None where it is read, as the end of texts or by CoCa's last token."""
-    eos = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    is_read = config.unimodal_cls == "shifted" or config.pad_token_id in (config.bos_token_id, *eos)
-    return None if is_read else config.pad_token_id
-
-
 class MMTextPlan(NamedTuple):
     """What self-attention of one call needs.
 
@@ -77,7 +70,7 @@ class MMTextModel(MMPreTrainedModel):
     def __init__(self, config: MMTextConfig):
         super().__init__(config)
         width, eps = config.hidden_size, config.layer_norm_eps
-        self.embed_tokens = build_embedding(config.vocab_size, width, _untrained_row(config), config.embedding_scale)
+        self.embed_tokens = build_embedding(config.vocab_size, width, config.unread_id, config.embedding_scale)
         self.embed_positions = build_positions(config)
         self.rotary = MMRotaryEmbedding(config) if config.position_embedding_type == "rope" else None
         is_relative = config.position_embedding_type == "relative"
@@ -303,8 +296,7 @@ class MMTextModel(MMPreTrainedModel):
 
     def _reading(self, plan: MMTextPlan, inputs_embeds, rows: Any, context: Any, context_mask, ranges) -> MMReading:
         """What each row may read of its context: of the cache's, once it holds one, or of that which is given."""
-        cache, length, implementation = plan.cache, inputs_embeds.shape[1], plan.call._attn_implementation
-        size: Any = None
+        cache, size = plan.cache, None
         if context is not None and not self.config.cross_attention_layers:
             raise ValueError("encoder_hidden_states was given, but cross_attention_layers names no layer to read it")
         if cache is not None and cache.holds_context:
@@ -320,15 +312,20 @@ class MMTextModel(MMPreTrainedModel):
             lengths, size = None if context_mask is None else context_mask.sum(-1), context.shape[1]
             if cache is not None:
                 cache.rows, cache.context_lengths, cache.context_ranges = rows, lengths, ranges
-        if lengths is None and ranges is None and implementation != MM_TRITON:
+        if lengths is None and ranges is None and plan.call._attn_implementation != MM_TRITON:
             return MMReading(rows)
+        return self._narrowed(plan, inputs_embeds, rows, lengths, ranges, size)
+
+    def _narrowed(self, plan: MMTextPlan, inputs_embeds, rows: MMRows, lengths, ranges, size: Any) -> MMReading:
+        """The reading of contexts (B, S = `size`) with padding, in ranges, or by the kernels."""
+        length = inputs_embeds.shape[1]
         ranges, without_mlp = None if ranges is None else columns_of(ranges, plan.past, length), None
         if ranges is not None and self.config.cross_attention_unread == "mlp":
             without_mlp = ranges[..., :1] >= ranges[..., 1:]
             ranges = torch.where(without_mlp, ranges.new_tensor([0, size]), ranges)
         has_context = None if lengths is None else rows.per_row(lengths > 0)[:, None, None]
         dropout = float(self.config.attention_dropout) if self.training else 0.0
-        if implementation == MM_TRITON and kernels_run(inputs_embeds, self.cross_head_dim, dropout):
+        if plan.call._attn_implementation == MM_TRITON and kernels_run(inputs_embeds, self.cross_head_dim, dropout):
             keys = as_keys(rows, lengths, ranges, length)
             return MMReading(rows, has_context, keys=keys, without_mlp=without_mlp)
         mask = as_mask(plan.call, rows, lengths, ranges, size, inputs_embeds)
