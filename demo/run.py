@@ -3,16 +3,19 @@
 requests ── Gate: no links in what is sent; browsers load nothing from elsewhere ── gradio ── one queue ── model
 """
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ..cli.address import bound, url_of
+from ..cli.caption import without_other_bars
 from ..cli.media_lists import told_media
 from ..cli.models import load_head
 from ..searching.build import embed_files
@@ -64,7 +67,8 @@ def demo(
 def _loaded(sources: Sequence[str | None], device: str | None, dtype: str | None) -> dict[str, tuple[Any, Any]]:
     loaded: dict[str, tuple[Any, Any]] = {}
     for source in sources:
-        model, processor = load_head(source, device=device, dtype=dtype)
+        with without_other_bars():
+            model, processor = load_head(source, device=device, dtype=dtype)
         name = type(model).__name__
         if name in loaded:
             raise ValueError(f"two models are of one class, {name}: the page shows one of each")
@@ -103,7 +107,20 @@ def _serve(
         Gate(app), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3
     )
     say(f"{url_of(listening, host)} shows {', '.join(loaded)}; Ctrl-C ends it")
-    uvicorn.Server(config).run(sockets=[listening])
+    web = uvicorn.Server(config)
+    web.capture_signals = lambda: _ended_by(web.handle_exit)  # its own ends the process by the signal, not with 0
+    web.run(sockets=[listening])
+
+
+@contextlib.contextmanager
+def _ended_by(handler: Callable[..., Any]) -> Iterator[None]:
+    """Within, Ctrl-C and SIGTERM call `handler`."""
+    before = {one: signal.signal(one, handler) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for one, kept in before.items():
+            signal.signal(one, kept)
 
 
 class Gate:

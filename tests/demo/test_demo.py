@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -288,6 +289,22 @@ def test_no_page_of_it_names_another_place_to_load_from(address):
         page, policy = answer.read().decode(), answer.headers["Content-Security-Policy"]
     assert "default-src 'self'" in policy
     assert not re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=\"https?://(?!127)[^\"]+", page)
+
+
+@pytest.mark.parametrize("ends", [signal.SIGINT, signal.SIGTERM])
+def test_its_end_is_no_fault(ends):
+    command = [sys.executable, "-W", "ignore", "-m", "mm_console", "demo", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        address = process.stdout.readline().split()[0]
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            try:
+                urllib.request.urlopen(address, timeout=30).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        process.send_signal(ends)
+        assert process.wait(60) == 0 and "Traceback" not in process.stderr.read()
 
 
 def test_wrong_models_and_folders_are_told(models):
