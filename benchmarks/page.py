@@ -120,9 +120,9 @@ def page(found: dict[str, dict[str, Any]], past: list[dict[str, Any]]) -> str:
 
 
 def repeated(past: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Work -> its ratios, run by run, where there is more than one."""
+    """Work -> its ratios, run by run, where there is more than one. A curve has none."""
     ratios: dict[str, list[float]] = {}
-    for row in past:
+    for row in filter(is_race, past):
         ratios.setdefault(row["work"], []).append(judged(row)["median"])
     return {work: own for work, own in ratios.items() if len(own) > 1}
 

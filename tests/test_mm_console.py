@@ -4,6 +4,7 @@ How long they take is measured by .ci/speed.py.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -39,6 +40,17 @@ def test_a_warning_is_one_line_without_its_place_in_the_code():
 def test_the_console_imports_neither_mm_nor_torch():
     code = "import sys, mm_console; print(sorted({'mm', 'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     assert run_python(code).strip() == "[]"
+
+
+def test_a_shell_completes_commands_and_options():
+    def completed(line: str) -> list[str]:
+        asked = {"_MM_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+        found = subprocess.run([MM], env={**os.environ, **asked}, capture_output=True, text=True, timeout=300)
+        return found.stdout.split()
+
+    assert completed("mm cap") == ["caption"]
+    assert "--num-beams" in completed("mm caption --num")
+    assert "_MM_COMPLETE=complete_bash" in run(MM, "--show-completion", "bash").stdout
 
 
 def test_every_command_tells_its_exit_codes_and_takes_the_same_options():

@@ -22,6 +22,8 @@ def write_log(folder, wanted):
     for name, found in (("growth", rows), ("floor", [phase])):
         told = {"machine": report.machine, "rows": found, "faults": []}
         (folder / f"{name}.json").write_text(json.dumps(told), encoding="utf-8")
+    with (folder / "history.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(rows[0]) + "\n")
 
 
 def test_the_page_has_a_row_a_picture_and_the_machine_for_each_log(tmp_path):
@@ -41,7 +43,7 @@ def test_the_page_has_a_row_a_picture_and_the_machine_for_each_log(tmp_path):
     write_log(tmp_path, wanted=4)
     page.main(["--logs", str(tmp_path), "--output", str(tmp_path)])
     again = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
-    assert "4.00 (missed) |" in again and "## History" in again and len(page.history(tmp_path)) == 2
+    assert "4.00 (missed) |" in again and "## History" in again and len(page.history(tmp_path)) == 4
 
 
 def test_no_logs_are_an_error(tmp_path, capsys):
