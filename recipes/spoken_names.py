@@ -67,10 +67,11 @@ class Learner(MMForImageTextRetrieval):
                 input_features=batch["input_features"], input_features_mask=batch.get("input_features_mask")
             )
             sounds = functional.normalize(self.itc_head.of_context(context).float(), dim=-1)
-            if self.shown is None:
+            shown = self.shown
+            if shown is None:
                 with torch.no_grad():
-                    self.__dict__["shown"] = self.project(self.features[0])
-            pictures = self.shown[batch["shown"]]
+                    shown = self.__dict__["shown"] = self.project(self.features[0])
+            pictures = shown[batch["shown"]]
             found = {name: self.compared(sounds, batch["thing"], table)
                      for name, table in (("meaning", self.meaning), ("pictures", pictures))}  # fmt: skip
         elif "seen" in batch:

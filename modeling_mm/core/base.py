@@ -173,7 +173,8 @@ class MMPreTrainedModel(PreTrainedModel):
         model._read_from = [*getattr(model, "_read_from", ()), *files]
         is_adapter = expected_keys is not None
         if not is_adapter:
-            model._frozen_when_built = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+            frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+            vars(model)["_frozen_when_built"] = frozen
         if load_config.hf_quantizer is None:
             held = None if is_adapter else {name: value.dtype for name, value in model.state_dict().items()}
             check_dtypes(files, held, model.base_model_prefix)

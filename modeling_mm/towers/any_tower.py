@@ -348,13 +348,14 @@ class _Made(torch.autograd.Function):
 def _shape_only(layer: Any, values: torch.Tensor) -> torch.Tensor:
     """What a linear layer or a norm makes, on the meta device; of a wrong width, its own error."""
     width = gives = values.shape[-1]
-    if type(layer) is nn.Linear:
+    kind = type(layer)
+    if kind is nn.Linear:
         fits, gives = layer.in_features == width, layer.out_features
-    elif type(layer) is nn.LayerNorm:
+    elif kind is nn.LayerNorm:
         fits = layer.normalized_shape == (width,)
     else:
         fits = values.ndim == 4 and layer.num_features == values.shape[1]
-    return _Made.apply(gives, values, *layer.parameters(recurse=False)) if fits else type(layer).forward(layer, values)
+    return _Made.apply(gives, values, *layer.parameters(recurse=False)) if fits else kind.forward(layer, values)
 
 
 def _leaves(tokens: torch.Tensor) -> set[int]:
