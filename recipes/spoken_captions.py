@@ -110,10 +110,10 @@ def synthesised(texts: list[str], seed: int, file: Path) -> list[Spoken]:
     """
     if not file.exists():
         rng = np.random.default_rng(seed)
-        said = [_say(text, rng) for text in tqdm(texts, desc="espeak-ng", unit=" phrases")]
+        sounds = [said("fr", text, rng) for text in tqdm(texts, desc="espeak-ng", unit=" phrases")]
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as part:
-            np.savez(part, samples=np.concatenate(said), ends=np.cumsum([len(one) for one in said]), texts=texts)
+            np.savez(part, samples=np.concatenate(sounds), ends=np.cumsum([len(one) for one in sounds]), texts=texts)
         Path(part.name).replace(file)
     kept = np.load(file)
     return [
@@ -122,13 +122,15 @@ def synthesised(texts: list[str], seed: int, file: Path) -> list[Spoken]:
     ]
 
 
-def _say(text: str, rng: np.random.Generator) -> np.ndarray:
-    command = ["espeak-ng", "-v", f"fr+{rng.choice(VOICES)}", "-s", str(rng.integers(120, 200))]
-    command += ["-p", str(rng.integers(25, 75)), "--stdout", text]
+def said(language: str, text: str, rng: np.random.Generator, slowest: int = 120, fastest: int = 200) -> np.ndarray:
+    """int16 samples of what espeak-ng says, in one of VOICES, at some words a minute below `fastest`; without the
+    silence around it. Raises: RuntimeError where espeak-ng is not installed, or fails."""
+    command = ["espeak-ng", "-v", f"{language}+{rng.choice(VOICES)}", "-s", str(rng.integers(slowest, fastest))]
+    command += ["-p", str(rng.integers(25, 75)), "--stdout", "--", text]
     try:
         done = subprocess.run(command, capture_output=True)
     except FileNotFoundError:
-        raise RuntimeError("'espeak-ng' is needed to say phrases and is not installed") from None
+        raise RuntimeError("'espeak-ng' is needed to say texts and is not installed") from None
     if done.returncode != 0:
         raise RuntimeError(f"espeak-ng failed for {text!r}:\n{done.stderr.decode('utf-8', 'replace')}")
     samples = np.frombuffer(done.stdout[44:], np.int16)  # after the head of a WAV whose length is not known yet

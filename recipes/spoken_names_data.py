@@ -6,7 +6,6 @@
 n pictures of width Dv from the frozen tower's mean, M things, P their embeddings' width.
 """
 
-import subprocess
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,11 +26,11 @@ from .drawings import SEED, SIZE, normalised
 from .emoji import TRAIN_VENDORS, crop_to_content, load_items, pictures, split_of
 from .languages import names_by_language
 from .sources import minilm_directory
+from .spoken_captions import said
 from .stamps import SPOKEN, Stamp, picture_of, words_of
 
 RATE = 16000
 SAID = ("fr", "es", "ru")  # by espeak-ng, and what is measured
-VOICES = ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "f1", "f2", "f3", "f4", "f5")
 ARTICLES = {"fr": ("", "un ", "une ", "des "), "es": ("", "un ", "una ", "unos "), "ru": ("",)}
 UNHEARD = {3: "fr", 4: "es", 5: "ru"}  # of the stamps of a fold of train nothing is heard in this language
 RECORDED = 0.6  # share of the sounds of a batch that are recordings
@@ -122,31 +121,18 @@ def synthesised(told: Sequence[tuple[str, str]], file: Path) -> list[np.ndarray]
 
     Raises: RuntimeError if espeak-ng is missing or fails.
     """
+
+    def one(language: str, text: str, rng: np.random.Generator) -> np.ndarray:
+        return said(language, str(rng.choice(ARTICLES[language])) + text, rng, slowest=110, fastest=190)
+
     if not file.exists():
         generators = np.random.default_rng(SEED).spawn(len(told))
         with ThreadPoolExecutor(2) as pool:
-            jobs = pool.map(_say, *zip(*told, strict=True), generators)
+            jobs = pool.map(one, *zip(*told, strict=True), generators)
             made = list(tqdm(jobs, total=len(told), desc="espeak-ng", unit=" phrases", disable=None))
         _keep(file, made)
     kept = np.load(file)
     return np.split(kept["samples"], kept["ends"][:-1])
-
-
-def _say(language: str, text: str, rng: np.random.Generator) -> np.ndarray:
-    text = str(rng.choice(ARTICLES[language])) + text
-    command = ["espeak-ng", "-v", f"{language}+{rng.choice(VOICES)}", "-s", str(rng.integers(110, 190))]
-    command += ["-p", str(rng.integers(25, 75)), "--stdout", "--", text]
-    try:
-        done = subprocess.run(command, capture_output=True)
-    except FileNotFoundError:
-        raise RuntimeError("'espeak-ng' is needed to say names and is not installed") from None
-    if done.returncode != 0:
-        raise RuntimeError(f"espeak-ng failed for {text!r}:\n{done.stderr.decode('utf-8', 'replace')}")
-    samples = np.frombuffer(done.stdout[44:], np.int16)  # after the head of a WAV whose length is not known yet
-    sound = load_sound({"array": samples, "sampling_rate": 22050}, RATE)
-    loud = np.flatnonzero(np.abs(sound) > 0.01)
-    sound = sound[max(0, loud[0] - 800) : loud[-1] + 800] if len(loud) else sound
-    return (sound * 32767).clip(-32768, 32767).astype(np.int16)
 
 
 def changed(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:

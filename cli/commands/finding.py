@@ -9,6 +9,8 @@ app = typer.Typer()
 
 _Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, ... Default: a GPU, if any.")]
 _Dtype = Annotated[str | None, typer.Option(metavar="NAME", help="float32, bfloat16 or float16.")]
+_Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Folders with all folders below.")]
+_Workers = Annotated[int | None, typer.Option(min=0, help="Processes that read ahead. Default: two for many files.")]
 _Json = Annotated[bool, typer.Option("--json", help="JSON, a line each.")]
 
 
@@ -22,11 +24,9 @@ def embed(
         typer.Option("--index", "--output", "-o", metavar="DIR", help="The index to write, or to bring up to date."),
     ],
     model: Annotated[str, typer.Option(metavar="DIR", help="Folder or Hub id of an MMForImageTextRetrieval.")],
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders with all folders below.")] = False,
+    recursive: _Recursive = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Files encoded at a time.")] = 32,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that read ahead. Default: two for many files.")
-    ] = None,
+    workers: _Workers = None,
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Make a graph for mm search --approximate ('.\\[index]').")
     ] = False,
@@ -85,16 +85,14 @@ def search(
         str | None, typer.Option(metavar="DIR", help="The model of the index. Default: where it was.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Queries at a time.")] = 32,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders with all folders below.")] = False,
+    recursive: _Recursive = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write JSON lines there, as they come.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with --output; what it has is not done again.")
     ] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that read ahead. Default: two for many files.")
-    ] = None,
+    workers: _Workers = None,
     device: _Device = None,
     dtype: _Dtype = None,
     as_json: _Json = False,

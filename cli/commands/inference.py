@@ -9,6 +9,8 @@ app = typer.Typer()
 
 _Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, ... Default: a GPU, if any.")]
 _Dtype = Annotated[str | None, typer.Option(metavar="NAME", help="float32, bfloat16 or float16.")]
+_Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Folders with all folders below.")]
+_Workers = Annotated[int | None, typer.Option(min=0, help="Processes that read ahead. Default: two for many files.")]
 _Engine = Annotated[
     str, typer.Option(metavar="NAME", help="local, or ray: Parquet in the folder --output ('.\\[ray]').")
 ]
@@ -46,16 +48,14 @@ def caption(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Files captioned at a time.")] = 16,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders with all folders below.")] = False,
+    recursive: _Recursive = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write JSON lines there, as they come.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with --output; what it has is not done again.")
     ] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that read ahead. Default: two for many files.")
-    ] = None,
+    workers: _Workers = None,
     engine: _Engine = "local",
     actors: _Actors = None,
     device: _Device = None,
@@ -93,7 +93,7 @@ def transcribe(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with --output; what it has is not heard again.")
     ] = False,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders with all folders below.")] = False,
+    recursive: _Recursive = False,
     language: Annotated[
         str | None, typer.Option(metavar="NAME", help="Such as en. Default: found out in the first window.")
     ] = None,
@@ -109,9 +109,7 @@ def transcribe(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Files heard at a time, a window of each; changes no text.")
     ] = 1,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that read ahead. Default: two for many files.")
-    ] = None,
+    workers: _Workers = None,
     engine: _Engine = "local",
     actors: _Actors = None,
     device: _Device = None,
@@ -150,7 +148,7 @@ def explain(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the folder --output; what it has is not done again.")
     ] = False,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders with all folders below.")] = False,
+    recursive: _Recursive = False,
     model: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder or Hub id of a model. Default: the one in the package.")
     ] = None,
@@ -168,9 +166,7 @@ def explain(
         int | None, typer.Option(min=1, help="Beams of the search. Default: the model's own.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 8,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that read ahead. Default: two for many files.")
-    ] = None,
+    workers: _Workers = None,
     device: _Device = None,
     dtype: _Dtype = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture, with all weights.")] = False,
