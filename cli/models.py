@@ -91,10 +91,8 @@ def load_head(
         option: of the command, that names the model.
     """
     named, held = str(PACKAGED_MODEL if source is None else source), _held(source)[1]
-    (name, *_) = [*(held[_MODEL].get("architectures") or ()), "MMForConditionalGeneration"]
-    if name == "MMForPreTraining":
-        losses = set(held[_MODEL].get("pretraining_losses") or ())
-        name = next((head for head in heads if losses & _TRAINED_BY.get(head, set())), name)
+    found = _trained_heads(held[_MODEL])
+    name = next((head for head in heads if head in found), found[0])
     if name not in heads:
         does = _HEADS[name][2] if name in _HEADS else "is for training"
         wanted = " or ".join(f"{_HEADS[head][2]} ({head})" for head in heads)
@@ -104,6 +102,23 @@ def load_head(
     if name == "MMForImageTextRetrieval" and held[_MODEL].get("pretraining_losses"):
         processor.add_eos_token = True  # pre-training compares closed texts
     return model, processor
+
+
+def load_heads(
+    source: str | Path | None = None, *, device: str | None = None, dtype: str | None = None
+) -> list[tuple]:
+    """(model, processor) of each head that a page or a server has a use for: of a checkpoint of several heads those
+    that its losses have trained, each with weights of its own. Raises as `load_head`."""
+    found = _trained_heads(_held(source)[1][_MODEL])
+    wanted = [(head,) for head in _SERVED if head in found] or [_SERVED]
+    return [load_head(source, heads, device=device, dtype=dtype) for heads in wanted]
+
+
+def _trained_heads(config: dict[str, Any]) -> list[str]:
+    """The class that a checkpoint is of, or of an MMForPreTraining the heads that its losses have trained, if any."""
+    (name, *_) = [*(config.get("architectures") or ()), "MMForConditionalGeneration"]
+    losses = set(config.get("pretraining_losses") or ()) if name == "MMForPreTraining" else set()
+    return [head for head, of in _TRAINED_BY.items() if losses & of] or [name]
 
 
 def load_model(

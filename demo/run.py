@@ -17,7 +17,7 @@ from typing import Any
 from ..cli.address import bound, url_of
 from ..cli.caption import without_other_bars
 from ..cli.media_lists import told_media
-from ..cli.models import load_head
+from ..cli.models import load_heads
 from ..searching.build import embed_files
 from ..searching.index import MMIndex
 
@@ -33,6 +33,8 @@ HEADERS = [
     (b"x-content-type-options", b"nosniff"),
 ]
 
+CLASSIFIES = {"MMForImageTextRetrieval", "MMForSequenceClassification"}
+
 
 def demo(
     models: Sequence[str], *, folder: Path | None = None, recursive: bool = False, host: str = "127.0.0.1",
@@ -42,7 +44,8 @@ def demo(
     """Serves the page until Ctrl-C or SIGTERM.
 
     Args:
-        models: folders or Hub ids, at most one of each class; none: the model in the package.
+        models: folders or Hub ids, at most one of each class; none: the model in the package. A head of a model of
+            several stands back for a model that has that head alone.
         folder: of pictures that the page searches, recursive: with all folders below; needs a model that compares.
         port: 0 takes a free one; the address is said.
         max_file_mib: largest file that is taken.
@@ -65,15 +68,19 @@ def demo(
 
 
 def _loaded(sources: Sequence[str | None], device: str | None, dtype: str | None) -> dict[str, tuple[Any, Any]]:
+    """Class -> (model, processor). Heads of a model of several fill what no other model is named for."""
+    with without_other_bars():
+        models = [load_heads(source, device=device, dtype=dtype) for source in sources]
     loaded: dict[str, tuple[Any, Any]] = {}
-    for source in sources:
-        with without_other_bars():
-            model, processor = load_head(source, device=device, dtype=dtype)
-        name = type(model).__name__
-        if name in loaded:
-            raise ValueError(f"two models are of one class, {name}: the page shows one of each")
-        loaded[name] = model, processor
-    if {"MMForImageTextRetrieval", "MMForSequenceClassification"} <= set(loaded):
+    for heads in sorted(models, key=lambda heads: len(heads) > 1):
+        for model, processor in heads:
+            name, is_one_of_several = type(model).__name__, len(heads) > 1
+            if name in loaded and not is_one_of_several:
+                raise ValueError(f"two models are of one class, {name}: the page shows one of each")
+            if name in loaded or (name in CLASSIFIES and is_one_of_several and CLASSIFIES & loaded.keys()):
+                continue
+            loaded[name] = model, processor
+    if loaded.keys() >= CLASSIFIES:
         raise ValueError("one model compares and one has classes: the page classifies with one; leave one out")
     return loaded
 

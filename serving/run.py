@@ -12,7 +12,7 @@ from typing import Any
 
 from ..cli.address import bound, url_of
 from ..cli.caption import without_other_bars
-from ..cli.models import load_head
+from ..cli.models import load_heads
 from .settings import ServeSettings
 
 NEEDED = {
@@ -62,8 +62,8 @@ def load_server(models: Sequence[str], settings: ServeSettings, device: str | No
     for given in models or ("",):
         name, source = _named(given)
         with without_other_bars():
-            model, processor = load_head(source or None, device=device, dtype=dtype)
-        engines.append(Engine(name, model, processor, settings, telemetry))
+            heads = load_heads(source or None, device=device, dtype=dtype)
+        engines.append([Engine(name, model, processor, settings, telemetry) for model, processor in heads])
     return Server(engines, settings, telemetry)
 
 

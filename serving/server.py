@@ -41,13 +41,13 @@ class ApiError(Exception):
 
 
 class Server:
-    """The engines of a server, and its rules."""
+    """The engines of a server, one for each head of a model, and its rules."""
 
-    def __init__(self, engines: Sequence[Engine], settings: ServeSettings, telemetry: Telemetry):
-        names = [engine.name for engine in engines]
+    def __init__(self, models: Sequence[Sequence[Engine]], settings: ServeSettings, telemetry: Telemetry):
+        names = [engines[0].name for engines in models]
         if len(set(names)) < len(names):
             raise ValueError(f"two models have one name: {names}")
-        self.engines = {engine.name: engine for engine in engines}
+        self.engines = dict(zip(names, models, strict=True))
         self.settings, self.telemetry, self.is_draining = settings, telemetry, False
         self.time_is_up = asyncio.Event()  # what is still being answered at the end is so no longer
         self.sources = SourceRules(settings.allow_urls, settings.allow_paths, settings.max_body)
@@ -55,16 +55,13 @@ class Server:
     def close(self, within: float | None = None) -> bool:
         """Ends the engines, all of them within so many seconds, if given. Returns whether none computes any more."""
         until = None if within is None else time.monotonic() + within
-        ended = [
-            engine.close(None if until is None else max(0.0, until - time.monotonic()))
-            for engine in self.engines.values()
-        ]
+        ended = [engine.close(None if until is None else max(0.0, until - time.monotonic())) for engine in self._all()]
         return all(ended)
 
     def engine(self, name: str | None, task: str) -> Engine:
-        """The one of that name, or the first that can do it."""
+        """The one of that name, or the first that can do it: of a model with that head alone before one of several."""
         if name is None:
-            found = next((engine for engine in self.engines.values() if task in engine.tasks), None)
+            found = next((engine for engine in self._all() if task in engine.tasks), None)
             if found is None:
                 raise ApiError(404, f"none of the models does this: it needs {NEEDS[task]}", "model_not_found")
             return found
@@ -72,9 +69,14 @@ class Server:
             raise ApiError(
                 404, f"there is no model {name!r:.80}; there are {', '.join(self.engines)}", "model_not_found"
             )
-        if task not in self.engines[name].tasks:
+        found = next((engine for engine in self.engines[name] if task in engine.tasks), None)
+        if found is None:
             raise ApiError(400, f"{name!r} does not do this: it needs {NEEDS[task]}", "model_not_suitable")
-        return self.engines[name]
+        return found
+
+    def _all(self) -> list[Engine]:
+        models = sorted(self.engines.values(), key=lambda engines: len(engines) > 1)
+        return [engine for engines in models for engine in engines]
 
     def check_key(self, given: str | None) -> None:
         keys = self.settings.api_keys

@@ -21,6 +21,7 @@ class Telemetry:
         self.batches = Histogram("mm_batch_size", "Requests in a batch.", ["model"], buckets=_SIZES, registry=own)
         self.cache = Counter("mm_pictures", "Pictures looked for in the cache.", ["model", "found"], registry=own)
         self.queue = Gauge("mm_queue", "Requests that wait for the model.", ["model"], registry=own)
+        self.waiting: dict[str, list[Callable[[], int]]] = {}
         self.now = Gauge("mm_requests_in_progress", "Requests that are being answered.", registry=own)
 
     def of_batches(self, model: str) -> Callable[[int], None]:
@@ -31,7 +32,10 @@ class Telemetry:
         return lambda hit: (found if hit else new).inc()
 
     def watch_queue(self, model: str, waiting: Callable[[], int]) -> None:
-        self.queue.labels(model).set_function(waiting)
+        """Adds the queue of a head of the model."""
+        queues = self.waiting.setdefault(model, [])
+        queues.append(waiting)
+        self.queue.labels(model).set_function(lambda: sum(queue() for queue in queues))
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

@@ -81,7 +81,7 @@ def demo(
         typer.Argument(
             metavar="[MODEL]...",
             help="Folders or Hub ids: at most one that captions, one that transcribes, and one that compares or has "
-            "classes. Default: the one in the package, which captions.",
+            "classes. Default: the one in the package, which captions and compares.",
         ),
     ] = None,
     folder: Annotated[
@@ -90,7 +90,7 @@ def demo(
             metavar="DIR",
             exists=True,
             file_okay=False,
-            help="Pictures to search; needs a retrieval model (MMForImageTextRetrieval) among MODEL.",
+            help="Pictures to search; needs a model that compares, as the one in the package does.",
         ),
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="--folder with all folders below.")] = False,

@@ -21,6 +21,7 @@ import pytest
 
 from mm import MMForImageTextRetrieval
 from mm.cli.caption import PACKAGED_MODEL, caption
+from mm.demo.run import _loaded
 from whispers import saved_whisper
 
 pytestmark = pytest.mark.apps
@@ -307,6 +308,15 @@ def test_its_end_is_no_fault(ends):
         assert process.wait(60) == 0 and "Traceback" not in process.stderr.read()
 
 
+def test_a_head_of_the_model_in_the_package_stands_back_for_a_model_that_is_named(models):
+    writes, compares = "MMForConditionalGeneration", "MMForImageTextRetrieval"
+    assert set(_loaded([None], None, None)) == {writes, compares}
+    named = _loaded([None, str(models / "finder"), str(models / "ears")], None, None)
+    assert set(named) == {writes, compares, "MMForSpeechSeq2Seq"}
+    width = MMForImageTextRetrieval.from_pretrained(models / "finder").config.projection_dim
+    assert named[compares][0].config.projection_dim == width != named[writes][0].config.projection_dim
+
+
 def test_wrong_models_and_folders_are_told(models):
     def told(*arguments):
         command = [sys.executable, "-W", "ignore", "-m", "mm_console", "demo", *map(str, arguments)]
@@ -316,7 +326,7 @@ def test_wrong_models_and_folders_are_told(models):
     assert told(models / "finder", models / "finder") == (
         2, "mm: two models are of one class, MMForImageTextRetrieval: the page shows one of each"
     )  # fmt: skip
-    code, words = told("--folder", PICTURES[0].parent)
+    code, words = told(models / "ears", "--folder", PICTURES[0].parent)
     assert code == 2 and "--folder is searched by a retrieval model" in words
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

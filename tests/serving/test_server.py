@@ -14,6 +14,7 @@ from served import KEY, PICTURES, ask, counter, data_url, message, served
 
 from mm import MMForImageTextRetrieval, MMForSpeechSeq2Seq, MMProcessor
 from mm.cli.caption import PACKAGED_MODEL, caption
+from mm.cli.models import load_head
 from mm.cli.transcribe import transcribe
 from whispers import saved_whisper
 
@@ -92,6 +93,26 @@ def test_embeddings_are_those_of_encode(client, models):
     both = client.embeddings.create(model="finder", input=items)
     expected = model.encode([PICTURES[0], {"image": PICTURES[0], "text": "a cat"}])
     torch.testing.assert_close(torch.tensor([one.embedding for one in both.data]), expected, rtol=0, atol=1e-5)
+
+
+def test_a_model_of_several_heads_does_what_each_of_them_does(captions):
+    """The model in the package writes and compares: one name, and the head that a route needs."""
+    model, processor = load_head(None, ("MMForImageTextRetrieval",))
+    with served() as (address, _):
+        assert [one["id"] for one in ask(address, "/v1/models")[1]["data"]] == ["mm-tiny"]
+        status, found = ask(address, "/caption", {"image": data_url(PICTURES[0]), "model": "mm-tiny"})
+        assert status == 200 and found["caption"] == captions[PICTURES[0]]
+        items = ["a rocket", {"image": data_url(PICTURES[0])}]
+        status, found = ask(address, "/v1/embeddings", {"input": items, "model": "mm-tiny"})
+        assert status == 200
+        expected = model.encode(["a rocket", PICTURES[0]], processor=processor)
+        given = torch.tensor([one["embedding"] for one in found["data"]])
+        torch.testing.assert_close(given, expected.cpu(), rtol=0, atol=1e-5)
+        names = [path.stem.replace("_", " ") for path in PICTURES]
+        status, found = ask(address, "/classify", {"image": data_url(PICTURES[0]), "labels": names})
+        assert status == 200 and found["labels"][0]["label"] == names[0] and found["model"] == "mm-tiny"
+        assert counter(address, r'mm_batch_size_count{model="mm-tiny"}') >= 3
+        assert counter(address, r'mm_queue{model="mm-tiny"}') == 0
 
 
 def test_a_transcription_is_that_of_mm_transcribe(client, models):
