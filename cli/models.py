@@ -94,9 +94,9 @@ def load_head(
     found = _trained_heads(held[_MODEL])
     name = next((head for head in heads if head in found), found[0])
     if name not in heads:
-        does = _HEADS[name][2] if name in _HEADS else "is for training"
+        does = " and ".join(f"{_HEADS[one][2] if one in _HEADS else 'is for training'} ({one})" for one in found)
         wanted = " or ".join(f"{_HEADS[head][2]} ({head})" for head in heads)
-        raise ValueError(f"{named!r} {does} ({name}); needed is a model that {wanted}: {option} names one")
+        raise ValueError(f"{named!r} {does}; needed is a model that {wanted}: {option} names one")
     auto_class, parts, _ = _HEADS[name]
     model, processor = load_model(source, auto_class, parts, device=device, dtype=dtype, any_head=True)
     if name == "MMForImageTextRetrieval" and held[_MODEL].get("pretraining_losses"):

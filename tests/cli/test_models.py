@@ -10,7 +10,7 @@ from transformers import BertTokenizer
 
 import mm
 from mm.cli import models
-from mm.cli.models import load_head, load_model
+from mm.cli.models import load_head, load_heads, load_model
 
 
 def folder_of(tmp_path: Path, config: Any, **files: str) -> Path:
@@ -75,5 +75,8 @@ def test_a_model_with_several_heads_runs_as_each_that_its_losses_trained(tiny_mo
         model, processor = load_head(tmp_path, heads)
         assert type(model) is expected
         assert processor.add_eos_token == (expected is mm.MMForImageTextRetrieval)
-    with pytest.raises(ValueError, match="is for training .*needed is a model that fills in what is hidden"):
+    assert [type(model) for model, _ in load_heads(tmp_path)] == [
+        mm.MMForConditionalGeneration, mm.MMForImageTextRetrieval
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"writes \(.*and compares \(.*; needed is a model that fills in"):
         load_head(tmp_path, ("MMForMaskedLM",))
