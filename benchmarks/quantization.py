@@ -113,7 +113,7 @@ def main() -> None:
         mean = torch.cat([error.flatten() for error in errors]).mean() / spread
         largest = max(float(error.max()) for error in errors) / spread
         equal = sum(one == other for one, other in zip(captions, first, strict=True)) / len(captions)
-        match = exact_match(captions, [item.label for item in items])
+        match = exact_match(captions, [item.label for item in items]).value
         print(
             f"| {name} | {equal:.3f} | {match:.3f} | {mean:.4f} | {largest:.2f} | {weight_bytes(model) / 1e6:.1f} | "
             f"{runs[0][2] / 1e3:.1f} |",
