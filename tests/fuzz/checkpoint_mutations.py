@@ -28,10 +28,14 @@ DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I8", "U8", "BOOL", "F8_E4M
 def tokenizer_of(folder: Path, size: int = 60) -> None:
     """Makes the tokenizer in a folder a small one: a mutation meets its rules as often as its words."""
     held = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    vocab = held["model"]["vocab"]
-    held["model"]["vocab"] = {word: number for word, number in vocab.items() if number < size}
-    held["added_tokens"] = [one if one["id"] < size else {**one, "id": size} for one in held["added_tokens"]]
-    held["decoder"]["decoders"] = held["decoder"]["decoders"][:3]
+    model, special = held["model"], {one["content"] for one in held["added_tokens"]}
+    words = [word for word in model["vocab"] if word in special or word in "Ġabcdefghijklmnopqrstuvwxyz"]
+    merges = []
+    for left, right in model["merges"]:
+        if len(words) < size and {left, right} <= set(words):
+            merges.append([left, right])
+            words.append(left + right)
+    held["model"] = {**model, "vocab": {word: number for number, word in enumerate(words)}, "merges": merges}
     (folder / "tokenizer.json").write_text(json.dumps(held), encoding="utf-8")
 
 

@@ -55,6 +55,11 @@ def test_a_reader_that_takes_another_model_falls(cases, monkeypatch):
         cases._compare(model, "generation_config.json", b'{"max_new_tokens": 8}')
 
 
+def test_the_folders_that_cases_break_are_good(cases):
+    for place in (cases.good / "one", cases.good / "shards"):
+        assert not [check for check in mm.verify(place) if check.is_fault]
+
+
 def test_a_case_is_always_the_same_and_never_the_good_file(cases):
     good = (cases.good / "one" / WEIGHTS).read_bytes()
     assert len({mutated_header(good, number) for number in range(50)}) > 40
