@@ -225,10 +225,8 @@ data: $(DEV)  ## fetch and check the training pictures and the pretrained weight
 	@$(BIN)/python -m mm.recipes.sources
 
 train: data  ## train mm-tiny again and pack it into checkpoints/mm-tiny (two to three hours; goes on where it stopped)
-	@$(BIN)/python -m mm.recipes.emoji_captions --resume
-	@$(BIN)/python -m mm.recipes.tiny --resume
-	@$(BIN)/python -m mm.recipes.package runs/mm-tiny/model checkpoints/mm-tiny
-	@$(BIN)/python -W ignore benchmarks/known_unknown.py --keep
+	@$(BIN)/mm train recipes/mm_tiny.yaml --resume
+	@cp runs/mm-tiny/mm-tiny/* checkpoints/mm-tiny/
 
 reproduce-results: data  ## how good the shipped model is, beside baselines: docs/results.md (half an hour)
 	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore benchmarks/results.py

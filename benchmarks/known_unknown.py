@@ -1,11 +1,10 @@
 """Whether a captioner knows what it does not know: its calibration, and known drawings against the rest.
 
-    python benchmarks/known_unknown.py --model checkpoints/mm-tiny             # the tables
-    python benchmarks/known_unknown.py --model runs/mm-tiny/model --keep       # and keeps it in the folder
+    python benchmarks/known_unknown.py --model checkpoints/mm-tiny
 
-Known: Twemoji's drawings of names that training had in other styles. Every second one fits the calibration, the others
-are measured. Unknown: photographs and clip art (Tux Paint's stamps) and noise. AUROC is the chance that a known
-drawing is given a higher chance than one of the others; 0.5 is guessing.
+Known: Twemoji's drawings of names that training had in other styles. Every second one fits the calibration, as
+`mm.recipes.calibrated` keeps it; the others are measured. Unknown: photographs and clip art (Tux Paint's stamps) and
+noise. AUROC is the chance that a known drawing is given a higher chance than one of the others; 0.5 is guessing.
 """
 
 import argparse
@@ -16,14 +15,14 @@ import torch
 from PIL import Image, ImageFilter
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from mm.cli.caption import PACKAGED_MODEL, mean_log_probabilities
-from mm.evaluation.calibration import Calibration, calibrate
-from mm.evaluation.captions import bootstrap_interval, exact_match
+from mm.cli.caption import PACKAGED_MODEL
+from mm.evaluation.calibration import Calibration
+from mm.evaluation.captions import bootstrap_interval
 from mm.evaluation.classes import auc, probability_scores
+from mm.recipes.calibrated import SIZE, calibrated, read
 from mm.recipes.emoji import DEV_VENDOR, load_items, render, render_transparent, split_of
 from mm.recipes.sources import debian_directory
 
-SIZE = 256  # pixels
 NOISE = 200
 COLOURFUL = 0.6  # distinct colours per opaque pixel: photographs are above, drawings below
 
@@ -70,18 +69,6 @@ def noise(count: int = NOISE) -> list[Image.Image]:
     return made
 
 
-@torch.no_grad()
-def read(model, processor, pictures: list[Image.Image]) -> tuple[list[str], np.ndarray]:
-    """The greedy caption of each picture, and its mean log-probability."""
-    captions, scores = [], []
-    for start in range(0, len(pictures), 64):
-        inputs = processor(images=pictures[start : start + 64], return_tensors="pt")
-        output = model.generate(**inputs, num_beams=1, return_dict_in_generate=True, output_scores=True)
-        captions += processor.batch_decode(output.sequences, skip_special_tokens=True)
-        scores += mean_log_probabilities(model, output)
-    return captions, np.array(scores)
-
-
 def table(calibration: Calibration, known: np.ndarray, right: np.ndarray, unknown: dict[str, np.ndarray]) -> str:
     """Markdown: of each kind how many are told with confidence, how many of these are right, and AUROC."""
 
@@ -113,16 +100,12 @@ def brier(chances: np.ndarray, right: np.ndarray) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=PACKAGED_MODEL)
-    parser.add_argument("--keep", action="store_true", help="write the calibration into the model's folder")
     options = parser.parse_args()
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_pretrained(options.model).eval()
     processor = AutoProcessor.from_pretrained(options.model)
 
-    items = [item for item in load_items([DEV_VENDOR]) if split_of(item.concept) == "seen"]
-    captions, scores = read(model, processor, [render(item.svg, SIZE) for item in items])
-    right = exact_match(captions, [item.label for item in items]).per_item > 0
-    calibration = calibrate(scores[::2], right[::2])
+    calibration, scores, right = calibrated(model, processor)
     print(calibration, "\n")
     photographs, drawings = stamps()
     new = [item for item in load_items([DEV_VENDOR]) if split_of(item.concept) == "unseen_dev"]
@@ -136,9 +119,6 @@ def main() -> None:
     print(f"right: {right[1::2].mean():.3f}")
     for name, chances in (("exp(score), as it is", raw), ("calibrated", told)):
         print(f"{name}: mean {chances.mean():.3f}, Brier {brier(chances, right[1::2]):.3f}")
-    if options.keep:
-        calibration.keep(model)
-        model.generation_config.save_pretrained(options.model)
 
 
 if __name__ == "__main__":

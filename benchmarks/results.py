@@ -23,7 +23,6 @@ import harness
 import numpy as np
 import torch
 from emoji_baselines import SIZE, label_scores, soft_hog_features
-from known_unknown import read
 from page import figure
 from PIL import Image
 from transformers import AutoProcessor
@@ -33,6 +32,7 @@ from mm.configuration.mm import MMConfig
 from mm.evaluation.captions import bootstrap_interval, exact_match
 from mm.modeling_mm.tasks.generation import MMForConditionalGeneration
 from mm.modeling_mm.tasks.retrieval import MMForImageTextRetrieval
+from mm.recipes.calibrated import read
 from mm.recipes.easy_vqa import load_pictures_and_questions, load_questions, question_only
 from mm.recipes.emoji import (
     DEV_VENDOR,

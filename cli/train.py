@@ -5,9 +5,12 @@ Several processes: `torchrun --nproc-per-node 2 -m mm.cli.train RECIPE ...`.
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..training.checkpoints import newest_complete
-from ..training.recipe import parser, run_arguments, shipped_recipes
+from ..training.programs import PROGRAMS
+from ..training.programs import run as run_programs
+from ..training.recipe import parser, phase_arguments, run_settings, shipped_recipes
 
 STOPPED, ENDED = 130, 143  # the exit codes of a command that Ctrl-C or SIGTERM ended
 
@@ -26,7 +29,10 @@ def list_settings() -> str:
 
 def train(words: Sequence[str], say: Callable[[str], object]) -> int:
     """Trains by a recipe. Returns the exit code: 0; 130 where Ctrl-C ended it, 143 where SIGTERM did."""
-    phases = run_arguments(words)
+    recipe, held, given = run_settings(words)
+    if PROGRAMS in held:
+        return _programs(held, say)
+    phases = phase_arguments(held, given, recipe)
     try:
         from ..training.run import train_phases
 
@@ -41,6 +47,14 @@ def train(words: Sequence[str], say: Callable[[str], object]) -> int:
         say(f"stopped; {left}")
         return STOPPED
     return ENDED if result.is_stopped else 0
+
+
+def _programs(held: dict[str, Any], say: Callable[[str], object]) -> int:
+    try:
+        return run_programs(held, say)
+    except KeyboardInterrupt:
+        say("stopped; the same command with --resume goes on")
+        return STOPPED
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ A recipe may have phases, runs of which each goes on from the model of the one b
     phases:
       decoder: {freeze: vision, learning_rate: 1e-3}
       whole: {learning_rate: 1e-4}
+
+Or it has programs, which take no other settings (`programs.py`).
 """
 
 import dataclasses
@@ -24,6 +26,8 @@ from transformers.hf_argparser import string_to_bool
 
 from ..configuration.settings import nearest
 from .arguments import TASKS, DataArguments, MMTrainingArguments, ModelArguments, RunArguments
+from .programs import PROGRAMS
+from .programs import run as run_programs
 
 SHIPPED = Path(__file__).with_name("recipes")
 CLASSES = (DataArguments, ModelArguments, MMTrainingArguments)
@@ -135,7 +139,7 @@ def _value(name: str, kind: str | None, left: list[str]) -> Any:
 
 def _kinds() -> dict[str, str]:
     """ "flag", "list" or "one" for each setting, as the parser reads it."""
-    kinds = {"task": "one", PHASES: "one"}
+    kinds = {"task": "one", PHASES: "one", PROGRAMS: "one"}
     for action in parser()._actions:
         is_flag = action.type is string_to_bool or action.nargs == 0
         kinds[action.dest] = "flag" if is_flag else "list" if action.nargs == "+" else "one"
@@ -144,7 +148,7 @@ def _kinds() -> dict[str, str]:
 
 def check_keys(names: Sequence[str], where: str = "") -> None:
     """Raises ValueError that names what is close, for settings that there are not."""
-    known = {**known_keys(), "task": None, PHASES: None}
+    known = {**known_keys(), "task": None, PHASES: None, PROGRAMS: None}
     for name in names:
         first = name.partition(".")[0]
         if first not in known:
@@ -152,14 +156,20 @@ def check_keys(names: Sequence[str], where: str = "") -> None:
             raise ValueError(f"{where}there is no setting {first!r}{near}; mm train --help-all lists all")
 
 
-def run_arguments(words: Sequence[str]) -> list[RunArguments]:
-    """The arguments of a run, from the words of a command line; of a recipe with phases those of each."""
+def run_settings(words: Sequence[str]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """(recipe, its settings with those of a command line in their place, those of the command line)."""
     recipe, given = read_words(words)
     if recipe is None:
         raise ValueError(f"say what to train: one of {', '.join(TASKS)}, or a recipe's file")
     held = {_name(name): value for name, value in read_recipe(recipe).items()}
     check_keys(list(held), f"{recipe}: ")
-    return phase_arguments(_replaced(held, given), given, recipe)
+    return recipe, _replaced(held, given), given
+
+
+def run_arguments(words: Sequence[str]) -> list[RunArguments]:
+    """The arguments of a run, from the words of a command line; of a recipe with phases those of each."""
+    recipe, held, given = run_settings(words)
+    return phase_arguments(held, given, recipe)
 
 
 def phase_arguments(
@@ -221,16 +231,22 @@ def train(recipe: str, *, say: Callable[[str], object] = print, **settings: Any)
         say: is given what the command prints, by lines.
         settings: replace those of the recipe; `config` replaces single fields of its config.
 
-    Returns: a TrainResult: model, processor, metrics, log_history, data_report, output_dir; of phases the last's.
-    Raises: ValueError, TypeError or OSError for settings and data that do not fit, before anything is trained.
+    Returns: a TrainResult: model, processor, metrics, log_history, data_report, output_dir; of phases the last's; of a
+        recipe of programs None.
+    Raises: ValueError, TypeError or OSError for settings and data that do not fit, before anything is trained;
+        RuntimeError if a program of a recipe fails.
     """
-    from .run import train_phases  # with Trainer, which reading a recipe does without
-
     held = {_name(name): value for name, value in read_recipe(recipe).items()}
     check_keys(list(held), f"{recipe}: ")
     given = {_name(name): value for name, value in settings.items()}
     if isinstance(held.get("config"), Mapping) and isinstance(given.get("config"), Mapping):
         given["config"] = {**held["config"], **given["config"]}
+    if PROGRAMS in held:
+        if code := run_programs({**held, **given}, say):
+            raise RuntimeError(f"a program of {recipe} ended with {code}")
+        return None
+    from .run import train_phases  # with Trainer, which reading a recipe does without
+
     return train_phases(phase_arguments({**held, **given}, given, recipe), say)
 
 
