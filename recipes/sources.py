@@ -112,13 +112,13 @@ SOURCES: tuple[Source, ...] = (
         sha256="6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
     ),
     Source(
-        name="wfrench",
-        version="1.2.7-2",
+        name="wspanish",
+        version="1.0.30",
         registry="debian",
         group="speech",
         licence="GPL-2.0-or-later",
-        file_name="wfrench_1.2.7-2_all.deb",
-        sha256="a5cbe63b988adbdb973983aab5b76fe2b715e9a37b012f31ad1e925b1a4b4c29",
+        file_name="wspanish_1.0.30_all.deb",
+        sha256="a2b7504fb8c12deaf6c4e868f749a3d05a42caee348f0f5bb006238e925cde18",
     ),
 )
 

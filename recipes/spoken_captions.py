@@ -1,9 +1,10 @@
-"""Spoken French: the captions of Tux Paint's stamps as volunteers read them, and phrases that espeak-ng says.
+"""Spoken Spanish: the captions of Tux Paint's stamps as a volunteer read them, and phrases that espeak-ng says.
 
     recordings ── caption or sound in common: one group ── SHA-1 ── train, dev, test
-    captions of train and words of a dictionary ── espeak-ng, many voices ── phrases for training
+    captions of train, names of emoji, words of a dictionary ── espeak-ng, many voices ── phrases for training
 
-Both are GPL-2 and later and are fetched when they are needed (`sources.py`). espeak-ng must be installed.
+Stamps and dictionary are GPL-2 and later, the names MIT; they are fetched when they are needed (`sources.py`).
+espeak-ng must be installed.
 """
 
 import hashlib
@@ -17,9 +18,12 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..processing.sounds.load import load_sound
+from .emoji import emojibase
 from .sources import data_directory, debian_directory
 
 RATE = 16000
+LANGUAGE = "es"
+ACCENTS = ("es", "es-419")
 VOICES = ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "f1", "f2", "f3", "f4", "f5")
 _SPOKEN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*'?")
 _NEVER_SPOKEN = re.compile(r"[\d$€=()]")
@@ -38,7 +42,7 @@ class Spoken:
 
 
 def spoken_words(text: str) -> str:
-    """ "Un Chat, là !" -> "un chat là"."""
+    """ "¡Un Gato, allí!" -> "un gato allí"."""
     return " ".join(_SPOKEN.findall(text.lower().replace("’", "'")))
 
 
@@ -56,8 +60,8 @@ def recordings(data_dir: str | Path | None = None) -> dict[str, list[Spoken]]:
     root = debian_directory("tuxpaint-stamps-default", data_dir) / "usr/share/tuxpaint/stamps"
     found: dict[str, tuple[str, Path]] = {}
     group_of: dict[str, str] = {}
-    for path in sorted(root.rglob("*_desc_fr.ogg")):
-        caption = _french(path.with_name(path.name.replace("_desc_fr.ogg", ".txt")))
+    for path in sorted(root.rglob(f"*_desc_{LANGUAGE}.ogg")):
+        caption = _caption(path.with_name(path.name.replace(f"_desc_{LANGUAGE}.ogg", ".txt")))
         text = spoken_words(caption)
         if not text or _NEVER_SPOKEN.search(caption):
             continue
@@ -79,27 +83,31 @@ def _first_of(group_of: dict[str, str], name: str) -> str:
     return name
 
 
-def _french(path: Path) -> str:
+def _caption(path: Path) -> str:
     if not path.is_file():
         return ""
     for line in path.read_bytes().decode("utf-8", "replace").splitlines():
-        if line.startswith("fr.utf8="):
-            return line.removeprefix("fr.utf8=").strip()
+        if line.startswith(f"{LANGUAGE}.utf8="):
+            return line.removeprefix(f"{LANGUAGE}.utf8=").strip()
     return ""
 
 
 def phrases(captions: list[str], count: int, data_dir: str | Path | None = None) -> list[str]:
-    """`count` texts: one in three a caption, the others one to four words of a dictionary, often with an article."""
-    words = (debian_directory("wfrench", data_dir) / "usr/share/dict/french").read_text(encoding="utf-8").split()
+    """`count` texts: captions, names of emoji, and one to four words of a dictionary, often with an article; a third
+    of each."""
+    words = (debian_directory("wspanish", data_dir) / "usr/share/dict/spanish").read_text(encoding="utf-8").split()
     words = [word for word in words if _SPOKEN.fullmatch(word) and word == word.lower() and len(word) < 13]
-    known, rng = sorted(set(captions)), np.random.default_rng(0)
-    made = []
+    entries = emojibase(LANGUAGE, data_dir)
+    names = {text for entry in entries for text in (entry["label"], *entry.get("tags", ()))}
+    sources = [sorted(set(captions)), sorted({spoken_words(name) for name in names if not _NEVER_SPOKEN.search(name)})]
+    rng, made = np.random.default_rng(0), []
     for _ in range(count):
-        if rng.random() < 1 / 3:
-            made.append(known[rng.integers(len(known))])
+        kind = rng.integers(3)
+        if kind < 2:
+            made.append(sources[kind][rng.integers(len(sources[kind]))])
             continue
         few = [words[number] for number in rng.integers(len(words), size=rng.integers(1, 5))]
-        made.append(" ".join([rng.choice(["un", "une", "la", "le", "des"]), *few] if rng.random() < 0.6 else few))
+        made.append(" ".join([rng.choice(["un", "una", "la", "el", "de"]), *few] if rng.random() < 0.6 else few))
     return made
 
 
@@ -110,7 +118,7 @@ def synthesised(texts: list[str], seed: int, file: Path) -> list[Spoken]:
     """
     if not file.exists():
         rng = np.random.default_rng(seed)
-        sounds = [said("fr", text, rng) for text in tqdm(texts, desc="espeak-ng", unit=" phrases")]
+        sounds = [said(str(rng.choice(ACCENTS)), text, rng) for text in tqdm(texts, desc="espeak-ng", unit=" phrases")]
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as part:
             np.savez(part, samples=np.concatenate(sounds), ends=np.cumsum([len(one) for one in sounds]), texts=texts)

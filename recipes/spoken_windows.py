@@ -1,8 +1,8 @@
 """Windows of joined speech with what is said in them, made anew for every index.
 
-    clips ── other speed, loudness ── silence, clip, silence, clip ... ── noise ── features
+    clips ── other speed, loudness ── silence, clip, silence, clip ... ── noise ── features, some of them hidden
                                           │                │
-                                       <|0.40|> un chat<|1.22|>           times, or none of them
+                                       <|0.40|> un gato<|1.22|>           times, or none of them
 
 A clip that goes beyond the window is told by the time at which it begins, as Whisper does it: the next window starts
 there. `batch` gives B windows of T tokens at most.
@@ -15,10 +15,11 @@ import torch
 from torch.utils.data import Dataset
 
 from ..processing.processor import MMProcessor
-from .spoken_captions import RATE, Spoken
+from .spoken_captions import LANGUAGE, RATE, Spoken
 
 TIMES = 0.7  # share of the windows whose text has times
 READ = 0.5  # share of clips that are recordings
+HIDDEN_BANDS, HIDDEN_FRAMES = 12, 15  # at most, of a window (SpecAugment)
 
 
 class SpokenWindows(Dataset):
@@ -31,9 +32,11 @@ class SpokenWindows(Dataset):
         self.kinds = [[one for one in kind if one.seconds < longest] for kind in (read, said)]
         self.tokenizer, self.extractor = processor.tokenizer, type(processor.feature_extractor)(chunk_length=seconds)
         self.seconds, self.batch_size, self.seed = seconds, batch_size, seed
+        self.hides = (self.extractor.feature_size, HIDDEN_BANDS), (100 * seconds, HIDDEN_FRAMES)
+        self.noise = np.random.default_rng(seed).standard_normal(20 * RATE, dtype=np.float32)
         tokenizer = processor.tokenizer
         self.first_time = tokenizer.convert_tokens_to_ids("<|0.00|>")
-        names = ["<|startoftranscript|>", "<|fr|>", "<|transcribe|>"]
+        names = ["<|startoftranscript|>", f"<|{LANGUAGE}|>", "<|transcribe|>"]
         self.opening = tokenizer.convert_tokens_to_ids(names)
         self.no_times = tokenizer.convert_tokens_to_ids("<|notimestamps|>")
 
@@ -43,10 +46,14 @@ class SpokenWindows(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         rng = np.random.default_rng((self.seed, index))
         sound, clips, cut = self._joined(rng)
-        sound += rng.standard_normal(len(sound)).astype(np.float32) * 10 ** rng.uniform(-4.5, -2)
+        place = rng.integers(len(self.noise) - len(sound))
+        sound += self.noise[place : place + len(sound)] * np.float32(10 ** rng.uniform(-4.5, -2))
         with_times = cut is not None or rng.random() < TIMES
         ids = self.opening if with_times else [*self.opening, self.no_times]
-        return {"sound": sound, "opening": len(ids), "ids": [*ids, *self._told(clips, cut, with_times)]}
+        hidden = [(at := rng.integers(size), at + rng.integers(most)) for size, most in self.hides]
+        return {
+            "sound": sound, "opening": len(ids), "ids": [*ids, *self._told(clips, cut, with_times)], "hidden": hidden,
+        }  # fmt: skip
 
     def _joined(self, rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[str, float, float]], float | None]:
         """(samples, (text, start, end) of each clip, where a clip begins that the window cuts)."""
@@ -83,6 +90,9 @@ class SpokenWindows(Dataset):
 
     def batch(self, items: list[dict]) -> dict[str, torch.Tensor]:
         made = self.extractor([item["sound"] for item in items], sampling_rate=RATE, return_tensors="pt")
+        for features, item in zip(made.input_features, items, strict=True):
+            (low, high), (start, end) = item["hidden"]
+            features[low:high], features[:, start:end] = features.mean(), features.mean()
         longest = max(len(item["ids"]) for item in items)
         ids = torch.full((len(items), longest), self.tokenizer.eos_token_id)
         labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)

@@ -1,10 +1,11 @@
-"""A tiny Whisper that hears French: 1.5 million parameters, at most twenty minutes of one CPU core.
+"""A tiny Whisper that hears Spanish: 1.5 million parameters, at most twenty minutes of one CPU core.
 
     python -m mm.recipes.tiny_whisper --output runs/tiny-whisper              # trains, measures, saves
     python -m mm.recipes.tiny_whisper --output runs/tiny-whisper --resume     # resumes after an interruption
 
 It learns from recordings of captions and phrases of espeak-ng (`spoken_captions.py`), first from single ones in short
-windows, then from several in windows of three seconds, with the times at which each begins and ends. The held-out
+windows, then from several in windows of three seconds, with the times at which each begins and ends. Beside the text
+its encoder learns to tell the pieces of words in their order (CTC), by a layer that is not kept. The held-out
 recordings, and their captions, are seen for the first time when the word error rate is measured. The weights derive
 from sounds under the GPL.
 """
@@ -16,18 +17,20 @@ import time
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
 from .spoken_captions import Spoken, cache_file, phrases, recordings, synthesised
 from .spoken_windows import SpokenWindows
-from .tiny_whisper_model import build_model, build_processor, longer
+from .tiny_whisper_model import WIDTH, build_model, build_processor, longer
 from .tiny_whisper_scores import measure, write_scores
 
 SEED = 0
 PHRASES = 8000
 SHORT, LONG = 2, 3  # seconds of a window
+SPELLING = 1.0  # the weight of CTC
 
 
 class Clock(TrainerCallback):
@@ -49,6 +52,23 @@ class Clock(TrainerCallback):
             line = {"window": Path(args.output_dir).name, "step": state.global_step, "loss": logs["loss"]}
             with self.file.open("a") as file:
                 file.write(json.dumps(line | {"cpu_minutes": round(self.minutes(), 2)}) + "\n")
+
+
+class Listening(Trainer):
+    """The loss of the text and that of the pieces of words that `model.spells` makes of the encoder's states."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, output = super().compute_loss(model, inputs, True, num_items_in_batch)
+        spells = self.model.spells
+        blank, states = spells.out_features - 1, output.context_hidden_states
+        told = [row[(row >= 0) & (row < blank)] for row in inputs["labels"]]
+        lengths = torch.tensor([len(row) for row in told])
+        likely = spells(states.float()).log_softmax(-1).transpose(0, 1)
+        heard = torch.full_like(lengths, states.shape[1])
+        loss = loss + SPELLING * nn.functional.ctc_loss(
+            likely, torch.cat(told), heard, lengths, blank, zero_infinity=True
+        )
+        return (loss, output) if return_outputs else loss
 
 
 def train(
@@ -83,7 +103,7 @@ def train(
         remove_unused_columns=False,
     )
     last = get_last_checkpoint(str(folder)) if resume else None
-    trainer = Trainer(
+    trainer = Listening(
         model=model, args=arguments, train_dataset=windows, data_collator=windows.batch, callbacks=[clock]
     )
     trainer.train(resume_from_checkpoint=last)
@@ -99,8 +119,8 @@ def sounds_to_learn_from(phrase_count: int) -> tuple[list[Spoken], list[Spoken],
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/tiny-whisper"))
-    parser.add_argument("--short-steps", type=int, default=1800, help="with windows of 2 seconds")
-    parser.add_argument("--long-steps", type=int, default=1200, help="with windows of 3 seconds")
+    parser.add_argument("--short-steps", type=int, default=3000, help="with windows of 2 seconds")
+    parser.add_argument("--long-steps", type=int, default=2000, help="with windows of 3 seconds")
     parser.add_argument("--phrases", type=int, default=PHRASES, help="that espeak-ng says")
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args(arguments)
@@ -115,11 +135,15 @@ def main(arguments: list[str] | None = None) -> None:
     print(
         f"{model.num_parameters():,} parameters; {len(read)} recordings, {len(said)} phrases of espeak-ng", flush=True
     )
-    short = SpokenWindows(read, said, processor, SHORT, batch_size=24, seed=SEED)
+    model.spells = spells = nn.Linear(WIDTH, processor.tokenizer.eos_token_id + 1)  # the last is nothing
+    short = SpokenWindows(read, said, processor, SHORT, batch_size=16, seed=SEED)
     train(model, short, options.output / "short", options.short_steps, 2e-3, options.resume, clock)
+    del model.spells
     model = longer(model, LONG)
-    windows = SpokenWindows(read, said, processor, LONG, batch_size=24, seed=SEED + 1)
+    model.spells = spells
+    windows = SpokenWindows(read, said, processor, LONG, batch_size=16, seed=SEED + 1)
     train(model, windows, options.output / "long", options.long_steps, 1e-3, options.resume, clock)
+    del model.spells
     model.eval().save_pretrained(options.output / "model")
     processor.save_pretrained(options.output / "model")
     write_scores(measure(model, processor, read, held_out), clock.minutes(), options.output / "scores.txt")

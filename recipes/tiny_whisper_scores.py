@@ -17,7 +17,7 @@ from ..evaluation.significance import compare
 from ..evaluation.speech import cer, wer
 from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
 from ..processing.processor import MMProcessor
-from .spoken_captions import RATE, Spoken, spoken_words
+from .spoken_captions import LANGUAGE, RATE, Spoken, spoken_words
 
 PAUSE = 0.4  # seconds between recordings that are joined
 
@@ -29,7 +29,7 @@ def heard(model: MMForSpeechSeq2Seq, processor: MMProcessor, sounds: list[Spoken
     for start in range(0, len(sounds), 16):
         chosen = [one.samples.astype(np.float32) / 32768 for one in sounds[start : start + 16]]
         features = extractor(chosen, sampling_rate=RATE, return_tensors="pt").input_features
-        ids = model.generate(features, language="fr", num_beams=num_beams)
+        ids = model.generate(features, language=LANGUAGE, num_beams=num_beams)
         written += processor.batch_decode(ids, skip_special_tokens=True)
     return [spoken_words(text) for text in written]
 
@@ -65,7 +65,7 @@ def told(model: MMForSpeechSeq2Seq, processor: MMProcessor, samples: np.ndarray)
     features = processor.feature_extractor(
         samples, sampling_rate=RATE, return_tensors="pt", truncation=False, return_attention_mask=True
     )
-    written = model.generate(**features, language="fr", return_timestamps=True, return_segments=True)
+    written = model.generate(**features, language=LANGUAGE, return_timestamps=True, return_segments=True)
     texts = [processor.tokenizer.decode(one["tokens"], skip_special_tokens=True) for one in written["segments"][0]]
     found = zip(written["segments"][0], texts, strict=True)
     return [Stretch(float(one["start"]), float(one["end"]), text) for one, text in found if text.strip()]
