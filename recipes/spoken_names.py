@@ -6,8 +6,8 @@
 Pictures, texts and sounds share a space of 128 numbers, which begins as that of MiniLM's embeddings of English names.
 First the projection of pictures and a text encoder of one layer learn it, on features of mm-tiny's frozen image
 tower that are computed once; then a tower of Whisper's kind learns to hear it, by the same contrastive loss: from the
-recordings of Tux Paint's stamps in nine languages, and from names of emoji that espeak-ng says in three. The weights
-derive from sounds and pictures under the GPL. `spoken_names_scores.py` says what is held out and measures.
+recordings of Tux Paint's stamps in nine languages, and from names of emoji and captions that espeak-ng says in three.
+The weights derive from sounds and pictures under the GPL. `spoken_names_scores.py` says what is held out and measures.
 """
 
 import argparse
@@ -40,10 +40,11 @@ from .package import build_image_processor
 from .spoken_names_data import Heard, Seen, Things, collect, meanings, pooled_features, training_pixels
 from .spoken_names_scores import Trial, measure, recalls, trials
 from .stamps import load_stamps
+from .tiny_whisper_model import weights_by_inputs
 
 WIDTH = 128  # of the embeddings, and of the tower that hears
 HEARING_LAYERS, WINDOW = 4, 2  # seconds; longer sounds are several windows
-TEXT_WIDTH, PIECES = 96, 3072
+TEXT_WIDTH, PIECES = 96, 1536
 VIEWS = 2  # of each training picture
 SOUNDS, PICTURES = 64, 256  # of a batch
 PACKAGED = Path(__file__).resolve().parents[1] / "checkpoints" / "mm-tiny"
@@ -127,10 +128,10 @@ def build_model(processor: MMProcessor, vision: Any) -> Learner:
     }  # fmt: skip
     config = MMConfig(
         modalities=["image", "audio"], vision_config=vision, audio_config=hearing,
-        audio_resampler_config=pooler, text_config=text, fusion_type="merged", projector_type="linear",
-        projection_dim=WIDTH,
+        audio_resampler_config=pooler, text_config=text, fusion_type="none", projection_dim=WIDTH,
     )  # fmt: skip
     model = Learner(config)
+    weights_by_inputs(model.model.audio_tower)
     model.model.vision_tower.requires_grad_(False)
     return model
 

@@ -3,10 +3,11 @@
     python -m mm.recipes.spoken_names_scores runs/spoken-names/model
 
 new names          clips of the test stamps among their 207 pictures; no picture, caption or clip of them was learned
-not in a language  clips of training stamps in a language in which training never heard them, among all 653 pictures
-                   of training: the picture is known, and its name in other languages
+known names        clips of training stamps that training did not hear, among all 653 pictures of training: it heard
+                   their names in this language from espeak-ng only, and read aloud in other languages
 
-Clips whose sound, or whose caption in their language, training has are left out of both. French, Spanish and Russian.
+Clips whose sound, or whose caption read aloud in their language, training has are left out of both. French, Spanish
+and Russian.
 """
 
 import argparse
@@ -39,7 +40,7 @@ class Trial:
 
 
 def trials(stamps: Sequence[Stamp]) -> dict[str, Trial]:
-    """ "dev", "new names" and "not in a language"."""
+    """ "dev", "new names" and "known names"."""
     known = [stamp for stamp in stamps if stamp.split == "train"]
     digests, texts = set(), set()
     for stamp in known:
@@ -50,7 +51,7 @@ def trials(stamps: Sequence[Stamp]) -> dict[str, Trial]:
     chosen = {
         "dev": [stamp for stamp in stamps if stamp.split == "dev"],
         "new names": [stamp for stamp in stamps if stamp.split == "test"],
-        "not in a language": known,
+        "known names": known,
     }
     found = {}
     for name, shown in chosen.items():
@@ -175,7 +176,7 @@ def measure(folder: Path, stamps: Sequence[Stamp]) -> list[str]:
     for name, trial in trials(stamps).items():
         if name == "dev":
             continue
-        embeds = pictures if name == "not in a language" else shown(model, processor, trial.shown)
+        embeds = pictures if name == "known names" else shown(model, processor, trial.shown)
         sounds = heard(model, processor, [clip[2] for clip in trial.clips])
         right = [clip[3] for clip in trial.clips]
         chance = np.array([len(places) / len(trial.shown) for places in right])

@@ -65,7 +65,7 @@ def build_model(processor: MMProcessor, seconds: int, seed: int) -> MMForSpeechS
         lm_head_transform=False, lm_head_bias=False, tie_word_embeddings=True,
     )  # fmt: skip
     model = MMForSpeechSeq2Seq(config)
-    _make_heard(model)
+    weights_by_inputs(model)
     model.generation_config = GenerationConfig(
         decoder_start_token_id=start, bos_token_id=start, eos_token_id=end, pad_token_id=end, is_multilingual=True,
         lang_to_id={name: ids[name] for name in LANGUAGES},
@@ -78,7 +78,7 @@ def build_model(processor: MMProcessor, seconds: int, seed: int) -> MMForSpeechS
     return model
 
 
-def _make_heard(model: MMForSpeechSeq2Seq) -> None:
+def weights_by_inputs(model: nn.Module) -> None:
     """Weights by their inputs. Whisper's 0.02 would leave a sound of this width 25 times weaker than the sines of
     its positions, and nothing would be learned of it in twenty minutes."""
     for name, weight in model.named_parameters():

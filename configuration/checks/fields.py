@@ -294,7 +294,7 @@ def _projector_faults(config: Any) -> Iterator[str]:
                 f"{resampler.hidden_size} and {tower_width(tower)}; set {name}_resampler_config.hidden_size="
                 f"{tower_width(tower)} or append_latents=False"
             )
-        if config.projector_type != "none":
+        if config.projector_type != "none" or config.fusion_type == "none":  # no text reads the tokens
             continue
         width = tower_width(tower) if resampler is None else resampler.hidden_size
         if width == config.media_width:

@@ -157,7 +157,7 @@ def test_what_training_heard_is_not_asked(tmp_path, monkeypatch):
     assert is_unheard(rows[1], "fr") and not is_unheard(rows[1], "es") and not is_unheard(rows[0], "fr")
     found = trials(rows)
     told = {name: [clip[0].name for clip in trial.clips] for name, trial in found.items()}
-    assert told == {"dev": ["dev"], "new names": ["new"], "not in a language": ["cow"]}
+    assert told == {"dev": ["dev"], "new names": ["new"], "known names": ["cow"]}
     assert [one.name for one in found["new names"].shown] == ["new", "same sound", "same text", "twice"]
 
 
