@@ -164,9 +164,13 @@ class MMTrainer(PushingTrainer):
         is_counted = isinstance(shared, SharedStream) and shared.has_places
         return shared.stream.count_samples() if is_counted else super().num_examples(dataloader)
 
-    def _init_training_state(self, max_steps: int, num_update_steps_per_epoch: int, *args: Any, **kwargs: Any):
-        found = super()._init_training_state(max_steps, num_update_steps_per_epoch, *args, **kwargs)
-        return self._place.resume(self, num_update_steps_per_epoch) or found
+    def _init_training_state(
+        self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, *args: Any, **kwargs: Any
+    ):
+        found = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, *args, **kwargs)
+        found = self._place.resume(self, num_update_steps_per_epoch) or found
+        # Transformers 5.23 begins the epoch in which a finished run ended, and makes one step more before it looks
+        return (num_train_epochs, 0) if self.state.global_step >= self.state.max_steps > 0 else found
 
     def _get_output_dir(self, trial: Any) -> str:
         return super()._get_output_dir(trial) if self._aside is None else str(self._aside)

@@ -59,6 +59,19 @@ def test_a_resumed_run_ends_with_the_same_weights(trainer, tmp_path, step):
     assert_same(weights(resumed), weights(whole))
 
 
+@pytest.mark.parametrize("length", [{"max_steps": 3}, {"max_steps": -1, "num_train_epochs": 1.5}])
+def test_a_finished_run_is_not_trained_on(trainer, length):
+    """Of steps, or a part of an epoch: Transformers 5.23 makes one step more."""
+    whole = trainer(**length)
+    whole.train()
+    again = trainer(**length)
+    assert again.train(resume_from_checkpoint=True).global_step == whole.state.global_step
+    assert_same(weights(again), weights(whole))
+    longer = trainer(max_steps=whole.state.global_step + 1)
+    longer.train(resume_from_checkpoint=True)
+    assert longer.state.global_step == whole.state.global_step + 1
+
+
 def test_a_resume_does_not_call_tied_weights_missing(trainer, caplog):
     trainer(max_steps=1).train()
     resumed = trainer(max_steps=1)
