@@ -2,7 +2,7 @@
 
     python -m mm.recipes.emoji_captions --output runs/mm-tiny-en                # trains, evaluates on Twemoji, saves
     python -m mm.recipes.emoji_captions --output runs/mm-tiny-en --resume       # resumes after an interruption
-    python -m mm.recipes.tiny                                                   # the second half goes on from it
+    mm train recipes/mm_tiny.yaml --resume                                      # this and the second half
 
 The vision tower is EfficientNet-Lite0 with its ImageNet weights; the decoder is new, its token embeddings start from
 MiniLM's. First only the decoder learns, on features of the frozen tower that are computed once; then the tower's late

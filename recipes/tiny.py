@@ -1,8 +1,7 @@
 """The second half of the recipe of checkpoints/mm-tiny: names in six languages, answers and embeddings.
 
-    python -m mm.recipes.emoji_captions            # the first half: English names, half an hour, in runs/mm-tiny-en
-    python -m mm.recipes.tiny                      # goes on from it in runs/mm-tiny
-    python -m mm.recipes.tiny --resume             # resumes after an interruption
+    mm train recipes/mm_tiny.yaml --resume         # both halves, one after the other
+    python -m mm.recipes.tiny --start runs/mm-tiny-en/model --output runs/mm-tiny-six [--resume]     # this one
 
 It gives a captioner another vocabulary and goes on: the decoder keeps its layers (the neurons of each MLP that
 weigh most) and what it knew of its words. One decoder writes names and answers ("lm") and reads names to compare them
