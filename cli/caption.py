@@ -14,7 +14,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..evaluation.calibration import Calibration, calibration_of
+from ..evaluation.calibration import Calibration, calibration_of, mean_log_probabilities
 from ..processing.images.limits import MediaDecodeError
 from ..processing.media import KEYS
 from ..processing.media_kinds import ARGUMENT_OF
@@ -204,18 +204,6 @@ def _written(
     captions = processor.batch_decode(output.sequences[:, start:], skip_special_tokens=True)
     scores = mean_log_probabilities(model, output) if with_scores else [None] * len(captions)
     return [(" ".join(words.split()), score) for words, score in zip(captions, scores, strict=True)]
-
-
-def mean_log_probabilities(model, output) -> list[float]:
-    """Per row, the mean log-probability of the new tokens up to and with the end token."""
-    per_token = model.compute_transition_scores(
-        output.sequences, output.scores, output.get("beam_indices"), normalize_logits=True
-    )  # (B, new tokens)
-    new = output.sequences[:, -per_token.shape[1] :]
-    ends = model.generation_config.eos_token_id
-    is_end = torch.isin(new, torch.tensor([] if ends is None else ends, dtype=new.dtype, device=new.device))
-    is_real = is_end.cumsum(1) - is_end.long() == 0
-    return ((per_token * is_real).sum(1) / is_real.sum(1)).tolist()
 
 
 def print_captions(

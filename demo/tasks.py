@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from ..cli.ask import Asker
-from ..cli.caption import mean_log_probabilities
 from ..cli.explain import explained_inputs
 from ..cli.transcribe import transcribe
+from ..evaluation.calibration import mean_log_probabilities
 from ..explaining.explanation import Explanation
 from ..modeling_mm.tasks.classification import class_scores
 from ..processing.images.load import load_image

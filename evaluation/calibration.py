@@ -23,6 +23,19 @@ STEPS = 100
 DIGESTED = 32  # numbers of a parameter
 
 
+def mean_log_probabilities(model: Any, output: Any) -> list[float]:
+    """Per row of what generate() gave with its scores, the mean log-probability of the new tokens up to and with the
+    end token."""
+    per_token = model.compute_transition_scores(
+        output.sequences, output.scores, output.get("beam_indices"), normalize_logits=True
+    )  # (B, new tokens)
+    new = output.sequences[:, -per_token.shape[1] :]
+    ends = model.generation_config.eos_token_id
+    is_end = torch.isin(new, torch.tensor([] if ends is None else ends, dtype=new.dtype, device=new.device))
+    is_real = is_end.cumsum(1) - is_end.long() == 0
+    return ((per_token * is_real).sum(1) / is_real.sum(1)).tolist()
+
+
 @dataclass(frozen=True)
 class Calibration:
     """temperature > 0: how far scores spread; midpoint: the score of what is right half of the time; unsure_below:

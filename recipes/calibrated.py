@@ -15,8 +15,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from ..cli.caption import mean_log_probabilities
-from ..evaluation.calibration import Calibration, calibrate
+from ..evaluation.calibration import Calibration, calibrate, mean_log_probabilities
 from ..evaluation.captions import exact_match
 from .emoji import DEV_VENDOR, load_items, render, split_of
 
