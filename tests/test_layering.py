@@ -57,7 +57,7 @@ ALLOWED = {
     "searching": CONFIGURATION | PROCESSING | {"modeling_mm.core", "modeling_mm.tasks", "weights"},
     "cli": LIBRARY | {"evaluation", "training", "searching"},
     "serving": LIBRARY | {"searching", "cli"},
-    "demo": LIBRARY | {"searching", "cli"},
+    "demo": LIBRARY | {"evaluation", "searching", "cli"},
     "cli.commands": LIBRARY | {"evaluation", "training", "searching", "cli", "serving", "demo"},
 }
 FOLDERS = {place.split(".")[0] for place in ALLOWED} - {FRONT_DOOR}
