@@ -5,9 +5,10 @@
 
 Pictures, texts and sounds share a space of 128 numbers, which begins as that of MiniLM's embeddings of English names.
 First the projection of pictures and a text encoder of one layer learn it, on features of mm-tiny's frozen image
-tower that are computed once; then a tower of Whisper's kind learns to hear it, by the same contrastive loss: from the
-recordings of Tux Paint's stamps in nine languages, and from names of emoji and captions that espeak-ng says in three.
-The weights derive from sounds and pictures under the GPL. `spoken_names_scores.py` says what is held out and measures.
+tower that are computed once; then a tower of Whisper's kind learns to hear it, by the same contrastive loss, and to
+tell the letters of what is said (CTC, by a layer that is not kept): from the recordings of Tux Paint's stamps in nine
+languages, and from names of emoji and captions that espeak-ng says in three. The weights derive from sounds and
+pictures under the GPL. `spoken_names_scores.py` says what is held out and measures.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers import (
     Trainer,
@@ -43,11 +45,12 @@ from .stamps import load_stamps
 from .tiny_whisper_model import weights_by_inputs
 
 WIDTH = 128  # of the embeddings, and of the tower that hears
-HEARING_LAYERS, WINDOW = 4, 2  # seconds; longer sounds are several windows
+HEARING_LAYERS, WINDOW = 4, 3  # seconds; longer sounds are several windows
 TEXT_WIDTH, PIECES = 96, 1536
 VIEWS = 2  # of each training picture
 SOUNDS, PICTURES = 64, 256  # of a batch
 PACKAGED = Path(__file__).resolve().parents[1] / "checkpoints" / "mm-tiny"
+SPELLING = 1.0  # the weight of CTC
 LIMIT = 10_000_000  # bytes of the folder that ships
 
 
@@ -57,6 +60,7 @@ class Learner(MMForImageTextRetrieval):
     features: Any
     meaning: Any
     shown: Any
+    spells: Any = None
 
     def learns_from(self, features: torch.Tensor, meaning: torch.Tensor) -> None:
         """features (views, n, Dv) of the training pictures; meaning (M, P) of the things."""
@@ -75,6 +79,8 @@ class Learner(MMForImageTextRetrieval):
             pictures = shown[batch["shown"]]
             found = {name: self.compared(sounds, batch["thing"], table)
                      for name, table in (("meaning", self.meaning), ("pictures", pictures))}  # fmt: skip
+            if self.spells is not None:
+                found["letters"] = SPELLING * self.spelt(batch["letters"], batch["letter_counts"])
         elif "seen" in batch:
             seen = self.project(self.features[batch["view"], batch["rows"]])
             read = self.encode_text(batch["input_ids"], batch["attention_mask"])
@@ -86,6 +92,19 @@ class Learner(MMForImageTextRetrieval):
             "loss": torch.stack(list(found.values())).sum(),
             **{name: part.detach() for name, part in found.items()},
         }
+
+    def spells_with(self, letters: int) -> None:
+        """From now on the audio tower's states are spelt, in so many letters; `spells` is to be deleted before it is
+        saved."""
+        self.spells = nn.Linear(self.config.audio_config.d_model, letters + 1)  # the last is none of them
+        tower: Any = self.model.audio_tower
+        tower.register_forward_hook(lambda module, args, output: self.__dict__.update(states=output[0]))
+
+    def spelt(self, letters: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """CTC of all letters (sum of counts), counts (n,) of each sound, and the states of its one window."""
+        likely = self.spells(self.states.float()).log_softmax(-1).transpose(0, 1)
+        heard, none = torch.full_like(counts, len(likely)), likely.shape[-1] - 1
+        return functional.ctc_loss(likely, letters, heard, counts, none, zero_infinity=True)
 
     def project(self, pooled: torch.Tensor) -> torch.Tensor:
         """Embeddings (n, P) of the tower's vectors (n, Dv)."""
@@ -208,7 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, default=PACKAGED, help="whose image tower sees the pictures")
     parser.add_argument("--output", type=Path, default=Path("runs/spoken-names"))
     parser.add_argument("--seeing-steps", type=int, default=1000, help="of pictures and texts")
-    parser.add_argument("--hearing-steps", type=int, default=1000, help="of sounds")
+    parser.add_argument("--hearing-steps", type=int, default=1200, help="of sounds")
     parser.add_argument("--phrases", type=int, default=4000, help="that espeak-ng says")
     parser.add_argument("--package", type=Path, help="also write the folder that ships")
     parser.add_argument("--resume", action="store_true")
@@ -235,9 +254,11 @@ def main(arguments: list[str] | None = None) -> None:
     _train_only(model, model.model.language_model, model.itc_head.vision, model.itc_head.text)
     seen = Seen(things, processor.tokenizer, PICTURES, SEED, VIEWS)
     train(model, seen, options.output / "seeing", options.seeing_steps, 2e-3, options.resume, clock)
-    _train_only(model, *hearing)
-    heard = Heard(things, processor.feature_extractor, SOUNDS, SEED)
-    train(model, heard, options.output / "hearing", options.hearing_steps, 1e-3, options.resume, clock)
+    heard = Heard(things, processor.feature_extractor, WINDOW, SOUNDS, SEED)
+    model.spells_with(len(heard.alphabet))
+    _train_only(model, *hearing, model.spells)
+    train(model, heard, options.output / "hearing", options.hearing_steps, 2e-3, options.resume, clock)
+    model.spells = None
     minutes = clock.minutes()
     model.config.architectures = None
     model.eval().save_pretrained(options.output / "model")
