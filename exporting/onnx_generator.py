@@ -136,6 +136,11 @@ class OnnxGenerator:
 
     def _step(self, new: np.ndarray, mask: np.ndarray, past: Arrays, context: Arrays) -> tuple[np.ndarray, Arrays]:
         given = self._run(self.decoder, input_ids=new, attention_mask=mask, **past, **context)
+        if not np.isfinite(given["logits"].max(-1)).all():  # a NaN among them is their greatest
+            raise ValueError(
+                "the graph's logits are NaN or infinite, so the text means nothing: look for NaN among the weights "
+                "or pixels that are not normalised"
+            )
         return given["logits"], {"past_keys": given["keys"], "past_values": given["values"]}
 
     def _most_new(self, length: int) -> int:

@@ -15,7 +15,7 @@ from transformers.generation.logits_process import ClassifierFreeGuidanceLogitsP
 
 from ..core.input_checks import MEDIA_INPUTS
 from ..core.inputs_outputs import MediaInputs, pop_inputs, reject_unknown
-from ..core.linear import linear
+from ..core.linear import capped, linear
 from ..core.modes import evaluating
 from .guidance import is_guided, negative_prompt, with_empty
 from .parallel_drawing import Choice, draw_in_parallel
@@ -304,6 +304,7 @@ class MMDrawsInParallel(MMDraws):
             )
             states = output.last_hidden_state[:, -count - 1 : -1]
             logits = linear(self.lm_head, self.lm_head_transform(states))[..., first : first + size].float()
+            logits = capped(logits, config.final_logit_softcapping)
             if guide is not None:
                 logits = guide(prompts, logits)
             return logits

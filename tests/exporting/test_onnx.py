@@ -189,6 +189,15 @@ def test_what_a_context_does_without_may_be_left_out(exported):
 
 
 @pytest.mark.slow
+def test_logits_that_are_no_numbers_are_an_error_and_no_text(exported):
+    generator = exported("cross, conv")[2]
+    pixels = np.full((2, 3, 16, 16), np.nan, np.float32)
+    for beams in (1, 2):
+        with pytest.raises(ValueError, match="the graph's logits are NaN or infinite"):
+            generator.generate(pixels, max_new_tokens=3, num_beams=beams)
+
+
+@pytest.mark.slow
 def test_inputs_that_the_graphs_do_not_have_are_refused_in_words(exported):
     _, _, graphs = exported("encoder")
     pixels, ids = np.zeros((2, 3, 16, 16), np.float32), np.ones((2, 3), np.int64)

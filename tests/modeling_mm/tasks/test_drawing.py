@@ -8,6 +8,7 @@ from transformers import GenerationConfig, Seq2SeqTrainer, Seq2SeqTrainingArgume
 import mm
 from comparing import close
 from mm import MMDataCollator, MMForConditionalGeneration, MMForMaskedLM
+from mm.modeling_mm.tasks import drawing
 from small_drawer import NAMES, small_drawer, small_processor, squares
 
 BEGIN, END, MASK, FIRST, CODES = 14, 15, 16, 17, 16
@@ -318,6 +319,18 @@ def test_steps_and_guidance_out_of_range_are_told(in_parallel):
     no_mask = small_drawer(PROCESSOR, MMForMaskedLM, drawing={**PROCESSOR.drawing, "mask_id": None})
     with pytest.raises(ValueError, match="drawing_mask_id"):
         no_mask.draw(**asked("a"))
+
+
+def test_a_cap_of_the_logits_holds_in_parallel_too(monkeypatch):
+    capped = small_drawer(PROCESSOR, MMForMaskedLM, final_logit_softcapping=0.01)
+    seen, draw = [], drawing.draw_in_parallel
+
+    def watched(predict, *args):
+        return draw(lambda codes: seen.append(predict(codes)) or seen[-1], *args)
+
+    monkeypatch.setattr(drawing, "draw_in_parallel", watched)
+    capped.draw(**asked("red apple"), seed=0)
+    assert seen and all(0 < logits.abs().max() <= 0.01 for logits in seen)
 
 
 def test_the_likeliest_picture_needs_no_seed(in_parallel):
