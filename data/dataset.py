@@ -11,7 +11,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +150,22 @@ def _row_digests(sample: Mapping[str, Any]) -> Iterator[str]:
         yield hashlib.sha256(repr((media, sorted(values.items()))).encode()).hexdigest()
 
 
+class OwnNames:
+    """Gives each thing a name of its own: "7" comes again as "7 (2)". Some tools number the captions of each picture
+    from 0, and two folders may have a picture of one name; a result is found by its id."""
+
+    def __init__(self):
+        self.given: dict[str, int] = {}
+
+    def of(self, name: str) -> str:
+        own = name
+        while own in self.given:
+            self.given[name] += 1
+            own = f"{name} ({self.given[name]})"
+        self.given[own] = 1
+        return own
+
+
 def build(
     rows: Iterable[Row],
     *,
@@ -168,8 +184,10 @@ def build(
     check_choice("on_error", on_error, ("raise", "skip"))
     report = DataReport(source, format, without_rows=list(without_rows))
     groups: dict[Any, list[tuple[Row, dict]]] = {}
+    row_names, names = OwnNames(), OwnNames()
     for number, row in enumerate(rows):
         report.rows += 1
+        row = replace(row, id=row_names.of(row.id))
         try:
             if row.fault:
                 raise LookupError(row.fault)
@@ -186,6 +204,8 @@ def build(
     )
     places = places_of(label_names)
     samples = [_sample(found, places) for found in groups.values()]
+    for sample in samples:
+        sample["id"] = names.of(sample["id"])
     report.samples = len(samples)
     report.media = len({repr(name) for sample in samples for name in media_names(sample)})
     report.unused = [] if folder is None else folder.unused()

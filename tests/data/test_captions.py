@@ -88,6 +88,26 @@ def test_pictures_without_captions_and_files_without_a_row_are_in_the_report(fol
     assert "spare.png" in str(report) and "1 media file that" in str(report)
 
 
+@pytest.mark.parametrize("group", [True, False])
+def test_rows_and_samples_have_ids_of_their_own_whatever_the_file_says(folder, group):
+    path = write_coco(folder)
+    held = json.loads(path.read_text())
+    for annotation in held["annotations"]:
+        annotation["id"] = 7
+    data = mm.load_data(written(path, held), group=group)
+    rows = [one for sample in data for one in sample.get("row_ids", [sample["id"]])]
+    assert len(set(rows)) == len(rows) == data.report.rows > 3 and {"7 (2)", "7 (3)"} <= set(rows)
+    for part in ("one", "two"):
+        (folder / part).mkdir()
+        (folder / part / "kite.png").write_bytes((folder / "kite.png").read_bytes())
+    (folder / "kite.png").unlink()
+    names = [f"{part}/kite.png" for part in ("one", "one", "two", "two")]
+    table = folder / "table.csv"
+    table.write_text("image,suffix\n" + "".join(f"{name},a kite\n" for name in names))
+    ids = [sample["id"] for sample in mm.load_data(table, media=folder, group=group)]
+    assert len(set(ids)) == len(ids) == (2 if group else 4)
+
+
 def test_a_name_in_two_folders_is_not_guessed(folder):
     for part in ("one", "two"):
         (folder / part).mkdir()
