@@ -60,7 +60,6 @@ class Learner(MMForImageTextRetrieval):
     features: Any
     meaning: Any
     shown: Any
-    spells: Any = None
 
     def learns_from(self, features: torch.Tensor, meaning: torch.Tensor) -> None:
         """features (views, n, Dv) of the training pictures; meaning (M, P) of the things."""
@@ -79,7 +78,7 @@ class Learner(MMForImageTextRetrieval):
             pictures = shown[batch["shown"]]
             found = {name: self.compared(sounds, batch["thing"], table)
                      for name, table in (("meaning", self.meaning), ("pictures", pictures))}  # fmt: skip
-            if self.spells is not None:
+            if "letters" in batch:
                 found["letters"] = SPELLING * self.spelt(batch["letters"], batch["letter_counts"])
         elif "seen" in batch:
             seen = self.project(self.features[batch["view"], batch["rows"]])
@@ -258,7 +257,7 @@ def main(arguments: list[str] | None = None) -> None:
     model.spells_with(len(heard.alphabet))
     _train_only(model, *hearing, model.spells)
     train(model, heard, options.output / "hearing", options.hearing_steps, 2e-3, options.resume, clock)
-    model.spells = None
+    del model.spells
     minutes = clock.minutes()
     model.config.architectures = None
     model.eval().save_pretrained(options.output / "model")

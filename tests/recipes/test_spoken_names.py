@@ -87,9 +87,11 @@ def test_both_phases_lower_their_loss_and_only_what_they_train_changes(things, p
     model.learns_from(torch.randn(2, 6, model.config.pooled_widths["vision"]), meaning)
     seeing = (model.model.language_model, model.itc_head.vision, model.itc_head.text)
     hearing = (model.model.audio_tower, model.model.audio_resampler, model.itc_head.audio)
+    heard = Heard(things, processor.feature_extractor, 3, 6, 0)
+    model.spells_with(len(heard.alphabet))
     for batches, parts, others in (
         (Seen(things, processor.tokenizer, 12, 0, 2), seeing, hearing),
-        (Heard(things, processor.feature_extractor, 3, 6, 0), hearing, seeing),
+        (heard, (*hearing, model.spells), seeing),
     ):
         spoken_names._train_only(model, *parts)
         model.train()
@@ -116,6 +118,7 @@ def test_a_phase_runs_in_trainer_and_a_finished_one_is_not_run_again(things, pro
     hearing = (model.model.audio_tower, model.model.audio_resampler, model.itc_head.audio)
     spoken_names._train_only(model, *hearing)
     batches = Heard(things, processor.feature_extractor, 3, 4, seed=0)
+    model.spells_with(len(batches.alphabet))
     before = model.itc_head.audio.weight.detach().clone()
     train(model, batches, tmp_path / "hearing", 2, 1e-3, False, clock)
     after = model.itc_head.audio.weight.detach().clone()
