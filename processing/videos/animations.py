@@ -71,6 +71,7 @@ def _prepare_canvas(image: Any, number: int) -> None:
             background = Image.new(image.mode, (right - left, bottom - top), image.info.get("background", 0))
             if image.mode == "P":
                 background.putpalette(image.palette)
+                background.load()  # Pillow 13 hands a palette on when pixels are asked for
             image.dispose = background.im
         image.im, image._mode = image.im.convert("RGBA"), "RGBA"
     if image.dispose is not None and image.mode == "RGBA":
