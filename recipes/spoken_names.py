@@ -48,7 +48,7 @@ WIDTH = 128  # of the embeddings, and of the tower that hears
 HEARING_LAYERS, WINDOW = 4, 3  # seconds; longer sounds are several windows
 TEXT_WIDTH, PIECES = 96, 1536
 VIEWS = 2  # of each training picture
-SOUNDS, PICTURES = 64, 256  # of a batch
+SOUNDS, PICTURES = 16, 256  # of a batch
 PACKAGED = Path(__file__).resolve().parents[1] / "checkpoints" / "mm-tiny"
 SPELLING = 1.0  # the weight of CTC
 LIMIT = 10_000_000  # bytes of the folder that ships
@@ -189,7 +189,7 @@ def train(model: Learner, batches: Any, folder: Path, steps: int, rate: float, r
     """One phase with Transformers' Trainer: bf16 autocast, a checkpoint every 200 steps."""
     arguments = TrainingArguments(
         output_dir=str(folder), max_steps=steps, per_device_train_batch_size=1, learning_rate=rate,
-        lr_scheduler_type="cosine", warmup_steps=min(200, steps // 10), weight_decay=0.02, adam_beta2=0.98,
+        lr_scheduler_type="cosine", warmup_steps=min(300, steps // 10), weight_decay=0.02, adam_beta2=0.98,
         max_grad_norm=1.0, bf16=True, use_cpu=True, save_steps=200, save_total_limit=1, logging_steps=100,
         report_to="none", disable_tqdm=True, seed=SEED, remove_unused_columns=False,
     )  # fmt: skip
@@ -226,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, default=PACKAGED, help="whose image tower sees the pictures")
     parser.add_argument("--output", type=Path, default=Path("runs/spoken-names"))
     parser.add_argument("--seeing-steps", type=int, default=1000, help="of pictures and texts")
-    parser.add_argument("--hearing-steps", type=int, default=1200, help="of sounds")
+    parser.add_argument("--hearing-steps", type=int, default=4800, help="of sounds")
     parser.add_argument("--phrases", type=int, default=4000, help="that espeak-ng says")
     parser.add_argument("--package", type=Path, help="also write the folder that ships")
     parser.add_argument("--resume", action="store_true")
@@ -237,7 +237,7 @@ def main(arguments: list[str] | None = None) -> None:
     tests = trials(stamps)
     things: Things = collect(stamps, options.phrases, options.output)
     processor = build_processor([text for _, text in things.texts])
-    clock = Clock(options.output / "log.jsonl", tests["dev"], processor, every=200)
+    clock = Clock(options.output / "log.jsonl", tests["dev"], processor, every=800)
     if options.resume:
         clock.go_on()
     start = MMForConditionalGeneration.from_pretrained(options.start)
