@@ -38,17 +38,19 @@ def id_faults(config: Any, generation_config: Any, tokenizer: Any, writes: bool 
     """Where a model's texts begin or end with other ids than its tokenizer's; generation_config counts first.
 
     Args:
-        config: the decoder's MMTextConfig.
+        config: the MMConfig. A model that draws after a text encoder's words need write none itself.
         writes: whether it must know where a text ends. One that only reads need not say it: SigLIP's does not.
     """
-    bos, eos = row_ends(tokenizer)
-    faults = []
-    begins = as_ids(config.bos_token_id if generation_config.bos_token_id is None else generation_config.bos_token_id)
+    (bos, eos), text, faults = row_ends(tokenizer), config.text_config, []
+    begins = as_ids(text.bos_token_id if generation_config.bos_token_id is None else generation_config.bos_token_id)
     if bos is not None and begins and bos not in begins:
         faults.append(f"texts begin with {bos}, but the model's bos_token_id is {min(begins)}")
-    ends = as_ids(config.eos_token_id if generation_config.eos_token_id is None else generation_config.eos_token_id)
+    ends = as_ids(text.eos_token_id if generation_config.eos_token_id is None else generation_config.eos_token_id)
     if eos is not None and eos not in ends and (ends or writes):
         faults.append(f"texts end with {eos}, but the model's eos_token_id is {sorted(ends) or None}")
-    if len(tokenizer) > config.vocab_size:
-        faults.append(f"the tokenizer has {len(tokenizer)} tokens, but the model's vocab_size is {config.vocab_size}")
+    draws = getattr(config, "drawing_first_id", None) is not None
+    reads = getattr(config, "text_encoder_config", None) if draws else None
+    known = max(part.vocab_size for part in (text, reads) if part is not None)
+    if len(tokenizer) > known:
+        faults.append(f"the tokenizer has {len(tokenizer)} tokens, but the model's vocab_size is {known}")
     return faults

@@ -108,7 +108,7 @@ def warn_of_the_model_beside(tokenizer: Any, folder: Path) -> None:
         return
     if not any("ConditionalGeneration" in name for name in config.architectures or ()):
         return
-    for fault in id_faults(config.text_config, settings, tokenizer):
+    for fault in id_faults(config, settings, tokenizer):
         logger.warning("the model in %s is not made for the processor there: %s", folder, fault)
 
 

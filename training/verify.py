@@ -187,7 +187,7 @@ def _of_processor(folder: Path, model: MMPreTrainedModel) -> Iterator[Check]:
         yield Check("processor", f"{type(processor).__name__} loads")
         return
     settings = getattr(model, "generation_config", None) or config.text_config
-    faults = id_faults(config.text_config, settings, tokenizer, model.can_generate())
+    faults = id_faults(config, settings, tokenizer, model.can_generate())
     for fault in faults:
         yield Check("processor", fault, True)
     if not faults:

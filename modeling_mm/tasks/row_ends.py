@@ -79,7 +79,7 @@ def warn_of_other_ids(model: Any, processor: Any) -> None:
     tokenizer, settings = processor.tokenizer, getattr(model, "generation_config", None)
     if tokenizer is None or settings is None or not isinstance(model.config, MMConfig):
         return
-    for fault in id_faults(model.config.text_config, settings, tokenizer):
+    for fault in id_faults(model.config, settings, tokenizer):
         logger.warning("%s and its processor are not made for one another: %s", type(model).__name__, fault)
 
 

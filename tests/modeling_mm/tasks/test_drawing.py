@@ -8,6 +8,7 @@ from transformers import GenerationConfig, Seq2SeqTrainer, Seq2SeqTrainingArgume
 import mm
 from comparing import close
 from mm import MMDataCollator, MMForConditionalGeneration, MMForMaskedLM
+from mm.configuration.special_ids import id_faults
 from mm.modeling_mm.tasks import drawing
 from small_drawer import NAMES, small_drawer, small_processor, squares
 
@@ -271,6 +272,16 @@ def test_without_a_limit_a_picture_is_written_whole(tiny_model, tmp_path):
     settings = Seq2SeqTrainingArguments(str(tmp_path), predict_with_generate=True, report_to=[], use_cpu=True)
     found = Seq2SeqTrainer(model, settings).predict(rows).predictions
     assert found.shape[1] >= 26 and (found[:, :25] >= 22).all() and (found[:, 25] == 20).all()
+
+
+def test_a_drawer_reads_words_that_it_never_writes():
+    """Its text encoder has the tokenizer's vocabulary; its decoder has codes only."""
+    drawing = {"first_id": 7, "codebook_size": 3, "grid": [2, 2], "begin_id": 4, "end_id": 5}
+    small = {"text_config": {"vocab_size": 10}}
+    drawer = small_drawer(PROCESSOR, drawing=drawing, **small)
+    writer = small_drawer(PROCESSOR, drawing=None, **small)
+    found = [id_faults(one.config, one.generation_config, PROCESSOR.tokenizer) for one in (drawer, writer)]
+    assert found[0] == [] and "the model's vocab_size is 10" in found[1][0]
 
 
 def test_one_checkpoint_captions_and_draws(tiny_model, pictures, tmp_path):
