@@ -60,6 +60,7 @@ class Learner(MMForImageTextRetrieval):
     features: Any
     meaning: Any
     shown: Any
+    only_letters = False
 
     def learns_from(self, features: torch.Tensor, meaning: torch.Tensor) -> None:
         """features (views, n, Dv) of the training pictures; meaning (M, P) of the things."""
@@ -70,6 +71,9 @@ class Learner(MMForImageTextRetrieval):
             context = self.model.encode_context(
                 input_features=batch["input_features"], input_features_mask=batch.get("input_features_mask")
             )
+            if self.only_letters:
+                loss = self.spelt(batch["letters"], batch["letter_counts"])
+                return {"loss": loss, "letters": loss.detach()}
             sounds = functional.normalize(self.itc_head.of_context(context).float(), dim=-1)
             shown = self.shown
             if shown is None:
@@ -226,6 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, default=PACKAGED, help="whose image tower sees the pictures")
     parser.add_argument("--output", type=Path, default=Path("runs/spoken-names"))
     parser.add_argument("--seeing-steps", type=int, default=1000, help="of pictures and texts")
+    parser.add_argument("--spelling-steps", type=int, default=3000, help="of sounds, letters only")
     parser.add_argument("--hearing-steps", type=int, default=4800, help="of sounds")
     parser.add_argument("--phrases", type=int, default=4000, help="that espeak-ng says")
     parser.add_argument("--package", type=Path, help="also write the folder that ships")
@@ -255,6 +260,10 @@ def main(arguments: list[str] | None = None) -> None:
     train(model, seen, options.output / "seeing", options.seeing_steps, 2e-3, options.resume, clock)
     heard = Heard(things, processor.feature_extractor, WINDOW, SOUNDS, SEED)
     model.spells_with(len(heard.alphabet))
+    _train_only(model, model.model.audio_tower, model.spells)
+    model.only_letters = True
+    train(model, heard, options.output / "spelling", options.spelling_steps, 2e-3, options.resume, clock)
+    model.only_letters = False
     _train_only(model, *hearing, model.spells)
     train(model, heard, options.output / "hearing", options.hearing_steps, 2e-3, options.resume, clock)
     del model.spells
