@@ -15,6 +15,7 @@ import json
 import resource
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -58,15 +59,16 @@ class Listening(Trainer):
     """The loss of the text and that of the pieces of words that `model.spells` makes of the encoder's states."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        loss, output = super().compute_loss(model, inputs, True, num_items_in_batch)
-        spells = self.model.spells
+        told: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
+        learner: Any = self.model
+        (loss, output), spells = told, learner.spells
         blank, states = spells.out_features - 1, output.context_hidden_states
-        told = [row[(row >= 0) & (row < blank)] for row in inputs["labels"]]
-        lengths = torch.tensor([len(row) for row in told])
+        pieces = [row[(row >= 0) & (row < blank)] for row in inputs["labels"]]
+        lengths = torch.tensor([len(row) for row in pieces])
         likely = spells(states.float()).log_softmax(-1).transpose(0, 1)
         heard = torch.full_like(lengths, states.shape[1])
         loss = loss + SPELLING * nn.functional.ctc_loss(
-            likely, torch.cat(told), heard, lengths, blank, zero_infinity=True
+            likely, torch.cat(pieces), heard, lengths, blank, zero_infinity=True
         )
         return (loss, output) if return_outputs else loss
 
