@@ -5,10 +5,9 @@
 
 Pictures, texts and sounds share a space of 128 numbers, which begins as that of MiniLM's embeddings of English names.
 First the projection of pictures and a text encoder of one layer learn it, on features of mm-tiny's frozen image
-tower that are computed once; then a tower of Whisper's kind learns to hear it, by the same contrastive loss, and to
-tell the letters of what is said (CTC, by a layer that is not kept): from the recordings of Tux Paint's stamps in nine
-languages, and from names of emoji and captions that espeak-ng says in three. The weights derive from sounds and
-pictures under the GPL. `spoken_names_scores.py` says what is held out and measures.
+tower that are computed once; then a tower of Whisper's kind learns to hear it, by the same contrastive loss: from the
+recordings of Tux Paint's stamps in nine languages, and from names of emoji and captions that espeak-ng says in three.
+The weights derive from sounds and pictures under the GPL. `spoken_names_scores.py` says what is held out and measures.
 """
 
 import argparse
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional
 from transformers import (
     Trainer,
@@ -45,12 +43,11 @@ from .stamps import load_stamps
 from .tiny_whisper_model import weights_by_inputs
 
 WIDTH = 128  # of the embeddings, and of the tower that hears
-HEARING_LAYERS, WINDOW = 4, 3  # seconds; longer sounds are several windows
+HEARING_LAYERS, WINDOW = 4, 2  # seconds; longer sounds are several windows
 TEXT_WIDTH, PIECES = 96, 1536
 VIEWS = 2  # of each training picture
-SOUNDS, PICTURES = 16, 256  # of a batch
+SOUNDS, PICTURES = 64, 256  # of a batch
 PACKAGED = Path(__file__).resolve().parents[1] / "checkpoints" / "mm-tiny"
-SPELLING = 1.0  # the weight of CTC
 LIMIT = 10_000_000  # bytes of the folder that ships
 
 
@@ -60,7 +57,6 @@ class Learner(MMForImageTextRetrieval):
     features: Any
     meaning: Any
     shown: Any
-    only_letters = False
 
     def learns_from(self, features: torch.Tensor, meaning: torch.Tensor) -> None:
         """features (views, n, Dv) of the training pictures; meaning (M, P) of the things."""
@@ -71,9 +67,6 @@ class Learner(MMForImageTextRetrieval):
             context = self.model.encode_context(
                 input_features=batch["input_features"], input_features_mask=batch.get("input_features_mask")
             )
-            if self.only_letters:
-                loss = self.spelt(batch["letters"], batch["letter_counts"])
-                return {"loss": loss, "letters": loss.detach()}
             sounds = functional.normalize(self.itc_head.of_context(context).float(), dim=-1)
             shown = self.shown
             if shown is None:
@@ -82,8 +75,6 @@ class Learner(MMForImageTextRetrieval):
             pictures = shown[batch["shown"]]
             found = {name: self.compared(sounds, batch["thing"], table)
                      for name, table in (("meaning", self.meaning), ("pictures", pictures))}  # fmt: skip
-            if "letters" in batch:
-                found["letters"] = SPELLING * self.spelt(batch["letters"], batch["letter_counts"])
         elif "seen" in batch:
             seen = self.project(self.features[batch["view"], batch["rows"]])
             read = self.encode_text(batch["input_ids"], batch["attention_mask"])
@@ -95,19 +86,6 @@ class Learner(MMForImageTextRetrieval):
             "loss": torch.stack(list(found.values())).sum(),
             **{name: part.detach() for name, part in found.items()},
         }
-
-    def spells_with(self, letters: int) -> None:
-        """From now on the audio tower's states are spelt, in so many letters; `spells` is to be deleted before it is
-        saved."""
-        self.spells = nn.Linear(self.config.audio_config.d_model, letters + 1)  # the last is none of them
-        tower: Any = self.model.audio_tower
-        tower.register_forward_hook(lambda module, args, output: self.__dict__.update(states=output[0]))
-
-    def spelt(self, letters: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        """CTC of all letters (sum of counts), counts (n,) of each sound, and the states of its one window."""
-        likely = self.spells(self.states.float()).log_softmax(-1).transpose(0, 1)
-        heard, none = torch.full_like(counts, len(likely)), likely.shape[-1] - 1
-        return functional.ctc_loss(likely, letters, heard, counts, none, zero_infinity=True)
 
     def project(self, pooled: torch.Tensor) -> torch.Tensor:
         """Embeddings (n, P) of the tower's vectors (n, Dv)."""
@@ -193,7 +171,7 @@ def train(model: Learner, batches: Any, folder: Path, steps: int, rate: float, r
     """One phase with Transformers' Trainer: bf16 autocast, a checkpoint every 200 steps."""
     arguments = TrainingArguments(
         output_dir=str(folder), max_steps=steps, per_device_train_batch_size=1, learning_rate=rate,
-        lr_scheduler_type="cosine", warmup_steps=min(300, steps // 10), weight_decay=0.02, adam_beta2=0.98,
+        lr_scheduler_type="cosine", warmup_steps=min(200, steps // 10), weight_decay=0.02, adam_beta2=0.98,
         max_grad_norm=1.0, bf16=True, use_cpu=True, save_steps=200, save_total_limit=1, logging_steps=100,
         report_to="none", disable_tqdm=True, seed=SEED, remove_unused_columns=False,
     )  # fmt: skip
@@ -230,8 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, default=PACKAGED, help="whose image tower sees the pictures")
     parser.add_argument("--output", type=Path, default=Path("runs/spoken-names"))
     parser.add_argument("--seeing-steps", type=int, default=1000, help="of pictures and texts")
-    parser.add_argument("--spelling-steps", type=int, default=3000, help="of sounds, letters only")
-    parser.add_argument("--hearing-steps", type=int, default=4800, help="of sounds")
+    parser.add_argument("--hearing-steps", type=int, default=1000, help="of sounds")
     parser.add_argument("--phrases", type=int, default=4000, help="that espeak-ng says")
     parser.add_argument("--package", type=Path, help="also write the folder that ships")
     parser.add_argument("--resume", action="store_true")
@@ -242,7 +219,7 @@ def main(arguments: list[str] | None = None) -> None:
     tests = trials(stamps)
     things: Things = collect(stamps, options.phrases, options.output)
     processor = build_processor([text for _, text in things.texts])
-    clock = Clock(options.output / "log.jsonl", tests["dev"], processor, every=800)
+    clock = Clock(options.output / "log.jsonl", tests["dev"], processor, every=200)
     if options.resume:
         clock.go_on()
     start = MMForConditionalGeneration.from_pretrained(options.start)
@@ -258,15 +235,9 @@ def main(arguments: list[str] | None = None) -> None:
     _train_only(model, model.model.language_model, model.itc_head.vision, model.itc_head.text)
     seen = Seen(things, processor.tokenizer, PICTURES, SEED, VIEWS)
     train(model, seen, options.output / "seeing", options.seeing_steps, 2e-3, options.resume, clock)
-    heard = Heard(things, processor.feature_extractor, WINDOW, SOUNDS, SEED)
-    model.spells_with(len(heard.alphabet))
-    _train_only(model, model.model.audio_tower, model.spells)
-    model.only_letters = True
-    train(model, heard, options.output / "spelling", options.spelling_steps, 2e-3, options.resume, clock)
-    model.only_letters = False
-    _train_only(model, *hearing, model.spells)
-    train(model, heard, options.output / "hearing", options.hearing_steps, 2e-3, options.resume, clock)
-    del model.spells
+    _train_only(model, *hearing)
+    heard = Heard(things, processor.feature_extractor, SOUNDS, SEED)
+    train(model, heard, options.output / "hearing", options.hearing_steps, 1e-3, options.resume, clock)
     minutes = clock.minutes()
     model.config.architectures = None
     model.eval().save_pretrained(options.output / "model")

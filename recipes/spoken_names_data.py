@@ -6,7 +6,6 @@
 n pictures of width Dv from the frozen tower's mean, M things, P their embeddings' width.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -35,7 +34,7 @@ SAID = ("fr", "es", "ru")  # by espeak-ng, and what is measured
 ARTICLES = {"fr": ("", "un ", "une ", "des "), "es": ("", "un ", "una ", "unos "), "ru": ("",)}
 UNHEARD = {3: "fr", 4: "es", 5: "ru"}  # of the stamps of a fold of train no recording in this language is heard
 RECORDED = 0.6  # share of the sounds of a batch that are recordings
-SLOWEST = 0.85  # a sound may become slower by this, and still has to fit into its window
+LONGEST = 4.0  # seconds of a sound in training
 
 
 @dataclass
@@ -46,8 +45,8 @@ class Things:
     number: dict[str, int] = field(default_factory=dict)
     pictures: list[int] = field(default_factory=list)  # the thing of each picture
     texts: list[tuple[int, str]] = field(default_factory=list)
-    recordings: list[tuple[int, np.ndarray, str]] = field(default_factory=list)  # int16 samples at RATE, and the text
-    said: list[tuple[int, np.ndarray, str]] = field(default_factory=list)
+    recordings: list[tuple[int, np.ndarray]] = field(default_factory=list)  # int16 samples at RATE
+    said: list[tuple[int, np.ndarray]] = field(default_factory=list)
 
     def of(self, words: str) -> int:
         if words not in self.number:
@@ -77,8 +76,7 @@ def collect(stamps: Sequence[Stamp], phrases: int, folder: Path) -> Things:
         for language in ("en", *SPOKEN):
             if language in stamp.captions:
                 things.texts.append((thing, stamp.captions[language]))
-    heard = recorded(known, folder / "recordings.npz")
-    things.recordings = [(things.of(words), sound, text) for words, sound, text in heard]
+    things.recordings = [(things.of(words), sound) for words, sound in recorded(known, folder / "recordings.npz")]
     items = [item for item in load_items(TRAIN_VENDORS) if split_of(item.concept) == "seen"]
     things.pictures = [*(things.of(words_of(item.label)) for item in items), *shown]
     labels = {item.concept: item.label for item in items}
@@ -96,31 +94,23 @@ def collect(stamps: Sequence[Stamp], phrases: int, folder: Path) -> Things:
         thing = things.of(words_of(stamp.captions["en"]))
         told += [(language, stamp.captions[language], thing) for language in SAID if language in stamp.captions] * 2
     sounds = synthesised([(language, text) for language, text, _ in told], folder / f"said-{len(told)}.npz")
-    things.said = [(thing, sound, text) for (_, text, thing), sound in zip(told, sounds, strict=True)]
+    things.said = [(thing, sound) for (_, _, thing), sound in zip(told, sounds, strict=True)]
     return things
 
 
-def recorded(known: Iterable[Stamp], file: Path) -> list[tuple[str, np.ndarray, str]]:
-    """Recordings that are heard in training with the words of their things and what is said, each sound of a thing
-    once; kept in `file`."""
+def recorded(known: Iterable[Stamp], file: Path) -> list[tuple[str, np.ndarray]]:
+    """Recordings that are heard in training with the words of their things, each sound of a thing once; kept in
+    `file`."""
     if not file.exists():
-        found: dict[tuple[str, bytes], tuple[np.ndarray, str]] = {}
+        found: dict[tuple[str, bytes], np.ndarray] = {}
         for stamp in tqdm(list(known), desc="recordings", unit=" stamps", disable=None):
             for language, sound in stamp.sounds.items():
                 if language in SPOKEN and not is_unheard(stamp, language):
                     samples = samples_of(sound)
-                    told = samples, stamp.captions[language]
-                    found.setdefault((words_of(stamp.captions["en"]), samples.tobytes()), told)
-        sounds, texts = zip(*found.values(), strict=True)
-        _keep(file, list(sounds), words=[words for words, _ in found], texts=texts)
+                    found.setdefault((words_of(stamp.captions["en"]), samples.tobytes()), samples)
+        _keep(file, list(found.values()), words=[words for words, _ in found])
     kept = np.load(file)
-    sounds = np.split(kept["samples"], kept["ends"][:-1])
-    return list(zip(map(str, kept["words"]), sounds, map(str, kept["texts"]), strict=True))
-
-
-def letters_of(text: str) -> str:
-    """ "A cat, and 2 dogs!" -> "a cat and dogs": what may be heard."""
-    return " ".join(re.findall(r"[^\W\d_]+", text.lower()))
+    return list(zip(map(str, kept["words"]), np.split(kept["samples"], kept["ends"][:-1]), strict=True))
 
 
 def _keep(file: Path, sounds: list[np.ndarray], **more: Any) -> None:
@@ -153,24 +143,20 @@ def synthesised(told: Sequence[tuple[str, str]], file: Path) -> list[np.ndarray]
 
 def changed(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Another speed (and with it pitch), loudness, start and noise: float32."""
-    speed = rng.uniform(SLOWEST, 1.18)
+    speed = rng.uniform(0.85, 1.18)
     places = np.arange(0, len(samples) - 1, speed)
     peak = max(1, int(np.abs(samples).max()))
     sound = np.interp(places, np.arange(len(samples)), samples) * (10 ** rng.uniform(-1, -0.05) / peak)
-    sound = np.concatenate([np.zeros(int(rng.uniform(0, 0.15) * RATE)), sound])
+    sound = np.concatenate([np.zeros(int(rng.uniform(0, 0.15) * RATE)), sound])[: int(LONGEST * RATE)]
     return (sound + rng.standard_normal(len(sound)) * 10 ** rng.uniform(-4.5, -2)).astype(np.float32)
 
 
 class Heard(Dataset):
-    """Endless batches of sounds of one window with their things, letters and one picture of each thing that has any;
-    batch `index` is a function of (seed, index), so that a run can be resumed."""
+    """Endless batches of sounds with their things and one picture of each thing that has any; batch `index` is a
+    function of (seed, index), so that a run can be resumed."""
 
-    def __init__(self, things: Things, extractor: Any, window: float, batch_size: int, seed: int):
+    def __init__(self, things: Things, extractor: Any, batch_size: int, seed: int):
         self.things, self.extractor, self.batch_size, self.seed = things, extractor, batch_size, seed
-        self.kinds = [[one for one in kind if len(one[1]) < window * RATE * SLOWEST and letters_of(one[2])]
-                      for kind in (things.recordings, things.said or things.recordings)]  # fmt: skip
-        self.alphabet = sorted({letter for kind in self.kinds for one in kind for letter in letters_of(one[2])})
-        self.samples = int(window * RATE)
         self.hiding = SoundAugmentation(time_masks=2, time_width=0.1, frequency_masks=2, frequency_width=0.2)
         self.shown = pictures_by_thing(things)
 
@@ -179,14 +165,12 @@ class Heard(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, index))
-        chosen = [self.kinds[int(rng.random() >= RECORDED)] for _ in range(self.batch_size)]
-        told = [kind[rng.integers(len(kind))] for kind in chosen]
-        sounds: list[list[np.ndarray | None]] = [[changed(samples, rng)[: self.samples]] for _, samples, _ in told]
+        kinds = (self.things.recordings, self.things.said or self.things.recordings)
+        chosen = [kinds[int(rng.random() >= RECORDED)] for _ in range(self.batch_size)]
+        pairs = [kind[rng.integers(len(kind))] for kind in chosen]
+        sounds: list[list[np.ndarray | None]] = [[changed(samples, rng)] for _, samples in pairs]
         made = sound_tensors(self.extractor, sounds, self.hiding, rng.spawn(len(sounds)))
-        made["thing"] = torch.tensor([thing for thing, _, _ in told])
-        spelt = [[self.alphabet.index(letter) for letter in letters_of(text)] for _, _, text in told]
-        made["letters"] = torch.tensor([letter for row in spelt for letter in row])
-        made["letter_counts"] = torch.tensor([len(row) for row in spelt])
+        made["thing"] = torch.tensor([thing for thing, _ in pairs])
         made["shown"] = torch.tensor([rows[rng.integers(len(rows))] for rows in self.shown])
         return made
 
