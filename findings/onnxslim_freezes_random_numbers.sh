@@ -2,8 +2,8 @@
 # onnxslim 0.1.98: slim() takes nodes that draw random numbers for constants and for copies of each other. A RandomNormal
 # (the noise of a VAE or of a diffusion step) is replaced by one draw that is stored in the file: each call of the model
 # then has the same noise, where the model before had another in each call. Two RandomNormalLike or RandomUniformLike over
-# one input become one node, so that their difference is 0. slim() says nothing, and a test that compares outputs leaves
-# random models out. Guess before it was run: such nodes stay as they are.
+# one input become one node, so that their difference is 0. slim() says nothing.
+# Guess before it was run: such nodes stay as they are.
 set -eu
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,8 +1,8 @@
 #!/bin/sh
-# praat-textgrids 1.4.0 (import textgrids) reads of a label what stands before its first " = ": "f = ma" is "f" and "a =
-# b" is "a"; praatio 6.2.2 reads the whole. Of a label with quotation marks at its end, which Praat doubles, one mark is
-# left in ("he said ""hi" for he said "hi"), and what it then writes has an odd number of marks, a text that never ends:
-# praatio cannot read that file, or reads another label. Nothing is raised by the library itself.
+# praat-textgrids 1.4.0 (import textgrids) reads of a label what stands before its first " = ": "f = ma" is "f"; praatio
+# 6.2.2 reads the whole. Quotation marks in a label, which Praat doubles, stay doubled, and one at the end or the
+# beginning of the label is lost: he said "hi" is read as he said ""hi. Written again that is a label with an odd number
+# of marks, which praatio reads as he said "hi. So each pass through the library changes labels; nothing is raised.
 # Guess before it was run: both labels as they were.
 set -eu
 work=$(mktemp -d)

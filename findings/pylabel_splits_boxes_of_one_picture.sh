@@ -32,7 +32,8 @@ for seed in range(3):
     )
     parts = {part: set(rows.img_filename) for part, rows in data.df.groupby("split")}
     both = parts["train"] & (parts["test"] | parts["val"])
-    print(f"seed {seed}: {({part: len(names) for part, names in parts.items()})} of 10 pictures, {len(both)} in training and not only there")
+    counts = {part: len(names) for part, names in parts.items()}
+    print(f"seed {seed}, of 10 pictures: {counts}, {len(both)} of them in training and not only there")
     assert len(both) >= 5, "the behaviour changed"
     names = data.df.img_filename
     first, second = next(GroupShuffleSplit(1, train_size=0.6, random_state=seed).split(names, groups=names))
