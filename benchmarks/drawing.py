@@ -3,7 +3,8 @@
     python benchmarks/drawing.py --log benchmarks/logs/drawing.txt --sheet build/drawn.png
 
 The pairs of a name and a style are those that `mm.recipes.draw_data` holds out. For each there is the true picture, it
-after the tokenizer, what the model draws, and copies: the same name in another style (the mean over all that have it).
+after the tokenizer, what the model draws, in order and (with --parallel) in a few steps, and copies: the same name in
+another style (the mean over all that have it), and the drawing that the name's embeddings began as.
 
     named      mm-tiny, which never saw a drawn picture, gives the name
     R@1, R@5   the true picture is among the 1 or 5 nearest of all true pictures of the asked style
@@ -15,6 +16,7 @@ Intervals are 95 %, bootstrap over pairs.
 """
 
 import argparse
+import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,18 +26,19 @@ import numpy as np
 import torch
 from drawing_features import Features, StyleClassifier, as_float, blurred, ranks
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoModelForMaskedLM, AutoProcessor
 
 from mm.cli.caption import PACKAGED_MODEL
 from mm.evaluation.intervals import mean_interval
-from mm.recipes.draw_data import STYLES, drawing_items, pixels, style_of
+from mm.recipes.draw_data import STYLES, beginnings, drawing_items, pixels, style_of
 from mm.recipes.draw_model import prompt
 from mm.recipes.draw_tokenizer import reconstructed
 from mm.recipes.emoji import load_items, split_of
 
 FOLDER = Path("checkpoints/mm-draw")
 SHOWN = 64  # pictures of the sheet
-SPREAD = 64  # prompts that are drawn four times
+SPREAD = 32  # prompts that are drawn four times
+BEGUN = "what the name began as"
 WORDS = list(STYLES)
 
 
@@ -72,6 +75,7 @@ class Pairs:
         self.features = Features()
         self.pixels = pixels(self.real)
         self.shown = self.features(self.pixels)["shown"]
+        self.began = {item.concept: item for item in beginnings()}
         self.place = {(item.concept, item.vendor): number for number, item in enumerate(self.real)}
         self.truth = np.array([self.place[item.concept, item.vendor] for item in self.items])
         self.captioner = AutoModelForImageTextToText.from_pretrained(captioner).eval()
@@ -98,6 +102,11 @@ class Pairs:
             "style": (self.classifier(features["drawn"]) == self.styles[which]).astype(float),
             "distance": 1 - (features["shown"] * self.shown[self.truth[which]]).sum(1),
         }  # fmt: skip
+
+    def keep(self, chosen: np.ndarray) -> None:
+        """Goes on with some of the pairs."""
+        self.items, self.labels = ([one[n] for n in chosen] for one in (self.items, self.labels))
+        self.styles, self.truth = self.styles[chosen], self.truth[chosen]
 
     def copies(self) -> tuple[torch.Tensor, np.ndarray]:
         """(the pictures of each pair's name in its other styles, of which pair each is)."""
@@ -135,18 +144,20 @@ def table(pairs: Pairs, made: dict[str, torch.Tensor]) -> Iterator[str]:
         yield f"{name:30}" + "".join(f"{told(values[column]):24}" for column in columns).rstrip()
     size = np.mean([sum(item.vendor == vendor for item in pairs.real) for vendor in STYLES.values()])
     yield f"{'at random':30}{'':24}{1 / size:<24.3f}{5 / size:<24.3f}{1 / len(WORDS):<24.3f}"
-    yield ""
-    drawing = found["drawn"]
-    for name, values in found.items():
-        if name not in ("drawn", "copies of other styles"):
-            yield f"named, drawn as a share of {name}: {_share(drawing['named'], values['named'])}"
-    gain = found["copies of other styles"]["distance"] - drawing["distance"]
-    yield f"distance, copies - drawn: {told(gain, signed=True)}"
-    yield f"distance, the nearest copy of each pair - drawn: {told(nearest - drawing['distance'], signed=True)}"
-    for number, word in enumerate(WORDS):
-        rows = pairs.styles == number
-        shares = ", ".join(f"{column} {drawing[column][rows].mean():.3f}" for column in columns)
-        yield f"{word}: {rows.sum()} pairs, {shares}"
+    for way in (name for name in found if name.startswith("drawn")):
+        yield ""
+        drawing = found[way]
+        for name in ("true pictures", "true, after the tokenizer", BEGUN, "drawn"):
+            if name != way:
+                yield f"named, {way} as a share of {name}: {_share(drawing['named'], found[name]['named'])}"
+        gain = found["copies of other styles"]["distance"] - drawing["distance"]
+        yield f"distance, copies - {way}: {told(gain, signed=True)}"
+        yield f"distance, the nearest copy of each pair - {way}: {told(nearest - drawing['distance'], signed=True)}"
+        for number, word in enumerate(WORDS):
+            rows = pairs.styles == number
+            shares = ", ".join(f"{column} {drawing[column][rows].mean():.3f}" for column in columns)
+            first = f"named after the tokenizer {found['true, after the tokenizer']['named'][rows].mean():.3f}"
+            yield f"{word}: {rows.sum()} pairs, {shares}; {first}"
 
 
 def _share(ours: np.ndarray, theirs: np.ndarray) -> str:
@@ -176,7 +187,11 @@ def main() -> None:
     parser.add_argument("--captioner", type=Path, default=PACKAGED_MODEL)
     parser.add_argument("--guidance-scale", type=float, default=2.0)
     parser.add_argument("--temperature", type=float, default=0.7)
-    parser.add_argument("--limit", type=int, help="so many pairs, for a quick look")
+    parser.add_argument("--parallel", type=Path, help="a model that draws in parallel")
+    parser.add_argument("--steps", type=int, default=16, help="of that model")
+    parser.add_argument("--choice-temperature", type=float, default=4.5, help="of that model")
+    parser.add_argument("--limit", type=int, help="so many pairs")
+    parser.add_argument("--skip", type=int, default=0, help="pairs that are left out: settings were chosen on them")
     parser.add_argument("--log", type=Path)
     parser.add_argument("--sheet", type=Path)
     options = parser.parse_args()
@@ -197,27 +212,57 @@ def _results(options: argparse.Namespace) -> Iterator[str]:
     model = AutoModelForImageTextToText.from_pretrained(options.model).eval()
     processor = AutoProcessor.from_pretrained(options.model)
     pairs = Pairs(options.captioner)
-    if options.limit:
-        chosen = np.random.default_rng(0).permutation(len(pairs.items))[: options.limit]
-        pairs.items, pairs.labels = [pairs.items[n] for n in chosen], [pairs.labels[n] for n in chosen]
-        pairs.styles, pairs.truth = pairs.styles[chosen], pairs.truth[chosen]
+    chosen = np.random.default_rng(0).permutation(len(pairs.items))[options.skip :][: options.limit]
+    pairs.keep(chosen)
     prompts = [prompt(item) for item in pairs.items]
     settings = {"guidance_scale": options.guidance_scale, "temperature": options.temperature}
-    start = time.perf_counter()
-    made = drawn(model, processor, prompts, **settings)
-    seconds = (time.perf_counter() - start) / len(prompts)
-    true = pairs.pixels[pairs.truth]
     yield (
         f"{len(prompts)} held-out pairs of a name and a style; guidance {options.guidance_scale:g}, "
-        f"temperature {options.temperature:g}; {seconds:.3f} s a picture, one thread, batches of 32"
+        f"temperature {options.temperature:g}"
     )
-    kept = reconstructed(processor.image_tokenizer, true)[0]
-    yield from table(pairs, {"true pictures": true, "true, after the tokenizer": kept, "drawn": made})
+    true = pairs.pixels[pairs.truth]
+    made = {
+        "true pictures": true,
+        "true, after the tokenizer": reconstructed(processor.image_tokenizer, true)[0],
+        BEGUN: pixels([pairs.began[item.concept] for item in pairs.items]),
+    }
+    start = time.perf_counter()
+    made["drawn"] = drawn(model, processor, prompts, **settings)
+    yield f"{(time.perf_counter() - start) / len(prompts):.3f} s a picture in order, one thread, batches of 32"
+    if options.parallel:
+        other = AutoModelForMaskedLM.from_pretrained(options.parallel).eval()
+        few = {**settings, "steps": options.steps, "choice_temperature": options.choice_temperature}
+        start = time.perf_counter()
+        made[f"drawn in {options.steps} steps"] = drawn(other, processor, prompts, **few)
+        yield f"{(time.perf_counter() - start) / len(prompts):.3f} s a picture in {options.steps} steps"
+    yield from table(pairs, made)
     several = drawn(model, processor, [one for one in prompts[:SPREAD] for _ in range(4)], **settings)
     different = np.array([len({one.numpy().tobytes() for one in part}) for part in several.split(4)])
     yield f"spread of four drawings: {told(spread(pairs, several))}; different ones of 4: {different.mean():.2f}"
+    true_spread = spread(pairs, copies_of_four(pairs))
+    yield f"spread of four true pictures of four names: {told(true_spread)}"
+    yield from cost(model, processor, prompts[:4], settings)
     if options.sheet:
-        sheet(made, true, options.sheet)
+        sheet(made["drawn"], true, options.sheet)
+
+
+def copies_of_four(pairs: Pairs) -> torch.Tensor:
+    """True pictures of the first pairs, four after four: what spread names have that have nothing in common."""
+    return pairs.pixels[pairs.truth[: len(pairs.truth) // 4 * 4]]
+
+
+def cost(model: Any, processor: Any, prompts: list[str], settings: dict[str, float]) -> Iterator[str]:
+    """Time of four pictures with and without a cache, and the memory of the process."""
+    seconds = {}
+    for use_cache in (True, False):
+        start = time.perf_counter()
+        model.draw(**processor(text=prompts, return_tensors="pt"), seed=0, use_cache=use_cache, **settings)
+        seconds[use_cache] = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    yield (
+        f"four pictures: {seconds[True]:.2f} s with a cache, {seconds[False]:.2f} s without: "
+        f"{seconds[False] / seconds[True]:.1f} times; {peak:.0f} MiB at most in this process, with what measures"
+    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..configuration.image_tokenizer import MMImageTokenizerConfig
@@ -158,3 +159,64 @@ def reconstructed(model: MMImageTokenizer, items: torch.Tensor) -> tuple[torch.T
     """uint8 (n, 3, H, W) -> (float pictures in 0..1, ids) as `decode(encode())` gives them."""
     ids = torch.cat([model.encode(part.float() / 255) for part in items.split(64)])
     return torch.cat([model.decode(part) for part in ids.split(64)]), ids
+
+
+# -- one code for what is white ---------------------------------------------------------------------------------------
+
+WHITE = 0.995  # of a patch's darkest channel
+
+
+def white_patches(pictures: torch.Tensor, patch: int) -> torch.Tensor:
+    """bool (B, N): which patches of float (B, 3, H, W) are white all over."""
+    dark = (pictures.amin(1, keepdim=True) <= WHITE).float()
+    return (F.max_pool2d(dark, patch) == 0).flatten(1)
+
+
+def with_white(model: MMImageTokenizer, pictures: torch.Tensor, ids: torch.Tensor, white: int) -> torch.Tensor:
+    """ids (B, N) with the code `white` at every white patch."""
+    side = pictures.shape[-1] // model.grid[0]
+    return torch.where(white_patches(pictures, side), white, ids)
+
+
+@torch.no_grad()
+def codes_of(model: MMImageTokenizer, items: torch.Tensor, white: int) -> torch.Tensor:
+    """int64 (n, N) of uint8 (n, 3, H, W), with one code for what is white."""
+    parts = [part.float() / 255 for part in items.split(64)]
+    return torch.cat([with_white(model, part, model.encode(part), white) for part in parts])
+
+
+def learn_white(
+    model: MMImageTokenizer, items: torch.Tensor, options: argparse.Namespace, folder: Path,
+    told: Callable[[MMImageTokenizer, int], dict],
+) -> int:  # fmt: skip
+    """The code of white, after the decoder has learned to read it: as often with white patches as it wrote them, in
+    hundreds of codes, as with one. The encoder stays as it is."""
+    model.eval()
+    first = [part.float() / 255 for part in items[:512].split(64)]
+    is_white = torch.cat([white_patches(part, part.shape[-1] // model.grid[0]) for part in first])
+    white = int(torch.cat([model.encode(part) for part in first])[is_white].mode().values)
+    tower = load_efficientnet_lite0(efficientnet_lite0_file(), 128).eval()
+    perceptual = PerceptualLoss(tower, IMAGE_MEAN, IMAGE_STD, num_stages=4)
+    optimizer = torch.optim.AdamW(model.decoder.parameters(), lr=options.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    clock = Clock()
+    for step in range(options.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(step, options.steps, options.rate)
+        pictures = batch_of(items, step, options.batch_size)
+        ids = model.encode(pictures)
+        ids = torch.where((torch.arange(len(ids)) % 2 == 0)[:, None], with_white(model, pictures, ids, white), ids)
+        with torch.autocast(**CPU):
+            made = model._decoded(model.quantizer.codes(ids.unflatten(1, model.grid)))
+        made = made.float()
+        error = made - pictures
+        distance = perceptual(made.clamp(0, 1) + (made - made.clamp(0, 1)), pictures)
+        loss = error.abs().mean() + error.square().mean() + options.perceptual_weight * distance
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.decoder.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    line = {"step": options.steps, "cpu_minutes": round(clock.minutes(), 2), **told(model, white)}
+    with (folder / "log.jsonl").open("a") as file:
+        file.write(json.dumps({"phase": "white", **line}) + "\n")
+    print(line, flush=True)
+    return white
