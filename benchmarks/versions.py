@@ -2,6 +2,7 @@
 
     python benchmarks/versions.py --old OLD_PYTHON --threads 1 --log benchmarks/logs/versions.txt
     python benchmarks/versions.py --old OLD_PYTHON labels token     # some rows
+    python benchmarks/versions.py --old OLD_PYTHON --checkpoint OLD/checkpoints/mm-tiny    # one that both read
 
 OLD_PYTHON is the interpreter of an environment with the `mm` of another version: a worktree of commit 4496661, say.
 Both sides are processes that stay and take turns; what their first run gives is compared. --old may be this Python.
@@ -178,7 +179,8 @@ def row(name: str, report: Report) -> Iterator[Row]:
     threads = str(report.asked.threads or torch.get_num_threads())
     command = ["-W", "ignore", __file__, "serve", name]
     ours, other = (
-        harness.Server([python, *command, side, threads]) for python, side in ((sys.executable, "ours"), (old, "old"))
+        harness.Server([python, *command, side, threads, report.asked.checkpoint])
+        for python, side in ((sys.executable, "ours"), (old, "old"))
     )
     report.equal(name, *(torch.tensor(server.start) for server in (ours, other)), atol)
     against = "five copies" if name == "captions" else "the older version"
@@ -189,12 +191,14 @@ def row(name: str, report: Report) -> Iterator[Row]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = harness.options(__doc__)
+    parser.add_argument("--checkpoint", default=str(CHECKPOINT), help="an mm-tiny that both versions read")
     parser.add_argument("--old", help="an interpreter whose environment has an older mm")
     return harness.table(parser, {name: partial(row, name) for name in WAYS}, arguments)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["serve"]:
+        CHECKPOINT = Path(sys.argv[5])
         serve(sys.argv[2], sys.argv[3], int(sys.argv[4]))
     else:
         sys.exit(main())
