@@ -108,12 +108,10 @@ def run(held: Mapping[str, Any], say: Callable[[str], object] = print) -> int:
         for one in made.programs:
             say(f"python {shlex.join(one.command())}")
         return 0
-    done: dict[str, list[str]] = {}
     file = made.output / DONE
     if file.exists() and not made.resume:
         raise ValueError(f"{made.output} holds a run already: --resume goes on with it, another --output begins anew")
-    if file.exists():
-        done = json.loads(file.read_text(encoding="utf-8"))
+    done = _done(file) if file.exists() else {}
     made.output.mkdir(parents=True, exist_ok=True)
     is_made = True  # up to the first that is not done: what follows is made of what that makes
     for number, one in enumerate(made.programs, 1):
@@ -129,6 +127,17 @@ def run(held: Mapping[str, Any], say: Callable[[str], object] = print) -> int:
         done[one.name] = one.words
         file.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def _done(file: Path) -> dict[str, list[str]]:
+    """The words of the programs that came to their end, by name."""
+    try:
+        done = json.loads(file.read_bytes())
+    except ValueError as fault:
+        raise ValueError(f"{file} is no JSON: {fault}; without it all programs run again") from fault
+    if not isinstance(done, dict):
+        raise ValueError(f"{file} holds no programs by name; without it all programs run again")
+    return done
 
 
 def _known() -> list[str]:

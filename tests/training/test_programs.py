@@ -67,6 +67,15 @@ def test_a_resumed_run_leaves_out_what_is_done_and_runs_all_after_what_changed(r
     assert [name for name, _ in ran] == ["emoji_captions", "package"]
 
 
+@pytest.mark.parametrize("held", ["{", "[]", "\x00"])
+def test_a_broken_list_of_what_is_done_is_said(recipe, tmp_path, ran, held):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / programs.DONE).write_text(held)
+    with pytest.raises(ValueError, match=r"programs\.json .*all programs run again"):
+        command.train([str(recipe), "--output", str(tmp_path / "o"), "--resume"], print)
+    assert not ran
+
+
 @pytest.mark.parametrize(
     ("held", "told"),
     [
