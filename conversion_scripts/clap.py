@@ -11,7 +11,7 @@ from transformers import ClapAudioConfig
 
 from ..configuration.mm import MMConfig
 from ..modeling_mm.tasks.retrieval import MMForImageTextRetrieval
-from ..modeling_mm.towers.any_tower import is_longer
+from ..modeling_mm.towers.foreign_towers import is_longer
 from ..weights.checkpoint import Checkpoint
 from ..weights.config_table import Fields, prefix_of, source_config
 from ..weights.key_table import KeyTable, change

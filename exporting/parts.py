@@ -22,7 +22,7 @@ from ..modeling_mm.core.cache import MMCache
 from ..modeling_mm.core.context_rows import MMRows
 from ..modeling_mm.core.prefix import MMPrefix, hold_prefix
 from ..modeling_mm.tasks.generation import MMForConditionalGeneration
-from ..modeling_mm.towers.any_tower import example_of
+from ..modeling_mm.towers.foreign_towers import example_of
 from ..modeling_mm.towers.sound_lengths import takes_any_length
 
 Tensors = dict[str, torch.Tensor]

@@ -37,15 +37,24 @@ from .core.inputs_outputs import (
     reject_unknown,
     takes,
 )
-from .core.prefix import MMPlaced, MMPrefix, check_no_placeholders, hold_prefix
-from .fusion.context import as_context, check_sources, context_output, join, placed_media, plan_rows, text_context
-from .fusion.fusions import build_fusion, modality_vectors, text_vectors
+from .core.prefix import MMPrefix, hold_prefix
+from .fusion.context import (
+    as_context,
+    check_sources,
+    context_output,
+    join,
+    media_in_text,
+    modality_vectors,
+    plan_rows,
+    text_context,
+    text_vectors,
+)
 from .fusion.media_encoder import (
     MMFeatures,
     MMFrameLayers,
-    MMResampler,
     add_numbers,
     build_projector,
+    build_resampler,
     build_slots,
     join_frames,
     resample,
@@ -54,7 +63,6 @@ from .fusion.media_encoder import (
 )
 from .towers.any_tower import build_tower, run_tower
 from .towers.text import MMTextModel
-from .towers.tiles import join_tiles, mark_missing_tiles, tiles_to_pictures
 
 # kind of media -> whose tower, resampler and projector encode it, and the learned vectors of its item numbers
 SIDES = {"image": ("vision", "image_slots"), "video": ("vision", "frame_slots"), "audio": ("audio", "clip_slots")}
@@ -82,10 +90,10 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         self.tower_reads: dict[str, dict[str, Any]] = {"vision": {"layer": layer, "strategy": strategy}, "audio": {}}
         vision, audio = config.vision_config is not None, config.audio_config is not None
         self.vision_tower = build_tower(config.vision_config, config.vision_feature_layer) if vision else None
-        self.vision_resampler = self._resampler("vision")
+        self.vision_resampler = build_resampler(config, "vision")
         self.vision_projector = build_projector(config, "vision")
         self.audio_tower = build_tower(config.audio_config) if audio else None
-        self.audio_resampler = self._resampler("audio")
+        self.audio_resampler = build_resampler(config, "audio")
         self.audio_projector = build_projector(config, "audio")
         self.image_slots = build_slots(config.max_images, vision and config.vision_size)
         self.frame_slots = build_slots(config.max_frames, vision and config.vision_size)
@@ -98,14 +106,14 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         self.modality_embedding = nn.Embedding(kinds, config.media_width) if kinds else None
         encoder = config.text_encoder_config
         self.text_encoder = None if encoder is None else MMTextModel._from_config(encoder)
-        self.fusion = build_fusion(config)
+        self.fusion = None
+        if config.fusion_type in ("co_attention", "decision", *REPRESENTATION_FUSIONS):
+            from .fusion.fusions import build_fusion  # of their own modules; the text's layers do the others' work
+
+            self.fusion = build_fusion(config)
         self.language_model = MMTextModel._from_config(config.text_config)
         self.post_init()
         warn_of_lost_order(config)
-
-    def _resampler(self, side: str) -> nn.Module | None:
-        config = getattr(self.config, f"{side}_resampler_config")
-        return None if config is None else MMResampler(config, getattr(self.config, f"{side}_size"))
 
     @can_return_tuple
     @takes(MediaInputs, RowInputs, CacheInputs)
@@ -206,13 +214,10 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         if not given:
             return None
         items, grids = check_media(self.config, given, bool_masked_pos), given.get("image_grids")
-        if self.max_tiles:
-            items = tiles_to_pictures(items, grids, self.max_tiles)
-        items = [self._encode(one, interpolate) for one in items]
-        if self.max_tiles:
-            items = [mark_missing_tiles(one, self.max_tiles) for one in items]
-        elif self.image_newline is not None or grids is not None:
-            items = [join_tiles(one, grids, self.image_newline, self.config) for one in items]
+        if self.max_tiles or self.image_newline is not None or grids is not None:
+            items = self._encode_tiles(items, grids, interpolate)
+        else:
+            items = [self._encode(one, interpolate) for one in items]
         context = join(items) if items else None
         if "context_input_ids" in given:
             context = self.read_context_text(context, *(given.get(name) for name in CONTEXT_TEXT))
@@ -240,6 +245,18 @@ class MMModel(MMFeatures, MMPreTrainedModel):
             number = torch.full((), self.modalities.index(items.kind), device=items.values.device)
             items = items._replace(values=items.values + self.modality_embedding(number))
         return items
+
+    def _encode_tiles(
+        self, items: list[MediaItems], grids: torch.Tensor | None, interpolate: bool
+    ) -> list[MediaItems]:
+        """As `_encode`, where pictures come in tiles, which are read together or joined after the tower."""
+        from .towers.tiles import join_tiles, mark_missing_tiles, tiles_to_pictures  # which few models need
+
+        if self.max_tiles:
+            items = tiles_to_pictures(items, grids, self.max_tiles)
+            return [mark_missing_tiles(self._encode(one, interpolate), self.max_tiles) for one in items]
+        items = [self._encode(one, interpolate) for one in items]
+        return [join_tiles(one, grids, self.image_newline, self.config) for one in items]
 
     def read_context_text(
         self, media: MMContextOutput | None, context_input_ids, context_attention_mask, media_index, **states
@@ -313,7 +330,7 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         """Media and text in one sequence; with a cache the media run once per context, and the text after them."""
         text.pop("context_ranges", None)
         if self.media_in_text:
-            return stack(placed=self._placed(context, rows, text), **text)
+            return stack(placed=media_in_text(self.config, context, rows, text), **text)
         if context is None:
             return stack(**text)
         config, states, mask = self.config, context.last_hidden_state, context.attention_mask
@@ -325,22 +342,6 @@ class MMModel(MMFeatures, MMPreTrainedModel):
         cache = MMCache(DynamicCache(config=stack.config), DynamicCache()) if cache is None else MMCache.wrap(cache)
         hold_prefix(stack, MMPrefix(states, mask, *settings), rows, cache)
         return stack(**{**text, "past_key_values": cache})
-
-    def _placed(self, context: MMContextOutput | None, rows: MMRows | None, text: dict) -> MMPlaced | None:
-        """The media for the placeholders of a text. With a cache that holds the first tokens of it, for the rest of
-        them; a token that was written is none of them."""
-        cache, ids = text.get("past_key_values"), self.config.placeholder_ids
-        past = cache is not None and bool(cache.get_seq_length())
-        if context is None or rows is None:
-            if not past:
-                check_no_placeholders(text.get("input_ids"), ids, text.get("attention_mask"))
-            return None
-        if text.get("input_ids") is None:
-            raise ValueError(
-                "inputs_embeds came with media that stand inside the text: pass input_ids with their placeholders, or "
-                "embeddings that hold the media already, without media"
-            )
-        return placed_media(context, rows, ids, "last" if past else "all")
 
     def _co_attended(self, stack: MMTextModel, context, rows, text: dict) -> MMModelOutput:
         """Text states and media, each attending to the other; a text without media only runs through its layers."""

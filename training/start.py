@@ -19,7 +19,7 @@ from ..configuration.base import unknown_fields
 from ..configuration.mm import MMConfig
 from ..configuration.presets import PRESETS
 from ..configuration.settings import nearest
-from ..modeling_mm.core.loading import COPIES, HEADS
+from ..modeling_mm.core.loading import COPIES
 from ..processing.images.processor import MMImageProcessorPil
 from ..processing.processor import MMProcessor
 from ..processing.vocabulary import new_vocabulary
@@ -157,7 +157,7 @@ def _without_their_table() -> Iterator[None]:
 
 def _checked(model_class: Any, source: str, fields: dict[str, Any], info: Any) -> tuple[list[str], list[str]]:
     """(new, unused) names of a loading whose faults were not raised: only heads may be either."""
-    heads = {part for parts in HEADS.values() for part in parts}
+    heads = {part for parts in model_class.head_modules_of.values() for part in parts}
     wrong = [name for name in info["missing_keys"] if name.split(".")[0] not in heads]
     if wrong or any(name.split(".")[0] not in heads for name in info["unexpected_keys"]):
         model_class.from_pretrained(source, **fields)  # raises, in its own words

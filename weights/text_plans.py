@@ -106,9 +106,13 @@ MBART_FIELDS = Fields(
 )
 
 
-def _bart_decoder(fields: Fields, table: KeyTable, config: Any, names: Collection[str]) -> TowerPlan:
+def bart_plan(config: Any, names: Collection[str]) -> TowerPlan:
+    """Only the decoder: BART's with layers as TrOCR's, their norms after sublayers; mBART's as Donut and Nougat have
+    it. Raises ValueError for a whole model."""
+    is_bart = config.model_type == "bart"
+    fields, table = (BART_FIELDS, TROCR) if is_bart else (MBART_FIELDS, MBART)
     if any(re.search(r"(^|\.)encoder\.layers\.", name) for name in names):
-        kind = {"bart": "Bart", "mbart": "MBart"}[config.model_type]
+        kind = "Bart" if is_bart else "MBart"
         raise ValueError(
             f"model_type={config.model_type!r}: it is an encoder and a decoder, and MM's text model is one of them. "
             f"Save its decoder: {kind}ForCausalLM.from_pretrained(SOURCE).save_pretrained(FOLDER)"
@@ -119,16 +123,6 @@ def _bart_decoder(fields: Fields, table: KeyTable, config: Any, names: Collectio
     settings |= {"embedding_scale": math.sqrt(config.d_model) if config.scale_embedding else 1.0}
     head = plain_head(config, f"{before}embed_tokens.weight", "", f"{outer}lm_head.weight")
     return TowerPlan(settings, table.under(before, ""), *head, untrained(config))
-
-
-def bart_plan(config: Any, names: Collection[str]) -> TowerPlan:
-    """Only BART's decoder: layers as TrOCR's, their norms after sublayers. Raises ValueError for a whole BART."""
-    return _bart_decoder(BART_FIELDS, TROCR, config, names)
-
-
-def mbart_plan(config: Any, names: Collection[str]) -> TowerPlan:
-    """Only mBART's decoder, as Donut and Nougat have it. Raises ValueError for a whole mBART."""
-    return _bart_decoder(MBART_FIELDS, MBART, config, names)
 
 
 def bart_settings(text: Any) -> dict[str, Any]:
@@ -285,7 +279,7 @@ TEXT_PLANS: dict[str, Callable[[Any, Collection[str]], TowerPlan]] = {
     "phi": phi_plan,
     "trocr": trocr_plan,
     "bart": bart_plan,
-    "mbart": mbart_plan,
+    "mbart": bart_plan,
     "llama": llama_plan,
     "qwen2": llama_plan,
     "qwen3": llama_plan,

@@ -26,9 +26,14 @@ from ...kernels.interpreter import HAS_TRITON, IS_INTERPRETED
 from .cache import MMCache
 from .context_rows import MMRows
 from .linear import linear
-from .plain_attention import eager_attention_forward, faster_than_sdpa
+from .plain_attention import (
+    MMPrefixMask,
+    attend_by_lse,
+    attend_with_prefix,
+    eager_attention_forward,
+    faster_than_sdpa,
+)
 from .positions import MMSegments, rotate
-from .shared_prefix import MMPrefixMask, attend_by_lse, attend_with_prefix
 
 logger = logging.get_logger(__name__)
 

@@ -1,14 +1,16 @@
-"""MMPreTrainedModel: what every MM class shares (flags, initial weights, strict loading), and forward's guard."""
+"""MMPreTrainedModel: what every MM class shares: flags, initial weights, strict loading, freezing.
+
+Loading and saving import what they need when they are called: a model that only runs reads none of it.
+"""
 
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
@@ -18,19 +20,7 @@ from ...configuration.auto_map import register_for_auto_class
 from ...configuration.base import nearest
 from ...configuration.mm import MMConfig
 from ...configuration.special_ids import wrong_ids
-from ...weights.files import CheckpointError, broken, check_dtypes, check_place, remove_stale, stale_patterns
-from ...weights.manifest import remove_outdated
 from .attention import MMNormFromOne, default_implementation
-from .loading import (
-    HEADS,
-    check_json_object,
-    check_loaded,
-    check_source,
-    check_trained,
-    naming_sizes,
-    note_new_heads,
-    of_other_heads,
-)
 
 # name -> the parameters that belong to it, after the prefix of the base model. Cross-attention: see `_belongs`.
 PARTS = {
@@ -66,13 +56,15 @@ class MMPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     # Modules beyond the base model -> the pretraining losses for which each exists, none: always. None: a tower.
     head_modules: Any = None
+    # Class name -> `head_modules` of the class. A key of a checkpoint is a head key if its first part is here.
+    head_modules_of: ClassVar[dict[str, Mapping[str, tuple[str, ...]]]] = {}
 
     register_for_auto_class = classmethod(register_for_auto_class)  # pyright: ignore[reportAssignmentType]
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if cls.head_modules is not None:
-            HEADS[cls.__name__] = cls.head_modules
+            cls.head_modules_of[cls.__name__] = cls.head_modules
 
     def __init__(self, config, *args, **kwargs):
         config.validate_architecture()  # again, for fields may have been set since it was made
@@ -160,6 +152,8 @@ class MMPreTrainedModel(PreTrainedModel):
     def _adjust_missing_and_unexpected_keys(self, loading_info) -> None:
         """As in Transformers; a checkpoint of several heads is no surprise to a class that uses some of them, so the
         printed report leaves the others out."""
+        from .loading import of_other_heads
+
         super()._adjust_missing_and_unexpected_keys(loading_info)
         self._of_other_heads = of_other_heads(self, loading_info.unexpected_keys)
         loading_info.unexpected_keys -= self._of_other_heads
@@ -168,6 +162,10 @@ class MMPreTrainedModel(PreTrainedModel):
     def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, expected_keys=None):
         """Names a broken file, and raises an error for tensors of another kind than the model's (not under
         quantization, whose files hold integers)."""
+        from safetensors import SafetensorError
+
+        from ...weights.files import broken, check_dtypes
+
         files = [Path(file) for file in checkpoint_files or () if state_dict is None]
         files = [file for file in files if file.suffix in (".safetensors", ".bin")]
         model._read_from = [*getattr(model, "_read_from", ()), *files]
@@ -187,6 +185,9 @@ class MMPreTrainedModel(PreTrainedModel):
 
     def adjust_generation_fn(self, generation_config, from_auto_class, from_pipeline, source, **options) -> None:
         """As in Transformers, but a generation_config.json that is no JSON object is an error, not set aside."""
+        from ...weights.files import CheckpointError
+        from .loading import check_json_object
+
         if generation_config is None and source is not None:
             check_json_object(source, GENERATION_CONFIG_NAME, options)
         load: Any = super().adjust_generation_fn  # pyright: ignore[reportAttributeAccessIssue]: of those that generate
@@ -221,6 +222,8 @@ class MMPreTrainedModel(PreTrainedModel):
         SHA-256 too (the files are read from the disk once, for both). Without a manifest verify_hashes=True is an
         error, except for files of the Hub that the cache keeps by their SHA-256.
         """
+        from .loading import check_loaded, check_source, naming_sizes, note_new_heads
+
         source = args[0] if args else kwargs.get("pretrained_model_name_or_path")
         check_source(source, kwargs, verify_hashes)
         how: dict[str, Any] = {"ignore_mismatched_sizes": True, "output_loading_info": True}
@@ -239,6 +242,8 @@ class MMPreTrainedModel(PreTrainedModel):
 
     def check_trained(self) -> None:
         """Raises: CheckpointError where a head was not in the checkpoint and is still random."""
+        from .loading import check_trained
+
         check_trained(self)
 
     def save_pretrained(
@@ -258,6 +263,8 @@ class MMPreTrainedModel(PreTrainedModel):
 
         Where Transformers' Trainer saves in order to push, older weights in the repository are deleted first.
         """
+        from ...weights.files import check_place, remove_stale
+
         folder, base = check_place(save_directory, adapter_base(self)), adapter_base(self)
         super().save_pretrained(
             save_directory,
@@ -269,9 +276,10 @@ class MMPreTrainedModel(PreTrainedModel):
         )
         if self.should_save_on_this_rank(is_main_process) and not distributed_checkpoint:
             remove_stale(folder, variant, base is not None)
-            remove_outdated(folder)
-            from ...weights.upload import make_room_for_push  # which no other call needs
+            from ...weights.manifest import remove_outdated
+            from ...weights.upload import make_room_for_push
 
+            remove_outdated(folder)
             make_room_for_push(folder, base is not None)
 
     def _upload_modified_files(
@@ -279,7 +287,8 @@ class MMPreTrainedModel(PreTrainedModel):
         revision=None, commit_description=None,
     ):  # fmt: skip
         """What save_pretrained wrote, in one commit that deletes the weights which it replaces."""
-        from ...weights.upload import files_below, upload  # which no other call needs
+        from ...weights.files import stale_patterns
+        from ...weights.upload import files_below, upload
 
         names = [
             name

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderD
 from ...configuration.text import MMTextConfig
 from .context_rows import MMRows
 from .input_checks import may_read_values
-from .shared_prefix import MMPrefixKeys, MMPrefixMask
+from .plain_attention import MMPrefixKeys, MMPrefixMask
 
 _HELD = "held_text_of_mm"  # the attribute
 

@@ -151,7 +151,8 @@ class MMRows:
 
 
 class MMReading(NamedTuple):
-    """rows None: there is no context. has_context bool (R, 1, 1), rows whose context is not empty; None: all.
+    """rows None: there is no context. has_context bool (R, 1, 1), rows whose context is not empty; None: all. A
+    row whose context is empty skips what read it whole, bias and norm included.
 
     Either mask (of the implementation's kind over (B, 1, k*T, S)) or keys (the arguments of mm_triton) says which
     tokens a query may see; without both it sees all. without_mlp bool (R, T, 1): tokens for which layers of their own
@@ -163,10 +164,6 @@ class MMReading(NamedTuple):
     mask: Any = None
     keys: dict[str, torch.Tensor | None] | None = None
     without_mlp: torch.Tensor | None = None
-
-    def where_not_empty(self, crossed: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-        """A row whose context is empty skips what read it whole, bias and norm included."""
-        return crossed if self.has_context is None else torch.where(self.has_context, crossed, before)
 
 
 NOTHING = MMReading()

@@ -224,6 +224,14 @@ def other_size(pixel_values: torch.Tensor, image_size: Any, sides: str = "") -> 
     )
 
 
+def no_mask_inside(tower: Any, mask: torch.Tensor) -> ValueError:
+    """The error for a mask of parts of items, for a tower that always reads whole ones."""
+    return ValueError(
+        f"a mask {tuple(mask.shape)} inside each item was given, but {type(tower).__name__} cannot leave out a part "
+        "of one; give one value per item"
+    )
+
+
 # ---- media ----------------------------------------------------------------------------------------------------------
 
 

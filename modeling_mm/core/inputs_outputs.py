@@ -210,6 +210,14 @@ def capture_when_asked(forward: Callable) -> Callable:
     return wrapper
 
 
+def hidden_state(output: Any, layer: int) -> torch.Tensor:
+    """One of an output's hidden states. Raises: ValueError for a layer that there is not."""
+    states = output.hidden_states
+    if not -len(states) <= layer < len(states):
+        raise ValueError(f"layer={layer} is outside the tower's {len(states)} hidden states")
+    return states[layer]
+
+
 @dataclass
 class MMContextOutput(MMOutput):
     """Everything the rows may look at, encoded once per context.

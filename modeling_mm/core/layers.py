@@ -159,14 +159,15 @@ class MMLayer(MMCheckpointingLayer):
     ) -> torch.Tensor:
         if reading.rows is None and not self.keeps_mlp:
             return hidden_states
-        states = hidden_states
+        states, is_pre_norm, has_context = hidden_states, self.is_pre_norm, reading.has_context
         if keys_only:
-            self.self_attn(self._normed(self.self_attn_norm, states), rotary=rotary, keys_only=True, **kwargs)
+            normed = self.self_attn_norm(states) if is_pre_norm else states
+            self.self_attn(normed, rotary=rotary, keys_only=True, **kwargs)
             return states
         if self.has_self:
             norm = self.self_attn_norm
             attended, _ = self.self_attn(
-                self._normed(norm, states),
+                norm(states) if is_pre_norm else states,
                 attention_mask,
                 rotary=rotary,
                 segments=segments,
@@ -176,24 +177,23 @@ class MMLayer(MMCheckpointingLayer):
             states = self._added(norm, states, attended, self.self_attn_gate, self.self_attn_made_norm)
         if self.has_cross and reading.rows is not None:
             norm = self.cross_attn_norm
-            normed = self._normed(norm, states)
+            normed = norm(states) if is_pre_norm else states
             attended, _ = self.cross_attn(
                 normed, context, reading.rows, reading.mask, **(reading.keys or {}), **kwargs
             )
             kept = states if self.keeps_query else torch.zeros_like(states)
             crossed = self._added(norm, kept, attended, self.cross_attn_gate)
-            states = reading.where_not_empty(crossed, states)
+            states = crossed if has_context is None else torch.where(has_context, crossed, states)
         if self.has_mlp:
             norm = self.mlp_norm
             crossed, read = states, hidden_states if self.is_parallel else states
-            states = self._added(norm, states, self.mlp(self._normed(norm, read)), self.mlp_gate, self.mlp_made_norm)
+            change = self.mlp(norm(read) if is_pre_norm else read)
+            states = self._added(norm, states, change, self.mlp_gate, self.mlp_made_norm)
             if self.is_cross_only and reading.without_mlp is not None:
                 states = torch.where(reading.without_mlp, crossed, states)
-        return states if self.keeps_mlp else reading.where_not_empty(states, hidden_states)
-
-    def _normed(self, norm: nn.Module, states: torch.Tensor) -> torch.Tensor:
-        """What a sublayer reads."""
-        return norm(states) if self.is_pre_norm else states
+        if self.keeps_mlp or has_context is None:
+            return states
+        return torch.where(has_context, states, hidden_states)
 
     def _added(
         self,

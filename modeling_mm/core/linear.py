@@ -62,9 +62,12 @@ def linear(layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
     A layer that is more than its weight and bias (an adapter's, a quantised one, one with hooks) is called as it is.
     """
     is_graph = torch.compiler.is_compiling() or torch._C._get_tracing_state()  # before anything reads a size
-    if is_graph or type(layer) is not nn.Linear or not _is_large(states, layer.weight) or _is_seen(layer):
+    if is_graph or type(layer) is not nn.Linear:
         return layer(states)
-    return _product(states, layer.weight, layer.bias)
+    weight = layer.weight  # asked here already: a decode step has many small products, whose calls are what it costs
+    if weight.numel() < LEAST_WEIGHT and states.numel() * weight.shape[0] < LEAST_WORK or _is_seen(layer):
+        return layer(states)
+    return _product(states, weight, layer.bias)
 
 
 def products_of_others() -> AbstractContextManager:
@@ -167,15 +170,10 @@ def _is_seen(*layers: nn.Module) -> bool:
     return False
 
 
-def _is_large(states: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether the product takes longer than the call."""
-    return weight.numel() >= LEAST_WEIGHT or states.numel() * weight.shape[0] >= LEAST_WORK
-
-
 def _fits(states: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether these are plain fp32 matrices on a CPU, large enough."""
     return (
-        _is_large(states, weight)
+        (weight.numel() >= LEAST_WEIGHT or states.numel() * weight.shape[0] >= LEAST_WORK)
         and type(states) is torch.Tensor
         and type(weight) in (torch.Tensor, nn.Parameter)
         and states.dtype is weight.dtype is torch.float32

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.hub import cached_file
 
@@ -32,12 +31,8 @@ from ...weights.files import (
 )
 from ...weights.manifest import check_weights
 
-# Class name -> `head_modules` of the class: its modules in addition to the base model, and the losses of
-# the config's pretraining_losses for which each exists (none: always). A key is a head key if its first part is here.
-HEADS: dict[str, Mapping[str, tuple[str, ...]]] = {}
 # Parts that start as a copy of the model where a checkpoint has none of them: what they hold is not new.
 COPIES = {"slow", "mim_tower"}
-
 
 # What torch says of tensors that it cannot make.
 _TOO_LARGE = ("Overflow when unpacking", "can't allocate memory", "Storage size calculation overflowed")
@@ -77,8 +72,8 @@ def check_loaded(
     written_by = (model.config.architectures or [type(model).__name__])[0]
     base = f"{model.base_model_prefix}."
     own = type(model).__name__
-    heads = _heads_written(written_by, model.config)
-    all_heads = {part for parts in HEADS.values() for part in parts}
+    heads = _heads_written(model, written_by)
+    all_heads = {part for parts in model.head_modules_of.values() for part in parts}
     absent = set(info["missing_keys"]) - shared_weights(model, info["missing_keys"])
     copied = {"slow"} if all(name in absent for name in model.state_dict() if name.startswith("slow.")) else set()
     missing = [
@@ -90,7 +85,7 @@ def check_loaded(
     faults = [f"missing: {key}" for key in missing]
     if not ignore_mismatched_sizes:
         faults += [f"shape: {key} is {found}, expected {wanted}" for key, found, wanted in info["mismatched_keys"]]
-    other_heads = all_heads - set(HEADS.get(own, ()))  # a head that this class has leaves no rest
+    other_heads = all_heads - set(model.head_modules_of.get(own, ()))  # a head that this class has leaves no rest
     unknown = sorted(info["unexpected_keys"] if keys else ())
     faults += [f"unknown: {key}" for key in unknown if _first(key, base) not in other_heads]
     if faults:
@@ -136,7 +131,7 @@ def of_other_heads(model, keys: Iterable[str]) -> set[str]:
     """Which keys are of heads that a checkpoint of several losses has for other classes, as its config says."""
     written_by = (model.config.architectures or [type(model).__name__])[0]
     several = isinstance(model.config, MMConfig) and bool(model.config.pretraining_losses)
-    heads = (_heads_written(written_by, model.config) or set()) if several else set()
+    heads = (_heads_written(model, written_by) or set()) if several else set()
     return {key for key in keys if _first(key, f"{model.base_model_prefix}.") in heads}
 
 
@@ -144,7 +139,7 @@ def note_new_heads(model) -> None:
     """Keeps on a model just loaded which of its heads the checkpoint's class does not have, and how often each of
     their weights had been written to by then."""
     written_by = (model.config.architectures or [type(model).__name__])[0]
-    heads, own = _heads_written(written_by, model.config), _heads_written(type(model).__name__, model.config)
+    heads, own = _heads_written(model, written_by), _heads_written(model, type(model).__name__)
     new = set() if heads is None or own is None else own - heads - COPIES
     named = model.named_parameters(remove_duplicate=False)
     versions = {name: weight._version for name, weight in named if name.split(".")[0] in new}
@@ -167,13 +162,11 @@ def _first(key: str, base: str) -> str:
     return key.removeprefix(base).split(".")[0]
 
 
-def _heads_written(written_by: str, config: PreTrainedConfig) -> set[str] | None:
-    """The heads that a class writes, by its own config; None: not a class of ours."""
-    if written_by not in HEADS:
-        return None
-    heads = HEADS[written_by]
-    if not isinstance(config, MMConfig):
-        return set(heads)
+def _heads_written(model, written_by: str) -> set[str] | None:
+    """The heads that a class writes of the model's config; None: not a class of ours."""
+    heads, config = model.head_modules_of.get(written_by), model.config
+    if heads is None or not isinstance(config, MMConfig):
+        return None if heads is None else set(heads)
     losses = set(config.pretraining_losses or ())
     found = {head for head, of in heads.items() if not of or losses & {*of}}
     return found if config.contrastive_queue_size else found - {"slow"}

@@ -14,8 +14,8 @@ from transformers.masking_utils import create_bidirectional_sliding_window_mask
 
 from ...configuration.text import MMTextConfig
 from .cache import MMCache
+from .plain_attention import MMPrefixMask
 from .positions import MMRotaryEmbedding
-from .shared_prefix import MMPrefixMask
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
 

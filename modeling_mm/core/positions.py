@@ -155,13 +155,6 @@ def build_positions(config: MMTextConfig) -> nn.Embedding | MMSinusoids | None:
     return nn.Embedding(config.max_position_embeddings, config.hidden_size) if is_learned else None
 
 
-def default_positions(attention_mask, past, length: int, device: torch.device) -> torch.Tensor:
-    """(R or 1, T): a token's number among the real tokens of its row, so padding on either side moves nothing."""
-    if attention_mask is None or attention_mask.ndim != 2:
-        return torch.arange(length, device=device)[None] + past
-    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
-
-
 def stretched(table: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
     """(R or 1, T) -> (R or 1, T, D): a row longer than the table spreads over it, between two vectors linearly.
 

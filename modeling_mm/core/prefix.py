@@ -16,7 +16,7 @@ from ...configuration.text import MMTextConfig
 from .attention import CallConfig, build_norm
 from .cache import MMCache
 from .context_rows import MMRows
-from .input_checks import may_read_values
+from .input_checks import check_tokens, may_read_values
 
 
 def merge(media: torch.Tensor, text: torch.Tensor, order: str) -> torch.Tensor:
@@ -104,6 +104,32 @@ def prompt_blocks(embeds: torch.Tensor, token_type_ids: torch.Tensor | None, pas
     if token_type_ids is None:
         return torch.zeros(embeds.shape[:2], dtype=torch.long, device=embeds.device)
     return torch.where(token_type_ids == 0, 0, -1)
+
+
+def join_prefix(stack: Any, plan: Any, prefix: MMPrefix, hidden_states, attention_mask) -> tuple[torch.Tensor, Any]:
+    """The merged sequence (R, S + T, D), its positions and mask; media are at position 0, where RoPE changes
+    nothing."""
+    check_tokens(prefix.states, prefix.mask, stack.config.hidden_size, "prefix")
+    if plan.cache is not None:
+        raise ValueError("past_key_values was given with a prefix, but it must already hold the states of the prefix")
+    if stack.needs_whole_text is not None:
+        raise ValueError(f"media tokens cannot join a text with {stack.needs_whole_text}")
+    if plan.segments is not None:
+        raise ValueError(
+            f"a text longer than segment_length={stack.config.segment_length} attends in segments, which media "
+            "tokens cannot join; set segment_length=None or another fusion_type"
+        )
+    media = stack.dropout(stack.embed_norm(prefix.states)) if prefix.embedding_norm else prefix.states
+    merged = merge(media, hidden_states, prefix.order)
+    at_zero = plan.position_ids.new_zeros(plan.position_ids.shape[0], prefix.length)
+    positions, mask = merge(at_zero, plan.position_ids, prefix.order), attention_mask
+    if mask is None or mask.ndim == 2:  # else it is ready made, for the whole sequence
+        mask = merged_mask(plan.call, merged, prefix, attention_mask, is_plain=stack.is_narrowed)
+    rotary, local = None if stack.rotary is None else stack.rotary(positions, merged.dtype), None
+    if stack.local is not None:
+        near = stack.local.of_merged(mask, attention_mask, hidden_states, prefix.around)
+        local = near, stack.local.turns(positions, rotary, merged.dtype)
+    return merged, plan._replace(rotary=rotary, mask=mask, local=local)
 
 
 def hold_prefix(stack: Any, prefix: MMPrefix, rows: MMRows, cache: MMCache) -> None:

@@ -16,7 +16,7 @@ from ..core.context_rows import MMRows
 from ..core.input_checks import INTEGERS, MediaItems, check_tensors, check_tokens, may_read_values
 from ..core.inputs_outputs import MMContextOutput, MMModelOutput
 from ..core.layers import masked_mean
-from ..core.prefix import MMPlaced
+from ..core.prefix import MMPlaced, check_no_placeholders
 
 KINDS = ("image", "video", "audio", "text")  # the first column of token_sources
 TOWER_KINDS = {"vision": ("image", "video"), "audio": ("audio",)}
@@ -260,6 +260,25 @@ def plan_rows(
     return context, rows, packed_ranges(context_ranges, context, rows)
 
 
+def media_in_text(
+    config: MMConfig, context: MMContextOutput | None, rows: MMRows | None, text: dict
+) -> MMPlaced | None:
+    """The media for the placeholders of a call's text. With a cache that holds the first tokens of it, for the rest of
+    them; a token that was written is none of them."""
+    cache, ids = text.get("past_key_values"), config.placeholder_ids
+    past = cache is not None and bool(cache.get_seq_length())
+    if context is None or rows is None:
+        if not past:
+            check_no_placeholders(text.get("input_ids"), ids, text.get("attention_mask"))
+        return None
+    if text.get("input_ids") is None:
+        raise ValueError(
+            "inputs_embeds came with media that stand inside the text: pass input_ids with their placeholders, or "
+            "embeddings that hold the media already, without media"
+        )
+    return placed_media(context, rows, ids, "last" if past else "all")
+
+
 def placed_media(context: MMContextOutput, rows: MMRows, ids: dict[str, int | None], part: str) -> MMPlaced:
     """The tokens of a context for the placeholders of its rows; a ready one that does not say is of pictures."""
     states, sources, mask = context.last_hidden_state, context.token_sources, context.attention_mask
@@ -284,6 +303,39 @@ def context_output(context: MMContextOutput | None, **text: torch.Tensor | None)
         context_hidden_states=context.last_hidden_state,
         context_attention_mask=context.attention_mask,
     )
+
+
+# ---- one vector of each modality ---------------------------------------------------------------------------------
+
+
+def modality_vectors(context: MMContextOutput, modalities: list[str]) -> tuple[dict, dict]:
+    """One vector per modality of a context: the mean of its real tokens, zeros where it has none.
+
+    Returns ({name: (B, D)}, {name: bool (B,), whether it is present}) for the names of `modalities`; a context without
+    sources is all of the first.
+    """
+    tokens = context.last_hidden_state
+    kinds = tokens.new_full(tokens.shape[:2], KINDS.index(modalities[0]), dtype=torch.long)
+    if context.token_sources is not None:
+        kinds = context.token_sources[..., 0]
+    if context.attention_mask is not None:
+        kinds = kinds.masked_fill(~context.attention_mask.bool(), -1)
+    vectors, present = {}, {}
+    for name in modalities:
+        real = kinds == KINDS.index(name)  # (B, S)
+        vectors[name], present[name] = masked_mean(tokens, real), real.any(1)
+    return vectors, present
+
+
+def text_vectors(text: torch.Tensor, mask: torch.Tensor | None) -> tuple[dict, dict]:
+    """A text's vector (R, D), to join with the media's, zeros where the row has no real token; and which rows have it.
+
+    mask: (R, T), 1 = real; None: all are.
+    """
+    has_text = text.new_ones(text.shape[0], dtype=torch.bool)
+    if mask is not None and mask.ndim == 2:
+        has_text = mask.bool().any(1)
+    return {"text": text.masked_fill(~has_text[:, None], 0)}, {"text": has_text}
 
 
 # ---- contexts for other calls ---------------------------------------------------------------------------------------

@@ -24,41 +24,9 @@ from ...configuration.mm import MMConfig
 from ...configuration.text import MMTextConfig
 from ..core.attention import CallConfig, build_norm
 from ..core.context_rows import MMReading, MMRows
-from ..core.inputs_outputs import MMContextOutput
-from ..core.layers import MMLayer, masked_mean
-from .context import KINDS
+from ..core.layers import MMLayer
 
 Vectors = Mapping[str, torch.Tensor | None]  # modality -> (R, D), zeros where the row has none; None: no row has it
-
-
-def modality_vectors(context: MMContextOutput, modalities: list[str]) -> tuple[dict, dict]:
-    """One vector per modality of a context: the mean of its real tokens, zeros where it has none.
-
-    Returns ({name: (B, D)}, {name: bool (B,), whether it is present}) for the names of `modalities`; a context without
-    sources is all of the first.
-    """
-    tokens = context.last_hidden_state
-    kinds = tokens.new_full(tokens.shape[:2], KINDS.index(modalities[0]), dtype=torch.long)
-    if context.token_sources is not None:
-        kinds = context.token_sources[..., 0]
-    if context.attention_mask is not None:
-        kinds = kinds.masked_fill(~context.attention_mask.bool(), -1)
-    vectors, present = {}, {}
-    for name in modalities:
-        real = kinds == KINDS.index(name)  # (B, S)
-        vectors[name], present[name] = masked_mean(tokens, real), real.any(1)
-    return vectors, present
-
-
-def text_vectors(text: torch.Tensor, mask: torch.Tensor | None) -> tuple[dict, dict]:
-    """A text's vector (R, D), to join with the media's, zeros where the row has no real token; and which rows have it.
-
-    mask: (R, T), 1 = real; None: all are.
-    """
-    has_text = text.new_ones(text.shape[0], dtype=torch.bool)
-    if mask is not None and mask.ndim == 2:
-        has_text = mask.bool().any(1)
-    return {"text": text.masked_fill(~has_text[:, None], 0)}, {"text": has_text}
 
 
 # ---- attention, both ways ------------------------------------------------------------------------------------------
@@ -233,13 +201,11 @@ class MMDecisionFusion(nn.Module):
 REPRESENTATION = {"concat": MMConcatFusion, "sum": MMSumFusion, "gated": MMGatedFusion}
 
 
-def build_fusion(config: MMConfig) -> nn.Module | None:
-    """The fusion's own module; None where the text's layers do the work (cross_attention, merged)."""
+def build_fusion(config: MMConfig) -> nn.Module:
+    """The fusion's own module. cross_attention and merged have none: the text's layers do the work."""
     if config.fusion_type == "co_attention":
         return MMCoAttentionFusion(config.reader, config.fusion_num_layers, reads_media=config.has_text_encoder)
     if config.fusion_type == "decision":
         return MMDecisionFusion(["text", *(config.modalities or [])], config.fusion_weights)
-    if config.fusion_type in REPRESENTATION:
-        widths = dict.fromkeys(["text", *(config.modalities or [])], config.reader.hidden_size)
-        return REPRESENTATION[config.fusion_type](widths, config.fusion_width)
-    return None
+    widths = dict.fromkeys(["text", *(config.modalities or [])], config.reader.hidden_size)
+    return REPRESENTATION[config.fusion_type](widths, config.fusion_width)

@@ -29,7 +29,6 @@ from ..core.input_checks import MediaItems, check_media, check_tokens, may_read_
 from ..core.inputs_outputs import reject_unknown
 from ..core.layers import MMLayer, masked_mean
 from ..towers.any_tower import STATES, run_tower, scatter_present, select_present, select_present_masks
-from ..towers.tiles import tiles_to_pictures
 
 
 def build_projector(config: MMConfig, side: str) -> nn.Module | None:
@@ -239,6 +238,12 @@ class MMResampler(MMPreTrainedModel):
         return create_bidirectional_mask(self.config, latents, real, encoder_hidden_states=keys)
 
 
+def build_resampler(config: MMConfig, side: str) -> MMResampler | None:
+    """That of a tower ("vision" or "audio"); None where its tokens go on as they are."""
+    settings = getattr(config, f"{side}_resampler_config")
+    return None if settings is None else MMResampler(settings, getattr(config, f"{side}_size"))
+
+
 def resample(items: MediaItems, resampler: nn.Module, projector: nn.Module) -> MediaItems:
     """Tokens (B, N, S, Dv) of the items present -> projected latents (B, N, L, Dc), zeros elsewhere."""
     slots, tokens = items.values.shape[:2], items.values.flatten(0, 1)
@@ -333,7 +338,11 @@ class MMFeatures:
         states = {name: kwargs[name] for name in STATES if name in kwargs}
         present = {name: value for name, value in given.items() if value is not None}
         found = check_media(base.config, present)
-        (items,) = tiles_to_pictures(found, given.get("image_grids"), base.max_tiles) if base.max_tiles else found
+        if base.max_tiles:
+            from ..towers.tiles import tiles_to_pictures
+
+            found = tiles_to_pictures(found, given.get("image_grids"), base.max_tiles)
+        (items,) = found
         tower = base.vision_tower if side == "vision" else base.audio_tower
         seen = run_tower(tower, items, **states, **settings, **base.tower_reads[side])
         output = {name: seen.output.get(name) for name in ("hidden_states", "attentions")}

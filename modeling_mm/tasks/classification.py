@@ -26,7 +26,7 @@ from ..core.inputs_outputs import (
     reject_unknown,
     takes,
 )
-from ..fusion.fusions import modality_vectors
+from ..fusion.context import modality_vectors
 from ..losses.class_losses import check_class_labels, classification_kind, classification_loss
 from ..model import MMModel
 from .head import MMHead, check_task

@@ -1,7 +1,9 @@
 """draw(): pictures as rows of ids, from a text or any other context.
 
-    MMDrawsInOrder     MMForConditionalGeneration: one id after another, by generate()       N steps, cached
-    MMDrawsInParallel  MMForMaskedLM: all at once, the least certain ones again (MaskGIT)    a few steps
+    MMDrawsInOrder        MMForConditionalGeneration: one id after another, by generate()       N steps, cached
+    parallel_drawing.py   MMForMaskedLM: all at once, the least certain ones again (MaskGIT)    a few steps
+
+What both share is here.
 
 B contexts, R rows, n pictures of each, N codes of a picture, K codes of the codebook, T tokens of a prompt.
 """
@@ -11,14 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers.generation.logits_process import ClassifierFreeGuidanceLogitsProcessor, LogitsProcessorList
+from transformers.generation.logits_process import LogitsProcessorList
 
 from ..core.input_checks import MEDIA_INPUTS
-from ..core.inputs_outputs import MediaInputs, pop_inputs, reject_unknown
-from ..core.linear import capped, linear
 from ..core.modes import evaluating
-from .guidance import is_guided, negative_prompt, with_empty
-from .parallel_drawing import Choice, draw_in_parallel
+from .guidance import is_guided
 from .picture_grammar import FREE, KnownIds, RowNoise, SeededChoice
 from .row_ends import check_prompt_ends
 
@@ -34,7 +33,7 @@ def row_seeds(seed: int | list[int] | None, rows: int, several: int) -> list[int
     if seed is None:
         return None
     seeds = list(seed) if isinstance(seed, (list, tuple)) else [seed] * rows
-    if len(seeds) != rows or not all(_is_whole(one) and one >= 0 for one in seeds):
+    if len(seeds) != rows or not all(is_whole(one) and one >= 0 for one in seeds):
         raise ValueError(f"seed={seed!r:.80} is a whole number from 0, or a list of one for each of {rows} rows")
     return [
         int(np.random.SeedSequence([int(one), number]).generate_state(1)[0])
@@ -43,14 +42,14 @@ def row_seeds(seed: int | list[int] | None, rows: int, several: int) -> list[int
     ]
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
     """Whether a value is a whole number, of Python or of NumPy."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def check_asked(several: Any, guidance_scale: Any, negative_ids: Any) -> None:
     """Raises ValueError or TypeError for a number of pictures or a guidance that draw() cannot follow."""
-    if not _is_whole(several) or several < 1:
+    if not is_whole(several) or several < 1:
         raise ValueError(f"num_return_sequences={several!r} is how many pictures of each row are drawn, 1 or more")
     if guidance_scale is not None:
         if isinstance(guidance_scale, bool) or not isinstance(guidance_scale, (int, float, np.number)):
@@ -61,76 +60,71 @@ def check_asked(several: Any, guidance_scale: Any, negative_ids: Any) -> None:
         raise ValueError("negative_prompt_ids are what guidance compares with; give guidance_scale above 1 too")
 
 
-class MMDraws:
-    """What both ways share: the prompts that end with begin, known ids, and what is asked."""
+def prompts_with_begin(
+    head: Any, input_ids, attention_mask, inputs: dict[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Rows (R, T) that end with begin, and their mask; without input_ids a row of bos for each context.
 
-    config: Any
-    model: Any
-    device: Any
-
-    def _prompts(self, input_ids, attention_mask, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Rows (R, T) that end with begin, and their mask; without input_ids a row of bos for each context.
-
-        Raises: ValueError for a model without codes of pictures, or without anything to draw.
-        """
-        config = self.config
-        if not config.draws:
-            raise ValueError(
-                "this model's vocabulary holds no codes of pictures: MMConfig(drawing=processor.drawing) makes one "
-                "that draws (docs/drawing.md)"
-            )
-        if input_ids is None:
-            input_ids = self._bos_rows(inputs)
-        begins = input_ids[:, -1] == config.drawing_begin_id
-        if bool(begins.all()):
-            return input_ids, attention_mask
-        if bool(begins.any()):
-            raise ValueError("some rows end with begin and others do not; leave it out, draw() adds it")
-        check_prompt_ends(attention_mask)
-        column = torch.full_like(input_ids[:, :1], config.drawing_begin_id)
-        if attention_mask is not None:
-            attention_mask = torch.cat([attention_mask, torch.ones_like(attention_mask[:, :1])], 1)
-        return torch.cat([input_ids, column], 1), attention_mask
-
-    def _bos_rows(self, inputs: dict[str, Any]) -> torch.Tensor:
-        bos = self.config.text_config.bos_token_id
-        ready = inputs.get("encoder_outputs")
-        given = [inputs.get(name) for name in ("context_index", "context_input_ids", *MEDIA_INPUTS)]
-        given.append(ready if ready is None or torch.is_tensor(ready) else ready[0])
-        rows = next((len(value) for value in given if value is not None), None)
-        if rows is None or bos is None:
-            what = "nothing to draw: give context_input_ids or input_ids" if rows is None else "no bos_token_id"
-            raise ValueError(f"{what}; processor(text=...) makes what draw() takes")
-        return torch.full((rows, 1), bos, device=self.device)
-
-    def _known(self, known_ids: torch.Tensor | None, rows: int, several: int) -> torch.Tensor | None:
-        """int64 (R * n, N). Raises: ValueError or TypeError for other shapes, dtypes and ids."""
-        if known_ids is None:
-            return None
-        first, size, count = self.config.drawing_first_id, self.config.drawing_codebook_size, self._count
-        if not torch.is_tensor(known_ids) or known_ids.is_floating_point() or known_ids.dtype == torch.bool:
-            raise TypeError(f"known_ids is an int64 tensor (R, {count}), {FREE} where ids are drawn")
-        if known_ids.ndim != 2 or known_ids.shape[1] != count or known_ids.shape[0] not in (1, rows):
-            raise ValueError(
-                f"known_ids is ({rows}, {count}), or (1, {count}) for all rows, {FREE} where ids are drawn; got "
-                f"{tuple(known_ids.shape)}"
-            )
-        is_code = (known_ids >= first) & (known_ids < first + size)
-        if bool((~is_code & (known_ids != FREE)).any()):
-            raise ValueError(
-                f"known_ids are ids of codes, {first}..{first + size - 1} as processor.encode_images gives them, or "
-                f"{FREE} where ids are drawn"
-            )
-        return known_ids.long().to(self.device).expand(rows, -1).repeat_interleave(several, 0)
-
-    @property
-    def _count(self) -> int:
-        return self.config.codes_per_picture
+    Raises: ValueError for a model without codes of pictures, or without anything to draw.
+    """
+    config = head.config
+    if not config.draws:
+        raise ValueError(
+            "this model's vocabulary holds no codes of pictures: MMConfig(drawing=processor.drawing) makes one "
+            "that draws (docs/drawing.md)"
+        )
+    if input_ids is None:
+        input_ids = _bos_rows(head, inputs)
+    begins = input_ids[:, -1] == config.drawing_begin_id
+    if bool(begins.all()):
+        return input_ids, attention_mask
+    if bool(begins.any()):
+        raise ValueError("some rows end with begin and others do not; leave it out, draw() adds it")
+    check_prompt_ends(attention_mask)
+    column = torch.full_like(input_ids[:, :1], config.drawing_begin_id)
+    if attention_mask is not None:
+        attention_mask = torch.cat([attention_mask, torch.ones_like(attention_mask[:, :1])], 1)
+    return torch.cat([input_ids, column], 1), attention_mask
 
 
-class MMDrawsInOrder(MMDraws):
+def _bos_rows(head: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    bos = head.config.text_config.bos_token_id
+    ready = inputs.get("encoder_outputs")
+    given = [inputs.get(name) for name in ("context_index", "context_input_ids", *MEDIA_INPUTS)]
+    given.append(ready if ready is None or torch.is_tensor(ready) else ready[0])
+    rows = next((len(value) for value in given if value is not None), None)
+    if rows is None or bos is None:
+        what = "nothing to draw: give context_input_ids or input_ids" if rows is None else "no bos_token_id"
+        raise ValueError(f"{what}; processor(text=...) makes what draw() takes")
+    return torch.full((rows, 1), bos, device=head.device)
+
+
+def known_codes(head: Any, known_ids: torch.Tensor | None, rows: int, several: int) -> torch.Tensor | None:
+    """int64 (R * n, N). Raises: ValueError or TypeError for other shapes, dtypes and ids."""
+    if known_ids is None:
+        return None
+    first, size, count = head.config.drawing_first_id, head.config.drawing_codebook_size, head.config.codes_per_picture
+    if not torch.is_tensor(known_ids) or known_ids.is_floating_point() or known_ids.dtype == torch.bool:
+        raise TypeError(f"known_ids is an int64 tensor (R, {count}), {FREE} where ids are drawn")
+    if known_ids.ndim != 2 or known_ids.shape[1] != count or known_ids.shape[0] not in (1, rows):
+        raise ValueError(
+            f"known_ids is ({rows}, {count}), or (1, {count}) for all rows, {FREE} where ids are drawn; got "
+            f"{tuple(known_ids.shape)}"
+        )
+    is_code = (known_ids >= first) & (known_ids < first + size)
+    if bool((~is_code & (known_ids != FREE)).any()):
+        raise ValueError(
+            f"known_ids are ids of codes, {first}..{first + size - 1} as processor.encode_images gives them, or "
+            f"{FREE} where ids are drawn"
+        )
+    return known_ids.long().to(head.device).expand(rows, -1).repeat_interleave(several, 0)
+
+
+class MMDrawsInOrder:
     """Pictures by generate(): id after id in raster order."""
 
+    config: Any
+    device: Any
     generate: Any
 
     @torch.no_grad()
@@ -169,10 +163,10 @@ class MMDrawsInOrder(MMDraws):
         fixed = sorted({*_NEUTRAL, "max_new_tokens", "eos_token_id"} & inputs.keys())
         if fixed:
             raise ValueError(f"draw() sets {', '.join(fixed)} itself, since it writes whole pictures; leave it out")
-        prompts, mask = self._prompts(input_ids, attention_mask, inputs)
+        prompts, mask = prompts_with_begin(self, input_ids, attention_mask, inputs)
         rows, length = prompts.shape
         choosers = LogitsProcessorList(inputs.pop("logits_processor", None) or [])
-        known = self._known(known_ids, rows, num_return_sequences)
+        known = known_codes(self, known_ids, rows, num_return_sequences)
         if known is not None:
             choosers.append(KnownIds(known, length))
         if seed is not None:
@@ -192,12 +186,12 @@ class MMDrawsInOrder(MMDraws):
                 attention_mask=torch.ones_like(prompts) if mask is None else mask,
                 logits_processor=choosers,
                 eos_token_id=self.config.drawing_end_id,
-                max_new_tokens=self._count + 1,
+                max_new_tokens=self.config.codes_per_picture + 1,
                 **{**_NEUTRAL, **shape, "do_sample": do_sample, "guidance_scale": guidance_scale},
                 num_return_sequences=num_return_sequences,
                 **inputs,
             )
-        return written[:, length : length + self._count]
+        return written[:, length : length + self.config.codes_per_picture]
 
     def _negative_prompts(self, inputs: dict[str, Any], rows: int, several: int) -> dict[str, torch.Tensor]:
         """Prompts (R * n, T) of rows without a context: the given ones, with begin, or bos and begin, the empty text.
@@ -209,104 +203,6 @@ class MMDrawsInOrder(MMDraws):
         if not torch.is_tensor(ids) or ids.dtype != torch.long or ids.ndim != 2 or len(ids) not in (1, rows):
             shape = tuple(ids.shape) if torch.is_tensor(ids) else type(ids).__name__
             raise ValueError(f"negative_prompt_ids is int64 (1, T) or ({rows}, T), prompts as input_ids; got {shape}")
-        ids, mask = self._prompts(ids, torch.ones_like(ids) if mask is None else mask, {})
+        ids, mask = prompts_with_begin(self, ids, torch.ones_like(ids) if mask is None else mask, {})
         each = {"negative_prompt_ids": ids, "negative_prompt_attention_mask": mask}
         return {name: one.expand(rows, -1).repeat_interleave(several, 0) for name, one in each.items()}
-
-
-class MMDrawsInParallel(MMDraws):
-    """Pictures by masked prediction: all codes in every step, of which the surest stay."""
-
-    lm_head: Any
-    lm_head_transform: Any
-
-    @torch.no_grad()
-    def draw(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        *,
-        num_return_sequences: int = 1,
-        guidance_scale: float | None = None,
-        seed: int | list[int] | None = None,
-        known_ids: torch.Tensor | None = None,
-        steps: int = 8,
-        do_sample: bool = True,
-        temperature: float = 1.0,
-        choice_temperature: float = 4.5,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        negative_prompt_ids: torch.Tensor | None = None,
-        negative_prompt_attention_mask: torch.Tensor | None = None,
-        **inputs: Any,
-    ) -> torch.Tensor:
-        """Draws pictures in a few steps (MaskGIT, Chang et al. 2022: arXiv:2202.04200); trained by
-        `MMDataCollator(masked_targets=True)`. As `MMForConditionalGeneration.draw`, and:
-
-        Args:
-            steps: how often all codes are predicted, 1..N. After step t of them cos(pi/2 * t / steps) of the codes are
-                hidden again, the least certain ones.
-            choice_temperature: of the Gumbel noise on that certainty, which falls to 0 in the last step.
-            known_ids: what is known is seen from everywhere.
-        Raises: ValueError for a model without a mask id, and for guidance without a context.
-        """
-        reject_unknown(inputs, (*MediaInputs.__annotations__, "context_index", "encoder_outputs"), "draw")
-        check_asked(num_return_sequences, guidance_scale, negative_prompt_ids)
-        if negative_prompt_ids is not None and not self.config.has_text_encoder:
-            raise ValueError("negative_prompt_ids are context texts, and this model has no text encoder to read them")
-        prompts, mask = self._prompts(input_ids, attention_mask, inputs)
-        if self.config.drawing_mask_id is None:
-            raise ValueError("drawing in parallel hides codes by drawing_mask_id, which the configuration lacks")
-        if not _is_whole(steps) or not 1 <= steps <= self._count:
-            raise ValueError(f"steps={steps} must be in 1..{self._count}, the codes of a picture")
-        index, ready = inputs.pop("context_index", None), inputs.pop("encoder_outputs", None)
-        several, rows = num_return_sequences, len(prompts)
-        known = self._known(known_ids, rows, several)
-        choice = Choice(temperature, top_k, top_p, choice_temperature, do_sample)
-        module: Any = self
-        with evaluating(module), negative_prompt(negative_prompt_ids, negative_prompt_attention_mask):
-            context = self.model.context_of(ready, None, **pop_inputs(inputs, MediaInputs))
-            if is_guided(guidance_scale):
-                if context is None:
-                    raise ValueError("guidance_scale compares with the empty context, but there is none to read")
-                context, index = with_empty(self.model, context, index, rows)
-            index = None if index is None else index.repeat_interleave(several)
-            prompts = prompts.repeat_interleave(several, 0)
-            mask = None if mask is None else mask.repeat_interleave(several, 0)
-            seeds = row_seeds(seed, rows, several)
-            predict = self._predictor(prompts, mask, context, index, guidance_scale)
-            shape = (rows * several, self._count)
-            first = self.config.drawing_first_id
-            codes = None if known is None else torch.where(known == FREE, known, known - first)
-            return first + draw_in_parallel(predict, shape, self.device, steps, choice, RowNoise(seeds), codes)
-
-    def _predictor(self, prompts, mask, context, index, guidance_scale):
-        """Of codes (R, N), FREE where hidden, the logits (R, N, K)."""
-        config, count = self.config, self._count
-        first, size = config.drawing_first_id, config.drawing_codebook_size
-        end = torch.full_like(prompts[:, :1], config.drawing_end_id)
-        guide: Any = ClassifierFreeGuidanceLogitsProcessor(guidance_scale) if is_guided(guidance_scale) else None
-
-        def predict(codes: torch.Tensor) -> torch.Tensor:
-            inside = torch.where(codes == FREE, config.drawing_mask_id, codes + first)
-            ids = torch.cat([prompts, inside, end], 1)
-            real = None if mask is None else torch.cat([mask, torch.ones_like(ids[:, mask.shape[1] :])], 1)
-            if guide is not None:
-                ids, real = torch.cat([ids, ids]), None if real is None else torch.cat([real, real])
-            output = self.model(
-                ids,
-                real,
-                encoder_outputs=context,
-                context_index=index,
-                use_cache=False,
-                pooled=False,
-                return_dict=True,
-            )
-            states = output.last_hidden_state[:, -count - 1 : -1]
-            logits = linear(self.lm_head, self.lm_head_transform(states))[..., first : first + size].float()
-            logits = capped(logits, config.final_logit_softcapping)
-            if guide is not None:
-                logits = guide(prompts, logits)
-            return logits
-
-        return predict

@@ -4,7 +4,7 @@ many questions about one picture.
     prompts    bos <image>*9 what is it ?          prefix (once)   bos <image>*9
                bos <image>*9 how many ?            own             what is it ?  /  . how many ?
 
-Rows go on from the prefix by `core.shared_prefix`; R rows, G prefixes, T tokens of a prompt, L of a prefix.
+Rows go on from the prefix by `core.plain_attention`; R rows, G prefixes, T tokens of a prompt, L of a prefix.
 """
 
 from typing import Any, NamedTuple

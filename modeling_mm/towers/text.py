@@ -20,17 +20,15 @@ from ..core.context_rows import NOTHING, MMReading, MMRows, as_keys, as_mask, co
 from ..core.input_checks import check_positions, check_text, check_tokens
 from ..core.inputs_outputs import MMKwargs, MMModelOutput, capture_when_asked, reject_unknown, takes
 from ..core.layers import MMLayer, MMPooler, build_embedding
-from ..core.local_attention import MMLocalAttention
 from ..core.positions import (
     MMRelativeBias,
     MMRotaryEmbedding,
     MMSegments,
     build_positions,
     check_growth,
-    default_positions,
     stretched,
 )
-from ..core.prefix import MMPlaced, MMPrefix, MMUnimodal, merge, merged_mask, prompt_blocks, split
+from ..core.prefix import MMPlaced, MMPrefix, MMUnimodal, join_prefix, prompt_blocks, split
 
 
 class MMTextPlan(NamedTuple):
@@ -50,6 +48,13 @@ class MMTextPlan(NamedTuple):
     mask: Any
     segments: MMSegments | None = None
     local: Any = None
+
+
+def default_positions(attention_mask, past, length: int, device: torch.device) -> torch.Tensor:
+    """(R or 1, T): a token's number among the real tokens of its row, so padding on either side moves nothing."""
+    if attention_mask is None or attention_mask.ndim != 2:
+        return torch.arange(length, device=device)[None] + past
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
 
 
 class MMTextModel(MMPreTrainedModel):
@@ -83,7 +88,11 @@ class MMTextModel(MMPreTrainedModel):
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(self._build_layers())
         local = config.local_attention_layers or []
-        self.local = MMLocalAttention(config) if local else None
+        self.local = None
+        if local:
+            from ..core.local_attention import MMLocalAttention  # which few texts have
+
+            self.local = MMLocalAttention(config)
         self.is_local = [number in local for number in range(config.num_hidden_layers)]
         self.is_narrowed = bool(local) and config.is_causal  # local layers take the others' mask, less what is far
         self.needs_plain_mask = self.is_narrowed or is_relative
@@ -206,7 +215,7 @@ class MMTextModel(MMPreTrainedModel):
         reading = self._reading(plan, embeds, rows, encoder_hidden_states, encoder_attention_mask, context_ranges)
         hidden_states = self._embed(embeds, plan.position_ids, token_type_ids, plan.cache is not None)
         if prefix is not None:
-            hidden_states, plan = self._with_prefix(plan, prefix, hidden_states, attention_mask)
+            hidden_states, plan = join_prefix(self, plan, prefix, hidden_states, attention_mask)
         for layer, is_local in zip(self.layers, self.is_local, strict=True):
             mask, rotary = plan.local if is_local else (plan.mask, plan.rotary)
             hidden_states = layer(
@@ -348,33 +357,6 @@ class MMTextModel(MMPreTrainedModel):
             hidden_states = hidden_states + self.embed_token_types(token_type_ids)
         hidden_states = self.embed_norm(hidden_states)
         return self.dropout(hidden_states) if self.training else hidden_states
-
-    def _with_prefix(self, plan: MMTextPlan, prefix: MMPrefix, hidden_states, attention_mask):
-        """The merged sequence (R, S + T, D), its positions and mask; media are at position 0, where RoPE changes
-        nothing."""
-        check_tokens(prefix.states, prefix.mask, self.config.hidden_size, "prefix")
-        if plan.cache is not None:
-            raise ValueError(
-                "past_key_values was given with a prefix, but it must already hold the states of the prefix"
-            )
-        if self.needs_whole_text is not None:
-            raise ValueError(f"media tokens cannot join a text with {self.needs_whole_text}")
-        if plan.segments is not None:
-            raise ValueError(
-                f"a text longer than segment_length={self.config.segment_length} attends in segments, which media "
-                "tokens cannot join; set segment_length=None or another fusion_type"
-            )
-        media = self.dropout(self.embed_norm(prefix.states)) if prefix.embedding_norm else prefix.states
-        merged = merge(media, hidden_states, prefix.order)
-        at_zero = plan.position_ids.new_zeros(plan.position_ids.shape[0], prefix.length)
-        positions, mask = merge(at_zero, plan.position_ids, prefix.order), attention_mask
-        if mask is None or mask.ndim == 2:  # else it is ready made, for the whole sequence
-            mask = merged_mask(plan.call, merged, prefix, attention_mask, is_plain=self.is_narrowed)
-        rotary, local = None if self.rotary is None else self.rotary(positions, merged.dtype), None
-        if self.local is not None:
-            near = self.local.of_merged(mask, attention_mask, hidden_states, prefix.around)
-            local = near, self.local.turns(positions, rotary, merged.dtype)
-        return merged, plan._replace(rotary=rotary, mask=mask, local=local)
 
     def _output(
         self, plan: MMTextPlan, prefix: MMPrefix | None, states: torch.Tensor, attention_mask, input_ids, pooled: bool

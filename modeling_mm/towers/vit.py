@@ -17,7 +17,6 @@ from ..core.base import MMPreTrainedModel
 from ..core.input_checks import check_mask_values, check_pixels, check_tensors, may_read_values, other_size
 from ..core.inputs_outputs import MMKwargs, reject_unknown, takes
 from ..core.layers import MMLayer, MMPooler
-from .tiles import MMTiles
 
 
 def check_patch_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> None:
@@ -78,8 +77,11 @@ class MMVisionModel(MMPreTrainedModel):
         final_norm = "none" if config.final_norm == "none" else config.norm_type
         self.norm = build_norm(final_norm, width, config.layer_norm_eps)
         self.pooler = MMPooler(config)
-        tokens = config.use_cls_token + math.prod(self.patch_grid)
-        self.tiles = MMTiles(config, tokens) if config.max_tiles else None
+        self.tiles = None
+        if config.max_tiles:
+            from .tiles import MMTiles  # which few towers have
+
+            self.tiles = MMTiles(config, config.use_cls_token + math.prod(self.patch_grid))
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -138,7 +140,7 @@ class MMVisionModel(MMPreTrainedModel):
         return BaseModelOutputWithPooling(hidden_states, pooled)
 
     def _read_together(
-        self, tiles: MMTiles, pixels: torch.Tensor, grids: torch.Tensor | None, others: tuple, **kwargs: Any
+        self, tiles: Any, pixels: torch.Tensor, grids: torch.Tensor | None, others: tuple, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
         """Pictures (n, max_tiles, C, height, width)."""
         if grids is None or pixels.ndim != 5 or pixels.shape[1] != tiles.most or any(o is not None for o in others):

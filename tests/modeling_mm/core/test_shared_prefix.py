@@ -8,10 +8,15 @@ from transformers.cache_utils import DynamicCache
 
 from comparing import close
 from mm import MMCache
-from mm.modeling_mm.core import shared_prefix
+from mm.modeling_mm.core import plain_attention
 from mm.modeling_mm.core.context_rows import MMRows
-from mm.modeling_mm.core.plain_attention import eager_attention_forward
-from mm.modeling_mm.core.shared_prefix import MMPrefixKeys, MMPrefixMask, attend_by_lse, attend_with_prefix
+from mm.modeling_mm.core.plain_attention import (
+    MMPrefixKeys,
+    MMPrefixMask,
+    attend_by_lse,
+    attend_with_prefix,
+    eager_attention_forward,
+)
 
 S, P, D, SCALE = 7, 4, 8, 0.3
 INDICES = {"beams": [0, 0, 0, 1, 1, 1], "ragged": [1, 0, 1, 1, 2], "one each": [0, 1, 2]}
@@ -60,7 +65,7 @@ def test_it_is_attention_over_both_in_one_tensor(monkeypatch, index, heads, grou
     close(output, expected)
     close(shares, weights)
     close(attend_by_lse(*given, SCALE), expected)
-    monkeypatch.setattr(shared_prefix, "MOST_SCORES", 1)  # one column at a time
+    monkeypatch.setattr(plain_attention, "MOST_SHARED_SCORES", 1)  # one column at a time
     close(attend_with_prefix(*given, SCALE)[0], expected)
 
 

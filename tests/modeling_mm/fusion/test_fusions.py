@@ -15,13 +15,13 @@ from comparing import close
 from mm import MMContextOutput, MMTextConfig
 from mm.modeling_mm.core.plain_attention import eager_attention_forward
 from mm.modeling_mm.core.prefix import MMPrefix, merge, merged_mask, split
+from mm.modeling_mm.fusion.context import modality_vectors
 from mm.modeling_mm.fusion.fusions import (
     MMCoAttentionFusion,
     MMConcatFusion,
     MMDecisionFusion,
     MMGatedFusion,
     MMSumFusion,
-    modality_vectors,
 )
 
 REPRESENTATION = (MMConcatFusion, MMSumFusion, MMGatedFusion)

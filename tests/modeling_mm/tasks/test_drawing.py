@@ -9,7 +9,7 @@ import mm
 from comparing import close
 from mm import MMDataCollator, MMForConditionalGeneration, MMForMaskedLM
 from mm.configuration.special_ids import id_faults
-from mm.modeling_mm.tasks import drawing
+from mm.modeling_mm.tasks import parallel_drawing
 from small_drawer import NAMES, small_drawer, small_processor, squares
 
 BEGIN, END, MASK, FIRST, CODES = 14, 15, 16, 17, 16
@@ -334,12 +334,12 @@ def test_steps_and_guidance_out_of_range_are_told(in_parallel):
 
 def test_a_cap_of_the_logits_holds_in_parallel_too(monkeypatch):
     capped = small_drawer(PROCESSOR, MMForMaskedLM, final_logit_softcapping=0.01)
-    seen, draw = [], drawing.draw_in_parallel
+    seen, draw = [], parallel_drawing.choose_in_steps
 
     def watched(predict, *args):
         return draw(lambda codes: seen.append(predict(codes)) or seen[-1], *args)
 
-    monkeypatch.setattr(drawing, "draw_in_parallel", watched)
+    monkeypatch.setattr(parallel_drawing, "choose_in_steps", watched)
     capped.draw(**asked("red apple"), seed=0)
     assert seen and all(0 < logits.abs().max() <= 0.01 for logits in seen)
 
