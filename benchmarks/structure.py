@@ -21,6 +21,7 @@ import mm
 ROOT = Path(__file__).resolve().parents[1]
 MODEL_FOLDERS = ("modeling_mm", "weights")
 MEDIA_INPUTS = {"pixel_values", "pixel_values_videos"}  # stand for the whole list; a method of one kind names one
+READ_FIRST = ("MMModel", "MMTextModel", "MMSelfAttention", "MMCrossAttention")
 PYRIGHT = re.compile(r"^# pyright: (.*)$", re.MULTILINE)
 
 
@@ -131,6 +132,17 @@ def pyright_switches() -> tuple[int, int]:
     return sum(counts.values()), sum(count for path, count in counts.items() if "kernels" in path.parts)
 
 
+def branches() -> dict[str, int]:
+    """How many ifs, conditional expressions included, the forwards have that a reader meets first."""
+    found = {}
+    for _, text in sources("modeling_mm"):
+        classes = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name in READ_FIRST]
+        for one in classes:
+            forward = next(node for node in one.body if isinstance(node, ast.FunctionDef) and node.name == "forward")
+            found[one.name] = sum(isinstance(node, ast.If | ast.IfExp) for node in ast.walk(forward))
+    return found
+
+
 def lines() -> int:
     return sum(len(text.splitlines()) for _, text in sources(*MODEL_FOLDERS))
 
@@ -146,10 +158,11 @@ def main() -> None:
         "media inputs written, in signatures + dicts + name lists": f"{signatures} + {dicts} + {names}",
         "load_image calls per picture": f"{loads_per_picture():g}",
         "pyright switches in file heads (of them in kernels)": f"{switches} ({in_kernels})",
+        "branches of a forward, the most of " + ", ".join(READ_FIRST): max(branches().values()),
         "lines of modeling_mm and weights": lines(),
     }
     for name, value in rows.items():
-        print(f"{name:60}{value}")
+        print(f"{name:100}{value}")
 
 
 if __name__ == "__main__":
