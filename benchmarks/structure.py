@@ -1,6 +1,7 @@
 """How far the code is from one page per journey: counts that a refactoring should bring down.
 
-    python benchmarks/structure.py        (make structure)
+    python benchmarks/structure.py            (make structure)
+    python benchmarks/structure.py --trace    the functions of ours that one forward enters, in their order
 
 Runs one forward and one processor call on the CPU and reads the sources; no timing, so any machine gives the same.
 """
@@ -10,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +67,33 @@ def entered(run: Callable[[], object]) -> list[tuple[Path, str, int]]:
     return calls
 
 
+def calls_of_a_forward() -> list[tuple[Path, str, int]]:
+    """As `entered`, of a captioner that reads a picture and three tokens."""
+    model, ids, pixels = tiny(), torch.tensor([[1, 5, 6]]), torch.randn(1, 3, 16, 16)
+    with torch.no_grad():
+        return entered(lambda: model(input_ids=ids, pixel_values=pixels))
+
+
 def one_forward() -> tuple[int, int, int]:
     """(files, functions, our frames between the model's forward and the tower's)."""
-    model, ids = tiny(), torch.tensor([[1, 5, 6]])
-    pixels = torch.randn(1, 3, 16, 16)
-    with torch.no_grad():
-        calls = entered(lambda: model(input_ids=ids, pixel_values=pixels))
-    tower = type(model.model.vision_tower).__name__
-    above = next(depth for _, name, depth in calls if name.startswith(f"{tower}.forward"))
+    calls = calls_of_a_forward()
+    above = next(depth for _, name, depth in calls if name.startswith("MMVisionModel.forward"))
     head = next(depth for _, name, depth in calls if name.startswith("MMForConditionalGeneration.forward"))
     return len({path for path, _, _ in calls}), len({(path, name) for path, name, _ in calls}), above - head - 1
+
+
+def print_trace() -> None:
+    """Each function where it is first entered, below those that led to it."""
+    stack, shown, seen = [], [], set()
+    for path, name, depth in calls_of_a_forward():
+        stack[depth - 1 :] = [(path, *name.rsplit(":", 1))]
+        if stack[-1] not in seen:
+            same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(stack, shown, strict=False)))
+            for place in range(same, depth):
+                path, function, line = stack[place]
+                print(f"{'    ' * place}{function}  {path}:{line}")
+            shown = list(stack)
+        seen.add(stack[-1])
 
 
 def loads_per_picture() -> float:
@@ -148,6 +167,9 @@ def lines() -> int:
 
 
 def main() -> None:
+    if "--trace" in sys.argv[1:]:
+        print_trace()
+        return
     files, functions, frames = one_forward()
     signatures, dicts, names = media_inputs_written()
     switches, in_kernels = pyright_switches()
