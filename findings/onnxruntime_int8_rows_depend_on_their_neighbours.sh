@@ -1,9 +1,9 @@
 #!/bin/sh
 # onnxruntime 1.32.0: a model that quantize_dynamic made int8 takes one scale for the inputs of a whole batch, so that
-# what it says of a picture depends on the pictures beside it: a row whose largest number is 10.6 is right to .07
-# alone, and beside a row a hundred times as large it is off by 5.7, since nearly all of it is rounded to 0. One
-# infinity in a row makes NaN of every row. Batch and single answers differ, and a padded or broken sample spoils those
-# it is batched with. per_channel=True is about weights and helps nothing. torchao's
+# what it says of a picture depends on the pictures beside it: an answer with numbers up to 10.6 is right to .07 for
+# the row alone, and beside a row a hundred times as large it is off by 5.7, since nearly all of the row is rounded to
+# 0. One infinity in a row makes NaN of every row. Batch and single answers differ, and a padded or broken sample
+# spoils those it is batched with. per_channel=True is about weights and helps nothing. torchao's
 # Int8DynamicActivationInt8WeightConfig scales each row by itself. What one would expect: a row of a batch as the row
 # alone, up to rounding.
 set -eu

@@ -2,9 +2,8 @@
 # webdataset 1.0.2 (Pillow 13.0.0): decode("pil") turns every picture into RGB, and a PNG of 16 bits, as depth maps,
 # X-ray pictures and scans are, is cut off at 255 on the way: depths from 1 to 10 m in millimetres are all white, in
 # three channels. TarWriter wrote the 16 bits from the array without a word. So it is with "pilrgb", "rgb8" and "rgb",
-# and "l8" has bytes too; no name stands for 16 bits; pictures with a palette lose it as well. Only decode() without a
-# name for pictures gives the bytes, which Pillow reads with all 16 bits. Guess before it was run: the picture as it is
-# in the file.
+# and "l8" is white too. Without decode() a row holds the bytes of the file, which Pillow reads with all 16 bits. Guess
+# before it was run: the picture as it is in the file.
 set -eu
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
