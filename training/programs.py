@@ -28,6 +28,7 @@ PROGRAMS = "programs"
 DONE = "programs.json"
 ACCEPTED = (PROGRAMS, "output_dir", "resume", "dry_run")
 _NAME = re.compile(r"[a-z]\w*")
+_OPTION = re.compile(r'add_argument\(\s*"(--[a-z][\w-]*)"')
 _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 
 
@@ -40,12 +41,22 @@ class Program:
 
     def command(self, resume: bool = False) -> list[str]:
         """The interpreter's words; with --resume where it is asked for and the program has it."""
-        own = ["--resume"] if resume and self._has_resume() else []
+        own = ["--resume"] if resume and "--resume" in self.options() else []
         return ["-m", f"mm.recipes.{self.name}", *self.words, *own]
 
-    def _has_resume(self) -> bool:
+    def options(self) -> set[str]:
+        """The options that stand in its module."""
         spec = importlib.util.find_spec(f"mm.recipes.{self.name}")
-        return '"--resume"' in Path(str(spec and spec.origin)).read_text(encoding="utf-8")
+        return set(_OPTION.findall(Path(str(spec and spec.origin)).read_text(encoding="utf-8")))
+
+    def check_options(self) -> None:
+        """Raises ValueError for an option that it does not have, before anything runs."""
+        known = self.options()
+        for word in self.words:
+            option = word.split("=")[0]
+            if word.startswith("--") and option not in known:
+                own = ", ".join(sorted(known - {"--resume"})) or "none"
+                raise ValueError(f"programs.{self.name} has no {option}{nearest(option, known)}; accepted are {own}")
 
     def run(self, resume: bool) -> int:
         """Its exit code, in a process of its own; 128 and the number of the signal that ended it."""
@@ -90,10 +101,14 @@ def plan(held: Mapping[str, Any]) -> Plan:
     if not held.get("output_dir"):
         raise ValueError("say where it all goes: output (--output FOLDER)")
     output = Path(str(held["output_dir"]))
+    if "{output}" in str(output):
+        raise ValueError(f"output {str(output)!r} holds {{output}}, which stands for it; accepted is a folder")
     if output.exists() and not output.is_dir():
         raise ValueError(f"output {str(output)!r} is a file; accepted is a folder")
     known = _known()
     made = [Program(_checked(name, known), _words(name, options, output)) for name, options in told.items()]
+    for one in made:
+        one.check_options()
     return Plan(output, made, _truth("resume", held.get("resume")), _truth("dry_run", held.get("dry_run")))
 
 

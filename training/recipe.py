@@ -68,6 +68,24 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
 
 
+class _Twice(ValueError):
+    """A name stands twice in one group."""
+
+
+class _EachOnce(yaml.SafeLoader):
+    """Of a name that stands twice in one group YAML keeps the last, and says nothing; here it is an error."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
+                continue
+            if key.value in seen:
+                raise _Twice(f"{key.value} stands twice, again in line {key.start_mark.line + 1}; accepted is once")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_recipe(source: str) -> dict[str, Any]:
     """The settings of a recipe: a file, or the name of one that comes with the package."""
     path, names = Path(source), shipped_recipes()
@@ -81,7 +99,9 @@ def read_recipe(source: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no recipe {str(path)!r}")
     try:
-        held = yaml.safe_load(path.read_bytes().decode("utf-8"))
+        held = yaml.load(path.read_bytes().decode("utf-8"), _EachOnce)
+    except _Twice as fault:
+        raise ValueError(f"{path}: {fault}") from fault
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as fault:
         raise ValueError(f"{path} is no YAML in UTF-8: {' '.join(str(fault).split())}") from fault
     if not isinstance(held, Mapping) or not all(isinstance(name, str) for name in held):
@@ -278,7 +298,7 @@ def _replaced(held: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
             place = place.setdefault(key, {})
             if not isinstance(place, dict):
                 raise ValueError(f"{name}={value}: {key} is no group of settings")
-        place[path[-1]] = yaml.safe_load(value) if isinstance(value, str) else value
+        place[path[-1]] = yaml.load(value, _EachOnce) if isinstance(value, str) else value
     return made
 
 

@@ -87,6 +87,9 @@ def test_a_broken_list_of_what_is_done_is_said(recipe, tmp_path, ran, held):
         ("programs: {tiny: {resume: true}}", "give --resume to mm train"),
         ("programs: {tiny: {}}\nlearning_rate: 1e-3", "learning_rate: a recipe of programs has only"),
         ("programs: {tiny: {}}\ntask: caption", "task: a recipe of programs has only"),
+        ("programs: {tiny: {epoks: 3}}", "programs.tiny has no --epoks.*--epochs.*accepted are"),
+        ('programs: {package: ["a", "b", "--beams=2"]}', "programs.package has no --beams"),
+        ("programs: {tiny: {output: a}, tiny: {output: b}}", "tiny stands twice"),
     ],
 )
 def test_what_is_no_recipe_is_refused_before_anything_runs(tmp_path, ran, held, told):
@@ -95,6 +98,14 @@ def test_what_is_no_recipe_is_refused_before_anything_runs(tmp_path, ran, held, 
     with pytest.raises(ValueError, match=told):
         command.train([str(path)], print)
     assert not ran and not (tmp_path / "o").exists()
+
+
+def test_a_folder_that_stands_for_itself_is_refused(tmp_path, ran):
+    path = tmp_path / "mine.yaml"
+    path.write_text('output: "{output}/x"\nprograms: {tiny: {output: "{output}/b"}}\n')
+    with pytest.raises(ValueError, match=r"'\{output\}/x' holds \{output\}"):
+        command.train([str(path), "--dry-run"], print)
+    assert not ran
 
 
 def test_a_program_runs_in_a_process_of_its_own_and_its_fault_is_the_commands(tmp_path, capfd):

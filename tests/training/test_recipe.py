@@ -103,6 +103,24 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path, text):
         run_arguments([str(recipe)])
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("task: caption\ndata: a.json\ndata: b.json\n", "data stands twice, again in line 3"),
+        ("config:\n  max_images: 2\n  max_images: 3\n", "max_images stands twice, again in line 3"),
+        ('{"data": "a.json", "data": "b.json"}', "data stands twice, again in line 1"),
+        ("config: &one {max_images: 2}\nlearning_rate: 1\nlearning_rate: 1\n", "learning_rate stands twice"),
+    ],
+)
+def test_a_name_that_stands_twice_is_told(tmp_path, text, told):
+    recipe = tmp_path / ("mine.json" if text.startswith("{") else "mine.yaml")
+    recipe.write_text(text)
+    with pytest.raises(ValueError, match=rf"mine\..*{told}"):
+        run_arguments([str(recipe)])
+    recipe.write_text("a: &one {x: 1, y: 2}\nb: {<<: *one, x: 3}\n")  # merged names may be set anew
+    assert read_recipe(str(recipe))["b"] == {"x": 3, "y": 2}
+
+
 def test_a_recipe_file_with_an_unknown_setting_is_refused_with_what_is_near(tmp_path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("task: caption\nlerning_rate: 1\n")
