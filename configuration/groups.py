@@ -197,7 +197,7 @@ class DrawingSettings:
     drawing_mask_id: int | None = setting(
         None,
         "the id in the place of codes that are not known yet; only MMForMaskedLM, which draws in parallel, needs it",
-        "PictureGrammar, MMForMaskedLM.draw",
+        "PictureGrammar, MMForMaskedLM",
         values=">= 0",
     )
 

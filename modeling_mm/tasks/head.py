@@ -115,10 +115,10 @@ class MMHead(MMFeatures, MMPreTrainedModel):
         the source has one.
 
         Args:
-            vision: directory or Hub id of a ViT, DeiT, CLIP or SigLIP, or of any vision model of Transformers; None
-                with only `audio`.
+            vision: directory or Hub id of a ViT, DeiT, CLIP or SigLIP, of any vision model of Transformers, or of an
+                MM, whose image tower is taken; None with only `audio`.
             text: of a BERT, RoBERTa, DistilBERT, GPT-2, Llama, Qwen2 or Qwen3, with or without its head.
-            audio: of any audio model of Transformers (AST, Whisper); of an encoder-decoder the encoder.
+            audio: of any audio model of Transformers (AST, Whisper), or of an MM; of an encoder-decoder the encoder.
             text_encoder: of one that reads context text.
             cross_attention_every: put a gated [cross, mlp] layer, closed at first, before every so many-th layer of
                 `text` (Flamingo).

@@ -6,6 +6,7 @@ a reason (cross-attention, a projector), or an error.
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,19 +78,27 @@ def vision_tower(source: Source, given: Mapping[str, Any] | None = None) -> tupl
     return checkpoint, VISION_PLANS[config.model_type](config, checkpoint)
 
 
-def foreign_tower(source: Source) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
-    """Any vision or audio model of Transformers, of an encoder-decoder the encoder: its config and its tensors.
+def foreign_tower(source: Source, kind: str) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
+    """Any vision or audio model of Transformers, of an encoder-decoder the encoder, and of an MM checkpoint its tower
+    of that kind: its config and its tensors.
 
-    Raises: ValueError for a checkpoint without a tensor that the tower's states depend on.
+    Raises: ValueError for a checkpoint without a tensor that the tower's states depend on, and for an MM without such
+        a tower.
     """
     model, info = AutoModel.from_pretrained(source, output_loading_info=True)
-    tower = model.get_encoder() if model.config.is_encoder_decoder else model
+    config = model.config
+    if isinstance(config, MMConfig):
+        tower, config = getattr(model, f"{kind}_tower", None), getattr(config, f"{kind}_config")
+        if tower is None:
+            raise ValueError(f"{source} is an MM without a tower for {kind}")
+    else:
+        tower = model.get_encoder() if config.is_encoder_decoder else model
     within = next((f"{name}." for name, part in model.named_modules() if part is tower and name), "")
     with torch.device("meta"):
-        read = {name for name, weight in build_tower(model.config).named_parameters() if weight.requires_grad}
+        read = {name for name, weight in build_tower(config).named_parameters() if weight.requires_grad}
     missing = {name.removeprefix(within) for name in info["missing_keys"] if name.startswith(within)}
     raise_faults(f"{source} does not hold all of its {type(tower).__name__}", sorted(missing & read))
-    return model.config, tower.state_dict()
+    return config, tower.state_dict()
 
 
 def with_placeholders(plan: TowerPlan, ids: Iterable[Any]) -> TowerPlan:
@@ -113,8 +122,8 @@ def from_towers(
     """See `MMHead.from_towers`."""
     seen = None if vision is None else vision_tower(vision, overrides.get("vision_config"))
     words = text_tower(text)
-    foreign = {} if seen is not None or vision is None else {"vision": foreign_tower(vision)}
-    foreign |= {} if audio is None else {"audio": foreign_tower(audio)}
+    foreign = {} if seen is not None or vision is None else {"vision": foreign_tower(vision, "vision")}
+    foreign |= {} if audio is None else {"audio": foreign_tower(audio, "audio")}
     words[1].settings.update(_ids(words, tokenizer, overrides.get("text_config") or {}))
     ids = (MMConfig.flat(overrides).get(f"{kind}_token_id") for kind in MODALITIES)
     words = (words[0], with_placeholders(words[1], ids))
@@ -142,6 +151,8 @@ def from_towers(
         tensors |= {f"model.{kind}_tower.{name}": value for name, value in values.items()}
     for checkpoint, table, prefix in parts:
         inside = {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
+        if not any(name.startswith(f"{prefix}pooler.") for name in inside):
+            table = _without_pooler(table)
         done = table.under("", prefix).adding(dropped=_unread_heads(checkpoint, table)).convert(checkpoint, inside)
         tensors |= done.tensors
         new |= done.new
@@ -222,6 +233,14 @@ def _heads(words: tuple[Mapping[str, torch.Tensor], TowerPlan], config: MMConfig
     names = [name for name in checkpoint if plan.head.knows(name)] if same else []
     done = plan.head.adding(new=_NEW_HEAD).convert({name: checkpoint[name] for name in names}, inside)
     return done.tensors, done.new
+
+
+def _without_pooler(table: KeyTable) -> KeyTable:
+    """Of a model that pools otherwise: the source's pooler is dropped."""
+    dense = {old: new for old, new in table.modules.items() if new == "pooler.dense"}
+    kept = {old: new for old, new in table.modules.items() if old not in dense}
+    dropped = {f"{old}.{{leaf}}": "another pooler was asked for" for old in dense}
+    return replace(table, modules=kept).adding(dropped=dropped)
 
 
 def _unread_heads(checkpoint: Mapping[str, torch.Tensor], table: KeyTable) -> dict[str, str]:

@@ -199,6 +199,29 @@ def test_a_model_hears_without_seeing(saved):
         MMForConditionalGeneration.from_towers(None, saved(*TEXTS["gpt2"], "text")[1])
 
 
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+@torch.no_grad()
+def test_the_towers_of_an_mm_checkpoint_start_another_model(kind, saved, tmp_path):
+    """Its image tower, MM's own or Transformers', and its audio tower; the rest of it is left."""
+    seen = saved(*{**VISIONS, **FOREIGN}[kind], "vision")[1]
+    texts = [saved(*TEXTS[name], name)[1] for name in ("gpt2", "bert without a head")]
+    first = MMForConditionalGeneration.from_towers(seen, texts[0], audio=saved(*AUDIOS["ast"][:2], "audio")[1])
+    first.save_pretrained(tmp_path / "mm")
+    both = {"modalities": ["image", "audio"], "fusion_type": "none", "text_config": {"pooler": "mean"}}
+    finder = mm.MMForImageTextRetrieval.from_towers(
+        tmp_path / "mm", texts[1], audio=tmp_path / "mm", projection_dim=8, **both
+    )
+    clips = torch.randn(2, 1, 12, 8, dtype=torch.float64)
+    for model, (name, given) in ((finder, one) for one in (("image", PIXELS), ("audio", clips))):
+        there, here = (getattr(one.model, f"get_{name}_features")(given).last_hidden_state for one in (first, model))
+        close(here, there)
+    assert finder.config.text_config.pooler == "mean" and not hasattr(finder.model.language_model.pooler, "dense")
+    alone = MMForConditionalGeneration.from_towers(seen, texts[0])
+    alone.save_pretrained(tmp_path / "deaf")
+    with pytest.raises(ValueError, match="without a tower for audio"):
+        mm.MMForImageTextRetrieval.from_towers(None, texts[1], audio=tmp_path / "deaf")
+
+
 def test_half_a_foreign_tower_is_refused(saved):
     source = saved(*FOREIGN["resnet"], "vision")[1]
     tensors = load_file(source / "model.safetensors")
