@@ -11,6 +11,7 @@ decoder      alone, on features of the frozen tower that are computed once
 late_stages  the tower's late stages with it, on fresh views in every epoch
 long         the same on views that vary more, compared with the last MEMORY drawings and names too; names and search
              words are taught to mean what they mean to MiniLM; the weights are the mean of the last epochs'
+again        the same once more, from these weights, with a high rate that falls anew
 
 Training looks at six styles of the 1301 seen names; Twemoji, a style that it never sees, is the development set.
 """
@@ -52,6 +53,7 @@ QUESTIONS = 0.3  # weight of the answers' loss beside that of the names
 EMBEDDING = 96
 # Of the long phase: embeddings that are remembered, weights of the losses, the end of the rate, epochs in the mean.
 MEMORY, LONG_ITC, LONG_WORDS, LEAST_RATE, AVERAGED = 960, 0.5, 0.5, 0.05, 3
+AGAIN_RATE, AGAIN_LEAST = 2.5e-4, 0.02
 
 
 class Learner(MMForPreTraining):
@@ -231,6 +233,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--decoder-epochs", type=int, default=24, help="of the decoder alone")
     parser.add_argument("--epochs", type=int, default=14, help="of decoder and late stages")
     parser.add_argument("--long-epochs", type=int, default=24, help="of the same, with more to vary and to compare")
+    parser.add_argument("--again-epochs", type=int, default=23, help="of the same once more")
     parser.add_argument("--views", type=int, default=4, help="views whose features are computed once")
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args(arguments)
@@ -267,9 +270,15 @@ def main(arguments: list[str] | None = None) -> None:
         vars(stage).pop("forward")  # in bf16
     new = {item.label for item in load_items([DEV_VENDOR])} - set(names["en"][concept] for concept in known)
     words = Words(lessons.names, new, EMBEDDING, options.output / "words.npy")
-    lessons.look_anew(options.views + options.epochs, words)
-    train(model, lessons, options, scores("long", every=8), options.long_epochs, RATE, kept=AVERAGED, least=LEAST_RATE)
-    model.load_state_dict(mean_of_the_last(options.output / "long", AVERAGED), strict=False)
+    seen_views = options.views + options.epochs
+    for phase, epochs, rate, least in (
+        ("long", options.long_epochs, RATE, LEAST_RATE), ("again", options.again_epochs, AGAIN_RATE, AGAIN_LEAST),
+    ):  # fmt: skip
+        if epochs:
+            lessons.look_anew(seen_views, words)
+            train(model, lessons, options, scores(phase, every=8), epochs, rate, kept=AVERAGED, least=least)
+            model.load_state_dict(mean_of_the_last(options.output / phase, AVERAGED), strict=False)
+        seen_views += epochs
 
     minutes = CLOCK.minutes()
     right = exact_match(written(model.captioner, tokenizer, dev), [item.label for item in dev]).value
