@@ -3,6 +3,7 @@
     make reproduce-results                                       # measures them (half an hour on one core)
     python benchmarks/results.py --model runs/mm-tiny/model      # another one
     python benchmarks/results.py --test                          # adds OpenMoji: once per release
+    python benchmarks/results.py --spoken                        # only the spoken names again
     python benchmarks/results.py --page                          # only the page, from benchmarks/logs/results.json
 
 Names of Twemoji's drawings, a style that training never saw, in every language the model has a token for; names for
@@ -25,11 +26,12 @@ import torch
 from emoji_baselines import SIZE, label_scores, soft_hog_features
 from page import figure
 from PIL import Image
+from spoken_results import counted, interval, shown, spoken, spoken_lines
 from transformers import AutoProcessor
 
 from mm.cli.caption import PACKAGED_MODEL
 from mm.configuration.mm import MMConfig
-from mm.evaluation.captions import bootstrap_interval, exact_match
+from mm.evaluation.captions import exact_match
 from mm.modeling_mm.tasks.generation import MMForConditionalGeneration
 from mm.modeling_mm.tasks.retrieval import MMForImageTextRetrieval
 from mm.recipes.calibrated import read
@@ -50,6 +52,7 @@ from mm.recipes.languages import LANGUAGES, names_by_language, token_of
 
 ROOT = Path(__file__).resolve().parents[1]
 LOG = ROOT / "benchmarks" / "logs" / "results.json"
+SPOKEN = ROOT / "checkpoints" / "mm-tiny-spoken"
 CURVES = ("mm_tiny_training.jsonl", "mm_tiny_languages_training.jsonl")
 BATCH = 64
 ENGLISH = {"en": "English", "de": "German", "fr": "French", "es": "Spanish", "ru": "Russian", "zh": "Chinese"}
@@ -111,18 +114,6 @@ class Shipped:
 
 
 # -- what is counted --------------------------------------------------------------------------------------------------
-
-
-def interval(values: np.ndarray) -> list[float]:
-    """[mean, low, high]."""
-    return [round(float(one), 4) for one in (values.mean(), *bootstrap_interval(values))]
-
-
-def counted(what: str, right: np.ndarray, baseline: np.ndarray | None = None, name: str = HOG) -> dict[str, Any]:
-    row: dict[str, Any] = {"what": what, "number": len(right), "right": interval(right)}
-    if baseline is not None:
-        row |= {"beside": name, "baseline": interval(baseline), "difference": interval(right - baseline)}
-    return row
 
 
 def ranks(likeness: np.ndarray, own: np.ndarray) -> dict[str, np.ndarray]:
@@ -194,7 +185,7 @@ def measured(folder: Path, test: bool = False) -> tuple[dict[str, Any], dict[str
             right = exact_match(texts, told).per_item
             beside = exact_match([names[language][one] for one in copied], told).per_item
             rows.append(
-                counted(f"{style}{kind} names, {ENGLISH[language]}", right, beside if kind == "known" else None)
+                counted(f"{style}{kind} names, {ENGLISH[language]}", right, beside if kind == "known" else None, HOG)
             )
             print(rows[-1], flush=True)
             if kind == "known" and language == "en":
@@ -210,18 +201,13 @@ def measured(folder: Path, test: bool = False) -> tuple[dict[str, Any], dict[str
             copied_of = ranks(near, own) if kind == "known" else {}
             for way, most in ((way, most) for way in found for most in (1, 5)):
                 hit, copy = ((of[way] < most).astype(float) if of else None for of in (found, copied_of))
-                rows.append(counted(f"{style}{kind} {way}, R@{most}", hit, copy))
+                rows.append(counted(f"{style}{kind} {way}, R@{most}", hit, copy, HOG))
     if model.answers and not test:
         rows.append(counted("easy-VQA, test questions", *answered(model), "the question alone"))
     return {"results": rows, "groups": groups}, {"model": model, **sheets}
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------
-
-
-def shown(numbers: list[float], sign: str = "") -> str:
-    mean, low, high = (f"{one:{sign}.3f}".replace("0.", ".", 1) for one in numbers)
-    return f"{mean} [{low}, {high}]"
 
 
 def page(log: dict[str, Any], drawn: Sequence[str]) -> str:
@@ -246,6 +232,7 @@ def page(log: dict[str, Any], drawn: Sequence[str]) -> str:
         "with soft bins of the cropped drawing. Known names are looked for among all 1594, "
         "new ones among the new ones.",
         "OpenMoji, line art, is the test style: opened once for each model that is shipped, after all was fixed.",
+        *spoken_lines(log["models"].get(SPOKEN.name, {}).get("spoken", [])),
         "", "## By group", "",
         "Known names in English. Skin is yellow in all drawings: nothing is measured of tones of skin.",
         "", "| group | number | model | right | given the other sex |", "|---|---:|---|---|---|",
@@ -271,9 +258,9 @@ def page(log: dict[str, Any], drawn: Sequence[str]) -> str:
 
 def by_key(models: dict[str, Any], table: str, key: str) -> dict[str, dict[str, Any]]:
     """{what: {model: row}}, in the order of the model with most rows."""
-    order = max((found[table] for found in models.values()), key=len)
+    order = max((found.get(table, ()) for found in models.values()), key=len)
     return {
-        row[key]: {name: one for name, found in models.items() for one in found[table] if one[key] == row[key]}
+        row[key]: {name: one for name, found in models.items() for one in found.get(table, ()) if one[key] == row[key]}
         for row in order
     }
 
@@ -360,6 +347,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, nargs="+", default=[PACKAGED_MODEL])
     parser.add_argument("--log", type=Path, default=LOG, help="what is measured is kept here")
     parser.add_argument("--test", action="store_true", help="add OpenMoji to what the log has (only for a release)")
+    parser.add_argument("--spoken", action="store_true", help="measure only the spoken names, and keep the rest")
     parser.add_argument("--page", action="store_true", help="only write the page, of the log")
     parser.add_argument("--output", type=Path, default=ROOT / "docs", help="where results.md and pictures/ go")
     asked = parser.parse_args(arguments)
@@ -370,10 +358,15 @@ def main(arguments: list[str] | None = None) -> int:
         for model in asked.model:
             log["models"][model.name]["results"] += measured(model, test=True)[0]["results"]
         asked.log.write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+    elif asked.spoken:
+        log = json.loads(asked.log.read_text(encoding="utf-8"))
+        log["models"][SPOKEN.name] = {"spoken": spoken(SPOKEN)}
+        asked.log.write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
     elif not asked.page:
         log, seen = {"machine": harness.machine(), "models": {}}, {}
         for model in asked.model:
             log["models"][model.name], seen = measured(model)
+        log["models"][SPOKEN.name] = {"spoken": spoken(SPOKEN)}
         asked.log.write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
         for name, drawn in sheets(seen, LOG.parent).items():
             drawn.savefig(folder / f"results-{name}.png", dpi=90, metadata={"Software": None})

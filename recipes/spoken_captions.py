@@ -31,10 +31,11 @@ _NEVER_SPOKEN = re.compile(r"[\d$€=()]")
 
 @dataclass(frozen=True)
 class Spoken:
-    """What is said, in small letters and without punctuation, and its samples: int16 (n,) at RATE."""
+    """What is said, in small letters and without punctuation, its samples, int16 (n,) at RATE, and its language."""
 
     text: str
     samples: np.ndarray
+    language: str = LANGUAGE
 
     @property
     def seconds(self) -> float:

@@ -1,10 +1,11 @@
 """Pictures by a spoken name: recalls beside those of a sound's length and of chance, with intervals.
 
-    python -m mm.recipes.spoken_names_scores runs/spoken-names/model
+    python -m mm.recipes.spoken_names_scores checkpoints/mm-tiny-spoken
 
+dev                clips of the development stamps among their 90 pictures: settings were chosen by them
 new names          clips of the test stamps among their 207 pictures; no picture, caption or clip of them was learned
 known names        clips of training stamps that training did not hear, among all 653 pictures of training: it heard
-                   their names in this language from espeak-ng only, and read aloud in other languages
+                   their names in this language from espeak-ng only, and read aloud in the other two
 
 Clips whose sound, or whose caption read aloud in their language, training has are left out of both. French, Spanish
 and Russian.
@@ -12,21 +13,29 @@ and Russian.
 
 import argparse
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 from transformers import AutoProcessor
 
 from ..evaluation.scores import Score, mean_score
 from ..evaluation.significance import compare
+from ..evaluation.speech import cer, wer
 from ..modeling_mm.tasks.retrieval import MMForImageTextRetrieval
+from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
+from .spoken_captions import spoken_words
 from .spoken_names_data import RATE, SAID, is_unheard, samples_of
 from .stamps import SPOKEN, Stamp, load_stamps, picture_of, words_of
+from .tiny_whisper_scores import frequent_words
 
+PACKAGED = Path(__file__).resolve().parents[1] / "checkpoints" / "mm-tiny"
+FINDER = "finder"  # the folder of the model that finds, below that of the one that hears
+WAY = "sound and text"  # the mean of both embeddings
 NEAREST = 10  # recordings of about the same length
 
 
@@ -77,18 +86,38 @@ def _digest(file: Path) -> str:
     return hashlib.sha1(file.read_bytes()).hexdigest()
 
 
-# -- embeddings -------------------------------------------------------------------------------------------------------
+# -- what is heard ----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def written(model: Any, processor: Any, sounds: Sequence[np.ndarray], num_beams: int = 1) -> list[tuple[str, str]]:
+    """(language, text) of each sound, int16 at RATE. One that is longer than a window is written window by window."""
+    model.eval()
+    window, found = processor.feature_extractor.n_samples, {}
+    order = sorted(range(len(sounds)), key=lambda place: len(sounds[place]) > window)
+    for start in range(0, len(order), 16):
+        own = order[start : start + 16]
+        is_long = any(len(sounds[place]) > window for place in own)
+        features = processor.feature_extractor(
+            [sounds[place].astype(np.float32) / 32768 for place in own], sampling_rate=RATE, return_tensors="pt",
+            **({"truncation": False, "padding": "longest", "return_attention_mask": True} if is_long else {}),
+        )  # fmt: skip
+        marks = model.detect_language(features["input_features"][..., : processor.feature_extractor.nb_max_frames])
+        languages = [mark.strip("<|>") for mark in marks]
+        ids = model.generate(**features, language=languages, num_beams=num_beams, return_timestamps=is_long)
+        texts = processor.batch_decode(ids, skip_special_tokens=True)
+        found |= dict(zip(own, zip(languages, map(spoken_words, texts), strict=True), strict=True))
+    return [found[place] for place in range(len(sounds))]
 
 
 @torch.no_grad()
 def heard(model: Any, processor: Any, sounds: Sequence[np.ndarray], batch_size: int = 32) -> torch.Tensor:
-    """float32 (n, P)."""
+    """float32 (n, P) of the sounds themselves."""
     model.eval()
     parts = []
     for start in range(0, len(sounds), batch_size):
         own = [[samples.astype(np.float32) / 32768] for samples in sounds[start : start + batch_size]]
-        read = processor(audio=own, sampling_rate=RATE, return_tensors="pt")
-        parts.append(model.embed_read(read))
+        parts.append(model.embed_read(processor(audio=own, sampling_rate=RATE, return_tensors="pt")))
     return torch.cat(parts)
 
 
@@ -127,13 +156,6 @@ def ranks(scores: np.ndarray, right: Sequence[Sequence[int]]) -> np.ndarray:
     return np.array(found)
 
 
-def recalls(model: Any, processor: Any, trial: Trial) -> dict[str, float]:
-    """R@1, R@5 and R@10 of pictures by sounds."""
-    scores = heard(model, processor, [clip[2] for clip in trial.clips]) @ shown(model, processor, trial.shown).T
-    found = ranks(scores.numpy(), [clip[3] for clip in trial.clips])
-    return {f"dev_r{k}": round(float((found < k).mean()), 4) for k in (1, 5, 10)}
-
-
 def by_length(trial: Trial, embeds: torch.Tensor, known: Sequence[tuple[str, float, torch.Tensor]]) -> np.ndarray:
     """float (clips, pictures): how near a picture's embedding is to those of the pictures of the NEAREST training
     recordings in the language that are about as long as the clip."""
@@ -160,11 +182,46 @@ def by_caption_length(trial: Trial, known: Sequence[tuple[str, int, float]]) -> 
     return np.stack(rows)
 
 
-def measure(folder: Path, stamps: Sequence[Stamp]) -> list[str]:
-    """Lines of tables."""
-    model, processor = MMForImageTextRetrieval.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+def ways_of(folder: Path, trial: Trial) -> tuple[dict[str, torch.Tensor], list[tuple[str, str]]]:
+    """(embeddings (clips, P) by the way that leads to them, what is written of each clip)."""
+    hearer, hearing = MMForSpeechSeq2Seq.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
+    finder = MMForImageTextRetrieval.from_pretrained(folder / FINDER).eval()
+    finding = AutoProcessor.from_pretrained(folder / FINDER)
+    sounds = [clip[2] for clip in trial.clips]
+    told = written(hearer, hearing, sounds)
+    ways = {
+        "its sound": heard(finder, finding, sounds),
+        "its text": read(finder, finding, [text or "?" for _, text in told]),
+        "the true text": read(finder, finding, [spoken_words(stamp.captions[of]) for stamp, of, _, _ in trial.clips]),
+    }
+    return {WAY: normalize(ways["its sound"] + ways["its text"], dim=-1), **ways}, told
+
+
+def pictures_of(start: Path, stamps: Sequence[Stamp]) -> torch.Tensor:
+    """mm-tiny's embeddings (n, P)."""
+    model = MMForImageTextRetrieval.from_pretrained(start).eval()
+    return shown(model, AutoProcessor.from_pretrained(start), stamps)
+
+
+@dataclass
+class Found:
+    """What a trial gave: by the way that led there the rank of each clip's picture, 0 the first; the chance of R@1;
+    and (language, text) written of each clip."""
+
+    trial: Trial
+    ranks: dict[str, np.ndarray]
+    chance: np.ndarray
+    told: list[tuple[str, str]]
+
+    def of(self, language: str) -> np.ndarray:
+        """bool (clips,): those in a language; "all" takes each."""
+        return np.array([language in ("all", clip[1]) for clip in self.trial.clips])
+
+
+def found_in(folder: Path, stamps: Sequence[Stamp], start: Path = PACKAGED) -> Iterator[tuple[str, Found]]:
+    """Each trial by its name, with the baselines "as long" and "as long as the caption"."""
     known = [stamp for stamp in stamps if stamp.split == "train"]
-    pictures = shown(model, processor, known)
+    pictures = pictures_of(start, known)
     lengths, letters = [], []
     for stamp, embed in zip(known, pictures, strict=True):
         for language in SAID:
@@ -172,59 +229,56 @@ def measure(folder: Path, stamps: Sequence[Stamp]) -> list[str]:
                 seconds = len(samples_of(stamp.sounds[language])) / RATE
                 lengths.append((language, seconds, embed))
                 letters.append((language, len(stamp.captions[language]), seconds))
-    lines = []
     for name, trial in trials(stamps).items():
-        if name == "dev":
-            continue
-        embeds = pictures if name == "known names" else shown(model, processor, trial.shown)
-        sounds = heard(model, processor, [clip[2] for clip in trial.clips])
+        embeds = pictures if name == "known names" else pictures_of(start, trial.shown)
+        ways, told = ways_of(folder, trial)
         right = [clip[3] for clip in trial.clips]
-        chance = np.array([len(places) / len(trial.shown) for places in right])
-        found = {
-            "MM": ranks((sounds @ embeds.T).numpy(), right),
-            "as long": ranks(by_length(trial, embeds, lengths), right),
-            "as long as the caption": ranks(by_caption_length(trial, letters), right),
-        }
-        lines += ["", f"{name}: {len(trial.clips)} clips, {len(trial.shown)} pictures"]
-        lines.append(f"{'':10}{'clips':>6}{'':>6}{'chance':>8}  {'MM, 95 %':24}{'as long':24}{'difference':24}"
-                     f"{'as long as the caption':24}")  # fmt: skip
-        for language in (*SAID, "all"):
-            own = np.array([language in ("all", clip[1]) for clip in trial.clips])
-            groups = [words_of(clip[0].captions["en"]) for clip, one in zip(trial.clips, own, strict=True) if one]
-            for most in (1, 5, 10):
-                hits = {way: mean_score("recall", (rank[own] < most).astype(float)) for way, rank in found.items()}
-                even = np.minimum(chance[own] * most, 1).mean()
-                beside = compare(hits["MM"], hits["as long"], groups)
-                lines.append(
-                    f"{language:10}{own.sum():>6}{f'R@{most}':>6}{even:>8.3f}  {_shown(hits['MM'], groups):24}"
-                    f"{_shown(hits['as long'], groups):24}"
-                    f"{f'{beside.difference:+.3f} [{beside.low:+.3f}, {beside.high:+.3f}]':24}"
-                    f"{_shown(hits['as long as the caption'], groups):24}".rstrip()
-                )
-        lines += _texts(model, processor, trial, sounds, letters) if name == "new names" else []
+        found = {way: ranks((queries @ embeds.T).numpy(), right) for way, queries in ways.items()}
+        found["as long"] = ranks(by_length(trial, embeds, lengths), right)
+        found["as long as the caption"] = ranks(by_caption_length(trial, letters), right)
+        yield name, Found(trial, found, np.array([len(places) / len(trial.shown) for places in right]), told)
+
+
+def measure(folder: Path, stamps: Sequence[Stamp], start: Path = PACKAGED) -> list[str]:
+    """Lines of tables."""
+    said = {language: [spoken_words(stamp.captions[language]) for stamp in stamps
+                       if stamp.split == "train" and language in stamp.sounds and not is_unheard(stamp, language)]
+            for language in SAID}  # fmt: skip
+    columns = ["as long", "as long as the caption", "its sound", "its text", "the true text"]
+    lines = []
+    for name, found in found_in(folder, stamps, start):
+        lines += ["", f"{name}: {len(found.chance)} clips, {len(found.trial.shown)} pictures; MM finds by {WAY}"]
+        lines.append(f"{'':5}{'clips':>6}{'':>6}{'chance':>8}  {'MM, 95 %':22}{'times chance':14}{'- as long':26}"
+                     + "".join(f"{column:24}" for column in columns).rstrip())  # fmt: skip
+        for language, most in ((language, most) for language in (*SAID, "all") for most in (1, 5, 10)):
+            own = found.of(language)
+            groups = [
+                words_of(clip[0].captions["en"]) for clip, one in zip(found.trial.clips, own, strict=True) if one
+            ]
+            hits = {way: mean_score("recall", (rank[own] < most).astype(float)) for way, rank in found.ranks.items()}
+            even = np.minimum(found.chance[own] * most, 1).mean()
+            beside = compare(hits[WAY], hits["as long"], groups)
+            lines.append(
+                f"{language:5}{own.sum():>6}{f'R@{most}':>6}{even:>8.3f}  {_shown(hits[WAY], groups):22}"
+                f"{hits[WAY].value / even:<14.1f}"
+                f"{f'{beside.difference:+.3f} [{beside.low:+.3f}, {beside.high:+.3f}]':26}"
+                + "".join(f"{_shown(hits[column], groups):24}" for column in columns).rstrip()
+            )
+        lines += _texts(found, said)
     return lines
 
 
-def _texts(model: Any, processor: Any, trial: Trial, sounds: torch.Tensor, letters: list) -> list[str]:
-    """Captions by spoken captions, among those of the language, beside the length of the clip."""
-    lines = ["", "captions for clips, among the test captions of the language"]
-    lines.append(f"{'':10}{'clips':>6}{'':>6}{'chance':>8}  {'MM, 95 %':24}{'as long as the caption':24}difference")
+def _texts(found: Found, said: dict[str, list[str]]) -> list[str]:
+    """Word and letter error rates of what is written, beside always writing the most frequent words."""
+    lines = [f"{'':5}{'clips':>6}  {'language':>8}  {'WER, 95 %':24}{'the most frequent words':26}CER"]
     for language in SAID:
-        places = [place for place, clip in enumerate(trial.clips) if clip[1] == language]
-        texts = sorted({trial.clips[place][0].captions[language] for place in places})
-        right = [[texts.index(trial.clips[place][0].captions[language])] for place in places]
-        ours = ranks((sounds[places] @ read(model, processor, texts).T).numpy(), right)
-        points = np.array([(count, seconds) for of, count, seconds in letters if of == language])
-        line = np.polyfit(points[:, 0], points[:, 1], 1)
-        told = np.polyval(line, [len(text) for text in texts])
-        theirs = ranks(np.stack([-np.abs(told - len(trial.clips[place][2]) / RATE) for place in places]), right)
-        for most in (1, 5):
-            one, other = (mean_score("recall", (rank < most).astype(float)) for rank in (ours, theirs))
-            beside = compare(one, other)
-            lines.append(
-                f"{language:10}{len(places):>6}{f'R@{most}':>6}{most / len(texts):>8.3f}  {_shown(one):24}"
-                f"{_shown(other):24}{beside.difference:+.3f} [{beside.low:+.3f}, {beside.high:+.3f}]"
-            )
+        places = np.flatnonzero(found.of(language))
+        true = [spoken_words(found.trial.clips[place][0].captions[language]) for place in places]
+        ours, always = [found.told[place][1] for place in places], frequent_words(said[language])
+        right = np.mean([found.told[place][0] == language for place in places])
+        beside = wer([always] * len(true), true)
+        lines.append(f"{language:5}{len(places):>6}  {right:>8.3f}  {_shown(wer(ours, true)):24}{_shown(beside):26}"
+                     f"{cer(ours, true).value:.3f}")  # fmt: skip
     return lines
 
 

@@ -1,6 +1,7 @@
 """The tiny Whisper at the start of training, its tokenizer and its feature extractor."""
 
 import json
+from collections.abc import Sequence
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -13,42 +14,55 @@ from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
 from ..processing.processor import MMProcessor
 from ..weights.whisper_names import NO_DECODER, WHISPER_FIELDS
 
-MERGES = 64  # pieces beside the 256 bytes: accented letters, frequent endings
+PIECES = 64  # beside the 256 bytes: accented letters, frequent endings
 WIDTH, HEADS, HEARING_LAYERS, WRITING_LAYERS = 128, 4, 4, 2
 LONGEST = 192  # tokens of a window
-LANGUAGES = tuple(f"<|{code}|>" for code in list(TO_LANGUAGE_CODE.values())[:4])  # to Spanish: told by their order
-SPECIAL = (
-    "<|endoftext|>", "<|startoftranscript|>", *LANGUAGES, "<|translate|>", "<|transcribe|>", "<|startoflm|>",
-    "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>",
-)  # fmt: skip
 LAST_TIME = 6  # seconds that the tokenizer has times for
 PER_SECOND = 50  # positions of the encoder, and times of the tokenizer
 
 
-def build_processor(texts: list[str], seconds: int) -> MMProcessor:
-    """Pieces of bytes learned from `texts`, special tokens in Whisper's order, times; windows of `seconds`."""
+def marks_of(languages: Sequence[str]) -> list[str]:
+    """Tokens of Whisper's languages up to the last of `languages`: they are told by their order."""
+    codes = list(TO_LANGUAGE_CODE.values())
+    return [f"<|{code}|>" for code in codes[: max(map(codes.index, languages)) + 1]]
+
+
+def special_tokens(languages: Sequence[str]) -> list[str]:
+    """In Whisper's order."""
+    tasks = ["<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
+    return ["<|endoftext|>", "<|startoftranscript|>", *marks_of(languages), *tasks]
+
+
+def build_processor(
+    texts: list[str], seconds: int, languages: Sequence[str] = ("es",), pieces: int = PIECES
+) -> MMProcessor:
+    """Bytes and pieces of them learned from `texts`, special tokens, times; windows of `seconds`."""
     learned = Tokenizer(models.BPE())
     learned.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     learned.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=256 + MERGES, initial_alphabet=alphabet, show_progress=False)
+        texts, trainers.BpeTrainer(vocab_size=256 + pieces, initial_alphabet=alphabet, show_progress=False)
     )
     vocabulary, merges = learned.get_vocab(), json.loads(learned.to_str())["model"]["merges"]
+    special = special_tokens(languages)
     tokenizer = WhisperTokenizer(
-        vocab=vocabulary | {SPECIAL[0]: len(vocabulary)}, merges=[tuple(pair) for pair in merges]
+        vocab=vocabulary | {special[0]: len(vocabulary)}, merges=[tuple(pair) for pair in merges]
     )
-    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL[1:])})
+    tokenizer.add_special_tokens({"additional_special_tokens": special[1:]})
     tokenizer.add_tokens([f"<|{number / PER_SECOND:.2f}|>" for number in range(LAST_TIME * PER_SECOND + 1)])
-    tokenizer.pad_token, tokenizer.bos_token = SPECIAL[:2]
-    tokenizer.set_prefix_tokens(language="spanish", task="transcribe")
+    tokenizer.pad_token, tokenizer.bos_token = special[:2]
+    if len(languages) == 1:
+        tokenizer.set_prefix_tokens(language=languages[0], task="transcribe")
     return MMProcessor(tokenizer=tokenizer, feature_extractor=WhisperFeatureExtractor(chunk_length=seconds))
 
 
-def build_model(processor: MMProcessor, seconds: int, seed: int) -> MMForSpeechSeq2Seq:
-    """New weights for windows of `seconds`."""
+def build_model(
+    processor: MMProcessor, seconds: int, seed: int, languages: Sequence[str] = ("es",)
+) -> MMForSpeechSeq2Seq:
+    """New weights for windows of `seconds`. Of several languages it tells which it hears."""
     torch.manual_seed(seed)
     tokenizer = processor.tokenizer
-    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in special_tokens(languages)}
     end, start = ids["<|endoftext|>"], ids["<|startoftranscript|>"]
     hearing = WhisperConfig(
         d_model=WIDTH, encoder_layers=HEARING_LAYERS, encoder_attention_heads=HEADS, encoder_ffn_dim=4 * WIDTH,
@@ -68,9 +82,10 @@ def build_model(processor: MMProcessor, seconds: int, seed: int) -> MMForSpeechS
     weights_by_inputs(model)
     model.generation_config = GenerationConfig(
         decoder_start_token_id=start, bos_token_id=start, eos_token_id=end, pad_token_id=end, is_multilingual=True,
-        lang_to_id={name: ids[name] for name in LANGUAGES},
+        lang_to_id={f"<|{code}|>": ids[f"<|{code}|>"] for code in languages},
         task_to_id={name: ids[f"<|{name}|>"] for name in ("translate", "transcribe")},
-        language="es", task="transcribe", no_timestamps_token_id=ids["<|notimestamps|>"], return_timestamps=False,
+        language=languages[0] if len(languages) == 1 else None, task="transcribe",
+        no_timestamps_token_id=ids["<|notimestamps|>"], return_timestamps=False,
         prev_sot_token_id=ids["<|startofprev|>"], max_initial_timestamp_index=PER_SECOND, max_length=LONGEST,
         suppress_tokens=[], begin_suppress_tokens=[end],
         alignment_heads=[[WRITING_LAYERS - 1, head] for head in range(HEADS)],

@@ -47,7 +47,9 @@ def test_the_page_has_a_row_for_each_model_and_names_its_pictures(tmp_path):
     row = {"what": "known names, English", "number": 9, "right": [0.5, 0.25, 0.75]}
     beside = {"beside": results.HOG, "baseline": [0.25, 0, 0.5], "difference": [0.25, -0.125, 0.5]}
     groups = [{"group": 'names with "man"', "number": 3, "right": [1, 1, 1], "other": ["woman", 0.25]}]
+    spoken = {**row, **beside, "what": "spoken new names, French, R@1", "chance": 0.007}
     models = {
+        "mm-tiny-spoken": {"spoken": [spoken]},
         "one": {"results": [row], "groups": groups},
         "six": {"results": [row | beside, {**row, "what": "easy-VQA"}], "groups": groups},
     }
@@ -60,6 +62,7 @@ def test_the_page_has_a_row_for_each_model_and_names_its_pictures(tmp_path):
     assert "| known names, English | 9 | one | .500 [.250, .750] |  |  |  |" in text
     assert f"| six | .500 [.250, .750] | {results.HOG} | .250 [.000, .500] | +.250 [-.125, +.500] |" in text
     assert '| names with "man" | 3 | six | 1.000 [1.000, 1.000] | 0.250 "woman" |' in text
+    assert "| spoken new names, French, R@1 | 9 | .007 | .500 [.250, .750] | .250 [.000, .500] | +.250" in text
     assert "pictures/results-maps.png" in text and "results-names" not in text
 
 

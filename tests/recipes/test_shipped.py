@@ -1,4 +1,5 @@
-"""The shipped model: what a folder of 15 MB does with the sample pictures, and its card's numbers."""
+"""The shipped models: what a folder of 15 MB does with the sample pictures, its card's numbers, and the one that
+hears."""
 
 import json
 from pathlib import Path
@@ -6,15 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from transformers import pipeline
+from transformers import AutoProcessor, pipeline
 
 import mm
 from mm.cli.caption import caption
 from mm.recipes.languages import LANGUAGES, token_of
 from mm.recipes.package import LIMIT
+from mm.recipes.spoken_names import LIMIT as SPOKEN_LIMIT
+from mm.recipes.spoken_names_data import SAID
+from mm.recipes.spoken_names_scores import FINDER
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "checkpoints" / "mm-tiny"
+SPOKEN = ROOT / "checkpoints" / "mm-tiny-spoken"
 NAMES = {
     "red_apple": {
         "en": "red apple", "de": "roter Apfel", "fr": "pomme rouge", "es": "manzana roja", "ru": "красное яблоко",
@@ -90,3 +95,42 @@ def test_texts_are_compared_closed_as_it_learned_them_and_prompts_are_open():
     scores = {one["index"]: one["score"] for one in find(image=picture("penguin"), texts=names)}
     assert [scores[0], scores[1]] == pytest.approx((closed @ seen).tolist(), abs=1e-5)
     assert processor.add_eos_token is False
+
+
+# -- the one that hears -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def spoken():
+    """(the model that finds, its processor, mm-tiny's embeddings of the sample pictures by name)."""
+    finder = mm.MMForImageTextRetrieval.from_pretrained(SPOKEN, subfolder=FINDER).eval()
+    sees = mm.MMForImageTextRetrieval.from_pretrained(MODEL).eval()
+    files = sorted((ROOT / "examples" / "pictures").glob("*.png"))
+    pictures = sees.encode([str(file) for file in files])
+    return finder, AutoProcessor.from_pretrained(SPOKEN, subfolder=FINDER), [file.stem for file in files], pictures
+
+
+def test_what_hears_is_small():
+    assert sum(file.stat().st_size for file in SPOKEN.rglob("*") if file.is_file()) <= SPOKEN_LIMIT
+
+
+@pytest.mark.parametrize("name", ["penguin", "red_apple"])
+def test_its_texts_find_what_mm_tiny_sees(spoken, name):
+    finder, reads, names, pictures = spoken
+    texts = [NAMES[name][language].lower() for language in ("en", "fr", "es", "ru")]
+    found = (finder.encode(texts, processor=reads) @ pictures.T).argmax(1)
+    assert [names[place] for place in found] == [name] * 4
+
+
+def test_it_writes_one_of_its_languages_and_a_sound_has_one_embedding_in_any_batch(spoken):
+    finder, reads, _, pictures = spoken
+    noise = torch.randn(3, 24000, generator=torch.Generator().manual_seed(0)).numpy() / 50
+    sounds = [{"audio": {"array": one, "sampling_rate": 16000}} for one in noise]
+    together = finder.encode(sounds, processor=reads)
+    alone = torch.cat([finder.encode([one], processor=reads) for one in sounds])
+    assert together.shape == (3, pictures.shape[1]) and (together - alone).abs().max() < 1e-5
+    writer = mm.MMForSpeechSeq2Seq.from_pretrained(SPOKEN).eval()
+    features = AutoProcessor.from_pretrained(SPOKEN).feature_extractor(
+        list(noise), sampling_rate=16000, return_tensors="pt"
+    )
+    assert set(writer.detect_language(features["input_features"])) <= {f"<|{language}|>" for language in SAID}

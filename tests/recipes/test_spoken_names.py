@@ -1,58 +1,91 @@
-"""The recipe of mm-tiny-spoken: what is heard and held out, losses over all things, ranks, and what is saved."""
+"""The recipe of mm-tiny-spoken: what is heard and held out, what texts and sounds learn to find, and what is saved."""
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers import AutoProcessor
 
-from mm import MMForImageTextRetrieval
-from mm.recipes import spoken_names, spoken_names_data, spoken_names_scores
-from mm.recipes.spoken_names import Clock, build_model, build_processor, package, train
-from mm.recipes.spoken_names_data import RATE, Heard, Seen, Things, changed, is_unheard
-from mm.recipes.spoken_names_scores import NEAREST, Trial, by_caption_length, by_length, ranks, trials
+from mm import MMForImageTextRetrieval, MMForSpeechSeq2Seq
+from mm.recipes import spoken_names, spoken_names_scores
+from mm.recipes.spoken_captions import Spoken
+from mm.recipes.spoken_names import Finder, alike, build_finder, build_finding, build_hearer, build_hearing, package
+from mm.recipes.spoken_names_data import RATE, SAID, Read, Things, Told, is_spoken, is_unheard
+from mm.recipes.spoken_names_scores import NEAREST, Trial, by_caption_length, by_length, heard, ranks, trials, written
+from mm.recipes.spoken_windows import SpokenWindows, changed
 from mm.recipes.stamps import Stamp
+from mm.recipes.tiny_whisper import Clock
+
+WIDTH = 16  # of the space
 
 
 def tone(pitch: float, seconds: float = 0.6) -> np.ndarray:
     return (np.sin(np.arange(int(seconds * RATE)) * pitch) * 9000).astype(np.int16)
 
 
+@pytest.fixture(scope="module")
+def sounds() -> tuple[list[Spoken], list[Spoken]]:
+    texts = {"fr": "un chat", "es": "un perro", "ru": "кот"}
+    read = [Spoken(text, tone(0.05 + 0.1 * n), of) for n, (of, text) in enumerate(texts.items())]
+    return read, [Spoken(one.text, tone(0.06 + 0.1 * n, 0.9), one.language) for n, one in enumerate(read)]
+
+
+@pytest.fixture(scope="module")
+def hearing(sounds):
+    return build_hearing([one.text for one in sounds[0]], 3, SAID, pieces=8)
+
+
 @pytest.fixture
 def things() -> Things:
     made = Things()
-    for number, words in enumerate(("cat", "dog", "red apple")):
+    for words, others in (("cat", ["un chat", "кот"]), ("dog", ["un perro"]), ("red apple", ["una manzana", "!"])):
         thing = made.of(words)
         made.pictures += [thing, thing]
-        made.texts += [(thing, words), (thing, f"un {words}")]
-        made.recordings.append((thing, tone(0.05 + 0.1 * number)))
-        made.said.append((thing, tone(0.06 + 0.1 * number)))
+        for text in (words, *others):
+            made.called(thing, text)
     return made
 
 
 @pytest.fixture
-def processor():
-    return build_processor(["cat", "dog", "red apple"])
+def model(sounds, hearing, things) -> Finder:
+    processor = build_finding([text for _, text in things.texts], hearing)
+    made = build_finder(processor, build_hearer(hearing, 3, 0, SAID).config.audio_config, WIDTH)
+    torch.manual_seed(0)
+    made.learns_from(*torch.nn.functional.normalize(torch.randn(2, 3, WIDTH), dim=-1))
+    made.processor = processor  # pyright: ignore[reportAttributeAccessIssue]
+    return made
 
 
-@pytest.fixture
-def model(processor):
-    """With a small tower in place of EfficientNet-Lite0."""
-    block = {"block": "plain", "kernel_size": 3, "stride": 4, "channels": 8, "depth": 1}
-    stem = {"channels": 8, "kernel_size": 3, "stride": 8}
-    vision = {"model_type": "mm_conv", "image_size": 128, "stem": stem, "stages": [block], "pooler": "mean"}
-    return build_model(processor, vision)
+def test_words_are_one_thing_and_texts_stand_as_sounds_tell_them(things):
+    assert [things.of(words) for words in ("cat", "dog", "cat")] == [0, 1, 0] and len(things.words) == 3
+    things.called(1, "¡Un Perro!")
+    assert things.texts[-1] == (1, "un perro") and (2, "") not in things.texts
+    assert is_spoken("Un chat.") and not is_spoken("1 $") and not is_spoken("...")
 
 
-def test_words_are_one_thing():
-    things = Things()
-    assert [things.of(words) for words in ("cat", "dog", "cat")] == [0, 1, 0] and things.words == ["cat", "dog"]
+def test_a_window_has_one_language_which_is_learned(sounds, hearing):
+    for seconds, times in ((2, 0.0), (3, 0.5)):
+        windows = SpokenWindows(*sounds, hearing, seconds, 8, seed=0, times=times)
+        items = [windows[index] for index in range(24)]
+        batch = windows.batch(items)
+        marks = {f"<|{one.language}|>": one.text for one in sounds[0]}
+        seen = set()
+        for item, labels in zip(items, batch["labels"], strict=True):
+            mark = hearing.tokenizer.convert_ids_to_tokens(item["ids"][1])
+            told = hearing.tokenizer.decode(item["ids"][3:], skip_special_tokens=True).strip()
+            assert set(told.split()) == set(marks[mark].split()) and labels[1] == item["ids"][1] and labels[0] == -100
+            seen.add(mark)
+        assert seen == set(marks)
+    model = build_hearer(hearing, 2, 0, SAID)
+    assert set(model.generation_config.lang_to_id) == set(marks)
+    found = model.detect_language(windows.batch(items[:4])["input_features"][:, 0, :, :200])
+    assert len(found) == 4 and set(found) <= set(marks)
 
 
-def test_a_batch_is_a_function_of_its_number(things, processor):
+def test_a_batch_is_a_function_of_its_number(things, model, sounds, hearing):
+    texts = sorted({one.text for one in sounds[0]})
     for batches in (
-        Heard(things, processor.feature_extractor, 4, seed=0),
-        Seen(things, processor.tokenizer, 4, seed=0, views=2),
+        Read(things, model.processor.tokenizer, 4, seed=0),
+        Told(*sounds, texts, hearing.feature_extractor, 4, seed=0),
     ):
         one, again, other = batches[3], batches[3], batches[4]
         assert one.keys() == again.keys()
@@ -64,69 +97,56 @@ def test_a_changed_sound_is_the_same_word_at_another_speed():
     sound = tone(0.1)
     lengths = {len(changed(sound, np.random.default_rng(seed))) for seed in range(8)}
     assert len(lengths) > 4 and all(0.7 < length / len(sound) < 1.6 for length in lengths)
-    assert len(changed(tone(0.1, 9), np.random.default_rng(0))) <= 4 * RATE + 1
 
 
-def test_both_phases_lower_their_loss_and_only_what_they_train_changes(things, processor, model):
+def test_a_sound_that_finds_what_its_text_does_is_alike():
     torch.manual_seed(0)
-    width = spoken_names.WIDTH
-    meaning = torch.nn.functional.normalize(torch.randn(3, width), dim=-1)
-    model.learns_from(torch.randn(2, 6, model.config.pooled_widths["vision"]), meaning)
-    seeing = (model.model.language_model, model.itc_head.vision, model.itc_head.text)
-    hearing = (model.model.audio_tower, model.model.audio_resampler, model.itc_head.audio)
-    for batches, parts, others in (
-        (Seen(things, processor.tokenizer, 12, 0, 2), seeing, hearing),
-        (Heard(things, processor.feature_extractor, 6, 0), hearing, seeing),
+    told, table = torch.nn.functional.normalize(torch.randn(2, 5, WIDTH), dim=-1)
+    assert alike(told, told, table) == pytest.approx(0, abs=1e-6) and alike(told.flip(0), told, table) > 0.5
+
+
+def test_texts_then_sounds_learn_and_only_what_is_to_learn_changes(things, model, sounds, hearing, tmp_path):
+    clock = Clock(tmp_path / "log.jsonl")
+    texts = sorted({one.text for one in sounds[0]})
+    reading = ("language_model", "itc_head.text", "itc_head.logit_scale")
+    listening = ("audio_tower", "audio_resampler", "itc_head.audio")
+    for stage, parts, batches in (
+        ("reading", reading, Read(things, model.processor.tokenizer, 12, 0)),
+        ("finding", listening, Told(*sounds, texts, hearing.feature_extractor, 6, 0)),
     ):
-        spoken_names._train_only(model, *parts)
-        model.train()
-        before = [[p.detach().clone() for p in part.parameters()] for part in others]
-        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
-        losses = []
-        for number in range(25):
-            optimizer.zero_grad()
-            loss = model(**batches[number])["loss"]
-            loss.backward()
-            optimizer.step()
-            losses.append(float(loss.detach()))
-        assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:3])
-        after = [[p.detach() for p in part.parameters()] for part in others]
-        assert all(torch.equal(*pair) for one, other in zip(before, after, strict=True)
-                   for pair in zip(one, other, strict=True))  # fmt: skip
+        model.learns_only(*parts)
+        before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+        with torch.no_grad():
+            first = float(model.eval()(**batches[0])["loss"])
+        spoken_names.train(model, batches, tmp_path / stage, 12, False, clock)
+        with torch.no_grad():
+            assert float(model.eval()(**batches[0])["loss"]) < 0.9 * first
+        moved = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+        assert moved and all(any(f"{part}." in f"{name}." for part in parts) for name in moved)
+        kept = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+        spoken_names.train(model, batches, tmp_path / stage, 12, True, clock)  # has ended: not one step more
+        assert all(torch.equal(weight, kept[name]) for name, weight in model.named_parameters())
+        model.__dict__["texts"] = spoken_names.read(model, model.processor, texts)
 
 
-def test_a_phase_runs_in_trainer_and_a_finished_one_is_not_run_again(things, processor, model, tmp_path):
-    width = spoken_names.WIDTH
-    meaning = torch.nn.functional.normalize(torch.randn(3, width), dim=-1)
-    model.learns_from(torch.randn(2, 6, model.config.pooled_widths["vision"]), meaning)
-    clock = Clock(tmp_path / "log.jsonl", Trial([], []), processor, every=200)
-    hearing = (model.model.audio_tower, model.model.audio_resampler, model.itc_head.audio)
-    spoken_names._train_only(model, *hearing)
-    batches = Heard(things, processor.feature_extractor, 4, seed=0)
-    before = model.itc_head.audio.weight.detach().clone()
-    train(model, batches, tmp_path / "hearing", 2, 1e-3, False, clock)
-    after = model.itc_head.audio.weight.detach().clone()
-    assert not torch.equal(before, after) and (tmp_path / "hearing" / "checkpoint-2").is_dir()
-    train(model, batches, tmp_path / "hearing", 2, 1e-3, True, clock)
-    assert torch.equal(model.itc_head.audio.weight, after)
-
-
-def test_the_folder_that_ships_hears_sees_and_reads(model, processor, tmp_path, monkeypatch):
-    model.config.architectures = None
-    model.eval().save_pretrained(tmp_path / "run")
-    kept = MMForImageTextRetrieval.from_pretrained(tmp_path / "run")
-    size = package(kept, processor, tmp_path / "ships")
+def test_the_folder_that_ships_writes_hears_and_reads(model, hearing, tmp_path, monkeypatch):
+    hearer = build_hearer(hearing, 3, 0, SAID)
+    size = package((hearer, hearing, tmp_path / "ships"), (model, model.processor, tmp_path / "ships" / "finder"))
     assert 0 < size < spoken_names.LIMIT
-    loaded = MMForImageTextRetrieval.from_pretrained(tmp_path / "ships").eval()
-    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
-    read = AutoProcessor.from_pretrained(tmp_path / "ships")
-    items = [{"audio": {"array": tone(0.1, 3).astype(np.float32) / 32768, "sampling_rate": RATE}},
-             Image.new("RGB", (40, 30), "red"), "a cat"]  # fmt: skip
-    embeds = loaded.encode(items, processor=read)
-    assert embeds.shape == (3, spoken_names.WIDTH) and torch.allclose(embeds.norm(dim=1), torch.ones(3), atol=1e-5)
+    writer = MMForSpeechSeq2Seq.from_pretrained(tmp_path / "ships").eval()
+    finder = MMForImageTextRetrieval.from_pretrained(tmp_path / "ships", subfolder="finder").eval()
+    assert {parameter.dtype for one in (writer, finder) for parameter in one.parameters()} == {torch.float32}
+    read = AutoProcessor.from_pretrained(tmp_path / "ships", subfolder="finder")
+    clips = [tone(0.1, 1), tone(0.2, 2.5), tone(0.3, 4)]  # the last is longer than a window
+    embeds = heard(finder, read, clips)
+    assert embeds.shape == (3, WIDTH) and torch.allclose(embeds.norm(dim=1), torch.ones(3), atol=1e-5)
+    own = {"audio": {"array": clips[0].astype(np.float32) / 32768, "sampling_rate": RATE}}
+    assert torch.allclose(finder.encode([own, "un chat"], processor=read)[0], embeds[0], atol=1e-5)
+    told = written(writer, AutoProcessor.from_pretrained(tmp_path / "ships"), clips)
+    assert len(told) == 3 and all(of in SAID and isinstance(text, str) for of, text in told)
     monkeypatch.setattr(spoken_names, "LIMIT", 10)
     with pytest.raises(ValueError, match="more than 10"):
-        package(loaded, read, tmp_path / "ships")
+        package((writer, hearing, tmp_path / "again"))
 
 
 # -- what is measured -------------------------------------------------------------------------------------------------
@@ -167,5 +187,5 @@ def test_baselines_know_the_length_of_a_sound_alone(tmp_path):
     one, other = torch.eye(2)
     known = [("fr", 0.5, one)] * NEAREST + [("fr", 3.1, other)] * NEAREST + [("es", 3.0, one)] * NEAREST
     assert by_length(trial, torch.eye(2), known).argmax(1).tolist() == [1]
-    lines = [(language, letters, letters / 8) for language in spoken_names_data.SAID for letters in (4, 8, 24)]
+    lines = [(language, letters, letters / 8) for language in SAID for letters in (4, 8, 24)]
     assert by_caption_length(trial, lines).argmax(1).tolist() == [1]
