@@ -21,7 +21,6 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..configuration.mm import MMConfig
 from ..conversion_scripts.efficientnet_lite import load_efficientnet_lite0
@@ -31,6 +30,7 @@ from ..modeling_mm.tasks.pretraining import MMForPreTraining
 from ..modeling_mm.towers.conv import MMConvModel
 from .drawings import SEED, SIZE, Drawings, Features, caption_ids, normalised
 from .emoji import DEV_VENDOR, TRAIN_VENDORS, EmojiItem, load_items, pictures, split_of
+from .resumed import go_on
 from .sources import efficientnet_lite0_file, minilm_directory
 from .vocabulary import pruned_tokenizer
 
@@ -189,7 +189,7 @@ def train(model, dataset: Dataset, options, phase: str, epochs: int, rates: tupl
         optimizers=(torch.optim.AdamW(groups, betas=(0.9, 0.98)), None),
         callbacks=[score],
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output)) if options.resume else None)
+    go_on(trainer, options.resume)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -30,6 +30,7 @@ from ..processing.processor import MMProcessor
 from ..processing.vocabulary import byte_tokenizer
 from . import tiny_whisper
 from .drawings import SEED, normalised
+from .resumed import go_on
 from .spoken_captions import Spoken
 from .spoken_names_data import SAID, Read, Things, Told, collect, phrases, recorded, synthesised, training_pixels
 from .spoken_names_scores import FINDER, PACKAGED, measure, read
@@ -224,7 +225,7 @@ def train(model: Finder, batches: Any, folder: Path, steps: int, resume: bool, c
         model=model, args=arguments, train_dataset=batches, data_collator=_as_it_is, callbacks=[clock],
         optimizers=(optimizer, None),
     )  # fmt: skip
-    tiny_whisper.run(trainer, resume)
+    go_on(trainer, resume)
 
 
 def _as_it_is(batch: list[Any]) -> Any:

@@ -26,7 +26,6 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoProcessor, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..configuration.mm import MMConfig
 from ..evaluation.captions import exact_match
@@ -42,6 +41,7 @@ from .emoji import DEV_VENDOR, TRAIN_VENDORS, EmojiItem, load_items, pictures, s
 from .emoji_captions import CLOCK, FROZEN_STAGES, freeze_early_stages, parameter_groups
 from .languages import LANGUAGES, names_by_language, token_of
 from .package import build_image_processor
+from .resumed import go_on
 from .tiny_data import Lessons, Names, Questions, Words, rows_of
 
 PIECES = 3072
@@ -209,8 +209,7 @@ def train(
         optimizers=(torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True), None),
         callbacks=[score],
     )  # fmt: skip
-    found = get_last_checkpoint(trainer.args.output_dir) if options.resume else None
-    trainer.train(resume_from_checkpoint=found)
+    go_on(trainer, options.resume)
 
 
 def mean_of_the_last(folder: Path, count: int) -> dict[str, torch.Tensor]:

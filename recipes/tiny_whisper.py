@@ -15,15 +15,14 @@ import json
 import resource
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from safetensors.torch import load_model
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..modeling_mm.tasks.speech import MMForSpeechSeq2Seq
+from .resumed import go_on
 from .spoken_captions import Spoken, cache_file, phrases, recordings, synthesised
 from .spoken_windows import SpokenWindows
 from .tiny_whisper_model import WIDTH, build_model, build_processor, longer
@@ -108,16 +107,7 @@ def train(
     trainer = Listening(
         model=model, args=arguments, train_dataset=windows, data_collator=windows.batch, callbacks=[clock]
     )
-    run(trainer, resume)
-
-
-def run(trainer: Trainer, resume: bool) -> None:
-    """Trains `max_steps`; to resume, from the last checkpoint, and of a run that has ended it takes the weights."""
-    last, model = get_last_checkpoint(str(trainer.args.output_dir)) if resume else None, cast(nn.Module, trainer.model)
-    if last is not None and int(last.rpartition("-")[2]) >= trainer.args.max_steps:
-        load_model(model, Path(last) / "model.safetensors")  # Trainer would make one step more
-    else:
-        trainer.train(resume_from_checkpoint=last)
+    go_on(trainer, resume)
 
 
 def sounds_to_learn_from(phrase_count: int) -> tuple[list[Spoken], list[Spoken], dict[str, list[Spoken]]]:
