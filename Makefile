@@ -228,7 +228,7 @@ train: data  ## train mm-tiny again and pack it into checkpoints/mm-tiny (two to
 	@$(BIN)/mm train recipes/mm_tiny.yaml --resume
 	@cp runs/mm-tiny/mm-tiny/* checkpoints/mm-tiny/
 
-reproduce-results: data  ## how good the shipped model is, beside baselines: docs/results.md (half an hour)
+reproduce-results: data  ## how good the shipped model is, beside baselines: docs/results.md (ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore benchmarks/results.py
 
 train-drawing: data  ## train mm-draw again into runs/mm-draw: a tokenizer of pictures, then the model (half an hour)

@@ -66,6 +66,15 @@ def test_the_page_has_a_row_for_each_model_and_names_its_pictures(tmp_path):
     assert "pictures/results-maps.png" in text and "results-names" not in text
 
 
+def test_rows_of_the_test_style_stay_with_the_weights_that_they_were_measured_of(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    weights = results.weights_of(tmp_path)
+    rows = [{"what": "known names, English"}, {"what": "OpenMoji, known names, English"}]
+    assert results.of_test_style({"weights": weights, "results": rows}, weights) == rows[1:]
+    assert results.of_test_style({"weights": "others", "results": rows}, weights) == []
+    assert results.of_test_style({"results": rows}, weights) == results.of_test_style({}, weights) == []
+
+
 def test_a_sheet_has_a_place_for_every_drawing():
     drawn = results.sheet([Image.new("RGB", (9, 9))] * 3, ["a", "b", "c"], [True, False, False], columns=2)
     titles = [axis.get_title() for axis in drawn.axes]
