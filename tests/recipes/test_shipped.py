@@ -8,8 +8,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from transformers import AutoProcessor, pipeline
+from typer.testing import CliRunner
 
 import mm
+import mm_console
 from mm.cli.caption import caption
 from mm.recipes.languages import LANGUAGES, token_of
 from mm.recipes.package import LIMIT
@@ -122,15 +124,32 @@ def test_its_texts_find_what_mm_tiny_sees(spoken, name):
     assert [names[place] for place in found] == [name] * 4
 
 
-def test_it_writes_one_of_its_languages_and_a_sound_has_one_embedding_in_any_batch(spoken):
+def test_it_tells_its_languages_and_sounds_and_texts_have_one_embedding_in_any_batch(spoken):
     finder, reads, _, pictures = spoken
     noise = torch.randn(3, 24000, generator=torch.Generator().manual_seed(0)).numpy() / 50
-    sounds = [{"audio": {"array": one, "sampling_rate": 16000}} for one in noise]
+    lengths = (8000, 24000, 23000)
+    sounds = [{"audio": {"array": one[:n], "sampling_rate": 16000}} for one, n in zip(noise, lengths, strict=True)]
+    sounds += ["un pez", "a very small red bird on a branch", "кот"]
     together = finder.encode(sounds, processor=reads)
     alone = torch.cat([finder.encode([one], processor=reads) for one in sounds])
-    assert together.shape == (3, pictures.shape[1]) and (together - alone).abs().max() < 1e-5
+    assert together.shape == (6, pictures.shape[1]) and (together - alone).abs().max() < 1e-5
     writer = mm.MMForSpeechSeq2Seq.from_pretrained(SPOKEN).eval()
     features = AutoProcessor.from_pretrained(SPOKEN).feature_extractor(
         list(noise), sampling_rate=16000, return_tensors="pt"
     )
     assert set(writer.detect_language(features["input_features"])) <= {f"<|{language}|>" for language in SAID}
+
+
+def test_the_command_and_the_pipeline_write_sounds_of_any_length(tmp_path):
+    """Longer than a window, in two channels at another rate: through the shell and Transformers' pipeline."""
+    import soundfile
+
+    noise = torch.randn(7 * 22050, 2, generator=torch.Generator().manual_seed(1)).numpy() / 50
+    soundfile.write(tmp_path / "long.wav", noise, 22050)
+    soundfile.write(tmp_path / "short.wav", noise[:22050], 22050)
+    files = [str(tmp_path / f"{name}.wav") for name in ("short", "long")]
+    done = CliRunner().invoke(mm_console.app, ["transcribe", "--model", str(SPOKEN), "--format", "json", *files])
+    assert done.exit_code == 0 and len(done.stdout.strip().splitlines()) >= 2, done.output
+    writer = pipeline("automatic-speech-recognition", model=str(SPOKEN))
+    (told,) = writer([{"raw": noise[:22050, 0], "sampling_rate": 22050}])
+    assert told["text"].strip()

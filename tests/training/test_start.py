@@ -51,6 +51,20 @@ def test_published_towers_start_with_their_weights_and_what_is_between_is_new(se
         assert torch.equal(result.model.state_dict()[name], bert.state_dict()[name])
 
 
+def test_a_finder_starts_from_the_tower_of_an_mm_checkpoint_and_learns_only_what_joins(
+    settings, towers, small_model, tmp_path
+):
+    joined = {"fusion_type": "none", "text_config": {"pooler": "mean"}, "projection_dim": 8}
+    start = {"model": None, "vision_tower": str(small_model), "text_tower": towers[1], "freeze": "vision,text"}
+    result, _ = run(settings("retrieval", **start, config=joined, max_steps=2))
+    first = mm.MMForConditionalGeneration.from_pretrained(small_model).state_dict()
+    kept = mm.MMForImageTextRetrieval.from_pretrained(tmp_path / "out").state_dict()
+    seen = [name for name in kept if name.startswith("model.vision_tower.")]
+    assert seen and all(torch.equal(kept[name], first[name]) for name in seen)
+    assert {name.split(".")[0] for name, one in result.model.named_parameters() if one.requires_grad} == {"itc_head"}
+    assert not any("pooler" in name for name in kept if "language_model" in name) and faults(tmp_path / "out") == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
