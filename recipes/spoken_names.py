@@ -245,9 +245,10 @@ def package(*models: tuple[Any, MMProcessor, Path]) -> int:
     for model, processor, folder in models:
         for parameter in model.parameters():
             parameter.data = parameter.data.half()
-        model.config.architectures = None
         model.save_pretrained(folder)
         config = model.config
+        own = next(one for one in type(model).__mro__ if one.__name__.startswith("MMFor"))
+        config.architectures = [own.__name__]  # not that of the class that trained
         for part in (config, config.audio_config, config.audio_resampler_config, config.text_config):
             if part is not None:
                 part.dtype = torch.float32

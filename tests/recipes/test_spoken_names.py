@@ -1,5 +1,7 @@
 """The recipe of mm-tiny-spoken: what is heard and held out, what texts and sounds learn to find, and what is saved."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,10 @@ from mm.recipes.stamps import Stamp
 from mm.recipes.tiny_whisper import Clock
 
 WIDTH = 16  # of the space
+
+
+def writer_of(folder) -> list[str]:
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
 
 
 def tone(pitch: float, seconds: float = 0.6) -> np.ndarray:
@@ -133,6 +139,8 @@ def test_the_folder_that_ships_writes_hears_and_reads(model, hearing, tmp_path, 
     hearer = build_hearer(hearing, 3, 0, SAID)
     size = package((hearer, hearing, tmp_path / "ships"), (model, model.processor, tmp_path / "ships" / "finder"))
     assert 0 < size < spoken_names.LIMIT
+    assert writer_of(tmp_path / "ships") == ["MMForSpeechSeq2Seq"]
+    assert writer_of(tmp_path / "ships" / "finder") == ["MMForImageTextRetrieval"]
     writer = MMForSpeechSeq2Seq.from_pretrained(tmp_path / "ships").eval()
     finder = MMForImageTextRetrieval.from_pretrained(tmp_path / "ships", subfolder="finder").eval()
     assert {parameter.dtype for one in (writer, finder) for parameter in one.parameters()} == {torch.float32}
